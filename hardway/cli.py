@@ -1,0 +1,105 @@
+"""What every task shares on its way between a person and the library.
+
+`task` is Invoke's decorator with errors translated to a sentence and an exit code; `confirm` asks before something
+acts; `Lines` prints a list one item a line. Nothing here knows EC2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import invoke
+from platformdirs import user_state_path
+
+from hardway.errors import Failed, HardwayError, Interrupted, UsageError
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+
+class Lines(list[str]):
+    """A list that prints one item a line."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+
+def say(*lines: str) -> None:
+    """Talk to a person: stderr."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def task(*args: Any, **options: Any) -> Any:
+    """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError."""
+    if args:
+        return invoke.task(_translated(args[0]))
+    return lambda body: invoke.task(**options)(_translated(body))
+
+
+def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
+    """Show what will be acted on and ask; `yes` skips the question, not the list.
+
+    Raises UsageError where nobody can be asked, and HardwayError(code 1) for a no.
+    """
+    say(*listing)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody to ask, there is no terminal: add --yes")
+    answer = ""
+    while answer not in ("y", "yes", "n", "no"):
+        print(f"{question} y/n ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        answer = line.strip().lower() if line else "n"
+    if answer.startswith("n"):
+        raise Failed("nothing done")
+
+
+def _translated(body: Body) -> Body:
+    @functools.wraps(body)
+    def translated(*args: Any, **kwargs: Any) -> Any:
+        try:
+            _accept_any_bytes()
+            return body(*args, **kwargs)
+        except HardwayError:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted() from None
+        except BrokenPipeError:
+            # Whoever read our stdout has seen enough; without this the interpreter complains while it exits.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise HardwayError("", 128 + signal.SIGPIPE) from None
+        except Exception as error:
+            raise _as_hardway_error(error) from error
+
+    return translated  # type: ignore[return-value]
+
+
+def _accept_any_bytes() -> None:
+    """stdout must carry what instances wrote, bytes that are no UTF-8 included."""
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
+def _as_hardway_error(error: Exception) -> HardwayError:
+    from hardway import aws
+
+    known = aws.translate(error)
+    if known:
+        return known
+    log = user_state_path("hardway", ensure_exists=True) / "errors.log"
+    try:
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+        where = f"the traceback is in {log}"
+    except OSError as unwritable:
+        where = f"its traceback could not be written to {log}: {unwritable.strerror}"
+    return Failed(f"a bug in hardway: {type(error).__name__}: {error}; {where}")

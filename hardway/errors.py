@@ -1,0 +1,59 @@
+"""The one tree of errors that a person may meet: a sentence and an exit code.
+
+Each is an `invoke.Exit`, so that Invoke prints the sentence on stderr and exits with the code; Python callers
+catch `HardwayError`. What is not in this tree is a bug. The translation of botocore's errors is in `aws`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from invoke.exceptions import Exit
+
+
+class HardwayError(Exit):
+    """What went wrong and what to do about it, in one line.
+
+    `message` is shown to a person as it is; `code` becomes the exit code of the process.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message, code)
+
+    def __str__(self) -> str:
+        return self.message or ""
+
+
+class UsageError(HardwayError):
+    """Bad input or configuration; nothing was started. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 2)
+
+
+class NothingMatched(HardwayError):
+    """A selector or filter that is well formed but matches no instance. Exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 1)
+
+
+class Failed(HardwayError):
+    """The work itself failed, on an instance or in a task of a job. Exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 1)
+
+
+class Interrupted(HardwayError):
+    """A person pressed Ctrl-C. Exit code 130."""
+
+    def __init__(self, message: str = "interrupted") -> None:
+        super().__init__(message, 130)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean X?"` with the nearest of `known`, or nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
