@@ -1,0 +1,121 @@
+"""boto3 clients, each made once, with retries set; and botocore's errors as sentences.
+
+Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hardway.config import Settings
+from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from types_boto3_ec2 import EC2Client
+    from types_boto3_ssm import SSMClient
+
+_GET_CREDENTIALS = (
+    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(inv local.up)\""
+)
+_DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_UNKNOWN_KEY = {
+    "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+}
+_NO_CAPACITY = {
+    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "MaxSpotInstanceCountExceeded",
+    "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
+}
+
+_clients: dict[Any, Any] = {}
+_lock = threading.Lock()
+
+
+def ec2(settings: Settings) -> EC2Client:
+    """The EC2 client of the settings' profile and region."""
+    return _client("ec2", settings)  # type: ignore[no-any-return]
+
+
+def ssm(settings: Settings) -> SSMClient:
+    """The Systems Manager client, for the public parameters that name AMIs."""
+    return _client("ssm", settings)  # type: ignore[no-any-return]
+
+
+def region_of(settings: Settings) -> str:
+    """The region that calls go to, the AWS profile's where nothing else names one."""
+    return ec2(settings).meta.region_name
+
+
+def _client(service: str, settings: Settings) -> Any:
+    """Raises UsageError for no region, an unknown one, or an unknown profile."""
+    # A client keeps the endpoint and the credentials it was made with: another environment is another client.
+    environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
+    key = (service, settings.aws, environment)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _new_client(service, settings)
+        return _clients[key]
+
+
+def _new_client(service: str, settings: Settings) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.Session(profile_name=settings.aws.profile or None, region_name=settings.aws.region or None)
+    region = session.region_name
+    if not region:
+        raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
+    known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
+    if region not in known:
+        raise UsageError(
+            f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U boto3)"
+        )
+    config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+    return session.client(service, config=config)
+
+
+def error_code(error: Exception) -> str:
+    """The AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for anything else."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def translate(error: Exception) -> HardwayError | None:
+    """The sentence for an error of botocore's; None for what is not one."""
+    from botocore import exceptions as b
+
+    if isinstance(error, b.ClientError):
+        return _refused(error)
+    if isinstance(error, b.NoCredentialsError | b.PartialCredentialsError):
+        return UsageError(f"no AWS credentials: {_GET_CREDENTIALS}")
+    if isinstance(error, b.ProfileNotFound):
+        return UsageError(f"{error}: `aws configure list-profiles` shows those there are")
+    if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
+        return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
+    if isinstance(error, b.HTTPClientError):
+        return UsageError(
+            f"cannot reach AWS: {error}; check the network and the region, or, for the local cloud, `inv local.up`"
+        )
+    if isinstance(error, b.BotoCoreError):
+        return UsageError(f"AWS: {error}")
+    return None
+
+
+def _refused(error: Any) -> HardwayError:
+    code = error_code(error)
+    said = error.response["Error"].get("Message", "")
+    if code in _EXPIRED:
+        return UsageError(f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code})")
+    if code in _UNKNOWN_KEY:
+        return UsageError(f"AWS does not accept these credentials ({code}): {_GET_CREDENTIALS}")
+    if code in _DENIED:
+        return UsageError(
+            f"AWS denies {error.operation_name} to these credentials: ask for that permission, "
+            f"or use another profile ({code}: {said})"
+        )
+    if code in _NO_CAPACITY:
+        return Failed(f"AWS has no capacity for this: try another --type or --zone ({code}: {said})")
+    return UsageError(f"AWS refused {error.operation_name}: {said} ({code})")

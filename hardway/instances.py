@@ -1,0 +1,266 @@
+"""Instances as EC2 describes them, and selectors: one argument that says which are meant.
+
+A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
+tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow what is left.
+`parse` and `Selector.match` are pure; `select` asks EC2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.errors import NothingMatched, UsageError, did_you_mean
+
+STATES = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
+ALIVE = ("pending", "running", "stopping", "stopped")
+
+_ID = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
+_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_DNS = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.(?:internal|amazonaws\.com|amazonaws\.com\.cn)")
+_NETWORK = re.compile(r"(vpc|subnet|sg)-[0-9a-f]{8}(?:[0-9a-f]{9})?")
+_FILTERS = {"vpc": "vpc-id", "subnet": "subnet-id", "sg": "instance.group-id"}
+# EC2 takes at most this many values in one filter.
+_FILTER_VALUES = 200
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One instance at the time it was described. `launched` is in UTC; `security_groups` are ids."""
+
+    id: str
+    name: str
+    type: str
+    state: str
+    image: str
+    spot: bool
+    public_ip: str
+    private_ip: str
+    public_dns: str
+    private_dns: str
+    zone: str
+    vpc: str
+    subnet: str
+    security_groups: tuple[str, ...]
+    key_name: str
+    launched: datetime
+    region: str
+    tags: Mapping[str, str] = field(hash=False)
+
+    @property
+    def address(self) -> str:
+        """Where it is reached: the public address, else the private one; empty before it has any."""
+        return self.public_ip or self.private_ip
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.id}" if self.name else self.id
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A parsed selector: `hosts` add up, each kind of `networks` and each tag key narrows."""
+
+    text: str
+    hosts: tuple[str, ...]
+    networks: tuple[str, ...]
+    tags: tuple[tuple[str, str], ...]
+
+    def narrows(self, instance: Instance) -> bool:
+        """Whether the instance is in the networks and has the tags asked for (of one kind or key: any of them)."""
+        has = {"vpc": {instance.vpc}, "subnet": {instance.subnet}, "sg": set(instance.security_groups)}
+        for kind in {_kind(n) for n in self.networks}:
+            if not has[kind] & {n for n in self.networks if _kind(n) == kind}:
+                return False
+        for key in {k for k, _ in self.tags}:
+            wanted = [v for k, v in self.tags if k == key]
+            if key not in instance.tags or not any(_glob(v).fullmatch(instance.tags[key]) for v in wanted):
+                return False
+        return True
+
+    def match(self, instances: Iterable[Instance]) -> list[Instance]:
+        """The instances meant, in the order given, each once."""
+        return [i for i in instances if self.narrows(i) and (not self.hosts or self.names(i))]
+
+    def names(self, instance: Instance) -> bool:
+        """Whether some host token names this instance."""
+        return any(token_names(token, instance) for token in self.hosts)
+
+
+def token_names(token: str, instance: Instance) -> bool:
+    """Whether one host token (id, address, DNS name, Name with globs) names the instance."""
+    if _ID.fullmatch(token):
+        return token == instance.id
+    if _IPV4.fullmatch(token):
+        return token in (instance.public_ip, instance.private_ip)
+    if _DNS.fullmatch(token) and token in (instance.public_dns, instance.private_dns):
+        return True
+    return bool(_glob(token).fullmatch(instance.name))
+
+
+def parse(selector: str | Iterable[str]) -> Selector:
+    """Read a selector given as text or as a list of tokens.
+
+    Raises UsageError for a token that starts with `-` (Invoke hands an unknown flag over as a selector), and for an
+    id that is cut short.
+    """
+    text = selector if isinstance(selector, str) else " ".join(selector)
+    hosts, networks, tags = [], [], []
+    for token in re.split(r"[\s,]+", text.strip()):
+        if not token:
+            continue
+        if token.startswith("-"):
+            raise UsageError(f"{token!r} is neither a known flag nor a selector; see the task's --help")
+        if "=" in token:
+            key, _, value = token.partition("=")
+            if not key:
+                raise UsageError(f"{token!r} is no tag: write key=value")
+            tags.append((key, value))
+        elif _NETWORK.fullmatch(token):
+            networks.append(token)
+        elif re.fullmatch(r"(i|vpc|subnet|sg)-[0-9a-f]+", token) and not _ID.fullmatch(token):
+            raise UsageError(f"{token!r} is no whole id: it has 8 or 17 hexadecimal digits")
+        else:
+            hosts.append(token)
+    return Selector(text, tuple(dict.fromkeys(hosts)), tuple(dict.fromkeys(networks)), tuple(dict.fromkeys(tags)))
+
+
+def select(
+    settings: Settings,
+    selector: str | Iterable[str],
+    *,
+    states: Sequence[str] = ("running",),
+    acting: bool = True,
+) -> list[Instance]:
+    """The instances a selector means, oldest first.
+
+    `states` are those the instances must be in. `acting` says that something will be done to them: then an empty
+    selector and a bare `*` are refused. Never quietly fewer than asked for: raises UsageError for an id or address
+    that does not exist or is in another state, NothingMatched where nothing matches a name or the whole selector.
+    """
+    parsed = parse(selector)
+    if acting:
+        _refuse_everything(parsed)
+    found = sorted(describe(settings, parsed), key=lambda i: (i.launched, i.id))
+    matching = parsed.match(found)
+    result = [i for i in matching if i.state in states]
+    for token in parsed.hosts:
+        named = [i for i in found if token_names(token, i)]
+        _check_token(settings, token, named, states)
+    if acting and not result:
+        raise NothingMatched(f"no {' or '.join(states)} instance matches {parsed.text!r}; `inv ec2.ls` shows them all")
+    return result
+
+
+def _check_token(settings: Settings, token: str, named: Sequence[Instance], states: Sequence[str]) -> None:
+    if any(i.state in states for i in named):
+        return
+    wanted, region = " or ".join(states), aws.region_of(settings)
+    if _ID.fullmatch(token) or _IPV4.fullmatch(token) or _DNS.fullmatch(token):
+        if not named:
+            raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
+        raise UsageError(f"{named[-1]} is {named[-1].state}, not {wanted}")
+    also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
+    raise NothingMatched(f"no {wanted} instance is named {token!r}{also} in {region}; `inv ec2.ls` shows them all")
+
+
+def _refuse_everything(selector: Selector) -> None:
+    if not (selector.hosts or selector.networks or selector.tags):
+        raise UsageError("an empty selector: say which instances are meant (ids, addresses, names, key=value)")
+    for token in selector.hosts:
+        if not token.strip("*?"):
+            raise UsageError(f"{token!r} would mean every instance of the account: say which are meant")
+
+
+def describe(settings: Settings, selector: Selector | None = None) -> list[Instance]:
+    """Ask EC2 for the instances a selector may mean (all, for None), in any state and order."""
+    found: dict[str, Instance] = {}
+    pages = aws.ec2(settings).get_paginator("describe_instances")
+    region = aws.region_of(settings)
+    for filters in _queries(selector) if selector else [[]]:
+        for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": 1000}):  # type: ignore[arg-type]
+            for reservation in page["Reservations"]:
+                for raw in reservation["Instances"]:
+                    found[raw["InstanceId"]] = from_description(raw, region)
+    return list(found.values())
+
+
+def _queries(selector: Selector) -> list[list[dict[str, Any]]]:
+    """The filters of the DescribeInstances calls whose answers together hold all that the selector may mean."""
+    narrow: dict[str, list[str]] = {}
+    for network in selector.networks:
+        narrow.setdefault(_FILTERS[_kind(network)], []).append(network)
+    for key, value in selector.tags:
+        narrow.setdefault(f"tag:{key}", []).append(value)
+    common = [{"Name": name, "Values": values} for name, values in narrow.items()]
+    by_filter: dict[str, list[str]] = {}
+    for token in selector.hosts:
+        for name in _host_filters(token):
+            by_filter.setdefault(name, []).append(token)
+    if not by_filter:
+        return [common]
+    return [
+        [*common, {"Name": name, "Values": values[start : start + _FILTER_VALUES]}]
+        for name, values in by_filter.items()
+        for start in range(0, len(values), _FILTER_VALUES)
+    ]
+
+
+def _host_filters(token: str) -> tuple[str, ...]:
+    if _ID.fullmatch(token):
+        return ("instance-id",)
+    if _IPV4.fullmatch(token):
+        return ("ip-address", "private-ip-address")
+    if _DNS.fullmatch(token):
+        return ("dns-name", "private-dns-name", "tag:Name")
+    return ("tag:Name",)
+
+
+def _kind(network: str) -> str:
+    return network.partition("-")[0]
+
+
+@cache
+def _glob(pattern: str) -> re.Pattern[str]:
+    """EC2's own wildcards in filters: `*` for any text, `?` for one character; nothing else is special."""
+    parts = {"*": ".*", "?": "."}
+    return re.compile("".join(parts.get(char) or re.escape(char) for char in pattern), re.DOTALL)
+
+
+def from_description(raw: Mapping[str, Any], region: str) -> Instance:
+    """An Instance from one element of DescribeInstances' answer."""
+    tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
+    return Instance(
+        id=raw["InstanceId"],
+        name=tags.get("Name", ""),
+        type=raw.get("InstanceType", ""),
+        state=raw["State"]["Name"],
+        image=raw.get("ImageId", ""),
+        spot=raw.get("InstanceLifecycle") == "spot",
+        public_ip=raw.get("PublicIpAddress", ""),
+        private_ip=raw.get("PrivateIpAddress", ""),
+        public_dns=raw.get("PublicDnsName", ""),
+        private_dns=raw.get("PrivateDnsName", ""),
+        zone=raw.get("Placement", {}).get("AvailabilityZone", ""),
+        vpc=raw.get("VpcId", ""),
+        subnet=raw.get("SubnetId", ""),
+        security_groups=tuple(group["GroupId"] for group in raw.get("SecurityGroups", [])),
+        key_name=raw.get("KeyName", ""),
+        launched=raw["LaunchTime"],
+        region=region,
+        tags=tags,
+    )
+
+
+def states(text: str | Iterable[str]) -> tuple[str, ...]:
+    """Instance states from text such as `running,stopped`. Raises UsageError for one that EC2 does not have."""
+    words = tuple(re.split(r"[\s,]+", text.strip())) if isinstance(text, str) else tuple(text)
+    for word in words:
+        if word not in STATES:
+            raise UsageError(f"{word!r} is no state of an instance{did_you_mean(word, STATES)}: {', '.join(STATES)}")
+    return words
