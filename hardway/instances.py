@@ -191,21 +191,23 @@ def describe(settings: Settings, selector: Selector | None = None) -> list[Insta
 
 
 def _queries(selector: Selector) -> list[list[dict[str, Any]]]:
-    """The filters of the DescribeInstances calls whose answers together hold all that the selector may mean."""
+    """The filters of the DescribeInstances calls whose answers together hold all that the selector may mean.
+
+    Where hosts are named the calls do not narrow, so that a host narrowed out can be told from one that is not there.
+    """
     narrow: dict[str, list[str]] = {}
     for network in selector.networks:
         narrow.setdefault(_FILTERS[_kind(network)], []).append(network)
     for key, value in selector.tags:
         narrow.setdefault(f"tag:{key}", []).append(value)
-    common = [{"Name": name, "Values": values} for name, values in narrow.items()]
+    if not selector.hosts:
+        return [[{"Name": name, "Values": values} for name, values in narrow.items()]]
     by_filter: dict[str, list[str]] = {}
     for token in selector.hosts:
         for name in _host_filters(token):
             by_filter.setdefault(name, []).append(token)
-    if not by_filter:
-        return [common]
     return [
-        [*common, {"Name": name, "Values": values[start : start + _FILTER_VALUES]}]
+        [{"Name": name, "Values": values[start : start + _FILTER_VALUES]}]
         for name, values in by_filter.items()
         for start in range(0, len(values), _FILTER_VALUES)
     ]
