@@ -83,6 +83,11 @@ def error_code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
+def lacks_capacity(error: Exception) -> bool:
+    """Whether EC2 refused a launch since it has no capacity, or the account no quota, for it."""
+    return error_code(error) in _NO_CAPACITY
+
+
 def translate(error: Exception) -> HardwayError | None:
     """The sentence for an error of botocore's; None for what is not one."""
     from botocore import exceptions as b

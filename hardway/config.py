@@ -45,11 +45,11 @@ class Ec2:
     role: str = ""
     gigs: int = 0
     init: str = ""
-    login: str = ""
     seconds_timeout: int = 300
     seconds_wait: int = 0
     ssh_user: str = ""
     ssh_port: int = 22
+    ssh_from: str = ""
     connect_timeout: int = 15
     max_connections: int = 100
 

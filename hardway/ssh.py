@@ -91,14 +91,19 @@ class InstanceConnection(fabric.Connection):
 
 
 def connect(instance: Instance, settings: Settings, known: HostKeys | None = None) -> InstanceConnection:
-    """An open, authenticated connection; takes at most about twice `ec2.connect_timeout` seconds.
-
-    Raises ConnectError with the reason. The caller closes it.
-    """
-    if not instance.address:
-        raise ConnectError(f"{instance} has no address: it is {instance.state}")
+    """An open, authenticated connection. The caller closes it. Limits and errors are those of `open_connection`."""
     connection = InstanceConnection(instance, settings, known)
-    where = f"{connection.user}@{connection.host}:{connection.port}"
+    open_connection(connection)
+    return connection
+
+
+def open_connection(connection: InstanceConnection) -> None:
+    """Connect and authenticate; each step takes at most `ec2.connect_timeout` seconds.
+
+    Raises ConnectError with the reason; nothing is left open then.
+    """
+    if not connection.host:
+        raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
     try:
         connection.open()
     except BaseException as error:
@@ -106,12 +111,12 @@ def connect(instance: Instance, settings: Settings, known: HostKeys | None = Non
         sock = connection.connect_kwargs.get("sock")
         if sock:
             sock.close()
-        reason = _reason(error, instance)
+        reason = _reason(error, connection.instance)
         if reason is None:
             raise
+        where = f"{connection.user}@{connection.host}:{connection.port}"
         raise ConnectError(f"cannot connect to {where}: {reason}") from error
     connection.transport.set_keepalive(KEEPALIVE_SECONDS)
-    return connection
 
 
 def _reason(error: BaseException, instance: Instance) -> str | None:

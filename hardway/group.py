@@ -1,0 +1,353 @@
+"""Many instances as one: fan-out over threads with a cap, and commands whose output streams line by line.
+
+Every instance's outcome comes back, failures as values; nothing here raises because one host failed. Fabric's group
+starts a thread a host and gives its commands' output only as text: both are replaced.
+"""
+
+from __future__ import annotations
+
+import queue
+import select
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, BinaryIO, TypeVar
+
+import paramiko
+from fabric.group import GroupException, GroupResult, ThreadingGroup
+
+from hardway import ssh
+from hardway.config import Settings
+from hardway.errors import Failed
+from hardway.instances import Instance
+from hardway.keys import HostKeys
+
+T = TypeVar("T")
+
+# A command has ended but something it left behind holds its output open: waited for this long after the last byte.
+LINGER_SECONDS = 5.0
+KILL_AFTER_SECONDS = 2.0
+INTERRUPT_SECONDS = 3.0
+_CHUNK = 1 << 16
+_LOOK_SECONDS = 0.5
+
+
+class CommandError(Failed):
+    """A command that ran on an instance and did not succeed, or did not end."""
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command did on one instance. Output past 1 MiB is on disk, not in memory, until it is asked for."""
+
+    instance: Instance
+    exit_code: int
+    seconds: float
+    _stdout: IO[bytes] = field(repr=False)
+    _stderr: IO[bytes] = field(repr=False)
+
+    @property
+    def stdout(self) -> bytes:
+        """All that the command wrote, as it wrote it."""
+        self._stdout.seek(0)
+        return self._stdout.read()
+
+    @property
+    def stderr(self) -> bytes:
+        """All that the command complained of, as it wrote it."""
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+
+class Printer:
+    """Writes lines from many instances to our stdout and stderr, never torn.
+
+    With `prefix` each line is named; without, a sole instance's bytes pass as they come.
+    """
+
+    def __init__(self, prefix: bool, sole: bool) -> None:
+        self.prefix = prefix
+        self.verbatim = sole and not prefix
+        self._lock = threading.Lock()
+        self._partial: dict[tuple[str, bool], bytearray] = {}
+
+    def write(self, instance: Instance, data: bytes, error: bool) -> None:
+        """Take some output, `error` for stderr; lines that are whole are printed at once."""
+        if self.verbatim:
+            self._emit(data, error)
+            return
+        partial = self._partial.setdefault((instance.id, error), bytearray())
+        partial += data
+        end = partial.rfind(b"\n") + 1
+        if end:
+            lines = bytes(partial[:end])
+            del partial[:end]
+            self._emit(self._named(instance, lines), error)
+
+    def finish(self, instance: Instance) -> None:
+        """The instance has ended: print the last line that lacks its newline."""
+        for error in (False, True):
+            partial = self._partial.pop((instance.id, error), None)
+            if partial:
+                self._emit(self._named(instance, bytes(partial) + b"\n"), error)
+
+    def _named(self, instance: Instance, lines: bytes) -> bytes:
+        if not self.prefix:
+            return lines
+        name = f"{instance}: ".encode()
+        return b"".join(name + line for line in lines.splitlines(keepends=True))
+
+    def _emit(self, data: bytes, error: bool) -> None:
+        stream = sys.stderr if error else sys.stdout
+        with self._lock:
+            if hasattr(stream, "buffer"):
+                stream.flush()
+                stream.buffer.write(data)
+            else:
+                stream.write(data.decode(errors="replace"))
+            stream.flush()
+
+
+class InstanceGroup(ThreadingGroup):  # type: ignore[misc]
+    """Connections to many instances, opened as they are needed, at most `ec2.max_connections` at a time.
+
+    Fabric's own `run`, `put` and `get` work on it too, and raise GroupException as they do there.
+    """
+
+    def __init__(self, instances: Iterable[Instance], settings: Settings) -> None:
+        known = HostKeys()
+        super().__init__()
+        self.extend(ssh.InstanceConnection(instance, settings, known) for instance in instances)
+        self.settings = settings
+        self._interrupted = threading.Event()
+
+    def fanout(
+        self,
+        action: Callable[[ssh.InstanceConnection], T],
+        on_outcome: Callable[[ssh.InstanceConnection, T | Exception], None] | None = None,
+    ) -> GroupResult:
+        """Do `action` with an open connection to each instance; returns connection to result or exception.
+
+        Connections are closed as each ends. `on_outcome` is called in the caller's thread. On Ctrl-C running commands
+        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised.
+        """
+        waiting: queue.SimpleQueue[ssh.InstanceConnection] = queue.SimpleQueue()
+        outcomes: queue.SimpleQueue[tuple[ssh.InstanceConnection, T | Exception]] = queue.SimpleQueue()
+        for connection in self:
+            waiting.put(connection)
+
+        def worker() -> None:
+            while not self._interrupted.is_set():
+                try:
+                    connection = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                outcomes.put((connection, self._attempt(connection, action)))
+
+        threads = [
+            threading.Thread(target=worker, name=f"fanout-{n}", daemon=True)
+            for n in range(min(len(self), self.settings.ec2.max_connections))
+        ]
+        results = GroupResult()
+        try:
+            for thread in threads:
+                thread.start()
+            while len(results) < len(self):
+                try:
+                    connection, outcome = outcomes.get(timeout=1)
+                except queue.Empty:
+                    continue
+                results[connection] = outcome
+                if on_outcome:
+                    on_outcome(connection, outcome)
+        except BaseException:
+            self._interrupted.set()
+            # Commands are ended on the instances first, over the connections that are closed then.
+            deadline = time.monotonic() + INTERRUPT_SECONDS
+            for thread in threads:
+                if thread.ident:
+                    thread.join(max(0.0, deadline - time.monotonic()))
+            for connection in self:
+                connection.client.close()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident:
+                    thread.join(2 * self.settings.ec2.connect_timeout)
+        return results
+
+    def _attempt(self, connection: ssh.InstanceConnection, action: Callable[[ssh.InstanceConnection], T]) -> Any:
+        try:
+            ssh.open_connection(connection)
+            return action(connection)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            return ssh.ConnectError(f"connection lost: {error}") if connection.transport else error
+        except Exception as error:
+            return error
+        finally:
+            connection.close()
+
+    def _do(self, method: str, *args: Any, **kwargs: Any) -> GroupResult:
+        results = self.fanout(lambda connection: getattr(connection, method)(*args, **kwargs))
+        if results.failed:
+            raise GroupException(results)
+        return results
+
+    def execute(
+        self,
+        command: str,
+        *,
+        stdin: Callable[[], BinaryIO] | None = None,
+        timeout: float = 0,
+        printer: Printer | None = None,
+        on_outcome: Callable[[ssh.InstanceConnection, Any], None] | None = None,
+    ) -> GroupResult:
+        """Run a command of the login shell on each instance; values are CommandResult, or the exception.
+
+        `stdin` opens what each instance reads (nothing, for None). `timeout` in seconds ends the command with TERM,
+        then KILL; 0 is no limit. `printer` shows the output as it comes. A non-zero exit code is a CommandResult too.
+        """
+
+        def run(connection: ssh.InstanceConnection) -> CommandResult:
+            channel = ssh.open_session(connection, self.settings.stub_session)
+            running = _Command(connection.instance, channel, printer, self._interrupted)
+            try:
+                return running.run(command, stdin, timeout, connection.connect_timeout or 15)
+            finally:
+                channel.close()
+                if printer:
+                    printer.finish(connection.instance)
+
+        return self.fanout(run, on_outcome)
+
+
+class _Command:
+    """One command on one channel, from exec to exit code."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        channel: paramiko.Channel,
+        printer: Printer | None,
+        interrupted: threading.Event,
+    ) -> None:
+        self.instance = instance
+        self.channel = channel
+        self.printer = printer
+        self.interrupted = interrupted
+        self.stdout: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
+        self.stderr: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
+
+    def run(
+        self, command: str, stdin: Callable[[], BinaryIO] | None, timeout: float, answer_timeout: float
+    ) -> CommandResult:
+        started = time.monotonic()
+        ssh.execute(self.channel, command, answer_timeout)
+        feeder = threading.Thread(target=self._feed, args=(stdin,), daemon=True) if stdin else None
+        if feeder:
+            feeder.start()
+        else:
+            self.channel.shutdown_write()
+        try:
+            if not self._read(started + timeout if timeout else None):
+                self._end()
+                raise CommandError(f"still running after {timeout:g} s, ended")
+        finally:
+            self.channel.close()
+            if feeder:
+                feeder.join(answer_timeout)
+        if self.channel.exit_status < 0:
+            if self.channel.transport.is_active():
+                raise CommandError("ended by a signal")
+            raise ssh.ConnectError("connection lost before the command ended")
+        return CommandResult(
+            self.instance, self.channel.exit_status, time.monotonic() - started, self.stdout, self.stderr
+        )
+
+    def _feed(self, stdin: Callable[[], BinaryIO]) -> None:
+        """A command that ends, or closes its stdin, before it has read all of it is no error."""
+        try:
+            with stdin() as source:
+                send_all(self.channel, source)
+            self.channel.shutdown_write()
+        except (OSError, EOFError, paramiko.SSHException):
+            return
+
+    def _read(self, deadline: float | None) -> bool:
+        """Take output until the command has ended; False where the deadline (monotonic seconds) came first."""
+        poll = select.poll()
+        poll.register(self.channel.fileno(), select.POLLIN)
+        quiet_since = time.monotonic()
+        while True:
+            if self._drain():
+                quiet_since = time.monotonic()
+                continue
+            ended = self.channel.exit_status_ready()
+            if self.channel.closed or (ended and self.channel.eof_received):
+                # What came between the last look and the end.
+                while self._drain():
+                    pass
+                return True
+            now = time.monotonic()
+            if ended and now - quiet_since > LINGER_SECONDS:
+                return True
+            if deadline is not None and now >= deadline and not ended:
+                return False
+            if self.interrupted.is_set():
+                ssh.signal(self.channel, "TERM")
+                raise CommandError("interrupted")
+            wait = _LOOK_SECONDS if deadline is None or ended else min(_LOOK_SECONDS, max(0.0, deadline - now))
+            if self.channel.eof_received:
+                # At the end of the output the channel's descriptor is readable for good.
+                self.channel.status_event.wait(wait)
+            else:
+                poll.poll(wait * 1000)
+
+    def _drain(self) -> bool:
+        got = False
+        if self.channel.recv_ready():
+            got |= self._take(self.channel.recv(_CHUNK), self.stdout, error=False)
+        if self.channel.recv_stderr_ready():
+            got |= self._take(self.channel.recv_stderr(_CHUNK), self.stderr, error=True)
+        return got
+
+    def _take(self, data: bytes, spool: IO[bytes], error: bool) -> bool:
+        spool.write(data)
+        if self.printer and data:
+            self.printer.write(self.instance, data, error)
+        return bool(data)
+
+    def _end(self) -> None:
+        """TERM, then KILL, to the command's process group on the instance."""
+        ssh.signal(self.channel, "TERM")
+        if not self._read(time.monotonic() + KILL_AFTER_SECONDS):
+            ssh.signal(self.channel, "KILL")
+            self._read(time.monotonic() + KILL_AFTER_SECONDS)
+
+
+def send_all(channel: paramiko.Channel, source: BinaryIO) -> int:
+    """Send a file's bytes to the command's stdin; returns how many. Raises OSError where the channel is closed."""
+    sent = 0
+    while chunk := source.read(_CHUNK):
+        channel.sendall(chunk)
+        sent += len(chunk)
+    return sent
+
+
+def describe_outcome(outcome: Any) -> str | None:
+    """Why an outcome is a failure, in a line; None for a success."""
+    if isinstance(outcome, CommandResult):
+        return f"exit code {outcome.exit_code}" if outcome.exit_code else None
+    if isinstance(outcome, BaseException):
+        return str(outcome) or type(outcome).__name__
+    return None
+
+
+def summary(outcomes: GroupResult) -> Sequence[str]:
+    """Lines for a person: how many succeeded, then each failure with its reason."""
+    failures = [(c.instance, why) for c, outcome in outcomes.items() if (why := describe_outcome(outcome))]
+    lines = [f"{len(outcomes) - len(failures)} of {len(outcomes)} instances succeeded"]
+    return lines + [f"failed: {instance}: {why}" for instance, why in sorted(failures, key=lambda f: str(f[0]))]
