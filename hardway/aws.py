@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hardway.config import Settings
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from types_boto3_ec2 import EC2Client
-    from types_boto3_ssm import SSMClient
 
 _GET_CREDENTIALS = (
     "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(inv local.up)\""
@@ -34,19 +30,19 @@ _clients: dict[Any, Any] = {}
 _lock = threading.Lock()
 
 
-def ec2(settings: Settings) -> EC2Client:
+def ec2(settings: Settings) -> Any:
     """The EC2 client of the settings' profile and region."""
-    return _client("ec2", settings)  # type: ignore[no-any-return]
+    return _client("ec2", settings)
 
 
-def ssm(settings: Settings) -> SSMClient:
+def ssm(settings: Settings) -> Any:
     """The Systems Manager client, for the public parameters that name AMIs."""
-    return _client("ssm", settings)  # type: ignore[no-any-return]
+    return _client("ssm", settings)
 
 
 def region_of(settings: Settings) -> str:
     """The region that calls go to, the AWS profile's where nothing else names one."""
-    return ec2(settings).meta.region_name
+    return str(ec2(settings).meta.region_name)
 
 
 def _client(service: str, settings: Settings) -> Any:

@@ -103,15 +103,17 @@ class Printer:
     def _emit(self, data: bytes, error: bool) -> None:
         stream = sys.stderr if error else sys.stdout
         with self._lock:
-            if hasattr(stream, "buffer"):
-                stream.flush()
-                stream.buffer.write(data)
+            stream.flush()
+            # A stream that a Python caller put in place may take only text.
+            binary = getattr(stream, "buffer", None)
+            if binary:
+                binary.write(data)
             else:
                 stream.write(data.decode(errors="replace"))
             stream.flush()
 
 
-class InstanceGroup(ThreadingGroup):  # type: ignore[misc]
+class InstanceGroup(ThreadingGroup):
     """Connections to many instances, opened as they are needed, at most `ec2.max_connections` at a time.
 
     Fabric's own `run`, `put` and `get` work on it too, and raise GroupException as they do there.

@@ -183,7 +183,7 @@ def describe(settings: Settings, selector: Selector | None = None) -> list[Insta
     pages = aws.ec2(settings).get_paginator("describe_instances")
     region = aws.region_of(settings)
     for filters in _queries(selector) if selector else [[]]:
-        for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": 1000}):  # type: ignore[arg-type]
+        for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": 1000}):
             for reservation in page["Reservations"]:
                 for raw in reservation["Instances"]:
                     found[raw["InstanceId"]] = from_description(raw, region)

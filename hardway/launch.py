@@ -132,7 +132,7 @@ def resolve_image(settings: Settings, request: Request) -> Image:
         images = _images(lambda: ec2.describe_images(ImageIds=[value]))
     else:
         own = [{"Name": "name", "Values": [request.ami]}, {"Name": "architecture", "Values": [architecture]}]
-        images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=own))  # type: ignore[arg-type]
+        images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=own))
     if not images:
         raise UsageError(
             f"there is no AMI {request.ami!r} in {aws.region_of(settings)}{did_you_mean(request.ami, IMAGES)}: "
@@ -164,7 +164,7 @@ def _images(describe: Callable[[], Any]) -> list[Any]:
 def _parameter(settings: Settings, name: str) -> str:
     ssm = aws.ssm(settings)
     try:
-        return ssm.get_parameter(Name=name)["Parameter"]["Value"]
+        return str(ssm.get_parameter(Name=name)["Parameter"]["Value"])
     except ssm.exceptions.ParameterNotFound:
         raise UsageError(
             f"{aws.region_of(settings)} has no public parameter {name}: name an AMI by its id (--ami ami-...)"
@@ -174,7 +174,7 @@ def _parameter(settings: Settings, name: str) -> str:
 def _architecture(settings: Settings, types: Sequence[str]) -> str:
     ec2 = aws.ec2(settings)
     try:
-        described = ec2.describe_instance_types(InstanceTypes=list(types))["InstanceTypes"]  # type: ignore[arg-type]
+        described = ec2.describe_instance_types(InstanceTypes=list(types))["InstanceTypes"]
     except Exception as error:
         if aws.error_code(error) not in ("InvalidInstanceType", "InvalidParameterValue"):
             raise
@@ -331,7 +331,7 @@ def _security_groups(settings: Settings, request: Request, vpc: str, say: Callab
             "IpRanges": [{"CidrIp": source, "Description": "SSH, by hardway"}],
         }
         try:
-            ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])  # type: ignore[list-item]
+            ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
         except Exception as error:
             if aws.error_code(error) != "InvalidPermission.Duplicate":
                 raise

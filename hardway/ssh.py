@@ -60,6 +60,9 @@ class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
 class InstanceConnection(fabric.Connection):
     """A fabric Connection to one instance. Made, not yet open; `connect` opens one."""
 
+    instance: Instance
+    connect_kwargs: dict[str, Any]
+
     def __init__(self, instance: Instance, settings: Settings, known: HostKeys | None = None) -> None:
         known = known or HostKeys()
         user = instance.tags.get("ssh-user") or settings.ec2.ssh_user
@@ -122,7 +125,7 @@ def open_connection(connection: InstanceConnection) -> None:
 def _reason(error: BaseException, instance: Instance) -> str | None:
     """Why connecting failed, in a person's words; None for what is no failure to connect."""
     if isinstance(error, paramiko.BadHostKeyException):
-        return f"its host key is not the one {instance.id} had before; somebody may be listening in, so nothing was sent"
+        return f"its host key is not the one {instance.id} had before; somebody may be in between, so nothing was sent"
     if isinstance(error, paramiko.AuthenticationException):
         return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
     if isinstance(error, TimeoutError | socket.timeout):
@@ -217,7 +220,7 @@ def open_session(connection: fabric.Connection, environment: Mapping[str, str] |
 
 
 def execute(channel: paramiko.Channel, command: str, timeout: float) -> None:
-    """Start a command on the channel; the host's login shell parses it. Raises ConnectError within `timeout` seconds."""
+    """Start a command on the channel; the host's login shell parses it. Raises ConnectError after `timeout` seconds."""
     message = _message(channel, "exec", reply=True)
     message.add_string(command)
     if not request(channel, message, timeout):
