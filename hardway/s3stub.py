@@ -1,0 +1,147 @@
+"""Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
+
+What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
+and everything `aws` does, by stubs/aws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import time
+import uuid as uuids
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardway.errors import HardwayError, NothingMatched, UsageError
+
+PREFIX = "s3_stubbed_session_"
+SESSION_VARIABLE = "s3_stubbed_session"
+TMP_VARIABLE = "s3_stubbed_tmp"
+_WORK = "^tmp"
+_STARTED = "^started"
+_UUID = re.compile(r"[0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session of the stub: its uuid, and the directory that holds its objects."""
+
+    uuid: str
+    path: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """A copy of this process's environment in which `aws` is the stub, on this session."""
+        where = f"{directory()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        session = {SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)}
+        return {**os.environ, **session, "PATH": where}
+
+    @property
+    def age(self) -> float:
+        """Seconds since the session was started."""
+        started = self.path / _STARTED
+        return time.time() - (started if started.exists() else self.path).stat().st_mtime
+
+    def usage(self) -> tuple[int, int]:
+        """How many keys it holds, and how many bytes."""
+        keys = size = 0
+        for bucket in _scan(self.path):
+            if bucket.name == _WORK or not bucket.is_dir(follow_symlinks=False):
+                continue
+            for parent, _, names in os.walk(bucket.path):
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        size += os.stat(os.path.join(parent, name)).st_size
+                        keys += 1
+        return keys, size
+
+
+def directory() -> Path:
+    """The directory with `aws` and stub_s3.sh, in a checkout or an installed package.
+
+    Raises HardwayError where they are missing or `aws` may not be executed.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "stubs", package.parent / "stubs"):
+        if (candidate / "stub_s3.sh").is_file():
+            if not os.access(candidate / "aws", os.X_OK):
+                raise HardwayError(f"the S3 stub is not executable: chmod +x {candidate / 'aws'}")
+            return candidate
+    raise HardwayError(f"the S3 stub is not installed with hardway, in {package}: reinstall hardway")
+
+
+def script() -> Path:
+    """The file that a shell sources to start a session."""
+    return directory() / "stub_s3.sh"
+
+
+@contextlib.contextmanager
+def session() -> Iterator[Session]:
+    """A new session; when the block ends, its objects are removed. Give sub-processes its `environment`."""
+    started = start()
+    try:
+        yield started
+    finally:
+        remove(started)
+
+
+def start() -> Session:
+    """A new, empty session below TMPDIR or /tmp, which only this user can read. The caller removes it."""
+    uuid = str(uuids.uuid4())
+    path = _tmp() / f"{PREFIX}{uuid}"
+    path.mkdir(mode=0o700)
+    (path / _STARTED).touch()
+    return Session(uuid, path)
+
+
+def sessions() -> list[Session]:
+    """This user's sessions, oldest first: those below TMPDIR, /tmp, and where the current session is."""
+    found = {}
+    for tmp in {_tmp(), Path("/tmp"), Path(os.environ.get(TMP_VARIABLE) or "/tmp")}:
+        for entry in _scan(tmp):
+            if entry.name.startswith(PREFIX) and _is_own_directory(entry):
+                path = Path(entry.path)
+                found[path.resolve()] = Session(entry.name.removeprefix(PREFIX), path)
+    return sorted(found.values(), key=lambda session: session.age, reverse=True)
+
+
+def find(uuid: str) -> Session:
+    """The session of that uuid. Raises UsageError for what is no uuid, NothingMatched where there is none."""
+    if not _UUID.fullmatch(uuid):
+        raise UsageError(f"not the uuid of a session: {uuid!r}; inv s3.sessions lists them")
+    for candidate in sessions():
+        if candidate.uuid == uuid:
+            return candidate
+    raise NothingMatched(f"there is no session {uuid} of the S3 stub; inv s3.sessions lists them")
+
+
+def remove(session: Session) -> None:
+    """Remove a session and its objects; one that is gone already is no error."""
+    shutil.rmtree(session.path, ignore_errors=True)
+    if session.path.exists():
+        raise HardwayError(f"could not remove all of {session.path}: is another process writing to it?", 1)
+
+
+def _tmp() -> Path:
+    return Path(os.environ.get("TMPDIR") or "/tmp")
+
+
+def _scan(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def _is_own_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()

@@ -1,0 +1,68 @@
+"""The S3 stub from the command line: its file to source, its sessions, and removing them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from invoke import Argument, Collection, Context, Task
+
+from hardway import s3stub
+from hardway.cli import Lines, task
+from hardway.errors import UsageError
+
+
+class _Instead(Argument):
+    """A flag that stands in for a positional argument, which Invoke would otherwise insist on."""
+
+    positional_argument: Argument
+
+    def set_value(self, value: Any, cast: bool = True) -> None:
+        super().set_value(value, cast)
+        self.positional_argument.set_value("", cast=False)
+
+
+class _UuidOrAll(Task):  # type: ignore[type-arg]
+    """`s3.clear UUID` or `s3.clear --all`: Invoke itself has no optional positionals."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
+        by_name = {argument.name: argument for argument in arguments}
+        by_name["uuid"].default = None
+        by_name["all"].__class__ = _Instead
+        by_name["all"].positional_argument = by_name["uuid"]
+        return arguments
+
+
+@task(autoprint=True)
+def stub(c: Context) -> str:
+    """Print the file to source for a session of the S3 stub: `. "$(inv s3.stub)"`."""
+    return str(s3stub.script())
+
+
+@task(autoprint=True)
+def sessions(c: Context) -> Lines:
+    """List the sessions of the S3 stub, oldest first: uuid, age, keys, bytes."""
+    return Lines(_line(session) for session in s3stub.sessions())
+
+
+@task(
+    klass=_UuidOrAll,
+    positional=["uuid"],
+    help={"uuid": "the session to remove", "all": "remove every session of this user"},
+)
+def clear(c: Context, uuid: str = "", all: bool = False) -> None:
+    """Remove a session of the S3 stub and its objects, or every session with --all."""
+    if bool(uuid) == all:
+        raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
+    for session in s3stub.sessions() if all else [s3stub.find(uuid)]:
+        s3stub.remove(session)
+
+
+def _line(session: s3stub.Session) -> str:
+    keys, size = session.usage()
+    age = datetime.timedelta(seconds=int(max(session.age, 0)))
+    return f"{session.uuid}  {age}  {keys} keys  {size} bytes"
+
+
+ns = Collection(stub, sessions, clear)
