@@ -11,8 +11,9 @@ import functools
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import invoke
@@ -60,6 +61,33 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
         answer = line.strip().lower() if line else "n"
     if answer.startswith("n"):
         raise Failed("nothing done")
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for what takes more than a second, on a terminal; yields what advances it, from any thread.
+
+    `total` is in items, or in bytes where `unit` says so; 0 is not known.
+    """
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task_id = bar.add_task(label, total=total or None)
+    show = threading.Timer(1.0, bar.start)
+    show.daemon = True
+    show.start()
+    try:
+        yield lambda count: bar.advance(task_id, count)
+    finally:
+        show.cancel()
+        show.join()
+        bar.stop()
 
 
 def _translated(body: Body) -> Body:

@@ -12,16 +12,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import paramiko
 from fabric.group import GroupException, GroupResult, ThreadingGroup
 
 from hardway import ssh
 from hardway.config import Settings
-from hardway.errors import Failed
+from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
 
@@ -37,6 +37,14 @@ _LOOK_SECONDS = 0.5
 
 class CommandError(Failed):
     """A command that ran on an instance and did not succeed, or did not end."""
+
+
+class GroupFailed(Failed):
+    """Something failed on some instances; `outcomes` has every instance's result or exception, by connection."""
+
+    def __init__(self, message: str, outcomes: GroupResult) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,14 @@ class CommandResult:
 class Printer:
     """Writes lines from many instances to our stdout and stderr, never torn.
 
-    With `prefix` each line is named; without, a sole instance's bytes pass as they come.
+    With `prefix` each line is named; without, a sole instance's bytes pass as they come. `to_stderr` is for output
+    that is talk, beside a result on stdout.
     """
 
-    def __init__(self, prefix: bool, sole: bool) -> None:
+    def __init__(self, prefix: bool, sole: bool, to_stderr: bool = False) -> None:
         self.prefix = prefix
         self.verbatim = sole and not prefix
+        self.to_stderr = to_stderr
         self._lock = threading.Lock()
         self._partial: dict[tuple[str, bool], bytearray] = {}
 
@@ -101,7 +111,7 @@ class Printer:
         return b"".join(name + line for line in lines.splitlines(keepends=True))
 
     def _emit(self, data: bytes, error: bool) -> None:
-        stream = sys.stderr if error else sys.stdout
+        stream = sys.stderr if error or self.to_stderr else sys.stdout
         with self._lock:
             stream.flush()
             # A stream that a Python caller put in place may take only text.
@@ -124,7 +134,8 @@ class InstanceGroup(ThreadingGroup):
         super().__init__()
         self.extend(ssh.InstanceConnection(instance, settings, known) for instance in instances)
         self.settings = settings
-        self._interrupted = threading.Event()
+        #: Set once Ctrl-C has been pressed: actions that wait should look at it.
+        self.interrupted = threading.Event()
 
     def fanout(
         self,
@@ -142,7 +153,7 @@ class InstanceGroup(ThreadingGroup):
             waiting.put(connection)
 
         def worker() -> None:
-            while not self._interrupted.is_set():
+            while not self.interrupted.is_set():
                 try:
                     connection = waiting.get_nowait()
                 except queue.Empty:
@@ -166,7 +177,7 @@ class InstanceGroup(ThreadingGroup):
                 if on_outcome:
                     on_outcome(connection, outcome)
         except BaseException:
-            self._interrupted.set()
+            self.interrupted.set()
             # Commands are ended on the instances first, over the connections that are closed then.
             deadline = time.monotonic() + INTERRUPT_SECONDS
             for thread in threads:
@@ -202,20 +213,21 @@ class InstanceGroup(ThreadingGroup):
         self,
         command: str,
         *,
-        stdin: Callable[[], BinaryIO] | None = None,
+        stdin: Callable[[], Iterator[bytes]] | None = None,
         timeout: float = 0,
         printer: Printer | None = None,
         on_outcome: Callable[[ssh.InstanceConnection, Any], None] | None = None,
     ) -> GroupResult:
         """Run a command of the login shell on each instance; values are CommandResult, or the exception.
 
-        `stdin` opens what each instance reads (nothing, for None). `timeout` in seconds ends the command with TERM,
-        then KILL; 0 is no limit. `printer` shows the output as it comes. A non-zero exit code is a CommandResult too.
+        `stdin` gives the chunks that each instance reads (nothing, for None). `timeout` in seconds ends the command
+        with TERM, then KILL; 0 is no limit. `printer` shows the output as it comes. A non-zero exit code is a
+        CommandResult too.
         """
 
         def run(connection: ssh.InstanceConnection) -> CommandResult:
             channel = ssh.open_session(connection, self.settings.stub_session)
-            running = _Command(connection.instance, channel, printer, self._interrupted)
+            running = _Command(connection.instance, channel, printer, self.interrupted)
             try:
                 return running.run(command, stdin, timeout, connection.connect_timeout or 15)
             finally:
@@ -244,7 +256,7 @@ class _Command:
         self.stderr: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
 
     def run(
-        self, command: str, stdin: Callable[[], BinaryIO] | None, timeout: float, answer_timeout: float
+        self, command: str, stdin: Callable[[], Iterator[bytes]] | None, timeout: float, answer_timeout: float
     ) -> CommandResult:
         started = time.monotonic()
         ssh.execute(self.channel, command, answer_timeout)
@@ -269,11 +281,11 @@ class _Command:
             self.instance, self.channel.exit_status, time.monotonic() - started, self.stdout, self.stderr
         )
 
-    def _feed(self, stdin: Callable[[], BinaryIO]) -> None:
+    def _feed(self, stdin: Callable[[], Iterator[bytes]]) -> None:
         """A command that ends, or closes its stdin, before it has read all of it is no error."""
         try:
-            with stdin() as source:
-                send_all(self.channel, source)
+            for chunk in stdin():
+                self.channel.sendall(chunk)
             self.channel.shutdown_write()
         except (OSError, EOFError, paramiko.SSHException):
             return
@@ -330,15 +342,6 @@ class _Command:
             self._read(time.monotonic() + KILL_AFTER_SECONDS)
 
 
-def send_all(channel: paramiko.Channel, source: BinaryIO) -> int:
-    """Send a file's bytes to the command's stdin; returns how many. Raises OSError where the channel is closed."""
-    sent = 0
-    while chunk := source.read(_CHUNK):
-        channel.sendall(chunk)
-        sent += len(chunk)
-    return sent
-
-
 def describe_outcome(outcome: Any) -> str | None:
     """Why an outcome is a failure, in a line; None for a success."""
     if isinstance(outcome, CommandResult):
@@ -348,8 +351,17 @@ def describe_outcome(outcome: Any) -> str | None:
     return None
 
 
-def summary(outcomes: GroupResult) -> Sequence[str]:
-    """Lines for a person: how many succeeded, then each failure with its reason."""
+def report(outcomes: GroupResult, say: Callable[[str], None]) -> None:
+    """Tell a person how many succeeded, then each failure with its reason.
+
+    Raises GroupFailed if any failed; where an instance refused what a person asked for, that UsageError.
+    """
     failures = [(c.instance, why) for c, outcome in outcomes.items() if (why := describe_outcome(outcome))]
-    lines = [f"{len(outcomes) - len(failures)} of {len(outcomes)} instances succeeded"]
-    return lines + [f"failed: {instance}: {why}" for instance, why in sorted(failures, key=lambda f: str(f[0]))]
+    say(f"{len(outcomes) - len(failures)} of {len(outcomes)} instances succeeded")
+    for instance, why in sorted(failures, key=lambda failure: str(failure[0])):
+        say(f"failed: {instance}: {why}")
+    for outcome in outcomes.values():
+        if isinstance(outcome, UsageError):
+            raise outcome
+    if failures:
+        raise GroupFailed(f"failed on {len(failures)} of {len(outcomes)} instances", outcomes)

@@ -7,9 +7,10 @@ tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -32,7 +33,7 @@ _FILTER_VALUES = 200
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance at the time it was described. `launched` is in UTC; `security_groups` are ids."""
+    """One instance at the time it was described. `launched` is in UTC; `security_groups` maps ids to names."""
 
     id: str
     name: str
@@ -47,7 +48,7 @@ class Instance:
     zone: str
     vpc: str
     subnet: str
-    security_groups: tuple[str, ...]
+    security_groups: Mapping[str, str] = field(hash=False)
     key_name: str
     launched: datetime
     region: str
@@ -60,6 +61,26 @@ class Instance:
 
     def __str__(self) -> str:
         return f"{self.name} {self.id}" if self.name else self.id
+
+
+class Instances(list[Instance]):
+    """A list of instances that prints as a table, one a line, with `-` for what is not there."""
+
+    def __str__(self) -> str:
+        rows = [_row(instance) for instance in self]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def json(self) -> str:
+        """All there is to know of each, as a JSON array of objects."""
+        return json.dumps([asdict(i) | {"launched": i.launched.isoformat()} for i in self], indent=2)
+
+
+def _row(i: Instance) -> list[str]:
+    tags = ",".join(f"{key}={value}" for key, value in sorted(i.tags.items()) if key != "Name")
+    groups = ",".join(sorted(i.security_groups.values()))
+    kind = "spot" if i.spot else "ondemand"
+    return [text or "-" for text in (i.name, i.type, i.state, i.id, i.image, kind, i.address, i.zone, groups, tags)]
 
 
 @dataclass(frozen=True)
@@ -136,12 +157,14 @@ def select(
     *,
     states: Sequence[str] = ("running",),
     acting: bool = True,
+    on_unknown: Callable[[str], None] | None = None,
 ) -> list[Instance]:
     """The instances a selector means, oldest first.
 
     `states` are those the instances must be in. `acting` says that something will be done to them: then an empty
     selector and a bare `*` are refused. Never quietly fewer than asked for: raises UsageError for an id or address
     that does not exist or is in another state, NothingMatched where nothing matches a name or the whole selector.
+    `on_unknown` is called with an id or address that does not exist, in place of the error.
     """
     parsed = parse(selector)
     if acting:
@@ -151,7 +174,10 @@ def select(
     result = [i for i in matching if i.state in states]
     for token in parsed.hosts:
         named = [i for i in found if token_names(token, i)]
-        _check_token(settings, token, named, states)
+        if on_unknown and not named and _is_exact(token):
+            on_unknown(token)
+        else:
+            _check_token(settings, token, named, states)
     if acting and not result:
         raise NothingMatched(f"no {' or '.join(states)} instance matches {parsed.text!r}; `inv ec2.ls` shows them all")
     return result
@@ -161,12 +187,17 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
     if any(i.state in states for i in named):
         return
     wanted, region = " or ".join(states), aws.region_of(settings)
-    if _ID.fullmatch(token) or _IPV4.fullmatch(token) or _DNS.fullmatch(token):
+    if _is_exact(token):
         if not named:
             raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
         raise UsageError(f"{named[-1]} is {named[-1].state}, not {wanted}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
     raise NothingMatched(f"no {wanted} instance is named {token!r}{also} in {region}; `inv ec2.ls` shows them all")
+
+
+def _is_exact(token: str) -> bool:
+    """Whether the token can mean one instance only: an id, an address or a DNS name."""
+    return bool(_ID.fullmatch(token) or _IPV4.fullmatch(token) or _DNS.fullmatch(token))
 
 
 def _refuse_everything(selector: Selector) -> None:
@@ -223,6 +254,20 @@ def _host_filters(token: str) -> tuple[str, ...]:
     return ("tag:Name",)
 
 
+def described(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
+    """The instances of these ids that EC2 knows. It may not know an id yet that it has just given out."""
+    if not ids:
+        return
+    yield from describe(settings, Selector("", tuple(ids), (), ()))
+
+
+def terminate(settings: Settings, instances: Iterable[Instance]) -> None:
+    """Terminate instances, each of which EC2 must know. Idempotent."""
+    ids = [instance.id for instance in instances]
+    for start in range(0, len(ids), 500):
+        aws.ec2(settings).terminate_instances(InstanceIds=ids[start : start + 500])
+
+
 def _kind(network: str) -> str:
     return network.partition("-")[0]
 
@@ -251,7 +296,7 @@ def from_description(raw: Mapping[str, Any], region: str) -> Instance:
         zone=raw.get("Placement", {}).get("AvailabilityZone", ""),
         vpc=raw.get("VpcId", ""),
         subnet=raw.get("SubnetId", ""),
-        security_groups=tuple(group["GroupId"] for group in raw.get("SecurityGroups", [])),
+        security_groups={group["GroupId"]: group["GroupName"] for group in raw.get("SecurityGroups", [])},
         key_name=raw.get("KeyName", ""),
         launched=raw["LaunchTime"],
         region=region,

@@ -10,14 +10,15 @@ import base64
 import contextlib
 import getpass
 import ipaddress
+import re
 import signal
 import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from typing import Any
 import paramiko
 
 from hardway import aws, ssh
-from hardway.config import Settings
+from hardway.config import Settings, number
 from hardway.errors import Failed, HardwayError, Interrupted, UsageError, did_you_mean
-from hardway.instances import Instance, from_description
+from hardway.instances import Instance, described, from_description, terminate
 from hardway.keys import own_key
 
 LAUNCH_TAG = "hardway-launch"
@@ -89,25 +90,80 @@ class Image:
     user: str
 
 
+def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **overrides: Any) -> Request:
+    """A request from the settings, with what is not None of `overrides` (named as the settings are) in their place.
+
+    Raises UsageError for a value that cannot be, before anything is asked of EC2.
+    """
+    chosen = asdict(settings.ec2) | {name: value for name, value in overrides.items() if value is not None}
+    numbers: dict[str, Any] = {
+        name: number(chosen[name], kind, f"--{name.replace('_', '-')}")
+        for name, kind in (
+            ("num", int),
+            ("spot", float),
+            ("gigs", int),
+            ("ssh_port", int),
+            ("seconds_timeout", int),
+            ("seconds_wait", int),
+        )
+    }
+    texts: dict[str, Any] = {
+        name: str(chosen[name]) for name in ("ami", "key", "vpc", "subnet", "zone", "role", "ssh_user", "ssh_from")
+    }
+    types = tuple(filter(None, re.split(r"[\s,]+", str(chosen["type"]).strip())))
+    if not numbers["num"]:
+        raise UsageError("--num is 0: there is nothing to start")
+    if not types:
+        raise UsageError("--type is empty: name an instance type, such as m7i.large")
+    if numbers["spot"] not in (0, 1):
+        raise UsageError("--spot is 0 (on demand) or 1.0 (spot, for at most the on-demand price)")
+    if not 0 < numbers["ssh_port"] < 65536:
+        raise UsageError("--ssh-port is between 1 and 65535")
+    return Request(
+        name=str(chosen["name"]),
+        types=types,
+        security_groups=tuple(filter(None, re.split(r"[\s,]+", str(chosen["sg"]).strip()))),
+        user_data=user_data(str(chosen["init"])),
+        wait=wait,
+        tags=_read_tags(tags or ()),
+        **texts,
+        **numbers,
+    )
+
+
+def _read_tags(tags: Iterable[str]) -> dict[str, str]:
+    result = {}
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not (key and equals) or key.startswith("aws:"):
+            raise UsageError(f"--tag {tag!r}: write key=value, with a key that does not start with 'aws:'")
+        result[key] = value
+    return result
+
+
 def launch(
     settings: Settings,
     request: Request,
     say: Callable[[str], None],
-    prepare: Callable[[Sequence[Instance]], None] | None = None,
+    *,
+    on_ready: Callable[[int], None] = lambda count: None,
+    prepare: Callable[[list[Instance]], None] | None = None,
 ) -> list[Instance]:
     """Launch, wait until each instance answers over SSH (unless told not to), and return them.
 
-    `prepare` is then called with them, as a part of the launch. On any failure, Ctrl-C, SIGTERM and SIGHUP included,
-    what was started is terminated, `say` is told, and the error raised: UsageError before anything was started,
-    Failed for what EC2 or the instances could not do.
+    `on_ready` is told how many more are ready; `prepare` is called with them all, as a part of the launch. On any
+    failure, Ctrl-C, SIGTERM and SIGHUP included, what was started is terminated, `say` is told, and the error raised:
+    UsageError before anything was started, Failed for what EC2 or the instances could not do.
     """
     image = resolve_image(settings, request)
     call = _run_instances_call(settings, request, image, say)
     token = next(t["Value"] for t in call["TagSpecifications"][0]["Tags"] if t["Key"] == LAUNCH_TAG)
     with _signals_raise():
         try:
-            started = _run_instances(settings, request, call)
-            ready = _wait_until_ready(settings, request, started, say) if request.wait else started
+            ready = started = _run_instances(settings, request, call)
+            if request.wait:
+                ready = _until_ready(settings, started, request.seconds_timeout, request.seconds_wait, on_ready)
+                _settle_for(settings, ready, started, say)
             if prepare:
                 prepare(ready)
             return ready
@@ -377,11 +433,11 @@ def _own_address() -> str:
 def _run_instances(settings: Settings, request: Request, call: dict[str, Any]) -> list[Instance]:
     """Start them all, of the first type that EC2 has capacity for."""
     refusal: Exception | None = None
-    for number, name in enumerate(request.types):
+    for attempt, name in enumerate(request.types):
         try:
             # EC2 takes a client token once for one set of parameters.
             answer = aws.ec2(settings).run_instances(
-                **{**call, "InstanceType": name, "ClientToken": f"{call['ClientToken']}-{number}"}
+                **{**call, "InstanceType": name, "ClientToken": f"{call['ClientToken']}-{attempt}"}
             )
         except Exception as error:
             if not aws.lacks_capacity(error):
@@ -393,52 +449,69 @@ def _run_instances(settings: Settings, request: Request, call: dict[str, Any]) -
     raise refusal
 
 
-def _wait_until_ready(
-    settings: Settings, request: Request, started: Sequence[Instance], say: Callable[[str], None]
+def wait(
+    settings: Settings, instances: Sequence[Instance], state: str, seconds: int, on_ready: Callable[[int], None]
+) -> None:
+    """Wait until all are in a state, and answer over SSH if it is running; `on_ready` is told how many more are.
+
+    Raises Failed after `seconds`, and at once where an instance can no longer get there.
+    """
+    if state == "running":
+        _until_ready(settings, instances, seconds, 0, on_ready)
+        return
+    deadline = time.monotonic() + seconds
+    pause, waiting = 0.1, [instance.id for instance in instances]
+    while waiting:
+        late = [i for i in described(settings, waiting) if i.state != state]
+        for instance in late:
+            if instance.state in ("shutting-down", "terminated") and state != "terminated":
+                raise Failed(f"{instance} is {instance.state}: it will not be {state}")
+        on_ready(len(waiting) - len(late))
+        waiting = [instance.id for instance in late]
+        if late and time.monotonic() >= deadline:
+            raise Failed(f"{len(late)} instances not {state} after {seconds} s: {late[0]} is {late[0].state}")
+        if late:
+            time.sleep(pause)
+            pause = min(pause * 1.3, 2.0)
+
+
+def _until_ready(
+    settings: Settings,
+    started: Sequence[Instance],
+    seconds_timeout: int,
+    seconds_wait: int,
+    on_ready: Callable[[int], None],
 ) -> list[Instance]:
-    """Wait until each is running and answers over SSH, or is enough by `seconds_wait`. Raises Failed."""
+    """Wait until each is running and answers over SSH, or some do after `seconds_wait`; returns those, as they are now.
+
+    Raises Failed after `seconds_timeout`, and where one of them dies.
+    """
     begun = time.monotonic()
     given_up = threading.Event()
     probes: dict[str, Future[None]] = {}
     latest = {i.id: i for i in started}
-    pause = 0.1
+    pause, told = 0.1, 0
     with ThreadPoolExecutor(min(settings.ec2.max_connections, len(started)), "ssh-ready") as pool:
         try:
             while True:
-                if len(probes) < len(started):
-                    for instance in _describe_started(settings, [i for i in latest if i not in probes]):
-                        latest[instance.id] = instance
-                        _check_alive(instance)
-                        if instance.state == "running" and instance.address:
-                            probes[instance.id] = pool.submit(_until_ssh_answers, instance, settings, given_up)
-                done = [i for i, probe in probes.items() if probe.done() and not probe.exception()]
+                for instance in described(settings, [i for i in latest if i not in probes]):
+                    latest[instance.id] = instance
+                    if instance.state in ("shutting-down", "terminated"):
+                        raise Failed(f"{instance} went {instance.state} while it started")
+                    if instance.state == "running" and instance.address:
+                        probes[instance.id] = pool.submit(_until_ssh_answers, instance, settings, given_up)
+                done = {i for i, probe in probes.items() if probe.done() and not probe.exception()}
+                on_ready(len(done) - told)
+                told = len(done)
                 waited = time.monotonic() - begun
-                if len(done) == len(started):
-                    return [latest[i.id] for i in started]
-                if done and request.seconds_wait and waited >= request.seconds_wait:
-                    return _settle_for(settings, [latest[i] for i in latest if i in done], latest, say)
-                if waited >= request.seconds_timeout:
-                    raise _not_ready(latest, probes, waited)
+                if len(done) == len(started) or (done and seconds_wait and waited >= seconds_wait):
+                    return [latest[i.id] for i in started if i.id in done]
+                if waited >= seconds_timeout:
+                    raise _not_ready(list(latest.values()), done, waited)
                 time.sleep(pause)
                 pause = min(pause * 1.3, 2.0)
         finally:
             given_up.set()
-
-
-def _describe_started(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
-    """EC2 may not know an id yet that it has just given out: a filter leaves such ones out, where ids would fail."""
-    pages = aws.ec2(settings).get_paginator("describe_instances")
-    for start in range(0, len(ids), 200):
-        filters: list[Any] = [{"Name": "instance-id", "Values": ids[start : start + 200]}]
-        for page in pages.paginate(Filters=filters):
-            for reservation in page["Reservations"]:
-                for raw in reservation["Instances"]:
-                    yield from_description(raw, aws.region_of(settings))
-
-
-def _check_alive(instance: Instance) -> None:
-    if instance.state not in ("pending", "running"):
-        raise Failed(f"{instance} went {instance.state} while it started")
 
 
 def _until_ssh_answers(instance: Instance, settings: Settings, given_up: threading.Event) -> None:
@@ -466,22 +539,21 @@ def _until_ssh_answers(instance: Instance, settings: Settings, given_up: threadi
 
 
 def _settle_for(
-    settings: Settings, ready: list[Instance], started: dict[str, Instance], say: Callable[[str], None]
-) -> list[Instance]:
-    rest = [i for i in started if i not in {r.id for r in ready}]
-    aws.ec2(settings).terminate_instances(InstanceIds=rest)
-    say(f"{len(ready)} of {len(started)} instances are ready: going on with them, the other {len(rest)} terminated")
-    return ready
+    settings: Settings, ready: list[Instance], started: Sequence[Instance], say: Callable[[str], None]
+) -> None:
+    """Terminate those that are not ready, if any."""
+    enough = {instance.id for instance in ready}
+    rest = [instance for instance in started if instance.id not in enough]
+    if rest:
+        terminate(settings, rest)
+        say(f"{len(ready)} of {len(started)} instances are ready: going on with them, {len(rest)} terminated")
 
 
-def _not_ready(latest: dict[str, Instance], probes: dict[str, Future[None]], waited: float) -> Failed:
-    missing = [i for i in latest.values() if i.id not in probes or not probes[i.id].done() or probes[i.id].exception()]
-    what = "; ".join(f"{i} is {i.state}{'' if i.state != 'running' else ', no SSH'}" for i in missing[:3])
+def _not_ready(instances: Sequence[Instance], ready: set[str], waited: float) -> Failed:
+    missing = [instance for instance in instances if instance.id not in ready]
+    what = "; ".join(f"{i} is {i.state}{', no SSH' if i.state == 'running' else ''}" for i in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return Failed(
-        f"{len(missing)} of {len(latest)} instances not ready after {waited:.0f} s: {what}{more} "
-        "(--seconds-timeout waits longer, --seconds-wait goes on without them)"
-    )
+    return Failed(f"{len(missing)} of {len(instances)} instances not ready after {waited:.0f} s: {what}{more}")
 
 
 @contextlib.contextmanager
@@ -498,8 +570,8 @@ def _signals_raise() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for which, handler in previous.items():
+            signal.signal(which, handler)
 
 
 @contextlib.contextmanager
@@ -513,8 +585,8 @@ def _signals_wait() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for which, handler in previous.items():
+            signal.signal(which, handler)
 
 
 def _terminated(settings: Settings, token: str, error: BaseException, say: Callable[[str], None]) -> BaseException:

@@ -257,33 +257,34 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
 
 
 def login_command(instance: Instance, settings: Settings) -> list[str]:
-    """The `ssh` command line for a login, checked against the same remembered host keys."""
+    """The command line of the real `ssh` for a login, with the same user, port, keys and remembered host keys."""
     connection = InstanceConnection(instance, settings)
-    return ["ssh", *ssh_options(instance, settings), f"{connection.user}@{instance.address}"]
+    options = [f"-o{name}={value}" for name, value in _openssh_options(instance, settings)]
+    return ["ssh", *options, f"{connection.user}@{instance.address}"]
 
 
-def ssh_options(instance: Instance, settings: Settings) -> list[str]:
-    """Options for OpenSSH's programs that say what `InstanceConnection` would do."""
-    options = ["-p", str(_port(instance, settings))]
+def config_file(instance: Instance, settings: Settings) -> str:
+    """The same options as the text of an ssh_config, the user's own after them: OpenSSH takes the first it meets."""
+    lines = [f"{name} {value}" for name, value in _openssh_options(instance, settings)]
+    return "\n".join([*lines, "Match all", "Include ~/.ssh/config", ""])
+
+
+def _openssh_options(instance: Instance, settings: Settings) -> list[tuple[str, str]]:
     known = HostKeys().path
-    named = {
-        "HostKeyAlias": instance.id,
-        "UserKnownHostsFile": _quoted(known),
-        "StrictHostKeyChecking": "accept-new",
-        "ConnectTimeout": str(settings.ec2.connect_timeout),
-        "LogLevel": "ERROR",
-    }
     known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for key in private_keys(instance, settings):
-        options += ["-i", str(key)]
-    for name, value in (named | {"SetEnv": _environment(settings)}).items():
-        if value:
-            options += ["-o", f"{name}={value}"]
+    options = [
+        ("Port", str(_port(instance, settings))),
+        ("HostKeyAlias", instance.id),
+        ("UserKnownHostsFile", _quoted(known)),
+        ("StrictHostKeyChecking", "accept-new"),
+        ("ConnectTimeout", str(settings.ec2.connect_timeout)),
+        ("LogLevel", "ERROR"),
+    ]
+    options += [("IdentityFile", _quoted(file)) for file in private_keys(instance, settings)]
+    if settings.stub_session:
+        variables = " ".join(f'{name}="{value}"' for name, value in settings.stub_session.items())
+        options.append(("SetEnv", variables))
     return options
-
-
-def _environment(settings: Settings) -> str:
-    return " ".join(f'{name}="{value}"' for name, value in settings.stub_session.items())
 
 
 def _quoted(path: Path) -> str:

@@ -1,0 +1,93 @@
+"""What `--command` and `--stdin` mean: a line for the login shell of each instance, and what it reads.
+
+A short text is the line itself. A file's content travels over stdin in front of what the command is to read, so it
+may be of any length and in any language its first line names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from hardway.errors import UsageError
+
+# Linux takes no single argument of 128 KiB or more.
+_LINE_BYTES = 100_000
+_CHUNK = 1 << 16
+
+# {size}: a number of ours. Without an interpreter line it is a bash script, as for execvp.
+_RUN_SCRIPT = (
+    'f=$(mktemp) && trap \'rm -f "$f"\' EXIT && head -c {size} >"$f" && '
+    'case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac'
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, and the chunks of bytes that each instance's command reads (None: nothing)."""
+
+    line: str
+    stdin: Callable[[], Iterator[bytes]] | None
+
+
+def read(command: str, stdin: str | None = None) -> Command:
+    """Read `--command` (text, a file, or `-` for our stdin) and `--stdin` (a file, or `-`).
+
+    Raises UsageError for no command, a file that cannot be read, and for `-` twice.
+    """
+    if command == "-" and stdin == "-":
+        raise UsageError("--command - and --stdin - cannot both read our stdin")
+    script = sys.stdin.buffer.read() if command == "-" else _script(command)
+    source = _source(stdin) if stdin else None
+    if not command.strip() or not (script is None or script.strip()):
+        raise UsageError("there is no command: --command takes text, a file, or - for stdin")
+    if script is None:
+        return Command(command, source)
+
+    def both() -> Iterator[bytes]:
+        yield script
+        if source:
+            yield from source()
+
+    return Command(_RUN_SCRIPT.format(size=len(script)), both)
+
+
+def _script(command: str) -> bytes | None:
+    """The content of the file that the text names, or of a text too long for a line; None for a line."""
+    try:
+        if "\n" not in command and len(command) < 4096 and Path(command).expanduser().is_file():
+            return Path(command).expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read --command {command}: {error.strerror}") from None
+    encoded = command.encode(errors="surrogateescape")
+    return encoded if len(encoded) > _LINE_BYTES else None
+
+
+def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
+    try:
+        file: IO[bytes] = _all_of_stdin() if stdin == "-" else Path(stdin).expanduser().open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
+    return lambda: _chunks(file)
+
+
+def _all_of_stdin() -> IO[bytes]:
+    """Our stdin, kept in a file: every instance reads all of it, at its own pace."""
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    while chunk := sys.stdin.buffer.read(_CHUNK):
+        spool.write(chunk)
+    spool.flush()
+    return spool
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """The file from its start, without its shared position."""
+    position = 0
+    while chunk := os.pread(file.fileno(), _CHUNK, position):
+        position += len(chunk)
+        yield chunk

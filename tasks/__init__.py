@@ -1,0 +1,20 @@
+"""The tasks a person types, as Invoke namespaces: `ns` is the whole tree, `main` the program `hardway`.
+
+In a checkout `inv` finds this folder as `tasks`; installed, the same files are `hardway.tasks`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from invoke import Collection
+from invoke.program import Program
+
+from . import demo, ec2, local, mapreduce, s3
+
+ns = Collection(ec2, mapreduce, s3, local, demo.demo, demo.test, demo.bench)
+
+
+def main() -> None:
+    """The command `hardway`: these tasks from any directory, without a tasks.py."""
+    Program(name="hardway", binary="hardway", version=version("hardway"), namespace=ns).run()

@@ -1,0 +1,69 @@
+"""The demo; and, for work on this repository, its tests and its benchmarks."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import say, task
+from hardway.errors import Failed, Interrupted
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@task(help={"num": "how many instances"})
+def demo(c: Context, num: int | str = "4") -> None:
+    """The whole job on this machine: a local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away."""
+    count = config.number(num, int, "--num")
+    with tempfile.TemporaryDirectory(prefix="hardway-demo-") as state:
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "INVOKE_", "s3_stubbed"))
+        } | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            "XDG_STATE_HOME": f"{state}/state",
+            "XDG_DATA_HOME": f"{state}/data",
+            "NUM": str(max(1, count)),
+        }
+        _run(["bash", "examples/wordcount/demo.sh"], environment)
+
+
+@task(help={"args": "arguments of pytest, such as '-k selector -x'"})
+def test(c: Context, args: str = "") -> None:
+    """Run the tests of this repository."""
+    _run([sys.executable, "-m", "pytest", *shlex.split(args)])
+
+
+@task(help={"name": "which of bench/*.py; without it, lists them"})
+def bench(c: Context, name: str = "", args: str = "") -> None:
+    """Run one of this repository's benchmarks; each prints ratios against its peers."""
+    known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
+    if name not in known:
+        say(*(f"inv bench --name {each}" for each in known))
+        return
+    _run([sys.executable, f"bench/{name}.py", *shlex.split(args)])
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a program of this repository to its end; at Ctrl-C it has a minute to clean up after itself.
+
+    Raises Failed, or Interrupted.
+    """
+    process = subprocess.Popen(command, cwd=_ROOT, env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait(60)
+        raise Interrupted() from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if code:
+        raise Failed(f"{command[1]} ended with {code}")

@@ -1,0 +1,377 @@
+"""EC2 at the prompt: start instances, find them, run on them, copy to and from them, end them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from invoke import Collection, Context
+
+from hardway import commands, config, instances, launch, rsync, transfer
+from hardway import ssh as connections
+from hardway.cli import Lines, confirm, progress, say, task
+from hardway.errors import Failed, NothingMatched, UsageError
+from hardway.group import InstanceGroup, Printer, report
+from hardway.instances import Instance, Instances
+
+_SELECTOR = "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids"
+_REGION = "AWS region; else the environment's, invoke.yaml's, the profile's"
+_YES = "do not ask"
+_CONNECTIONS = "instances to be connected to at the same time"
+
+
+@contextlib.contextmanager
+def region(c: Context, name: str) -> Iterator[None]:
+    """In this block, tasks called with `c` act in the region `name`, whatever the environment says."""
+    before = c.config.get("hardway_region")
+    c.config["hardway_region"] = name
+    try:
+        yield
+    finally:
+        c.config["hardway_region"] = before
+
+
+@task(
+    autoprint=True,
+    iterable=["tag"],
+    help={
+        "name": "Name tag",
+        "num": "how many instances",
+        "type": "instance type, or several with commas: the first that EC2 has capacity for",
+        "spot": "1.0 for spot instances, at most at the on-demand price; 0 for on demand",
+        "ami": "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own",
+        "key": "name of a key pair at EC2, or a private key's file; else one is made",
+        "sg": "security groups, ids or names with commas; else one that lets SSH in from here",
+        "vpc": "VPC to start in; else the default one",
+        "subnet": "subnet to start in; else one of the VPC's",
+        "zone": "availability zone; else where EC2 has capacity",
+        "role": "name of an IAM instance profile",
+        "gigs": "size of the root volume in GiB; 0 for the image's own",
+        "init": "user data run at first boot: a file, or the text of a bash script",
+        "tag": "key=value; repeat it for more",
+        "command": "run this on each once it is up: text, a file, or - for stdin",
+        "login": "log in to it once it is up",
+        "wait": "wait until each answers over SSH",
+        "seconds-timeout": "seconds until not being ready is a failure",
+        "seconds-wait": "seconds after which those ready are enough and the rest is terminated; 0 for never",
+        "ssh-user": "login user; else the image's own",
+        "ssh-port": "port of the instances' SSH server",
+        "region": _REGION,
+    },
+)
+def new(
+    c: Context,
+    name: str | None = None,
+    num: int | str | None = None,
+    type: str | None = None,
+    spot: float | str | None = None,
+    ami: str | None = None,
+    key: str | None = None,
+    sg: str | None = None,
+    vpc: str | None = None,
+    subnet: str | None = None,
+    zone: str | None = None,
+    role: str | None = None,
+    gigs: int | str | None = None,
+    init: str | None = None,
+    tag: Iterable[str] | None = None,
+    command: str | None = None,
+    login: bool = False,
+    wait: bool = True,
+    seconds_timeout: int | str | None = None,
+    seconds_wait: int | str | None = None,
+    ssh_user: str | None = None,
+    ssh_port: int | str | None = None,
+    region: str | None = None,
+) -> Lines:
+    """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
+    given = {k: v for k, v in locals().items() if k not in ("c", "tag", "command", "login", "wait", "region")}
+    settings = config.settings(c, region)
+    request = launch.read_request(settings, wait, tag, **given)
+    script = commands.read(command) if command else None
+    if login and request.num != 1:
+        raise UsageError(f"--login is for one instance, --num is {request.num}")
+    if (login or script) and not wait:
+        raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
+
+    def prepare(started: list[Instance]) -> None:
+        if script:
+            _run(settings, started, script, printer=Printer(prefix=True, sole=False, to_stderr=True))
+
+    with progress("instances ready", request.num) as on_ready:
+        started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare)
+    if login:
+        _login(settings, started[0])
+    return Lines(instance.id for instance in started)
+
+
+@task(
+    autoprint=True,
+    help={
+        "only": _SELECTOR,
+        "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
+        "json": "all there is to know, as JSON",
+        "first-n": "only the newest N; 0 for all",
+        "last-n": "only the oldest N; 0 for all",
+        "region": _REGION,
+    },
+)
+def ls(
+    c: Context,
+    only: str | Iterable[str] = "",
+    state: str | Iterable[str] = "",
+    json: bool = False,
+    first_n: int | str = "0",
+    last_n: int | str = "0",
+    region: str | None = None,
+) -> Any:
+    """List instances, newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags."""
+    first, last = config.number(first_n, int, "--first-n"), config.number(last_n, int, "--last-n")
+    states = instances.states(state) if state else instances.STATES
+    found = instances.select(config.settings(c, region), only, states=states, acting=False)[::-1]
+    if not found and (only or state):
+        raise NothingMatched("no instance matches")
+    if not found:
+        say("no instances")
+    shown = Instances(found[: first or None][-last:] if last else found[: first or None])
+    return shown.json() if json else shown
+
+
+@task(autoprint=True, help={"selector": _SELECTOR, "region": _REGION})
+def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the ids of running instances."""
+    return Lines(instance.id for instance in instances.select(config.settings(c, region), selector))
+
+
+@task(autoprint=True, help={"selector": _SELECTOR, "private": "the private addresses", "region": _REGION})
+def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
+    """Print the addresses of running instances: the public one, where there is one."""
+    found = instances.select(config.settings(c, region), selector)
+    return Lines(instance.private_ip if private else instance.address for instance in found)
+
+
+@task(
+    help={
+        "selector": _SELECTOR,
+        "command": "what to run: text, a file, or - for stdin; without it, log in",
+        "yes": _YES,
+        "quiet": "bare output lines, without the instance's name",
+        "stdin": "what each command reads: a file, or - for our own stdin",
+        "timeout": "seconds until a command is ended; 0 for never",
+        "max-connections": _CONNECTIONS,
+        "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
+        "region": _REGION,
+    },
+)
+def ssh(
+    c: Context,
+    selector: str | Iterable[str],
+    command: str | None = None,
+    yes: bool = False,
+    quiet: bool = False,
+    stdin: str | None = None,
+    timeout: float | str = "0",
+    max_connections: int | str | None = None,
+    real_s3: bool = False,
+    region: str | None = None,
+) -> Any:
+    """Run a command on instances, or log in to one. Output streams by line; exit code 1 if it fails anywhere."""
+    settings = _settings(c, region, max_connections, real_s3)
+    seconds = config.number(timeout, float, "--timeout")
+    if command is None and stdin is None:
+        return _login(settings, _one(instances.select(settings, selector)))
+    script = commands.read(command or "", stdin)
+    chosen = instances.select(settings, selector)
+    confirm(f"run on {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    return _run(settings, chosen, script, seconds, Printer(prefix=not quiet, sole=len(chosen) == 1))
+
+
+@task(
+    help={
+        "source": "a file or a quoted glob; with a leading ':' on the instances",
+        "destination": "where to; with a leading ':' on the instances, ending with '/' for a directory",
+        "selector": _SELECTOR,
+        "yes": _YES,
+        "max-connections": _CONNECTIONS,
+        "region": _REGION,
+    },
+)
+def scp(
+    c: Context,
+    source: str,
+    destination: str,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    max_connections: int | str | None = None,
+    region: str | None = None,
+) -> None:
+    """Copy files to instances, or from them: from several, each file lands under its instance's id."""
+    settings = _settings(c, region, max_connections)
+    here, there = transfer.sides(source, destination)
+    files = transfer.local_files(here) if isinstance(here, str) else []
+    chosen = instances.select(settings, selector)
+    confirm(f"copy with {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    total = sum(file.stat().st_size for file in files) * len(chosen)
+    with progress("copying", total, "bytes") as on_bytes:
+        group = InstanceGroup(chosen, settings)
+        if isinstance(here, str) and isinstance(there, transfer.Remote):
+            report(transfer.send_files(group, files, there, on_bytes), say)
+        elif isinstance(here, transfer.Remote) and isinstance(there, str):
+            report(transfer.fetch_files(group, here, there, on_bytes), say)
+
+
+@task(
+    help={
+        "source": "a directory here",
+        "destination": "':' and its path on the instances, ending with '/' to put it into that directory",
+        "selector": _SELECTOR,
+        "yes": _YES,
+        "sync": "send only what changed, by rsync",
+        "max-connections": _CONNECTIONS,
+        "region": _REGION,
+    },
+)
+def push(
+    c: Context,
+    source: str,
+    destination: str,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    sync: bool = False,
+    max_connections: int | str | None = None,
+    region: str | None = None,
+) -> None:
+    """Send a tree to instances, as one tar stream to all at the same time."""
+    settings = _settings(c, region, max_connections)
+    here, there = transfer.sides(source, destination)
+    if not isinstance(here, str) or not isinstance(there, transfer.Remote):
+        raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
+    tree = transfer.local_tree(here)
+    chosen = instances.select(settings, selector)
+    confirm(f"send {tree} to {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    group = InstanceGroup(chosen, settings)
+    if sync:
+        return report(rsync.sync(group, tree, there), say)
+    with progress("sending", 0, "bytes") as on_bytes:
+        return report(transfer.push(group, tree, there, on_bytes), say)
+
+
+@task(
+    help={
+        "source": "':' and the path of a directory on the instances",
+        "destination": "where to here; from several instances each lands under its id",
+        "selector": _SELECTOR,
+        "yes": _YES,
+        "max-connections": _CONNECTIONS,
+        "region": _REGION,
+    },
+)
+def pull(
+    c: Context,
+    source: str,
+    destination: str,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    max_connections: int | str | None = None,
+    region: str | None = None,
+) -> None:
+    """Fetch a tree from instances; from several, each lands under its instance's id."""
+    settings = _settings(c, region, max_connections)
+    there, here = transfer.sides(source, destination)
+    if not isinstance(there, transfer.Remote) or not isinstance(here, str):
+        raise UsageError("pull fetches from the instances: SOURCE starts with ':'; ec2.push sends")
+    chosen = instances.select(settings, selector)
+    confirm(f"fetch from {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    with progress("fetching", 0, "bytes") as on_bytes:
+        report(transfer.pull(InstanceGroup(chosen, settings), there, here, on_bytes), say)
+
+
+@task(autoprint=True, help={"selector": _SELECTOR, "yes": _YES, "region": _REGION})
+def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+    """Terminate instances and print their ids. What is terminated already is no error; an unknown id is, at the end."""
+    settings = config.settings(c, region)
+    unknown: list[str] = []
+    found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
+    alive = [instance for instance in found if instance.state in instances.ALIVE]
+    if alive:
+        confirm(f"terminate {_count(alive)}?", str(Instances(alive)).splitlines(), yes)
+        instances.terminate(settings, alive)
+    elif found:
+        say(f"{_count(found)} terminated already")
+    if unknown:
+        raise UsageError(f"there is no instance {', '.join(unknown)}; {len(alive)} others were terminated")
+    return Lines(instance.id for instance in alive)
+
+
+@task(
+    autoprint=True,
+    help={
+        "selector": _SELECTOR,
+        "state": "the state to wait for; running means that SSH answers, too",
+        "seconds-timeout": "seconds until it is a failure",
+        "region": _REGION,
+    },
+)
+def wait(
+    c: Context,
+    selector: str | Iterable[str],
+    state: str = "running",
+    seconds_timeout: int | str | None = None,
+    region: str | None = None,
+) -> Lines:
+    """Wait until instances are in a state, and answer over SSH if it is running; print their ids."""
+    settings = config.settings(c, region)
+    given = settings.ec2.seconds_timeout if seconds_timeout is None else seconds_timeout
+    seconds = config.number(given, int, "--seconds-timeout")
+    instances.states([state])
+    chosen = instances.select(settings, selector, states=instances.STATES)
+    with progress(f"instances {state}", len(chosen)) as on_ready:
+        launch.wait(settings, chosen, state, seconds, on_ready)
+    return Lines(instance.id for instance in chosen)
+
+
+def _settings(
+    c: Context, region: str | None, max_connections: int | str | None, real_s3: bool = True
+) -> config.Settings:
+    settings = config.settings(c, region)
+    if max_connections is not None:
+        cap = config.number(max_connections, int, "--max-connections")
+        settings = replace(settings, ec2=replace(settings.ec2, max_connections=max(1, cap)))
+    return replace(settings, stub_session={}) if real_s3 else settings
+
+
+def _one(chosen: list[Instance]) -> Instance:
+    if len(chosen) > 1:
+        raise UsageError(f"{_count(chosen)} match: add --command, or select the one to log in to")
+    return chosen[0]
+
+
+def _count(chosen: list[Instance]) -> str:
+    return f"{len(chosen)} instance{'' if len(chosen) == 1 else 's'}"
+
+
+def _login(settings: config.Settings, instance: Instance) -> None:
+    """Hand the terminal over to the real `ssh`. Raises HardwayError with its exit code."""
+    code = subprocess.call(connections.login_command(instance, settings))
+    if code:
+        raise Failed(f"ssh ended with {code}")
+
+
+def _run(
+    settings: config.Settings,
+    chosen: list[Instance],
+    script: commands.Command,
+    seconds: float = 0,
+    printer: Printer | None = None,
+) -> list[Any]:
+    group = InstanceGroup(chosen, settings)
+    outcomes = group.execute(script.line, stdin=script.stdin, timeout=seconds, printer=printer)
+    report(outcomes, say)
+    return [outcomes[connection] for connection in group]
+
+
+ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait)
+ns.configure(config.defaults("aws", "ec2"))
