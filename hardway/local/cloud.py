@@ -1,0 +1,471 @@
+"""EC2, S3, IAM, STS and SSM of the local cloud: moto's server, whose instances are hosts one can log in to.
+
+Instances get loopback addresses at birth; every start, stop, reboot and end of one, whoever asks for it by whichever
+call, is carried out on its `Host`, and its state follows what really happened. Owns addresses, images and parameters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import copy
+import gzip
+import hashlib
+import json
+import logging
+import os
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# before moto is imported: its hundreds of images would each cost time and memory in every region
+os.environ.update(MOTO_EC2_LOAD_DEFAULT_AMIS="false", MOTO_ENABLE_KEYPAIR_VALIDATION="true")
+
+import asyncssh
+import moto.ec2.models.amis
+import moto.ec2.models.instances
+import moto.ssm.models
+from moto.core.utils import utcnow
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from hardway.local.daemon import CREDENTIALS, STATUS_PATH
+from hardway.local.host import Address, Host
+from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Toolbox
+
+SERVICES = ("ec2", "s3", "iam", "sts", "ssm")
+PORTS = (2222, 2022, 22222, 42222)
+"""Where hosts listen: the first that is free on every loopback address."""
+FOREIGN_USERS = ("ubuntu", "ec2-user")
+CANONICAL, DEBIAN, AMAZON = "099720109477", "136693071363", "137112412989"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A public image: which name a parameter gives it, who owns it, who logs in."""
+
+    parameter: str
+    name: str
+    owner: str
+    user: str
+    architecture: str
+    root_device: str
+
+    def id_in(self, region: str) -> str:
+        return "ami-" + hashlib.sha256(f"{region} {self.name}".encode()).hexdigest()[:17]
+
+
+def _images() -> list[Image]:
+    images = []
+    for short, arch in (("amd64", "x86_64"), ("arm64", "arm64")):
+        for release, name, disk in (("24.04", "noble", "gp3"), ("22.04", "jammy", "gp2")):
+            images.append(
+                Image(
+                    f"/aws/service/canonical/ubuntu/server/{release}/stable/current/{short}/hvm/ebs-{disk}/ami-id",
+                    f"ubuntu/images/hvm-ssd{'-gp3' if disk == 'gp3' else ''}/ubuntu-{name}-{release}-{short}-server-local",
+                    CANONICAL,
+                    "ubuntu",
+                    arch,
+                    "/dev/sda1",
+                )
+            )
+        images.append(
+            Image(f"/aws/service/debian/release/12/latest/{short}", f"debian-12-{short}-local", DEBIAN, "admin", arch, "/dev/xvda")
+        )
+        images.append(
+            Image(
+                f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
+                f"al2023-ami-local-kernel-default-{arch}",
+                AMAZON,
+                "ec2-user",
+                arch,
+                "/dev/xvda",
+            )
+        )
+    return images
+
+
+IMAGES = _images()
+
+
+class _Addresses:
+    """Loopback addresses that no other instance has, of this or any other local cloud on the machine.
+
+    A UDP socket bound to an address holds it, unlike a TCP one undisturbed by connections that are just over.
+    """
+
+    def __init__(self) -> None:
+        self._next = random.randrange(1, 1 << 16)
+        self._lock = threading.Lock()
+        self._held: dict[str, socket.socket] = {}
+        self.port = next((port for port in PORTS if _free("127.77.0.0", port)), 0)
+
+    def take(self) -> Address:
+        with self._lock:
+            for _ in range(1 << 16):
+                self._next = self._next % 65533 + 1
+                ip = f"127.77.{self._next >> 8}.{self._next & 255}"
+                if self._next & 255 in (0, 255) or ip in self._held:
+                    continue
+                holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                try:
+                    holder.bind((ip, self.port))
+                except OSError:
+                    holder.close()
+                    continue
+                if not _free(ip, self.port):
+                    holder.close()
+                    continue
+                self._held[ip] = holder
+                return Address(ip, self.port)
+        raise OSError("no loopback address is free")
+
+    def free(self, address: Address) -> None:
+        with self._lock:
+            if holder := self._held.pop(address.ip, None):
+                holder.close()
+
+
+def _free(ip: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+class Instance(moto.ec2.models.instances.Instance):
+    """moto's instance, whose every change of state is carried out on a host."""
+
+    cloud: Cloud
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.address = self.cloud.addresses.take()
+        self._public = bool(self.nics[0].public_ip)
+        self._use_address()
+        self._set_state("pending")
+        self.cloud.launch(self)
+
+    def start(self) -> Any:
+        previous = super().start()
+        self._use_address()
+        if previous.name == "stopped":
+            self._set_state("pending")
+            self.cloud.boot(self)
+        else:
+            self._state = previous
+        return copy.copy(previous)
+
+    def stop(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state not in ("pending", "running"):
+            return copy.copy(self._state)
+        previous = super().stop(*args, **kwargs)
+        self._set_state("stopping")
+        self.cloud.halt(self)
+        self.nics[0].public_ip = None
+        return previous
+
+    def terminate(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state in ("shutting-down", "terminated"):
+            return copy.copy(self._state)
+        previous = super().terminate(*args, **kwargs)
+        self._set_state("shutting-down")
+        self.cloud.end(self)
+        return previous
+
+    def reboot(self, *args: Any, **kwargs: Any) -> None:
+        if self.state == "running":
+            self.cloud.reboot(self)
+
+    def power(self, word: str) -> None:
+        """Do as EC2 does when the instance itself powers off or reboots."""
+        if word == "reboot":
+            self.reboot()
+        elif self.instance_initiated_shutdown_behavior == "terminate":
+            self.terminate()
+        else:
+            self.stop()
+        if word == "poweroff":
+            self.state_reason.code = "Client.InstanceInitiatedShutdown"
+            self.state_reason.message = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
+
+    def settle(self, state: str) -> None:
+        """Note what has really happened."""
+        self._set_state(state)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        images = self.ec2_backend.amis
+        image = images.get(self.image_id)
+        while image is not None and getattr(image, "instance", None) is not None:  # an image made of an instance
+            image = images.get(image.instance.image_id)
+        return next((((known.user,)) for known in IMAGES if image and known.name == image.name), FOREIGN_USERS)
+
+    @property
+    def key(self) -> asyncssh.SSHKey | None:
+        pair = self.ec2_backend.key_pairs.get(self.key_name)
+        if pair is None:
+            return None
+        return asyncssh.import_public_key(pair.material_public)
+
+    # a terminated instance has no address any more
+
+    @property
+    def private_ip(self) -> str | None:
+        return None if self.state == "terminated" else super().private_ip
+
+    @property
+    def private_ip_address(self) -> str | None:
+        return self.private_ip
+
+    @property
+    def private_dns_name(self) -> str:
+        return super().private_dns_name if self.private_ip else ""
+
+    @property
+    def network_interfaces(self) -> Any:
+        return [] if self.state == "terminated" else super().network_interfaces
+
+    def _use_address(self) -> None:
+        nic = self.nics[0]
+        nic.private_ip_address = self.address.ip
+        nic.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": self.address.ip}]
+        nic.private_dns_name = nic.private_ip_addresses[0]["PrivateDnsName"] = self.private_dns_name
+        nic.public_ip = self.address.ip if self._public else None
+
+    def _set_state(self, name: str) -> None:
+        codes = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+        self._state = moto.ec2.models.instances.InstanceState(name, codes[name])
+
+
+def _load_images(backend: Any) -> None:
+    """In place of moto's images in a region: ours."""
+    for image in IMAGES:
+        ami_id = image.id_in(backend.region_name)
+        backend.amis[ami_id] = moto.ec2.models.amis.Ami(
+            backend,
+            ami_id,
+            name=image.name,
+            description=f"{image.name}: stands in for the real one",
+            owner_id=image.owner,
+            public=True,
+            virtualization_type="hvm",
+            architecture=image.architecture,
+            hypervisor="xen",
+            root_device_type="ebs",
+            root_device_name=image.root_device,
+            region_name=backend.region_name,
+            image_location=f"{image.owner}/{image.name}",
+        )
+
+
+class _Parameters(moto.ssm.models.ParameterDict):
+    """A region's parameters: the public ones name our images, not moto's."""
+
+    def __init__(self, account_id: str, region_name: str) -> None:
+        super().__init__(account_id, region_name)
+        for image in IMAGES:
+            self[image.parameter].append(
+                moto.ssm.models.Parameter(
+                    account_id=account_id,
+                    name=image.parameter,
+                    value=image.id_in(region_name),
+                    parameter_type="String",
+                    description=None,
+                    allowed_pattern=None,
+                    keyid=None,
+                    last_modified_date=utcnow(),
+                    version=1,
+                    data_type="aws:ec2:image",
+                )
+            )
+
+    def _load_latest_amis(self) -> None:
+        pass
+
+
+class _Handler(MotoRequestHandler):
+    """Requests leave no line in the log."""
+
+    def log_request(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Cloud:
+    """The servers and the hosts of one local cloud. `boot_delay` in seconds is how long instances stay pending.
+
+    `start` and `stop` belong to the event loop; moto's threads only hand work over to it.
+    """
+
+    def __init__(
+        self, directory: Path, spawner: Spawner, toolbox: Toolbox, isolation: Isolation, boot_delay: float
+    ) -> None:
+        self.addresses = _Addresses()
+        self.endpoint = ""
+        self.hosts: dict[str, Host] = {}
+        self._directory = directory
+        self._spawner = spawner
+        self._toolbox = toolbox
+        self._isolation = isolation
+        self._boot_delay = boot_delay
+        self._loop = asyncio.get_running_loop()
+        self._instances: dict[str, Instance] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._server: BaseWSGIServer
+        self._thread: threading.Thread
+
+    def start(self) -> None:
+        """Listen. One cloud a process: moto's backends are global."""
+        Instance.cloud = self
+        moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
+        moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign]
+        moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
+        app = DomainDispatcherApplication(create_backend_app)
+        for service in SERVICES:
+            app.app_instances[service] = create_backend_app(service)
+        self._server = make_server("127.0.0.1", 0, self._answer(app), threaded=True, request_handler=_Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="moto")
+        self._thread.start()
+
+    def _answer(self, app: Any) -> Any:
+        """Wrap moto's application with what this daemon itself is asked."""
+
+        def answer(environ: dict[str, Any], start_response: Any) -> Any:
+            if environ.get("PATH_INFO") != STATUS_PATH:
+                return app(environ, start_response)
+            states = Counter(instance.state for instance in self._instances.values())
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(states).encode()]
+
+        return answer
+
+    async def stop(self) -> None:
+        """End every instance, then the servers."""
+        await self._loop.run_in_executor(None, self._server.shutdown)
+        self._thread.join()
+        self._server.server_close()
+        for task in list(self._work):
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        await asyncio.gather(*(host.halt() for host in self.hosts.values()), return_exceptions=True)
+
+    # called by moto's threads
+
+    def launch(self, instance: Instance) -> None:
+        self._instances[instance.id] = instance
+        self._hand_over(instance, self._launch)
+
+    def boot(self, instance: Instance) -> None:
+        self._hand_over(instance, self._boot)
+
+    def halt(self, instance: Instance) -> None:
+        self._hand_over(instance, self._halt)
+
+    def end(self, instance: Instance) -> None:
+        self._hand_over(instance, self._end)
+
+    def reboot(self, instance: Instance) -> None:
+        self._hand_over(instance, self._reboot)
+
+    def _hand_over(self, instance: Instance, step: Any) -> None:
+        self._loop.call_soon_threadsafe(self._begin, instance, step)
+
+    # in the event loop; steps of one instance happen one after the other, in the order they were asked for
+
+    def _begin(self, instance: Instance, step: Any) -> None:
+        task = self._loop.create_task(self._in_turn(instance, step(instance)))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def _in_turn(self, instance: Instance, step: Coroutine[Any, Any, None]) -> None:
+        async with self._turns.setdefault(instance.id, asyncio.Lock()):
+            try:
+                await step
+            except Exception:
+                log.exception("%s", instance.id)
+
+    async def _launch(self, instance: Instance) -> None:
+        sandbox = Sandbox(
+            self._isolation.level,
+            self._spawner,
+            self._toolbox,
+            self._directory / "instances" / instance.id,
+            "ip-" + instance.address.ip.replace(".", "-"),
+            instance.users,
+            {
+                "AWS_ENDPOINT_URL": self.endpoint,
+                **CREDENTIALS,
+                "AWS_DEFAULT_REGION": instance.region_name,
+                "AWS_REGION": instance.region_name,
+            },
+        )
+        sandbox.create()
+        with open(self._toolbox.hosts, "a") as hosts:
+            hosts.write(f"{instance.address.ip} {sandbox.hostname} {instance.private_dns_name}\n")
+        self.hosts[instance.id] = Host(
+            instance.id,
+            instance.address,
+            sandbox,
+            instance.key,
+            lambda word: instance.power(word),
+        )
+        await self._boot(instance)
+        script = _user_data(instance.user_data)
+        if script and instance.state == "running":
+            self.hosts[instance.id].background(self.hosts[instance.id].run_user_data(script))
+
+    async def _boot(self, instance: Instance) -> None:
+        if self._boot_delay:
+            await asyncio.sleep(self._boot_delay)
+        if instance.state != "pending":
+            return
+        try:
+            await self.hosts[instance.id].boot()
+        except (SandboxError, OSError) as error:
+            log.error("%s does not boot: %s", instance.id, error)
+            await self.hosts[instance.id].halt()
+            instance.settle("stopped")
+            return
+        if instance.state == "pending":
+            instance.settle("running")
+
+    async def _halt(self, instance: Instance) -> None:
+        await self.hosts[instance.id].halt()
+        if instance.state == "stopping":
+            instance.settle("stopped")
+
+    async def _end(self, instance: Instance) -> None:
+        if host := self.hosts.pop(instance.id, None):
+            await host.halt()
+            host.sandbox.remove()
+        self.addresses.free(instance.address)
+        instance.settle("terminated")
+        self._turns.pop(instance.id, None)
+
+    async def _reboot(self, instance: Instance) -> None:
+        await self.hosts[instance.id].halt()
+        if instance.state == "running":
+            await self.hosts[instance.id].boot()
+
+
+def _user_data(given: Any) -> bytes:
+    if not given:
+        return b""
+    data: bytes = given.as_bytes() if hasattr(given, "as_bytes") else os.fsencode(given)
+    with contextlib.suppress(ValueError):
+        data = base64.b64decode(data, validate=True)
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data

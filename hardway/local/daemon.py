@@ -1,0 +1,286 @@
+"""The life of the local cloud's daemon: start or find it, ask it, end it; and the daemon itself, `python -m`.
+
+One daemon a state directory. A locked file, not a process id, says that it lives, so a killed one leaves no doubt; what a
+killed one left behind is cleared at the next start. What the daemon serves is `cloud`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import platformdirs
+
+from hardway.config import Local
+from hardway.errors import HardwayError, NothingMatched
+from hardway.local import spawner
+
+REGION = "us-east-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""What a client of the local cloud needs besides an endpoint and a region; anybody on this machine may use it."""
+STATUS_PATH = "/moto-api/hardway/status"
+"""Answers with how many instances there are, by state. moto keeps this prefix from being taken for a bucket."""
+START_SECONDS = 60
+STOP_SECONDS = 20
+LOCK_SECONDS = START_SECONDS + STOP_SECONDS
+
+
+@dataclass(frozen=True)
+class Running:
+    """A daemon: what it said of itself when it was up. `settings` are those it was started with."""
+
+    pid: int
+    endpoint: str
+    ssh_port: int
+    isolation: str
+    level: str
+    settings: Local
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What points a shell, and what it starts, at this local cloud."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            **CREDENTIALS,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
+        }
+
+    def instances(self) -> dict[str, int]:
+        """How many instances there are, by state."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.endpoint + STATUS_PATH, timeout=10) as answer:
+            return {state: int(count) for state, count in json.load(answer).items()}
+
+
+def state_directory() -> Path:
+    """Where everything of this user's local cloud is, the log included."""
+    return platformdirs.user_state_path("hardway") / "local"
+
+
+def up(settings: Local) -> tuple[Running, bool]:
+    """Start the daemon, or find the running one; says which by True for a new one.
+
+    Safe to call at the same time. Raises HardwayError with the daemon's own reason when it doesn't come up.
+    """
+    directory = state_directory()
+    with _locked(directory):
+        if running := _find(directory):
+            return running, False
+        _clear(directory)
+        return _start(directory, settings), True
+
+
+def find() -> Running:
+    """The running daemon. Raises NothingMatched when there is none."""
+    running = _find(state_directory())
+    if running is None:
+        raise NothingMatched('the local cloud is not running; eval "$(inv local.up)" starts it')
+    return running
+
+
+def down() -> bool:
+    """End the daemon and everything in it, and delete its state; False when there was none."""
+    directory = state_directory()
+    if not directory.exists():
+        return False
+    with _locked(directory):
+        running = _find(directory)
+        if running:
+            _end(directory, running.pid)
+        _clear(directory)
+        shutil.rmtree(directory)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()  # ours, unless jobs are in it
+    return running is not None
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other starts and ends out. The file may be deleted by who holds it, so it is looked at again."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.chmod(0o700)
+        with contextlib.suppress(FileNotFoundError), open(directory / "lock", "a") as lock:
+            while not _try_lock(lock.fileno()):
+                if time.monotonic() > deadline:
+                    raise HardwayError(f"another local.up or local.down has been at work for {LOCK_SECONDS} s")
+                time.sleep(0.02)
+            if os.fstat(lock.fileno()).st_ino == os.stat(directory / "lock").st_ino:
+                yield
+                return
+
+
+def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _held(path: Path) -> bool:
+    """Whether some process has this file locked."""
+    try:
+        with open(path) as file:
+            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _find(directory: Path) -> Running | None:
+    if not _held(directory / "alive"):
+        return None
+    try:
+        said = json.loads((directory / "daemon.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None  # still starting, and not by one who holds the lock
+    return Running(**{**said, "settings": Local(**said["settings"])})
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a dead daemon left: processes, then files."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while _held(directory / "spawner") or _held(directory / "alive"):
+        if time.monotonic() > deadline:
+            raise HardwayError(f"a process of a former local cloud does not end: see fuser {directory / 'spawner'}")
+        time.sleep(0.02)
+    spawner.kill_marked(str(directory))
+    for entry in directory.iterdir():
+        if entry.name == "lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            for top, names, _ in os.walk(entry):
+                for name in names:
+                    if not os.path.islink(os.path.join(top, name)):
+                        os.chmod(os.path.join(top, name), 0o700)
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()
+
+
+def _start(directory: Path, settings: Local) -> Running:
+    ours, theirs = os.pipe()
+    package = str(Path(__file__).parents[2])
+    environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
+    with open(directory / "log", "ab") as log, open(ours) as ready:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(directory), str(theirs), json.dumps(asdict(settings))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                pass_fds=[theirs],
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        child.wait(START_SECONDS)  # it goes on in a child of its own
+        said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
+    if not said:
+        tail = (directory / "log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise HardwayError(f"the local cloud did not start: {''.join(tail) or 'no word from it'} ({directory / 'log'})")
+    answer = json.loads(said)
+    if "error" in answer:
+        raise HardwayError(answer["error"])
+    return Running(**{**answer, "settings": settings})
+
+
+def _end(directory: Path, pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while _held(directory / "alive"):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.01)
+
+
+# the daemon
+
+
+def main() -> None:
+    """Serve until SIGTERM. Arguments: state directory, descriptor to say on that it is up, settings as JSON."""
+    directory, ready, settings = Path(sys.argv[1]), int(sys.argv[2]), Local(**json.loads(sys.argv[3]))
+    os.set_inheritable(ready, False)
+    if os.fork():
+        os._exit(0)
+    os.umask(0o022)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
+    with open(directory / "alive", "w") as alive, open(ready, "w") as report:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        try:
+            asyncio.run(_serve(directory, settings, report))
+        except HardwayError as error:
+            print(json.dumps({"error": str(error)}), file=report)
+
+
+async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
+    from hardway.local.sandbox import Spawner, Toolbox, choose
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    (directory / "instances").mkdir()
+    processes = Spawner(directory)
+    try:
+        toolbox = Toolbox.create(directory)
+        isolation = await choose(settings.isolation, processes, toolbox, directory / "probe")
+        from hardway.local.cloud import Cloud
+
+        cloud = Cloud(directory, processes, toolbox, isolation, settings.boot_delay)
+        cloud.start()
+        try:
+            said = {
+                "pid": os.getpid(),
+                "endpoint": cloud.endpoint,
+                "ssh_port": cloud.addresses.port,
+                "isolation": str(isolation),
+                "level": isolation.level,
+                "settings": asdict(settings),
+            }
+            (directory / "daemon.json").write_text(json.dumps(said))
+            gc.freeze()  # what moto loaded stays: not worth looking through again
+            print(json.dumps(said), file=report, flush=True)
+            report.close()
+            spawner_ended = os.pidfd_open(processes.pid)
+            loop.add_reader(spawner_ended, stop.set)
+            await stop.wait()
+            loop.remove_reader(spawner_ended)
+            os.close(spawner_ended)
+        finally:
+            await cloud.stop()
+    finally:
+        processes.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,517 @@
+"""The SSH server of one instance: who may log in, and what a session, a copy or a forwarding does.
+
+Real SSH by asyncssh on the instance's own address; what is run is run by the instance's `sandbox`. Behaves as OpenSSH's
+sshd does where clients can tell: half-closed streams, exit status while children hold the output, signals, hang-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import signal
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+from asyncssh.packet import SSHPacket, UInt32
+from asyncssh.stream import SSHServerStreamSession
+
+from hardway.local.files import Files
+from hardway.local.sandbox import Process, Sandbox, SandboxError
+
+CHUNK = 1 << 16
+SFTP_VERSION = 3
+ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
+SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
+"""What a client of scp runs on the other side."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an instance listens."""
+
+    ip: str
+    port: int
+
+
+class _Channel(asyncssh.SSHServerChannel):
+    """A session's channel that takes only some environment variables, and commands that aren't UTF-8."""
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:
+        name, value = packet.get_string(), packet.get_string()
+        packet.check_end()
+        text = os.fsdecode(name)
+        if not ACCEPTED_VARIABLES.fullmatch(text):
+            return False
+        self.requested_environment()[text] = os.fsdecode(value)
+        return True
+
+    def _process_exec_request(self, packet: SSHPacket) -> bool:
+        command = os.fsdecode(packet.get_string())
+        packet.check_end()
+        return self._start_session(command=command)
+
+    def requested_environment(self) -> dict[str, str]:
+        if not hasattr(self, "_requested_environment"):
+            self._requested_environment: dict[str, str] = {}
+        return self._requested_environment
+
+    def send_exit_status(self, status: int) -> None:
+        """Tell the exit status before the output is at its end, as sshd does when children still hold it."""
+        self._send_request(b"exit-status", UInt32(status & 0xFF))
+
+
+class _Session(SSHServerStreamSession):
+    """One command, login shell, SFTP or scp server. The last two are asyncssh's, on our `Files`."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(
+            None, lambda channel: Files(channel, host.sandbox, host.user_of(channel)), sftp_version=SFTP_VERSION
+        )
+        self._host = host
+        self._channel: _Channel
+        self._terminal: tuple[str, list[int], list[tuple[int, int]]] | None = None
+        self._process: Process | None = None
+        self._runs_process = False
+        self._input = -1
+        self._outputs: dict[int, int | None] = {}
+        self._backlog: deque[memoryview] = deque()
+        self._input_ended = False
+        self._paused = False
+        self._exit: int | None = None
+        self._told_exit = False
+
+    def connection_made(self, chan: Any) -> None:
+        super().connection_made(chan)
+        self._channel = chan
+        chan.set_write_buffer_limits(high=4 * CHUNK)
+
+    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Any) -> bool:
+        width, height, pixel_width, pixel_height = term_size
+        self._terminal = (term_type, [height, width, pixel_width, pixel_height], list(term_modes.items()))
+        return True
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        if self._terminal and self._input >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, pixwidth, pixheight))
+
+    def shell_requested(self) -> bool:
+        self._runs_process = True
+        return True
+
+    def exec_requested(self, command: str) -> bool:
+        self._allow_scp = SCP_SERVER.match(command) is not None
+        self._runs_process = not self._allow_scp
+        return True
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == "sftp"
+
+    def session_started(self) -> None:
+        if self._runs_process:
+            self._host.background(self._run())
+        else:
+            super().session_started()
+
+    def break_received(self, msec: int) -> bool:
+        return False
+
+    def signal_received(self, signal: str) -> None:
+        if self._process and (number := _signal_number(signal)):
+            self._process.signal(number)
+
+    def exception_received(self, exc: Exception) -> None:
+        if not self._runs_process:
+            super().exception_received(exc)
+
+    # output: what the process writes goes to the channel as fast as its window allows
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._paused = True
+        for descriptor in self._outputs:
+            self._host.loop.remove_reader(descriptor)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._paused = False
+        for descriptor in self._outputs:
+            self._host.loop.add_reader(descriptor, self._forward_output, descriptor)
+
+    def _forward_output(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: the last process with the terminal open is gone
+            data = b""
+        if data:
+            self._channel.write(data, self._outputs[descriptor])
+        else:
+            self._close_output(descriptor)
+            self._maybe_finish()
+
+    def _close_output(self, descriptor: int) -> None:
+        self._host.loop.remove_reader(descriptor)
+        del self._outputs[descriptor]
+        if descriptor == self._input:
+            self._host.loop.remove_writer(descriptor)
+            self._input = -1
+        os.close(descriptor)
+
+    # input: what the client sends goes to the process; what it can't take yet waits, and then the client does
+
+    def data_received(self, data: Any, datatype: Any) -> None:
+        if not self._runs_process:
+            super().data_received(data, datatype)
+            return
+        self._backlog.append(memoryview(data))
+        self._forward_input()
+
+    def eof_received(self) -> bool:
+        if not self._runs_process:
+            return super().eof_received()
+        self._input_ended = True
+        if not self._backlog:
+            self._close_input()
+        return True
+
+    def _forward_input(self) -> None:
+        if self._input < 0:
+            if self._process is not None and self._process.started.done():
+                self._backlog.clear()  # nobody reads it any more
+            return
+        while self._backlog:
+            try:
+                written = os.write(self._input, self._backlog[0])
+            except BlockingIOError:
+                self._host.loop.add_writer(self._input, self._forward_input)
+                self._channel.pause_reading()
+                return
+            except OSError:
+                self._backlog.clear()
+                self._close_input()
+                break
+            if written == len(self._backlog[0]):
+                self._backlog.popleft()
+            else:
+                self._backlog[0] = self._backlog[0][written:]
+        if self._input >= 0:
+            self._host.loop.remove_writer(self._input)
+            if self._input_ended:
+                self._close_input()
+        self._channel.resume_reading()
+
+    def _close_input(self) -> None:
+        # a terminal stays open: its client has only stopped typing
+        if self._input >= 0 and not self._terminal:
+            self._host.loop.remove_writer(self._input)
+            os.close(self._input)
+            self._input = -1
+
+    # the process
+
+    async def _run(self) -> None:
+        channel = self._channel
+        theirs: list[int] = []
+        try:
+            if not self._terminal:
+                stdin, self._input = os.pipe()
+                stdout, stdout_write = os.pipe()
+                stderr, stderr_write = os.pipe()
+                theirs = [stdin, stdout_write, stderr_write]
+                self._outputs = {stdout: None, stderr: asyncssh.EXTENDED_DATA_STDERR}
+                for descriptor in (self._input, stdout, stderr):
+                    os.set_blocking(descriptor, False)
+            user = self._host.user_of(channel)
+            command = channel.get_command()
+            environment, binds = self._environment(channel)
+            self._process = self._host.sandbox.spawn(
+                ["/bin/bash", "-c", command] if command is not None else ["/bin/bash"],
+                theirs,
+                user=user,
+                name="bash" if command is not None else "-bash",
+                environment=environment,
+                terminal={"size": self._terminal[1], "modes": self._terminal[2]} if self._terminal else None,
+                binds=binds,
+            )
+        except OSError as error:
+            self._refuse(str(error))
+            return
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._process.exited.add_done_callback(self._exited)
+        try:
+            if self._terminal:
+                self._input = await self._process.terminal
+                self._outputs = {self._input: None}
+            else:
+                await self._process.started
+        except SandboxError as error:
+            self._refuse(str(error))
+            return
+        if self._closed:
+            self._hang_up()
+            return
+        if not self._paused:
+            self.resume_writing()
+        self._forward_input()
+        if self._input_ended and not self._backlog:
+            self._close_input()
+
+    @property
+    def _closed(self) -> bool:
+        return self._connection_lost
+
+    def _environment(self, channel: _Channel) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        """What this session's process finds beyond its instance's environment, and the host directory it needs."""
+        requested = dict(channel.requested_environment())
+        binds = []
+        session, top = requested.get("s3_stubbed_session"), requested.get("s3_stubbed_tmp", "/tmp")
+        if session is not None:
+            if re.fullmatch(r"[\w-]+", session) and os.path.isabs(top) and os.path.isdir(top):
+                directory = os.path.join(os.path.normpath(top), f"s3_stubbed_session_{session}")
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                requested["s3_stubbed_tmp"] = os.path.normpath(top)
+                binds.append((directory, directory))
+            else:
+                requested.pop("s3_stubbed_tmp", None)
+                del requested["s3_stubbed_session"]
+        peer, ours = channel.get_extra_info("peername"), channel.get_extra_info("sockname")
+        requested["SSH_CLIENT"] = f"{peer[0]} {peer[1]} {ours[1]}"
+        requested["SSH_CONNECTION"] = f"{peer[0]} {peer[1]} {ours[0]} {ours[1]}"
+        if self._terminal:
+            requested["TERM"] = self._terminal[0]
+        return requested, binds
+
+    def _exited(self, future: asyncio.Future[int]) -> None:
+        if future.cancelled() or future.exception():
+            return
+        self._exit = future.result()
+        if self._closed:
+            return
+        self._maybe_finish()
+        # give what is in the pipes a turn before telling that it is over
+        self._host.loop.call_soon(self._tell_exit)
+
+    def _tell_exit(self) -> None:
+        if self._exit is not None and self._exit >= 0 and self._outputs and not self._closed and not self._told_exit:
+            self._told_exit = True
+            self._channel.send_exit_status(self._exit)
+
+    def _maybe_finish(self) -> None:
+        if self._exit is None or self._outputs or self._closed:
+            return
+        if self._exit < 0:
+            self._channel.exit_with_signal(_signal_name(-self._exit))
+        elif self._told_exit:
+            self._channel.close()
+        else:
+            self._channel.exit(self._exit)
+
+    def _refuse(self, why: str) -> None:
+        log.error("%s: could not start a process: %s", self._host.name, why)
+        if not self._closed:
+            self._channel.write(f"hardway: {why}\n".encode(), asyncssh.EXTENDED_DATA_STDERR)
+            self._channel.exit(255)
+        self._hang_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._runs_process:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close our ends: the process sees an end of file, SIGPIPE, or SIGHUP from its terminal; it isn't killed."""
+        self._backlog.clear()
+        for descriptor in list(self._outputs):
+            self._close_output(descriptor)
+        if self._input >= 0:
+            self._host.loop.remove_writer(self._input)
+            os.close(self._input)
+            self._input = -1
+
+
+class _Server(asyncssh.SSHServer):
+    """One connection: only the instance's key pair opens it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._connection: asyncssh.SSHServerConnection
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._host.connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._host.connections.discard(self._connection)
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return username in self._host.sandbox.users and key == self._host.authorized
+
+    def session_requested(self) -> Any:
+        channel = self._connection.create_server_channel(encoding=None)
+        channel.__class__ = _Channel  # asyncssh has no way to be told which class to make
+        return channel, _Session(self._host)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        return True
+
+    def server_requested(self, listen_host: str, listen_port: int) -> Any:
+        if listen_host in ("localhost", "127.0.0.1"):
+            return True
+        # as GatewayPorts=no: whatever was asked for, nothing listens beyond loopback
+        return self._connection.forward_local_port("127.0.0.1", listen_port, listen_host, listen_port)
+
+
+class Host:
+    """An instance as one meets it over the network: its address, its host key, its sandbox.
+
+    `power` is called with "poweroff" or "reboot" when a process of the instance asks for that.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        sandbox: Sandbox,
+        authorized: asyncssh.SSHKey | None,
+        power: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.sandbox = sandbox
+        self.authorized = authorized
+        self.connections: set[asyncssh.SSHServerConnection] = set()
+        self.loop = asyncio.get_running_loop()
+        self._key = asyncssh.generate_private_key("ssh-ed25519")
+        self._power = power
+        self._power_pipe = -1
+        self._acceptor: asyncssh.SSHAcceptor | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def boot(self) -> None:
+        """Make the sandbox ready, then listen. Raises SandboxError, OSError."""
+        await self.sandbox.boot()
+        self._power_pipe = os.open(self.sandbox.power, os.O_RDWR | os.O_NONBLOCK)
+        self.loop.add_reader(self._power_pipe, self._power_asked)
+        self._acceptor = await asyncssh.listen(
+            sock=_listen(self.address),
+            options=self._options(),
+        )
+
+    async def halt(self) -> None:
+        """Stop listening, cut every connection, end every process."""
+        if self._acceptor:
+            self._acceptor.close()
+            self._acceptor = None
+        for connection in list(self.connections):
+            connection.abort()
+        if self._power_pipe >= 0:
+            self.loop.remove_reader(self._power_pipe)
+            os.close(self._power_pipe)
+            self._power_pipe = -1
+        for task in list(self._tasks):
+            task.cancel()
+        await self.sandbox.halt()
+
+    async def run_user_data(self, script: bytes) -> None:
+        """Run a user-data script as root of the instance, its output in the cloud-init log."""
+        with open(self.sandbox.log, "ab") as output, open(os.devnull, "rb") as null:
+            if not script.startswith(b"#!"):
+                output.write(b"hardway: only user data that starts with #! is run by a local instance\n")
+                return
+            path = self.sandbox.host_path("/run/hardway/user-data")
+            path.write_bytes(script)
+            path.chmod(0o700)
+            inside = "/run/hardway/user-data" if self.sandbox.isolated else str(path)
+            process = self.sandbox.spawn(
+                [inside],
+                [null.fileno(), output.fileno(), output.fileno()],
+                user="root",
+                environment={"HOME": self.sandbox.home("root")},
+            )
+        with contextlib.suppress(SandboxError):
+            status = await process.exited
+            if status:
+                with open(self.sandbox.log, "a") as output:
+                    output.write(f"hardway: user data ended with {status}\n")
+
+    def background(self, work: Any) -> None:
+        """Run a coroutine that this host owns: `halt` ends it."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def user_of(self, channel: Any) -> str:
+        return cast(str, channel.get_extra_info("username"))
+
+    def _power_asked(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for word in os.read(self._power_pipe, 4096).decode(errors="replace").split():
+                if word in ("poweroff", "reboot"):
+                    self._power(word)
+
+    def _options(self) -> asyncssh.SSHServerConnectionOptions:
+        return asyncssh.SSHServerConnectionOptions(
+            server_factory=lambda: _Server(self),
+            server_host_keys=[self._key],
+            gss_host=None,
+            password_auth=False,
+            kbdint_auth=False,
+            host_based_auth=False,
+            allow_pty=True,
+            line_editor=False,
+            x11_forwarding=False,
+            agent_forwarding=False,
+            rdns_lookup=False,
+            encoding=None,
+            login_timeout=120,
+            server_version="hardway",
+        )
+
+
+def _listen(address: Address) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.ip, address.port))
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _signal_number(name: str) -> int | None:
+    number = getattr(signal, f"SIG{name}", None)
+    return int(number) if number is not None else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return f"{number}@openssh.com"

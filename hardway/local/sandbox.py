@@ -1,0 +1,497 @@
+"""The processes and directories of one instance, kept apart from the host's and from other instances'.
+
+Three levels, the best that really works is chosen: bubblewrap; namespaces made with util-linux's `unshare`; none but an
+own HOME and TMPDIR. In the first two a holder process keeps the instance's namespaces and everything in them ends with
+it; in the third every process carries a mark by which it is found. Knows nothing of SSH or EC2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hardway.errors import HardwayError
+from hardway.local import shims, spawner
+from hardway.local.spawner import MARK, Request, Terminal
+
+LEVELS = ("bwrap", "unshare", "none")
+UID = 1000
+"""Who logs in to an instance is this user there; on the host, whoever runs the daemon."""
+BOOT_SECONDS = 30
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TOOLS = "/run/hardway/bin"
+"""Where an isolated instance sees `shims`."""
+COVERED = {"/home": "home", "/root": "root", "/tmp": "tmp", "/var/tmp": "vartmp", "/var/log": "log", "/run": "run"}
+"""Directories an instance has of its own, by their names in its directory on the host. All else is the host's, read only."""
+VOLATILE = ("tmp", "run")
+"""What a stop or a reboot empties."""
+
+# pid 1 of the namespaces: reaps what is orphaned there, ends when its stdin does, which is when the daemon ends
+HOLD = "exec 3<&0; { echo ready; read x <&3; } & wait $!"
+
+# Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
+UNSHARE = """
+set -eu
+hostname "$1"
+new=$2 hold=$3; shift 3
+mount --make-rprivate /
+mount --rbind / "$new"
+while read -r _ _ _ _ point _; do
+  case $point in
+    "$new"/proc*|"$new"/sys*|"$new"/dev*) ;;
+    "$new"|"$new"/*) mount -o remount,bind,ro "$(printf '%b' "$point")" 2>/dev/null || : ;;
+  esac
+done </proc/self/mountinfo
+mount -t proc proc "$new/proc"
+mount -t tmpfs tmpfs "$new/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$new/dev/pts"
+while [ $# -ge 3 ]; do
+  if [ -d "$2" ]; then mkdir -p "$new$3"; elif [ ! -e "$new$3" ]; then mkdir -p "$new${3%/*}"; : >"$new$3"; fi
+  mount --bind "$2" "$new$3"
+  [ "$1" = rw ] || mount -o remount,bind,ro "$new$3"
+  shift 3
+done
+cd "$new"
+pivot_root . .
+umount -l .
+cd /
+exec unshare --user --map-user=1000 --map-group=1000 sh -c "$hold"
+"""
+
+
+class SandboxError(Exception):
+    """A sandbox could not be set up; the text says why."""
+
+
+class Process:
+    """A process of an instance, from its request on.
+
+    `started` gives its pid (on the host) or raises SandboxError, `terminal` the master of its terminal, `exited` its exit
+    code, negative for a signal.
+    """
+
+    def __init__(self, status: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._status = status
+        self.started: asyncio.Future[int] = self._loop.create_future()
+        self.terminal: asyncio.Future[int] = self._loop.create_future()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        for future in (self.started, self.terminal, self.exited):
+            future.add_done_callback(lambda future: future.cancelled() or future.exception())
+        status.setblocking(False)
+        self._loop.add_reader(status, self._report)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process group, if the process is still there."""
+        if self.started.done() and not self.started.exception() and not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.started.result(), number)
+
+    def _report(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._status, 4096, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+            os.set_blocking(descriptor, False)
+            self.terminal.set_result(descriptor)
+        for line in data.splitlines():
+            message = json.loads(line)
+            if "pid" in message:
+                self.started.set_result(message["pid"])
+            elif "status" in message:
+                self._end(message["status"], "")
+            elif "error" in message:
+                self._end(None, message["error"])
+        if not data:
+            self._end(None, "the process that starts others is gone")
+
+    def _end(self, status: int | None, error: str) -> None:
+        self._loop.remove_reader(self._status)
+        self._status.close()
+        for future in (self.started, self.terminal, self.exited):
+            if status is None and not future.done():
+                future.set_exception(SandboxError(error))
+        if status is not None:
+            self.exited.set_result(status)
+            if not self.terminal.done():
+                self.terminal.set_exception(SandboxError("no terminal"))
+
+
+class Spawner:
+    """This side of `spawner`: starts it, sends requests, ends it.
+
+    Everything it starts lives below `directory`, where it keeps the file `spawner` locked until all of it has ended.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        with theirs, open(directory / "spawner", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), str(directory)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), lock.fileno()],
+                cwd="/",
+            )
+        # one descriptor a process in there, several here: the usual 1024 would end at 200 instances
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def spawn(self, request: Request, stdio: Sequence[int] = ()) -> Process:
+        """Start a process. `stdio` are its stdin, stdout and stderr, none when the request has a terminal."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = Process(ours)
+        try:
+            spawner.send(self._control, request, [theirs.fileno(), *stdio])
+        except OSError as error:
+            process._end(None, str(error))
+        finally:
+            theirs.close()
+        return process
+
+    def close(self, seconds: float = 10) -> None:
+        """End it and all it started."""
+        self._control.close()
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """A level that works here, and why none better does ("" for the best)."""
+
+    level: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        said = {
+            "bwrap": "bubblewrap",
+            "unshare": "unshare (namespaces)",
+            "none": "none: instances only have their own HOME and TMPDIR and see the host's files and processes",
+        }[self.level]
+        return f"{said} ({self.why})" if self.why else said
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What instances get of the host beyond its system directories; the same for all of a daemon.
+
+    tools: the directory of shims, first on PATH.
+    kept: directories to show at their own paths although an instance covers their parents: Python, the real `aws`.
+    hosts: the file that is /etc/hosts in every instance.
+    """
+
+    tools: Path
+    kept: tuple[Path, ...]
+    hosts: Path
+
+    @classmethod
+    def create(cls, directory: Path) -> Toolbox:
+        """Write shims and hosts into `directory`."""
+        tools = directory / "bin"
+        tools.mkdir()
+        needed = [Path(sys.prefix), Path(sys.base_prefix), *shims.install(tools, PATH)]
+        covered = [path for path in needed if any(path.is_relative_to(top) for top in COVERED)]
+        kept = {path for path in covered if not any(path != other and path.is_relative_to(other) for other in covered)}
+        hosts = directory / "hosts"
+        try:
+            text = Path("/etc/hosts").read_text(errors="replace")
+        except OSError:
+            text = "127.0.0.1 localhost\n"
+        hosts.write_text(text.rstrip("\n") + "\n")
+        return cls(tools, tuple(sorted(kept)), hosts)
+
+
+@dataclass
+class Sandbox:
+    """One instance's directory on the host and, between `boot` and `halt`, its processes.
+
+    The first of `users` owns the home directories; `environment` is what every process finds, over the usual.
+    """
+
+    level: str
+    spawner: Spawner
+    toolbox: Toolbox
+    directory: Path
+    hostname: str
+    users: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    _holder: int = 0
+    _holder_process: Process | None = None
+    _holder_stdin: int = -1
+
+    @property
+    def isolated(self) -> bool:
+        return self.level != "none"
+
+    def home(self, user: str) -> str:
+        """The home directory of a user, or root, as processes of the instance see it."""
+        path = "/root" if user == "root" else f"/home/{user}"
+        return path if self.isolated else str(self.host_path(path))
+
+    def host_path(self, path: str) -> Path:
+        """Where on the host a path below one of COVERED lies."""
+        for top, name in COVERED.items():
+            if path == top or path.startswith(top + "/"):
+                return self.directory / name / path[len(top) :].lstrip("/")
+        return Path(path)
+
+    @property
+    def log(self) -> Path:
+        """Where user data's output goes: /var/log/cloud-init-output.log."""
+        return self.directory / "log" / "cloud-init-output.log"
+
+    @property
+    def power(self) -> Path:
+        """A pipe on which processes of the instance ask for `poweroff` or `reboot`."""
+        return self.directory / "run" / "hardway" / "power"
+
+    def create(self) -> None:
+        """Make the directories, as a fresh root disk has them."""
+        self.directory.mkdir(parents=True, mode=0o700)
+        for name in (*COVERED.values(), "etc", "new"):
+            (self.directory / name).mkdir()
+        self._fresh_volatile()
+        for user in (*self.users, "root"):
+            home = self.host_path("/root" if user == "root" else f"/home/{user}")
+            home.mkdir(mode=0o750, exist_ok=True)
+            if os.path.isdir("/etc/skel"):
+                for entry in os.scandir("/etc/skel"):
+                    if entry.is_file(follow_symlinks=False):
+                        shutil.copyfile(entry.path, home / entry.name)
+            # /etc/profile sets PATH anew
+            with open(home / ".profile", "a") as profile:
+                profile.write(f'\nPATH="{self._tools}:$PATH"\n')
+        (self.directory / "etc" / "hostname").write_text(self.hostname + "\n")
+        for name, account in (("passwd", "x:{id}:{id}::/home/{user}:/bin/bash"), ("group", "x:{id}:")):
+            lines = [f"{user}:{account.format(id=UID, user=user)}" for user in self.users]
+            with contextlib.suppress(OSError):
+                for line in Path("/etc", name).read_text(errors="replace").splitlines():
+                    fields = line.split(":")
+                    if len(fields) > 2 and fields[0] not in self.users and fields[2] != str(UID):
+                        lines.append(line)
+            (self.directory / "etc" / name).write_text("\n".join(lines) + "\n")
+
+    def remove(self) -> None:
+        """Delete the directory, whatever modes its files were given."""
+        for top, names, _ in os.walk(self.directory):
+            for name in names:
+                if not os.path.islink(os.path.join(top, name)):
+                    os.chmod(os.path.join(top, name), 0o700)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def boot(self) -> None:
+        """Make ready to run processes. Raises SandboxError."""
+        if not self.isolated:
+            return
+        stdin, self._holder_stdin = os.pipe()
+        stdout, stdout_write = os.pipe()
+        with open(stdout, "rb", closefd=True) as output:
+            try:
+                process = self.spawner.spawn(self._holder_request(), [stdin, stdout_write, stdout_write])
+            finally:
+                os.close(stdin)
+                os.close(stdout_write)
+            self._holder_process = process
+            try:
+                pid = await asyncio.wait_for(process.started, BOOT_SECONDS)
+                said = await asyncio.wait_for(_until_ready(output.fileno()), BOOT_SECONDS)
+                if not said.endswith(b"ready\n"):
+                    raise SandboxError(said.decode(errors="replace").strip() or "ended at once")
+                self._holder = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+            except (OSError, IndexError, asyncio.TimeoutError) as error:
+                await self.halt()
+                raise SandboxError(f"{type(error).__name__} {error}") from error
+            except SandboxError:
+                await self.halt()
+                raise
+
+    async def halt(self) -> None:
+        """End every process, and empty what doesn't outlive that."""
+        holder, self._holder = self._holder, 0
+        if holder:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holder, signal.SIGKILL)
+        if process := self._holder_process:
+            os.close(self._holder_stdin)
+            with contextlib.suppress(asyncio.TimeoutError, SandboxError):
+                await asyncio.wait_for(asyncio.shield(process.exited), 2)
+            process.signal(signal.SIGKILL)
+            with contextlib.suppress(asyncio.TimeoutError, SandboxError):
+                await asyncio.wait_for(process.exited, BOOT_SECONDS)
+            self._holder_process = None
+        if not self.isolated:
+            await asyncio.get_running_loop().run_in_executor(None, spawner.kill_marked, str(self.directory))
+        if self.directory.exists():
+            self._fresh_volatile()
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        stdio: Sequence[int] = (),
+        *,
+        user: str,
+        name: str | None = None,
+        environment: dict[str, str] | None = None,
+        terminal: Terminal | None = None,
+        binds: Sequence[tuple[str, str]] = (),
+    ) -> Process:
+        """Start a process as `user` in its home directory; see `Spawner.spawn` and `spawner.Request`."""
+        home = self.home(user)
+        return self.spawner.spawn(
+            {
+                "argv": list(argv),
+                "name": name or argv[0],
+                "env": {
+                    "PATH": f"{self._tools}:{PATH}",
+                    "LANG": "C.UTF-8",
+                    "SHELL": "/bin/bash",
+                    "HOME": home,
+                    "USER": user,
+                    "LOGNAME": user,
+                    MARK: str(self.directory),
+                    **({} if self.isolated else {"TMPDIR": str(self.directory / "tmp")}),
+                    **self.environment,
+                    **(environment or {}),
+                },
+                "cwd": [home, "/"],
+                "holder": self._holder,
+                "root": user == "root" and self.isolated,
+                "binds": list(binds) if self.isolated else [],
+                "terminal": terminal,
+            },
+            stdio,
+        )
+
+    @property
+    def _tools(self) -> str:
+        return TOOLS if self.isolated else str(self.toolbox.tools)
+
+    def _fresh_volatile(self) -> None:
+        for name in VOLATILE:
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+            (self.directory / name).mkdir(exist_ok=True)
+        (self.directory / "tmp").chmod(0o1777)
+        (self.directory / "vartmp").chmod(0o1777)
+        self.power.parent.mkdir()
+        os.mkfifo(self.power)
+
+    def view(self) -> list[tuple[str, str, str]]:
+        """What lies over the host's tree: ("rw" or "ro", path on the host, path in the instance).
+
+        Without isolation only SFTP and scp see the instance so; its processes see the host.
+        """
+        own = [("rw", str(self.directory / name), top) for top, name in COVERED.items()]
+        if not self.isolated:
+            return [*own, ("rw", str(self.directory), str(self.directory))]
+        own.append(("ro", str(self.toolbox.tools), TOOLS))
+        own += [("ro", str(path), str(path)) for path in self.toolbox.kept]
+        own += [("ro", str(self.directory / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hostname")]
+        own.append(("ro", str(self.toolbox.hosts), "/etc/hosts"))
+        resolver = os.path.realpath("/etc/resolv.conf")
+        if resolver.startswith("/run/") and os.path.exists(resolver):
+            own.append(("ro", resolver, resolver))
+        return [entry for entry in own if not entry[2].startswith("/etc/") or os.path.exists(entry[2])]
+
+    def _holder_request(self) -> Request:
+        argv = getattr(self, f"_argv_{self.level}")()
+        return {
+            "argv": [shutil.which(argv[0]) or argv[0], *argv[1:]],
+            "name": argv[0],
+            "env": {"PATH": PATH, MARK: str(self.directory)},
+            "cwd": ["/"],
+            "holder": 0,
+            "root": False,
+            "binds": [],
+            "terminal": None,
+        }
+
+    def _argv_bwrap(self) -> list[str]:
+        options = ["--die-with-parent", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
+        options += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", self.hostname]
+        options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        for mode, source, target in self.view():
+            options += ["--bind" if mode == "rw" else "--ro-bind", source, target]
+        return ["bwrap", *options, "--chdir", "/", "--as-pid-1", "/bin/sh", "-c", HOLD]
+
+    def _argv_unshare(self) -> list[str]:
+        namespaces = ["--user", "--map-root-user", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
+        own = [text for entry in self.view() for text in entry]
+        return ["unshare", *namespaces, "/bin/sh", "-c", UNSHARE, "sh", self.hostname, str(self.directory / "new"), HOLD, *own]
+
+
+async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
+    """Find the best level that works by running a command in each; `wanted` other than "auto" is the only one tried.
+
+    Raises HardwayError where that one doesn't work.
+    """
+    reasons = []
+    for level in LEVELS if wanted == "auto" else (wanted,):
+        sandbox = Sandbox(level, spawner, toolbox, scratch / level, "probe", ("probe",))
+        try:
+            sandbox.create()
+            await sandbox.boot()
+            await _probe(sandbox)
+            return Isolation(level, "; ".join(reasons))
+        except SandboxError as error:
+            missing = level != "none" and not shutil.which(level)
+            reasons.append(f"{level}: {'not installed' if missing else _last_line(str(error))}")
+        finally:
+            await sandbox.halt()
+            sandbox.remove()
+    raise HardwayError(f"local.isolation={wanted} does not work here: {'; '.join(reasons)}")
+
+
+async def _probe(sandbox: Sandbox) -> None:
+    with open(os.devnull, "r+b") as null:
+        process = sandbox.spawn(["/bin/sh", "-c", ": >\"${TMPDIR:-/tmp}/probe\" && : >~/probe"], [null.fileno()] * 3, user="probe")
+        status = await asyncio.wait_for(process.exited, BOOT_SECONDS)
+    if status:
+        raise SandboxError(f"a command in it ended with {status}")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "failed"
+
+
+async def _until_ready(descriptor: int) -> bytes:
+    """Read up to the holder's word that it is up, or its end."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(descriptor, False)
+    said = b""
+    while not said.endswith(b"ready\n"):
+        readable = loop.create_future()
+        loop.add_reader(descriptor, readable.set_result, None)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(descriptor)
+        data = os.read(descriptor, 65536)
+        if not data:
+            break
+        said += data
+    return said
