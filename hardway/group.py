@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import select
+import shlex
 import sys
 import tempfile
 import threading
@@ -28,11 +29,13 @@ from hardway.keys import HostKeys
 T = TypeVar("T")
 
 # A command has ended but something it left behind holds its output open: waited for this long after the last byte.
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 3.0
 KILL_AFTER_SECONDS = 2.0
 INTERRUPT_SECONDS = 3.0
 _CHUNK = 1 << 16
 _LOOK_SECONDS = 0.5
+# `timeout` exits with 124 after TERM; after KILL the shell above it says 128 + 9.
+_TIMED_OUT = (124, 137)
 
 
 class CommandError(Failed):
@@ -259,27 +262,28 @@ class _Command:
         self, command: str, stdin: Callable[[], Iterator[bytes]] | None, timeout: float, answer_timeout: float
     ) -> CommandResult:
         started = time.monotonic()
-        ssh.execute(self.channel, command, answer_timeout)
+        ssh.execute(self.channel, _ended_after(timeout, command) if timeout else command, answer_timeout)
         feeder = threading.Thread(target=self._feed, args=(stdin,), daemon=True) if stdin else None
         if feeder:
             feeder.start()
         else:
             self.channel.shutdown_write()
         try:
-            if not self._read(started + timeout if timeout else None):
-                self._end()
-                raise CommandError(f"still running after {timeout:g} s, ended")
+            in_time = self._read(started + timeout + KILL_AFTER_SECONDS + answer_timeout if timeout else None)
         finally:
             self.channel.close()
             if feeder:
                 feeder.join(answer_timeout)
+        seconds = time.monotonic() - started
+        if not in_time:
+            raise ssh.ConnectError(f"no answer for {seconds:.0f} s: the host hangs")
+        if timeout and seconds >= timeout and self.channel.exit_status in _TIMED_OUT:
+            raise CommandError(f"still running after {timeout:g} s, ended")
         if self.channel.exit_status < 0:
             if self.channel.transport.is_active():
                 raise CommandError("ended by a signal")
             raise ssh.ConnectError("connection lost before the command ended")
-        return CommandResult(
-            self.instance, self.channel.exit_status, time.monotonic() - started, self.stdout, self.stderr
-        )
+        return CommandResult(self.instance, self.channel.exit_status, seconds, self.stdout, self.stderr)
 
     def _feed(self, stdin: Callable[[], Iterator[bytes]]) -> None:
         """A command that ends, or closes its stdin, before it has read all of it is no error."""
@@ -334,12 +338,13 @@ class _Command:
             self.printer.write(self.instance, data, error)
         return bool(data)
 
-    def _end(self) -> None:
-        """TERM, then KILL, to the command's process group on the instance."""
-        ssh.signal(self.channel, "TERM")
-        if not self._read(time.monotonic() + KILL_AFTER_SECONDS):
-            ssh.signal(self.channel, "KILL")
-            self._read(time.monotonic() + KILL_AFTER_SECONDS)
+
+def _ended_after(timeout: float, command: str) -> str:
+    """The command line under coreutils' `timeout`, which ends it on the instance, with us or without.
+
+    sshd passes no signal on for root, and a connection may be gone when the time is up.
+    """
+    return f'timeout -k {KILL_AFTER_SECONDS:g} {timeout:g} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
 
 
 def describe_outcome(outcome: Any) -> str | None:

@@ -126,7 +126,8 @@ def _reason(error: BaseException, instance: Instance) -> str | None:
     """Why connecting failed, in a person's words; None for what is no failure to connect."""
     if isinstance(error, paramiko.BadHostKeyException):
         return f"its host key is not the one {instance.id} had before; somebody may be in between, so nothing was sent"
-    if isinstance(error, paramiko.AuthenticationException):
+    # Paramiko says in a plain SSHException that it has no key at all to try.
+    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
     if isinstance(error, TimeoutError | socket.timeout):
         return "no answer within the connect timeout (does the security group let port 22 in?)"
@@ -190,14 +191,15 @@ def _socket(host: str, port: int, timeout: float) -> socket.socket:
     return sock
 
 
-@lru_cache(maxsize=4)
-def _config_for(home: str) -> fabric.Config:
-    return fabric.Config()
-
-
 def _fabric_config() -> fabric.Config:
-    """Read once for a HOME: it parses ~/.ssh/config and looks for fabric.yaml."""
-    return _config_for(str(Path.home()))
+    """Read once for all instances: it parses ~/.ssh/config and looks for fabric.yaml."""
+    file = Path.home() / ".ssh" / "config"
+    return _config_of(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _config_of(_file: Path, _changed: int) -> fabric.Config:
+    return fabric.Config()
 
 
 def open_session(connection: fabric.Connection, environment: Mapping[str, str] | None = None) -> paramiko.Channel:

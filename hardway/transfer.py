@@ -74,11 +74,8 @@ case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" && tmp=$up/.$2 ;; *) tmp=
 if [ -e "$dst" ] && [ ! -d "$dst" ]; then echo "$dst is there and is no directory" >&2; exit 1; fi
 trap 'rm -rf -- "$tmp"' EXIT HUP INT TERM
 mkdir -m 700 -- "$tmp" && tar -xpof - -C "$tmp" || exit 1
-if [ -d "$dst" ]; then
-  cp -a --link --remove-destination -- "$tmp/tree/." "$dst/"
-else
-  mv -- "$tmp/tree" "$dst"
-fi
+# Fails where the destination is there and not empty.
+mv -T -- "$tmp/tree" "$dst" 2>/dev/null || cp -a --link --remove-destination -- "$tmp/tree/." "$dst/"
 """
 
 # $1: the tree.
@@ -438,7 +435,7 @@ def _make_archive(source: Path, archive: _GrowingFile) -> None:
         with tarfile.open(fileobj=archive, mode="w|", format=tarfile.GNU_FORMAT, bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
             tar.add(source.resolve(), arcname="tree")
     except BaseException as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = getattr(error, "strerror", None) or error
         where = getattr(error, "filename", None) or source
         archive.end(error if isinstance(error, HardwayError) else TransferError(f"cannot read {where}: {reason}"))
     else:

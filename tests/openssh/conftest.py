@@ -1,0 +1,136 @@
+"""Debian's sshd as the other real server: the library against what runs on real instances."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from hardway.config import Settings
+from hardway.instances import Instance
+from hardway.keys import own_key
+
+HOSTS = 6
+
+
+def instance(number: int, port: int) -> Instance:
+    """What EC2 would describe for host `number` of the test's sshd."""
+    address = f"127.78.0.{number + 1}"
+    return Instance(
+        id=f"i-{number:017x}",
+        name=f"host{number}",
+        type="m7i.large",
+        state="running",
+        image="ami-12345678",
+        spot=False,
+        public_ip=address,
+        private_ip=address,
+        public_dns="",
+        private_dns="",
+        zone="us-east-1a",
+        vpc="vpc-12345678",
+        subnet="subnet-12345678",
+        security_groups={},
+        key_name=own_key().name,
+        launched=datetime(2026, 1, 1, tzinfo=timezone.utc),
+        region="us-east-1",
+        tags={"Name": f"host{number}", "ssh-user": getpass.getuser(), "ssh-port": str(port)},
+    )
+
+
+@pytest.fixture
+def settings() -> Settings:
+    defaults = Settings()
+    return replace(defaults, ec2=replace(defaults.ec2, connect_timeout=10))
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A HOME of the test's own for this process: keys, host keys and ~/.ssh/config are fresh."""
+    home = tmp_path / "a home"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture
+def start_sshd(own_home: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Starts an sshd on a port (0: a free one) that our own key opens; returns the port."""
+    program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
+    if not program:
+        pytest.skip("no sshd here: install openssh-server")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(port: int) -> int:
+        directory = tmp_path / f"sshd{len(started)}"
+        directory.mkdir()
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
+        (directory / "authorized_keys").write_text(own_key().public + "\n")
+        addresses = [f"127.78.0.{n + 1}" for n in range(HOSTS)]
+        port = port or _free_port(addresses[0])
+        config = [
+            f"HostKey {directory}/host_key",
+            f"AuthorizedKeysFile {directory}/authorized_keys",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "UsePAM no",
+            "StrictModes no",
+            "PidFile none",
+            "MaxStartups 200",
+            "Subsystem sftp internal-sftp",
+            *(f"ListenAddress {address}:{port}" for address in addresses),
+        ]
+        (directory / "config").write_text("\n".join(config) + "\n")
+        if os.getuid() == 0:
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        with (directory / "log").open("wb") as log:
+            command = [program, "-D", "-e", "-f", str(directory / "config")]
+            started.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL))
+        _wait_for_port(addresses[-1], port)
+        return port
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def sshd(start_sshd: Callable[[int], int]) -> int:
+    return start_sshd(0)
+
+
+@pytest.fixture
+def hosts(sshd: int) -> list[Instance]:
+    """Instances whose addresses Debian's sshd listens on."""
+    return [instance(number, sshd) for number in range(HOSTS)]
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(address: str, port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((address, port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
