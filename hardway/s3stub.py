@@ -100,9 +100,9 @@ def start() -> Session:
 
 
 def sessions() -> list[Session]:
-    """This user's sessions, oldest first: those below TMPDIR, /tmp, and where the current session is."""
+    """This user's sessions, oldest first: those below TMPDIR or /tmp, and next to the current session."""
     found = {}
-    for tmp in {_tmp(), Path("/tmp"), Path(os.environ.get(TMP_VARIABLE) or "/tmp")}:
+    for tmp in {_tmp(), Path(os.environ.get(TMP_VARIABLE) or _tmp())}:
         for entry in _scan(tmp):
             if entry.name.startswith(PREFIX) and _is_own_directory(entry):
                 path = Path(entry.path)

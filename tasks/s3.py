@@ -15,23 +15,24 @@ from hardway.errors import UsageError
 class _Instead(Argument):
     """A flag that stands in for a positional argument, which Invoke would otherwise insist on."""
 
-    positional_argument: Argument
+    def __init__(self, flag: Argument, positional: Argument) -> None:
+        super().__init__(names=flag.names, kind=bool, default=False, help=flag.help)
+        self._stands_in_for = positional
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         super().set_value(value, cast)
-        self.positional_argument.set_value("", cast=False)
+        if self._stands_in_for.value is None:
+            self._stands_in_for.set_value("", cast=False)
 
 
-class _UuidOrAll(Task):  # type: ignore[type-arg]
+class _UuidOrAll(Task[Any]):
     """`s3.clear UUID` or `s3.clear --all`: Invoke itself has no optional positionals."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
-        by_name = {argument.name: argument for argument in arguments}
-        by_name["uuid"].default = None
-        by_name["all"].__class__ = _Instead
-        by_name["all"].positional_argument = by_name["uuid"]
-        return arguments
+        uuid = next(argument for argument in arguments if argument.name == "uuid")
+        uuid.default = None
+        return [_Instead(argument, uuid) if argument.name == "all" else argument for argument in arguments]
 
 
 @task(autoprint=True)
