@@ -1,0 +1,598 @@
+"""Which task runs where, when: a pure state machine. Events go in, decisions come out, the clock is passed in.
+
+Tasks are numbers from 0, hosts any hashable names, times seconds of any one clock. It owns dispatch, retries,
+sending ahead and taking back, backups of stragglers and the setting aside of hosts; it does no I/O, holds no
+argument and no result, and imports nothing of ours.
+
+A host has `slots` places where tasks run, and some places ahead where tasks wait for one, so that the host does
+not stand idle for a round trip. A task may have several attempts alive (a backup); the first to succeed counts.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from array import array
+from bisect import insort
+from collections import deque
+from collections.abc import Hashable, Iterator
+from enum import Enum
+from typing import NamedTuple
+
+AHEAD_SECONDS = 0.2  # what is sent ahead keeps a host busy for two round trips and this
+AHEAD_WORTH = 0.02  # below this share of a task's duration a round trip isn't worth sending ahead for
+AHEAD_MOST = 64
+FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
+BACKUP_TASKS = 10  # backups start with at least this many tasks,
+BACKUP_DONE = 0.5  # this share of them done,
+BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median
+SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
+SAMPLE = 1001  # durations kept to estimate the median
+
+Host = Hashable
+
+
+class Start(NamedTuple):
+    """Send this attempt to the host."""
+
+    host: Host
+    task: int
+    attempt: int
+
+
+class Recall(NamedTuple):
+    """Ask for the attempt back if it hasn't started: answered by `returned`, or not at all if it has."""
+
+    host: Host
+    task: int
+    attempt: int
+
+
+class Cancel(NamedTuple):
+    """End the attempt: its result is not needed. Answered by `finished` or `returned`."""
+
+    host: Host
+    task: int
+    attempt: int
+
+
+Decision = Start | Recall | Cancel
+
+
+class Verdict(Enum):
+    """What became of a finished attempt."""
+
+    DONE = "done"  # the task's one result
+    RETRY = "retry"  # failed; the task will be tried again, or another attempt of it still runs
+    FAILED = "failed"  # failed, and its retries are spent
+    IGNORED = "ignored"  # not awaited: cancelled, given up, or another attempt was first
+
+
+class _Attempt:
+    __slots__ = ("backup", "host", "number", "recalled", "started", "task")
+
+    def __init__(self, host: _Host, task: int, number: int, backup: bool) -> None:
+        self.host = host
+        self.task = task
+        self.number = number
+        self.backup = backup
+        self.started: float | None = None
+        self.recalled = False
+
+
+class _Host:
+    __slots__ = (
+        "ahead",
+        "connected",
+        "duration",
+        "load",
+        "name",
+        "proven",
+        "round_trip",
+        "set_aside",
+        "slots",
+        "streak",
+    )
+
+    def __init__(self, name: Host, slots: int, round_trip: float) -> None:
+        self.name = name
+        self.slots = slots
+        self.round_trip = round_trip
+        self.ahead = 0
+        self.duration = 0.0  # moving mean of what its attempts took
+        self.load: dict[int, _Attempt] = {}
+        self.connected = True
+        self.set_aside = False
+        self.streak: set[int] = set()  # tasks failed here since the last success here
+        self.proven = 0  # those of them that succeeded elsewhere
+
+
+def ahead(slots: int, round_trip: float, duration: float) -> int:
+    """How many tasks to send ahead to a host whose tasks take `duration` seconds each."""
+    window = 2 * round_trip + AHEAD_SECONDS
+    if duration <= 0:
+        return AHEAD_MOST
+    if window < AHEAD_WORTH * duration:
+        return 0
+    return min(AHEAD_MOST, int(slots * window / duration) + 1)
+
+
+class Schedule:
+    """The state of one job. Call an event, then `decide`, and act on what it returns in that order."""
+
+    def __init__(
+        self,
+        tasks: int,
+        *,
+        retries: int = 10,
+        retry_sleep: float = 30.0,
+        keep_going: bool = False,
+        backup: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """`tasks` of them wait; `retry_sleep` is the longest wait before a retry, in seconds."""
+        self.total = tasks
+        self.retries = retries
+        self.retry_sleep = retry_sleep
+        self.keep_going = keep_going
+        self.backup = backup
+        self.done = 0
+        self.failed = 0
+        self.attempts = 0
+        self.retried = 0
+        self.backups = 0
+        self.stopped = False
+        self._random = random.Random(seed)
+        self._hosts: dict[Host, _Host] = {}
+        self._active: set[Host] = set()  # connected and not set aside
+        self._free: dict[_Host, None] = {}  # active hosts with a free slot, in the order they became free
+        self._room: dict[_Host, None] = {}  # active hosts whose slots are full, with a place ahead
+        self._over = bytearray(tasks)  # 1: has its result or has failed for good
+        self._number = array("H", bytes(2 * tasks))  # the number of the last attempt
+        self._next = 0  # tasks from here on were never touched, unless in _skip
+        self._skip: set[int] = set()
+        self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
+        self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
+        self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
+        self._ready_count = 0
+        self._retry_at: list[tuple[float, int]] = []
+        self._alive: dict[int, list[_Attempt]] = {}
+        self._waiting: dict[_Attempt, None] = {}  # sent ahead, not known to have started
+        self._recalls = 0  # asked for, not answered
+        self._single: dict[_Attempt, None] = {}  # started, the only attempt of its task, longest running first
+        self._orders: list[Decision] = []  # cancels and recalls of the events since the last decide
+        self._durations: list[float] = []  # a sorted sample
+        self._timed = 0
+
+    # Events
+
+    def skip(self, task: int) -> None:
+        """The task has its result already (an earlier run of the job). Only before it was started."""
+        if not self._over[task]:
+            self._over[task] = 1
+            self._skip.add(task)
+            self.done += 1
+
+    def used(self, task: int, attempt: int) -> None:
+        """Attempt numbers up to this one belong to an earlier run."""
+        self._number[task] = max(self._number[task], attempt)
+
+    def join(self, name: Host, slots: int, round_trip: float = 0.0) -> None:
+        """A host is there, or is there again; `round_trip` in seconds."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host(name, slots, round_trip)
+        host.slots = slots
+        host.round_trip = round_trip
+        host.connected = True
+        if not host.set_aside:
+            self._active.add(name)
+        self._place(host)
+
+    def adopt(self, name: Host, task: int, attempt: int, started: float | None) -> bool:
+        """A host that joined holds this attempt of an earlier run; False if it isn't wanted."""
+        host = self._hosts[name]
+        if self._over[task] or task in host.load or self.stopped:
+            return False
+        self.used(task, attempt)
+        if task not in self._alive:
+            if task in self._again:
+                self._again.remove(task)
+            elif task >= self._next:
+                self._skip.add(task)
+        held = self._begin(host, task, attempt, backup=False)
+        if started is None:
+            self._waiting[held] = None
+        else:
+            self._run(held, started)
+        self._place(host)
+        return True
+
+    def held(self, name: Host) -> list[tuple[int, int]]:
+        """(task, attempt) of each attempt thought to be on the host."""
+        host = self._hosts.get(name)
+        return [(attempt.task, attempt.number) for attempt in host.load.values()] if host else []
+
+    def pause(self, name: Host) -> None:
+        """The connection is lost; what runs there may go on."""
+        host = self._hosts[name]
+        host.connected = False
+        self._active.discard(name)
+        for attempt in host.load.values():
+            if attempt.recalled:
+                attempt.recalled = False
+                self._recalls -= 1
+        self._place(host)
+
+    def leave(self, name: Host) -> list[int]:
+        """The host is gone with all it held; returns the tasks that run again elsewhere. No failed attempt."""
+        host = self._hosts.pop(name, None)
+        if host is None:
+            return []
+        host.connected = False
+        self._active.discard(name)
+        self._place(host)
+        return [attempt.task for attempt in list(host.load.values()) if self._lose(attempt)]
+
+    def lost(self, name: Host, task: int, attempt: int) -> bool:
+        """The host no longer knows this attempt; True if the task runs again."""
+        known = self._known(name, task, attempt)
+        if known is None:
+            return False
+        again = self._lose(known)
+        self._place(known.host)
+        return again
+
+    def returned(self, name: Host, task: int, attempt: int) -> None:
+        """The host gave the attempt back before it started."""
+        known = self._known(name, task, attempt)
+        if known is None:
+            return
+        if self._number[task] == attempt:
+            self._number[task] -= 1
+        self.attempts -= 1
+        self._lose(known)
+        self._place(known.host)
+
+    def started(self, name: Host, task: int, attempt: int, now: float) -> None:
+        """The attempt runs."""
+        known = self._known(name, task, attempt)
+        if known is not None and known.started is None:
+            self._waiting.pop(known, None)
+            self._unrecall(known)
+            self._run(known, now)
+
+    def finished(self, name: Host, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
+        """The attempt ended after `duration` seconds of running."""
+        known = self._known(name, task, attempt)
+        if known is None:
+            return Verdict.IGNORED
+        host = known.host
+        self._end(known)
+        host.duration = 0.8 * host.duration + 0.2 * duration if host.duration else duration
+        host.ahead = ahead(host.slots, host.round_trip, host.duration)
+        self._place(host)
+        if self._over[task]:
+            return Verdict.IGNORED
+        if ok:
+            return self._succeed(known, duration)
+        return self._fail(known, now)
+
+    def stop(self) -> None:
+        """Start nothing more; what runs may end, what waits is taken back."""
+        self.stopped = True
+        for attempt in list(self._waiting):
+            if attempt.host.connected and not attempt.recalled:
+                self._recall(attempt)
+
+    def give_up(self, name: Host) -> None:
+        """Start nothing more on this host; what runs there may end, what waits is taken back."""
+        host = self._hosts[name]
+        host.set_aside = True
+        self._active.discard(name)
+        self._place(host)
+        for attempt in host.load.values():
+            if attempt in self._waiting and not attempt.recalled and host.connected:
+                self._recall(attempt)
+
+    # Decisions
+
+    def decide(self, now: float) -> list[Decision]:
+        """All that is to be done now."""
+        orders = self._orders
+        self._orders = []
+        if not self.stopped:
+            while self._retry_at and self._retry_at[0][0] <= now:
+                self._make_ready(heapq.heappop(self._retry_at)[1])
+            self._fill(self._free, orders)
+            self._fill(self._room, orders)
+            if self._free and not self._runnable():
+                self._take_back(orders)
+                if self.backup:
+                    self._back_up(orders, now)
+        return orders
+
+    def due(self, now: float) -> float | None:
+        """The time at which `decide` has something to say though nothing happened; None: never."""
+        if self.stopped:
+            return None
+        times = [self._retry_at[0][0]] if self._retry_at else []
+        if self._free and not self._runnable() and self._backups_allowed():
+            oldest = next(iter(self._single), None)
+            if oldest is not None and oldest.started is not None:
+                at = oldest.started + BACKUP_FACTOR * self.median
+                if at > now:
+                    times.append(at)
+        return min(times) if times else None
+
+    @property
+    def finished_all(self) -> bool:
+        """Every task is over; or, after a stop, none runs. Losers of a race may still be ending."""
+        return self.left == 0 or (self.stopped and not self._alive)
+
+    @property
+    def running(self) -> int:
+        """Tasks that are with a host."""
+        return len(self._alive)
+
+    @property
+    def left(self) -> int:
+        """Tasks that aren't over."""
+        return self.total - self.done - self.failed
+
+    @property
+    def median(self) -> float:
+        """The median duration of the attempts that succeeded, in seconds; 0 before the first."""
+        return self._durations[len(self._durations) // 2] if self._durations else 0.0
+
+    @property
+    def slowest(self) -> tuple[int, Host, float] | None:
+        """Of the running tasks: number, host and start of the one that has run longest."""
+        for attempt in self._single:
+            if attempt.started is not None:
+                return attempt.task, attempt.host.name, attempt.started
+        return None
+
+    @property
+    def hosts(self) -> int:
+        """Hosts that take tasks."""
+        return len(self._active)
+
+    def failures(self, task: int) -> int:
+        """How often the task has failed."""
+        return len(self._failures.get(task, ()))
+
+    def is_set_aside(self, name: Host) -> bool:
+        """Whether the host gets no more tasks."""
+        host = self._hosts.get(name)
+        return host is not None and host.set_aside
+
+    # How it is done
+
+    def _known(self, name: Host, task: int, number: int) -> _Attempt | None:
+        host = self._hosts.get(name)
+        attempt = host.load.get(task) if host else None
+        return attempt if attempt is not None and attempt.number == number else None
+
+    def _place(self, host: _Host) -> None:
+        """Put the host where it belongs: free, with room ahead, or neither."""
+        load = len(host.load)
+        if not host.connected or host.set_aside or load >= host.slots + host.ahead:
+            self._free.pop(host, None)
+            self._room.pop(host, None)
+        elif load < host.slots:
+            self._room.pop(host, None)
+            self._free[host] = None
+        else:
+            self._free.pop(host, None)
+            self._room[host] = None
+
+    def _runnable(self) -> bool:
+        self._advance()
+        return bool(self._again or self._ready_count or self._next < self.total)
+
+    def _advance(self) -> None:
+        while self._skip and self._next in self._skip:
+            self._skip.discard(self._next)
+            self._next += 1
+
+    def _pick(self, host: _Host) -> int | None:
+        """The task to run next on this host, removed from where it waited."""
+        if self._again:
+            return self._again.popleft()
+        if self._ready_count:
+            for where, tasks in self._ready.items():
+                if host.name in where and not (len(where) >= len(self._active) and self._active <= where):
+                    continue
+                task = tasks.popleft()
+                self._ready_count -= 1
+                if not tasks:
+                    del self._ready[where]
+                return task
+        self._advance()
+        if self._next < self.total:
+            self._next += 1
+            return self._next - 1
+        return None
+
+    def _fill(self, pool: dict[_Host, None], orders: list[Decision]) -> None:
+        """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out."""
+        unfit: list[_Host] = []
+        share = (self.total - self._next + len(self._again)) // (2 * len(self._active)) if self._active else 0
+        while pool and self._runnable():
+            host = next(iter(pool))
+            del pool[host]
+            sent_ahead = len(host.load) - host.slots
+            if sent_ahead >= max(share, 1):
+                continue  # back in the pool when one of its tasks ends
+            task = self._pick(host)
+            if task is None:
+                unfit.append(host)
+                continue
+            self._number[task] += 1
+            self.attempts += 1
+            attempt = self._begin(host, task, self._number[task], backup=False)
+            if sent_ahead >= 0:
+                self._waiting[attempt] = None
+            self._place(host)
+            orders.append(Start(host.name, task, attempt.number))
+        for host in unfit:
+            pool[host] = None
+
+    def _take_back(self, orders: list[Decision]) -> None:
+        """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere."""
+        wanted = min(len(self._free), len(self._waiting)) - self._recalls
+        for attempt in reversed(list(self._waiting)) if wanted > 0 else ():
+            if wanted <= 0:
+                break
+            if attempt.recalled or len(self._alive[attempt.task]) > 1 or not self._welcome(attempt.task):
+                continue
+            if attempt.host.connected:
+                self._recall(attempt)
+                wanted -= 1
+            elif self.backup:
+                wanted -= self._double(attempt, orders)
+        orders.extend(self._orders)
+        self._orders = []
+
+    def _welcome(self, task: int) -> bool:
+        """Whether a host with a free slot would take the task."""
+        failed = self._failures.get(task, ())
+        return any(host.name not in failed for host in self._first(self._free, len(failed) + 1))
+
+    def _back_up(self, orders: list[Decision], now: float) -> None:
+        """Slots stand free and nothing is left to start: run the stragglers twice."""
+        if not self._backups_allowed():
+            return
+        limit = BACKUP_FACTOR * self.median
+        for attempt in list(self._first(self._single, len(self._free))):
+            if attempt.started is None or now - attempt.started < limit or not self._free:
+                break
+            self._double(attempt, orders)
+
+    def _backups_allowed(self) -> bool:
+        return self.backup and self.total >= BACKUP_TASKS and self.done >= BACKUP_DONE * self.total
+
+    def _double(self, attempt: _Attempt, orders: list[Decision]) -> int:
+        """Start a second attempt on another host; returns how many were started."""
+        failed = self._failures.get(attempt.task, ())
+        for host in self._first(self._free, 2 + len(failed)):
+            if host is attempt.host or host.name in failed or attempt.task in host.load:
+                continue
+            self._number[attempt.task] += 1
+            self.attempts += 1
+            self.backups += 1
+            second = self._begin(host, attempt.task, self._number[attempt.task], backup=True)
+            self._place(host)
+            orders.append(Start(host.name, attempt.task, second.number))
+            return 1
+        return 0
+
+    @staticmethod
+    def _first(pool: dict, count: int) -> Iterator:
+        for item, _ in zip(pool, range(count), strict=False):
+            yield item
+
+    def _begin(self, host: _Host, task: int, number: int, backup: bool) -> _Attempt:
+        attempt = _Attempt(host, task, number, backup)
+        host.load[task] = attempt
+        others = self._alive.setdefault(task, [])
+        for other in others:
+            self._single.pop(other, None)
+        others.append(attempt)
+        return attempt
+
+    def _run(self, attempt: _Attempt, now: float) -> None:
+        attempt.started = now
+        if len(self._alive[attempt.task]) == 1:
+            self._single[attempt] = None
+
+    def _end(self, attempt: _Attempt) -> None:
+        """Forget the attempt."""
+        del attempt.host.load[attempt.task]
+        self._waiting.pop(attempt, None)
+        self._unrecall(attempt)
+        self._single.pop(attempt, None)
+        others = self._alive[attempt.task]
+        others.remove(attempt)
+        if not others:
+            del self._alive[attempt.task]
+        elif len(others) == 1 and others[0].started is not None and not self._over[attempt.task]:
+            self._single[others[0]] = None
+
+    def _lose(self, attempt: _Attempt) -> bool:
+        """The attempt came to nothing through no fault of its own; True if the task runs again."""
+        task = attempt.task
+        self._end(attempt)
+        if self._over[task] or task in self._alive:
+            return False
+        if task in self._failures:
+            self._make_ready(task)
+        else:
+            self._again.append(task)
+        return True
+
+    def _recall(self, attempt: _Attempt) -> None:
+        attempt.recalled = True
+        self._recalls += 1
+        self._orders.append(Recall(attempt.host.name, attempt.task, attempt.number))
+
+    def _unrecall(self, attempt: _Attempt) -> None:
+        if attempt.recalled:
+            attempt.recalled = False
+            self._recalls -= 1
+
+    def _succeed(self, attempt: _Attempt, duration: float) -> Verdict:
+        task, host = attempt.task, attempt.host
+        self._over[task] = 1
+        self.done += 1
+        self._time(duration)
+        if host.streak:
+            host.streak.clear()
+            host.proven = 0
+        for other in self._alive.get(task, ()):
+            self._single.pop(other, None)
+            self._orders.append(Cancel(other.host.name, task, other.number))
+        for name in set(self._failures.pop(task, ())):
+            self._suspect(name, task)
+        return Verdict.DONE
+
+    def _suspect(self, name: Host, task: int) -> None:
+        """The task failed on this host and has now succeeded elsewhere."""
+        host = self._hosts.get(name)
+        if host is None or task not in host.streak:
+            return
+        host.proven += 1
+        if host.proven >= SET_ASIDE and self._active - {name}:
+            self.give_up(name)
+
+    def _fail(self, attempt: _Attempt, now: float) -> Verdict:
+        task, host = attempt.task, attempt.host
+        failures = self._failures.setdefault(task, [])
+        failures.append(host.name)
+        host.streak.add(task)
+        if task in self._alive:
+            return Verdict.RETRY
+        if len(failures) > self.retries:
+            self._over[task] = 1
+            self.failed += 1
+            if not self.keep_going:
+                self.stop()
+            return Verdict.FAILED
+        self.retried += 1
+        longest = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(failures) - 1))
+        heapq.heappush(self._retry_at, (now + longest * self._random.uniform(0.5, 1.0), task))
+        return Verdict.RETRY
+
+    def _make_ready(self, task: int) -> None:
+        self._ready.setdefault(frozenset(self._failures[task]), deque()).append(task)
+        self._ready_count += 1
+
+    def _time(self, duration: float) -> None:
+        """Keep a sample of all durations, each with the same chance."""
+        self._timed += 1
+        if len(self._durations) < SAMPLE:
+            insort(self._durations, duration)
+        elif self._random.random() * self._timed < SAMPLE:
+            del self._durations[self._random.randrange(SAMPLE)]
+            insort(self._durations, duration)

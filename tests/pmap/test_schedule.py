@@ -1,0 +1,379 @@
+"""The state machine of pmap in simulated worlds: whatever happens, each task has exactly one outcome."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardway.pmap.schedule import Cancel, Decision, Recall, Schedule, Start, Verdict, ahead
+
+
+class World:
+    """Hosts that run attempts as an agent does, in simulated time, with faults drawn from a seed."""
+
+    def __init__(self, schedule: Schedule, hosts: dict[str, int], seed: int, **chances: float) -> None:
+        self.schedule = schedule
+        self.random = random.Random(seed)
+        self.slots = hosts
+        self.fail = chances.get("fail", 0.0)
+        self.leave = chances.get("leave", 0.0)
+        self.drop = chances.get("drop", 0.0)
+        self.spread = chances.get("spread", 0.5)
+        self.bad = {name for name in hosts if self.random.random() < chances.get("bad", 0.0)}
+        self.slow = {name: 10.0 if self.random.random() < chances.get("slow", 0.0) else 1.0 for name in hosts}
+        self.now = 0.0
+        self.events: list[tuple[float, int, str, tuple]] = []
+        self.order = 0
+        self.queue: dict[str, list[tuple[int, int]]] = {}
+        self.running: dict[str, dict[int, int]] = {}
+        self.connected: dict[str, bool] = {}
+        self.outcomes: dict[int, list[Verdict]] = {}
+        self.dispatched: set[tuple[int, int]] = set()
+        self.starts: list[tuple[str, int, int]] = []
+        self.busy = 0.0
+        self.ended = 0.0
+        for name, slots in hosts.items():
+            self.join(name, slots)
+
+    def at(self, delay: float, what: str, *args: object) -> None:
+        self.order += 1
+        heapq.heappush(self.events, (self.now + delay, self.order, what, args))
+
+    def join(self, name: str, slots: int) -> None:
+        self.queue[name], self.running[name], self.connected[name] = [], {}, True
+        self.schedule.join(name, slots)
+
+    def run(self, limit: float = 1e7) -> None:
+        while not self.schedule.finished_all:
+            self.act()
+            if self.schedule.finished_all:
+                break
+            due = self.schedule.due(self.now)
+            if self.events and (due is None or self.events[0][0] <= due):
+                self.now, _, what, args = heapq.heappop(self.events)
+                getattr(self, f"on_{what}")(*args)
+            else:
+                assert due is not None, "nothing will ever happen again"
+                self.now = max(due, self.now)
+            assert self.now < limit
+        self.ended = self.now
+
+    def act(self) -> None:
+        while decisions := self.schedule.decide(self.now):
+            for decision in decisions:
+                self.carry_out(decision)
+        for name in self.running:
+            load = len(self.schedule.held(name))
+            assert len(self.running[name]) <= self.slots[name]
+            assert load <= self.slots[name] + 64
+
+    def carry_out(self, decision: Decision) -> None:
+        name, task, attempt = decision
+        if isinstance(decision, Start):
+            assert self.connected[name], "started on a host that can't be reached"
+            assert (task, attempt) not in self.dispatched or attempt >= 1
+            self.dispatched.add((task, attempt))
+            self.queue[name].append((task, attempt))
+            self.advance(name)
+        elif isinstance(decision, Recall):
+            if (task, attempt) in self.queue[name]:
+                self.queue[name].remove((task, attempt))
+                self.schedule.returned(name, task, attempt)
+        elif isinstance(decision, Cancel):
+            if (task, attempt) in self.queue[name]:
+                self.queue[name].remove((task, attempt))
+                self.schedule.returned(name, task, attempt)
+            elif self.running[name].get(task) == attempt:
+                self.at(0.0, "finish", name, task, attempt, False, 0.1)
+
+    def advance(self, name: str) -> None:
+        while self.queue[name] and len(self.running[name]) < self.slots[name]:
+            task, attempt = self.queue[name].pop(0)
+            self.running[name][task] = attempt
+            self.starts.append((name, task, attempt))
+            self.schedule.started(name, task, attempt, self.now)
+            duration = self.random.lognormvariate(0, self.spread) * self.slow[name]
+            fate = self.random.random()
+            ok = name not in self.bad and self.random.random() >= self.fail
+            if fate < self.leave:
+                self.at(duration / 2, "die", name)
+            elif fate < self.leave + self.drop and self.connected[name]:
+                self.at(duration / 2, "drop", name)
+            self.at(duration, "finish", name, task, attempt, ok, duration)
+
+    def on_finish(self, name: str, task: int, attempt: int, ok: bool, duration: float) -> None:
+        if self.running.get(name, {}).get(task) != attempt:
+            return
+        if not self.connected[name]:
+            self.at(0.5, "finish", name, task, attempt, ok, duration)  # kept until the connection is back
+            return
+        del self.running[name][task]
+        self.busy += duration
+        verdict = self.schedule.finished(name, task, attempt, ok, duration, self.now)
+        self.outcomes.setdefault(task, []).append(verdict)
+        self.advance(name)
+
+    def on_die(self, name: str) -> None:
+        if name not in self.running:
+            return
+        del self.running[name], self.queue[name], self.connected[name]
+        self.schedule.leave(name)
+        new = f"{name}+"
+        self.slots[new], self.slow[new] = self.slots[name], 1.0
+        self.at(1.0, "born", new)
+
+    def on_born(self, name: str) -> None:
+        self.join(name, self.slots[name])
+
+    def on_drop(self, name: str) -> None:
+        if self.connected.get(name):
+            self.connected[name] = False
+            self.schedule.pause(name)
+            self.at(2.0, "back", name)
+
+    def on_back(self, name: str) -> None:
+        if name in self.connected:
+            self.connected[name] = True
+            self.schedule.join(name, self.slots[name])
+
+
+def final(world: World, verdict: Verdict) -> Counter:
+    return Counter(task for task, all_of in world.outcomes.items() for one in all_of if one is verdict)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    tasks=st.integers(0, 120),
+    slots=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+    fail=st.sampled_from([0.0, 0.1, 0.4]),
+    leave=st.sampled_from([0.0, 0.05]),
+    drop=st.sampled_from([0.0, 0.1]),
+    slow=st.sampled_from([0.0, 0.2]),
+    backup=st.booleans(),
+)
+def test_every_task_has_exactly_one_outcome(tasks, slots, seed, fail, leave, drop, slow, backup):
+    schedule = Schedule(tasks, retries=3, retry_sleep=5, keep_going=True, backup=backup, seed=seed)
+    hosts = {f"h{i}": n for i, n in enumerate(slots)}
+    world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
+    world.run()
+    done, failed = final(world, Verdict.DONE), final(world, Verdict.FAILED)
+    assert set(done) | set(failed) == set(range(tasks))
+    assert not set(done) & set(failed)
+    assert all(count == 1 for count in (done + failed).values())
+    assert schedule.done == len(done)
+    assert schedule.failed == len(failed)
+    if not fail:
+        assert not failed
+    assert len(set(world.starts)) == len(world.starts), "an attempt ran twice"
+    assert len({(task, attempt) for _, task, attempt in world.starts}) == len(world.starts), "a number was given twice"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_no_slot_stands_idle_while_a_task_waits(tasks, slots, seed):
+    hosts = {f"h{i}": n for i, n in enumerate(slots)}
+    schedule = Schedule(tasks, seed=seed)
+    world = World(schedule, hosts, seed)
+    act = world.act
+
+    def watched() -> None:
+        act()
+        idle = sum(n - min(n, len(schedule.held(name))) for name, n in world.slots.items())
+        assert not idle or schedule.done + schedule.running >= tasks
+        assert not idle or not any(world.queue.values()), "what was sent ahead is taken back"
+
+    world.act = watched  # type: ignore[method-assign]
+    world.run()
+
+
+def test_a_retry_goes_where_the_task_has_not_failed():
+    schedule = Schedule(1, retries=5, retry_sleep=0)
+    for name in "abc":
+        schedule.join(name, 1)
+    tried = []
+    for _ in range(3):
+        (start,) = schedule.decide(0)
+        tried.append(start.host)
+        schedule.started(*start, 0)
+        assert schedule.finished(*start, False, 1, 0) is Verdict.RETRY
+    assert sorted(tried) == ["a", "b", "c"]
+    assert len(schedule.decide(0)) == 1, "it failed everywhere: any host is as good"
+
+
+def test_a_retry_waits_for_a_busy_host_rather_than_fail_again_where_it_failed():
+    schedule = Schedule(2, retry_sleep=0)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    first, second = schedule.decide(0)
+    assert schedule.finished(*first, False, 1, 1) is Verdict.RETRY
+    assert schedule.decide(1) == []
+    schedule.finished(*second, True, 1, 2)
+    assert schedule.decide(2) == [Start(second.host, first.task, 2)]
+
+
+def test_waits_before_retries_grow_and_hold_up_nothing():
+    schedule = Schedule(50, retries=10, retry_sleep=30, keep_going=True)
+    schedule.join("a", 1)
+    now, failed_at, others = 0.0, 0.0, 0
+    waits: list[float] = []
+    sent: list[Start] = []
+    while not schedule.finished_all:
+        sent += [decision for decision in schedule.decide(now) if isinstance(decision, Start)]
+        if not sent:
+            now = schedule.due(now)
+            continue
+        start = sent.pop(0)
+        if start.task == 0:
+            if start.attempt > 1:
+                waits.append(now - failed_at)
+            schedule.finished(*start, False, 0.1, now)
+            failed_at = now
+        else:
+            schedule.finished(*start, True, 0.1, now)
+            others += 1
+    assert len(waits) == 10
+    assert all(wait <= 30 for wait in waits)
+    assert waits[-1] >= 15 > waits[2]
+    assert others == 49
+
+
+def test_spent_retries_stop_the_job_and_let_what_runs_end():
+    schedule = Schedule(10, retries=0)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    first, second = schedule.decide(0)
+    assert schedule.finished(*first, False, 1, 1) is Verdict.FAILED
+    assert schedule.decide(1) == []
+    assert not schedule.finished_all
+    assert schedule.finished(*second, True, 1, 2) is Verdict.DONE
+    assert schedule.finished_all
+    assert (schedule.done, schedule.failed) == (1, 1)
+
+
+def run_all_but_one(schedule: Schedule, now: float = 1.0) -> Start:
+    """Finish everything but one attempt, and return that."""
+    held = None
+    while schedule.left > 1:
+        for decision in schedule.decide(now):
+            schedule.started(*decision, now)
+            if held is None:
+                held = decision
+            else:
+                schedule.finished(*decision, True, 1.0, now)
+    return held
+
+
+def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts():
+    schedule = Schedule(20)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    straggler = run_all_but_one(schedule)
+    assert schedule.decide(3.9) == []
+    assert schedule.due(3.9) == 4.0
+    (backup,) = schedule.decide(4.0)
+    assert (backup.task, backup.attempt) == (straggler.task, 2)
+    assert backup.host != straggler.host
+    assert schedule.decide(100) == []
+    schedule.started(*backup, 4)
+    assert schedule.finished(*backup, True, 1, 5) is Verdict.DONE
+    assert schedule.decide(5) == [Cancel(*straggler)]
+    assert schedule.finished(*straggler, True, 9, 6) is Verdict.IGNORED
+    assert schedule.finished_all
+
+
+def test_no_backup_where_it_is_turned_off_or_the_job_is_small():
+    for tasks, backup in ((20, False), (9, True)):
+        schedule = Schedule(tasks, backup=backup)
+        schedule.join("a", 1)
+        schedule.join("b", 1)
+        run_all_but_one(schedule)
+        assert schedule.decide(1e6) == []
+        assert schedule.due(1e6) is None
+
+
+def test_a_host_that_fails_what_others_can_do_is_set_aside():
+    schedule = Schedule(100, retry_sleep=0)
+    world = World(schedule, {"good": 2, "bad": 1, "fine": 1}, 1)
+    world.bad = {"bad"}
+    world.run()
+    assert schedule.done == 100
+    assert schedule.is_set_aside("bad")
+    assert 3 <= sum(1 for host, _, _ in world.starts if host == "bad") < 12
+
+
+def test_the_last_host_is_never_set_aside():
+    schedule = Schedule(30, retry_sleep=0, retries=2, keep_going=True)
+    world = World(schedule, {"bad": 2}, 1)
+    world.bad = {"bad"}
+    world.run()
+    assert schedule.failed == 30
+    assert not schedule.is_set_aside("bad")
+
+
+def test_what_was_sent_ahead_is_taken_back_for_a_free_slot():
+    schedule = Schedule(8)
+    schedule.join("a", 1)
+    (first,) = schedule.decide(0)
+    schedule.started(*first, 0)
+    schedule.finished(*first, True, 0.01, 0)
+    sent = schedule.decide(0)
+    assert len(sent) > 2, "short tasks are sent ahead"
+    schedule.started(*sent[0], 0)
+    schedule.finished(*sent[0], True, 0.01, 0)
+    schedule.started(*sent[1], 0)
+    while (more := schedule.decide(0)):
+        sent += more
+    schedule.join("b", 1)
+    decisions = schedule.decide(0)
+    if not any(isinstance(d, Start) for d in decisions):
+        (recall,) = decisions
+        assert isinstance(recall, Recall)
+        schedule.returned(*recall)
+        decisions = schedule.decide(0)
+    assert decisions[0].host == "b"
+
+
+def test_an_attempt_given_up_is_fenced():
+    schedule = Schedule(1)
+    schedule.join("a", 1)
+    (lost,) = schedule.decide(0)
+    assert schedule.leave("a") == [0]
+    schedule.join("b", 1)
+    (again,) = schedule.decide(0)
+    assert again == Start("b", 0, 2)
+    schedule.join("a", 1)
+    assert schedule.finished(*lost, True, 1, 1) is Verdict.IGNORED
+    assert schedule.finished(*again, True, 1, 1) is Verdict.DONE
+
+
+def test_a_resumed_job_skips_what_is_done_and_adopts_what_runs():
+    schedule = Schedule(5)
+    schedule.skip(0)
+    schedule.skip(3)
+    schedule.used(1, 4)
+    schedule.join("a", 2)
+    assert schedule.adopt("a", 2, 7, started=0.0)
+    assert not schedule.adopt("a", 3, 1, started=0.0), "it has its result"
+    assert schedule.decide(0) == [Start("a", 1, 5)]
+    assert schedule.finished("a", 2, 7, True, 1, 1) is Verdict.DONE
+    assert schedule.decide(1)[0] == Start("a", 4, 1)
+
+
+def test_sending_ahead_fits_the_round_trip():
+    assert ahead(1, 0.0, 60.0) == 0
+    assert ahead(1, 0.08, 0.04) >= 4
+    assert ahead(4, 0.08, 0.04) >= 16
+    assert ahead(1, 0.08, 1.0) == 1
+
+
+def test_the_makespan_is_near_ideal_with_uneven_tasks_and_a_slow_host():
+    schedule = Schedule(1000)
+    world = World(schedule, {f"h{i}": 1 for i in range(50)}, 7, spread=1.5)
+    world.slow["h7"] = 10.0
+    world.run()
+    assert world.ended <= 1.25 * world.busy / 50 + 60
