@@ -139,6 +139,11 @@ class Files(asyncssh.SFTPServer):
     def link(self, oldpath: bytes, newpath: bytes) -> None:
         os.link(self._change(oldpath), self._change(newpath), follow_symlinks=False)
 
+    def exit(self) -> None:
+        # asyncssh ends SFTP without an exit status, and OpenSSH's scp takes that for a failure
+        if self.channel.get_subsystem() == "sftp":
+            self.channel.exit(0)
+
     def format_user(self, uid: int | None) -> str:
         return self._user if uid == os.getuid() else super().format_user(uid)
 
