@@ -1,0 +1,200 @@
+"""Both sides of the comparison: the real AWS CLI on moto's S3 over HTTP, and the stub on a session of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+
+from hardway import s3stub
+
+STUBS = Path(__file__).resolve().parents[2] / "stubs"
+STUB = STUBS / "aws"
+DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.000Z)?|\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
+TIMEOUT = 60
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a person sees of one command."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Side:
+    """One of the two worlds: a directory of local files, and a way to run `aws` there."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, args: list[str], stdin: bytes = b"") -> Result:
+        raise NotImplementedError
+
+    def objects(self) -> dict[str, str]:
+        """Every object of every bucket, with the MD5 of its bytes."""
+        raise NotImplementedError
+
+    def files(self) -> dict[str, bytes | str]:
+        """Every local file below root, with its bytes; a link with its target, a directory with a slash."""
+        found: dict[str, bytes | str] = {}
+        for path in self.root.rglob("*"):
+            name = str(path.relative_to(self.root))
+            if path.is_symlink():
+                found[name] = os.readlink(path)
+            elif path.is_dir():
+                found[name + "/"] = ""
+            elif path.is_file():
+                found[name] = path.read_bytes()
+        return found
+
+
+class RealSide(Side):
+    """The real CLI, in a process that has it imported, against moto."""
+
+    def __init__(self, root: Path, process: subprocess.Popen[str], endpoint: str) -> None:
+        super().__init__(root)
+        self._process = process
+        self.client: Any = boto3.client("s3", endpoint_url=endpoint)
+
+    def run(self, args: list[str], stdin: bytes = b"") -> Result:
+        command = {
+            "args": args,
+            "cwd": str(self.root),
+            "stdin": stdin.decode("utf-8", "surrogateescape"),
+            "environment": self.environment,
+        }
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Result(answer["code"], answer["stdout"], answer["stderr"])
+
+    def objects(self) -> dict[str, str]:
+        found = {}
+        for bucket in self.client.list_buckets()["Buckets"]:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
+                for entry in page.get("Contents", []):
+                    body = self.client.get_object(Bucket=bucket["Name"], Key=entry["Key"])["Body"].read()
+                    found[f"{bucket['Name']}/{entry['Key']}"] = hashlib.md5(body).hexdigest()
+        return found
+
+
+class StubSide(Side):
+    """The stub, as a process of its own, as users run it."""
+
+    def run(self, args: list[str], stdin: bytes = b"") -> Result:
+        done = subprocess.run(
+            [str(STUB), *args],
+            input=stdin,
+            capture_output=True,
+            cwd=self.root,
+            env=self.environment,
+            timeout=TIMEOUT,
+        )
+        out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
+        return Result(done.returncode, out, err)
+
+    def objects(self) -> dict[str, str]:
+        found = {}
+        for bucket in json.loads(self.run(["s3api", "list-buckets"]).stdout)["Buckets"]:
+            listing = json.loads(self.run(["s3api", "list-objects-v2", "--bucket", bucket["Name"]]).stdout)
+            for entry in listing.get("Contents", []):
+                found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
+        return found
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def cli_environment(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that uses the real CLI against moto, and no one's configuration."""
+    nowhere = str(tmp_path_factory.mktemp("aws") / "none")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "s3_stubbed"))}
+    return {
+        **kept,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_MAX_ATTEMPTS": "1",
+        "no_proxy": "127.0.0.1",
+        "PYTHONUTF8": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "judge.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=cli_environment,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        process.wait(timeout=TIMEOUT)
+
+
+@pytest.fixture
+def real(
+    judge: subprocess.Popen[str],
+    endpoint: str,
+    cli_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> RealSide:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, cli_environment[name])
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    requests.post(f"{endpoint}/moto-api/reset", timeout=TIMEOUT)
+    root = tmp_path / "real" / "work"
+    root.mkdir(parents=True)
+    return RealSide(root, judge, endpoint)
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[StubSide]:
+    root = tmp_path / "stub" / "work"
+    root.mkdir(parents=True)
+    with s3stub.session() as session:
+        environment = {name: value for name, value in session.environment.items() if not name.startswith("AWS_")}
+        yield StubSide(root, environment)
+        shutil.rmtree(session.path, ignore_errors=True)
+
+
+def transfer_lines(text: str) -> list[str]:
+    """Lines as they end up on a terminal: progress is overwritten by what comes after its carriage return."""
+    shown = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    return [DATE.sub("<date>", line) for line in shown]
