@@ -45,13 +45,13 @@ def task(*args: Any, **options: Any) -> Any:
 
 
 def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
-    """Show what will be acted on and ask; `yes` skips the question, not the list.
+    """Show what will be acted on and ask; `yes` skips both.
 
     Raises UsageError where nobody can be asked, and HardwayError(code 1) for a no.
     """
-    say(*listing)
     if yes:
         return
+    say(*listing)
     if not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody to ask, there is no terminal: add --yes")
     answer = ""

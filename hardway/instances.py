@@ -67,13 +67,20 @@ class Instances(list[Instance]):
     """A list of instances that prints as a table, one a line, with `-` for what is not there."""
 
     def __str__(self) -> str:
-        rows = [_row(instance) for instance in self]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join(_aligned([_row(instance) for instance in self]))
+
+    def brief(self) -> list[str]:
+        """Lines that say which they are: name, type, state, id, address."""
+        return _aligned([[i.name or "-", i.type, i.state, i.id, i.address or "-"] for i in self])
 
     def json(self) -> str:
         """All there is to know of each, as a JSON array of objects."""
         return json.dumps([asdict(i) | {"launched": i.launched.isoformat()} for i in self], indent=2)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _row(i: Instance) -> list[str]:

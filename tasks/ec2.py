@@ -185,7 +185,7 @@ def ssh(
         return _login(settings, _one(instances.select(settings, selector)))
     script = commands.read(command or "", stdin)
     chosen = instances.select(settings, selector)
-    confirm(f"run on {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    confirm(f"run on {_count(chosen)}?", Instances(chosen).brief(), yes)
     return _run(settings, chosen, script, seconds, Printer(prefix=not quiet, sole=len(chosen) == 1))
 
 
@@ -213,7 +213,7 @@ def scp(
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
     chosen = instances.select(settings, selector)
-    confirm(f"copy with {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    confirm(f"copy with {_count(chosen)}?", Instances(chosen).brief(), yes)
     total = sum(file.stat().st_size for file in files) * len(chosen)
     with progress("copying", total, "bytes") as on_bytes:
         group = InstanceGroup(chosen, settings)
@@ -251,7 +251,7 @@ def push(
         raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
     tree = transfer.local_tree(here)
     chosen = instances.select(settings, selector)
-    confirm(f"send {tree} to {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    confirm(f"send {tree} to {_count(chosen)}?", Instances(chosen).brief(), yes)
     group = InstanceGroup(chosen, settings)
     if sync:
         return report(rsync.sync(group, tree, there), say)
@@ -284,7 +284,7 @@ def pull(
     if not isinstance(there, transfer.Remote) or not isinstance(here, str):
         raise UsageError("pull fetches from the instances: SOURCE starts with ':'; ec2.push sends")
     chosen = instances.select(settings, selector)
-    confirm(f"fetch from {_count(chosen)}?", str(Instances(chosen)).splitlines(), yes)
+    confirm(f"fetch from {_count(chosen)}?", Instances(chosen).brief(), yes)
     with progress("fetching", 0, "bytes") as on_bytes:
         report(transfer.pull(InstanceGroup(chosen, settings), there, here, on_bytes), say)
 
@@ -297,7 +297,7 @@ def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str
     found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
     alive = [instance for instance in found if instance.state in instances.ALIVE]
     if alive:
-        confirm(f"terminate {_count(alive)}?", str(Instances(alive)).splitlines(), yes)
+        confirm(f"terminate {_count(alive)}?", Instances(alive).brief(), yes)
         instances.terminate(settings, alive)
     elif found:
         say(f"{_count(found)} terminated already")

@@ -282,7 +282,7 @@ def test_what_leads_out_of_the_target_is_refused(tmp_path: Path) -> None:
 
 
 names = st.text(
-    st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=40
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
 
 
