@@ -1,0 +1,721 @@
+"""The agent of pmap: runs on an instance, keeps a job's slots busy, and holds results until they are acknowledged.
+
+One file, standard library only, Python 3.6 or later, sent over the connection it then talks on. It decides nothing:
+the driver says what runs. It outlives its connection: it is its own session and listens on a socket for the next one.
+
+On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
+    lock      held (flock) by the living agent
+    socket    a process started by a new connection hands that connection's stdin and stdout over here
+    log       what the agent had to say when it died
+Outputs of tasks are files without a name in the same directory: nothing to clean up when the agent is killed.
+
+Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
+    to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
+    from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text
+Before the first frame from the agent stands MARK, since a login shell may print what it likes.
+"""
+
+# ruff: noqa: SIM105, B905 (contextlib costs an import; zip has no strict in 3.6)
+import _signal as signal  # the C halves of signal and socket: their Python halves take longer to import than all else
+import _socket as socket
+import errno
+import fcntl
+import os
+import select
+import struct
+import time
+
+VERSION = 1
+MARK = b"\x00\x01hardway agent\x02\x00"
+HEAD = struct.Struct("!IBIH")
+RESULT = struct.Struct("!hBdIQQ")  # exit code or -signal, flags, seconds, worker, lengths of stdout and stderr
+HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
+JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR = range(65, 73)
+WAITING, RUNNING, ENDED = range(3)
+TIMED_OUT, KILLED, NO_START = 1, 2, 4
+LARGEST = 1 << 30  # a longer payload than this is a broken stream
+INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
+CHUNK_SIZE = 1 << 17
+GRACE = 2.0  # seconds between TERM and KILL
+HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
+WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@%+,-")
+
+
+def frame(kind, task=0, attempt=0, payload=b""):
+    return HEAD.pack(len(payload), kind, task, attempt) + payload
+
+
+class BrokenStream(Exception):
+    """What arrives is no sequence of frames."""
+
+
+class Frames:
+    """Cut a stream of bytes into frames."""
+
+    def __init__(self):
+        self.buffer = bytearray()
+
+    def feed(self, data):
+        """Return the frames completed by `data`, as (kind, task, attempt, payload)."""
+        self.buffer += data
+        found = []
+        start = 0
+        size = len(self.buffer)
+        while size - start >= HEAD.size:
+            length, kind, task, attempt = HEAD.unpack_from(self.buffer, start)
+            if length > LARGEST or not kind & 63:
+                raise BrokenStream(f"a frame of kind {kind} and {length} bytes")
+            if size - start < HEAD.size + length:
+                break
+            body = start + HEAD.size
+            found.append((kind, task, attempt, bytes(self.buffer[body : body + length])))
+            start = body + length
+        if start:
+            del self.buffer[:start]
+        return found
+
+
+class Task:
+    """One attempt, from its arrival until its result is acknowledged."""
+
+    def __init__(self, task, attempt, stdin):
+        self.task = task
+        self.attempt = attempt
+        self.stdin = stdin
+        self.state = WAITING
+        self.worker = 0
+        self.pid = 0
+        self.began = 0.0
+        self.seconds = 0.0
+        self.status = 0
+        self.flags = 0
+        self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
+        self.outputs = []  # file descriptors of stdout and stderr
+        self.sizes = [0, 0]
+        self.inline = b""
+
+    def close(self):
+        for fd in self.outputs:
+            os.close(fd)
+        self.outputs = []
+
+
+class Agent:
+    def __init__(self, directory, home, link):
+        self.directory = directory
+        self.home = home
+        self.identity = os.urandom(8).hex()
+        self.settings = {}
+        self.slots = 0
+        self.timeout = 0.0
+        self.linger = 3600.0
+        self.workers = []
+        self.argv = None
+        self.program = None
+        self.environment = {}
+        self.tasks = {}
+        self.waiting = []
+        self.running = {}
+        self.link = None
+        self.frames = None
+        self.out = bytearray()
+        self.sending = []  # ended tasks whose outputs have yet to be sent
+        self.sent = 0
+        self.held_since = 0.0
+        self.leaving = 0.0
+        self.alone_since = time.monotonic()
+        self.wake, wake_in = os.pipe()
+        for fd in (self.wake, wake_in):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_in)
+        signal.signal(signal.SIGCHLD, lambda number, stack: None)
+        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(ignored, signal.SIG_IGN)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        os.chdir(directory)  # the path of a socket is short, a home directory's may not be
+        try:
+            os.unlink("socket")
+        except OSError:
+            pass
+        self.listener.bind("socket")
+        self.listener.listen(8)
+        self.listener.setblocking(False)
+        os.chdir(home)
+        self.attach(*link)
+
+    # The connection
+
+    def attach(self, source, sink, lease):
+        """Talk over these from now on; `lease` is closed when that is over."""
+        self.detach()
+        self.link = (source, sink, lease)
+        for fd in (source, sink):
+            os.set_blocking(fd, False)
+        self.frames = Frames()
+        now = time.monotonic()
+        holdings = [
+            HOLDING.pack(one.task, one.attempt, one.state, now - one.began if one.state == RUNNING else one.seconds)
+            for one in self.tasks.values()
+        ]
+        about = f"{VERSION} {self.identity} {cpus()} {len(holdings)}\n"
+        self.out += MARK + frame(HELLO, 0, 0, about.encode() + b"".join(holdings))
+        self.sending = [one for one in self.tasks.values() if one.state == ENDED]
+
+    def detach(self):
+        if self.link:
+            for fd in self.link:
+                os.close(fd)
+            self.link = None
+            self.alone_since = time.monotonic()
+        self.out = bytearray()
+        self.sending = []
+        self.sent = 0
+
+    def accept(self):
+        """Another process of ours hands over the stdin and stdout of a new connection."""
+        try:
+            fd, _ = self.listener._accept()
+        except OSError:
+            return
+        lease = socket.socket(fileno=fd)
+        fds = []
+        try:
+            lease.settimeout(5)
+            _, passed, _, _ = lease.recvmsg(1, socket.CMSG_SPACE(8))
+            for level, kind, data in passed:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    fds += [pair[0] for pair in struct.iter_unpack("i", data[: len(data) // 4 * 4])]
+        except OSError:
+            pass
+        if len(fds) == 2:
+            for passed_fd in fds:
+                os.set_inheritable(passed_fd, False)
+            self.attach(fds[0], fds[1], lease.detach())
+        else:
+            for passed_fd in fds:
+                os.close(passed_fd)
+            lease.close()
+
+    def receive(self):
+        try:
+            data = os.read(self.link[0], 1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.detach()
+            return
+        try:
+            frames = self.frames.feed(data)
+            for kind, task, attempt, payload in frames:
+                self.handle(kind, task, attempt, payload)
+        except (BrokenStream, ValueError, KeyError, IndexError, struct.error) as error:
+            self.out += frame(ERROR, 0, 0, f"the driver sent {error}".encode("utf-8", "replace"))
+            self.flush()
+            self.detach()
+
+    def flush(self):
+        """Send what can be sent without waiting."""
+        while self.link:
+            if len(self.out) < CHUNK_SIZE and self.sending:
+                self.next_output()
+            if not self.out:
+                return
+            try:
+                count = os.write(self.link[1], self.out[: 1 << 18])
+            except BlockingIOError:
+                return
+            except OSError:
+                self.detach()
+                return
+            del self.out[:count]
+
+    def next_output(self):
+        """Move one more piece of the ended tasks' outputs to `out`."""
+        one = self.sending[0]
+        if one.outputs:
+            offset = self.sent
+            index = 0
+            if offset >= one.sizes[0]:
+                offset -= one.sizes[0]
+                index = 1
+            size = min(CHUNK_SIZE, one.sizes[index] - offset)
+            if size > 0:
+                piece = os.pread(one.outputs[index], size, offset)
+                piece += b"\0" * (size - len(piece))  # another process cut the file short meanwhile
+                self.out += frame(CHUNK, one.task, one.attempt, bytes([index]) + piece)
+                self.sent += size
+                return
+        self.out += frame(
+            DONE,
+            one.task,
+            one.attempt,
+            RESULT.pack(one.status, one.flags, one.seconds, one.worker, *one.sizes) + one.inline,
+        )
+        self.sending.pop(0)
+        self.sent = 0
+
+    # What the driver says
+
+    def handle(self, kind, task, attempt, payload):
+        if kind == RUN:
+            self.add(task, attempt, payload)
+        elif kind == ACK:
+            one = self.tasks.get((task, attempt))
+            if one and one.state == ENDED:
+                del self.tasks[task, attempt]
+                one.close()
+        elif kind in (TAKE, KILL):
+            one = self.tasks.get((task, attempt))
+            if one and one.state == WAITING:
+                self.waiting.remove(one)
+                del self.tasks[task, attempt]
+                self.out += frame(RETURNED, task, attempt)
+            elif one and one.state == RUNNING and kind == KILL:
+                one.flags |= KILLED
+                self.terminate(one)
+            elif not one:
+                self.out += frame(RETURNED, task, attempt)
+        elif kind == PING:
+            self.out += frame(PONG, task, attempt, payload)
+            self.flush()
+        elif kind == JOB:
+            self.configure(payload)
+        elif kind == STOP:
+            self.leave()
+        else:
+            raise ValueError(f"a frame of kind {kind}")
+
+    def configure(self, payload):
+        """Settings as NUL-separated key=value; environment variables have an upper-case key."""
+        pairs = [item.partition(b"=") for item in payload.split(b"\0")]
+        settings = {key.decode(): value for key, _, value in pairs}
+        self.slots = max(1, int(settings["slots"]))
+        self.timeout = float(settings["timeout"])
+        self.linger = float(settings["linger"])
+        base = int(settings["worker"])
+        busy = [one.worker for one in self.running.values()]
+        self.workers = [worker for worker in reversed(range(base, base + self.slots)) if worker not in busy]
+        if self.settings.get("command") != settings["command"]:
+            self.prepare(settings["command"])
+        for key, value in settings.items():
+            if key.isupper():
+                self.environment[os.fsencode(key)] = value
+        self.settings = settings
+
+    def prepare(self, command):
+        """Decide how to start the command.
+
+        A bare command of plain words that names a program is what `bash -c` would exec at once: then bash is asked,
+        here and once, which program that is and what environment it would see, and left out from then on.
+        """
+        self.argv = [b"bash", b"-c", command]
+        self.program = which("bash")
+        self.environment = dict(os.environb)
+        for name in (b"SSH_CLIENT", b"SSH_CONNECTION", b"SSH_TTY"):
+            self.environment.pop(name, None)
+        words = command.split()
+        plain = words and WORD.issuperset(command.replace(b" ", b"")) and b"BASH_ENV" not in self.environment
+        if not plain or not self.program:
+            return
+        read, write = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
+        argv = [b"bash", b"-c", probe, b"bash", words[0]]
+        pid = self.spawn(self.program, argv, self.environment, (null, write, null))
+        os.close(write)
+        os.close(null)
+        said = b""
+        while True:
+            piece = os.read(read, 65536)
+            if not piece:
+                break
+            said += piece
+        os.close(read)
+        _, status = os.waitpid(pid, 0)
+        program, _, variables = said.partition(b"\n")
+        if status == 0 and program.startswith(b"/"):
+            pairs = [item.partition(b"=") for item in variables.split(b"\0") if item]
+            self.environment = {key: value for key, _, value in pairs}
+            self.environment[b"_"] = program
+            self.argv, self.program = words, program
+
+    def add(self, task, attempt, stdin):
+        if (task, attempt) not in self.tasks and not self.leaving:
+            one = self.tasks[task, attempt] = Task(task, attempt, stdin)
+            self.waiting.append(one)
+
+    def leave(self):
+        """End all tasks, then go."""
+        if not self.leaving:
+            self.leaving = time.monotonic()
+            for one in self.waiting:
+                del self.tasks[one.task, one.attempt]
+            self.waiting = []
+            for one in self.running.values():
+                one.flags |= KILLED
+                self.terminate(one)
+
+    # Running
+
+    def start_tasks(self):
+        while self.waiting and len(self.running) < self.slots and self.workers:
+            self.start(self.waiting.pop(0))
+
+    def start(self, one):
+        one.began = time.monotonic()
+        one.worker = self.workers.pop()
+        one.state = RUNNING
+        stdin = None
+        try:
+            one.outputs = [nameless(self.directory), nameless(self.directory)]
+            stdin = self.stdin(one.stdin)
+            environment = dict(self.environment)
+            environment[b"HARDWAY_TASK"] = b"%d" % one.task
+            environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
+            environment[b"HARDWAY_WORKER"] = b"%d" % one.worker
+            if not self.program:
+                raise OSError(errno.ENOENT, "there is no bash here")
+            try:
+                one.pid = self.spawn(self.program, self.argv, environment, (stdin, *one.outputs))
+            except OSError:
+                # Gone since, or a script without a first line: bash knows what to do.
+                if self.argv[0] == b"bash":
+                    raise
+                bash = [b"bash", b"-c", self.settings["command"]]
+                one.pid = self.spawn(which("bash"), bash, environment, (stdin, *one.outputs))
+        except OSError as error:
+            one.close()
+            one.flags |= NO_START
+            one.inline = f"the agent could not start it: {error}".encode("utf-8", "replace")
+            one.sizes = [0, len(one.inline)]
+            self.end(one, 126)
+            return
+        finally:
+            if stdin is not None:
+                os.close(stdin)
+        one.stdin = b""
+        self.running[one.pid] = one
+        self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
+
+    def stdin(self, data):
+        """A descriptor to read `data` from: a pipe where it holds it all, else a file."""
+        if len(data) <= 4096:
+            read, write = os.pipe()
+        else:
+            read = nameless(self.directory)
+            write = os.dup(read)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(write, view) :]
+        except OSError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        if len(data) > 4096:
+            os.lseek(read, 0, os.SEEK_SET)
+        return read
+
+    def spawn(self, program, argv, environment, fds):
+        """Start a process in its own process group, with these as its first descriptors."""
+        if hasattr(os, "posix_spawn"):
+            moves = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
+            return os.posix_spawn(
+                program,
+                argv,
+                environment,
+                file_actions=moves,
+                setpgroup=0,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD],
+            )
+        import subprocess
+
+        process = subprocess.Popen(
+            argv,
+            executable=program,
+            env=environment,
+            stdin=fds[0],
+            stdout=fds[1],
+            stderr=fds[2],
+            preexec_fn=lambda: (
+                os.setpgid(0, 0),
+                signal.signal(signal.SIGHUP, signal.SIG_DFL),
+                signal.signal(signal.SIGINT, signal.SIG_DFL),
+            ),
+        )
+        process.returncode = 0  # it is waited for by `reap`
+        return process.pid
+
+    def reap(self):
+        """Take the status of each child that ended; what is left of its process group ends with it."""
+        while True:
+            try:
+                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if child is None:
+                return
+            one = self.running.pop(child.si_pid, None)
+            if one:
+                # Before it is waited for its number can't be another process's.
+                kill_group(one.pid, signal.SIGKILL)
+            _, status = os.waitpid(child.si_pid, 0)
+            if one:
+                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                self.collect(one)
+                self.end(one, code)
+
+    def collect(self, one):
+        """Keep the outputs: small ones in memory, so that descriptors don't run out."""
+        one.sizes = [os.fstat(fd).st_size for fd in one.outputs]
+        if sum(one.sizes) <= INLINE:
+            one.inline = b"".join(os.pread(fd, size, 0) for fd, size in zip(one.outputs, one.sizes))
+            one.close()
+
+    def end(self, one, code):
+        one.seconds = time.monotonic() - one.began
+        one.state = ENDED
+        one.status = code
+        self.release_worker(one.worker)
+        if self.leaving:
+            one.close()
+        elif self.link:
+            self.sending.append(one)
+
+    def release_worker(self, worker):
+        base = int(self.settings["worker"])
+        if base <= worker < base + self.slots and worker not in self.workers:
+            self.workers.append(worker)
+
+    def terminate(self, one):
+        if not one.kill_at:
+            one.kill_at = time.monotonic() + GRACE
+            kill_group(one.pid, signal.SIGTERM)
+
+    def enforce(self, now):
+        """End what has run too long."""
+        for one in self.running.values():
+            if one.kill_at:
+                if now >= one.kill_at:
+                    kill_group(one.pid, signal.SIGKILL)
+                    one.kill_at = now + GRACE
+            elif self.timeout and now - one.began >= self.timeout:
+                one.flags |= TIMED_OUT
+                self.terminate(one)
+
+    # The loop
+
+    def wait(self, now):
+        """Seconds until something is due though nothing happens."""
+        times = [now + 3600]
+        if not self.link:
+            times.append(self.alone_since + self.linger)
+        elif self.held_since:
+            times.append(self.held_since + HOLD_BACK)
+        for one in self.running.values():
+            if one.kill_at:
+                times.append(one.kill_at)
+            elif self.timeout:
+                times.append(one.began + self.timeout)
+        return max(0.0, min(times) - now)
+
+    def may_hold_back(self, now):
+        """Whether what there is to say can wait for more: nobody stands idle for it."""
+        if not self.out and not self.sending:
+            self.held_since = 0.0
+            return False
+        if len(self.waiting) <= self.slots or self.leaving or len(self.out) > INLINE:
+            self.held_since = 0.0
+            return False
+        if not self.held_since:
+            self.held_since = now
+        if now - self.held_since >= HOLD_BACK:
+            self.held_since = 0.0
+            return False
+        return True
+
+    def run(self):
+        while True:
+            self.reap()
+            self.start_tasks()
+            now = time.monotonic()
+            self.enforce(now)
+            if self.leaving and not self.running:
+                self.out += frame(BYE)
+                self.flush()
+                return
+            if not self.link and now - self.alone_since >= self.linger:
+                self.leave()
+                continue
+            if not self.may_hold_back(now):
+                self.flush()
+            poll = select.poll()
+            poll.register(self.wake, select.POLLIN)
+            poll.register(self.listener.fileno(), select.POLLIN)
+            if self.link:
+                poll.register(self.link[0], select.POLLIN)
+                if (self.out or self.sending) and not self.held_since:
+                    poll.register(self.link[1], select.POLLOUT)
+            for fd, _ in poll.poll(int(self.wait(now) * 1000) + 1):
+                if fd == self.wake:
+                    os.read(self.wake, 4096)
+                elif fd == self.listener.fileno():
+                    self.accept()
+                elif self.link and fd == self.link[0]:
+                    self.receive()
+
+
+def kill_group(pid, number):
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        pass
+
+
+def cpus():
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return os.cpu_count() or 1
+
+
+def which(name):
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def nameless(directory):
+    """A new file that no directory lists: it is gone when its last descriptor is."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except (OSError, AttributeError) as error:
+        if getattr(error, "errno", 0) == errno.ENOSPC:
+            raise
+    path = os.path.join(directory, "output-" + os.urandom(8).hex())
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(path)
+    return fd
+
+
+def locked(directory):
+    """The descriptor of the job's lock, or None if an agent holds it."""
+    fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except OSError:
+        os.close(fd)
+        return None
+
+
+def hand_over(directory):
+    """Give this process's stdin and stdout to the living agent; False if there is none to take them."""
+    lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    lease.settimeout(5)
+    home = os.getcwd()
+    os.chdir(directory)
+    try:
+        lease.connect("socket")
+        lease.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", 0, 1))])
+    except OSError:
+        lease.close()
+        return False
+    finally:
+        os.chdir(home)
+    release(lease.detach())
+    return True
+
+
+def release(lease):
+    """Wait until the agent closes its end of the lease: the connection is no longer used."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.set_blocking(lease, True)
+    try:
+        while os.read(lease, 1):
+            pass
+    except OSError:
+        pass
+
+
+def become_agent(directory, home, lock, lease):
+    """The rest of this process's life is the agent's."""
+    os.setsid()
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for fd, number in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(fd, number)
+    for fd in (null, log):
+        os.close(fd)
+    agent = Agent(directory, home, (source, sink, lease))
+    try:
+        agent.run()
+    except BaseException:
+        import traceback
+
+        text = traceback.format_exc()
+        os.write(2, text.encode("utf-8", "replace"))
+        for one in agent.running.values():
+            kill_group(one.pid, signal.SIGKILL)
+        if agent.link:
+            os.set_blocking(agent.link[1], True)
+            os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
+        raise
+    agent.listener.close()
+    for name in ("socket", "log", "lock"):
+        os.unlink(os.path.join(directory, name))
+    for path in (directory, os.path.dirname(directory)):
+        try:
+            os.rmdir(path)
+        except OSError:
+            return
+
+
+def main(job):
+    """Connect this process's stdin and stdout to the agent of the job, starting it if there is none."""
+    home = os.path.expanduser("~")
+    if not os.path.isdir(home):
+        home = "/"
+    os.chdir(home)
+    directory = os.path.join(home, ".hardway", job)
+    for _ in range(100):
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            lock = locked(directory)
+        except FileNotFoundError:
+            continue  # the agent before us is just leaving
+        except OSError as error:
+            os.write(1, MARK + frame(ERROR, 0, 0, str(error).encode("utf-8", "replace")))
+            return
+        if lock is None:
+            if hand_over(directory):
+                return
+            time.sleep(0.05)
+            continue
+        try:
+            if os.fstat(lock).st_ino != os.stat(os.path.join(directory, "lock")).st_ino:
+                raise FileNotFoundError
+        except FileNotFoundError:
+            os.close(lock)
+            continue
+        ours, lease = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.close(ours)
+                become_agent(directory, home, lock, lease)
+            finally:
+                os._exit(1)
+        os.close(lock)
+        os.close(lease)
+        release(ours)
+        return
+    os.write(1, MARK + frame(ERROR, 0, 0, b"the agent of this job neither answers nor dies"))
