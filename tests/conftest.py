@@ -1,0 +1,200 @@
+"""What all tests share: a fresh home, `inv` as a process, a local cloud, and the proof that nothing of ours remains.
+
+`home` is a HOME of the test's own, in this process and in those it starts. `inv` runs a task as a person does. `cloud`
+is one local cloud for the whole run; `start_cloud` is for tests that need one to themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+import platformdirs
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INV_SECONDS = 120
+SESSION_MARK = "HARDWAY_TEST_SESSION"
+"""In the environment of everything a test starts, so that what is left at the end can be told from others' processes."""
+NOT_INHERITED = re.compile(r"AWS_|INVOKE_|XDG_|HARDWAY_LOCAL|s3_stubbed|SSH_|.*_proxy$|.*_PROXY$|region$|PYTHONDONTWRITEBYTECODE$")
+
+_endpoints: list[str] = []
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a process ended, and what it said on which stream."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Inv(Protocol):
+    """`inv("ec2.ls", "--json", env={...}, stdin="...")`; `env` comes on top of this process's environment."""
+
+    def __call__(
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = INV_SECONDS
+    ) -> Result: ...
+
+
+@dataclass(frozen=True)
+class LocalCloud:
+    """A running local cloud: `env` points a process at it, `state` is its XDG_STATE_HOME."""
+
+    env: Mapping[str, str]
+    state: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.state / "hardway" / "local"
+
+    def client(self, service: str, region: str = "us-east-1") -> Any:
+        """A boto3 client of this cloud."""
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=self.env["AWS_ENDPOINT_URL"],
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def inv(self, *arguments: str) -> Result:
+        """Run a task of `local.` on this cloud."""
+        return run_inv(*arguments, env={"XDG_STATE_HOME": str(self.state), **self.env})
+
+
+def run_inv(
+    *arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = INV_SECONDS
+) -> Result:
+    """See `Inv`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **(env or {})},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def exports(text: str) -> dict[str, str]:
+    """What `export NAME=value` lines, and nothing else, set."""
+    pairs = {}
+    for line in text.splitlines():
+        word, assignment = shlex.split(line)
+        assert word == "export", line
+        name, _, value = assignment.partition("=")
+        pairs[name] = value
+    return pairs
+
+
+@contextlib.contextmanager
+def local_cloud(state: Path, **environment: str) -> Iterator[LocalCloud]:
+    """A local cloud from `inv local.up` to `inv local.down`; `environment` may hold INVOKE_LOCAL_... settings."""
+    state.mkdir(parents=True, exist_ok=True)
+    env = {"XDG_STATE_HOME": str(state), **environment}
+    try:
+        up = run_inv("local.up", env=env)
+        assert up.code == 0, up.stderr
+        cloud = LocalCloud(exports(up.stdout), state)
+        _endpoints.append(cloud.env["AWS_ENDPOINT_URL"])
+        yield cloud
+    finally:
+        down = run_inv("local.down", env=env)
+        assert down.code == 0, down.stderr
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh HOME and TMPDIR for this process and its children; no AWS, Invoke or XDG variable is set."""
+    for name in os.environ:
+        if NOT_INHERITED.match(name) and name != SESSION_MARK:
+            monkeypatch.delenv(name)
+    directory = tmp_path / "home"
+    (directory / "tmp").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.setenv("TMPDIR", str(directory / "tmp"))
+    return directory
+
+
+@pytest.fixture
+def inv(home: Path) -> Inv:
+    """Run `inv` in the repository as a process, in the fresh home."""
+    return run_inv
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """One local cloud for all tests; each ends the instances it starts."""
+    with local_cloud(tmp_path_factory.mktemp("cloud") / "state") as running:
+        yield running
+
+
+@pytest.fixture
+def start_cloud(tmp_path: Path) -> Iterator[Callable[..., LocalCloud]]:
+    """Start a local cloud of the test's own: `start_cloud(INVOKE_LOCAL_ISOLATION="none")`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**environment: str) -> LocalCloud:
+            return stack.enter_context(local_cloud(tmp_path / f"state{len(_endpoints)}", **environment))
+
+        yield start
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    for name in [name for name in os.environ if NOT_INHERITED.match(name)]:
+        del os.environ[name]
+    os.environ[SESSION_MARK] = uuid.uuid4().hex
+    session.config.stash[_STATE_BEFORE] = _own_state_exists()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if a process, a listener or a state directory of ours remains."""
+    left = _marked_processes()
+    left += [f"something still listens at {endpoint}" for endpoint in _endpoints if _listens(endpoint)]
+    base = getattr(session.config, "_tmp_path_factory").getbasetemp()  # noqa: B009
+    left += [f"{path} still exists" for path in base.rglob("hardway/local") if path.is_dir()]
+    if _own_state_exists() and not session.config.stash[_STATE_BEFORE]:
+        left.append(f"{platformdirs.user_state_path('hardway')} has come into being: a test ran outside its home")
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nleft behind by the tests:", *left, sep="\n  ", file=sys.stderr)
+
+
+_STATE_BEFORE = pytest.StashKey[bool]()
+
+
+def _own_state_exists() -> bool:
+    return platformdirs.user_state_path("hardway").exists()
+
+
+def _marked_processes() -> list[str]:
+    mark = f"{SESSION_MARK}={os.environ[SESSION_MARK]}".encode()
+    left = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                    command = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    left.append(f"process {name}: {command}")
+    return left
+
+
+def _listens(endpoint: str) -> bool:
+    host, _, port = endpoint.removeprefix("http://").rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
