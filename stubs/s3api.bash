@@ -212,7 +212,8 @@ rows() { # MEMBER FIELD...: print rows_json (objects), or of columns[row * field
     if [[ $output == text ]]; then printf 'None\n'; else printf 'null\n'; fi
     finish 0
   fi
-  local lines=() cells=() page=()
+  local lines=() cells=() page=() margin='    '
+  [[ -z $index || $index == '*' ]] || margin=''
   for i in "${picked[@]}"; do
     cells=()
     for j in "${wanted[@]}"; do
@@ -229,23 +230,20 @@ rows() { # MEMBER FIELD...: print rows_json (objects), or of columns[row * field
         ((${#page[@]} == 1000)) && lines+=("${page[*]}") && page=()
       fi
     elif [[ $list ]]; then
-      printf -v text '        %s,\n' "${cells[@]}"
-      lines+=("    [
+      printf -v text "$margin    %s,\n" "${cells[@]}"
+      lines+=("${margin}[
 ${text%,*}
-    ]")
+$margin]")
     else
-      lines+=("    ${cells[0]}")
+      lines+=("$margin${cells[0]}")
     fi
   done
   ((${#page[@]})) && lines+=("${page[*]}")
-  if [[ $output == text ]]; then
+  if [[ $output == text || -z $margin ]]; then
     printf '%s\n' "${lines[@]}"
-  elif [[ ($index == '*' || -z $index) ]]; then
-    IFS=$'\001'
-    text="${lines[*]}"
-    printf '[\n%s\n]\n' "${text//$'\001'/,$'\n'}"
   else
-    printf '%s\n' "${lines[0]# *}"
+    printf -v text '%s,\n' "${lines[@]}"
+    printf '[\n%s\n]\n' "${text%,*}"
   fi
   finish 0
 }
