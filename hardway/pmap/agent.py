@@ -37,6 +37,7 @@ TIMED_OUT, KILLED, NO_START = 1, 2, 4
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
+SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@%+,-")
@@ -122,6 +123,7 @@ class Agent:
         self.out = bytearray()
         self.sending = []  # ended tasks whose outputs have yet to be sent
         self.sent = 0
+        self.received = 0
         self.held_since = 0.0
         self.leaving = 0.0
         self.alone_since = time.monotonic()
@@ -207,6 +209,13 @@ class Agent:
         if not data:
             self.detach()
             return
+        self.received += len(data)
+        if self.received >= SPEAK_UP:
+            self.received = 0
+            self.out += frame(PONG)
+            self.flush()
+            if not self.link:
+                return
         try:
             frames = self.frames.feed(data)
             for kind, task, attempt, payload in frames:

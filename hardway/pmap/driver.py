@@ -1,0 +1,576 @@
+"""Carries out what the schedule decides, over a link to each instance, and tells it what happened.
+
+One thread runs the job: it alone touches the schedule, the journal and what the links know. Worker threads do what
+may take long (connecting, closing, asking EC2) and answer through the queue that also announces frames. All times
+are in seconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import signal
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from hardway import instances as ec2
+from hardway.config import Settings
+from hardway.errors import Failed, HardwayError, Interrupted, UsageError
+from hardway.instances import Instance
+from hardway.pmap import agent
+from hardway.pmap.journal import Job, Result
+from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
+from hardway.pmap.progress import Progress
+from hardway.pmap.schedule import Cancel, Recall, Schedule, Start, Verdict
+
+CONNECTING_MOST = 32  # connections being opened at the same time
+PING_AFTER = 10.0  # of silence
+DEAD_AFTER = 40.0  # of silence, though pinged
+BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
+ASK_EC2_EVERY = 5.0
+FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
+FAREWELL = 3.0  # for the agents to end their tasks and go
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may set; times in seconds, 0 for `timeout` is none, 0 for `slots` one a CPU."""
+
+    slots: int = 1
+    retries: int = 10
+    retry_sleep: float = 30.0
+    timeout: float = 0.0
+    keep_going: bool = False
+    backup: bool = True
+    reconnect: float = 300.0
+    linger: float = 3600.0
+
+
+@dataclass
+class Outcome:
+    """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end."""
+
+    failed: dict[int, Result] = field(default_factory=dict)
+    done: int = 0
+    left: int = 0
+    attempts: int = 0
+    retries: int = 0
+    backups: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+    busy: float = 0.0
+
+
+@dataclass
+class _Partial:
+    """Long outputs of one attempt on their way."""
+
+    paths: list[Path]
+    files: list[BinaryIO]
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+class Driver:
+    """One run of a job, on these instances."""
+
+    def __init__(
+        self,
+        job: Job,
+        arguments: Sequence[bytes],
+        numbers: Sequence[int],
+        instances: Sequence[Instance],
+        settings: Settings,
+        options: Options,
+        progress: Progress,
+        on_result: Callable[[int, Result], None] | None = None,
+    ) -> None:
+        """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order."""
+        self.job = job
+        self.arguments = arguments
+        self.numbers = numbers
+        self.settings = settings
+        self.options = options
+        self.progress = progress
+        self.on_result = on_result
+        self.positions = {number: position for position, number in enumerate(numbers)}
+        self.schedule = Schedule(
+            len(arguments),
+            retries=options.retries,
+            retry_sleep=options.retry_sleep,
+            keep_going=options.keep_going,
+            backup=options.backup,
+            seed=random.randrange(1 << 30),
+        )
+        self.outcome = Outcome()
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._workers: list[threading.Thread] = []
+        self._links = {instance.id: Link(instance, self._events) for instance in instances}
+        self._partials: dict[tuple[str, int, int], _Partial] = {}
+        self._touched: dict[Link, None] = {}  # links with frames to send
+        self._acks: list[tuple[Link, int, int]] = []
+        self._next_worker = 0
+        self._reasons: Counter[str] = Counter()
+        self._asked_ec2 = 0.0
+        self._asking = False
+        self._interrupted = 0
+        self._slots: dict[str, int] = {}
+        self._error: HardwayError | None = None
+
+    def run(self) -> Outcome:
+        """Run until every task is over, or none can be.
+
+        Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
+        """
+        began = now()
+        self._take_over()
+        with self._threads(), self._signals():
+            try:
+                self._loop()
+                self._farewell()
+            finally:
+                self._disconnect()
+                self.job.flush()
+                schedule, outcome = self.schedule, self.outcome
+                outcome.done, outcome.left = schedule.done, schedule.left
+                outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
+                outcome.backups = schedule.backups
+                outcome.seconds = now() - began
+        if self._interrupted:
+            raise Interrupted(f"interrupted; {self._unfinished()}")
+        if self._error:
+            raise self._error
+        return self.outcome
+
+    # The loop
+
+    def _loop(self) -> None:
+        for link in self._links.values():
+            self._open(link)
+        while not self.schedule.finished_all and not self._interrupted and not self._error:
+            self._handle_all(self._patience())
+            time = now()
+            self._keep_links(time)
+            self._decide(time)
+            self._flush()
+            self.progress.update(self.schedule, sum(link.up for link in self._links.values()), time)
+
+    def _patience(self) -> float:
+        """How long nothing needs to be done if nothing happens."""
+        time = now()
+        due = self.schedule.due(time)
+        times = [time + 1.0] if due is None else [time + 1.0, due]
+        times += [link.retry_at for link in self._links.values() if link.retry_at and not link.opening]
+        if self._touched:
+            times.append(time + 0.02)
+        return max(0.0, min(times) - time)
+
+    def _handle_all(self, timeout: float) -> None:
+        """Wait for an event, then handle all there are."""
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=timeout)
+            while True:
+                getattr(self, f"_on_{event[0]}")(*event[1:])
+                event = self._events.get_nowait()
+
+    def _decide(self, time: float) -> None:
+        for decision in self.schedule.decide(time):
+            link = self._links[str(decision.host)]
+            number = self.numbers[decision.task]
+            if isinstance(decision, Start):
+                self.job.started(number, decision.attempt, link.name)
+                link.send(agent.RUN, number, decision.attempt, self.arguments[decision.task])
+            elif isinstance(decision, Recall):
+                link.send(agent.TAKE, number, decision.attempt)
+            elif isinstance(decision, Cancel):
+                link.send(agent.KILL, number, decision.attempt)
+            self._touched[link] = None
+
+    def _flush(self) -> None:
+        """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""
+        self.job.flush()
+        for link, number, attempt in self._acks:
+            link.send(agent.ACK, number, attempt)
+            self._touched[link] = None
+        self._acks.clear()
+        for link in list(self._touched):
+            if not link.up or link.flush():
+                del self._touched[link]
+
+    # Links
+
+    def _open(self, link: Link) -> None:
+        link.opening = True
+        link.retry_at = 0.0
+
+        def work() -> None:
+            try:
+                link.connect(self.settings, self.settings.stub_session, f"{self.job.asked.name}-{self.job.asked.token}")
+            except Exception as error:  # whatever it is, the driver's thread is told
+                self._events.put(("refused", link, error))
+            else:
+                self._events.put(("opened", link))
+
+        self._work.put(work)
+
+    def _on_opened(self, link: Link) -> None:
+        link.opening = False
+        link.opened(now())
+
+    def _on_refused(self, link: Link, error: Exception) -> None:
+        link.opening = False
+        if isinstance(error, UsageError) or not isinstance(error, HardwayError | OSError | EOFError):
+            self._error = error if isinstance(error, HardwayError) else Failed(f"{link.instance}: {error!r}")
+            return
+        self._lost(link, str(error))
+
+    def _lost(self, link: Link, reason: str) -> None:
+        """The connection is gone or could not be made: try again later."""
+        self._drop(link)
+        link.reason = reason
+        link.failures += 1
+        time = now()
+        if not link.lost_at:
+            link.lost_at = time
+            if link.ever_up:
+                self.schedule.pause(link.name)
+            self.progress.say(f"{link.instance}: {reason or 'the connection was lost'}; trying again")
+        wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (link.failures - 1))
+        link.retry_at = time + wait * random.uniform(0.7, 1.0)
+
+    def _drop(self, link: Link) -> None:
+        self._touched.pop(link, None)
+        for key in [key for key in self._partials if key[0] == link.name]:
+            self._discard(self._partials.pop(key))
+        connection = link.detach()
+        if connection is not None:
+
+            def close() -> None:
+                cut(connection)
+                connection.close()
+
+            self._work.put(close)
+
+    def _give_up(self, link: Link, reason: str) -> None:
+        """The instance is gone for good: what it held runs elsewhere."""
+        self._drop(link)
+        del self._links[link.name]
+        again = self.schedule.leave(link.name)
+        self.outcome.lost += 1
+        self._reasons[reason] += 1
+        tasks = f"; {len(again)} {'task runs' if len(again) == 1 else 'tasks run'} elsewhere" if again else ""
+        self.progress.say(f"{link.instance}: {reason}{tasks}")
+        if not self._links:
+            reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
+            self._error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
+
+    def _keep_links(self, time: float) -> None:
+        """Reconnect what was lost, give up what stays lost, ping what is silent."""
+        lost = [link for link in self._links.values() if link.lost_at]
+        for link in lost:
+            if not link.opening and link.retry_at and time >= link.retry_at:
+                self._open(link)
+            elif time - link.lost_at > self.options.reconnect:
+                self._give_up(link, link.reason or "unreachable")
+        if self._links and len(lost) == len(self._links) and not self._slots:
+            tried = [link for link in lost if link.failures >= FIRST_TRIES]
+            if len(tried) == len(lost) and not self._error:
+                reasons = Counter(link.reason for link in lost).most_common(3)
+                self._error = Failed(f"no instance could be used: {'; '.join(reason for reason, _ in reasons)}")
+        if any(link.failures for link in lost) and not self._asking and time - self._asked_ec2 > ASK_EC2_EVERY:
+            self._ask_ec2([link.name for link in lost])
+        for link in list(self._links.values()):
+            if link.channel is not None:
+                if time - link.heard > DEAD_AFTER:
+                    self._lost(link, "it does not answer")
+                elif link.up and time - link.heard > PING_AFTER:
+                    link.send(agent.PING)
+                    self._touched[link] = None
+
+    def _ask_ec2(self, ids: list[str]) -> None:
+        self._asking = True
+        self._asked_ec2 = now()
+
+        def work() -> None:
+            alive: dict[str, str] | None = None
+            with contextlib.suppress(Exception):  # EC2 can't be asked: then nobody is called dead
+                alive = {found.id: found.state for found in ec2.described(self.settings, ids)}
+            self._events.put(("states", ids, alive))
+
+        self._work.put(work)
+
+    def _on_states(self, ids: list[str], states: dict[str, str] | None) -> None:
+        self._asking = False
+        for name in ids if states is not None else ():
+            link = self._links.get(name)
+            state = (states or {}).get(name, "terminated")
+            if link is not None and link.lost_at and state not in ("pending", "running"):
+                self._give_up(link, f"it is {state}")
+
+    def _on_ready(self, link: Link) -> None:
+        if self._links.get(link.name) is not link or link.channel is None:
+            return
+        try:
+            for frame in link.receive(now()):
+                if isinstance(frame, Hello):
+                    self._greet(link, frame)
+                else:
+                    self._on_frame(link, frame)
+        except EOFError:
+            self._lost(link, "")
+        except Unusable as error:
+            self._give_up(link, str(error))
+        except (agent.BrokenStream, ValueError, struct.error) as error:
+            self._lost(link, f"what arrives is not from our agent ({error})")
+
+    def _greet(self, link: Link, hello: Hello) -> None:
+        """An agent is there: a new one, or one that we or an earlier driver knew."""
+        link.lost_at = 0.0
+        link.failures = 0
+        slots = self._slots[link.name] = self.options.slots or hello.cpus
+        if link.worker < 0:
+            link.worker = self._next_worker
+            self._next_worker += slots
+        link.send(agent.JOB, payload=self._settings_of(link, slots))
+        if link.identity and link.identity != hello.identity:
+            self.progress.say(f"{link.instance}: the agent had died; another one is there")
+        link.identity = hello.identity
+        self.schedule.join(link.name, slots)
+        self._reconcile(link, hello)
+        self._touched[link] = None
+
+    def _reconcile(self, link: Link, hello: Hello) -> None:
+        """Agree with the agent on what it holds."""
+        time = now()
+        known = set(self.schedule.held(link.name))
+        found = set()
+        for holding in hello.holdings:
+            position = self.positions.get(holding.task, -1)
+            began = None if holding.state == agent.WAITING else time - holding.seconds
+            if (position, holding.attempt) in known:
+                found.add((position, holding.attempt))
+                if began is not None:
+                    self.schedule.started(link.name, position, holding.attempt, began)
+            elif position < 0 or not self.schedule.adopt(link.name, position, holding.attempt, began):
+                link.send(agent.ACK if holding.state == agent.ENDED else agent.KILL, holding.task, holding.attempt)
+        for position, attempt in known - found:
+            self.schedule.lost(link.name, position, attempt)
+
+    def _settings_of(self, link: Link, slots: int) -> bytes:
+        pairs = {
+            "slots": slots,
+            "timeout": self.options.timeout,
+            "linger": self.options.linger,
+            "worker": link.worker,
+            "HARDWAY_INSTANCE_ID": link.name,
+        }
+        items = [f"{key}={value}".encode() for key, value in pairs.items()]
+        return b"\0".join([*items, b"command=" + self.job.asked.command.encode("utf-8", "surrogateescape")])
+
+    # Frames
+
+    def _on_frame(self, link: Link, frame: Frame) -> None:
+        position = self.positions.get(frame.task, -1)
+        if frame.kind == agent.DONE:
+            self._on_done(link, position, frame)
+        elif frame.kind == agent.STARTED:
+            self.schedule.started(link.name, position, frame.attempt, now())
+        elif frame.kind == agent.CHUNK:
+            self._on_chunk(link, frame)
+        elif frame.kind == agent.RETURNED:
+            self.schedule.returned(link.name, position, frame.attempt)
+        elif frame.kind == agent.ERROR:
+            self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
+        elif frame.kind == agent.BYE:
+            link.left = True
+        elif frame.kind != agent.PONG:
+            raise agent.BrokenStream(f"a frame of kind {frame.kind}")
+
+    def _on_chunk(self, link: Link, frame: Frame) -> None:
+        key = (link.name, frame.task, frame.attempt)
+        partial = self._partials.get(key)
+        if partial is None:
+            stem = self.job.path / "large" / f"{frame.task}.{frame.attempt}.{link.name}"
+            paths = [Path(f"{stem}.part{index}") for index in (0, 1)]
+            partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
+        partial.files[frame.payload[0]].write(frame.payload[1:])
+
+    def _on_done(self, link: Link, position: int, frame: Frame) -> None:
+        code, flags, seconds, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+        partial = self._partials.pop((link.name, frame.task, frame.attempt), None)
+        inline = frame.payload[agent.RESULT.size :]
+        ok = code == 0 and not flags
+        self._acks.append((link, frame.task, frame.attempt))
+        if position < 0:
+            return
+        self.outcome.busy += seconds
+        verdict = self.schedule.finished(link.name, position, frame.attempt, ok, seconds, now())
+        if verdict is Verdict.IGNORED:
+            if partial:
+                self._discard(partial)
+            return
+        stdout: bytes | Path = inline[: sizes[0]]
+        stderr: bytes | Path = inline[sizes[0] :]
+        if partial:
+            partial.close()
+            stdout, stderr = partial.paths
+        elif len(inline) != sum(sizes):
+            raise agent.BrokenStream("a result without its output")
+        result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr)
+        if verdict is Verdict.DONE:
+            self.job.done(frame.task, result)
+        elif verdict is Verdict.FAILED:
+            self.outcome.failed[position] = result
+        if not ok:
+            self._tell_failure(link, position, result, verdict)
+        if self.on_result and verdict in (Verdict.DONE, Verdict.FAILED):
+            self.job.flush()
+            self.on_result(position, result)
+
+    def _tell_failure(self, link: Link, position: int, result: Result, verdict: Verdict) -> None:
+        if verdict is Verdict.RETRY:
+            self.job.flush()
+            how = how_it_ended(result, self.options.timeout)
+            said = last_line(self.job, self.numbers[position], result)
+            reason = f"{how}{': ' if said else ''}{said}"
+            self.progress.retry(
+                f"task {self.numbers[position]} failed on {link.instance}: {reason}; it will be tried again"
+            )
+        if self.schedule.is_set_aside(link.name):
+            self.progress.say(f"{link.instance}: set aside, tasks that fail there succeed elsewhere")
+
+    @staticmethod
+    def _discard(partial: _Partial) -> None:
+        partial.close()
+        for path in partial.paths:
+            path.unlink(missing_ok=True)
+
+    # Beginning and end
+
+    def _take_over(self) -> None:
+        """What earlier runs of the job have done is done."""
+        history = self.job.history
+        for position, number in enumerate(self.numbers):
+            if number in history.attempts:
+                self.schedule.used(position, history.attempts[number])
+            if number in history.results:
+                self.schedule.skip(position)
+
+    def _farewell(self) -> None:
+        """Have the agents end what still runs, clean up and go, for a few seconds at most."""
+        self._flush()
+        leaving = [link for link in self._links.values() if link.up]
+        for link in leaving:
+            link.send(agent.STOP)
+            link.flush()
+        end = now() + FAREWELL
+        while any(link.up and not link.left for link in leaving) and now() < end and self._interrupted < 2:
+            for link in leaving:
+                link.flush()
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=0.1)
+                if event[0] == "ready":
+                    with contextlib.suppress(EOFError, HardwayError, agent.BrokenStream, ValueError):
+                        frames = event[1].receive(now())
+                        event[1].left |= any(getattr(frame, "kind", 0) == agent.BYE for frame in frames)
+                        continue
+                    event[1].left = True
+
+    def _disconnect(self) -> None:
+        """Close all connections, at the same time."""
+        for key in list(self._partials):
+            self._discard(self._partials.pop(key))
+        connections = [connection for link in self._links.values() if (connection := link.detach())]
+        for connection in connections:
+            cut(connection)
+        for connection in connections:
+            self._work.put(connection.close)
+
+    def _unfinished(self) -> str:
+        done, total = self.schedule.done, self.schedule.total
+        return f"{done} of {total} tasks are done"
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        for _ in range(min(CONNECTING_MOST, len(self._links))):
+            thread = threading.Thread(target=self._serve, daemon=True)
+            thread.start()
+            self._workers.append(thread)
+        try:
+            yield
+        finally:
+            for _ in self._workers:
+                self._work.put(None)
+            # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
+            end = now() + (1.0 if self._interrupted or self._error else self.settings.ec2.connect_timeout)
+            for thread in self._workers:
+                thread.join(max(0.0, end - now()))
+            self._close_late()
+
+    def _close_late(self) -> None:
+        """Connections that were opened after all was over."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                connection = event[1].detach() if event[0] == "opened" else None
+                if connection is not None:
+                    cut(connection)
+                    connection.close()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            with contextlib.suppress(Exception):  # what matters is reported by the work itself
+                work()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C wakes the loop, which ends things in order; a second one doesn't wait for the instances."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, stack: object) -> None:
+            self._interrupted += 1
+            self._events.put(("woken",))
+
+        before = signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _on_woken(self) -> None:
+        pass
+
+
+def how_it_ended(result: Result, timeout: float = 0.0) -> str:
+    """The end of an attempt in a person's words."""
+    if result.flags & agent.TIMED_OUT:
+        return f"timed out after {timeout or result.seconds:g} s"
+    if result.flags & agent.NO_START:
+        return "it could not be started"
+    if result.code < 0:
+        try:
+            return f"killed by {signal.Signals(-result.code).name}"
+        except ValueError:
+            return f"killed by signal {-result.code}"
+    return f"exit code {result.code}"
+
+
+def last_line(job: Job, number: int, result: Result) -> str:
+    """The last line an attempt wrote to stderr, shortened."""
+    tail = b""
+    for piece in job.pieces(number, result, "stderr"):
+        tail = (tail + piece)[-2000:]
+    lines = tail.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:200] if lines else ""

@@ -1,0 +1,410 @@
+"""What a job keeps on this machine: what was asked, what happened, and every result. It decides nothing.
+
+A job's directory, mode 0700, under the XDG state directory:
+    job.json   what was asked
+    lock       held (flock) by the living driver
+    keys       16 bytes a task, in order of task number: a hash of its argument
+    journal    a line for what happened, each ending in its own checksum; a torn last line is dropped
+    stdout, stderr   small outputs one after the other; the journal says where each begins
+    large/     a file for each longer output
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from platformdirs import user_state_path
+
+from hardway.errors import Failed, UsageError, did_you_mean
+
+KEY_SIZE = 16
+LARGE = 1 << 20  # an output beyond this many bytes has a file of its own
+_PIECE = 1 << 20
+
+
+class Result(NamedTuple):
+    """The end of an attempt. `offset` -1: the output is in a file of its own; sizes in bytes, times in seconds."""
+
+    attempt: int
+    host: str
+    ended: float
+    code: int
+    flags: int
+    seconds: float
+    offset: int
+    size: int
+    checksum: int
+    err_offset: int
+    err_size: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on."""
+
+    name: str
+    token: str
+    command: str
+    fingerprint: str
+    selector: str
+    region: str
+    created: float
+    cwd: str
+
+
+@dataclass
+class History:
+    """What earlier runs of a job left: its tasks' results, the last attempt of each, and damaged lines."""
+
+    results: dict[int, Result] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, int] = field(default_factory=dict)
+    damaged: int = 0
+
+
+def jobs_path() -> Path:
+    """The directory of all jobs."""
+    return user_state_path("hardway") / "jobs"
+
+
+def fingerprint(command: str, depends: Sequence[str] = ()) -> str:
+    """A hash of the command and of the content of the files it depends on. Raises UsageError for an unreadable one."""
+    digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
+    for name in depends:
+        try:
+            digest.update(hashlib.blake2b(Path(name).read_bytes()).digest())
+        except OSError as error:
+            raise UsageError(f"--depends {name}: {(error.strerror or str(error)).lower()}") from None
+    return digest.hexdigest()
+
+
+def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """A hash for each argument; the second of two equal arguments is another task."""
+    seen: dict[bytes, int] = {}
+    keys = []
+    for argument in arguments:
+        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
+        count = seen[key] = seen.get(key, 0) + 1
+        if count > 1:
+            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
+        keys.append(key)
+    return keys
+
+
+class Job:
+    """A job's directory, open for this process alone. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing job. Raises UsageError where there is none, Failed while another process drives it."""
+        self.path = path
+        self.asked = read_asked(path)
+        self._lock = _lock(path, self.asked.name)
+        self.keys = self._read_keys()
+        self.history = self._read_journal()
+        self._files: dict[str, BinaryIO] = {name: (path / name).open("ab") for name in ("journal", "stdout", "stderr")}
+        self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
+        self._pending: dict[str, list[bytes]] = {name: [] for name in self._files}
+        self._reader: BinaryIO = (path / "stdout").open("rb")
+        self._error_reader: BinaryIO = (path / "stderr").open("rb")
+
+    @classmethod
+    def create(cls, command: str, *, name: str = "", depends: Sequence[str] = (), **about: str) -> Job:
+        """A new job. Raises UsageError for a name that is taken or can't be the name of a directory."""
+        token = secrets.token_hex(4)
+        name = name or time.strftime("%Y%m%d-%H%M%S-") + token
+        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(("-", ".")):
+            raise UsageError(f"a job's name has letters, digits and - _ . only, not {name!r}")
+        path = jobs_path() / name
+        asked = Asked(
+            name=name,
+            token=token,
+            command=command,
+            fingerprint=fingerprint(command, depends),
+            selector=about.get("selector", ""),
+            region=about.get("region", ""),
+            created=time.time(),
+            cwd=os.getcwd(),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
+        (path / "keys").touch()
+        (path / "large").mkdir()
+        new = path / "job.json.new"
+        new.write_text(json.dumps(asdict(asked), indent=1))
+        new.replace(path / "job.json")
+        return cls(path)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is pending and let another process have the job."""
+        try:
+            self.flush()
+        finally:
+            for file in (*self._files.values(), self._reader, self._error_reader):
+                file.close()
+            os.close(self._lock)
+
+    # What happens
+
+    def number(self, keys: Sequence[bytes]) -> list[int]:
+        """The task number of each key; keys never seen before get the next numbers."""
+        known = {key: number for number, key in enumerate(self.keys)}
+        new = [key for key in keys if key not in known]
+        for key in new:
+            known[key] = len(self.keys)
+            self.keys.append(key)
+        with (self.path / "keys").open("ab") as file:
+            file.write(b"".join(new))
+        return [known[key] for key in keys]
+
+    def started(self, task: int, attempt: int, host: str) -> None:
+        """An attempt is about to be sent."""
+        self._line(f"start {task} {attempt} {host} {time.time():.3f}")
+
+    def ended(
+        self,
+        task: int,
+        attempt: int,
+        host: str,
+        code: int,
+        flags: int,
+        seconds: float,
+        stdout: bytes | Path,
+        stderr: bytes | Path,
+    ) -> Result:
+        """An attempt ended with these outputs; a file is moved into the job."""
+        offset, size, checksum = self._keep("stdout", task, attempt, stdout)
+        err_offset, err_size, _ = self._keep("stderr", task, attempt, stderr)
+        result = Result(
+            attempt, host, time.time(), code, flags, seconds, offset, size, checksum, err_offset, err_size
+        )
+        self._line(
+            f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
+            f"{offset} {size} {checksum} {err_offset} {err_size}"
+        )
+        return result
+
+    def done(self, task: int, result: Result) -> None:
+        """This result counts."""
+        self.history.results[task] = result
+        self._line(f"done {task} {result.attempt}")
+
+    def flush(self) -> None:
+        """Give everything to the operating system, outputs first: it survives the end of this process."""
+        for name in ("stdout", "stderr", "journal"):
+            if self._pending[name]:
+                data = b"".join(self._pending[name])
+                self._pending[name].clear()
+                try:
+                    self._files[name].write(data)
+                    self._files[name].flush()
+                except OSError as error:
+                    raise Failed(
+                        f"cannot write to {self.path}: {(error.strerror or str(error)).lower()}; "
+                        f"once it can be written to, --resume {self.asked.name} goes on"
+                    ) from None
+
+    # Results
+
+    def large(self, task: int, attempt: int, which: str) -> Path:
+        """The file for a long output."""
+        return self.path / "large" / f"{task}.{attempt}.{which}"
+
+    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
+        """An output, piece by piece. Raises Failed where it isn't what was written."""
+        offset, size = (
+            (result.offset, result.size) if which == "stdout" else (result.err_offset, result.err_size)
+        )
+        if size == 0:
+            return
+        if offset < 0:
+            with self.large(task, result.attempt, which).open("rb") as file:
+                while piece := file.read(_PIECE):
+                    yield piece
+            return
+        reader = self._reader if which == "stdout" else self._error_reader
+        data = os.pread(reader.fileno(), size, offset)
+        if len(data) != size or (which == "stdout" and zlib.crc32(data) != result.checksum):
+            raise Failed(
+                f"the result of task {task} in {self.path} is damaged; --resume {self.asked.name} runs it again"
+            )
+        yield data
+
+    def intact(self, task: int, result: Result) -> bool:
+        """Whether the stdout that counts can be read back as it was written."""
+        try:
+            checksum = size = 0
+            for piece in self.pieces(task, result):
+                checksum = zlib.crc32(piece, checksum)
+                size += len(piece)
+            return size == result.size and checksum == result.checksum
+        except (OSError, Failed):
+            return False
+
+    # How it is done
+
+    def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
+        if isinstance(data, Path):
+            checksum = size = 0
+            with data.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    checksum = zlib.crc32(piece, checksum)
+                    size += len(piece)
+            data.replace(self.large(task, attempt, which))
+            return -1, size, checksum
+        offset = self._ends[which]
+        self._ends[which] += len(data)
+        self._pending[which].append(data)
+        return offset, len(data), zlib.crc32(data)
+
+    def _line(self, text: str) -> None:
+        data = text.encode()
+        self._pending["journal"].append(b"%b %08x\n" % (data, zlib.crc32(data)))
+
+    def _read_keys(self) -> list[bytes]:
+        data = (self.path / "keys").read_bytes()
+        whole = len(data) // KEY_SIZE * KEY_SIZE
+        if whole != len(data):
+            os.truncate(self.path / "keys", whole)
+        return [data[at : at + KEY_SIZE] for at in range(0, whole, KEY_SIZE)]
+
+    def _read_journal(self) -> History:
+        path = self.path / "journal"
+        if not path.exists():
+            return History()
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            os.truncate(path, whole)
+        return read_history(data[:whole])
+
+
+def read_history(data: bytes) -> History:
+    """What the lines of a journal say; damaged ones are counted and otherwise ignored."""
+    history = History()
+    ended: dict[tuple[int, int], Result] = {}
+    for line in data.split(b"\n")[:-1]:
+        try:
+            text, _, checksum = line.rpartition(b" ")
+            if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
+                raise ValueError
+            kind, *words = text.decode("ascii").split(" ")
+            task, attempt = int(words[0]), int(words[1])
+            history.attempts[task] = max(history.attempts.get(task, 0), attempt)
+            if kind == "end":
+                result = Result(
+                    attempt,
+                    words[2],
+                    float(words[3]),
+                    int(words[4]),
+                    int(words[5]),
+                    float(words[6]),
+                    *(int(word) for word in words[7:12]),
+                )
+                ended[task, attempt] = result
+                if result.code or result.flags:
+                    history.failed[task] = history.failed.get(task, 0) + 1
+            elif kind == "done":
+                history.results[task] = ended[task, attempt]
+            elif kind != "start":
+                raise ValueError
+        except (ValueError, IndexError, KeyError, TypeError):
+            history.damaged += 1
+    return history
+
+
+def read_asked(path: Path) -> Asked:
+    """What a job was asked. Raises UsageError where there is no such job, or its description can't be read."""
+    try:
+        return Asked(**json.loads((path / "job.json").read_text()))
+    except FileNotFoundError:
+        names = [job.name for job in all_jobs()]
+        raise UsageError(
+            f"there is no job {path.name!r}{did_you_mean(path.name, names)}: `inv mapreduce.jobs` lists them"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path / 'job.json'} can't be read: {error}") from None
+
+
+def _lock(path: Path, name: str) -> int:
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(fd, 32).decode(errors="replace").strip()
+        os.close(fd)
+        raise Failed(f"job {name} is being run by another process here (pid {holder or 'unknown'})") from None
+    os.ftruncate(fd, 0)
+    os.write(fd, b"%d\n" % os.getpid())
+    return fd
+
+
+def is_driven(path: Path) -> bool:
+    """Whether a living process drives the job."""
+    try:
+        fd = os.open(path / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def all_jobs() -> list[Path]:
+    """The directories of all jobs, oldest first."""
+    if not jobs_path().is_dir():
+        return []
+    found = [path for path in jobs_path().iterdir() if (path / "job.json").exists()]
+    return sorted(found, key=lambda path: (path / "job.json").stat().st_mtime)
+
+
+def remove(path: Path) -> None:
+    """Delete a job. Raises UsageError where there is none, Failed while it is driven."""
+    asked = read_asked(path)
+    os.close(_lock(path, asked.name))
+    shutil.rmtree(path)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A job as `mapreduce.jobs` shows it: name, state, tasks, done, failed attempts, created, command."""
+    asked = read_asked(path)
+    try:
+        journal = (path / "journal").read_bytes()
+    except FileNotFoundError:
+        journal = b""
+    history = read_history(journal[: journal.rfind(b"\n") + 1])
+    tasks = (path / "keys").stat().st_size // KEY_SIZE
+    done = len(history.results)
+    state = "running" if is_driven(path) else "done" if done == tasks else "stopped"
+    return {
+        "name": asked.name,
+        "state": state,
+        "tasks": tasks,
+        "done": done,
+        "failed": sum(history.failed.values()),
+        "created": asked.created,
+        "command": asked.command,
+    }

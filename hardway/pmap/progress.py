@@ -1,0 +1,104 @@
+"""What a person sees of a running job, on stderr: lines as things happen, and where it stands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from hardway.pmap.schedule import Schedule
+
+LINE_EVERY = 10.0  # seconds, where stderr is no terminal
+LIVE_EVERY = 0.2
+RETRIES_TOLD = 5  # lines about retries before they are only counted
+
+
+class Progress:
+    """Use as a context manager; silent if not `shown`, live on a terminal."""
+
+    def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
+        self.shown = shown
+        self._stream = stream or sys.stderr
+        self._live: Any = None
+        self._began = self._said = self._drawn = time.monotonic()
+        self._done_at_start = -1
+        self._retries = 0
+
+    def __enter__(self) -> Progress:
+        if self.shown and self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream)
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Something happened."""
+        if not self.shown:
+            return
+        if self._live:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def retry(self, line: str) -> None:
+        """A task failed and will be retried: told a few times, then only counted."""
+        self._retries += 1
+        if self._retries <= RETRIES_TOLD:
+            self.say(line)
+        elif self._retries == RETRIES_TOLD + 1:
+            self.say("further retries are counted, not told")
+
+    def update(self, schedule: Schedule, instances: int, now: float) -> None:
+        """Show where the job stands, if it is time to; `now` is the monotonic clock."""
+        if not self.shown:
+            return
+        if self._done_at_start < 0:
+            self._done_at_start = schedule.done
+        if self._live:
+            if now - self._drawn >= LIVE_EVERY:
+                self._drawn = now
+                self._live.update(self._block(schedule, instances, now), refresh=True)
+        elif now - self._said >= LINE_EVERY:
+            self._said = now
+            print(self.line(schedule, instances, now), file=self._stream, flush=True)
+
+    def line(self, schedule: Schedule, instances: int, now: float) -> str:
+        """Where the job stands, in one line."""
+        rate = (schedule.done - self._done_at_start) / max(now - self._began, 0.001)
+        parts = [
+            f"{schedule.done}/{schedule.total} done",
+            f"{schedule.running} running",
+            f"{schedule.failed} failed",
+            f"{rate:.3g} tasks/s",
+            f"{instances} {'instance' if instances == 1 else 'instances'}",
+        ]
+        if rate > 0 and schedule.left:
+            parts.append(f"{duration(schedule.left / rate)} left")
+        if slowest := schedule.slowest:
+            task, host, since = slowest
+            parts.append(f"slowest: task {task} on {host} for {duration(now - since)}")
+        return ", ".join(parts)
+
+    def _block(self, schedule: Schedule, instances: int, now: float) -> object:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        bar = ProgressBar(total=max(schedule.total, 1), completed=schedule.done, width=60)
+        return Group(bar, Text(self.line(schedule, instances, now)))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,247 @@
+"""A job from its arguments to its results: what `mapreduce.pmap` calls.
+
+It reads arguments, finds or makes the job's directory, has the driver run it, and reports; how tasks are run is the
+driver's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardway import config, instances
+from hardway.config import Settings
+from hardway.errors import Failed, Interrupted, UsageError
+from hardway.pmap import journal
+from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.journal import Job, Result
+from hardway.pmap.progress import Progress, duration
+
+GROUPS_TOLD = 5  # kinds of failures shown
+
+
+class Results(list[str]):
+    """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
+
+    Prints as one text: results follow each other, with a newline where one lacks it, and the last newline left to
+    `print`.
+    """
+
+    def __str__(self) -> str:
+        text = "".join(item if item.endswith("\n") or not item else f"{item}\n" for item in self)
+        return text.removesuffix("\n")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What tasks read on stdin, one each; `skipped` empty lines were left out."""
+
+    items: list[bytes]
+    skipped: int = 0
+
+
+def read_arguments(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
+    """One argument for each line of a text, a file (`@name`) or stdin (`-`), or for each item of an iterable.
+
+    A task reads its argument and a newline; with `null`, arguments end in NUL in place of a newline, may contain
+    newlines, and are read exactly as they are. Empty lines of a text or file are no arguments. Raises UsageError.
+    """
+    if isinstance(args, bytes):
+        args = os.fsdecode(args)
+    if not isinstance(args, str):
+        return Arguments([_item(item, null) for item in args])
+    if args == "-":
+        data = sys.stdin.buffer.read()
+    elif args.startswith("@") and "\n" not in args:
+        try:
+            data = Path(args[1:]).expanduser().read_bytes()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"cannot read the arguments in {args[1:]}: {reason}") from None
+    else:
+        data = args.encode("utf-8", "surrogateescape")
+    parts = data.split(b"\0" if null else b"\n")
+    if not parts[-1]:
+        parts.pop()
+    items = [part if null else part + b"\n" for part in parts if part]
+    return Arguments(items, len(parts) - len(items))
+
+
+def _item(item: Any, null: bool) -> bytes:
+    if isinstance(item, str):
+        item = item.encode("utf-8", "surrogateescape")
+    if not isinstance(item, bytes | bytearray | memoryview):
+        raise UsageError(f"an argument is text or bytes, not {type(item).__name__} ({item!r})")
+    data = bytes(item)
+    return data if null or data.endswith(b"\n") else data + b"\n"
+
+
+def options(settings: Settings, keep_going: bool, backup: bool, **given: Any) -> Options:
+    """What was given, else what is configured; None is not given. Raises UsageError for what is no number."""
+    kinds = {"slots": int, "retries": int, "retry_sleep": float, "timeout": float, "reconnect": float, "linger": float}
+    values = {}
+    for name, kind in kinds.items():
+        value = given.get(name)
+        configured = getattr(settings.mapreduce, name)
+        values[name] = configured if value is None else config.number(value, kind, f"--{name.replace('_', '-')}")
+    return Options(keep_going=keep_going, backup=backup, **values)
+
+
+def pmap(
+    settings: Settings,
+    selector: str | Iterable[str],
+    arguments: Arguments,
+    command: str,
+    options: Options,
+    *,
+    job: str = "",
+    results: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Results:
+    """Run the command once for each argument on the instances; returns the results in argument order.
+
+    With `results`, a directory, each task's stdout, stderr, exit code and times are files there and their paths are
+    returned. Raises UsageError for bad input, Failed where tasks failed or no instance is left, Interrupted.
+    """
+    if not command.strip():
+        raise UsageError("an empty command: say what each task runs")
+    if "\0" in command:
+        raise UsageError("the command contains a NUL character: no shell can run that")
+    folder = _results_folder(results)
+    selected = instances.select(settings, selector)
+    with Progress(progress) as shown:
+        if arguments.skipped:
+            shown.say(f"{arguments.skipped} empty lines are no arguments")
+        if not arguments.items:
+            shown.say("no arguments: nothing to do")
+            return Results()
+        made = Job.create(command, name=job, selector=str(selector), region=settings.aws.region)
+        with made as opened:
+            return _run(opened, settings, selected, arguments.items, options, folder, shown)
+
+
+def _run(
+    job: Job,
+    settings: Settings,
+    selected: Sequence[instances.Instance],
+    items: list[bytes],
+    options: Options,
+    folder: Path | None,
+    shown: Progress,
+) -> Results:
+    numbers = job.number(journal.keys_of(items))
+    writer = _Writer(job, numbers, folder) if folder else None
+    driver = Driver(job, items, numbers, selected, settings, options, shown, writer.write if writer else None)
+    try:
+        outcome = driver.run()
+    except Interrupted:
+        raise
+    finally:
+        shown.say(_summary(driver.outcome, len(items)))
+    if outcome.failed:
+        for line in failures(job, items, numbers, outcome, options):
+            shown.say(line)
+        count = len(outcome.failed)
+        raise Failed(f"{count} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are left")
+    if writer:
+        return Results(str(writer.path(position)) for position in range(len(items)))
+    return Results(_text(job, number) for number in numbers)
+
+
+def _text(job: Job, number: int) -> str:
+    return b"".join(job.pieces(number, job.history.results[number])).decode("utf-8", "surrogateescape")
+
+
+def _summary(outcome: Outcome, tasks: int) -> str:
+    parts = [
+        f"{outcome.done} of {tasks} tasks done",
+        f"{outcome.attempts} attempts",
+        f"{outcome.retries} retries",
+        f"{outcome.lost} instances lost",
+        duration(outcome.seconds),
+    ]
+    return ", ".join(parts)
+
+
+def failures(
+    job: Job, items: Sequence[bytes], numbers: Sequence[int], outcome: Outcome, options: Options
+) -> Iterable[str]:
+    """The failed tasks grouped by how they ended and what they said last, most frequent first."""
+    said: dict[int, tuple[str, str]] = {}
+    for position, result in outcome.failed.items():
+        said[position] = (how_it_ended(result, options.timeout), last_line(job, numbers[position], result))
+    groups = Counter(said.values())
+    for (how, line), count in groups.most_common(GROUPS_TOLD):
+        position = next(position for position, group in said.items() if group == (how, line))
+        yield f"{count} {'task' if count == 1 else 'tasks'} failed, {how}{': ' if line else ''}{line}"
+        yield from _by_hand(job, items[position], numbers[position], outcome.failed[position])
+    if len(groups) > GROUPS_TOLD:
+        yield f"and in {len(groups) - GROUPS_TOLD} other ways"
+
+
+def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str]:
+    """Where the whole log of one failed task is, and the line that runs it again."""
+    folder = job.path / "failed"
+    folder.mkdir(exist_ok=True)
+    log, stdin = folder / f"{number}.stderr", folder / f"{number}.stdin"
+    with log.open("wb") as file:
+        for piece in job.pieces(number, result, "stderr"):
+            file.write(piece)
+    stdin.write_bytes(item)
+    yield f"  such as task {number} on {result.host}: {log}"
+    command = shlex.quote(job.asked.command)
+    yield f"  by hand: inv ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
+
+
+def _results_folder(results: str | os.PathLike[str] | None) -> Path | None:
+    if results is None:
+        return None
+    folder = Path(results).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--results {folder}: {(error.strerror or str(error)).lower()}") from None
+    return folder
+
+
+class _Writer:
+    """Files for the outcome of each task, named by the place of its argument, from 1."""
+
+    def __init__(self, job: Job, numbers: Sequence[int], folder: Path) -> None:
+        self.job = job
+        self.numbers = numbers
+        self.folder = folder
+        self.width = len(str(len(numbers)))
+        for position, number in enumerate(numbers):
+            if number in job.history.results:
+                self.write(position, job.history.results[number])
+
+    def path(self, position: int, ending: str = "stdout") -> Path:
+        """The file of this kind for the task at this position."""
+        return self.folder / f"{position + 1:0{self.width}}.{ending}"
+
+    def write(self, position: int, result: Result) -> None:
+        """Write all of a task's files; stdout, the one whose path is printed, last and in one piece."""
+        number = self.numbers[position]
+        about = {
+            "task": number,
+            "attempt": result.attempt,
+            "instance": result.host,
+            "exit_code": result.code,
+            "seconds": round(result.seconds, 6),
+            "ended": round(result.ended, 3),
+        }
+        self.path(position, "json").write_text(json.dumps(about) + "\n")
+        for which in ("stderr", "stdout"):
+            new = self.path(position, f"{which}.new")
+            with new.open("wb") as file:
+                for piece in self.job.pieces(number, result, which):
+                    file.write(piece)
+            new.replace(self.path(position, which))

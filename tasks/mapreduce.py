@@ -1,0 +1,71 @@
+"""MapReduce the hard way: a command, mapped over arguments, on instances; chain such jobs and group in between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from invoke import Collection, Context
+
+from hardway import config
+from hardway.cli import task
+from hardway.pmap import run
+
+
+@task(
+    autoprint=True,
+    help={
+        "selector": "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids",
+        "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
+        "command": "a bash command; reads its argument, a line, on stdin; its stdout is the result",
+        "slots": "commands at a time on an instance; 0: one a CPU",
+        "retries": "attempts after a task's first",
+        "retry-sleep": "longest wait before a retry, in seconds",
+        "timeout": "seconds until an attempt is ended and counts as failed; 0: never",
+        "keep-going": "when a task's retries are spent, finish the others first",
+        "backup": "do not run the slowest tasks twice when instances stand idle",
+        "job": "a name for the job; else one is made from the time",
+        "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
+        "progress": "say nothing on stderr but errors",
+        "null": "arguments end in NUL, not newline, and are read exactly as they are",
+        "region": "AWS region; else the environment's, invoke.yaml's, the profile's",
+        "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
+    },
+)
+def pmap(
+    c: Context,
+    selector: str | Iterable[str],
+    args: str | Iterable[str | bytes],
+    command: str,
+    slots: int | str | None = None,
+    retries: int | str | None = None,
+    retry_sleep: float | str | None = None,
+    timeout: float | str | None = None,
+    keep_going: bool = False,
+    backup: bool = True,
+    job: str | None = None,
+    results: str | None = None,
+    progress: bool = True,
+    null: bool = False,
+    region: str | None = None,
+    real_s3: bool = False,
+) -> run.Results:
+    """Run COMMAND for each of ARGS on the instances, and print what each wrote, in the order of ARGS.
+
+    A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
+    in its environment. It may run more than once: commands must be idempotent.
+    """
+    settings = config.settings(c, region)
+    if real_s3:
+        settings = dataclasses.replace(settings, stub_session={})
+    options = run.options(
+        settings, keep_going, backup, slots=slots, retries=retries, retry_sleep=retry_sleep, timeout=timeout
+    )
+    arguments = run.read_arguments(args, null)
+    return run.pmap(
+        settings, selector, arguments, command, options, job=job or "", results=results, progress=progress
+    )
+
+
+ns = Collection(pmap)
+ns.configure(config.defaults("mapreduce", "aws", "ec2"))
