@@ -62,6 +62,8 @@ class Mapreduce:
     retries: int = 10
     retry_sleep: float = 30.0
     timeout: float = 0.0
+    reconnect: float = 300.0
+    linger: float = 3600.0
 
 
 @dataclass(frozen=True)
