@@ -26,8 +26,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 INV_SECONDS = 120
 SESSION_MARK = "HARDWAY_TEST_SESSION"
-"""In the environment of everything a test starts, so that what is left at the end can be told from others' processes."""
-NOT_INHERITED = re.compile(r"AWS_|INVOKE_|XDG_|HARDWAY_LOCAL|s3_stubbed|SSH_|.*_proxy$|.*_PROXY$|region$|PYTHONDONTWRITEBYTECODE$")
+"""In the environment of everything a test starts, to tell what is left of it at the end from others' processes."""
+NOT_INHERITED = re.compile(
+    r"AWS_|INVOKE_|XDG_|HARDWAY_LOCAL|s3_stubbed|SSH_|.*_proxy$|.*_PROXY$|region$|PYTHONDONTWRITEBYTECODE$"
+)
 
 _endpoints: list[str] = []
 

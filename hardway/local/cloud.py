@@ -39,7 +39,7 @@ from hardway.local.daemon import CREDENTIALS, STATUS_PATH
 from hardway.local.host import Address, Host
 from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Toolbox
 
-SERVICES = ("ec2", "s3", "iam", "sts", "ssm")
+SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 PORTS = (2222, 2022, 22222, 42222)
 """Where hosts listen: the first that is free on every loopback address."""
 FOREIGN_USERS = ("ubuntu", "ec2-user")
@@ -63,37 +63,21 @@ class Image:
         return "ami-" + hashlib.sha256(f"{region} {self.name}".encode()).hexdigest()[:17]
 
 
-def _images() -> list[Image]:
-    images = []
-    for short, arch in (("amd64", "x86_64"), ("arm64", "arm64")):
-        for release, name, disk in (("24.04", "noble", "gp3"), ("22.04", "jammy", "gp2")):
-            images.append(
-                Image(
-                    f"/aws/service/canonical/ubuntu/server/{release}/stable/current/{short}/hvm/ebs-{disk}/ami-id",
-                    f"ubuntu/images/hvm-ssd{'-gp3' if disk == 'gp3' else ''}/ubuntu-{name}-{release}-{short}-server-local",
-                    CANONICAL,
-                    "ubuntu",
-                    arch,
-                    "/dev/sda1",
-                )
-            )
-        images.append(
-            Image(f"/aws/service/debian/release/12/latest/{short}", f"debian-12-{short}-local", DEBIAN, "admin", arch, "/dev/xvda")
-        )
-        images.append(
-            Image(
-                f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
-                f"al2023-ami-local-kernel-default-{arch}",
-                AMAZON,
-                "ec2-user",
-                arch,
-                "/dev/xvda",
-            )
-        )
-    return images
+def _images(arch: str, short: str) -> list[Image]:
+    ubuntu = f"/aws/service/canonical/ubuntu/server/{{}}/stable/current/{short}/hvm/ebs-{{}}/ami-id"
+    noble = f"ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{short}-server-local"
+    jammy = f"ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{short}-server-local"
+    debian = f"/aws/service/debian/release/12/latest/{short}"
+    amazon = f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}"
+    return [
+        Image(ubuntu.format("24.04", "gp3"), noble, CANONICAL, "ubuntu", arch, "/dev/sda1"),
+        Image(ubuntu.format("22.04", "gp2"), jammy, CANONICAL, "ubuntu", arch, "/dev/sda1"),
+        Image(debian, f"debian-12-{short}-local", DEBIAN, "admin", arch, "/dev/xvda"),
+        Image(amazon, f"al2023-ami-local-kernel-default-{arch}", AMAZON, "ec2-user", arch, "/dev/xvda"),
+    ]
 
 
-IMAGES = _images()
+IMAGES = [*_images("x86_64", "amd64"), *_images("arm64", "arm64")]
 
 
 class _Addresses:
@@ -135,6 +119,7 @@ class _Addresses:
 
 
 def _free(ip: str, port: int) -> bool:
+    """Whether an SSH server could listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -211,7 +196,7 @@ class Instance(moto.ec2.models.instances.Instance):
         image = images.get(self.image_id)
         while image is not None and getattr(image, "instance", None) is not None:  # an image made of an instance
             image = images.get(image.instance.image_id)
-        return next((((known.user,)) for known in IMAGES if image and known.name == image.name), FOREIGN_USERS)
+        return next(((known.user,) for known in IMAGES if image and known.name == image.name), FOREIGN_USERS)
 
     @property
     def key(self) -> asyncssh.SSHKey | None:
@@ -278,7 +263,7 @@ class _Parameters(moto.ssm.models.ParameterDict):
         super().__init__(account_id, region_name)
         for image in IMAGES:
             self[image.parameter].append(
-                moto.ssm.models.Parameter(
+                moto.ssm.models.Parameter(  # type: ignore[abstract]
                     account_id=account_id,
                     name=image.parameter,
                     value=image.id_in(region_name),
@@ -323,6 +308,7 @@ class Cloud:
         self._loop = asyncio.get_running_loop()
         self._instances: dict[str, Instance] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._cut_short: dict[str, asyncio.Event] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._server: BaseWSGIServer
         self._thread: threading.Thread
@@ -331,7 +317,7 @@ class Cloud:
         """Listen. One cloud a process: moto's backends are global."""
         Instance.cloud = self
         moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
-        moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign]
+        moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
         app = DomainDispatcherApplication(create_backend_app)
         for service in SERVICES:
@@ -387,6 +373,9 @@ class Cloud:
     # in the event loop; steps of one instance happen one after the other, in the order they were asked for
 
     def _begin(self, instance: Instance, step: Any) -> None:
+        cut_short = self._cut_short.setdefault(instance.id, asyncio.Event())
+        if step in (self._halt, self._end):
+            cut_short.set()
         task = self._loop.create_task(self._in_turn(instance, step(instance)))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
@@ -413,35 +402,44 @@ class Cloud:
                 "AWS_REGION": instance.region_name,
             },
         )
-        sandbox.create()
-        with open(self._toolbox.hosts, "a") as hosts:
-            hosts.write(f"{instance.address.ip} {sandbox.hostname} {instance.private_dns_name}\n")
-        self.hosts[instance.id] = Host(
-            instance.id,
-            instance.address,
-            sandbox,
-            instance.key,
-            lambda word: instance.power(word),
-        )
+        self.hosts[instance.id] = Host(instance.id, instance.address, sandbox, instance.key, instance.power)
+        try:
+            sandbox.create()
+            with open(self._toolbox.hosts, "a") as hosts:
+                hosts.write(f"{instance.address.ip} {sandbox.hostname} {instance.private_dns_name}\n")
+        except OSError as error:
+            self._fail(instance, error)
+            return
         await self._boot(instance)
         script = _user_data(instance.user_data)
         if script and instance.state == "running":
             self.hosts[instance.id].background(self.hosts[instance.id].run_user_data(script))
 
     async def _boot(self, instance: Instance) -> None:
-        if self._boot_delay:
-            await asyncio.sleep(self._boot_delay)
+        await self._delay(instance)
         if instance.state != "pending":
             return
         try:
             await self.hosts[instance.id].boot()
         except (SandboxError, OSError) as error:
-            log.error("%s does not boot: %s", instance.id, error)
-            await self.hosts[instance.id].halt()
-            instance.settle("stopped")
+            self._fail(instance, error)
             return
         if instance.state == "pending":
             instance.settle("running")
+
+    async def _delay(self, instance: Instance) -> None:
+        """What booting takes, unless the instance is ended meanwhile."""
+        self._cut_short[instance.id].clear()
+        if instance.state in ("pending", "running"):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._cut_short[instance.id].wait(), self._boot_delay)
+
+    def _fail(self, instance: Instance, error: Exception) -> None:
+        """As EC2 does with what it can't start."""
+        log.error("%s does not boot: %s", instance.id, error)
+        instance.terminate()
+        instance.state_reason.code = "Server.InternalError"
+        instance.state_reason.message = f"Server.InternalError: {error}"
 
     async def _halt(self, instance: Instance) -> None:
         await self.hosts[instance.id].halt()
@@ -454,12 +452,17 @@ class Cloud:
             host.sandbox.remove()
         self.addresses.free(instance.address)
         instance.settle("terminated")
-        self._turns.pop(instance.id, None)
+        del self._turns[instance.id], self._cut_short[instance.id]
 
     async def _reboot(self, instance: Instance) -> None:
-        await self.hosts[instance.id].halt()
+        host = self.hosts[instance.id]
+        await host.halt()
+        await self._delay(instance)
         if instance.state == "running":
-            await self.hosts[instance.id].boot()
+            try:
+                await host.boot()
+            except (SandboxError, OSError) as error:
+                self._fail(instance, error)
 
 
 def _user_data(given: Any) -> bytes:

@@ -1,7 +1,7 @@
 """The life of the local cloud's daemon: start or find it, ask it, end it; and the daemon itself, `python -m`.
 
-One daemon a state directory. A locked file, not a process id, says that it lives, so a killed one leaves no doubt; what a
-killed one left behind is cleared at the next start. What the daemon serves is `cloud`'s.
+One daemon a state directory. A locked file, not a process id, says that it lives, so a killed one leaves no doubt;
+what a killed one left behind is cleared at the next start. What the daemon serves is `cloud`'s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import importlib.util
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ import platformdirs
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched
 from hardway.local import spawner
+from hardway.local.sandbox import Spawner, Toolbox, choose, remove_tree
 
 REGION = "us-east-1"
 CREDENTIALS = {
@@ -65,6 +67,7 @@ class Running:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_REGION": REGION,
             "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
+            "INVOKE_EC2_SSH_FROM": "127.0.0.0/8",
         }
 
     def instances(self) -> dict[str, int]:
@@ -84,8 +87,12 @@ def up(settings: Local) -> tuple[Running, bool]:
 
     Safe to call at the same time. Raises HardwayError with the daemon's own reason when it doesn't come up.
     """
+    missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
     directory = state_directory()
     with _locked(directory):
+        directory.chmod(0o700)
         if running := _find(directory):
             return running, False
         _clear(directory)
@@ -118,19 +125,31 @@ def down() -> bool:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep other starts and ends out. The file may be deleted by who holds it, so it is looked at again."""
+    """Keep other starts and ends out."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
-        with contextlib.suppress(FileNotFoundError), open(directory / "lock", "a") as lock:
-            while not _try_lock(lock.fileno()):
-                if time.monotonic() > deadline:
-                    raise HardwayError(f"another local.up or local.down has been at work for {LOCK_SECONDS} s")
-                time.sleep(0.02)
-            if os.fstat(lock.fileno()).st_ino == os.stat(directory / "lock").st_ino:
-                yield
-                return
+    while (lock := _lock(directory)) is None:
+        if time.monotonic() > deadline:
+            raise HardwayError(f"another local.up or local.down has been at work for {LOCK_SECONDS} s")
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(directory: Path) -> int | None:
+    """Take the lock, if it is free. Who had it before may have deleted the file: then it isn't the lock any more."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "lock"
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        if _try_lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
+            return lock
+    os.close(lock)
+    return None
 
 
 def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -171,12 +190,8 @@ def _clear(directory: Path) -> None:
     for entry in directory.iterdir():
         if entry.name == "lock":
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            for top, names, _ in os.walk(entry):
-                for name in names:
-                    if not os.path.islink(os.path.join(top, name)):
-                        os.chmod(os.path.join(top, name), 0o700)
-            shutil.rmtree(entry, ignore_errors=True)
+        if entry.is_dir():
+            remove_tree(entry)
         else:
             entry.unlink()
 
@@ -243,8 +258,6 @@ def main() -> None:
 
 
 async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
-    from hardway.local.sandbox import Spawner, Toolbox, choose
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -20,11 +19,10 @@ import termios
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
-from asyncssh.packet import SSHPacket, UInt32
+from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
 from hardway.local.files import Files
@@ -69,9 +67,13 @@ class _Channel(asyncssh.SSHServerChannel):
             self._requested_environment: dict[str, str] = {}
         return self._requested_environment
 
-    def send_exit_status(self, status: int) -> None:
-        """Tell the exit status before the output is at its end, as sshd does when children still hold it."""
-        self._send_request(b"exit-status", UInt32(status & 0xFF))
+    def tell_exit(self, status: int) -> None:
+        """Tell how the process ended, without closing: sshd does so while children still hold its output."""
+        if status >= 0:
+            self._send_request(b"exit-status", UInt32(status))
+        else:
+            name = _signal_name(-status).encode()
+            self._send_request(b"exit-signal", String(name), Boolean(False), String(b""), String(b""))
 
 
 class _Session(SSHServerStreamSession):
@@ -91,8 +93,8 @@ class _Session(SSHServerStreamSession):
         self._backlog: deque[memoryview] = deque()
         self._input_ended = False
         self._paused = False
-        self._exit: int | None = None
-        self._told_exit = False
+        self._input_closed = False
+        self._ended = False
 
     def connection_made(self, chan: Any) -> None:
         super().connection_made(chan)
@@ -191,9 +193,9 @@ class _Session(SSHServerStreamSession):
         return True
 
     def _forward_input(self) -> None:
+        if self._input_closed:
+            self._backlog.clear()  # nobody reads it any more
         if self._input < 0:
-            if self._process is not None and self._process.started.done():
-                self._backlog.clear()  # nobody reads it any more
             return
         while self._backlog:
             try:
@@ -222,6 +224,7 @@ class _Session(SSHServerStreamSession):
             self._host.loop.remove_writer(self._input)
             os.close(self._input)
             self._input = -1
+            self._input_closed = True
 
     # the process
 
@@ -265,7 +268,7 @@ class _Session(SSHServerStreamSession):
         except SandboxError as error:
             self._refuse(str(error))
             return
-        if self._closed:
+        if self._connection_lost:
             self._hang_up()
             return
         if not self._paused:
@@ -274,24 +277,16 @@ class _Session(SSHServerStreamSession):
         if self._input_ended and not self._backlog:
             self._close_input()
 
-    @property
-    def _closed(self) -> bool:
-        return self._connection_lost
-
     def _environment(self, channel: _Channel) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """What this session's process finds beyond its instance's environment, and the host directory it needs."""
         requested = dict(channel.requested_environment())
         binds = []
-        session, top = requested.get("s3_stubbed_session"), requested.get("s3_stubbed_tmp", "/tmp")
-        if session is not None:
-            if re.fullmatch(r"[\w-]+", session) and os.path.isabs(top) and os.path.isdir(top):
-                directory = os.path.join(os.path.normpath(top), f"s3_stubbed_session_{session}")
-                os.makedirs(directory, mode=0o700, exist_ok=True)
-                requested["s3_stubbed_tmp"] = os.path.normpath(top)
+        session = requested.get("s3_stubbed_session", "")
+        if re.fullmatch(r"[\w-]+", session):
+            top = requested.setdefault("s3_stubbed_tmp", "/tmp")
+            directory = os.path.normpath(os.path.join("/", top, f"s3_stubbed_session_{session}"))
+            if os.path.isdir(directory):
                 binds.append((directory, directory))
-            else:
-                requested.pop("s3_stubbed_tmp", None)
-                del requested["s3_stubbed_session"]
         peer, ours = channel.get_extra_info("peername"), channel.get_extra_info("sockname")
         requested["SSH_CLIENT"] = f"{peer[0]} {peer[1]} {ours[1]}"
         requested["SSH_CONNECTION"] = f"{peer[0]} {peer[1]} {ours[0]} {ours[1]}"
@@ -300,33 +295,18 @@ class _Session(SSHServerStreamSession):
         return requested, binds
 
     def _exited(self, future: asyncio.Future[int]) -> None:
-        if future.cancelled() or future.exception():
-            return
-        self._exit = future.result()
-        if self._closed:
-            return
-        self._maybe_finish()
-        # give what is in the pipes a turn before telling that it is over
-        self._host.loop.call_soon(self._tell_exit)
-
-    def _tell_exit(self) -> None:
-        if self._exit is not None and self._exit >= 0 and self._outputs and not self._closed and not self._told_exit:
-            self._told_exit = True
-            self._channel.send_exit_status(self._exit)
+        if not future.cancelled() and not future.exception() and not self._connection_lost:
+            self._ended = True
+            self._channel.tell_exit(future.result())
+            self._maybe_finish()
 
     def _maybe_finish(self) -> None:
-        if self._exit is None or self._outputs or self._closed:
-            return
-        if self._exit < 0:
-            self._channel.exit_with_signal(_signal_name(-self._exit))
-        elif self._told_exit:
+        if self._ended and not self._outputs and not self._connection_lost:
             self._channel.close()
-        else:
-            self._channel.exit(self._exit)
 
     def _refuse(self, why: str) -> None:
         log.error("%s: could not start a process: %s", self._host.name, why)
-        if not self._closed:
+        if not self._connection_lost:
             self._channel.write(f"hardway: {why}\n".encode(), asyncssh.EXTENDED_DATA_STDERR)
             self._channel.exit(255)
         self._hang_up()
@@ -450,7 +430,6 @@ class Host:
                 [inside],
                 [null.fileno(), output.fileno(), output.fileno()],
                 user="root",
-                environment={"HOME": self.sandbox.home("root")},
             )
         with contextlib.suppress(SandboxError):
             status = await process.exited

@@ -34,7 +34,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = "/run/hardway/bin"
 """Where an isolated instance sees `shims`."""
 COVERED = {"/home": "home", "/root": "root", "/tmp": "tmp", "/var/tmp": "vartmp", "/var/log": "log", "/run": "run"}
-"""Directories an instance has of its own, by their names in its directory on the host. All else is the host's, read only."""
+"""What an instance has of its own, by its name in its directory on the host. All else is the host's, read only."""
 VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
 
@@ -78,8 +78,8 @@ class SandboxError(Exception):
 class Process:
     """A process of an instance, from its request on.
 
-    `started` gives its pid (on the host) or raises SandboxError, `terminal` the master of its terminal, `exited` its exit
-    code, negative for a signal.
+    `started` gives its pid (on the host) or raises SandboxError, `terminal` the master of its terminal, `exited` its
+    exit code, negative for a signal.
     """
 
     def __init__(self, status: socket.socket) -> None:
@@ -191,7 +191,7 @@ class Isolation:
         said = {
             "bwrap": "bubblewrap",
             "unshare": "unshare (namespaces)",
-            "none": "none: instances only have their own HOME and TMPDIR and see the host's files and processes",
+            "none": "none: instances have an own HOME and TMPDIR, all else is the host's, /home/ubuntu too",
         }[self.level]
         return f"{said} ({self.why})" if self.why else said
 
@@ -298,11 +298,7 @@ class Sandbox:
 
     def remove(self) -> None:
         """Delete the directory, whatever modes its files were given."""
-        for top, names, _ in os.walk(self.directory):
-            for name in names:
-                if not os.path.islink(os.path.join(top, name)):
-                    os.chmod(os.path.join(top, name), 0o700)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_tree(self.directory)
 
     async def boot(self) -> None:
         """Make ready to run processes. Raises SandboxError."""
@@ -393,8 +389,8 @@ class Sandbox:
 
     def _fresh_volatile(self) -> None:
         for name in VOLATILE:
-            shutil.rmtree(self.directory / name, ignore_errors=True)
-            (self.directory / name).mkdir(exist_ok=True)
+            remove_tree(self.directory / name)
+            (self.directory / name).mkdir()
         (self.directory / "tmp").chmod(0o1777)
         (self.directory / "vartmp").chmod(0o1777)
         self.power.parent.mkdir()
@@ -441,7 +437,27 @@ class Sandbox:
     def _argv_unshare(self) -> list[str]:
         namespaces = ["--user", "--map-root-user", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
         own = [text for entry in self.view() for text in entry]
-        return ["unshare", *namespaces, "/bin/sh", "-c", UNSHARE, "sh", self.hostname, str(self.directory / "new"), HOLD, *own]
+        return [
+            "unshare",
+            *namespaces,
+            "/bin/sh",
+            "-c",
+            UNSHARE,
+            "sh",
+            self.hostname,
+            str(self.directory / "new"),
+            HOLD,
+            *own,
+        ]
+
+
+def remove_tree(directory: Path) -> None:
+    """Delete a directory, whatever modes what is in it was given."""
+    for top, names, _ in os.walk(directory):
+        for name in names:
+            if not os.path.islink(os.path.join(top, name)):
+                os.chmod(os.path.join(top, name), 0o700)
+    shutil.rmtree(directory)
 
 
 async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
@@ -449,7 +465,7 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
 
     Raises HardwayError where that one doesn't work.
     """
-    reasons = []
+    reasons: list[str] = []
     for level in LEVELS if wanted == "auto" else (wanted,):
         sandbox = Sandbox(level, spawner, toolbox, scratch / level, "probe", ("probe",))
         try:
@@ -468,7 +484,9 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
 
 async def _probe(sandbox: Sandbox) -> None:
     with open(os.devnull, "r+b") as null:
-        process = sandbox.spawn(["/bin/sh", "-c", ": >\"${TMPDIR:-/tmp}/probe\" && : >~/probe"], [null.fileno()] * 3, user="probe")
+        process = sandbox.spawn(
+            ["/bin/sh", "-c", ': >"${TMPDIR:-/tmp}/probe" && : >~/probe'], [null.fileno()] * 3, user="probe"
+        )
         status = await asyncio.wait_for(process.exited, BOOT_SECONDS)
     if status:
         raise SandboxError(f"a command in it ended with {status}")

@@ -1,7 +1,7 @@
 """Small commands that instances find first on their PATH: what a real machine has and a sandbox can't have.
 
-`sudo` runs the command, `poweroff` and its kin tell the daemon, `aws` is the stub of S3 in a stubbed session and the real
-CLI otherwise. A person's own `aws` and `sudo` are never touched.
+`sudo` runs the command, `poweroff` and its kin tell the daemon, `aws` is the stub of S3 in a stubbed session and
+the real CLI otherwise. A person's own `aws` and `sudo` are never touched.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import shutil
 import sys
 from pathlib import Path
+
+from hardway import s3stub
 
 SUDO = r"""#!/bin/bash
 # sudo: who logs in here already may do all there is to do, so the command just runs
@@ -86,16 +88,14 @@ def install(directory: Path, path: str) -> list[Path]:
 
     Returns the directories of the host that they need to reach.
     """
-    needed = []
-    stub = _stub_directory()
+    stub = s3stub.directory().resolve()
+    needed = [stub]
     real = _real_aws(stub)
-    if stub:
-        needed.append(stub)
     if real:
         needed.append(real.resolve().parent.parent)
     texts = {
         "sudo": SUDO,
-        "aws": AWS.format(stub=_quoted(stub / "aws" if stub else None), real=_quoted(real)),
+        "aws": AWS.format(stub=_quoted(stub / "aws"), real=_quoted(real)),
         **dict.fromkeys(("poweroff", "halt", "shutdown", "reboot"), POWER),
     }
     for name, text in texts.items():
@@ -110,20 +110,10 @@ def _quoted(path: Path | None) -> str:
     return "'" + str(path or "/nonexistent").replace("'", "'\\''") + "'"
 
 
-def _stub_directory() -> Path | None:
-    try:
-        from hardway import s3stub
-
-        directory = Path(s3stub.stub_directory()).resolve()
-    except (ImportError, AttributeError):
-        return None
-    return directory if (directory / "aws").exists() else None
-
-
-def _real_aws(stub: Path | None) -> Path | None:
+def _real_aws(stub: Path) -> Path | None:
     """The host's AWS CLI: beside our Python, else on PATH, where the stub may stand first."""
     for directory in (str(Path(sys.executable).parent), *os.get_exec_path()):
         found = shutil.which("aws", path=directory)
-        if found and (stub is None or Path(found).resolve().parent != stub):
+        if found and Path(found).resolve().parent != stub:
             return Path(found)
     return None

@@ -138,6 +138,11 @@ def kill_marked(prefix: str, seconds: float = 5.0) -> list[int]:
     return left
 
 
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
 def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
@@ -173,16 +178,12 @@ class _Namespaces:
 def _clone_trees(binds: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
     """Take a copy of each host directory's mount that outlives leaving the host's mount namespace."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare mounts")
-    return [
-        (
-            _check(
-                _libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC),
-                f"open {source}",
-            ),
-            target,
-        )
-        for source, target in binds
-    ]
+    flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+    trees = []
+    for source, target in binds:
+        tree = _libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(source), flags)
+        trees.append((_check(tree, f"open {source}"), target))
+    return trees
 
 
 def _attach_trees(trees: Iterable[tuple[int, str]]) -> None:
@@ -351,6 +352,13 @@ class _Spawner:
             self.tell(status, {"error": answer[1:].decode(errors="replace") or "died while starting"})
             status.close()
 
+    def kill_children(self) -> None:
+        """Kill what is left: processes that lost their mark end up here when their parents end."""
+        while children := _children(os.getpid()):
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
     def tell(self, status: socket.socket, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # who asked may be gone
             status.send(json.dumps(message).encode() + b"\n")
@@ -379,10 +387,8 @@ def main() -> None:
     try:
         spawner.serve()
     finally:
-        for pid in list(spawner.statuses):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         kill_marked(prefix)
+        spawner.kill_children()
 
 
 if __name__ == "__main__":

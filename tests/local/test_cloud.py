@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from tests.conftest import Inv, LocalCloud, exports
-from tests.local.conftest import Machine, Machines, eventually
+from tests.conftest import Inv, exports
 
 
 def test_up_env_status_and_down_say_their_results_on_stdout_and_all_else_on_stderr(inv: Inv) -> None:
