@@ -96,7 +96,7 @@ def translate(error: Exception) -> HardwayError | None:
         return UsageError(f"{error}: `aws configure list-profiles` shows those there are")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
-    if isinstance(error, b.HTTPClientError):
+    if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region, or, for the local cloud, `inv local.up`"
         )

@@ -6,6 +6,7 @@ may be of any length and in any language its first line names.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -59,13 +60,25 @@ def read(command: str, stdin: str | None = None) -> Command:
 
 def _script(command: str) -> bytes | None:
     """The content of the file that the text names, or of a text too long for a line; None for a line."""
-    try:
-        if "\n" not in command and len(command) < 4096 and Path(command).expanduser().is_file():
-            return Path(command).expanduser().read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read --command {command}: {error.strerror}") from None
+    content = file_content(command, "--command")
+    if content is not None:
+        return content
     encoded = command.encode(errors="surrogateescape")
     return encoded if len(encoded) > _LINE_BYTES else None
+
+
+def file_content(text: str, flag: str) -> bytes | None:
+    """The content of the file that a flag's text names; None where it names none.
+
+    Raises UsageError for a file that cannot be read.
+    """
+    path = Path(text).expanduser() if text.strip() and "\n" not in text and len(text) < 4096 else None
+    try:
+        return path.read_bytes() if path and path.is_file() else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise UsageError(f"cannot read {flag} {text}: {error.strerror}") from None
 
 
 def _source(stdin: str) -> Callable[[], Iterator[bytes]]:

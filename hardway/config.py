@@ -91,8 +91,14 @@ _SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduc
 def defaults(*sections: str) -> dict[str, dict[str, Any]]:
     """The defaults of the named sections, as `ns.configure` takes them.
 
-    Invoke reads an `INVOKE_*` variable only for a key that some collection has declared.
+    Invoke reads an `INVOKE_*` variable only for a key that some collection has declared, and shows a traceback for one
+    that it cannot read as the declared kind: raises UsageError for such a variable first.
     """
+    for section in sections:
+        for key, kind in typing.get_type_hints(_SECTIONS[section]).items():
+            variable = f"INVOKE_{section}_{key}".upper()
+            if variable in os.environ:
+                _value(variable, kind, os.environ[variable])
     return {name: dataclasses.asdict(_SECTIONS[name]()) for name in sections}
 
 

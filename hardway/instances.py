@@ -186,20 +186,24 @@ def select(
         else:
             _check_token(settings, token, named, states)
     if acting and not result:
-        raise NothingMatched(f"no {' or '.join(states)} instance matches {parsed.text!r}; `inv ec2.ls` shows them all")
+        raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}; `inv ec2.ls` shows them all")
     return result
 
 
 def _check_token(settings: Settings, token: str, named: Sequence[Instance], states: Sequence[str]) -> None:
     if any(i.state in states for i in named):
         return
-    wanted, region = " or ".join(states), aws.region_of(settings)
+    region = aws.region_of(settings)
     if _is_exact(token):
         if not named:
             raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
-        raise UsageError(f"{named[-1]} is {named[-1].state}, not {wanted}")
+        raise UsageError(f"{named[-1]} is {named[-1].state}, not{_in(states)}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
-    raise NothingMatched(f"no {wanted} instance is named {token!r}{also} in {region}; `inv ec2.ls` shows them all")
+    raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}; `inv ec2.ls` shows them all")
+
+
+def _in(states: Sequence[str]) -> str:
+    return "" if set(states) == set(STATES) else " " + " or ".join(states)
 
 
 def _is_exact(token: str) -> bool:

@@ -6,7 +6,6 @@ call's answer they can be found and terminated.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import getpass
 import ipaddress
@@ -26,11 +25,13 @@ from typing import Any
 import paramiko
 
 from hardway import aws, ssh
+from hardway.commands import file_content
 from hardway.config import Settings, number
 from hardway.errors import Failed, HardwayError, Interrupted, UsageError, did_you_mean
 from hardway.instances import Instance, described, from_description, terminate
 from hardway.keys import own_key
 
+USER_DATA_BYTES = 16 * 1024
 LAUNCH_TAG = "hardway-launch"
 SECURITY_GROUP = "hardway-ssh"
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
@@ -191,8 +192,8 @@ def resolve_image(settings: Settings, request: Request) -> Image:
         images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=own))
     if not images:
         raise UsageError(
-            f"there is no AMI {request.ami!r} in {aws.region_of(settings)}{did_you_mean(request.ami, IMAGES)}: "
-            f"--ami takes {', '.join(IMAGES)}, an id (ami-...), or the name of an image of your own"
+            f"there is no AMI {request.ami!r} in {aws.region_of(settings)}{did_you_mean(request.ami, IMAGES)} "
+            f"(--ami takes {', '.join(IMAGES)}, an id (ami-...), or the name of an image of your own)"
         )
     newest = max(images, key=lambda image: image.get("CreationDate", ""))
     if newest["Architecture"] != architecture:
@@ -556,6 +557,14 @@ def _not_ready(instances: Sequence[Instance], ready: set[str], waited: float) ->
     return Failed(f"{len(missing)} of {len(instances)} instances not ready after {waited:.0f} s: {what}{more}")
 
 
+class _Signal(KeyboardInterrupt):
+    """A signal that ends us. Like Ctrl-C no Exception: botocore would take it for a failed request, and retry."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.error = HardwayError(f"ended by {signal.Signals(number).name}", 128 + number)
+
+
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what was started is terminated; main thread only."""
@@ -564,7 +573,7 @@ def _signals_raise() -> Iterator[None]:
         return
 
     def interrupt(number: int, _frame: Any) -> None:
-        raise HardwayError(f"ended by {signal.Signals(number).name}", 128 + number)
+        raise _Signal(number)
 
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -593,8 +602,8 @@ def _terminated(settings: Settings, token: str, error: BaseException, say: Calla
     """Terminate what carries this launch's token; returns the error to raise, which says so."""
     with _signals_wait():
         if isinstance(error, KeyboardInterrupt):
-            error = Interrupted()
-            say("interrupted: terminating what was started")
+            error = error.error if isinstance(error, _Signal) else Interrupted()
+            say(f"{error}: terminating what was started")
         try:
             ids = _terminate_launch(settings, token)
         except Exception as failure:
@@ -638,13 +647,10 @@ def user_data(init: str) -> str:
 
     Source: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
     """
-    path = Path(init).expanduser()
-    try:
-        text = path.read_text() if init and "\n" not in init and path.is_file() else init
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read --init {init}: {error}") from None
+    content = file_content(init, "--init")
+    text = init if content is None else content.decode(errors="surrogateescape")
     if text and not text.startswith(("#!", "#cloud-config")):
         text = "#!/bin/bash\n" + text
-    if len(base64.b64encode(text.encode())) > 4 * -(-16384 // 3):
+    if len(text.encode(errors="surrogateescape")) > USER_DATA_BYTES:
         raise UsageError("--init is longer than the 16 KiB that EC2 takes: let it fetch the rest from S3")
     return text

@@ -74,8 +74,9 @@ case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" && tmp=$up/.$2 ;; *) tmp=
 if [ -e "$dst" ] && [ ! -d "$dst" ]; then echo "$dst is there and is no directory" >&2; exit 1; fi
 trap 'rm -rf -- "$tmp"' EXIT HUP INT TERM
 mkdir -m 700 -- "$tmp" && tar -xpof - -C "$tmp" || exit 1
-# Fails where the destination is there and not empty.
-mv -T -- "$tmp/tree" "$dst" 2>/dev/null || cp -a --link --remove-destination -- "$tmp/tree/." "$dst/"
+# Fails where the destination is there and not empty; two that merge into it at once would trip over each other.
+mv -T -- "$tmp/tree" "$dst" 2>/dev/null && exit 0
+exec 9<"$dst" && { flock 9 2>/dev/null; cp -a --link --remove-destination -- "$tmp/tree/." "$dst/"; }
 """
 
 # $1: the tree.

@@ -54,18 +54,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A HOME of the test's own for this process: keys, host keys and ~/.ssh/config are fresh."""
-    home = tmp_path / "a home"
-    (home / ".ssh").mkdir(parents=True, mode=0o700)
-    monkeypatch.setenv("HOME", str(home))
-    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK"):
-        monkeypatch.delenv(name, raising=False)
-    return home
-
-
-@pytest.fixture
-def start_sshd(own_home: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
+def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
     """Starts an sshd on a port (0: a free one) that our own key opens; returns the port."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
     if not program:

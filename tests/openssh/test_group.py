@@ -137,7 +137,7 @@ def test_at_most_so_many_connections(hosts: list[Instance], settings: Settings) 
     assert most == 2
 
 
-def test_a_changed_host_key_is_refused(start_sshd: Callable[[int], int], settings: Settings, own_home: Path) -> None:
+def test_a_changed_host_key_is_refused(start_sshd: Callable[[int], int], settings: Settings, home: Path) -> None:
     from tests.openssh.conftest import instance
 
     port, other_port = start_sshd(0), start_sshd(0)
@@ -152,7 +152,7 @@ def test_a_changed_host_key_is_refused(start_sshd: Callable[[int], int], setting
 
 
 def test_agent_key_file_and_ssh_config_let_us_in(
-    hosts: list[Instance], settings: Settings, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: list[Instance], settings: Settings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hardway.keys import own_key_path
 
@@ -165,9 +165,10 @@ def test_agent_key_file_and_ssh_config_let_us_in(
     by_name = replace(settings, ec2=replace(settings.ec2, key=str(elsewhere)))
     assert run([foreign], by_name, "echo in")[0].stdout == b"in\n"
 
-    (own_home / ".ssh" / "config").write_text(f'Host 127.78.*\n  IdentityFile "{elsewhere}"\n')
+    (home / ".ssh").mkdir(exist_ok=True)
+    (home / ".ssh" / "config").write_text(f'Host 127.78.*\n  IdentityFile "{elsewhere}"\n')
     assert run([foreign], settings, "echo in")[0].stdout == b"in\n"
-    (own_home / ".ssh" / "config").unlink()
+    (home / ".ssh" / "config").unlink()
 
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL)
     try:
@@ -182,13 +183,14 @@ def test_agent_key_file_and_ssh_config_let_us_in(
         agent.wait(10)
 
 
-def test_proxy_jump(hosts: list[Instance], settings: Settings, own_home: Path) -> None:
+def test_proxy_jump(hosts: list[Instance], settings: Settings, home: Path) -> None:
     import getpass
 
     from hardway.keys import own_key_path
 
     port = hosts[0].tags["ssh-port"]
-    (own_home / ".ssh" / "config").write_text(
+    (home / ".ssh").mkdir(exist_ok=True)
+    (home / ".ssh" / "config").write_text(
         f"Host 127.78.0.2\n  ProxyJump {getpass.getuser()}@127.78.0.1:{port}\n"
         f'Host 127.78.0.*\n  IdentityFile "{own_key_path()}"\n'
     )

@@ -1,0 +1,73 @@
+"""A cluster for tests of the verbs: started by `ec2.new`, thrown away by `ec2.rm`, as a person does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Inv, LocalCloud, Result
+
+
+@dataclass
+class Shell:
+    """A shell pointed at the local cloud: `shell("ec2.ls", "--json")`."""
+
+    inv: Inv
+    cloud: LocalCloud
+    env: Mapping[str, str]
+
+    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> Result:
+        return self.inv(*arguments, env={**self.env, **(env or {})}, **options)
+
+    def succeed(self, *arguments: str, **options: Any) -> Result:
+        """Run a task that must succeed."""
+        result = self(*arguments, **options)
+        assert result.code == 0, result.stderr
+        return result
+
+    def states(self, selector: str) -> dict[str, str]:
+        """Instance id to state, of all that match, terminated ones included."""
+        found: dict[str, str] = {}
+        filters = [{"Name": "tag:Name", "Values": [selector]}]
+        for reservation in self.cloud.client("ec2").describe_instances(Filters=filters)["Reservations"]:
+            for instance in reservation["Instances"]:
+                found[instance["InstanceId"]] = instance["State"]["Name"]
+        return found
+
+    def end(self, name: str) -> None:
+        """Terminate what a test has left running under a name."""
+        alive = [i for i, state in self.states(name).items() if state not in ("terminated", "shutting-down")]
+        if alive:
+            self.cloud.client("ec2").terminate_instances(InstanceIds=alive)
+
+
+@pytest.fixture
+def shell(inv: Inv, cloud: LocalCloud, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A person's shell after `eval "$(inv local.up)"`, with one key pair for all tests."""
+    data = tmp_path_factory.getbasetemp() / "hardway-data"
+    environment = {**cloud.env, "XDG_DATA_HOME": str(data)}
+    os.environ.update(environment)
+    return Shell(inv, cloud, environment)
+
+
+@pytest.fixture
+def name(shell: Shell, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A Name tag of the test's own; whatever carries it at the end is terminated."""
+    own = f"{request.node.originalname}-{os.urandom(4).hex()}"
+    yield own
+    shell.end(own)
+
+
+@pytest.fixture
+def start(shell: Shell, name: str) -> Callable[..., list[str]]:
+    """Start instances under the test's name: `start("--num", "3")`; returns their ids."""
+
+    def start(*arguments: str) -> list[str]:
+        return shell.succeed("ec2.new", "--name", name, *arguments).stdout.split()
+
+    return start

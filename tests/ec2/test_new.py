@@ -1,0 +1,213 @@
+"""ec2.new: what it starts, what it prints, and that nothing is left running when it fails."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.ec2.conftest import Shell
+from tests.local.conftest import eventually
+
+ID = re.compile(r"i-[0-9a-f]{17}")
+
+
+def test_no_flags_start_one_that_answers(shell: Shell) -> None:
+    result = shell.succeed("ec2.new")
+    ids = result.stdout.splitlines()
+    try:
+        assert len(ids) == 1
+        assert ID.fullmatch(ids[0])
+        [described] = json.loads(shell.succeed("ec2.ls", "--only", ids[0], "--json").stdout)
+        assert (described["name"], described["state"], described["type"]) == ("hardway", "running", "m7i.large")
+        tags = described["tags"]
+        assert (tags["owner"], tags["ssh-user"], tags["ssh-port"]) == (getpass.getuser(), "ubuntu", "2222")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags["creation-date"])
+        assert shell.succeed("ec2.ssh", ids[0], "-yqc", "id -un").stdout == "ubuntu\n"
+    finally:
+        shell("ec2.rm", *ids, "--yes")
+
+
+def test_what_is_asked_for_is_what_starts(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    ids = start(
+        "--num", "3", "--type", "c7g.large", "--ami", "al2023", "--spot", "1.0", "--gigs", "50", "--zone", "us-east-1b",
+        "--tag", "team=data", "--tag", "url=http://x/?a=b", "--init", "echo from-init > /tmp/init",
+    )  # fmt: skip
+    assert len(set(ids)) == 3
+    ec2 = shell.cloud.client("ec2")
+    [reservation] = ec2.describe_instances(InstanceIds=ids)["Reservations"]
+    for instance in reservation["Instances"]:
+        tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+        assert (tags["Name"], tags["team"], tags["url"]) == (name, "data", "http://x/?a=b")
+        assert tags["ssh-user"] == "ec2-user"
+        assert instance["InstanceType"] == "c7g.large"
+        assert instance["Architecture"] == "arm64"
+        assert instance["InstanceLifecycle"] == "spot"
+        assert instance["Placement"]["AvailabilityZone"] == "us-east-1b"
+        [mapping] = instance["BlockDeviceMappings"]
+        [volume] = ec2.describe_volumes(VolumeIds=[mapping["Ebs"]["VolumeId"]])["Volumes"]
+        assert volume["Size"] == 50
+        attribute = ec2.describe_instance_attribute(
+            InstanceId=instance["InstanceId"], Attribute="instanceInitiatedShutdownBehavior"
+        )
+        assert attribute["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
+    answers = eventually(lambda: shell("ec2.ssh", name, "-yqc", "cat /tmp/init").stdout if ids else "", seconds=60)
+    assert answers == "from-init\n" * 3
+
+
+def test_a_command_runs_on_each_and_stdout_is_only_ids(
+    shell: Shell, name: str, start: Callable[..., list[str]], home: Path
+) -> None:
+    (home / "prepare.sh").write_text("echo prepared; touch prepared")
+    ids = start("--num", "2", "--command", str(home / "prepare.sh"))
+    assert all(ID.fullmatch(line) for line in ids)
+    assert shell.succeed("ec2.ssh", name, "-yqc", "ls").stdout == "prepared\nprepared\n"
+
+
+def test_a_failing_command_leaves_nothing_running(shell: Shell, name: str) -> None:
+    result = shell("ec2.new", "--name", name, "--num", "2", "--command", "exit 7")
+    assert (result.code, result.stdout) == (1, "")
+    assert "exit code 7" in result.stderr
+    assert "2 instances started were terminated" in result.stderr
+    assert _gone(shell, name) == 2
+
+
+def test_instances_that_never_answer_are_terminated(shell: Shell, name: str) -> None:
+    result = shell(
+        "ec2.new", "--name", name, "--num", "2", "--ssh-port", "2223", "--seconds-timeout", "2",
+    )  # fmt: skip
+    assert (result.code, result.stdout) == (1, "")
+    assert "2 of 2 instances not ready after 2 s" in result.stderr
+    assert "no SSH" in result.stderr
+    assert _gone(shell, name) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_on_the_way_leaves_nothing_running(shell: Shell, name: str, number: int, code: int) -> None:
+    # The port is wrong: it waits until the signal comes.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", "ec2.new", "--name", name, "--num", "5", "--ssh-port", "2223"],
+        cwd=REPOSITORY,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually(lambda: len(shell.states(name)) == 5)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code
+    assert stdout == ""
+    assert "5 instances started were terminated" in stderr
+    assert "Traceback" not in stderr
+    assert _gone(shell, name) == 5
+
+
+def test_enough_by_a_time_and_the_rest_terminated(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    # One of the two does away with its SSH for as long as the launch waits.
+    init = '[ "$(hostname | tail -c 2)" ] && poweroff'
+    first = start("--num", "1")
+    assert shell.states(name)[first[0]] == "running"
+    result = shell("ec2.new", "--name", name, "--num", "2", "--init", init, "--seconds-timeout", "20")
+    assert result.code == 1
+    assert "while it started" in result.stderr or "not ready" in result.stderr
+    assert shell.states(name)[first[0]] == "running"
+
+
+def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    ids = start("--num", "2", "--no-wait")
+    assert shell.succeed("ec2.wait", name).stdout.split() == ids or set(
+        shell.succeed("ec2.wait", name).stdout.split()
+    ) == set(ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--num", "abc"], "--num is 'abc'"),
+        (["--num", "0"], "nothing to start"),
+        (["--num", "-1"], "--num"),
+        (["--type", "m7i.lrge"], "did you mean m7i.large?"),
+        (["--type", "m7i.large,m7g.large"], "mixes architectures"),
+        (["--ami", "nobel"], "did you mean noble?"),
+        (["--ami", "ami-00000000000000000"], "there is no AMI"),
+        (["--region", "eu-wst-1"], "did you mean eu-west-1?"),
+        (["--key", "nokey"], "there is no key pair 'nokey'"),
+        (["--key", "/no/such/file"], "no private key that can be read"),
+        (["--sg", "nosg"], "there is no security group 'nosg'"),
+        (["--vpc", "vpc-00000000"], "vpc-00000000"),
+        (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
+        (["--zone", "us-east-1z"], "us-east-1z"),
+        (["--role", "norole"], "norole"),
+        (["--spot", "0.5"], "--spot"),
+        (["--tag", "novalue"], "--tag 'novalue': write key=value"),
+        (["--ssh-port", "99999"], "--ssh-port"),
+        (["--login", "--num", "2"], "--login is for one instance"),
+        (["--init", "x" * 17000], "16 KiB"),
+        (["--command", " "], "there is no command"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_starts_nothing(shell: Shell, name: str, arguments: list[str], said: str) -> None:
+    result = shell("ec2.new", "--name", name, *arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not shell.states(name)
+
+
+def test_two_at_once_for_the_first_time(shell: Shell, name: str, tmp_path: Path) -> None:
+    """A fresh machine in a region nobody has used: both make the key, the key pair and the security group."""
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "invoke", "ec2.new", "--name", name],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    ended = [process.communicate(timeout=90) for process in processes]
+    ids = [line for stdout, _ in ended for line in stdout.split()]
+    try:
+        assert [process.returncode for process in processes] == [0, 0], ended
+        assert len(set(ids)) == 2
+    finally:
+        shell.cloud.client("ec2", "eu-west-3").terminate_instances(InstanceIds=ids)
+
+
+def test_a_key_file_of_the_users_own(shell: Shell, name: str, start: Callable[..., list[str]], home: Path) -> None:
+    file = home / "my key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    result = shell("ec2.new", "--name", name, "--key", str(file), env={"INVOKE_EC2_KEY": str(file)})
+    assert result.code == 0, result.stderr
+    assert shell("ec2.ssh", name, "-yqc", "echo in", env={"INVOKE_EC2_KEY": str(file)}).stdout == "in\n"
+    assert "accepts none of our keys" in shell("ec2.ssh", name, "-yqc", "echo in").stderr
+
+
+def _gone(shell: Shell, name: str) -> int:
+    """How many instances carry the name, all of them terminated by now or soon."""
+    deadline = time.monotonic() + 20
+    while True:
+        states = shell.states(name)
+        if all(state == "terminated" for state in states.values()):
+            return len(states)
+        assert time.monotonic() < deadline, states
+        time.sleep(0.05)
