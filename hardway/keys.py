@@ -24,10 +24,7 @@ from hardway.errors import UsageError
 
 @dataclass(frozen=True)
 class KeyPair:
-    """Our key pair: `path` of the private key, `public` in OpenSSH's one-line form, `name` for EC2.
-
-    The name holds part of the key's digest: another machine's key never has the same name.
-    """
+    """Our key pair: `path` of the private key, `public` in OpenSSH's one-line form, `name` for EC2."""
 
     path: Path
     public: str
@@ -51,10 +48,13 @@ def own_key() -> KeyPair:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read our private key {path} ({error}): move it away and a new one is made") from None
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    ).decode()
-    return KeyPair(path, public, f"hardway-{hashlib.sha256(public.encode()).hexdigest()[:12]}")
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    return KeyPair(path, public, pair_name(public))
+
+
+def pair_name(public: str) -> str:
+    """What we call a key pair at EC2; holds part of the public key's digest, so that no two keys share a name."""
+    return f"hardway-{hashlib.sha256(' '.join(public.split()[:2]).encode()).hexdigest()[:12]}"
 
 
 def _make(path: Path) -> None:

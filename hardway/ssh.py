@@ -22,7 +22,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
-from hardway.keys import HostKeys, own_key, own_key_path
+from hardway.keys import HostKeys, own_key, own_key_path, pair_name
 
 KEEPALIVE_SECONDS = 15
 # Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
@@ -165,9 +165,21 @@ def private_keys(instance: Instance, settings: Settings) -> list[Path]:
     if instance.key_name:
         if own_key_path().exists() and own_key().name == instance.key_name:
             files.append(own_key_path())
-        ssh = Path.home() / ".ssh"
-        files += [ssh / name for name in (instance.key_name, f"{instance.key_name}.pem") if (ssh / name).is_file()]
+        files += _in_ssh_directory(instance.key_name)
     return files
+
+
+def _in_ssh_directory(key_name: str) -> list[Path]:
+    """Keys in ~/.ssh that are called as the key pair is, or whose public half we gave that name."""
+    directory = Path.home() / ".ssh"
+    called = [directory / name for name in (key_name, f"{key_name}.pem")]
+    if key_name.startswith("hardway-"):
+        called += [
+            public.with_suffix("")
+            for public in sorted(directory.glob("*.pub"))
+            if pair_name(public.read_text(errors="replace")) == key_name
+        ]
+    return [file for file in called if file.is_file()]
 
 
 def is_key_file(key: str) -> bool:

@@ -91,6 +91,7 @@ def new(
     given = {k: v for k, v in locals().items() if k not in ("c", "tag", "command", "login", "wait", "region")}
     settings = config.settings(c, region)
     request = launch.read_request(settings, wait, tag, **given)
+    settings = replace(settings, ec2=replace(settings.ec2, key=request.key))
     script = commands.read(command) if command else None
     if login and request.num != 1:
         raise UsageError(f"--login is for one instance, --num is {request.num}")
