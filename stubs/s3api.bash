@@ -388,6 +388,8 @@ list_buckets_call() {
   print_members
 }
 
+load listing
+
 s3api() {
   local of_an_object=(bucket:1 key:1 version-id:1 request-payer:1 expected-bucket-owner:1 checksum-mode:1
     sse-customer-algorithm:1 sse-customer-key:1 sse-customer-key-md5:1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,10 +65,10 @@ class Side:
 class RealSide(Side):
     """The real CLI, in a process that has it imported, against moto."""
 
-    def __init__(self, root: Path, process: subprocess.Popen[str], endpoint: str) -> None:
+    def __init__(self, root: Path, process: subprocess.Popen[str], client: Any) -> None:
         super().__init__(root)
         self._process = process
-        self.client: Any = boto3.client("s3", endpoint_url=endpoint)
+        self.client = client
 
     def run(self, args: list[str], stdin: bytes = b"") -> Result:
         command = {
@@ -90,8 +88,7 @@ class RealSide(Side):
         for bucket in self.client.list_buckets()["Buckets"]:
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
                 for entry in page.get("Contents", []):
-                    body = self.client.get_object(Bucket=bucket["Name"], Key=entry["Key"])["Body"].read()
-                    found[f"{bucket['Name']}/{entry['Key']}"] = hashlib.md5(body).hexdigest()
+                    found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
         return found
 
 
@@ -167,21 +164,23 @@ def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
         process.wait(timeout=TIMEOUT)
 
 
+@pytest.fixture(scope="session")
+def client(endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
+
+
 @pytest.fixture
-def real(
-    judge: subprocess.Popen[str],
-    endpoint: str,
-    cli_environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> RealSide:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, cli_environment[name])
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+def real(judge: subprocess.Popen[str], endpoint: str, client: Any, tmp_path: Path) -> RealSide:
     requests.post(f"{endpoint}/moto-api/reset", timeout=TIMEOUT)
     root = tmp_path / "real" / "work"
     root.mkdir(parents=True)
-    return RealSide(root, judge, endpoint)
+    return RealSide(root, judge, client)
 
 
 @pytest.fixture
@@ -191,7 +190,6 @@ def stub(tmp_path: Path) -> Iterator[StubSide]:
     with s3stub.session() as session:
         environment = {name: value for name, value in session.environment.items() if not name.startswith("AWS_")}
         yield StubSide(root, environment)
-        shutil.rmtree(session.path, ignore_errors=True)
 
 
 def transfer_lines(text: str) -> list[str]:

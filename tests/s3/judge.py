@@ -5,6 +5,7 @@ Importing the CLI takes half a second; a fork of a process that has done so take
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -52,6 +53,9 @@ def main() -> None:
     driver = clidriver.create_clidriver()
     driver._get_command_table()
     driver.session.create_client("s3")
+    # a collection in a fork would copy every page it looks at
+    gc.freeze()
+    gc.disable()
     channel = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         json.dump(run(driver, json.loads(line)), channel)

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -427,6 +428,7 @@ def prepare(side: Side, one: Case) -> None:
 
 
 def play(side: Side, one: Case) -> list[Result]:
+    prepare(side, one)
     results = []
     for step in one.steps:
         if callable(step):
@@ -456,11 +458,11 @@ def printed(text: str, root: Path, one: Case) -> list[str]:
 
 @pytest.mark.parametrize("one", [pytest.param(one, id=f"{group}: {one.name}") for group, one in TABLE])
 def test_case(one: Case, real: RealSide, stub: StubSide) -> None:
-    for side in (real, stub):
-        prepare(side, one)
-    for step, theirs, ours in zip(
-        (step for step in one.steps if not callable(step)), play(real, one), play(stub, one), strict=True
-    ):
+    with ThreadPoolExecutor(1) as other:
+        real_results = other.submit(play, real, one)
+        stub_results = play(stub, one)
+    commands = (step for step in one.steps if not callable(step))
+    for step, theirs, ours in zip(commands, real_results.result(), stub_results, strict=True):
         assert (ours.code, said(ours.stderr, stub.root)) == (theirs.code, said(theirs.stderr, real.root)), step
         assert printed(ours.stdout, stub.root, one) == printed(theirs.stdout, real.root, one), step
     assert stub.objects() == real.objects()
