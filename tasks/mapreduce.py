@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from invoke import Collection, Context
+from invoke import Argument, Collection, Context
 
 from hardway import config
 from hardway.cli import task
@@ -66,6 +66,17 @@ def pmap(
         settings, selector, arguments, command, options, job=job or "", results=results, progress=progress
     )
 
+
+def _with_zero(arguments: list[Argument]) -> list[Argument]:
+    """`--null` is `-0` for short, as in xargs; Invoke itself takes short flags from names alone."""
+    for argument in arguments:
+        if argument.name == "null":
+            argument.names = (*argument.names, "0")
+    return arguments
+
+
+_own_arguments = pmap.get_arguments
+pmap.get_arguments = lambda ignore_unknown_help=None: _with_zero(_own_arguments(ignore_unknown_help))
 
 ns = Collection(pmap)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

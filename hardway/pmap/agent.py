@@ -16,7 +16,8 @@ Before the first frame from the agent stands MARK, since a login shell may print
 """
 
 # ruff: noqa: SIM105, B905 (contextlib costs an import; zip has no strict in 3.6)
-import _signal as signal  # the C halves of signal and socket: their Python halves take longer to import than all else
+# The C halves of signal and socket: their Python halves take longer to import than all the rest.
+import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
 import errno
 import fcntl
@@ -43,7 +44,7 @@ HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@%+,-")
 
 
-def frame(kind, task=0, attempt=0, payload=b""):
+def frame(kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload), kind, task, attempt) + payload
 
 
@@ -54,10 +55,10 @@ class BrokenStream(Exception):
 class Frames:
     """Cut a stream of bytes into frames."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.buffer = bytearray()
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> "list[tuple[int, int, int, bytes]]":
         """Return the frames completed by `data`, as (kind, task, attempt, payload)."""
         self.buffer += data
         found = []
@@ -80,7 +81,7 @@ class Frames:
 class Task:
     """One attempt, from its arrival until its result is acknowledged."""
 
-    def __init__(self, task, attempt, stdin):
+    def __init__(self, task: int, attempt: int, stdin: bytes) -> None:
         self.task = task
         self.attempt = attempt
         self.stdin = stdin
@@ -92,36 +93,37 @@ class Task:
         self.status = 0
         self.flags = 0
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
-        self.outputs = []  # file descriptors of stdout and stderr
+        self.outputs = []  # type: list[int]
         self.sizes = [0, 0]
         self.inline = b""
 
-    def close(self):
+    def close(self) -> None:
         for fd in self.outputs:
             os.close(fd)
         self.outputs = []
 
 
 class Agent:
-    def __init__(self, directory, home, link):
+    def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
         self.directory = directory
         self.home = home
         self.identity = os.urandom(8).hex()
-        self.settings = {}
+        self.settings = {}  # type: dict[str, bytes]
         self.slots = 0
         self.timeout = 0.0
         self.linger = 3600.0
-        self.workers = []
-        self.argv = None
-        self.program = None
-        self.environment = {}
-        self.tasks = {}
-        self.waiting = []
-        self.running = {}
-        self.link = None
-        self.frames = None
+        self.workers = []  # type: list[int]
+        self.argv = []  # type: list[bytes]
+        self.program = ""
+        self.environment = {}  # type: dict[bytes, bytes]
+        self.tasks = {}  # type: dict[tuple[int, int], Task]
+        self.waiting = []  # type: list[Task]
+        self.running = {}  # type: dict[int, Task]
+        self.link = None  # type: tuple[int, int, int] | None
+        self.frames = Frames()
         self.out = bytearray()
-        self.sending = []  # ended tasks whose outputs have yet to be sent
+        # Ended tasks whose outputs have yet to be sent, and how much of the first one's is.
+        self.sending = []  # type: list[Task]
         self.sent = 0
         self.received = 0
         self.held_since = 0.0
@@ -148,7 +150,7 @@ class Agent:
 
     # The connection
 
-    def attach(self, source, sink, lease):
+    def attach(self, source: int, sink: int, lease: int) -> None:
         """Talk over these from now on; `lease` is closed when that is over."""
         self.detach()
         self.link = (source, sink, lease)
@@ -164,24 +166,26 @@ class Agent:
         self.out += MARK + frame(HELLO, 0, 0, about.encode() + b"".join(holdings))
         self.sending = [one for one in self.tasks.values() if one.state == ENDED]
 
-    def detach(self):
+    def detach(self) -> None:
         if self.link:
             for fd in self.link:
                 os.close(fd)
             self.link = None
             self.alone_since = time.monotonic()
+            if not self.settings:
+                self.linger = 0.0  # nobody ever said what the job is
         self.out = bytearray()
         self.sending = []
         self.sent = 0
 
-    def accept(self):
+    def accept(self) -> None:
         """Another process of ours hands over the stdin and stdout of a new connection."""
         try:
-            fd, _ = self.listener._accept()
+            fd, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return
         lease = socket.socket(fileno=fd)
-        fds = []
+        fds = []  # type: list[int]
         try:
             lease.settimeout(5)
             _, passed, _, _ = lease.recvmsg(1, socket.CMSG_SPACE(8))
@@ -199,9 +203,9 @@ class Agent:
                 os.close(passed_fd)
             lease.close()
 
-    def receive(self):
+    def receive(self) -> None:
         try:
-            data = os.read(self.link[0], 1 << 18)
+            data = os.read(self.link[0], 1 << 18) if self.link else b""
         except BlockingIOError:
             return
         except OSError:
@@ -225,7 +229,7 @@ class Agent:
             self.flush()
             self.detach()
 
-    def flush(self):
+    def flush(self) -> None:
         """Send what can be sent without waiting."""
         while self.link:
             if len(self.out) < CHUNK_SIZE and self.sending:
@@ -241,7 +245,7 @@ class Agent:
                 return
             del self.out[:count]
 
-    def next_output(self):
+    def next_output(self) -> None:
         """Move one more piece of the ended tasks' outputs to `out`."""
         one = self.sending[0]
         if one.outputs:
@@ -268,7 +272,7 @@ class Agent:
 
     # What the driver says
 
-    def handle(self, kind, task, attempt, payload):
+    def handle(self, kind: int, task: int, attempt: int, payload: bytes) -> None:
         if kind == RUN:
             self.add(task, attempt, payload)
         elif kind == ACK:
@@ -297,7 +301,7 @@ class Agent:
         else:
             raise ValueError(f"a frame of kind {kind}")
 
-    def configure(self, payload):
+    def configure(self, payload: bytes) -> None:
         """Settings as NUL-separated key=value; environment variables have an upper-case key."""
         pairs = [item.partition(b"=") for item in payload.split(b"\0")]
         settings = {key.decode(): value for key, _, value in pairs}
@@ -314,7 +318,7 @@ class Agent:
                 self.environment[os.fsencode(key)] = value
         self.settings = settings
 
-    def prepare(self, command):
+    def prepare(self, command: bytes) -> None:
         """Decide how to start the command.
 
         A bare command of plain words that names a program is what `bash -c` would exec at once: then bash is asked,
@@ -349,14 +353,14 @@ class Agent:
             pairs = [item.partition(b"=") for item in variables.split(b"\0") if item]
             self.environment = {key: value for key, _, value in pairs}
             self.environment[b"_"] = program
-            self.argv, self.program = words, program
+            self.argv, self.program = words, os.fsdecode(program)
 
-    def add(self, task, attempt, stdin):
+    def add(self, task: int, attempt: int, stdin: bytes) -> None:
         if (task, attempt) not in self.tasks and not self.leaving:
             one = self.tasks[task, attempt] = Task(task, attempt, stdin)
             self.waiting.append(one)
 
-    def leave(self):
+    def leave(self) -> None:
         """End all tasks, then go."""
         if not self.leaving:
             self.leaving = time.monotonic()
@@ -369,11 +373,11 @@ class Agent:
 
     # Running
 
-    def start_tasks(self):
+    def start_tasks(self) -> None:
         while self.waiting and len(self.running) < self.slots and self.workers:
             self.start(self.waiting.pop(0))
 
-    def start(self, one):
+    def start(self, one: Task) -> None:
         one.began = time.monotonic()
         one.worker = self.workers.pop()
         one.state = RUNNING
@@ -409,7 +413,7 @@ class Agent:
         self.running[one.pid] = one
         self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
 
-    def stdin(self, data):
+    def stdin(self, data: bytes) -> int:
         """A descriptor to read `data` from: a pipe where it holds it all, else a file."""
         if len(data) <= 4096:
             read, write = os.pipe()
@@ -429,7 +433,9 @@ class Agent:
             os.lseek(read, 0, os.SEEK_SET)
         return read
 
-    def spawn(self, program, argv, environment, fds):
+    def spawn(
+        self, program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", fds: "tuple[int, ...]"
+    ) -> int:
         """Start a process in its own process group, with these as its first descriptors."""
         if hasattr(os, "posix_spawn"):
             moves = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
@@ -443,6 +449,11 @@ class Agent:
             )
         import subprocess
 
+        def as_new() -> None:
+            os.setpgid(0, 0)
+            for number in (signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+
         process = subprocess.Popen(
             argv,
             executable=program,
@@ -450,16 +461,12 @@ class Agent:
             stdin=fds[0],
             stdout=fds[1],
             stderr=fds[2],
-            preexec_fn=lambda: (
-                os.setpgid(0, 0),
-                signal.signal(signal.SIGHUP, signal.SIG_DFL),
-                signal.signal(signal.SIGINT, signal.SIG_DFL),
-            ),
+            preexec_fn=as_new,
         )
         process.returncode = 0  # it is waited for by `reap`
         return process.pid
 
-    def reap(self):
+    def reap(self) -> None:
         """Take the status of each child that ended; what is left of its process group ends with it."""
         while True:
             try:
@@ -478,14 +485,14 @@ class Agent:
                 self.collect(one)
                 self.end(one, code)
 
-    def collect(self, one):
+    def collect(self, one: Task) -> None:
         """Keep the outputs: small ones in memory, so that descriptors don't run out."""
         one.sizes = [os.fstat(fd).st_size for fd in one.outputs]
         if sum(one.sizes) <= INLINE:
             one.inline = b"".join(os.pread(fd, size, 0) for fd, size in zip(one.outputs, one.sizes))
             one.close()
 
-    def end(self, one, code):
+    def end(self, one: Task, code: int) -> None:
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
         one.status = code
@@ -495,17 +502,17 @@ class Agent:
         elif self.link:
             self.sending.append(one)
 
-    def release_worker(self, worker):
+    def release_worker(self, worker: int) -> None:
         base = int(self.settings["worker"])
         if base <= worker < base + self.slots and worker not in self.workers:
             self.workers.append(worker)
 
-    def terminate(self, one):
+    def terminate(self, one: Task) -> None:
         if not one.kill_at:
             one.kill_at = time.monotonic() + GRACE
             kill_group(one.pid, signal.SIGTERM)
 
-    def enforce(self, now):
+    def enforce(self, now: float) -> None:
         """End what has run too long."""
         for one in self.running.values():
             if one.kill_at:
@@ -518,7 +525,7 @@ class Agent:
 
     # The loop
 
-    def wait(self, now):
+    def wait(self, now: float) -> float:
         """Seconds until something is due though nothing happens."""
         times = [now + 3600]
         if not self.link:
@@ -532,7 +539,7 @@ class Agent:
                 times.append(one.began + self.timeout)
         return max(0.0, min(times) - now)
 
-    def may_hold_back(self, now):
+    def may_hold_back(self, now: float) -> bool:
         """Whether what there is to say can wait for more: nobody stands idle for it."""
         if not self.out and not self.sending:
             self.held_since = 0.0
@@ -547,7 +554,7 @@ class Agent:
             return False
         return True
 
-    def run(self):
+    def run(self) -> None:
         while True:
             self.reap()
             self.start_tasks()
@@ -578,29 +585,29 @@ class Agent:
                     self.receive()
 
 
-def kill_group(pid, number):
+def kill_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except OSError:
         pass
 
 
-def cpus():
+def cpus() -> int:
     try:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
         return os.cpu_count() or 1
 
 
-def which(name):
+def which(name: str) -> str:
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):
             return path
-    return None
+    return ""
 
 
-def nameless(directory):
+def nameless(directory: str) -> int:
     """A new file that no directory lists: it is gone when its last descriptor is."""
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
@@ -613,18 +620,18 @@ def nameless(directory):
     return fd
 
 
-def locked(directory):
-    """The descriptor of the job's lock, or None if an agent holds it."""
+def locked(directory: str) -> int:
+    """The descriptor of the job's lock, or -1 if an agent holds it."""
     fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return fd
     except OSError:
         os.close(fd)
-        return None
+        return -1
 
 
-def hand_over(directory):
+def hand_over(directory: str) -> bool:
     """Give this process's stdin and stdout to the living agent; False if there is none to take them."""
     lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     lease.settimeout(5)
@@ -642,7 +649,7 @@ def hand_over(directory):
     return True
 
 
-def release(lease):
+def release(lease: int) -> None:
     """Wait until the agent closes its end of the lease: the connection is no longer used."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -655,7 +662,7 @@ def release(lease):
         pass
 
 
-def become_agent(directory, home, lock, lease):
+def become_agent(directory: str, home: str, lease: int) -> None:
     """The rest of this process's life is the agent's."""
     os.setsid()
     source, sink = os.dup(0), os.dup(1)
@@ -689,7 +696,7 @@ def become_agent(directory, home, lock, lease):
             return
 
 
-def main(job):
+def main(job: str) -> None:
     """Connect this process's stdin and stdout to the agent of the job, starting it if there is none."""
     home = os.path.expanduser("~")
     if not os.path.isdir(home):
@@ -705,7 +712,7 @@ def main(job):
         except OSError as error:
             os.write(1, MARK + frame(ERROR, 0, 0, str(error).encode("utf-8", "replace")))
             return
-        if lock is None:
+        if lock < 0:
             if hand_over(directory):
                 return
             time.sleep(0.05)
@@ -720,7 +727,7 @@ def main(job):
         if os.fork() == 0:
             try:
                 os.close(ours)
-                become_agent(directory, home, lock, lease)
+                become_agent(directory, home, lease)
             finally:
                 os._exit(1)
         os.close(lock)

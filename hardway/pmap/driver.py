@@ -469,7 +469,7 @@ class Driver:
     def _farewell(self) -> None:
         """Have the agents end what still runs, clean up and go, for a few seconds at most."""
         self._flush()
-        leaving = [link for link in self._links.values() if link.up]
+        leaving = [link for link in self._links.values() if link.channel is not None]
         for link in leaving:
             link.send(agent.STOP)
             link.flush()

@@ -166,12 +166,12 @@ class Job:
     # What happens
 
     def number(self, keys: Sequence[bytes]) -> list[int]:
-        """The task number of each key; keys never seen before get the next numbers."""
-        known = {key: number for number, key in enumerate(self.keys)}
+        """The task number of each key, from 1; keys never seen before get the next numbers."""
+        known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [key for key in keys if key not in known]
         for key in new:
-            known[key] = len(self.keys)
             self.keys.append(key)
+            known[key] = len(self.keys)
         with (self.path / "keys").open("ab") as file:
             file.write(b"".join(new))
         return [known[key] for key in keys]

@@ -83,7 +83,7 @@ class Progress:
             parts.append(f"{duration(schedule.left / rate)} left")
         if slowest := schedule.slowest:
             task, host, since = slowest
-            parts.append(f"slowest: task {task} on {host} for {duration(now - since)}")
+            parts.append(f"slowest: task {task + 1} on {host} for {duration(now - since)}")
         return ", ".join(parts)
 
     def _block(self, schedule: Schedule, instances: int, now: float) -> object:

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ class World:
             assert load <= self.slots[name] + 64
 
     def carry_out(self, decision: Decision) -> None:
-        name, task, attempt = decision
+        name, task, attempt = str(decision.host), decision.task, decision.attempt
         if isinstance(decision, Start):
             assert self.connected[name], "started on a host that can't be reached"
             assert (task, attempt) not in self.dispatched or attempt >= 1
@@ -156,7 +157,9 @@ def final(world: World, verdict: Verdict) -> Counter:
     slow=st.sampled_from([0.0, 0.2]),
     backup=st.booleans(),
 )
-def test_every_task_has_exactly_one_outcome(tasks, slots, seed, fail, leave, drop, slow, backup):
+def test_every_task_has_exactly_one_outcome(
+    tasks: int, slots: list[int], seed: int, fail: float, leave: float, drop: float, slow: float, backup: bool
+) -> None:
     schedule = Schedule(tasks, retries=3, retry_sleep=5, keep_going=True, backup=backup, seed=seed)
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
     world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
@@ -175,7 +178,7 @@ def test_every_task_has_exactly_one_outcome(tasks, slots, seed, fail, leave, dro
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**32))
-def test_no_slot_stands_idle_while_a_task_waits(tasks, slots, seed):
+def test_no_slot_stands_idle_while_a_task_waits(tasks: int, slots: list[int], seed: int) -> None:
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
     schedule = Schedule(tasks, seed=seed)
     world = World(schedule, hosts, seed)
@@ -187,36 +190,37 @@ def test_no_slot_stands_idle_while_a_task_waits(tasks, slots, seed):
         assert not idle or schedule.done + schedule.running >= tasks
         assert not idle or not any(world.queue.values()), "what was sent ahead is taken back"
 
-    world.act = watched  # type: ignore[method-assign]
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(world, "act", watched)
     world.run()
 
 
-def test_a_retry_goes_where_the_task_has_not_failed():
+def test_a_retry_goes_where_the_task_has_not_failed() -> None:
     schedule = Schedule(1, retries=5, retry_sleep=0)
     for name in "abc":
         schedule.join(name, 1)
     tried = []
     for _ in range(3):
-        (start,) = schedule.decide(0)
-        tried.append(start.host)
+        (start,) = starts(schedule, 0)
+        tried.append(str(start.host))
         schedule.started(*start, 0)
         assert schedule.finished(*start, False, 1, 0) is Verdict.RETRY
     assert sorted(tried) == ["a", "b", "c"]
     assert len(schedule.decide(0)) == 1, "it failed everywhere: any host is as good"
 
 
-def test_a_retry_waits_for_a_busy_host_rather_than_fail_again_where_it_failed():
+def test_a_retry_waits_for_a_busy_host_rather_than_fail_again_where_it_failed() -> None:
     schedule = Schedule(2, retry_sleep=0)
     schedule.join("a", 1)
     schedule.join("b", 1)
-    first, second = schedule.decide(0)
+    first, second = starts(schedule, 0)
     assert schedule.finished(*first, False, 1, 1) is Verdict.RETRY
     assert schedule.decide(1) == []
     schedule.finished(*second, True, 1, 2)
     assert schedule.decide(2) == [Start(second.host, first.task, 2)]
 
 
-def test_waits_before_retries_grow_and_hold_up_nothing():
+def test_waits_before_retries_grow_and_hold_up_nothing() -> None:
     schedule = Schedule(50, retries=10, retry_sleep=30, keep_going=True)
     schedule.join("a", 1)
     now, failed_at, others = 0.0, 0.0, 0
@@ -225,7 +229,9 @@ def test_waits_before_retries_grow_and_hold_up_nothing():
     while not schedule.finished_all:
         sent += [decision for decision in schedule.decide(now) if isinstance(decision, Start)]
         if not sent:
-            now = schedule.due(now)
+            due = schedule.due(now)
+            assert due is not None
+            now = due
             continue
         start = sent.pop(0)
         if start.task == 0:
@@ -242,11 +248,11 @@ def test_waits_before_retries_grow_and_hold_up_nothing():
     assert others == 49
 
 
-def test_spent_retries_stop_the_job_and_let_what_runs_end():
+def test_spent_retries_stop_the_job_and_let_what_runs_end() -> None:
     schedule = Schedule(10, retries=0)
     schedule.join("a", 1)
     schedule.join("b", 1)
-    first, second = schedule.decide(0)
+    first, second = starts(schedule, 0)
     assert schedule.finished(*first, False, 1, 1) is Verdict.FAILED
     assert schedule.decide(1) == []
     assert not schedule.finished_all
@@ -255,27 +261,32 @@ def test_spent_retries_stop_the_job_and_let_what_runs_end():
     assert (schedule.done, schedule.failed) == (1, 1)
 
 
+def starts(schedule: Schedule, now: float) -> list[Start]:
+    return [decision for decision in schedule.decide(now) if isinstance(decision, Start)]
+
+
 def run_all_but_one(schedule: Schedule, now: float = 1.0) -> Start:
     """Finish everything but one attempt, and return that."""
-    held = None
+    held: Start | None = None
     while schedule.left > 1:
-        for decision in schedule.decide(now):
-            schedule.started(*decision, now)
+        for start in starts(schedule, now):
+            schedule.started(*start, now)
             if held is None:
-                held = decision
+                held = start
             else:
-                schedule.finished(*decision, True, 1.0, now)
+                schedule.finished(*start, True, 1.0, now)
+    assert held
     return held
 
 
-def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts():
+def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts() -> None:
     schedule = Schedule(20)
     schedule.join("a", 1)
     schedule.join("b", 1)
     straggler = run_all_but_one(schedule)
     assert schedule.decide(3.9) == []
     assert schedule.due(3.9) == 4.0
-    (backup,) = schedule.decide(4.0)
+    (backup,) = starts(schedule, 4.0)
     assert (backup.task, backup.attempt) == (straggler.task, 2)
     assert backup.host != straggler.host
     assert schedule.decide(100) == []
@@ -286,7 +297,7 @@ def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts():
     assert schedule.finished_all
 
 
-def test_no_backup_where_it_is_turned_off_or_the_job_is_small():
+def test_no_backup_where_it_is_turned_off_or_the_job_is_small() -> None:
     for tasks, backup in ((20, False), (9, True)):
         schedule = Schedule(tasks, backup=backup)
         schedule.join("a", 1)
@@ -296,7 +307,7 @@ def test_no_backup_where_it_is_turned_off_or_the_job_is_small():
         assert schedule.due(1e6) is None
 
 
-def test_a_host_that_fails_what_others_can_do_is_set_aside():
+def test_a_host_that_fails_what_others_can_do_is_set_aside() -> None:
     schedule = Schedule(100, retry_sleep=0)
     world = World(schedule, {"good": 2, "bad": 1, "fine": 1}, 1)
     world.bad = {"bad"}
@@ -306,7 +317,7 @@ def test_a_host_that_fails_what_others_can_do_is_set_aside():
     assert 3 <= sum(1 for host, _, _ in world.starts if host == "bad") < 12
 
 
-def test_the_last_host_is_never_set_aside():
+def test_the_last_host_is_never_set_aside() -> None:
     schedule = Schedule(30, retry_sleep=0, retries=2, keep_going=True)
     world = World(schedule, {"bad": 2}, 1)
     world.bad = {"bad"}
@@ -315,18 +326,18 @@ def test_the_last_host_is_never_set_aside():
     assert not schedule.is_set_aside("bad")
 
 
-def test_what_was_sent_ahead_is_taken_back_for_a_free_slot():
+def test_what_was_sent_ahead_is_taken_back_for_a_free_slot() -> None:
     schedule = Schedule(8)
     schedule.join("a", 1)
-    (first,) = schedule.decide(0)
+    (first,) = starts(schedule, 0)
     schedule.started(*first, 0)
     schedule.finished(*first, True, 0.01, 0)
-    sent = schedule.decide(0)
+    sent = starts(schedule, 0)
     assert len(sent) > 2, "short tasks are sent ahead"
     schedule.started(*sent[0], 0)
     schedule.finished(*sent[0], True, 0.01, 0)
     schedule.started(*sent[1], 0)
-    while (more := schedule.decide(0)):
+    while more := starts(schedule, 0):
         sent += more
     schedule.join("b", 1)
     decisions = schedule.decide(0)
@@ -338,20 +349,20 @@ def test_what_was_sent_ahead_is_taken_back_for_a_free_slot():
     assert decisions[0].host == "b"
 
 
-def test_an_attempt_given_up_is_fenced():
+def test_an_attempt_given_up_is_fenced() -> None:
     schedule = Schedule(1)
     schedule.join("a", 1)
-    (lost,) = schedule.decide(0)
+    (lost,) = starts(schedule, 0)
     assert schedule.leave("a") == [0]
     schedule.join("b", 1)
-    (again,) = schedule.decide(0)
+    (again,) = starts(schedule, 0)
     assert again == Start("b", 0, 2)
     schedule.join("a", 1)
     assert schedule.finished(*lost, True, 1, 1) is Verdict.IGNORED
     assert schedule.finished(*again, True, 1, 1) is Verdict.DONE
 
 
-def test_a_resumed_job_skips_what_is_done_and_adopts_what_runs():
+def test_a_resumed_job_skips_what_is_done_and_adopts_what_runs() -> None:
     schedule = Schedule(5)
     schedule.skip(0)
     schedule.skip(3)
@@ -364,14 +375,14 @@ def test_a_resumed_job_skips_what_is_done_and_adopts_what_runs():
     assert schedule.decide(1)[0] == Start("a", 4, 1)
 
 
-def test_sending_ahead_fits_the_round_trip():
+def test_sending_ahead_fits_the_round_trip() -> None:
     assert ahead(1, 0.0, 60.0) == 0
     assert ahead(1, 0.08, 0.04) >= 4
     assert ahead(4, 0.08, 0.04) >= 16
     assert ahead(1, 0.08, 1.0) == 1
 
 
-def test_the_makespan_is_near_ideal_with_uneven_tasks_and_a_slow_host():
+def test_the_makespan_is_near_ideal_with_uneven_tasks_and_a_slow_host() -> None:
     schedule = Schedule(1000)
     world = World(schedule, {f"h{i}": 1 for i in range(50)}, 7, spread=1.5)
     world.slow["h7"] = 10.0

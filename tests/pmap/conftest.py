@@ -1,0 +1,206 @@
+"""A small cluster of the local cloud that the tests of pmap share, and an agent over pipes, without SSH."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from hardway.pmap import agent
+from hardway.pmap.link import BOOT, Frame
+from tests.conftest import LocalCloud, Result, run_inv
+
+SECONDS = 30
+Value = TypeVar("Value")
+
+
+def eventually(what: Callable[[], Value], seconds: float = SECONDS) -> Value:
+    """Call until it gives something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"still {value!r} after {seconds:g} s"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Running instances, and the environment in which `inv` reaches them."""
+
+    ids: list[str]
+    env: Mapping[str, str]
+
+    @property
+    def selector(self) -> str:
+        return " ".join(self.ids)
+
+    @property
+    def jobs(self) -> Path:
+        return Path(self.env["XDG_STATE_HOME"]) / "hardway" / "jobs"
+
+
+class Pmap(Protocol):
+    """`pmap("a\\nb", "cat", "--slots", "2")` as a process; on all of the cluster unless told."""
+
+    def __call__(self, args: str, command: str, *flags: str, on: str = "", stdin: str = "") -> Result: ...
+
+
+def launch(cloud: LocalCloud, home: Path, num: int, name: str) -> Cluster:
+    """Start instances as a person does, from a home of their own."""
+    (home / "tmp").mkdir(parents=True)
+    env = {**cloud.env, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "TMPDIR": str(home / "tmp")}
+    done = run_inv("ec2.new", "--num", str(num), "--name", name, env=env)
+    assert done.code == 0, done.stderr
+    return Cluster(done.stdout.split(), env)
+
+
+def terminate(cluster: Cluster) -> None:
+    assert run_inv("ec2.rm", cluster.selector, "--yes", env=cluster.env).code == 0
+
+
+@pytest.fixture(scope="session")
+def cluster(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three instances for all tests that don't harm them."""
+    made = launch(cloud, tmp_path_factory.mktemp("pmap") / "home", 3, "pmap")
+    yield made
+    terminate(made)
+
+
+@pytest.fixture
+def new_cluster(cloud: LocalCloud, tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+    """Instances of the test's own: `new_cluster(2)`."""
+    made: list[Cluster] = []
+
+    def start(num: int) -> Cluster:
+        made.append(launch(cloud, tmp_path / f"home{len(made)}", num, f"own{len(made)}"))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.ids[:] = run_inv("ec2.id", "--only", "own*", env=one.env).stdout.split() or one.ids
+        run_inv("ec2.rm", one.selector, "--yes", env=one.env)
+
+
+@pytest.fixture
+def pmap(cluster: Cluster) -> Pmap:
+    def run(args: str, command: str, *flags: str, on: str = "", stdin: str = "") -> Result:
+        return run_inv(
+            "mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin
+        )
+
+    return run
+
+
+class PipedAgent:
+    """An agent started as over SSH, but with pipes; `python` is the instance's."""
+
+    def __init__(
+        self, home: Path, command: str, python: str = sys.executable, job: str = "job", **settings: object
+    ) -> None:
+        self.home = home
+        self.job = job
+        self.python = python
+        self.settings = {"slots": 1, "timeout": 0, "linger": 20, "worker": 0, "HARDWAY_INSTANCE_ID": "i-1", **settings}
+        self.command = command
+        self.connect()
+
+    def connect(self) -> None:
+        """Open a (further) connection."""
+        environment = {**os.environ, "HOME": str(self.home)}
+        shell = BOOT.replace("exec python3", f"exec {self.python}")
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+        )
+        source = Path(agent.__file__).read_bytes() + b"\nmain(%r)\n" % self.job
+        self.write(b"%08d" % len(source) + source)
+        self.frames = agent.Frames()
+        self.got: list[Frame] = []
+        self.mark = bytearray()
+        while agent.MARK not in self.mark:
+            self.mark += self.read()
+        self.take(bytes(self.mark.partition(agent.MARK)[2]))
+        pairs = [f"{key}={value}".encode() for key, value in self.settings.items()]
+        self.send(agent.JOB, payload=b"\0".join([*pairs, b"command=" + self.command.encode()]))
+
+    def write(self, data: bytes) -> None:
+        assert self.process.stdin
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) or 0 :]
+
+    def read(self) -> bytes:
+        assert self.process.stdout
+        return self.process.stdout.read(1 << 18)
+
+    def take(self, data: bytes) -> None:
+        self.got += [Frame(*raw) for raw in self.frames.feed(data)]
+
+    def send(self, kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> None:
+        self.write(agent.frame(kind, task, attempt, payload))
+
+    def expect(self, *kinds: int) -> Frame:
+        """The next frame of one of these kinds; earlier ones are dropped. EOFError at the end."""
+        while True:
+            while self.got:
+                frame = self.got.pop(0)
+                if frame.kind in kinds:
+                    return frame
+            data = self.read()
+            if not data:
+                raise EOFError
+            self.take(data)
+
+    def run(self, stdin: bytes = b"", task: int = 1, attempt: int = 1) -> tuple[int, int, bytes, bytes]:
+        """Run one attempt; returns exit code, flags, stdout, stderr."""
+        self.send(agent.RUN, task, attempt, stdin)
+        return self.result()
+
+    def result(self) -> tuple[int, int, bytes, bytes]:
+        outputs = [b"", b""]
+        while True:
+            frame = self.expect(agent.DONE, agent.CHUNK)
+            if frame.kind == agent.CHUNK:
+                outputs[frame.payload[0]] += frame.payload[1:]
+                continue
+            code, flags, _, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+            inline = frame.payload[agent.RESULT.size :]
+            if inline:
+                outputs = [inline[: sizes[0]], inline[sizes[0] :]]
+            assert [len(output) for output in outputs] == sizes
+            self.send(agent.ACK, frame.task, frame.attempt)
+            return code, flags, outputs[0], outputs[1]
+
+    def hang_up(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream
+            stream.close()
+        self.process.wait(SECONDS)
+
+    def stop(self) -> None:
+        """End the agent; it has cleaned up after that."""
+        self.send(agent.STOP)
+        self.expect(agent.BYE)
+        self.hang_up()
+
+
+@pytest.fixture
+def start_agent(home: Path) -> Iterator[Callable[..., PipedAgent]]:
+    """Starts an agent for a command; it is ended, and must leave nothing behind."""
+    started: list[PipedAgent] = []
+
+    def start(command: str, **settings: object) -> PipedAgent:
+        started.append(PipedAgent(home, command, job=f"job{len(started)}", **settings))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.stdin and not one.process.stdin.closed:
+            one.stop()
+    eventually(lambda: not (home / ".hardway").exists())

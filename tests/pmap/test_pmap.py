@@ -1,0 +1,211 @@
+"""pmap as a person uses it: `inv mapreduce.pmap` on instances of the local cloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from invoke import Config, Context
+
+from hardway.errors import Failed, UsageError
+from hardway.pmap.run import Results, read_arguments
+from tasks import mapreduce
+from tests.conftest import REPOSITORY, run_inv
+from tests.pmap.conftest import Cluster, Pmap, eventually
+
+
+@pytest.fixture
+def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """What a task gets from Invoke, in this process."""
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    return Context(Config(defaults=mapreduce.ns.configuration()))
+
+
+def agents(cluster: Cluster) -> int:
+    """Tasks of this test's cluster that run now, by their working directory's marker."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        count += any(f"HARDWAY_INSTANCE_ID={one}".encode() in environment for one in cluster.ids)
+    return count
+
+
+def test_results_come_back_in_the_order_of_the_arguments(pmap: Pmap) -> None:
+    done = pmap("\n".join(str(i) for i in range(100)), 'read x; [ "$((x % 25))" = 0 ] && sleep .3; echo "<$x>"')
+    assert done.code == 0, done.stderr
+    assert done.stdout == "".join(f"<{i}>\n" for i in range(100))
+    assert "100 of 100 tasks done" in done.stderr
+
+
+def test_the_work_is_spread_over_all_instances(pmap: Pmap, cluster: Cluster) -> None:
+    done = pmap("\n".join("abcdef"), "echo $HARDWAY_INSTANCE_ID $HARDWAY_WORKER $PWD; sleep .3", "--slots", "2")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {line[0] for line in lines} == set(cluster.ids)
+    assert {line[1] for line in lines} == {str(worker) for worker in range(6)}
+    assert {line[2] for line in lines} == {"/home/ubuntu"}
+
+
+def test_arguments_from_a_file(
+    c: Context, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "args").write_text("a b\n\nc")
+    assert mapreduce.pmap(c, cluster.ids, f"@{tmp_path / 'args'}", "cat") == ["a b\n", "c\n"]
+    assert "1 empty line" in capsys.readouterr().err
+
+
+def test_arguments_may_hold_newlines_between_nuls(pmap: Pmap) -> None:
+    done = pmap("-", "wc -c", "-0", stdin="two\nlines\0one\0")
+    assert done.stdout == "9\n3\n"
+
+
+def test_nothing_to_do_is_no_failure(c: Context, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mapreduce.pmap(c, cluster.ids, "", "cat") == []
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_a_shell_never_sees_arguments_or_their_bytes(c: Context, cluster: Cluster) -> None:
+    arguments = [b"$(touch /tmp/x) `id` ; 'a' \"b\" \\ *", bytes(range(11, 256)), "é\u2028 \U0001f600".encode()]
+    results = mapreduce.pmap(c, cluster.ids, arguments, "cat", progress=False)
+    assert [result.encode("utf-8", "surrogateescape") for result in results] == [item + b"\n" for item in arguments]
+
+
+def test_it_is_called_from_python_with_an_open_file_too(c: Context, cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "args").write_text("x\ny\n")
+    with (tmp_path / "args").open() as file:
+        results = mapreduce.pmap(c, cluster.selector, file, "printf %s \"$(cat)\"", progress=False)
+    assert results == ["x", "y"]
+    assert str(results) == "x\ny"
+
+
+def test_a_failed_task_is_tried_elsewhere_until_it_succeeds(pmap: Pmap, cluster: Cluster) -> None:
+    command = 'echo "$HARDWAY_ATTEMPT"; [ "$HARDWAY_ATTEMPT" = 3 ] || { echo no luck >&2; exit 7; }'
+    done = pmap("x", command, "--retry-sleep", "0.1", "--job", "thrice")
+    assert done.code == 0, done.stderr
+    assert done.stdout == "3\n"
+    assert "exit code 7: no luck" in done.stderr
+    lines = (cluster.jobs / "thrice/journal").read_text().splitlines()
+    starts = [line.split()[3] for line in lines if line.startswith("start")]
+    assert sorted(starts) == sorted(cluster.ids)
+
+
+def test_spent_retries_fail_the_job_and_are_explained(pmap: Pmap) -> None:
+    command = 'read x; [ $x != 5 ] || { echo "cannot do $x" >&2; exit 4; }; echo $x'
+    done = pmap("\n".join("123456789"), command, "--retries", "1", "--retry-sleep", "0", "--keep-going")
+    assert (done.code, done.stdout) == (1, "")
+    assert "1 task failed, exit code 4: cannot do 5" in done.stderr
+    assert "8 are done" in done.stderr
+    log = next(line for line in done.stderr.splitlines() if "such as task 5" in line).split(": ")[1]
+    assert Path(log).read_text() == "cannot do 5\n"
+    assert "by hand: inv ec2.ssh i-" in done.stderr
+
+
+def test_without_keep_going_nothing_more_starts(c: Context, cluster: Cluster) -> None:
+    with pytest.raises(Failed, match="0 are done") as failed:
+        mapreduce.pmap(c, cluster.ids, list("abcdefghijklmn"), "exit 1", retries=0)
+    left = int(str(failed.value).split(" are left")[0].split()[-1])
+    assert left >= 14 - 2 * len(cluster.ids)
+
+
+def test_a_timeout_is_a_failure_and_leaves_no_process(
+    c: Context, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Failed):
+        mapreduce.pmap(c, cluster.ids, "x", "sleep 1000 & sleep 1000", timeout=0.5, retries=0)
+    assert "timed out after 0.5 s" in capsys.readouterr().err
+    eventually(lambda: agents(cluster) == 0)
+
+
+def test_results_as_files(pmap: Pmap, tmp_path: Path) -> None:
+    done = pmap("a\nb", "cat; echo err >&2", "--results", str(tmp_path / "out"))
+    paths = done.stdout.splitlines()
+    assert paths == [str(tmp_path / "out/1.stdout"), str(tmp_path / "out/2.stdout")]
+    assert [Path(path).read_text() for path in paths] == ["a\n", "b\n"]
+    assert (tmp_path / "out/1.stderr").read_text() == "err\n"
+    about = json.loads((tmp_path / "out/2.json").read_text())
+    assert (about["exit_code"], about["attempt"]) == (0, 1)
+    assert about["seconds"] > 0
+
+
+def test_long_results_are_exact(c: Context, cluster: Cluster) -> None:
+    results = mapreduce.pmap(c, cluster.ids, "1\n2\n3", "read x; head -c 3000000 /dev/zero | tr '\\0' $x")
+    assert results == [str(i) * 3_000_000 for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"slots": "many"}, "--slots is 'many'"),
+        ({"retries": -1}, "--retries is '-1'"),
+        ({"timeout": "soon"}, "--timeout is 'soon'"),
+        ({"retry_sleep": "x"}, "--retry-sleep is 'x'"),
+        ({"job": "../x"}, "a job's name"),
+        ({"args": "@/no/such/file"}, "no such file"),
+        ({"command": " "}, "empty command"),
+        ({"selector": "i-00000000000000000"}, "there is no instance"),
+    ],
+)
+def test_bad_input_is_refused(c: Context, cluster: Cluster, given: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        mapreduce.pmap(c, **{"selector": cluster.selector, "args": "x", "command": "cat", **given})
+
+
+def test_bad_input_is_one_line_and_exit_code_2(pmap: Pmap) -> None:
+    done = pmap("x", "cat", "--slots", "many")
+    assert (done.code, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_ends_what_runs_on_the_instances(cluster: Cluster) -> None:
+    command = ("mapreduce.pmap", cluster.selector, "1\n2\n3", "trap '' TERM; sleep 1000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", *command],
+        cwd=REPOSITORY,
+        env={**os.environ, **cluster.env},
+        stderr=subprocess.PIPE,
+    )
+    eventually(lambda: agents(cluster) >= 3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    assert b"interrupted" in said
+    eventually(lambda: agents(cluster) == 0)
+
+
+def test_nothing_remains_on_an_instance(pmap: Pmap, cluster: Cluster) -> None:
+    assert pmap("a\nb\nc", "cat").code == 0
+    command = ("ec2.ssh", cluster.selector, "--yes", "--quiet", "--command", "ls -A ~ | grep hardway")
+    assert run_inv(*command, env=cluster.env).stdout == ""
+
+
+def test_what_arguments_are() -> None:
+    assert read_arguments("a\nb").items == [b"a\n", b"b\n"]
+    assert read_arguments("a\n\nb\n").items == [b"a\n", b"b\n"]
+    assert read_arguments("").items == []
+    assert read_arguments(["", "a", b"b\n"]).items == [b"\n", b"a\n", b"b\n"]
+    assert read_arguments("a\nb\0c", null=True).items == [b"a\nb", b"c"]
+    assert read_arguments("\udcff").items == [b"\xff\n"]
+    with pytest.raises(UsageError, match="not int"):
+        read_arguments([1])  # type: ignore[list-item]
+
+
+def test_how_results_print() -> None:
+    assert str(Results(["a\n", "b", "", "c\n"])) == "a\nb\nc"
+    assert str(Results([])) == ""
+    assert str(Results(["a\n\n"])) == "a\n"
+
+
+def test_a_failure_is_an_exception_in_python(c: Context, cluster: Cluster) -> None:
+    with pytest.raises(Failed, match="1 of 1 tasks failed"):
+        mapreduce.pmap(c, cluster.ids, ["x"], "exit 1", retries=0, progress=False)
