@@ -2,16 +2,18 @@
 # Which identifiers are the most frequent in Python's standard library? The whole job on a cluster, on this machine.
 # Without the first two commands it is the same on AWS, and costs money.
 set -euo pipefail
-examples=$(cd "$(dirname "$0")" && pwd)
+cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
-ended() { inv local.down; clear-s3-stubbed; rm -rf "$work"; }
-cd "$work"
-set -v
+ended() { inv local.down; clear-s3-stubbed >&2; rm -rf "$work"; }
 
+sed -n '/^# 1/,/^$/p' examples/wordcount/demo.sh >&2
 # 1. A cloud on this machine, and an `aws s3` that keeps its objects on the local disk.
 eval "$(inv local.up)"
 . "$(inv s3.stub)"
 trap ended EXIT
+
+# From here on the shell shows each command before it runs it.
+set -v
 
 # 2. The input: one object for each top-level module or package of the standard library.
 library=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
@@ -22,20 +24,20 @@ for package in "$library"/*/__init__.py; do
     package=$(dirname "$package")
     find "$package" -name '*.py' -exec cat {} + | aws s3 cp --quiet - "s3://demo/input/$(basename "$package")"
 done
-aws s3 ls s3://demo/input/ | awk '{ print "s3://demo/input/" $NF }' >inputs.txt
-wc -l inputs.txt
+aws s3 ls s3://demo/input/ | awk '{ print "s3://demo/input/" $NF }' >"$work/inputs.txt"
+wc -l <"$work/inputs.txt"
 
 # 3. A cluster, a command on it, and the scripts to it.
 ids=$(inv ec2.new --name wordcount --num "${NUM:-4}")
 inv ec2.ssh "$ids" --yes --command 'echo "up since $(uptime -s 2>/dev/null || date), $(nproc) CPUs"'
-inv ec2.scp "$examples/step*.sh" : "$ids" --yes
+inv ec2.scp 'examples/wordcount/step*.sh' : "$ids" --yes
 
 # 4. Map: count the identifiers of each object. What it prints are the URLs of the counts, in parts.
-inv mapreduce.pmap "$ids" @inputs.txt 'bash step1.sh' >counts.txt
+inv mapreduce.pmap "$ids" "@$work/inputs.txt" 'bash step1.sh' >"$work/counts.txt"
 
 # 5. Group: one line for each part. Reduce: merge each part.
-sort counts.txt | awk -F / '{ urls[$5] = urls[$5] $0 " " } END { for (part in urls) print urls[part] }' >parts.txt
-merged=$(inv mapreduce.pmap "$ids" @parts.txt 'bash step2.sh')
+sort "$work/counts.txt" | awk -F / '{ urls[$5] = urls[$5] $0 " " } END { for (part in urls) print urls[part] }' >"$work/parts.txt"
+merged=$(inv mapreduce.pmap "$ids" "@$work/parts.txt" 'bash step2.sh')
 
 # 6. The cluster is thrown away; the result is in S3.
 inv ec2.rm "$ids" --yes
