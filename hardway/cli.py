@@ -37,11 +37,30 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+class Task(invoke.Task[Any]):
+    """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
+
+    `short` maps a parameter to a short flag that is no letter of its name.
+    """
+
+    def __init__(self, *args: Any, short: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.short = short or {}
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
+        """See `invoke.Task.get_arguments`."""
+        arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        for argument in arguments:
+            own = self.short.get(argument.attr_name or argument.name)
+            argument.names = tuple(n for n in argument.names if n not in ("-", "h")) + ((own,) if own else ())
+        return arguments
+
+
 def task(*args: Any, **options: Any) -> Any:
     """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError."""
     if args:
-        return invoke.task(_translated(args[0]))
-    return lambda body: invoke.task(**options)(_translated(body))
+        return invoke.task(_translated(args[0]), klass=Task)
+    return lambda body: invoke.task(**{"klass": Task, **options})(_translated(body))
 
 
 def confirm(question: str, listing: Iterable[str], yes: bool) -> None:

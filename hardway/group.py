@@ -6,6 +6,7 @@ starts a thread a host and gives its commands' output only as text: both are rep
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import select
 import shlex
@@ -40,6 +41,10 @@ _TIMED_OUT = (124, 137)
 
 class CommandError(Failed):
     """A command that ran on an instance and did not succeed, or did not end."""
+
+
+class OutputClosed(Exception):
+    """Whoever read our stdout has gone: no failure of the instance whose output was to be printed."""
 
 
 class GroupFailed(Failed):
@@ -115,7 +120,7 @@ class Printer:
 
     def _emit(self, data: bytes, error: bool) -> None:
         stream = sys.stderr if error or self.to_stderr else sys.stdout
-        with self._lock:
+        with self._lock, _closed_is_no_failure():
             stream.flush()
             # A stream that a Python caller put in place may take only text.
             binary = getattr(stream, "buffer", None)
@@ -124,6 +129,14 @@ class Printer:
             else:
                 stream.write(data.decode(errors="replace"))
             stream.flush()
+
+
+@contextlib.contextmanager
+def _closed_is_no_failure() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosed from error
 
 
 class InstanceGroup(ThreadingGroup):
@@ -148,7 +161,8 @@ class InstanceGroup(ThreadingGroup):
         """Do `action` with an open connection to each instance; returns connection to result or exception.
 
         Connections are closed as each ends. `on_outcome` is called in the caller's thread. On Ctrl-C running commands
-        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised.
+        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised; BrokenPipeError where a
+        printer's reader is gone.
         """
         waiting: queue.SimpleQueue[ssh.InstanceConnection] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[tuple[ssh.InstanceConnection, T | Exception]] = queue.SimpleQueue()
@@ -176,6 +190,8 @@ class InstanceGroup(ThreadingGroup):
                     connection, outcome = outcomes.get(timeout=1)
                 except queue.Empty:
                     continue
+                if isinstance(outcome, OutputClosed):
+                    raise BrokenPipeError
                 results[connection] = outcome
                 if on_outcome:
                     on_outcome(connection, outcome)

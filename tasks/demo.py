@@ -40,7 +40,7 @@ def test(c: Context, args: str = "") -> None:
     _run([sys.executable, "-m", "pytest", *shlex.split(args)])
 
 
-@task(help={"name": "which of bench/*.py; without it, lists them"})
+@task(help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
 def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks; each prints ratios against its peers."""
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))

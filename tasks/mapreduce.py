@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from invoke import Argument, Collection, Context
+from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import task
-from hardway.pmap import run
+from hardway.cli import confirm, task
+from hardway.pmap import journal, run
 
 
 @task(
     autoprint=True,
+    optional=["resume"],
+    iterable=["depends"],
     help={
         "selector": "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids",
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
@@ -25,6 +27,8 @@ from hardway.pmap import run
         "keep-going": "when a task's retries are spent, finish the others first",
         "backup": "do not run the slowest tasks twice when instances stand idle",
         "job": "a name for the job; else one is made from the time",
+        "resume": "run only what has no result yet in this job, or in the newest one of this command",
+        "depends": "a file the results depend on: when it changes, it is another job; repeat it for more",
         "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
         "progress": "say nothing on stderr but errors",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
@@ -44,6 +48,8 @@ def pmap(
     keep_going: bool = False,
     backup: bool = True,
     job: str | None = None,
+    resume: str | bool | None = None,
+    depends: Iterable[str] | None = None,
     results: str | None = None,
     progress: bool = True,
     null: bool = False,
@@ -63,20 +69,33 @@ def pmap(
     )
     arguments = run.read_arguments(args, null)
     return run.pmap(
-        settings, selector, arguments, command, options, job=job or "", results=results, progress=progress
+        settings,
+        selector,
+        arguments,
+        command,
+        options,
+        job=job or "",
+        resume=resume or False,
+        depends=list(depends or ()),
+        results=results,
+        progress=progress,
     )
 
 
-def _with_zero(arguments: list[Argument]) -> list[Argument]:
-    """`--null` is `-0` for short, as in xargs; Invoke itself takes short flags from names alone."""
-    for argument in arguments:
-        if argument.name == "null":
-            argument.names = (*argument.names, "0")
-    return arguments
+@task(autoprint=True)
+def jobs(c: Context) -> journal.Jobs:
+    """List the jobs of this machine, oldest first: name, state, tasks done, failed attempts, age, command."""
+    return journal.Jobs(journal.describe(path) for path in journal.all_jobs())
 
 
-_own_arguments = pmap.get_arguments
-pmap.get_arguments = lambda ignore_unknown_help=None: _with_zero(_own_arguments(ignore_unknown_help))
+@task(help={"job": "names, white space between them; globs allowed", "yes": "do not ask"})
+def rm(c: Context, job: str, yes: bool = False) -> None:
+    """Delete jobs with all their results from this machine."""
+    found = journal.find(job)
+    confirm(f"delete {len(found)} jobs?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
+    for path in found:
+        journal.remove(path)
 
-ns = Collection(pmap)
+
+ns = Collection(pmap, jobs, rm)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

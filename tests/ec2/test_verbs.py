@@ -135,6 +135,14 @@ def test_ctrl_c_ends_what_runs(shell: Shell, ids: list[str]) -> None:
     eventually(lambda: shell("ec2.ssh", NAME, "-yqc", running).stdout == "")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell, ids: list[str]) -> None:
+    command = f"'{sys.executable}' -m invoke ec2.ssh {NAME} -yqc 'yes some output; exit 1' | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("some output\n", "")
+    running = "ps -A -o args= | grep '[y]es some output' || true"
+    eventually(lambda: shell("ec2.ssh", NAME, "-yqc", running).stdout == "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

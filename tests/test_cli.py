@@ -1,0 +1,69 @@
+"""The face: the tree of tasks, their flags, which are public, and what a bug looks like to a person."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, Inv
+
+HELP = Path(__file__).parent / "help"
+
+
+def tasks() -> list[str]:
+    from tasks import ns
+
+    return sorted(ns.task_names)
+
+
+@pytest.mark.parametrize("task", tasks())
+def test_flags_are_public(task: str, inv: Inv) -> None:
+    """Invoke gives out short flags by the order of parameters: a changed order changes people's scripts."""
+    result = inv("--help", task, env={"COLUMNS": "120"})
+    assert result.code == 0
+    pinned = HELP / f"{task}.txt"
+    assert pinned.exists(), f"a new task: inv --help {task} > tests/help/{task}.txt"
+    assert result.stdout == pinned.read_text()
+
+
+def test_no_help_is_left_of_a_task_that_is_gone() -> None:
+    assert sorted(file.stem for file in HELP.glob("*.txt")) == tasks()
+
+
+def test_every_flag_has_help() -> None:
+    from tasks import ns
+
+    for name in ns.task_names:
+        for argument in ns[name].get_arguments():
+            assert argument.help, f"{name} --{argument.name}"
+
+
+def test_modules_of_tasks_shadow_nothing_importable() -> None:
+    """Invoke puts tasks/ itself on sys.path."""
+    names = [file.stem for file in (REPOSITORY / "tasks").glob("*.py") if file.stem != "__init__"]
+    code = "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(n) for n in sys.argv[1:]))"
+    assert subprocess.run([sys.executable, "-I", "-c", code, *names], cwd="/").returncode == 0
+
+
+def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from invoke.context import Context
+
+    from hardway.cli import task
+    from hardway.errors import HardwayError
+
+    @task
+    def broken(c: Context) -> None:
+        """A task with a bug."""
+        raise ZeroDivisionError("of mine")
+
+    with pytest.raises(HardwayError) as error:
+        broken(Context())
+    assert error.value.code == 1
+    message = str(error.value)
+    assert "a bug in hardway: ZeroDivisionError: of mine" in message
+    log = Path(message.rpartition(" ")[2])
+    assert log.is_relative_to(home)
+    assert "in broken" in log.read_text()
