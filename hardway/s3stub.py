@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
+import subprocess
 import time
 import uuid as uuids
 from collections.abc import Iterator
@@ -122,7 +122,8 @@ def find(uuid: str) -> Session:
 
 def remove(session: Session) -> None:
     """Remove a session and its objects; one that is gone already is no error."""
-    shutil.rmtree(session.path, ignore_errors=True)
+    # keys may nest directories deeper than shutil.rmtree recurses
+    subprocess.run(["rm", "-rf", "--", session.path], stderr=subprocess.DEVNULL, check=False)
     if session.path.exists():
         raise HardwayError(f"could not remove all of {session.path}: is another process writing to it?", 1)
 

@@ -11,9 +11,11 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's o
   start=$dir
   if [[ $prefix == */* ]]; then
     lead=${prefix%/*}/
+    # of a run of slashes only the first ends a directory
+    while [[ $lead == *// || $lead == / ]]; do lead=${lead%/}; done
     locate "$1" "${lead}x"
     start=${file%/*}
-    prefix=${prefix##*/}
+    prefix=${prefix#"$lead"}
   fi
   [[ -d $start ]] || return
   found=$(find "$start" -type f -printf '%P\003%s\003%T@\n' 2>/dev/null | tr -d % | sort)
@@ -51,6 +53,7 @@ unescape() { # a path as listed: sets $plain, the key, and $ordered, one line wi
   local left=$1 code char
   left=${left//'^-/'/}
   left=${left//^_/}
+  left=${left//'^|'/'/'}
   plain='' ordered=''
   while [[ $left == *^* ]]; do
     plain+=${left%%^*} ordered+=${left%%^*}
@@ -168,7 +171,7 @@ list() { # aws s3 ls
 
 list_quickly() { # BUCKET PREFIX: print a recursive listing without looking at each key, if no key needs a look
   local found format fields=() i total=0
-  [[ (-z $2 || $2 == */) && $2 != *[%^\\[:cntrl:]]* ]] || return
+  [[ (-z $2 || ($2 == */ && $2 != / && $2 != *//)) && $2 != *[%^\\[:cntrl:]]* ]] || return
   locate "$1" "${2}x"
   [[ -d ${file%/*} ]] || return
   format="%TY-%Tm-%Td %TH:%TM:%TS\\003%s\\003$2%P\\n"

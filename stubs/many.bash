@@ -294,7 +294,7 @@ stale() { # SOURCE-SIZE TARGET-SIZE SOURCE-TIME TARGET-TIME: the target has to b
   fi
 }
 
-declare -A lower_seen
+declare -gA lower_seen
 
 case_conflict() { # KEY TARGET SOURCE: may it be downloaded next to names that differ only in case?
   local lower=${1,,}

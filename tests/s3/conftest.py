@@ -44,6 +44,9 @@ class Side:
     def run(self, args: list[str], stdin: bytes = b"") -> Result:
         raise NotImplementedError
 
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        raise NotImplementedError
+
     def objects(self) -> dict[str, str]:
         """Every object of every bucket, with the MD5 of its bytes."""
         raise NotImplementedError
@@ -83,6 +86,9 @@ class RealSide(Side):
         answer = json.loads(self._process.stdout.readline())
         return Result(answer["code"], answer["stdout"], answer["stderr"])
 
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        self.client.put_object(Bucket=bucket, Key=key, Body=body)
+
     def objects(self) -> dict[str, str]:
         found = {}
         for bucket in self.client.list_buckets()["Buckets"]:
@@ -106,6 +112,10 @@ class StubSide(Side):
         )
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        command = ["s3api", "put-object", "--bucket", bucket, "--key", key, "--body", "/dev/stdin"]
+        assert self.run(command, body).code == 0
 
     def objects(self) -> dict[str, str]:
         found = {}
