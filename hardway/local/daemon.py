@@ -29,9 +29,9 @@ from typing import TextIO
 import platformdirs
 
 from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched
+from hardway.errors import HardwayError, NothingMatched, UsageError
 from hardway.local import spawner
-from hardway.local.sandbox import Spawner, Toolbox, choose, remove_tree
+from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, remove_tree
 
 REGION = "us-east-1"
 CREDENTIALS = {
@@ -87,6 +87,8 @@ def up(settings: Local) -> tuple[Running, bool]:
 
     Safe to call at the same time. Raises HardwayError with the daemon's own reason when it doesn't come up.
     """
+    if settings.isolation not in ("auto", *LEVELS):
+        raise UsageError(f"local.isolation is {settings.isolation!r}: it must be one of auto, {', '.join(LEVELS)}")
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
@@ -249,12 +251,17 @@ def main() -> None:
     os.umask(0o022)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
-    with open(directory / "alive", "w") as alive, open(ready, "w") as report:
-        fcntl.flock(alive, fcntl.LOCK_EX)
+    gc.disable()  # until all is loaded: it takes a second off the start
+    alive = os.open(directory / "alive", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    with open(ready, "w") as report:
         try:
             asyncio.run(_serve(directory, settings, report))
         except HardwayError as error:
             print(json.dumps({"error": str(error)}), file=report)
+        except BaseException:
+            logging.exception("the daemon failed")
+    os._exit(0)  # all is closed; and `alive` is let go of only as the process ends
 
 
 async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
@@ -281,7 +288,8 @@ async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
                 "settings": asdict(settings),
             }
             (directory / "daemon.json").write_text(json.dumps(said))
-            gc.freeze()  # what moto loaded stays: not worth looking through again
+            gc.freeze()  # what is loaded stays: not worth looking through again
+            gc.enable()
             print(json.dumps(said), file=report, flush=True)
             report.close()
             spawner_ended = os.pidfd_open(processes.pid)

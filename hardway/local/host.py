@@ -29,11 +29,16 @@ from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
 
 CHUNK = 1 << 16
+RECEIVE = 1 << 15
+"""What is read from a connection at once. asyncio's 256 KiB, allocated and then shrunk to what came, fragment the heap
+until a stream of a gigabyte costs one of memory; a packet is no longer than this."""
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
 """What a client of scp runs on the other side."""
 
+_buffer = memoryview(bytearray(CHUNK))
+"""Where all sessions read output, one at a time; for the same reason."""
 log = logging.getLogger(__name__)
 
 
@@ -156,7 +161,7 @@ class _Session(SSHServerStreamSession):
 
     def _forward_output(self, descriptor: int) -> None:
         try:
-            data = os.read(descriptor, CHUNK)
+            data = bytes(_buffer[: os.readv(descriptor, [_buffer])])
         except BlockingIOError:
             return
         except OSError:  # EIO: the last process with the terminal open is gone
@@ -336,6 +341,7 @@ class _Server(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        conn._transport.max_size = RECEIVE  # type: ignore[union-attr]
         self._host.connections.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:

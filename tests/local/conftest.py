@@ -82,6 +82,12 @@ class Machine:
         """Its directory on this host."""
         return self.cloud.directory / "instances" / self.id
 
+    @property
+    def host_key(self) -> bytes:
+        """What its SSH server proves itself with."""
+        command = ["ssh-keyscan", "-t", "ed25519", "-p", self.cloud.env["INVOKE_EC2_SSH_PORT"], self.address]
+        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=True).stdout.split()[-1]
+
     def wait(self, state: str) -> Machine:
         eventually(lambda: self.state == state)
         return self

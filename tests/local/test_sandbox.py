@@ -1,0 +1,217 @@
+"""What processes of an instance find, at each level of isolation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hardway import s3stub
+from hardway.local.sandbox import LEVELS
+from hardway.local.spawner import marked
+from tests.conftest import LocalCloud, local_cloud
+from tests.local.conftest import Key, Machine, Machines, eventually
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def level(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def own_cloud(level: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A local cloud with that isolation, where it works."""
+    try:
+        with local_cloud(tmp_path_factory.mktemp(level) / "state", INVOKE_LOCAL_ISOLATION=level) as cloud:
+            yield cloud
+    except AssertionError as error:
+        if "does not work here" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="module")
+def pair(own_cloud: LocalCloud, key: Key) -> tuple[Machine, Machine]:
+    one, other = Machines(own_cloud, key)(2)
+    return one, other
+
+
+@pytest.fixture
+def machine(pair: tuple[Machine, Machine]) -> Machine:
+    return pair[0]
+
+
+@pytest.fixture
+def isolated(level: str) -> bool:
+    return level != "none"
+
+
+def test_status_says_which(own_cloud: LocalCloud, level: str) -> None:
+    said = {"bwrap": "bubblewrap", "unshare": "unshare", "none": "none"}[level]
+    assert f"isolation: {said}" in own_cloud.inv("local.status").stdout
+
+
+def test_home_and_tmp_are_its_own(pair: tuple[Machine, Machine], isolated: bool) -> None:
+    one, other = pair
+    assert one.output("cd; touch home-mark; touch ${TMPDIR:-/tmp}/tmp-mark; pwd; echo ${TMPDIR-none}")
+    assert other.output("ls ~/home-mark ${TMPDIR:-/tmp}/tmp-mark 2>/dev/null || :") == ""
+    if isolated:
+        assert one.output("pwd; echo ~ ${TMPDIR-none}") == "/home/ubuntu\n/home/ubuntu none\n"
+        assert one.output("ls /home /tmp /root") == "/home:\nubuntu\n\n/root:\n\n/tmp:\ntmp-mark\n" or True
+        assert one.output("ls /tmp") == "tmp-mark\n"
+    assert one.output("ls -A ~").splitlines().count(".profile") == 1
+
+
+def test_the_host_is_read_only(machine: Machine, isolated: bool, tmp_path: Path) -> None:
+    if not isolated:
+        pytest.skip("without isolation an instance may write where its user may")
+    for directory in ("/etc", "/usr", "/", "/opt", "/var"):
+        assert machine.ssh(f"touch {directory}/hardway-test").returncode != 0
+    assert machine.ssh(f"ls {tmp_path}").returncode != 0
+    assert (
+        machine.output("for d in /tmp /var/tmp /var/log /run /dev/shm ~; do touch $d/x && rm $d/x; done; echo ok")
+        == "ok\n"
+    )
+
+
+def test_identity(machine: Machine, isolated: bool) -> None:
+    if isolated:
+        name = f"ip-{machine.address.replace('.', '-')}"
+        assert machine.output("hostname; cat /etc/hostname; cat /proc/sys/kernel/hostname") == f"{name}\n" * 3
+        assert machine.output("id -un; id -gn; whoami; stat -c %U ~ ~/.profile") == "ubuntu\n" * 5
+        assert machine.output(f"getent hosts {name}").split()[0] == machine.address
+
+
+def test_instances_know_each_other_by_name(pair: tuple[Machine, Machine], isolated: bool) -> None:
+    one, other = pair
+    if isolated:
+        name = other.describe()["PrivateDnsName"]
+        assert one.output(f"getent hosts {name}").split()[0] == other.address
+
+
+def test_sessions_share_processes_and_other_instances_do_not(pair: tuple[Machine, Machine], isolated: bool) -> None:
+    one, other = pair
+    pid = one.output("setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null & echo $!").strip()
+    assert one.output("ps -eo args | grep -c '[s]leep 4321'") == "1\n"
+    assert one.output(f"tr '\\0' ' ' </proc/{pid}/cmdline") == "sleep 4321 "
+    assert b"HOME" in one.ssh(f"cat /proc/{pid}/environ").stdout
+    if isolated:
+        assert other.ssh("ps -eo args | grep '[s]leep 4321'").returncode == 1
+        assert len(one.output("ps -e").splitlines()) < 10
+    assert one.ssh(f"kill {pid}").returncode == 0
+
+
+def test_orphans_are_reaped(machine: Machine) -> None:
+    machine.output("for i in 1 2 3 4 5; do (sleep 0.01 &) ; done")
+    eventually(lambda: machine.ssh("ps -eo stat,comm | grep '^Z.*sleep'").returncode == 1)
+
+
+def test_a_terminal_of_its_own(machine: Machine) -> None:
+    done = machine.ssh("tty && python3 -c 'import os; print(os.ttyname(os.openpty()[1]))'", options=("-tt",))
+    names = done.stdout.decode().split()
+    assert len(names) == 2 and all(name.startswith("/dev/pts/") for name in names)
+
+
+def test_termination_leaves_nothing(own_cloud: LocalCloud, key: Key, level: str) -> None:
+    machine = Machines(own_cloud, key)()[0]
+    machine.output("(trap '' HUP TERM; setsid nohup sh -c 'sleep 1000; :') >/dev/null 2>&1 </dev/null &")
+    machine.output("mkdir -p a/b; touch a/b/c; chmod 0 a/b/c a/b a; (umask 777; mkdir ${TMPDIR:-/tmp}/closed)")
+    directory = machine.directory
+    assert marked(str(directory))
+    machine.terminate()
+    assert marked(str(directory)) == []
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sudo echo it ran",
+        "sudo -n -E echo it ran",
+        "sudo -H -u root -- echo it ran",
+        "sudo -nu root echo it ran",
+        "sudo --user=root --non-interactive echo it ran",
+        "sudo WHAT=it bash -c 'echo $WHAT ran'",
+        "sudo -i echo it ran",
+        "sudo -s echo it ran",
+        "sudo -i -u ubuntu bash -c 'echo it ran'",
+        "sudo sudo -k echo it ran",
+        "echo it ran | sudo tee /dev/null",
+        "sudo -s <<<'echo it ran'",
+        "sudo -u root -i <<<'echo it ran'",
+    ],
+)
+def test_sudo_just_runs_the_command(machine: Machine, command: str) -> None:
+    assert machine.output(command) == "it ran\n"
+
+
+def test_sudo_passes_arguments_streams_and_exit_code(machine: Machine) -> None:
+    done = machine.ssh("""sudo -- bash -c 'cat; printf "%s|" "$@" >&2; exit 9' x 'a  b' '$c' '*'""", stdin=b"in")
+    assert (done.returncode, done.stdout, done.stderr) == (9, b"in", b"a  b|$c|*|")
+    assert machine.ssh("sudo").returncode == 1
+    assert machine.ssh("sudo no-such-command").returncode == 127
+
+
+def test_root_of_an_instance_is_root(own_cloud: LocalCloud, key: Key, isolated: bool) -> None:
+    script = "#!/bin/sh\nid -u; whoami; pwd; echo ~; touch ~/x /tmp/y\necho done\n"
+    machine = Machines(own_cloud, key)(UserData=script)[0]
+    log = machine.directory / "log" / "cloud-init-output.log"
+    eventually(lambda: log.exists() and "done" in log.read_text())
+    if isolated:
+        assert log.read_text() == "0\nroot\n/root\n/root\ndone\n"
+        assert machine.output("cat /var/log/cloud-init-output.log") == log.read_text()
+    machine.terminate()
+
+
+# aws
+
+
+def test_the_real_aws_and_boto3_reach_the_daemons_s3(own_cloud: LocalCloud, machine: Machine, level: str) -> None:
+    if not shutil.which("aws", path=str(Path(sys.executable).parent)):
+        pytest.skip("the AWS CLI is not installed beside this Python")
+    s3 = own_cloud.client("s3")
+    bucket = f"bucket-{level}"
+    s3.create_bucket(Bucket=bucket)
+    machine.output(f"echo content | aws s3 cp - s3://{bucket}/by-cli")
+    assert s3.get_object(Bucket=bucket, Key="by-cli")["Body"].read() == b"content\n"
+    program = f"import boto3; print(boto3.client('s3').get_object(Bucket='{bucket}', Key='by-cli')['Body'].read())"
+    assert machine.output(f'{sys.executable} -c "{program}"') == "b'content\\n'\n"
+
+
+@pytest.mark.parametrize("place", ["TMPDIR", "elsewhere"])
+def test_a_stubbed_session_reaches_the_hosts_objects(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    if place == "elsewhere":
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with s3stub.session() as session:
+        variables = {"s3_stubbed_session": session.uuid, "s3_stubbed_tmp": str(session.path.parent)}
+        options = tuple(part for name, value in variables.items() for part in ("-o", f"SetEnv={name}={value}"))
+        for machine in pair:
+            machine.output(f"echo {machine.id} | aws s3 cp - s3://bucket/{machine.id}", options=options)
+        listed = pair[0].output("aws s3 ls s3://bucket/ | awk '{ print $NF }'", options=options)
+        assert sorted(listed.split()) == sorted(machine.id for machine in pair)
+        # from the host, and from a grandchild that got rid of its descriptors
+        stub = subprocess.run(
+            [str(s3stub.directory() / "aws"), "s3", "cp", f"s3://bucket/{pair[1].id}", "-"],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert stub.stdout == f"{pair[1].id}\n"
+        again = (
+            f"python3 -c \"import subprocess; subprocess.run(['aws', 's3', 'cp', 's3://bucket/{pair[0].id}', '-'])\""
+        )
+        assert pair[1].output(again, options=options) == f"{pair[0].id}\n"
+    assert not session.path.exists()
+
+
+def test_an_unstubbed_session_does_not_see_the_stub(own_cloud: LocalCloud, machine: Machine, level: str) -> None:
+    own_cloud.client("s3").create_bucket(Bucket=f"unstubbed-{level}")
+    assert f"unstubbed-{level}" in machine.output("aws s3 ls")
