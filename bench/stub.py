@@ -1,7 +1,8 @@
 """How fast the S3 stub is next to the real AWS CLI on moto, side by side in one run.
 
-Run it with the project's Python: `python bench/stub.py [--runs N] [--json FILE]`. Prints a table on stderr and JSON on
-stdout. Both sides start a process a command, as scripts do; moto answers on loopback, so the CLI's network is free.
+Run it with the project's Python: `python bench/stub.py [--runs N]`. Prints a table on stderr and JSON on stdout, and
+exits with 1 where a limit is missed. Both sides start a process a command, as scripts do; moto answers on loopback,
+so the CLI's network is free.
 """
 
 from __future__ import annotations
@@ -56,7 +57,13 @@ def seconds(command: list[str], environment: dict[str, str], cwd: Path) -> float
     """The wall-clock seconds of one command, its output thrown away."""
     start = time.perf_counter()
     subprocess.run(
-        command, env=environment, cwd=cwd, check=True, timeout=TIMEOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        env=environment,
+        cwd=cwd,
+        check=True,
+        timeout=TIMEOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     return time.perf_counter() - start
 

@@ -13,8 +13,8 @@ import tempfile
 import traceback
 from typing import Any
 
-from awscli import clidriver
-from awscli.customizations.s3 import subcommands  # noqa: F401  imported before the first fork
+from awscli import clidriver  # type: ignore[import-untyped]
+from awscli.customizations.s3 import subcommands  # type: ignore[import-untyped]  # noqa: F401  imported before the first fork
 
 
 def run(driver: clidriver.CLIDriver, command: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,255 @@
+"""Sessions of the stub: in shells, from Python, from the command line, and what happens without one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hardway import s3stub
+from hardway.errors import NothingMatched, UsageError
+from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
+
+ROOT = STUBS.parent
+SCRIPT = STUBS / "stub_s3.sh"
+SHELLS = [
+    pytest.param([name, *flags], id=" ".join([name, *flags]))
+    for name, flags in (("bash", []), ("bash", ["--posix"]), ("zsh", ["-f"]), ("dash", []))
+    if shutil.which(name)
+]
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> dict[str, str]:
+    """An environment without a session, where sessions land in a directory of the test."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("s3_stubbed", "AWS_"))}
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "aws").write_text("#!/bin/sh\necho the real aws\n")
+    (fake / "aws").chmod(0o755)
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    return {**kept, "TMPDIR": str(tmp), "PATH": f"{fake}:/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+
+def shell(command: list[str], text: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, "-c", text], env=environment, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+@pytest.mark.parametrize("options", ["", "set -eu"], ids=["plain", "strict"])
+@pytest.mark.parametrize("command", SHELLS)
+def test_a_session_in_a_shell(command: list[str], options: str, clean: dict[str, str], tmp_path: Path) -> None:
+    strict = f"{options}\n" + ("set -o pipefail\n" if options and command[0] != "dash" else "")
+    done = shell(
+        command,
+        f"""{strict}. {SCRIPT}
+echo "$s3_stubbed_tmp/s3_stubbed_session_$s3_stubbed_session"
+echo foo | aws s3 cp - s3://fake-bucket/path/key.txt
+first=$s3_stubbed_session
+. {SCRIPT}
+[ "$first" = "$s3_stubbed_session" ] && echo same session
+echo "$PATH"
+sh -c 'aws s3 cp s3://fake-bucket/path/key.txt -'
+env bash -c 'aws s3 ls s3://fake-bucket/path/ | cut -c 21-'
+clear-s3-stubbed
+aws
+clear-s3-stubbed
+echo "$PATH/${{s3_stubbed_session-none}}/${{s3_stubbed_tmp-none}}"
+""",
+        clean,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    directory, same, path, content, listing, cleared, real, rest = done.stdout.splitlines()
+    assert re.fullmatch(
+        re.escape(clean["TMPDIR"]) + r"/s3_stubbed_session_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        directory,
+    )
+    assert same == "same session"
+    assert path == f"{STUBS}:{clean['PATH']}"
+    assert (content, listing.split()) == ("foo", ["4", "key.txt"])
+    assert cleared == f"$ rm -rf {directory}"
+    assert not Path(directory).exists()
+    assert real == "the real aws"
+    assert done.stderr == "clear-s3-stubbed: there is no session of the S3 stub in this shell\n"
+    assert rest == f"{clean['PATH']}/none/none"
+
+
+@pytest.mark.parametrize("command", SHELLS)
+def test_sourced_in_a_function_and_by_a_relative_path(command: list[str], clean: dict[str, str]) -> None:
+    done = shell(command, "start() { . ./stub_s3.sh; }\nstart\ncommand -v aws\nclear-s3-stubbed", clean, STUBS)
+    assert (done.returncode, done.stdout.splitlines()[0], done.stderr) == (0, str(STUB), "")
+
+
+def test_only_its_owner_can_read_a_session(clean: dict[str, str], tmp_path: Path) -> None:
+    done = shell(["bash"], f'umask 0; . {SCRIPT}; ls -ld "$TMPDIR"/*; clear-s3-stubbed', clean, tmp_path)
+    assert done.stdout.startswith("drwx------")
+    with s3stub.session() as session:
+        assert stat.S_IMODE(session.path.stat().st_mode) == 0o700
+
+
+def test_the_seed(real: RealSide, clean: dict[str, str], tmp_path: Path) -> None:
+    """Write, read back, clear; then reading fails, in a new session with the very words of the real CLI."""
+    done = shell(
+        ["bash", "-e"],
+        f""". {SCRIPT}
+echo foo | aws s3 cp - s3://fake-bucket/path/key.txt
+aws s3 cp s3://fake-bucket/path/key.txt -
+clear-s3-stubbed
+. {SCRIPT}
+aws s3 cp s3://fake-bucket/path/key.txt - || echo "code $?"
+aws s3 cp s3://fake-bucket/path/key.txt x || echo "code $?"
+clear-s3-stubbed""",
+        clean,
+        tmp_path,
+    )
+    real.client.create_bucket(Bucket="fake-bucket")
+    theirs = [real.run(["s3", "cp", "s3://fake-bucket/path/key.txt", to]) for to in ("-", "x")]
+    assert done.stdout.splitlines()[0] == "foo"
+    assert [line for line in done.stdout.splitlines() if line.startswith("code")] == [f"code {r.code}" for r in theirs]
+    assert done.stderr == "".join(result.stderr for result in theirs)
+
+
+def test_without_a_session_it_fails(stub: StubSide) -> None:
+    command = ["s3", "ls"]
+    environment = stub.environment
+    stub.environment = {**environment, "s3_stubbed_session": ""}
+    done = stub.run(command)
+    assert (done.code, done.stdout) == (255, "")
+    assert "there is no session" in done.stderr
+    stub.environment = {**environment, "s3_stubbed_session": "11111111-gone"}
+    done = stub.run(command)
+    assert done.code == 255
+    assert "is gone" in done.stderr
+    stub.environment = {**environment, "s3_stubbed_session": "../etc"}
+    assert stub.run(command).code == 255
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ec2 describe-instances", "sts get-caller-identity", "s3control list-jobs", "s3api get-bucket-acl"],
+)
+def test_only_s3_is_stubbed(stub: StubSide, command: str) -> None:
+    done = stub.run(command.split())
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (255, "", 1)
+    assert "stub" in done.stderr
+
+
+def test_a_refusal_where_the_answer_could_be_wrong(stub: StubSide) -> None:
+    stub.put("bkt", "k", b"v")
+    for flags in (
+        ["--query", "Contents[?Size>`1`].Key"],
+        ["--output", "table"],
+        ["--query", "sort_by(Contents, &Size)"],
+    ):
+        done = stub.run(["s3api", "list-objects-v2", "--bucket", "bkt", *flags])
+        assert (done.code, done.stdout, done.stderr.count("\n")) == (255, "", 1), flags
+    for command in (["s3", "ls", "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/x"],):
+        assert "no access points" in stub.run(command).stderr
+
+
+def test_key_of_more_than_1024_bytes(stub: StubSide) -> None:
+    """moto takes any length; S3 does not, and these are its words."""
+    done = stub.run(["s3", "cp", "-", f"s3://bkt/{'é' * 513}"], b"x")
+    assert done.code == 1
+    assert "(KeyTooLongError) when calling the PutObject operation: Your key is too long" in done.stderr
+    done = stub.run(["s3", "cp", f"s3://bkt/{'k' * 1025}", "x"])
+    assert (done.code, "(400) when calling the HeadObject operation" in done.stderr) == (1, True)
+
+
+def test_presign_names_the_object(stub: StubSide) -> None:
+    done = stub.run(["s3", "presign", "s3://bkt/a b/é", "--expires-in", "60"])
+    assert done.code == 0
+    assert re.fullmatch(r"https://bkt\.s3\.amazonaws\.com/a%20b/%C3%A9\?.*Expires=\d+\n", done.stdout)
+
+
+def test_a_flag_of_version_2_is_no_error(stub: StubSide) -> None:
+    """--no-cli-pager is unknown to the CLI 1.x; scripts for both versions use it, and there is no pager here."""
+    assert stub.run(["--no-cli-pager", "s3", "ls"]).code == 0
+    assert stub.run(["s3", "ls", "--no-cli-pager"]).code == 0
+
+
+def test_a_bucket_that_was_never_used_is_empty(stub: StubSide) -> None:
+    """The real CLI says NoSuchBucket; a script under test should not need the buckets of production."""
+    assert stub.run(["s3", "ls", "s3://never-used"]).code == 0
+    assert stub.run(["s3", "rb", "s3://never-used"]).stdout == "remove_bucket: never-used\n"
+    assert stub.run(["s3", "ls"]).stdout == ""
+
+
+def test_downloads_have_the_time_of_the_object(stub: StubSide) -> None:
+    for number in range(5):
+        stub.put("bkt", f"d/{number}", b"v")
+    assert stub.run(["s3", "cp", "s3://bkt/d", "many", "--recursive"]).code == 0
+    assert stub.run(["s3", "cp", "s3://bkt/d/0", "one"]).code == 0
+    listed = stub.run(["s3api", "head-object", "--bucket", "bkt", "--key", "d/0", "--query", "LastModified"]).stdout
+    when = (stub.root / "one").stat()
+    assert when.st_mtime_ns % 1_000_000_000 == 0
+    assert (
+        subprocess.check_output(["date", "-u", "-d", listed.strip('"\n'), "+%s"], text=True)
+        == f"{int(when.st_mtime)}\n"
+    )
+    assert {path.stat().st_mtime_ns % 1_000_000_000 for path in (stub.root / "many").iterdir()} == {0}
+    assert stat.S_IMODE(when.st_mode) == stat.S_IMODE((stub.root / "many" / "1").stat().st_mode)
+
+
+def test_sessions_from_python() -> None:
+    with s3stub.session() as session:
+        environment = session.environment
+        run = ["aws", "s3", "cp", "-", "s3://bkt/key"]
+        subprocess.run(run, input=b"four", env=environment, check=True, timeout=TIMEOUT)
+        assert session.usage() == (1, 4)
+        assert session in s3stub.sessions()
+        assert s3stub.find(session.uuid).path == session.path
+        assert 0 <= session.age < TIMEOUT
+    assert not session.path.exists()
+    with pytest.raises(NothingMatched, match=session.uuid):
+        s3stub.find(session.uuid)
+    with pytest.raises(UsageError):
+        s3stub.find("../x")
+
+
+def test_a_session_is_removed_when_the_block_fails() -> None:
+    with pytest.raises(ZeroDivisionError), s3stub.session() as session:
+        _ = 1 / 0
+    assert not session.path.exists()
+
+
+def inv(*args: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *args]
+    path = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    return subprocess.run(
+        command,
+        env={**environment, "PYTHONPATH": path},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+def test_the_tasks(clean: dict[str, str], tmp_path: Path) -> None:
+    done = inv("s3.stub", environment=clean, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{SCRIPT}\n"), done.stderr
+    start = f'. {SCRIPT}; printf 12345 | aws s3 cp - s3://bkt/k; echo "$s3_stubbed_session"'
+    uuids = [shell(["bash"], start, clean, tmp_path).stdout.strip() for _ in range(3)]
+    done = inv("s3.sessions", environment=clean, cwd=tmp_path)
+    listed = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert set(listed) == set(uuids)
+    assert listed[uuids[0]].endswith("1 keys  5 bytes")
+    done = inv("s3.clear", uuids[0], environment=clean, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    done = inv("s3.clear", uuids[0], environment=clean, cwd=tmp_path)
+    assert (done.returncode, uuids[0] in done.stderr) == (1, True)
+    done = inv("s3.clear", uuids[1], "--all", environment=clean, cwd=tmp_path)
+    assert done.returncode == 2
+    done = inv("s3.clear", "--all", environment=clean, cwd=tmp_path)
+    assert done.returncode == 0
+    assert list(Path(clean["TMPDIR"]).iterdir()) == []
