@@ -16,6 +16,7 @@ from hardway.pmap import journal, run
     autoprint=True,
     optional=["resume"],
     iterable=["depends"],
+    short={"null": "0"},
     help={
         "selector": "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids",
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",

@@ -124,6 +124,7 @@ class Driver:
         self._asked_ec2 = 0.0
         self._asking = False
         self._interrupted = 0
+        self._left_running = 0
         self._slots: dict[str, int] = {}
         self._error: HardwayError | None = None
 
@@ -137,7 +138,8 @@ class Driver:
         with self._threads(), self._signals():
             try:
                 self._loop()
-                self._farewell()
+                if not self._left_running:
+                    self._farewell()
             finally:
                 self._disconnect()
                 self.job.flush()
@@ -146,6 +148,9 @@ class Driver:
                 outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
                 outcome.backups = schedule.backups
                 outcome.seconds = now() - began
+        if self._left_running:
+            name = signal.Signals(self._left_running).name
+            raise HardwayError(f"ended by {name}; what runs goes on; {self._unfinished()}", 128 + self._left_running)
         if self._interrupted:
             raise Interrupted(f"interrupted; {self._unfinished()}")
         if self._error:
@@ -157,7 +162,7 @@ class Driver:
     def _loop(self) -> None:
         for link in self._links.values():
             self._open(link)
-        while not self.schedule.finished_all and not self._interrupted and not self._error:
+        while not (self.schedule.finished_all or self._interrupted or self._left_running or self._error):
             self._handle_all(self._patience())
             time = now()
             self._keep_links(time)
@@ -465,6 +470,13 @@ class Driver:
                 self.schedule.used(position, history.attempts[number])
             if number in history.results:
                 self.schedule.skip(position)
+        # What was sent and hasn't ended may still run: it is waited for until its instance has been asked.
+        for (number, attempt), host in history.open.items():
+            position = self.positions.get(number, -1)
+            if host in self._links and position >= 0 and attempt == history.attempts[number]:
+                self.schedule.join(host, 1)
+                self.schedule.adopt(host, position, attempt, now())
+                self.schedule.pause(host)
 
     def _farewell(self) -> None:
         """Have the agents end what still runs, clean up and go, for a few seconds at most."""
@@ -512,7 +524,8 @@ class Driver:
             for _ in self._workers:
                 self._work.put(None)
             # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
-            end = now() + (1.0 if self._interrupted or self._error else self.settings.ec2.connect_timeout)
+            hurry = self._interrupted or self._left_running or self._error
+            end = now() + (1.0 if hurry else self.settings.ec2.connect_timeout)
             for thread in self._workers:
                 thread.join(max(0.0, end - now()))
             self._close_late()
@@ -534,20 +547,32 @@ class Driver:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C wakes the loop, which ends things in order; a second one doesn't wait for the instances."""
+        """Signals wake the loop, which ends things in order.
+
+        Ctrl-C ends what runs on the instances; a second one doesn't wait for that. SIGTERM and SIGHUP, the end of a
+        session or of a machine, leave it running.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def on_signal(number: int, stack: object) -> None:
-            self._interrupted += 1
+            if number == signal.SIGINT:
+                self._interrupted += 1
+            else:
+                self._left_running = number
             self._events.put(("woken",))
 
-        before = signal.signal(signal.SIGINT, on_signal)
+        before = {
+            number: signal.signal(number, on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN  # under nohup SIGHUP stays ignored
+        }
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _on_woken(self) -> None:
         pass

@@ -11,7 +11,9 @@ A job's directory, mode 0700, under the XDG state directory:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -59,17 +61,22 @@ class Asked:
     fingerprint: str
     selector: str
     region: str
+    source: str
     created: float
     cwd: str
 
 
 @dataclass
 class History:
-    """What earlier runs of a job left: its tasks' results, the last attempt of each, and damaged lines."""
+    """What earlier runs of a job left: results, last attempts, failed attempts by task; damaged lines.
+
+    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host.
+    """
 
     results: dict[int, Result] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, int] = field(default_factory=dict)
+    open: dict[tuple[int, int], str] = field(default_factory=dict)
     damaged: int = 0
 
 
@@ -133,6 +140,7 @@ class Job:
             fingerprint=fingerprint(command, depends),
             selector=about.get("selector", ""),
             region=about.get("region", ""),
+            source=about.get("source", ""),
             created=time.time(),
             cwd=os.getcwd(),
         )
@@ -321,11 +329,14 @@ def read_history(data: bytes) -> History:
                     *(int(word) for word in words[7:12]),
                 )
                 ended[task, attempt] = result
+                history.open.pop((task, attempt), None)
                 if result.code or result.flags:
                     history.failed[task] = history.failed.get(task, 0) + 1
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
-            elif kind != "start":
+            elif kind == "start":
+                history.open[task, attempt] = words[2]
+            else:
                 raise ValueError
         except (ValueError, IndexError, KeyError, TypeError):
             history.damaged += 1
@@ -337,10 +348,8 @@ def read_asked(path: Path) -> Asked:
     try:
         return Asked(**json.loads((path / "job.json").read_text()))
     except FileNotFoundError:
-        names = [job.name for job in all_jobs()]
-        raise UsageError(
-            f"there is no job {path.name!r}{did_you_mean(path.name, names)}: `inv mapreduce.jobs` lists them"
-        ) from None
+        hint = did_you_mean(path.name, [job.name for job in all_jobs()])
+        raise UsageError(f"there is no job {path.name!r}{hint}: `inv mapreduce.jobs` lists them") from None
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path / 'job.json'} can't be read: {error}") from None
 
@@ -358,6 +367,15 @@ def _lock(path: Path, name: str) -> int:
     return fd
 
 
+def latest(fingerprint: str) -> Path | None:
+    """The directory of the newest job with this fingerprint."""
+    for path in reversed(all_jobs()):
+        with contextlib.suppress(UsageError):
+            if read_asked(path).fingerprint == fingerprint:
+                return path
+    return None
+
+
 def is_driven(path: Path) -> bool:
     """Whether a living process drives the job."""
     try:
@@ -373,6 +391,17 @@ def is_driven(path: Path) -> bool:
         os.close(fd)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
 def all_jobs() -> list[Path]:
     """The directories of all jobs, oldest first."""
     if not jobs_path().is_dir():
@@ -382,15 +411,51 @@ def all_jobs() -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a job. Raises UsageError where there is none, Failed while it is driven."""
-    asked = read_asked(path)
-    os.close(_lock(path, asked.name))
+    """Delete a job, one that can't be read too. Raises Failed while it is driven."""
+    os.close(_lock(path, path.name))
     shutil.rmtree(path)
 
 
+class Jobs(list[dict[str, Any]]):
+    """Jobs as `describe` gives them; prints as a table, one a line."""
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                job["name"],
+                job["state"],
+                f"{job['done']}/{job['tasks']}",
+                f"{job['failed']} failed",
+                f"{duration(time.time() - job['created'])} ago",
+                job["command"].replace("\n", " ")[:60],
+            )
+            for job in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def find(names: str) -> list[Path]:
+    """The jobs of these names, white space between them, globs allowed. Raises UsageError for one that isn't there."""
+    known = {path.name: path for path in all_jobs()}
+    found: dict[Path, None] = {}
+    for name in names.split():
+        matching = fnmatch.filter(known, name)
+        if not matching:
+            hint = did_you_mean(name, known)
+            raise UsageError(f"there is no job {name!r}{hint}: `inv mapreduce.jobs` lists them")
+        found.update((known[match], None) for match in matching)
+    return list(found)
+
+
 def describe(path: Path) -> dict[str, Any]:
-    """A job as `mapreduce.jobs` shows it: name, state, tasks, done, failed attempts, created, command."""
-    asked = read_asked(path)
+    """A job: name, state (running, done, stopped), tasks, done, failed attempts, created (seconds of Unix), command."""
+    try:
+        asked = read_asked(path)
+    except UsageError:
+        created = (path / "job.json").stat().st_mtime
+        unknown = {"tasks": 0, "done": 0, "failed": 0, "created": created, "command": ""}
+        return {"name": path.name, "state": "damaged", **unknown}
     try:
         journal = (path / "journal").read_bytes()
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from hardway.pmap.journal import duration
 from hardway.pmap.schedule import Schedule
 
 LINE_EVERY = 10.0  # seconds, where stderr is no terminal
@@ -93,12 +94,3 @@ class Progress:
 
         bar = ProgressBar(total=max(schedule.total, 1), completed=schedule.done, width=60)
         return Group(bar, Text(self.line(schedule, instances, now)))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -18,11 +18,11 @@ from typing import Any
 
 from hardway import config, instances
 from hardway.config import Settings
-from hardway.errors import Failed, Interrupted, UsageError
+from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import journal
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
-from hardway.pmap.journal import Job, Result
-from hardway.pmap.progress import Progress, duration
+from hardway.pmap.journal import Job, Result, duration
+from hardway.pmap.progress import Progress
 
 GROUPS_TOLD = 5  # kinds of failures shown
 
@@ -41,10 +41,11 @@ class Results(list[str]):
 
 @dataclass(frozen=True)
 class Arguments:
-    """What tasks read on stdin, one each; `skipped` empty lines were left out."""
+    """What tasks read on stdin, one each; `skipped` empty lines were left out. `source` is how a person gave them."""
 
     items: list[bytes]
     skipped: int = 0
+    source: str = "ARGS"
 
 
 def read_arguments(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
@@ -71,7 +72,7 @@ def read_arguments(args: str | Iterable[str | bytes], null: bool = False) -> Arg
     if not parts[-1]:
         parts.pop()
     items = [part if null else part + b"\n" for part in parts if part]
-    return Arguments(items, len(parts) - len(items))
+    return Arguments(items, len(parts) - len(items), args if len(args) < 200 else "ARGS")
 
 
 def _item(item: Any, null: bool) -> bytes:
@@ -102,13 +103,17 @@ def pmap(
     options: Options,
     *,
     job: str = "",
+    resume: str | bool = False,
+    depends: Sequence[str] = (),
     results: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
 
-    With `results`, a directory, each task's stdout, stderr, exit code and times are files there and their paths are
-    returned. Raises UsageError for bad input, Failed where tasks failed or no instance is left, Interrupted.
+    `resume` names a job of the same command and the same content of the files in `depends`, True is the newest: what
+    has its result there is not run again. With `results`, a directory, each task's stdout, stderr, exit code and
+    times are files there and their paths are returned. Raises UsageError for bad input, Failed where tasks failed or
+    no instance is left, Interrupted, and HardwayError for SIGTERM and SIGHUP.
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
@@ -122,9 +127,28 @@ def pmap(
         if not arguments.items:
             shown.say("no arguments: nothing to do")
             return Results()
-        made = Job.create(command, name=job, selector=str(selector), region=settings.aws.region)
-        with made as opened:
+        found = _earlier(command, depends, resume, shown) if resume else None
+        text = selector if isinstance(selector, str) else " ".join(selector)
+        about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
+        opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
+        with opened:
             return _run(opened, settings, selected, arguments.items, options, folder, shown)
+
+
+def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Progress) -> Path | None:
+    """The directory of the job to go on with; None for a new one."""
+    wanted = journal.fingerprint(command, depends)
+    if resume is True:
+        found = journal.latest(wanted)
+        if found is None:
+            shown.say("no earlier job ran this command with the files it depends on as they are: this is a new job")
+        return found
+    path = journal.jobs_path() / str(resume)
+    asked = journal.read_asked(path)
+    if asked.fingerprint != wanted:
+        what = "another command" if asked.command != command else "with other content of the files it depends on"
+        raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
+    return path
 
 
 def _run(
@@ -136,12 +160,14 @@ def _run(
     folder: Path | None,
     shown: Progress,
 ) -> Results:
+    _look_back(job, shown)
     numbers = job.number(journal.keys_of(items))
     writer = _Writer(job, numbers, folder) if folder else None
     driver = Driver(job, items, numbers, selected, settings, options, shown, writer.write if writer else None)
     try:
         outcome = driver.run()
-    except Interrupted:
+    except HardwayError as error:
+        error.message = f"{error.message}; to go on: {_resuming(job)}"
         raise
     finally:
         shown.say(_summary(driver.outcome, len(items)))
@@ -149,10 +175,36 @@ def _run(
         for line in failures(job, items, numbers, outcome, options):
             shown.say(line)
         count = len(outcome.failed)
-        raise Failed(f"{count} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are left")
+        raise Failed(
+            f"{count} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are left; "
+            f"to go on: {_resuming(job)}"
+        )
     if writer:
         return Results(str(writer.path(position)) for position in range(len(items)))
     return Results(_text(job, number) for number in numbers)
+
+
+def _look_back(job: Job, shown: Progress) -> None:
+    """Say what an earlier run left, and forget results that can't be read back."""
+    history = job.history
+    if not history.attempts:
+        return
+    broken = [task for task, result in history.results.items() if not job.intact(task, result)]
+    for task in broken:
+        del history.results[task]
+    if history.damaged:
+        shown.say(f"{history.damaged} lines of {job.path / 'journal'} are damaged; what they told is run again")
+    if broken:
+        shown.say(f"{len(broken)} results are damaged; their tasks run again")
+    shown.say(f"resuming job {job.asked.name}: {len(history.results)} results are there")
+
+
+def _resuming(job: Job) -> str:
+    """The line that goes on with the job."""
+    asked = job.asked
+    return shlex.join(
+        ["inv", "mapreduce.pmap", asked.selector, asked.source, asked.command, "--resume", asked.name]
+    )
 
 
 def _text(job: Job, number: int) -> str:

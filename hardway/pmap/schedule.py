@@ -25,7 +25,8 @@ AHEAD_MOST = 64
 FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
 BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
-BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median
+BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
+BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
 SAMPLE = 1001  # durations kept to estimate the median
 
@@ -320,7 +321,7 @@ class Schedule:
         if self._free and not self._runnable() and self._backups_allowed():
             oldest = next(iter(self._single), None)
             if oldest is not None and oldest.started is not None:
-                at = oldest.started + BACKUP_FACTOR * self.median
+                at = oldest.started + self._patience()
                 if at > now:
                     times.append(at)
         return min(times) if times else None
@@ -464,11 +465,14 @@ class Schedule:
         """Slots stand free and nothing is left to start: run the stragglers twice."""
         if not self._backups_allowed():
             return
-        limit = BACKUP_FACTOR * self.median
+        limit = self._patience()
         for attempt in list(self._first(self._single, len(self._free))):
             if attempt.started is None or now - attempt.started < limit or not self._free:
                 break
             self._double(attempt, orders)
+
+    def _patience(self) -> float:
+        return max(BACKUP_LEAST, BACKUP_FACTOR * self.median)
 
     def _backups_allowed(self) -> bool:
         return self.backup and self.total >= BACKUP_TASKS and self.done >= BACKUP_DONE * self.total

@@ -36,10 +36,32 @@ class Cluster:
 
     ids: list[str]
     env: Mapping[str, str]
+    cloud: LocalCloud
 
     @property
     def selector(self) -> str:
         return " ".join(self.ids)
+
+    @property
+    def homes(self) -> list[Path]:
+        """The home directories of the login users, as this machine sees them."""
+        return [self.cloud.directory / "instances" / one / "home" / "ubuntu" for one in self.ids]
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a file in all homes where there is one."""
+        files = [home / name for home in self.homes if (home / name).exists()]
+        return [line for file in files for line in file.read_text().splitlines()]
+
+    def touch(self, name: str) -> None:
+        """Create a file in all homes."""
+        for home in self.homes:
+            (home / name).touch()
+
+    def remove(self, *names: str) -> None:
+        """Remove these files from all homes."""
+        for home in self.homes:
+            for name in names:
+                (home / name).unlink(missing_ok=True)
 
     @property
     def jobs(self) -> Path:
@@ -58,7 +80,7 @@ def launch(cloud: LocalCloud, home: Path, num: int, name: str) -> Cluster:
     env = {**cloud.env, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "TMPDIR": str(home / "tmp")}
     done = run_inv("ec2.new", "--num", str(num), "--name", name, env=env)
     assert done.code == 0, done.stderr
-    return Cluster(done.stdout.split(), env)
+    return Cluster(done.stdout.split(), env, cloud)
 
 
 def terminate(cluster: Cluster) -> None:

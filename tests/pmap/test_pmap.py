@@ -65,7 +65,7 @@ def test_arguments_from_a_file(
 
 def test_arguments_may_hold_newlines_between_nuls(pmap: Pmap) -> None:
     done = pmap("-", "wc -c", "-0", stdin="two\nlines\0one\0")
-    assert done.stdout == "9\n3\n"
+    assert (done.stdout, done.code) == ("9\n3\n", 0)
 
 
 def test_nothing_to_do_is_no_failure(c: Context, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,141 @@
+"""What a job keeps on this machine: nothing is lost by a crash, nothing damaged is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardway.errors import Failed, UsageError
+from hardway.pmap import journal
+from hardway.pmap.journal import Job
+
+
+@pytest.fixture
+def job(home: Path) -> Job:
+    return Job.create("cat", name="j", selector="all", source="ARGS")
+
+
+def finish(job: Job, task: int, stdout: bytes, code: int = 0) -> None:
+    job.started(task, 1, "i-1")
+    result = job.ended(task, 1, "i-1", code, 0, 0.5, stdout, b"said")
+    if not code:
+        job.done(task, result)
+
+
+def test_what_was_written_is_read_back(job: Job, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 3_000_000)
+    numbers = job.number(journal.keys_of([b"a", b"b", b"a"]))
+    assert numbers == [1, 2, 3]
+    finish(job, 1, b"one\n")
+    finish(job, 2, b"")
+    job.started(3, 1, "i-1")
+    job.done(3, job.ended(3, 1, "i-1", 0, 0, 1.0, large, b""))
+    job.close()
+    with Job(job.path) as again:
+        assert again.number(journal.keys_of([b"b", b"new", b"a", b"a"])) == [2, 4, 1, 3]
+        results = again.history.results
+        assert [b"".join(again.pieces(task, results[task])) for task in (1, 2)] == [b"one\n", b""]
+        assert b"".join(again.pieces(3, results[3])) == b"x" * 3_000_000
+        assert b"".join(again.pieces(1, results[1], "stderr")) == b"said"
+        assert all(again.intact(task, result) for task, result in results.items())
+        assert again.history.open == {}
+
+
+def test_directories_are_private(job: Job) -> None:
+    assert job.path.stat().st_mode & 0o777 == 0o700
+    job.close()
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(job: Job) -> None:
+    with pytest.raises(Failed, match=f"pid {os.getpid()}"):
+        Job(job.path)
+    job.close()
+    Job(job.path).close()
+
+
+def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_counted(job: Job) -> None:
+    for task in (1, 2, 3):
+        finish(job, task, b"x")
+    job.close()
+    lines = (job.path / "journal").read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"end 1", b"end 7")
+    (job.path / "journal").write_bytes(b"".join(lines)[:-5])
+    with Job(job.path) as again:
+        assert set(again.history.results) == {2}
+        assert again.history.damaged == 2
+        finish(again, 9, b"y")
+    with Job(job.path) as again:
+        assert set(again.history.results) == {2, 9}
+
+
+def test_a_result_that_changed_on_disk_is_not_believed(job: Job) -> None:
+    finish(job, 1, b"good")
+    job.close()
+    (job.path / "stdout").write_bytes(b"evil")
+    with Job(job.path) as again:
+        result = again.history.results[1]
+        assert not again.intact(1, result)
+        with pytest.raises(Failed, match="damaged"):
+            list(again.pieces(1, result))
+
+
+def test_names(home: Path) -> None:
+    Job.create("cat", name="x").close()
+    with pytest.raises(UsageError, match="--resume x"):
+        Job.create("cat", name="x")
+    for name in ("../x", "a b", "-x", ".x"):
+        with pytest.raises(UsageError, match="a job's name"):
+            Job.create("cat", name=name)
+    with pytest.raises(UsageError, match="did you mean abc"):
+        Job.create("cat", name="abc").close()
+        journal.read_asked(journal.jobs_path() / "abd")
+
+
+def test_a_job_whose_description_is_damaged_is_listed_and_can_be_removed(job: Job) -> None:
+    job.close()
+    (job.path / "job.json").write_text("{")
+    assert journal.describe(job.path)["state"] == "damaged"
+    journal.remove(job.path)
+    assert journal.all_jobs() == []
+
+
+def test_the_files_a_job_depends_on_are_part_of_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "step.sh"
+    file.write_text("1")
+    before = journal.fingerprint("cat", [str(file)])
+    assert before != journal.fingerprint("cat")
+    file.write_text("2")
+    assert journal.fingerprint("cat", [str(file)]) != before
+    with pytest.raises(UsageError, match="no such file"):
+        journal.fingerprint("cat", [str(tmp_path / "none")])
+
+
+GOOD = b"start 1 1 i-1 0.000 "
+
+
+@settings(max_examples=200)
+@given(st.lists(st.one_of(st.binary(max_size=60), st.just(GOOD + b"%08x" % __import__("zlib").crc32(GOOD[:-1])))))
+def test_the_reader_takes_anything(lines: list[bytes]) -> None:
+    data = b"\n".join([*lines, b""])
+    history = journal.read_history(data)
+    assert history.damaged <= data.count(b"\n")
+    assert set(history.attempts) <= {1}
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_equal_arguments_are_tasks_of_their_own(arguments: list[bytes]) -> None:
+    keys = journal.keys_of(arguments)
+    assert len(set(keys)) == len(arguments)
+    assert journal.keys_of(arguments[:-1]) == keys[:-1]
+
+
+def test_what_was_asked_is_kept(job: Job) -> None:
+    job.close()
+    asked = json.loads((job.path / "job.json").read_text())
+    assert (asked["command"], asked["selector"], asked["cwd"]) == ("cat", "all", os.getcwd())

@@ -1,0 +1,182 @@
+"""A job goes on after its driver, its connections or its instances are lost, and its results are exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from invoke import Config, Context
+
+from hardway.errors import Failed, UsageError
+from tasks import mapreduce
+from tests.conftest import REPOSITORY, LocalCloud, run_inv
+from tests.pmap.conftest import Cluster, Pmap, eventually
+from tests.pmap.proxy import Proxy
+
+ARGUMENTS = "\n".join(str(i) for i in range(12))
+SLOW = 'read x; echo $x $HARDWAY_ATTEMPT >> log; until [ -e go ]; do sleep .02; done; echo "<$x>"'
+ANSWERS = "".join(f"<{i}>\n" for i in range(12))
+
+
+@pytest.fixture
+def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    return Context(Config(defaults=mapreduce.ns.configuration()))
+
+
+@contextmanager
+def started(cluster: Cluster, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A pmap in the background."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", "mapreduce.pmap", cluster.selector, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **cluster.env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def held(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, where SLOW tasks wait until `go` is there and write what they are to `log`."""
+    cluster.remove("log", "go")
+    yield cluster
+    cluster.remove("log", "go")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_driver_may_die(pmap: Pmap, held: Cluster, number: signal.Signals) -> None:
+    job = f"dies-{number.name}"
+    with started(held, ARGUMENTS, SLOW, "--job", job) as process:
+        eventually(lambda: len(held.lines("log")) == 3)
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert f"--resume {job}" in said
+    held.touch("go")
+    done = pmap(ARGUMENTS, SLOW, "--resume", job)
+    assert (done.code, done.stdout) == (0, ANSWERS), done.stderr
+    assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
+
+
+def test_what_is_done_is_not_run_again_wherever_it_stands(c: Context, cluster: Cluster) -> None:
+    command = "cat; echo $RANDOM$RANDOM"
+    first = mapreduce.pmap(c, cluster.ids, ["a", "b", "c", "a"], command, job="moved")
+    again = mapreduce.pmap(c, cluster.ids, ["new", "c", "a", "a"], command, resume="moved")
+    assert again[1:] == [first[2], first[0], first[3]]
+    assert again[0].startswith("new\n")
+    newest = mapreduce.pmap(c, cluster.ids, ["b"], command, resume=True)
+    assert newest == [first[1]]
+
+
+def test_a_changed_command_is_another_job(c: Context, cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("1")
+    mapreduce.pmap(c, cluster.ids, "x", "cat", job="this", depends=[str(file)])
+    with pytest.raises(UsageError, match="another command"):
+        mapreduce.pmap(c, cluster.ids, "x", "cat -v", resume="this", depends=[str(file)])
+    file.write_text("2")
+    with pytest.raises(UsageError, match="other content"):
+        mapreduce.pmap(c, cluster.ids, "x", "cat", resume="this", depends=[str(file)])
+    with pytest.raises(UsageError, match="no job 'that'"):
+        mapreduce.pmap(c, cluster.ids, "x", "cat", resume="that")
+
+
+def test_a_failed_job_goes_on_with_what_failed(c: Context, cluster: Cluster) -> None:
+    command = 'read x; [ "$x" = a ] || [ -e /home/ubuntu/repaired ] || exit 1; echo $x'
+    with pytest.raises(Failed, match="--resume mended"):
+        mapreduce.pmap(c, cluster.ids, "a\nb", command, job="mended", retries=0, keep_going=True)
+    cluster.touch("repaired")
+    assert mapreduce.pmap(c, cluster.ids, "a\nb", command, resume="mended") == ["a\n", "b\n"]
+    cluster.remove("repaired")
+
+
+def test_jobs_are_listed_and_removed(cluster: Cluster, c: Context) -> None:
+    with pytest.raises(Failed):
+        mapreduce.pmap(c, cluster.ids, "a\nb", "read x; [ $x = a ]", job="listed", retries=0, keep_going=True)
+    lines = run_inv("mapreduce.jobs", env=cluster.env).stdout.splitlines()
+    line = next(line for line in lines if line.startswith("listed "))
+    assert line.split()[1:5] == ["stopped", "1/2", "1", "failed"]
+    assert line.endswith("read x; [ $x = a ]")
+    assert run_inv("mapreduce.rm", "listed", env=cluster.env).code == 2
+    assert run_inv("mapreduce.rm", "list*", "--yes", env=cluster.env).code == 0
+    assert not (cluster.jobs / "listed").exists()
+    assert run_inv("mapreduce.rm", "listed", "--yes", env=cluster.env).code == 2
+
+
+def test_a_second_driver_is_refused(held: Cluster, c: Context) -> None:
+    with started(held, "x", SLOW, "--job", "twice") as process:
+        eventually(lambda: len(held.lines("log")) == 1)
+        with pytest.raises(Failed, match=f"pid {process.pid}"):
+            mapreduce.pmap(c, held.ids, "x", SLOW, resume="twice")
+        held.touch("go")
+        assert process.communicate(timeout=20)[0] == "<x>\n"
+
+
+@contextmanager
+def behind_proxy(cloud: LocalCloud, cluster: Cluster, delay: float = 0.0) -> Iterator[Proxy]:
+    """The cluster's instances, reached through a proxy."""
+    client = cloud.client("ec2")
+    pages = client.describe_instances(InstanceIds=cluster.ids)["Reservations"]
+    found = [instance for page in pages for instance in page["Instances"]]
+    port = next(tag["Value"] for tag in found[0]["Tags"] if tag["Key"] == "ssh-port")
+    with Proxy([instance["PublicIpAddress"] for instance in found], int(port), delay) as proxy:
+        client.create_tags(Resources=cluster.ids, Tags=[{"Key": "ssh-port", "Value": str(proxy.port)}])
+        try:
+            yield proxy
+        finally:
+            client.create_tags(Resources=cluster.ids, Tags=[{"Key": "ssh-port", "Value": port}])
+
+
+def test_a_lost_connection_is_no_lost_task(cloud: LocalCloud, held: Cluster) -> None:
+    with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, SLOW) as process:
+        eventually(lambda: len(held.lines("log")) == 3)
+        proxy.cut(refuse=True)
+        proxy.refusing = False
+        held.touch("go")
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
+
+
+def test_an_instance_may_go(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(3)
+    command = f'cat; if [ $HARDWAY_INSTANCE_ID = {own.ids[0]} ]; then touch mine; sleep 60; fi'
+    with started(own, ARGUMENTS, command, "--no-backup") as process:
+        eventually(lambda: _touched(own))
+        cloud.client("ec2").terminate_instances(InstanceIds=[own.ids[0]])
+        out, said = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, ARGUMENTS + "\n"), said
+    assert "it is terminated" in said or "it is shutting-down" in said
+    assert "0 retries, 1 instances lost" in said
+
+
+def _touched(cluster: Cluster) -> bool:
+    return any((home / "mine").exists() for home in cluster.homes)
+
+
+def test_none_left_says_how_to_go_on(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(1)
+    with started(own, "x", "touch mine; sleep 60", "--job", "alone") as process:
+        eventually(lambda: _touched(own))
+        cloud.client("ec2").terminate_instances(InstanceIds=own.ids)
+        _, said = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert "no instance is left" in said
+    assert "--resume alone" in said
+
+
