@@ -126,7 +126,14 @@ def _section(name: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
     for key in values:
         if key not in types:
             raise UsageError(f"there is no setting {name}.{key}{did_you_mean(key, types)} (in invoke.yaml)")
-    return cls(**{key: _value(f"{name}.{key}", types[key], values[key]) for key in values})
+    chosen = {key: _value(f"{name}.{key}", types[key], value) for key, value in values.items()}
+    for key in types.keys() - chosen.keys():
+        # Invoke reads variables for the collection of the task that was called: in a task of another one, that calls
+        # ours, none of these keys is there.
+        variable = f"INVOKE_{name}_{key}".upper()
+        if variable in os.environ:
+            chosen[key] = _value(variable, types[key], os.environ[variable])
+    return cls(**chosen)
 
 
 def _value(setting: str, kind: type, value: Any) -> Any:

@@ -41,6 +41,16 @@ def test_a_context_overrides() -> None:
     assert (settings.ec2.type, settings.ec2.num, settings.ec2.spot) == ("c7i.large", 3, 1.0)
 
 
+def test_a_variable_reaches_a_context_that_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of somebody's own that calls ours runs with its own collection's configuration."""
+    monkeypatch.setenv("INVOKE_EC2_SSH_PORT", "2222")
+    assert config.settings(Context()).ec2.ssh_port == 2222
+    assert config.settings(context(ec2={"ssh_port": 23})).ec2.ssh_port == 23
+    monkeypatch.setenv("INVOKE_EC2_SSH_PORT", "x")
+    with pytest.raises(UsageError, match="INVOKE_EC2_SSH_PORT"):
+        config.settings(Context())
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
