@@ -7,6 +7,7 @@ is one local cloud for the whole run; `start_cloud` is for tests that need one t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -61,6 +62,11 @@ class LocalCloud:
     @property
     def directory(self) -> Path:
         return self.state / "hardway" / "local"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's."""
+        return int(json.loads((self.directory / "daemon.json").read_text())["pid"])
 
     def client(self, service: str, region: str = "us-east-1") -> Any:
         """A boto3 client of this cloud."""

@@ -117,7 +117,7 @@ def down() -> bool:
     with _locked(directory):
         running = _find(directory)
         if running:
-            _end(directory, running.pid)
+            _end(running.pid)
         _clear(directory)
         shutil.rmtree(directory)
     with contextlib.suppress(OSError):
@@ -228,15 +228,18 @@ def _start(directory: Path, settings: Local) -> Running:
     return Running(**{**answer, "settings": settings})
 
 
-def _end(directory: Path, pid: int) -> None:
+def _end(pid: int) -> None:
+    """End a daemon, and wait until it is no more."""
+    deadline = time.monotonic() + STOP_SECONDS
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while _held(directory / "alive"):
-            if time.monotonic() > deadline:
+        process = os.pidfd_open(pid)
+        try:
+            if not select.select([process], [], [], deadline - time.monotonic())[0]:
                 os.kill(pid, signal.SIGKILL)
-                break
-            time.sleep(0.01)
+                select.select([process], [], [], STOP_SECONDS)
+        finally:
+            os.close(process)
 
 
 # the daemon

@@ -8,6 +8,7 @@ with nothing of this machine's configuration.
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import paramiko
 import pytest
 
 from tests.conftest import LocalCloud
@@ -127,6 +129,18 @@ class Machine:
         done = self.ssh(command, **options)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    @contextlib.contextmanager
+    def transport(self) -> Iterator[paramiko.Transport]:
+        """A paramiko connection, logged in, for what OpenSSH's clients can't be made to do."""
+        port = int(self.cloud.env["INVOKE_EC2_SSH_PORT"])
+        with socket.create_connection((self.address, port), timeout=SECONDS) as connection:
+            transport = paramiko.Transport(connection)
+            try:
+                transport.connect(username=self.user, pkey=paramiko.Ed25519Key(filename=str(self.key.path)))
+                yield transport
+            finally:
+                transport.close()
 
     def terminate(self) -> None:
         self.ec2.terminate_instances(InstanceIds=[self.id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +19,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hardway.local.spawner import marked
-from tests.conftest import REPOSITORY, Inv, LocalCloud, exports
+from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, local_cloud
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 
+BOOT_DELAY = 0.7
 PARAMETERS = {
     NOBLE: ("099720109477", "/dev/sda1", "x86_64"),
     NOBLE.replace("amd64", "arm64"): ("099720109477", "/dev/sda1", "arm64"),
@@ -34,8 +36,11 @@ PARAMETERS = {
 }
 
 
-def daemon_pid(cloud: LocalCloud) -> int:
-    return int(json.loads((cloud.directory / "daemon.json").read_text())["pid"])
+@pytest.fixture(scope="module")
+def other_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A second local cloud beside the first; its instances take their time to boot."""
+    with local_cloud(tmp_path_factory.mktemp("other") / "state", INVOKE_LOCAL_BOOT_DELAY=str(BOOT_DELAY)) as running:
+        yield running
 
 
 def listens(address: str, port: int) -> bool:
@@ -88,7 +93,7 @@ def test_a_whole_life(inv: Inv, home: Path) -> None:
         down = inv("local.down")
     assert (down.code, down.stdout) == (0, "")
     assert not state.parent.exists()
-    assert not Path(f"/proc/{pid}").exists()
+    eventually(lambda: not Path(f"/proc/{pid}").exists())  # its parent may take a moment to notice
     again = inv("local.down")
     assert (again.code, again.stdout, "not running" in again.stderr) == (0, "", True)
 
@@ -101,8 +106,8 @@ def up_in_terminal() -> None:
     )
 
 
-def test_clouds_live_side_by_side(cloud: LocalCloud, start_cloud: Callable[..., LocalCloud], key: Key) -> None:
-    other = start_cloud()
+def test_clouds_live_side_by_side(cloud: LocalCloud, other_cloud: LocalCloud, key: Key) -> None:
+    other = other_cloud
     assert other.env["AWS_ENDPOINT_URL"] != cloud.env["AWS_ENDPOINT_URL"]
     ours, theirs = Machines(cloud, key), Machines(other, key)
     try:
@@ -113,6 +118,7 @@ def test_clouds_live_side_by_side(cloud: LocalCloud, start_cloud: Callable[..., 
         ours.close()
     # what ends in one doesn't touch the other
     assert theirs.started[0].output("echo still here") == "still here\n"
+    theirs.close()
 
 
 def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
@@ -124,7 +130,7 @@ def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
     address, port = machine.address, int(cloud.env["INVOKE_EC2_SSH_PORT"])
     assert marked(str(cloud.directory))
 
-    os.kill(daemon_pid(cloud), signal.SIGKILL)
+    os.kill(cloud.pid, signal.SIGKILL)
     eventually(lambda: not marked(str(cloud.directory)))
     assert not listens(address, port)
     gone = cloud.inv("local.status")
@@ -137,7 +143,7 @@ def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
     assert list((cloud.directory / "instances").iterdir()) == []
 
     # nor does it outlive the process that starts the others
-    pid = daemon_pid(cloud)
+    pid = cloud.pid
     for helper in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(helper), signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{pid}").exists())
@@ -172,7 +178,7 @@ def test_an_isolation_that_does_not_work_here_is_said_with_its_reason(inv: Inv, 
 def test_nothing_listens_beyond_loopback(cloud: LocalCloud, machines: Machines) -> None:
     machines(2)
     inodes = set()
-    pid = daemon_pid(cloud)
+    pid = cloud.pid
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
         if target.startswith("socket:"):
@@ -299,24 +305,23 @@ def test_a_created_key_pair_opens_its_instance(cloud: LocalCloud, machines: Mach
         assert machine.output("echo hello") == "hello\n"
 
 
-def test_pending_lasts_as_long_as_the_boot_delay_and_can_be_cut_short(
-    start_cloud: Callable[..., LocalCloud], key: Key
-) -> None:
-    cloud = start_cloud(INVOKE_LOCAL_BOOT_DELAY="1.0")
-    launched = Machines(cloud, key)
-    began = time.monotonic()
-    machine = launched(wait=False)[0]
-    port = int(cloud.env["INVOKE_EC2_SSH_PORT"])
-    assert machine.state == "pending"
-    assert not listens(machine.address, port)
-    machine.wait("running")
-    assert time.monotonic() - began >= 1
-    assert listens(machine.address, port)
+def test_pending_lasts_as_long_as_the_boot_delay_and_can_be_cut_short(other_cloud: LocalCloud, key: Key) -> None:
+    with contextlib.closing(Machines(other_cloud, key)) as launched:
+        began = time.monotonic()
+        machine = launched(wait=False)[0]
+        port = int(other_cloud.env["INVOKE_EC2_SSH_PORT"])
+        assert machine.state == "pending"
+        assert not listens(machine.address, port)
+        machine.wait("running")
+        assert time.monotonic() - began >= BOOT_DELAY
+        assert listens(machine.address, port)
 
-    short = launched(wait=False)[0]
-    began = time.monotonic()
-    short.terminate()
-    assert time.monotonic() - began < 0.9
+        short = launched(wait=False)[0]
+        short.terminate()
+        assert not (short.directory / "home").exists()
+        stopped = launched(wait=False)[0]
+        stopped.ec2.stop_instances(InstanceIds=[stopped.id])
+        stopped.wait("stopped")
 
 
 def test_stop_start_and_reboot_keep_the_home_and_drop_processes_and_tmp(machine: Machine) -> None:
@@ -436,21 +441,23 @@ def test_the_other_services_answer(cloud: LocalCloud) -> None:
     assert cloud.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument=role)["Role"]["RoleName"] == "r"
 
 
-def test_fifty_instances_are_soon_ready_and_cost_little(start_cloud: Callable[..., LocalCloud], key: Key) -> None:
-    cloud = start_cloud()
+def test_fifty_instances_are_soon_ready_and_cost_little(other_cloud: LocalCloud, key: Key) -> None:
+    cloud = other_cloud
     began = time.monotonic()
     launched = Machines(cloud, key)(50, wait=False)
     ec2 = cloud.client("ec2")
 
     def states() -> set[str]:
-        pages = ec2.get_paginator("describe_instances").paginate()
+        pages = ec2.get_paginator("describe_instances").paginate(
+            Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+        )
         return {i["State"]["Name"] for page in pages for r in page["Reservations"] for i in r["Instances"]}
 
     eventually(lambda: states() == {"running"})
     assert launched[-1].output("echo ready") == "ready\n"
     assert time.monotonic() - began < 15  # 2 s on two idle cores; this machine may be busy
 
-    pid = daemon_pid(cloud)
+    pid = cloud.pid
     pids = {pid, *marked(str(cloud.directory))}
     pids.update(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     kilobytes = 0
@@ -466,3 +473,5 @@ def test_fifty_instances_are_soon_ready_and_cost_little(start_cloud: Callable[..
     before = cpu()
     time.sleep(1)
     assert cpu() - before < 0.1
+    ec2.terminate_instances(InstanceIds=[machine.id for machine in launched])
+    eventually(lambda: not list((cloud.directory / "instances").iterdir()))

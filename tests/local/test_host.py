@@ -24,8 +24,6 @@ from hypothesis import strategies as st
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
 
 MEGABYTE = 1 << 20
-    "import hashlib, sys; h = hashlib.sha256(); [h.update(b) for b in iter(lambda: sys.stdin.buffer.read(65536), b'')]"
-)
 
 
 # who gets in
@@ -87,7 +85,7 @@ def test_streams_are_apart_and_exit_codes_exact(machine: Machine) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, b"in\nout\n", b"err\n")
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(code=st.integers(0, 254), data=st.binary(max_size=5000))
 def test_any_bytes_and_any_code_come_back(machine: Machine, code: int, data: bytes) -> None:
     done = machine.ssh(f"cat; exit {code}", stdin=data)
@@ -119,7 +117,7 @@ def test_death_by_a_signal_is_told_as_such(machine: Machine, name: str) -> None:
 
 
 def test_the_exit_status_comes_before_children_let_go_of_the_output(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.exec_command("sleep 30 & echo started")
         began = time.monotonic()
@@ -142,7 +140,7 @@ def test_a_command_need_not_read_its_stdin(machine: Machine) -> None:
 
 def test_big_streams_both_ways_without_growing(machine: Machine) -> None:
     size = 256
-    (pid,) = daemon_pids(machine)
+    pid = machine.cloud.pid
     before = resident(pid)
     process = subprocess.Popen(machine.ssh_command("cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin and process.stdout
@@ -169,8 +167,8 @@ def test_big_streams_both_ways_without_growing(machine: Machine) -> None:
 
 
 def test_a_reader_that_stalls_holds_up_the_writer_not_the_daemon(machine: Machine) -> None:
-    (pid,) = daemon_pids(machine)
-    with client(machine) as transport:
+    pid = machine.cloud.pid
+    with machine.transport() as transport:
         channel = transport.open_session(window_size=MEGABYTE)
         before = resident(pid)
         channel.exec_command("head -c 200000000 /dev/zero; echo end >&2")
@@ -184,7 +182,7 @@ def test_a_reader_that_stalls_holds_up_the_writer_not_the_daemon(machine: Machin
 
 
 def test_a_process_that_reads_nothing_holds_up_the_client_not_the_daemon(machine: Machine) -> None:
-    (pid,) = daemon_pids(machine)
+    pid = machine.cloud.pid
     before = resident(pid)
     process = subprocess.Popen(machine.ssh_command("sleep 1.5; wc -c"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     out, _ = process.communicate(b"x" * 64 * MEGABYTE, timeout=SECONDS)
@@ -211,7 +209,7 @@ def test_the_environment_of_a_session(machine: Machine) -> None:
 
 
 def test_what_is_refused_is_answered_so(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.set_environment_variable("LC_ALL", "C")
 
@@ -233,7 +231,7 @@ def test_what_is_refused_is_answered_so(machine: Machine) -> None:
 
 
 def test_a_signal_request_reaches_the_process_group(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.exec_command("trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done")
         assert channel.recv(100) == b"ready\n"
@@ -284,7 +282,7 @@ def test_a_writer_whose_client_has_gone_gets_a_broken_pipe(machine: Machine) -> 
 
 
 def test_a_terminal_has_the_size_asked_for_and_follows_it(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.get_pty("vt220", width=91, height=31)
         channel.exec_command("tty; stty size; echo $TERM $SSH_TTY; trap 'stty size' WINCH; read a; read b; exit 3")
@@ -297,7 +295,7 @@ def test_a_terminal_has_the_size_asked_for_and_follows_it(machine: Machine) -> N
 
 
 def test_a_terminal_is_one(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.get_pty()
         channel.exec_command("cat; echo ended")
@@ -327,7 +325,7 @@ def test_terminal_modes_are_taken_over(machine: Machine) -> None:
 
 
 def test_a_login_shell(machine: Machine) -> None:
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.get_pty(width=200)
         channel.invoke_shell()
@@ -340,7 +338,7 @@ def test_a_login_shell(machine: Machine) -> None:
 
 def test_a_pasted_flood_is_not_lost(machine: Machine) -> None:
     lines = [f"{number:08}" for number in range(4000)]
-    with client(machine) as transport:
+    with machine.transport() as transport:
         channel = transport.open_session()
         channel.get_pty()
         channel.exec_command("stty raw -echo; echo ready; head -c 36000 | sha256sum")
@@ -452,22 +450,6 @@ def test_one_instance_is_reached_through_another(machine: Machine, machines: Mac
 # helpers
 
 
-class client:
-    """A paramiko transport, logged in."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.socket = socket.create_connection((machine.address, int(machine.cloud.env["INVOKE_EC2_SSH_PORT"])))
-        self.transport = paramiko.Transport(self.socket)
-        self.transport.connect(username=machine.user, pkey=paramiko.Ed25519Key(filename=str(machine.key.path)))
-
-    def __enter__(self) -> paramiko.Transport:
-        return self.transport
-
-    def __exit__(self, *error: object) -> None:
-        self.transport.close()
-        self.socket.close()
-
-
 def expect(channel: paramiko.Channel, pattern: str) -> str:
     """Read until what has come matches."""
     channel.settimeout(SECONDS)
@@ -477,11 +459,6 @@ def expect(channel: paramiko.Channel, pattern: str) -> str:
         assert data, f"{pattern!r} is not in {seen!r}"
         seen += data.decode(errors="replace")
     return seen
-
-
-def daemon_pids(machine: Machine) -> list[int]:
-    done = machine.cloud.inv("local.status")
-    return [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("pid: ")]
 
 
 def resident(pid: int) -> int:
