@@ -269,6 +269,31 @@ def test_rm_and_wait(shell: Shell, name: str, start: Callable[..., list[str]]) -
     assert (again.stdout.strip(), again.stderr) == ("", "3 instances terminated already\n")
 
 
+def test_an_instance_that_dies_half_way_costs_only_its_own_output(
+    shell: Shell, name: str, start: Callable[..., list[str]]
+) -> None:
+    ids = start("--num", "3")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", "ec2.ssh", name, "-yqc", "echo begun; sleep 5; echo ended"],
+        cwd=REPOSITORY,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert [process.stdout.readline() for _ in ids] == ["begun\n"] * 3
+        shell.cloud.client("ec2").terminate_instances(InstanceIds=ids[:1])
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, stdout) == (1, "ended\nended\n")
+    assert f"failed: {name} {ids[0]}: " in stderr
+    assert "2 of 3 instances succeeded" in stderr
+
+
 def test_wait_for_what_cannot_come(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     [id_] = start()
     late = shell("ec2.wait", id_, "--state", "stopped", "--seconds-timeout", "1")
