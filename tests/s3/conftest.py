@@ -114,7 +114,7 @@ class StubSide(Side):
         return Result(done.returncode, out, err)
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
-        command = ["s3api", "put-object", "--bucket", bucket, "--key", key, "--body", "/dev/stdin"]
+        command = ["s3api", "put-object", "--bucket", bucket, f"--key={key}", "--body", "/dev/stdin"]
         assert self.run(command, body).code == 0
 
     def objects(self) -> dict[str, str]:

@@ -83,7 +83,7 @@ def forbid(name: str, mode: int = 0) -> Callable[[Path], None]:
 
 
 UPLOAD = [
-    case("a file that can't be read", forbid("a"), "s3 cp a s3://bkt/x", files={"a": "hi"}),
+    case("a file that can't be read", forbid("a"), "s3 cp a s3://bkt/x", forbid("a", 0o644), files={"a": "hi"}),
     case(
         "files that can't be read",
         forbid("t/a.txt"),
@@ -163,7 +163,7 @@ DOWNLOAD = [
         "into a directory that can't be written",
         forbid("t/sub", 0o555),
         "s3 cp s3://bkt/top t/sub/x",
-        "s3 cp s3://bkt/p t/sub --recursive",
+        "s3 cp s3://bkt/p t/sub --recursive --exclude sub/*",
         forbid("t/sub", 0o755),
         files=TREE,
         objects=KEYS,
@@ -785,8 +785,10 @@ def prepare(side: Side, one: Case) -> None:
     for name, text in one.files.items():
         write(name, text)(side.root)
     if isinstance(side, RealSide):
+        text = " ".join([str(one.steps), *one.objects])
         for bucket in one.buckets:
-            side.client.create_bucket(Bucket=bucket)
+            if bucket in text:
+                side.client.create_bucket(Bucket=bucket)
     elif one.objects is KEYS:
         source = side.root.parent / "objects"
         for name, text in KEYS.items():

@@ -60,16 +60,11 @@ def test_odd_keys_as_the_cli(real: RealSide, stub: StubSide, names: list[str]) -
 def test_any_key_comes_back(stub: StubSide, objects: dict[str, bytes]) -> None:
     bucket = f"bkt-{uuid.uuid4()}"
     before = {path for path in stub.root.parent.parent.rglob("*")}
-    for key, body in objects.items():
-        assert (
-            stub.run(
-                ["s3", "cp", "-", f"s3://{bucket}/{key}"]
-                if not key.endswith("/")
-                else ["s3api", "put-object", "--bucket", bucket, "--key", key, "--body", "/dev/stdin"],
-                body,
-            ).code
-            == 0
-        )
+    for number, (key, body) in enumerate(objects.items()):
+        if number % 2 and not key.endswith("/"):
+            assert stub.run(["s3", "cp", "-", f"s3://{bucket}/{key}"], body).code == 0
+        else:
+            stub.put(bucket, key, body)
     listed = json.loads(stub.run(["s3api", "list-objects-v2", "--bucket", bucket]).stdout)["Contents"]
     assert [entry["Key"] for entry in listed] == sorted(objects, key=str.encode)
     assert [entry["Size"] for entry in listed] == [len(objects[entry["Key"]]) for entry in listed]
