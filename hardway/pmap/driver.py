@@ -34,6 +34,7 @@ CONNECTING_MOST = 32  # connections being opened at the same time
 PING_AFTER = 10.0  # of silence
 DEAD_AFTER = 40.0  # of silence, though pinged
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
+ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 FAREWELL = 3.0  # for the agents to end their tasks and go
@@ -218,9 +219,12 @@ class Driver:
         link.opening = True
         link.retry_at = 0.0
 
+        # Instances may share a home directory, and people the name of a job.
+        folder = f"{self.job.asked.name}-{self.job.asked.token}-{link.name}"
+
         def work() -> None:
             try:
-                link.connect(self.settings, self.settings.stub_session, f"{self.job.asked.name}-{self.job.asked.token}")
+                link.connect(self.settings, self.settings.stub_session, folder)
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("refused", link, error))
             else:
@@ -299,8 +303,7 @@ class Driver:
                 if time - link.heard > DEAD_AFTER:
                     self._lost(link, "it does not answer")
                 elif link.up and time - link.heard > PING_AFTER:
-                    link.send(agent.PING)
-                    self._touched[link] = None
+                    self._ping(link)
 
     def _ask_ec2(self, ids: list[str]) -> None:
         self._asking = True
@@ -352,7 +355,8 @@ class Driver:
         link.identity = hello.identity
         self.schedule.join(link.name, slots)
         self._reconcile(link, hello)
-        self._touched[link] = None
+        link.round_trips.clear()
+        self._ping(link)
 
     def _reconcile(self, link: Link, hello: Hello) -> None:
         """Agree with the agent on what it holds."""
@@ -398,8 +402,22 @@ class Driver:
             self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
         elif frame.kind == agent.BYE:
             link.left = True
-        elif frame.kind != agent.PONG:
+        elif frame.kind == agent.PONG:
+            self._on_pong(link, frame.payload)
+        else:
             raise agent.BrokenStream(f"a frame of kind {frame.kind}")
+
+    def _ping(self, link: Link) -> None:
+        link.send(agent.PING, payload=struct.pack("!d", now()))
+        self._touched[link] = None
+
+    def _on_pong(self, link: Link, payload: bytes) -> None:
+        """The shortest of a few round trips is the link's; the others are the time that somebody was busy."""
+        if payload:
+            link.round_trips.append(now() - struct.unpack("!d", payload)[0])
+            self.schedule.distance(link.name, min(link.round_trips))
+            if len(link.round_trips) < ROUND_TRIPS:
+                self._ping(link)
 
     def _on_chunk(self, link: Link, frame: Frame) -> None:
         key = (link.name, frame.task, frame.attempt)

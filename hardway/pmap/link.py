@@ -10,6 +10,7 @@ import contextlib
 import importlib.resources
 import logging
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -38,6 +39,9 @@ _NOT_FOUND = 127
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+# Fabric's Connections share one configuration, which is not made for threads.
+_making = threading.Lock()
 
 
 class Unusable(HardwayError):
@@ -91,6 +95,7 @@ class Link:
         self.lost_at = 0.0
         self.heard = 0.0
         self.left = False  # the agent has ended
+        self.round_trips: list[float] = []
         self._connection: fabric.Connection | None = None
         self._events = events
         self._frames = agent.Frames()
@@ -100,7 +105,9 @@ class Link:
 
     def connect(self, settings: Settings, environment: Mapping[str, str], job: str) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread."""
-        connection = ssh.connect(self.instance, settings)
+        with _making:
+            connection = ssh.InstanceConnection(self.instance, settings)
+        ssh.open_connection(connection)
         try:
             channel = ssh.open_session(connection, environment)
             channel.settimeout(settings.ec2.connect_timeout)

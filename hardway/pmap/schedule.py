@@ -95,10 +95,10 @@ class _Host:
         "streak",
     )
 
-    def __init__(self, name: Host, slots: int, round_trip: float) -> None:
+    def __init__(self, name: Host, slots: int) -> None:
         self.name = name
         self.slots = slots
-        self.round_trip = round_trip
+        self.round_trip = 0.0
         self.ahead = 0
         self.duration = 0.0  # moving mean of what its attempts took
         self.load: dict[int, _Attempt] = {}
@@ -178,17 +178,21 @@ class Schedule:
         """Attempt numbers up to this one belong to an earlier run."""
         self._number[task] = max(self._number[task], attempt)
 
-    def join(self, name: Host, slots: int, round_trip: float = 0.0) -> None:
-        """A host is there, or is there again; `round_trip` in seconds."""
+    def join(self, name: Host, slots: int) -> None:
+        """A host is there, or is there again."""
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = _Host(name, slots, round_trip)
+            host = self._hosts[name] = _Host(name, slots)
         host.slots = slots
-        host.round_trip = round_trip
         host.connected = True
         if not host.set_aside:
             self._active.add(name)
         self._place(host)
+
+    def distance(self, name: Host, round_trip: float) -> None:
+        """A round trip to the host takes this many seconds."""
+        if name in self._hosts:
+            self._hosts[name].round_trip = round_trip
 
     def adopt(self, name: Host, task: int, attempt: int, started: float | None) -> bool:
         """A host that joined holds this attempt of an earlier run; False if it isn't wanted."""

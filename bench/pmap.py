@@ -1,0 +1,411 @@
+"""How fast pmap is, against its peers, in the same minute on the same hosts.
+
+Hosts are Debian's sshd on loopback addresses with moto's EC2. Prints a table and, with --json FILE, the same as JSON.
+Peers that aren't installed are left out. `--only tiny,long,uneven,many,simulation` takes some of the parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import heapq
+import json
+import os
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from hardway.pmap.schedule import Cancel, Recall, Schedule, Start  # noqa: E402
+from tests.pmap.proxy import Proxy  # noqa: E402
+
+HOSTS = 50
+SSHD_ADDRESSES = 16  # an sshd listens on no more
+PARTS = ("tiny", "long", "uneven", "many", "simulation")
+
+
+class Cluster:
+    """Hosts behind one sshd and their description in one moto; `env` points `inv` at them."""
+
+    def __init__(self, folder: Path, ids: list[str], addresses: list[str], port: int, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.ids = ids
+        self.addresses = addresses
+        self.port = port
+        self.env = env
+
+    def pmap(self, arguments: Sequence[str], command: str, *flags: str, hosts: int = HOSTS) -> tuple[float, str]:
+        """Seconds that the whole process took, and what it said."""
+        file = self.folder / "arguments"
+        file.write_text("".join(f"{argument}\n" for argument in arguments))
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", "mapreduce.pmap", " ".join(self.ids[:hosts]), f"@{file}", command, *flags],
+            cwd=REPOSITORY,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        seconds = time.monotonic() - began
+        assert done.returncode == 0, done.stderr
+        if command == "cat":
+            assert done.stdout.splitlines() == list(arguments)
+        return seconds, done.stderr
+
+
+@contextlib.contextmanager
+def cluster(hosts: int) -> Iterator[Cluster]:
+    """Start sshd and moto, and stop them."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench")))
+        addresses = [f"127.79.{n // 250}.{n % 250 + 1}" for n in range(hosts)]
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "INVOKE_", "XDG_", "SSH_"))}
+        env |= {
+            "HOME": str(folder),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1",
+        }
+        os.environ.update(env)
+        port = stack.enter_context(sshd(folder, addresses))
+        endpoint, ids = stack.enter_context(moto(addresses, port))
+        env["AWS_ENDPOINT_URL"] = endpoint
+        yield Cluster(folder, ids, addresses, port, env)
+
+
+@contextlib.contextmanager
+def sshd(folder: Path, addresses: list[str]) -> Iterator[int]:
+    """Debian's sshd on all the addresses; yields its port."""
+    from hardway.keys import own_key
+
+    with socket.socket() as probe:
+        probe.bind((addresses[0], 0))
+        port = int(probe.getsockname()[1])
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host_key"], check=True)
+    (folder / "authorized_keys").write_text(own_key().public + "\n")
+    common = (
+        f"HostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\nUsePAM no\nStrictModes no\n"
+        "PidFile none\nMaxStartups 300\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
+        f"SetEnv HOME={folder}/remote\n"  # not this machine's start-up files
+    )
+    (folder / "remote").mkdir()
+    if os.getuid() == 0:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    assert program, "install openssh-server"
+    processes = []
+    try:
+        for start in range(0, len(addresses), SSHD_ADDRESSES):
+            config = folder / f"sshd_config{start}"
+            some = addresses[start : start + SSHD_ADDRESSES]
+            config.write_text(common + "".join(f"ListenAddress {address}:{port}\n" for address in some))
+            processes.append(subprocess.Popen([program, "-D", "-f", str(config)], stderr=subprocess.DEVNULL))
+        end = time.monotonic() + 10
+        for address in addresses:
+            while not answers(address, port):
+                assert time.monotonic() < end, "sshd did not start"
+                time.sleep(0.05)
+        yield port
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(10)
+
+
+def answers(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def moto(addresses: list[str], port: int) -> Iterator[tuple[str, list[str]]]:
+    """moto's EC2 with an instance for each address; yields its endpoint and the ids."""
+    import logging
+
+    import boto3
+    from moto.ec2.models import ec2_backends
+    from moto.server import ThreadedMotoServer
+
+    from hardway.keys import own_key
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, number = server.get_host_and_port()
+    endpoint = f"http://{host}:{number}"
+    try:
+        client = boto3.client("ec2", endpoint_url=endpoint, region_name="us-east-1")
+        tags = {"ssh-user": getpass.getuser(), "ssh-port": str(port), "Name": "bench"}
+        made = client.run_instances(
+            ImageId="ami-12c6146b",
+            MinCount=len(addresses),
+            MaxCount=len(addresses),
+            KeyName=own_key().name,
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+        )
+        ids = [one["InstanceId"] for one in made["Instances"]]
+        for backends in ec2_backends.values():
+            backend = backends["us-east-1"]
+            for one, address in zip(ids, addresses, strict=True):
+                with contextlib.suppress(Exception):
+                    interface = backend.get_instance(one).nics[0]
+                    interface.public_ip = interface.private_ip_address = address
+        yield endpoint, ids
+    finally:
+        server.stop()
+
+
+def retag(one: Cluster, port: int) -> None:
+    import boto3
+
+    client = boto3.client("ec2", endpoint_url=one.env["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    client.create_tags(Resources=one.ids, Tags=[{"Key": "ssh-port", "Value": str(port)}])
+
+
+# The parts
+
+
+def tiny(one: Cluster, tasks: int) -> list[dict[str, Any]]:
+    """`cat` for each of many arguments, connecting and starting agents included."""
+    arguments = [f"argument {n}" for n in range(tasks)]
+    rates = {"pmap": [], "xargs -P2": []}  # type: dict[str, list[float]]
+    for _ in range(3):
+        rates["xargs -P2"].append(tasks / xargs(arguments))
+        rates["pmap"].append(tasks / one.pmap(arguments, "cat")[0])
+    if shutil.which("parallel"):
+        some = arguments[: min(tasks, 300)]
+        rates["GNU parallel, ControlMaster"] = [len(some) / parallel(one, some)]
+    if dask := os.environ.get("BENCH_DASK_PYTHON"):
+        some = arguments[: min(tasks, 1500)]
+        rates["Dask distributed"] = [len(some) / distributed(dask, some)]
+    best = {name: max(all_of) for name, all_of in rates.items()}
+    goals = {"xargs -P2": 1.0, "GNU parallel, ControlMaster": 12.0, "Dask distributed": 3.0}
+    rows = [row(f"tiny: {tasks} cat, {HOSTS} hosts", "pmap", best["pmap"], "tasks/s")]
+    for name, goal in goals.items():
+        if name in best:
+            rows.append(row("tiny", name, best[name], "tasks/s", best["pmap"] / best[name], f">= {goal}"))
+    return rows
+
+
+def xargs(arguments: Sequence[str]) -> float:
+    """The same on this machine alone: each argument on the stdin of a fresh bash, two at a time."""
+    text = "".join(f"{argument}\n" for argument in arguments)
+    began = time.monotonic()
+    subprocess.run(
+        ["xargs", "-P2", "-d", "\\n", "-n1", "bash", "-c", "cat <<< \"$0\""],
+        input=text,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    return time.monotonic() - began
+
+
+def parallel(one: Cluster, arguments: Sequence[str]) -> float:
+    from hardway.keys import own_key_path
+
+    config = one.folder / "ssh_config"
+    config.write_text(
+        f"Host *\nUserKnownHostsFile {one.folder}/known\nStrictHostKeyChecking no\nLogLevel ERROR\n"
+        f"IdentityFile {own_key_path()}\nPort {one.port}\nControlMaster auto\nControlPath {one.folder}/cm-%h\n"
+        "ControlPersist 20\n"
+    )
+    logins = ",".join(f"1/ssh -F {config} {address}" for address in one.addresses)
+    began = time.monotonic()
+    subprocess.run(
+        ["parallel", "--will-cite", "-S", logins, "-k", "echo {} | cat"],
+        input="".join(f"{argument}\n" for argument in arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+        env=one.env,
+    )
+    seconds = time.monotonic() - began
+    for address in one.addresses:
+        subprocess.run(["ssh", "-F", config, "-O", "exit", address], stderr=subprocess.DEVNULL, check=False)
+    return seconds
+
+
+DASK = """
+import subprocess, sys, time
+from distributed import Client, LocalCluster
+def work(text):
+    return subprocess.run(["bash", "-c", "cat"], input=text, capture_output=True).stdout
+if __name__ == "__main__":
+    items = sys.stdin.buffer.read().splitlines()
+    with LocalCluster(n_workers=2, threads_per_worker=25, dashboard_address=None) as cluster, Client(cluster) as client:
+        began = time.monotonic()
+        client.gather(client.map(work, items, pure=False))
+        print(time.monotonic() - began)
+"""
+
+
+def distributed(python: str, arguments: Sequence[str]) -> float:
+    """Dask's workers already started: only the tasks are timed, which is in its favour."""
+    text = "".join(f"{argument}\n" for argument in arguments)
+    done = subprocess.run([python, "-c", DASK], input=text, capture_output=True, text=True, check=True, timeout=300)
+    return float(done.stdout.split()[-1])
+
+
+def long(one: Cluster, tasks: int) -> list[dict[str, Any]]:
+    """The same tasks with 80 ms of round trip, after the connections stand."""
+    arguments = [str(n) for n in range(tasks)]
+    few = [str(n) for n in range(HOSTS)]
+    near = tasks / (one.pmap(arguments, "cat")[0] - one.pmap(few, "cat")[0])
+    with Proxy(one.addresses, one.port, 0.04) as proxy:
+        retag(one, proxy.port)
+        try:
+            far = tasks / (one.pmap(arguments, "cat")[0] - one.pmap(few, "cat")[0])
+        finally:
+            retag(one, one.port)
+    return [
+        row("long links: the same without delay", "pmap", near, "tasks/s"),
+        row("long links: 80 ms of round trip", "pmap", far, "tasks/s", far / near, ">= 0.8"),
+    ]
+
+
+def uneven(one: Cluster, tasks: int) -> list[dict[str, Any]]:
+    """Sleeps of lognormal length (sigma 1.5), with and without one host ten times slower than the rest."""
+    rng = random.Random(1)
+    sleeps = [rng.lognormvariate(0, 1.5) for _ in range(tasks)]
+    scale = 0.45 * HOSTS * 50 / sum(sleeps)
+    sleeps = [min(sleep * scale, 20.0) for sleep in sleeps]
+    ideal = max(sum(sleeps) / HOSTS, max(sleeps))
+    arguments = [f"{sleep:.4f}" for sleep in sleeps]
+    start = one.pmap([str(n) for n in range(HOSTS)], "cat")[0]
+    plain = one.pmap(arguments, "read x; sleep $x")[0] - start
+    slow = f'read x; [ $HARDWAY_INSTANCE_ID = {one.ids[7]} ] && x=$(awk "BEGIN{{print 10*$x}}"); sleep $x'
+    slower = one.pmap(arguments, slow)[0] - start
+    return [
+        row(f"uneven: {tasks} sleeps, ideal {ideal:.1f} s", "pmap", plain, "s", plain / ideal, "<= 1.05"),
+        row("uneven: one host 10 times slower", "pmap", slower, "s", slower / ideal, "<= 1.15"),
+    ]
+
+
+def many(one: Cluster, tasks: int) -> list[dict[str, Any]]:
+    """100,000 arguments of 100 bytes."""
+    arguments = [f"{n:0100d}" for n in range(tasks)]
+    seconds, _ = one.pmap(arguments, "cat")
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return [
+        row(f"many: {tasks} arguments of 100 bytes", "pmap", tasks / seconds, "tasks/s"),
+        row("many: driver's memory", "pmap", memory, "MB", memory / 300, "<= 1.0"),
+    ]
+
+
+def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
+    """The state machine of production under a simulated clock, with losses and stragglers."""
+    rng = random.Random(1)
+    schedule = Schedule(tasks, seed=1)
+    for host in range(hosts):
+        schedule.join(host, 1)
+    events: list[tuple[float, int, Any, float]] = []
+    results = bytearray(tasks)
+    clock = busy = spent = 0.0
+    decisions = order = 0
+    began = time.perf_counter()
+    while not schedule.finished_all:
+        at = time.perf_counter()
+        orders = schedule.decide(clock)
+        spent += time.perf_counter() - at
+        decisions += len(orders)
+        for decision in orders:
+            if isinstance(decision, Start):
+                at = time.perf_counter()
+                schedule.started(*decision, clock)
+                spent += time.perf_counter() - at
+                length = rng.lognormvariate(1.0, 0.8) * (10 if rng.random() < 0.001 else 1)
+                order += 1
+                heapq.heappush(events, (clock + length, order, decision, length))
+            elif isinstance(decision, Cancel):
+                schedule.finished(*decision, False, 0.0, clock)
+            elif isinstance(decision, Recall):
+                schedule.returned(*decision)
+        due = schedule.due(clock)
+        if due is not None and (not events or due < events[0][0]):
+            clock = due
+            continue
+        clock, _, decision, length = heapq.heappop(events)
+        if rng.random() < 1e-5:
+            schedule.leave(decision.host)
+            schedule.join(decision.host, 1)
+            continue
+        at = time.perf_counter()
+        verdict = schedule.finished(*decision, True, length, clock)
+        spent += time.perf_counter() - at
+        if verdict.value == "done":
+            results[decision.task] += 1
+            busy += length
+    rate = decisions / spent
+    assert results.count(1) == tasks, "a task has not exactly one result"
+    makespan = clock / (busy / hosts)
+    return [
+        row(f"simulation: {hosts} hosts, {tasks} tasks", "schedule", rate, "decisions/s", rate / 200_000, ">= 1.0"),
+        row("simulation: makespan to ideal", "schedule", clock, "s", makespan, "<= 1.10"),
+        row("simulation: took", "schedule", time.perf_counter() - began, "s"),
+    ]
+
+
+# The table
+
+
+def row(
+    part: str, who: str, value: float, unit: str, ratio: float | None = None, goal: str = ""
+) -> dict[str, Any]:
+    met = None
+    if ratio is not None and goal:
+        sign, limit = goal.split()
+        met = ratio >= float(limit) if sign == ">=" else ratio <= float(limit)
+    shown = f"{ratio:8.2f} {goal:>8} {'met' if met else 'MISSED'}" if ratio is not None else ""
+    print(f"{part:45} {who:28} {value:10.1f} {unit:12} {shown}", flush=True)
+    return {"part": part, "who": who, "value": value, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas: " + ",".join(PARTS))
+    parser.add_argument("--tasks", type=int, default=5000, help="tiny tasks")
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--simulated", default="10000,10000000", help="hosts,tasks")
+    parser.add_argument("--json", help="file for the rows as JSON")
+    given = parser.parse_args()
+    parts = given.only.split(",")
+    rows: list[dict[str, Any]] = []
+    if set(parts) - {"simulation"}:
+        with cluster(HOSTS) as one:
+            if "tiny" in parts:
+                rows += tiny(one, given.tasks)
+            if "long" in parts:
+                rows += long(one, given.tasks)
+            if "uneven" in parts:
+                rows += uneven(one, 1000)
+            if "many" in parts:
+                rows += many(one, given.many)
+    if "simulation" in parts:
+        hosts, tasks = (int(number) for number in given.simulated.split(","))
+        rows += simulation(hosts, tasks)
+    if given.json:
+        Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0 if all(one["met"] is not False for one in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
