@@ -42,16 +42,17 @@ VOLATILE = ("tmp", "run")
 HOLD = "exec 3<&0; { echo ready; read x <&3; } & wait $!"
 
 # Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
-UNSHARE = """
+UNSHARE = r"""
 set -eu
 hostname "$1"
 new=$2 hold=$3; shift 3
 mount --make-rprivate /
 mount --rbind / "$new"
+listed=$(printf %s "$new" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g')
 while read -r _ _ _ _ point _; do
   case $point in
-    "$new"/proc*|"$new"/sys*|"$new"/dev*) ;;
-    "$new"|"$new"/*) mount -o remount,bind,ro "$(printf '%b' "$point")" 2>/dev/null || : ;;
+    "$listed"/proc*|"$listed"/sys*|"$listed"/dev*) ;;
+    "$listed"|"$listed"/*) mount -o remount,bind,ro "$(printf '%b' "$point")" 2>/dev/null || : ;;
   esac
 done </proc/self/mountinfo
 mount -t proc proc "$new/proc"

@@ -285,7 +285,7 @@ def test_a_terminal_has_the_size_asked_for_and_follows_it(machine: Machine) -> N
     with machine.transport() as transport:
         channel = transport.open_session()
         channel.get_pty("vt220", width=91, height=31)
-        channel.exec_command("tty; stty size; echo $TERM $SSH_TTY; trap 'stty size' WINCH; read a; read b; exit 3")
+        channel.exec_command("trap 'stty size' WINCH; tty; stty size; echo $TERM $SSH_TTY; read a; read b; exit 3")
         expect(channel, r"^/dev/pts/\d+\r\n31 91\r\nvt220 /dev/pts/\d+\r\n")
         channel.resize_pty(width=120, height=50)
         channel.send(b"one\n")
