@@ -129,7 +129,7 @@ def remove(session: Session) -> None:
 
 
 def _tmp() -> Path:
-    return Path(os.environ.get("TMPDIR") or "/tmp")
+    return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
 
 
 def _scan(path: Path) -> list[os.DirEntry[str]]:

@@ -33,8 +33,7 @@ _s3_stubbed_start() {
   export PATH
   if [ -z "${s3_stubbed_session-}" ] ||
     [ ! -d "${s3_stubbed_tmp:-${TMPDIR:-/tmp}}/s3_stubbed_session_$s3_stubbed_session" ]; then
-    s3_stubbed_tmp=${TMPDIR:-/tmp}
-    s3_stubbed_tmp=${s3_stubbed_tmp%/}
+    s3_stubbed_tmp=$(cd -- "${TMPDIR:-/tmp}" && pwd -P) || return
     read -r s3_stubbed_session </proc/sys/kernel/random/uuid
     mkdir -m 700 "$s3_stubbed_tmp/s3_stubbed_session_$s3_stubbed_session" || return
     : >"$s3_stubbed_tmp/s3_stubbed_session_$s3_stubbed_session/^started"

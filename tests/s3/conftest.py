@@ -51,9 +51,9 @@ class Side:
         """Every object of every bucket, with the MD5 of its bytes."""
         raise NotImplementedError
 
-    def files(self) -> dict[str, bytes | str]:
-        """Every local file below root, with its bytes; a link with its target, a directory with a slash."""
-        found: dict[str, bytes | str] = {}
+    def files(self) -> dict[str, tuple[int, bytes] | str]:
+        """Every local file below root, with its mode and bytes; a link with its target, a directory with a slash."""
+        found: dict[str, tuple[int, bytes] | str] = {}
         for path in self.root.rglob("*"):
             name = str(path.relative_to(self.root))
             if path.is_symlink():
@@ -61,7 +61,7 @@ class Side:
             elif path.is_dir():
                 found[name + "/"] = ""
             elif path.is_file():
-                found[name] = path.read_bytes()
+                found[name] = (path.stat().st_mode, path.read_bytes())
         return found
 
 
