@@ -586,6 +586,8 @@ FLAGS = [
         "--metadata k=v,l=w",
         '--metadata {\\"k\\":\\"v\\"}',
         "--metadata nonsense",
+        "--metadata a=b,c",
+        "--metadata a,b=c",
         "--cache-control no-cache",
         "--grants read=id=1 full=id=2",
         "--grants nonsense",
