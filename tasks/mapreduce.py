@@ -30,6 +30,7 @@ from hardway.pmap import journal, run
         "job": "a name for the job; else one is made from the time",
         "resume": "run only what has no result yet in this job, or in the newest one of this command",
         "depends": "a file the results depend on: when it changes, it is another job; repeat it for more",
+        "verify": "run this many of the tasks twice first, on different instances, and compare the results",
         "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
         "progress": "say nothing on stderr but errors",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
@@ -51,6 +52,7 @@ def pmap(
     job: str | None = None,
     resume: str | bool | None = None,
     depends: Iterable[str] | None = None,
+    verify: int | str = 0,
     results: str | None = None,
     progress: bool = True,
     null: bool = False,
@@ -78,6 +80,7 @@ def pmap(
         job=job or "",
         resume=resume or False,
         depends=list(depends or ()),
+        verify=config.number(verify, int, "--verify"),
         results=results,
         progress=progress,
     )

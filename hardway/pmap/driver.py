@@ -14,7 +14,7 @@ import signal
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -56,7 +56,10 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end."""
+    """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end.
+
+    `busy` are the seconds that attempts ran, `slot_seconds` those that slots were there to run them.
+    """
 
     failed: dict[int, Result] = field(default_factory=dict)
     done: int = 0
@@ -67,6 +70,7 @@ class Outcome:
     lost: int = 0
     seconds: float = 0.0
     busy: float = 0.0
+    slot_seconds: float = 0.0
 
 
 @dataclass
@@ -94,8 +98,13 @@ class Driver:
         options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        avoid: Mapping[int, str] | None = None,
     ) -> None:
-        """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order."""
+        """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
+
+        `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
+        the instance where the task is not to run if there is another.
+        """
         self.job = job
         self.arguments = arguments
         self.numbers = numbers
@@ -112,6 +121,8 @@ class Driver:
             backup=options.backup,
             seed=random.randrange(1 << 30),
         )
+        for position, host in (avoid or {}).items():
+            self.schedule.avoid(position, host)
         self.outcome = Outcome()
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -127,6 +138,7 @@ class Driver:
         self._interrupted = 0
         self._left_running = 0
         self._slots: dict[str, int] = {}
+        self._since: dict[str, float] = {}  # when an instance's slots were first there
         self._error: HardwayError | None = None
 
     def run(self) -> Outcome:
@@ -136,6 +148,7 @@ class Driver:
         """
         began = now()
         self._take_over()
+        self.progress.begin(self.numbers, self.schedule.done)
         with self._threads(), self._signals():
             try:
                 self._loop()
@@ -149,6 +162,7 @@ class Driver:
                 outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
                 outcome.backups = schedule.backups
                 outcome.seconds = now() - began
+                outcome.slot_seconds = sum(self._slots[name] * (now() - at) for name, at in self._since.items())
         if self._left_running:
             name = signal.Signals(self._left_running).name
             raise HardwayError(f"ended by {name}; what runs goes on; {self._unfinished()}", 128 + self._left_running)
@@ -346,6 +360,7 @@ class Driver:
         link.lost_at = 0.0
         link.failures = 0
         slots = self._slots[link.name] = self.options.slots or hello.cpus
+        self._since.setdefault(link.name, now())
         if link.worker < 0:
             link.worker = self._next_worker
             self._next_worker += slots

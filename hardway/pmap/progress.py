@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from hardway.pmap.journal import duration
@@ -22,7 +23,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live: Any = None
         self._began = self._said = self._drawn = time.monotonic()
-        self._done_at_start = -1
+        self._done_at_start = 0
+        self._numbers: Sequence[int] = ()
         self._retries = 0
 
     def __enter__(self) -> Progress:
@@ -39,14 +41,13 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def say(self, line: str) -> None:
+    def say(self, *lines: str) -> None:
         """Something happened."""
-        if not self.shown:
-            return
-        if self._live:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=self._stream, flush=True)
+        for line in lines if self.shown else ():
+            if self._live:
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, file=self._stream, flush=True)
 
     def retry(self, line: str) -> None:
         """A task failed and will be retried: told a few times, then only counted."""
@@ -56,12 +57,16 @@ class Progress:
         elif self._retries == RETRIES_TOLD + 1:
             self.say("further retries are counted, not told")
 
+    def begin(self, numbers: Sequence[int], done: int) -> None:
+        """A run starts with this many tasks done; `numbers` are the task numbers, by position."""
+        self._began = self._said = time.monotonic()
+        self._done_at_start = done
+        self._numbers = numbers
+
     def update(self, schedule: Schedule, instances: int, now: float) -> None:
         """Show where the job stands, if it is time to; `now` is the monotonic clock."""
         if not self.shown:
             return
-        if self._done_at_start < 0:
-            self._done_at_start = schedule.done
         if self._live:
             if now - self._drawn >= LIVE_EVERY:
                 self._drawn = now
@@ -84,7 +89,7 @@ class Progress:
             parts.append(f"{duration(schedule.left / rate)} left")
         if slowest := schedule.slowest:
             task, host, since = slowest
-            parts.append(f"slowest: task {task + 1} on {host} for {duration(now - since)}")
+            parts.append(f"slowest: task {self._numbers[task]} on {host} for {duration(now - since)}")
         return ", ".join(parts)
 
     def _block(self, schedule: Schedule, instances: int, now: float) -> object:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import secrets
 import shlex
 import sys
 from collections import Counter
@@ -105,15 +107,17 @@ def pmap(
     job: str = "",
     resume: str | bool = False,
     depends: Sequence[str] = (),
+    verify: int = 0,
     results: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
 
     `resume` names a job of the same command and the same content of the files in `depends`, True is the newest: what
-    has its result there is not run again. With `results`, a directory, each task's stdout, stderr, exit code and
-    times are files there and their paths are returned. Raises UsageError for bad input, Failed where tasks failed or
-    no instance is left, Interrupted, and HardwayError for SIGTERM and SIGHUP.
+    has its result there is not run again. `verify` of the tasks, a random sample, run twice before the rest starts, on
+    different instances: where the results differ it is Failed. With `results`, a directory, each task's stdout,
+    stderr, exit code and times are files there and their paths are returned. Raises UsageError for bad input, Failed
+    where tasks failed or no instance is left, Interrupted, and HardwayError for SIGTERM and SIGHUP.
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
@@ -132,7 +136,10 @@ def pmap(
         about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
         opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
         with opened:
-            return _run(opened, settings, selected, arguments.items, options, folder, shown)
+            job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown)
+            if verify:
+                job_run.verify(min(verify, len(arguments.items)))
+            return job_run.all()
 
 
 def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Progress) -> Path | None:
@@ -151,37 +158,90 @@ def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Pr
     return path
 
 
-def _run(
-    job: Job,
-    settings: Settings,
-    selected: Sequence[instances.Instance],
-    items: list[bytes],
-    options: Options,
-    folder: Path | None,
-    shown: Progress,
-) -> Results:
-    _look_back(job, shown)
-    numbers = job.number(journal.keys_of(items))
-    writer = _Writer(job, numbers, folder) if folder else None
-    driver = Driver(job, items, numbers, selected, settings, options, shown, writer.write if writer else None)
-    try:
-        outcome = driver.run()
-    except HardwayError as error:
-        error.message = f"{error.message}; to go on: {_resuming(job)}"
-        raise
-    finally:
-        shown.say(_summary(driver.outcome, len(items)))
-    if outcome.failed:
-        for line in failures(job, items, numbers, outcome, options):
-            shown.say(line)
-        count = len(outcome.failed)
-        raise Failed(
-            f"{count} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are left; "
-            f"to go on: {_resuming(job)}"
+class _Run:
+    """One run of a job, from its directory to its results."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Settings,
+        selected: Sequence[instances.Instance],
+        items: list[bytes],
+        options: Options,
+        folder: Path | None,
+        shown: Progress,
+    ) -> None:
+        self.job = job
+        self.settings = settings
+        self.selected = selected
+        self.items = items
+        self.options = options
+        self.shown = shown
+        _look_back(job, shown)
+        self.numbers = job.number(journal.keys_of(items))
+        self.writer = _Writer(job, self.numbers, folder) if folder else None
+
+    def all(self) -> Results:
+        """Run what has no result yet; the results of all tasks."""
+        shown = self.shown
+        on_result = self.writer.write if self.writer else None
+        driver = Driver(
+            self.job, self.items, self.numbers, self.selected, self.settings, self.options, shown, on_result
         )
-    if writer:
-        return Results(str(writer.path(position)) for position in range(len(items)))
-    return Results(_text(job, number) for number in numbers)
+        outcome = self._drive(driver)
+        self._check(outcome, self.items, self.numbers)
+        if self.writer:
+            return Results(str(self.writer.path(position)) for position in range(len(self.items)))
+        return Results(_text(self.job, number) for number in self.numbers)
+
+    def verify(self, count: int) -> None:
+        """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""
+        if len(self.selected) < 2:
+            raise UsageError("--verify compares results of different instances: it needs two or more")
+        sample = sorted(random.sample(range(len(self.items)), count))
+        items = [self.items[position] for position in sample]
+        numbers = [self.numbers[position] for position in sample]
+        common = (self.selected, self.settings, self.options, self.shown)
+        self._check(self._drive(Driver(self.job, items, numbers, *common)), items, numbers)
+        first = [self.job.history.results[number] for number in numbers]
+        again = Job.create(self.job.asked.command, name=f"{self.job.asked.name}-verify-{secrets.token_hex(3)}")
+        with again:
+            again_numbers = again.number(journal.keys_of(items))
+            avoid = {position: result.host for position, result in enumerate(first)}
+            driver = Driver(again, items, again_numbers, *common, avoid=avoid)
+            self._check(self._drive(driver), items, again_numbers, again)
+            second = [again.history.results[number] for number in again_numbers]
+            differ = [
+                f"task {number} gave different results on {one.host} and {other.host}"
+                for number, one, other in zip(numbers, first, second, strict=True)
+                if (one.size, one.checksum) != (other.size, other.checksum)
+            ]
+        journal.remove(again.path)
+        if differ:
+            self.shown.say(*differ[:GROUPS_TOLD])
+            raise Failed(
+                f"{len(differ)} of {count} tasks that were run twice gave different results: the command is not "
+                f"idempotent; to go on all the same: {_resuming(self.job)}"
+            )
+        self.shown.say(f"{count} tasks were run twice, on different instances, with the same results")
+
+    def _drive(self, driver: Driver) -> Outcome:
+        try:
+            return driver.run()
+        except HardwayError as error:
+            error.message = f"{error.message}; to go on: {_resuming(self.job)}"
+            raise
+        finally:
+            self.shown.say(_summary(driver.outcome, len(driver.arguments)))
+
+    def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job | None = None) -> None:
+        """Raises Failed, with the failures explained, if a task failed."""
+        if outcome.failed:
+            self.shown.say(*failures(job or self.job, items, numbers, outcome, self.options))
+            raise Failed(
+                f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
+                f"left; to go on: {_resuming(self.job)}"
+            )
 
 
 def _look_back(job: Job, shown: Progress) -> None:
@@ -212,12 +272,15 @@ def _text(job: Job, number: int) -> str:
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
+    share = outcome.busy / outcome.slot_seconds if outcome.slot_seconds else 0.0
     parts = [
         f"{outcome.done} of {tasks} tasks done",
         f"{outcome.attempts} attempts",
         f"{outcome.retries} retries",
+        f"{outcome.backups} backups",
         f"{outcome.lost} instances lost",
         duration(outcome.seconds),
+        f"{min(share, 1):.0%} busy",
     ]
     return ", ".join(parts)
 

@@ -17,6 +17,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Hashable, Iterator
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple
 
 AHEAD_SECONDS = 0.2  # what is sent ahead keeps a host busy for two round trips and this
@@ -27,6 +28,7 @@ BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
+BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
 SAMPLE = 1001  # durations kept to estimate the median
 
@@ -178,6 +180,12 @@ class Schedule:
         """Attempt numbers up to this one belong to an earlier run."""
         self._number[task] = max(self._number[task], attempt)
 
+    def avoid(self, task: int, name: Host) -> None:
+        """Run the task on another host than this one, if there is another. Only before it was started."""
+        self._failures[task] = [name]
+        self._skip.add(task)
+        self._make_ready(task)
+
     def join(self, name: Host, slots: int) -> None:
         """A host is there, or is there again."""
         host = self._hosts.get(name)
@@ -263,8 +271,9 @@ class Schedule:
         """The attempt runs."""
         known = self._known(name, task, attempt)
         if known is not None and known.started is None:
-            self._waiting.pop(known, None)
-            self._unrecall(known)
+            if known in self._waiting:
+                del self._waiting[known]
+                self._unrecall(known)
             self._run(known, now)
 
     def finished(self, name: Host, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
@@ -309,8 +318,10 @@ class Schedule:
         if not self.stopped:
             while self._retry_at and self._retry_at[0][0] <= now:
                 self._make_ready(heapq.heappop(self._retry_at)[1])
-            self._fill(self._free, orders)
-            self._fill(self._room, orders)
+            if self._free:
+                self._fill(self._free, orders)
+            if self._room:
+                self._fill(self._room, orders)
             if self._free and not self._runnable():
                 self._take_back(orders)
                 if self.backup:
@@ -424,7 +435,7 @@ class Schedule:
         """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out."""
         unfit: list[_Host] = []
         share = (self.total - self._next + len(self._again)) // (2 * len(self._active)) if self._active else 0
-        while pool and self._runnable():
+        while pool and (self._next < self.total or self._runnable()):
             host = next(iter(pool))
             del pool[host]
             sent_ahead = len(host.load) - host.slots
@@ -470,10 +481,12 @@ class Schedule:
         if not self._backups_allowed():
             return
         limit = self._patience()
-        for attempt in list(self._first(self._single, len(self._free))):
-            if attempt.started is None or now - attempt.started < limit or not self._free:
+        unfit = 0
+        while self._free and unfit < BACKUP_TRIES:
+            attempt = next(islice(self._single, unfit, None), None)
+            if attempt is None or attempt.started is None or now - attempt.started < limit:
                 break
-            self._double(attempt, orders)
+            unfit += 1 - self._double(attempt, orders)
 
     def _patience(self) -> float:
         return max(BACKUP_LEAST, BACKUP_FACTOR * self.median)
@@ -504,10 +517,13 @@ class Schedule:
     def _begin(self, host: _Host, task: int, number: int, backup: bool) -> _Attempt:
         attempt = _Attempt(host, task, number, backup)
         host.load[task] = attempt
-        others = self._alive.setdefault(task, [])
-        for other in others:
-            self._single.pop(other, None)
-        others.append(attempt)
+        others = self._alive.get(task)
+        if others is None:
+            self._alive[task] = [attempt]
+        else:
+            for other in others:
+                self._single.pop(other, None)
+            others.append(attempt)
         return attempt
 
     def _run(self, attempt: _Attempt, now: float) -> None:
@@ -517,15 +533,19 @@ class Schedule:
 
     def _end(self, attempt: _Attempt) -> None:
         """Forget the attempt."""
-        del attempt.host.load[attempt.task]
-        self._waiting.pop(attempt, None)
-        self._unrecall(attempt)
-        self._single.pop(attempt, None)
-        others = self._alive[attempt.task]
+        task = attempt.task
+        del attempt.host.load[task]
+        if attempt.started is None:
+            self._waiting.pop(attempt, None)
+            self._unrecall(attempt)
+        else:
+            self._single.pop(attempt, None)
+        others = self._alive[task]
+        if len(others) == 1:
+            del self._alive[task]
+            return
         others.remove(attempt)
-        if not others:
-            del self._alive[attempt.task]
-        elif len(others) == 1 and others[0].started is not None and not self._over[attempt.task]:
+        if len(others) == 1 and others[0].started is not None and not self._over[task]:
             self._single[others[0]] = None
 
     def _lose(self, attempt: _Attempt) -> bool:
@@ -561,8 +581,9 @@ class Schedule:
         for other in self._alive.get(task, ()):
             self._single.pop(other, None)
             self._orders.append(Cancel(other.host.name, task, other.number))
-        for name in set(self._failures.pop(task, ())):
-            self._suspect(name, task)
+        if task in self._failures:
+            for name in set(self._failures.pop(task)):
+                self._suspect(name, task)
         return Verdict.DONE
 
     def _suspect(self, name: Host, task: int) -> None:

@@ -189,6 +189,15 @@ def test_nothing_remains_on_an_instance(pmap: Pmap, cluster: Cluster) -> None:
     assert run_inv(*command, env=cluster.env).stdout == ""
 
 
+def test_verify_compares_two_instances(c: Context, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mapreduce.pmap(c, cluster.ids, list("abcdefgh"), "cat", verify=3) == [f"{x}\n" for x in "abcdefgh"]
+    assert "3 tasks were run twice" in capsys.readouterr().err
+    with pytest.raises(Failed, match="4 of 4 tasks that were run twice gave different results"):
+        mapreduce.pmap(c, cluster.ids, list("abcdefgh"), "echo $HARDWAY_INSTANCE_ID", verify="4")
+    with pytest.raises(UsageError, match="two or more"):
+        mapreduce.pmap(c, cluster.ids[0], "x", "cat", verify=1)
+
+
 def test_what_arguments_are() -> None:
     assert read_arguments("a\nb").items == [b"a\n", b"b\n"]
     assert read_arguments("a\n\nb\n").items == [b"a\n", b"b\n"]
