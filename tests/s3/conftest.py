@@ -113,6 +113,11 @@ class StubSide(Side):
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
 
+    def leftovers(self) -> list[Path]:
+        """Temporary files of commands that have ended."""
+        session = f"s3_stubbed_session_{self.environment['s3_stubbed_session']}"
+        return list((Path(self.environment["s3_stubbed_tmp"]) / session / "^tmp").glob("*"))
+
     def put(self, bucket: str, key: str, body: bytes) -> None:
         command = ["s3api", "put-object", "--bucket", bucket, f"--key={key}", "--body", "/dev/stdin"]
         assert self.run(command, body).code == 0

@@ -253,6 +253,9 @@ COPY = [
     case("mv key", "s3 mv s3://bkt/top s3://other/x", objects=KEYS),
     case("mv recursive", "s3 mv s3://bkt/p s3://other/q --recursive", objects=KEYS),
     case("mv onto itself", "s3 mv s3://bkt/top s3://bkt/top", "s3 mv s3://bkt/top s3://bkt/", objects=KEYS),
+    case(
+        "copy onto itself", "s3 cp s3://bkt/top s3://bkt/top", "s3 cp s3://bkt/p s3://bkt/p --recursive", objects=KEYS
+    ),
     case("copy with new metadata onto itself", "s3 cp s3://bkt/top s3://bkt/top --metadata a=b", objects=KEYS),
     case("storage class", "s3 cp s3://bkt/top s3://other/x --storage-class STANDARD_IA", objects=KEYS),
 ]
@@ -843,3 +846,4 @@ def test_case(one: Case, real: RealSide, stub: StubSide) -> None:
         assert printed(ours.stdout, stub.root, one) == printed(theirs.stdout, real.root, one), step
     assert stub.objects() == real.objects()
     assert stub.files() == real.files()
+    assert stub.leftovers() == []
