@@ -28,6 +28,10 @@ from typing import Any
 os.environ.update(MOTO_EC2_LOAD_DEFAULT_AMIS="false", MOTO_ENABLE_KEYPAIR_VALIDATION="true")
 
 import asyncssh
+
+import hardway.local.offerings  # noqa: F401  (for what it does to moto's EC2, hence before it)
+
+# isort: split
 import moto.ec2.models.amis
 import moto.ec2.models.instances
 import moto.ssm.models

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib.util
@@ -291,10 +292,9 @@ async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
                 "settings": asdict(settings),
             }
             (directory / "daemon.json").write_text(json.dumps(said))
-            gc.freeze()  # what is loaded stays: not worth looking through again
-            gc.enable()
             print(json.dumps(said), file=report, flush=True)
             report.close()
+            _settle_memory()
             spawner_ended = os.pidfd_open(processes.pid)
             loop.add_reader(spawner_ended, stop.set)
             await stop.wait()
@@ -304,6 +304,15 @@ async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
             await cloud.stop()
     finally:
         processes.close()
+
+
+def _settle_memory() -> None:
+    """Give back what loading moto took and left; what stays isn't worth looking through again."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    gc.freeze()
+    gc.enable()
 
 
 if __name__ == "__main__":

@@ -336,7 +336,7 @@ def test_stop_start_and_reboot_keep_the_home_and_drop_processes_and_tmp(machine:
         assert "sleep" in machine.output("ps -eo args | grep '[s]leep 1000'")
 
     def check() -> None:
-        assert machine.output("cat ~/kept; ls ${TMPDIR:-/tmp}") == "kept\n"
+        assert machine.output("cat ~/kept; test ! -e ${TMPDIR:-/tmp}/dropped && echo dropped") == "kept\ndropped\n"
         for pid in marked(str(mark)):
             assert b"sleep\x001000" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
@@ -429,6 +429,18 @@ def test_user_data_is_told_by_ec2_as_it_was_given(machines: Machines) -> None:
     machine = machines(UserData="#!/bin/sh\n: \n")[0]
     told = machine.ec2.describe_instance_attribute(InstanceId=machine.id, Attribute="userData")
     assert base64.b64decode(told["UserData"]["Value"]) == b"#!/bin/sh\n: \n"
+
+
+def test_types_are_offered_as_on_ec2_and_have_a_price_history(cloud: LocalCloud) -> None:
+    for region, zone in (("us-east-1", "us-east-1a"), ("eu-west-1", "eu-west-1b")):
+        ec2 = cloud.client("ec2", region)
+        filters = [{"Name": "instance-type", "Values": ["m7i.large", "no.such"]}]
+        for location_type, location in (("region", region), ("availability-zone", zone)):
+            answer = ec2.describe_instance_type_offerings(LocationType=location_type, Filters=filters)
+            offered = answer["InstanceTypeOfferings"]
+            assert {"InstanceType": "m7i.large", "LocationType": location_type, "Location": location} in offered
+        history = ec2.describe_spot_price_history(InstanceTypes=["m7i.large"])["SpotPriceHistory"]
+        assert {price["InstanceType"] for price in history} == {"m7i.large"}
 
 
 def test_the_other_services_answer(cloud: LocalCloud) -> None:
