@@ -266,7 +266,7 @@ class Driver:
         if not link.lost_at:
             link.lost_at = time
             if link.ever_up:
-                self.schedule.pause(link.name)
+                self.schedule.pause(link.name, time)
             self.progress.say(f"{link.instance}: {reason or 'the connection was lost'}; trying again")
         wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (link.failures - 1))
         link.retry_at = time + wait * random.uniform(0.7, 1.0)
@@ -509,7 +509,7 @@ class Driver:
             if host in self._links and position >= 0 and attempt == history.attempts[number]:
                 self.schedule.join(host, 1)
                 self.schedule.adopt(host, position, attempt, now())
-                self.schedule.pause(host)
+                self.schedule.pause(host, now())
 
     def _farewell(self) -> None:
         """Have the agents end what still runs, clean up and go, for a few seconds at most."""

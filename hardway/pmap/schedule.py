@@ -28,6 +28,7 @@ BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
+PAUSE_PATIENCE = 5.0  # seconds without a connection until what waits there is run elsewhere too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
 SAMPLE = 1001  # durations kept to estimate the median
@@ -90,6 +91,7 @@ class _Host:
         "duration",
         "load",
         "name",
+        "paused",
         "proven",
         "round_trip",
         "set_aside",
@@ -105,6 +107,7 @@ class _Host:
         self.duration = 0.0  # moving mean of what its attempts took
         self.load: dict[int, _Attempt] = {}
         self.connected = True
+        self.paused = 0.0
         self.set_aside = False
         self.streak: set[int] = set()  # tasks failed here since the last success here
         self.proven = 0  # those of them that succeeded elsewhere
@@ -226,10 +229,11 @@ class Schedule:
         host = self._hosts.get(name)
         return [(attempt.task, attempt.number) for attempt in host.load.values()] if host else []
 
-    def pause(self, name: Host) -> None:
+    def pause(self, name: Host, now: float) -> None:
         """The connection is lost; what runs there may go on."""
         host = self._hosts[name]
         host.connected = False
+        host.paused = now
         self._active.discard(name)
         for attempt in host.load.values():
             if attempt.recalled:
@@ -323,7 +327,7 @@ class Schedule:
             if self._room:
                 self._fill(self._room, orders)
             if self._free and not self._runnable():
-                self._take_back(orders)
+                self._take_back(orders, now)
                 if self.backup:
                     self._back_up(orders, now)
         return orders
@@ -455,8 +459,11 @@ class Schedule:
         for host in unfit:
             pool[host] = None
 
-    def _take_back(self, orders: list[Decision]) -> None:
-        """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere."""
+    def _take_back(self, orders: list[Decision], now: float) -> None:
+        """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere.
+
+        A host that can't be asked may be back soon; after a while its tasks are run a second time.
+        """
         wanted = min(len(self._free), len(self._waiting)) - self._recalls
         for attempt in reversed(list(self._waiting)) if wanted > 0 else ():
             if wanted <= 0:
@@ -466,7 +473,7 @@ class Schedule:
             if attempt.host.connected:
                 self._recall(attempt)
                 wanted -= 1
-            elif self.backup:
+            elif self.backup and now - attempt.host.paused >= PAUSE_PATIENCE:
                 wanted -= self._double(attempt, orders)
         orders.extend(self._orders)
         self._orders = []

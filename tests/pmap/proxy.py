@@ -65,7 +65,11 @@ class Proxy:
             writer.transport.abort()
             return
         address = writer.get_extra_info("sockname")[0]
-        other_reader, other_writer = await asyncio.open_connection(address, self.target_port)
+        try:
+            other_reader, other_writer = await asyncio.open_connection(address, self.target_port)
+        except OSError:
+            writer.transport.abort()
+            return
         both = {writer, other_writer}
         self._writers |= both
         try:

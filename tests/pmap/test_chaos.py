@@ -16,6 +16,6 @@ def test_the_output_is_exact_under_random_faults(cloud: LocalCloud, new_cluster:
     print(f"seed {seed}")
     own = new_cluster(4)
     with behind_proxy(cloud, own) as proxy:
-        report = chaos.run(cloud, own, proxy, tasks=80, seed=seed, job="chaos")
+        report = chaos.run(cloud, own, proxy, tasks=60, seed=seed, job="chaos")
     assert (report.exact, report.lost, report.doubled) == (True, 0, 0), f"seed {seed}: {report}"
     assert report.faults, "no fault was made"

@@ -133,7 +133,7 @@ class World:
     def on_drop(self, name: str) -> None:
         if self.connected.get(name):
             self.connected[name] = False
-            self.schedule.pause(name)
+            self.schedule.pause(name, self.now)
             self.at(2.0, "back", name)
 
     def on_back(self, name: str) -> None:
