@@ -27,7 +27,7 @@ def keys(characters: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return text.filter(lambda key: len(key.encode()) <= 1024)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=FIXTURES)
+@settings(max_examples=8, deadline=None, suppress_health_check=FIXTURES)
 @given(st.lists(keys(PRINTABLE), min_size=1, max_size=5, unique=True))
 @example(["a", "a/b", "a//b", "/a", "a/", "../a", "a/../b", "./a", "..", "."])
 def test_odd_keys_as_the_cli(real: RealSide, stub: StubSide, names: list[str]) -> None:
