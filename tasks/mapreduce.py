@@ -31,6 +31,7 @@ from hardway.pmap import journal, run
         "resume": "run only what has no result yet in this job, or in the newest one of this command",
         "depends": "a file the results depend on: when it changes, it is another job; repeat it for more",
         "verify": "run this many of the tasks twice first, on different instances, and compare the results",
+        "join": "instances that match the selector later, new ones, take part",
         "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
         "progress": "say nothing on stderr but errors",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
@@ -53,6 +54,7 @@ def pmap(
     resume: str | bool | None = None,
     depends: Iterable[str] | None = None,
     verify: int | str = 0,
+    join: bool = False,
     results: str | None = None,
     progress: bool = True,
     null: bool = False,
@@ -81,6 +83,7 @@ def pmap(
         resume=resume or False,
         depends=list(depends or ()),
         verify=config.number(verify, int, "--verify"),
+        join=join,
         results=results,
         progress=progress,
     )

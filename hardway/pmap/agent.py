@@ -386,6 +386,7 @@ class Agent:
             one.outputs = [nameless(self.directory), nameless(self.directory)]
             stdin = self.stdin(one.stdin)
             environment = dict(self.environment)
+            environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
             environment[b"HARDWAY_TASK"] = b"%d" % one.task
             environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
             environment[b"HARDWAY_WORKER"] = b"%d" % one.worker
@@ -620,6 +621,20 @@ def nameless(directory: str) -> int:
     return fd
 
 
+def end_orphans(job: str) -> None:
+    """End what an agent of this job left running when it was killed."""
+    mark = os.fsencode("HARDWAY_JOB=" + job)
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                with open("/proc/" + pid + "/environ", "rb") as file:
+                    ours = mark in file.read().split(b"\0")
+                if ours and int(pid) != os.getpid():
+                    os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
+
+
 def locked(directory: str) -> int:
     """The descriptor of the job's lock, or -1 if an agent holds it."""
     fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -706,6 +721,7 @@ def main(job: str) -> None:
     for _ in range(100):
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
+            killed = os.path.exists(os.path.join(directory, "socket"))
             lock = locked(directory)
         except FileNotFoundError:
             continue  # the agent before us is just leaving
@@ -723,6 +739,8 @@ def main(job: str) -> None:
         except FileNotFoundError:
             os.close(lock)
             continue
+        if killed:
+            end_orphans(job)
         ours, lease = os.pipe()
         if os.fork() == 0:
             try:

@@ -36,6 +36,7 @@ DEAD_AFTER = 40.0  # of silence, though pinged
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
 ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
+LOOK_EVERY = 5.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 FAREWELL = 3.0  # for the agents to end their tasks and go
 
@@ -99,11 +100,13 @@ class Driver:
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
         avoid: Mapping[int, str] | None = None,
+        find: Callable[[], Sequence[Instance]] | None = None,
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
         `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
-        the instance where the task is not to run if there is another.
+        the instance where the task is not to run if there is another. `find` is asked now and then, in a worker
+        thread, for instances that may join.
         """
         self.job = job
         self.arguments = arguments
@@ -131,6 +134,9 @@ class Driver:
         self._partials: dict[tuple[str, int, int], _Partial] = {}
         self._touched: dict[Link, None] = {}  # links with frames to send
         self._acks: list[tuple[Link, int, int]] = []
+        self._gone: set[str] = set()
+        self._find = find
+        self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
         self._asked_ec2 = 0.0
@@ -284,16 +290,24 @@ class Driver:
 
             self._work.put(close)
 
-    def _give_up(self, link: Link, reason: str) -> None:
-        """The instance is gone for good: what it held runs elsewhere."""
+    def _give_up(self, link: Link, reason: str, gone: bool) -> None:
+        """What the instance held runs elsewhere.
+
+        One that is not known to be gone may come back: then what it still runs is ended, and it takes tasks again.
+        """
         self._drop(link)
-        del self._links[link.name]
+        if gone:
+            del self._links[link.name]
+            self._gone.add(link.name)
+        if link.given_up:
+            return
+        link.given_up = True
         again = self.schedule.leave(link.name)
         self.outcome.lost += 1
         self._reasons[reason] += 1
         tasks = f"; {len(again)} {'task runs' if len(again) == 1 else 'tasks run'} elsewhere" if again else ""
         self.progress.say(f"{link.instance}: {reason}{tasks}")
-        if not self._links:
+        if all(other.given_up for other in self._links.values()):
             reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
             self._error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
 
@@ -304,7 +318,7 @@ class Driver:
             if not link.opening and link.retry_at and time >= link.retry_at:
                 self._open(link)
             elif time - link.lost_at > self.options.reconnect:
-                self._give_up(link, link.reason or "unreachable")
+                self._give_up(link, link.reason or "it could not be reached any more", gone=False)
         if self._links and len(lost) == len(self._links) and not self._slots:
             tried = [link for link in lost if link.failures >= FIRST_TRIES]
             if len(tried) == len(lost) and not self._error:
@@ -312,12 +326,33 @@ class Driver:
                 self._error = Failed(f"no instance could be used: {'; '.join(reason for reason, _ in reasons)}")
         if any(link.failures for link in lost) and not self._asking and time - self._asked_ec2 > ASK_EC2_EVERY:
             self._ask_ec2([link.name for link in lost])
+        if self._find and time - self._looked > LOOK_EVERY:
+            self._look()
         for link in list(self._links.values()):
             if link.channel is not None:
                 if time - link.heard > DEAD_AFTER:
                     self._lost(link, "it does not answer")
                 elif link.up and time - link.heard > PING_AFTER:
                     self._ping(link)
+
+    def _look(self) -> None:
+        """Look for instances that may join."""
+        find = self._find
+        self._looked = now()
+
+        def work() -> None:
+            if find:
+                with contextlib.suppress(Exception):  # nobody joins, then
+                    self._events.put(("found", find()))
+
+        self._work.put(work)
+
+    def _on_found(self, found: Sequence[Instance]) -> None:
+        for instance in found:
+            if instance.id not in self._links and instance.id not in self._gone:
+                self.progress.say(f"{instance}: it joins")
+                link = self._links[instance.id] = Link(instance, self._events)
+                self._open(link)
 
     def _ask_ec2(self, ids: list[str]) -> None:
         self._asking = True
@@ -337,7 +372,7 @@ class Driver:
             link = self._links.get(name)
             state = (states or {}).get(name, "terminated")
             if link is not None and link.lost_at and state not in ("pending", "running"):
-                self._give_up(link, f"it is {state}")
+                self._give_up(link, f"it is {state}", gone=True)
 
     def _on_ready(self, link: Link) -> None:
         if self._links.get(link.name) is not link or link.channel is None:
@@ -351,7 +386,7 @@ class Driver:
         except EOFError:
             self._lost(link, "")
         except Unusable as error:
-            self._give_up(link, str(error))
+            self._give_up(link, str(error), gone=True)
         except (agent.BrokenStream, ValueError, struct.error) as error:
             self._lost(link, f"what arrives is not from our agent ({error})")
 
@@ -359,6 +394,9 @@ class Driver:
         """An agent is there: a new one, or one that we or an earlier driver knew."""
         link.lost_at = 0.0
         link.failures = 0
+        if link.given_up:
+            link.given_up = False
+            self.progress.say(f"{link.instance}: it is back")
         slots = self._slots[link.name] = self.options.slots or hello.cpus
         self._since.setdefault(link.name, now())
         if link.worker < 0:
@@ -547,7 +585,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:
-        for _ in range(min(CONNECTING_MOST, len(self._links))):
+        for _ in range(min(CONNECTING_MOST, len(self._links) + 2)):
             thread = threading.Thread(target=self._serve, daemon=True)
             thread.start()
             self._workers.append(thread)

@@ -31,7 +31,6 @@ from platformdirs import user_state_path
 from hardway.errors import Failed, UsageError, did_you_mean
 
 KEY_SIZE = 16
-LARGE = 1 << 20  # an output beyond this many bytes has a file of its own
 _PIECE = 1 << 20
 
 

@@ -95,6 +95,7 @@ class Link:
         self.lost_at = 0.0
         self.heard = 0.0
         self.left = False  # the agent has ended
+        self.given_up = False  # what it held runs elsewhere
         self.round_trips: list[float] = []
         self._connection: fabric.Connection | None = None
         self._events = events

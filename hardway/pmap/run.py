@@ -13,8 +13,9 @@ import secrets
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def pmap(
     resume: str | bool = False,
     depends: Sequence[str] = (),
     verify: int = 0,
+    join: bool = False,
     results: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Results:
@@ -115,7 +117,8 @@ def pmap(
 
     `resume` names a job of the same command and the same content of the files in `depends`, True is the newest: what
     has its result there is not run again. `verify` of the tasks, a random sample, run twice before the rest starts, on
-    different instances: where the results differ it is Failed. With `results`, a directory, each task's stdout,
+    different instances: where the results differ it is Failed. With `join`, instances that come to match the selector
+    meanwhile take part. With `results`, a directory, each task's stdout,
     stderr, exit code and times are files there and their paths are returned. Raises UsageError for bad input, Failed
     where tasks failed or no instance is left, Interrupted, and HardwayError for SIGTERM and SIGHUP.
     """
@@ -137,6 +140,8 @@ def pmap(
         opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
         with opened:
             job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown)
+            if join:
+                job_run.find = partial(instances.select, settings, selector)
             if verify:
                 job_run.verify(min(verify, len(arguments.items)))
             return job_run.all()
@@ -177,16 +182,24 @@ class _Run:
         self.items = items
         self.options = options
         self.shown = shown
+        self.find: Callable[[], Sequence[instances.Instance]] | None = None
         _look_back(job, shown)
         self.numbers = job.number(journal.keys_of(items))
         self.writer = _Writer(job, self.numbers, folder) if folder else None
 
     def all(self) -> Results:
         """Run what has no result yet; the results of all tasks."""
-        shown = self.shown
         on_result = self.writer.write if self.writer else None
         driver = Driver(
-            self.job, self.items, self.numbers, self.selected, self.settings, self.options, shown, on_result
+            self.job,
+            self.items,
+            self.numbers,
+            self.selected,
+            self.settings,
+            self.options,
+            self.shown,
+            on_result,
+            find=self.find,
         )
         outcome = self._drive(driver)
         self._check(outcome, self.items, self.numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -136,7 +137,7 @@ class PipedAgent:
     def connect(self) -> None:
         """Open a (further) connection."""
         environment = {**os.environ, "HOME": str(self.home)}
-        shell = BOOT.replace("exec python3", f"exec {self.python}")
+        shell = BOOT.replace("exec python3", f"exec {shlex.quote(self.python)}")
         self.process = subprocess.Popen(
             ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
         )
@@ -146,7 +147,9 @@ class PipedAgent:
         self.got: list[Frame] = []
         self.mark = bytearray()
         while agent.MARK not in self.mark:
-            self.mark += self.read()
+            data = self.read()
+            assert data, "the agent ended before it said a word"
+            self.mark += data
         self.take(bytes(self.mark.partition(agent.MARK)[2]))
         pairs = [f"{key}={value}".encode() for key, value in self.settings.items()]
         self.send(agent.JOB, payload=b"\0".join([*pairs, b"command=" + self.command.encode()]))

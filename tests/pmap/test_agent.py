@@ -47,7 +47,8 @@ def test_a_bare_command_is_what_bash_makes_of_it(
     monkeypatch.setenv("SHLVL", "3")
     (home / "script.sh").write_text("ulimit -a; umask; trap; echo $-; echo /proc/self/fd/*")
     code, _, out, err = start_agent(command).run()
-    variables = {"HARDWAY_TASK": "1", "HARDWAY_ATTEMPT": "1", "HARDWAY_WORKER": "0", "HARDWAY_INSTANCE_ID": "i-1"}
+    names = {"JOB": "job0", "TASK": "1", "ATTEMPT": "1", "WORKER": "0", "INSTANCE_ID": "i-1"}
+    variables = {f"HARDWAY_{name}": value for name, value in names.items()}
     by_bash = subprocess.run(
         ["bash", "-c", command], cwd=home, env={**os.environ, **variables}, capture_output=True, input=b""
     )
@@ -153,15 +154,19 @@ def test_an_agent_left_alone_ends_its_tasks_and_itself(start_agent: Start, home:
     assert not Path("/proc", (home / "pid").read_text().strip()).exists()
 
 
-def test_a_killed_agent_is_replaced(start_agent: Start, home: Path) -> None:
-    one = start_agent("cat")
+def test_a_killed_agent_is_replaced_and_its_tasks_end(start_agent: Start, home: Path) -> None:
+    one = start_agent("read x; echo $$ > pid; sleep $x; echo x")
     first = one.expect(agent.HELLO).payload.split()[1]
+    one.send(agent.RUN, 7, 1, b"1000\n")
+    eventually(lambda: (home / "pid").exists() and (home / "pid").read_text())
+    orphan = (home / "pid").read_text().strip()
     listening = subprocess.run(["fuser", str(home / ".hardway/job0/lock")], capture_output=True, text=True)
     os.kill(int(listening.stdout), signal.SIGKILL)
     one.hang_up()
     one.connect()
     assert one.expect(agent.HELLO).payload.split()[1] != first
-    assert one.run(b"x")[2] == b"x"
+    eventually(lambda: not Path("/proc", orphan).exists())
+    assert one.run(b"0\n")[2] == b"x\n"
 
 
 @pytest.mark.skipif(not PYTHONS, reason="no other Pythons here")

@@ -60,7 +60,7 @@ def held(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_the_driver_may_die(pmap: Pmap, held: Cluster, number: signal.Signals) -> None:
     job = f"dies-{number.name}"
-    with started(held, ARGUMENTS, SLOW, "--job", job) as process:
+    with started(held, ARGUMENTS, SLOW, "--job", job, "--no-backup") as process:
         eventually(lambda: len(held.lines("log")) == 3)
         process.send_signal(number)
         said = process.communicate(timeout=20)[1]
@@ -68,7 +68,7 @@ def test_the_driver_may_die(pmap: Pmap, held: Cluster, number: signal.Signals) -
     if number != signal.SIGKILL:
         assert f"--resume {job}" in said
     held.touch("go")
-    done = pmap(ARGUMENTS, SLOW, "--resume", job)
+    done = pmap(ARGUMENTS, SLOW, "--resume", job, "--no-backup")
     assert (done.code, done.stdout) == (0, ANSWERS), done.stderr
     assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
 
@@ -143,7 +143,7 @@ def behind_proxy(cloud: LocalCloud, cluster: Cluster, delay: float = 0.0) -> Ite
 
 
 def test_a_lost_connection_is_no_lost_task(cloud: LocalCloud, held: Cluster) -> None:
-    with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, SLOW) as process:
+    with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, SLOW, "--no-backup") as process:
         eventually(lambda: len(held.lines("log")) == 3)
         proxy.cut(refuse=True)
         proxy.refusing = False
@@ -180,3 +180,33 @@ def test_none_left_says_how_to_go_on(cloud: LocalCloud, new_cluster: Callable[[i
     assert "--resume alone" in said
 
 
+
+
+def test_an_attempt_given_up_is_ended_when_its_instance_is_back(cloud: LocalCloud, held: Cluster) -> None:
+    """No connection for longer than --reconnect: the task runs elsewhere, and its first attempt doesn't count."""
+    env = {**held.env, "INVOKE_MAPREDUCE_RECONNECT": "1"}
+    lone, both = Cluster(held.ids[:1], env, cloud), Cluster(held.ids[:2], env, cloud)
+    pid = held.homes[0] / "pid"
+    command = f"[ $HARDWAY_INSTANCE_ID != {held.ids[0]} ] || echo $$ > pid; {SLOW}"
+    with behind_proxy(cloud, lone) as proxy, started(both, "1\n2", command, "--no-backup") as process:
+        eventually(lambda: len(both.lines("log")) == 2)
+        proxy.cut(refuse=True)
+        (held.homes[1] / "go").touch()
+        eventually(lambda: len(both.lines("log")) == 3)
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "<1>\n<2>\n")
+    assert "1 task runs elsewhere" in said
+    pid.unlink()
+
+
+def test_instances_that_match_later_join(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(1)
+    by_name = Cluster(["own0"], own.env, cloud)
+    with started(by_name, ARGUMENTS, "cat; sleep 0.8", "--join", "--job", "grows") as process:
+        done = run_inv("ec2.new", "--name", "own0", env=own.env)
+        assert done.code == 0, done.stderr
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ARGUMENTS + "\n")
+    assert f"{done.stdout.strip()}: it joins" in said
+    journal = (own.jobs / "grows/journal").read_text()
+    assert done.stdout.strip() in journal
