@@ -184,7 +184,7 @@ def test_the_real_aws_and_boto3_reach_the_daemons_s3(own_cloud: LocalCloud, mach
     if level != LEVELS[0]:
         return
     program = f"import boto3; print(boto3.client('s3').get_object(Bucket='{bucket}', Key='by-cli')['Body'].read())"
-    assert machine.output(f'{sys.executable} -c "{program}"') == "b'content\\n'\n"
+    assert machine.output(f'{shlex.quote(sys.executable)} -c "{program}"') == "b'content\\n'\n"
 
 
 @pytest.mark.parametrize("place", ["TMPDIR", "elsewhere"])
