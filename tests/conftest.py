@@ -7,6 +7,7 @@ is one local cloud for the whole run; `start_cloud` is for tests that need one t
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -70,17 +71,17 @@ class LocalCloud:
 
     def client(self, service: str, region: str = "us-east-1") -> Any:
         """A boto3 client of this cloud."""
-        return boto3.client(
-            service,
-            region_name=region,
-            endpoint_url=self.env["AWS_ENDPOINT_URL"],
-            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
-        )
+        return _client(self.env["AWS_ENDPOINT_URL"], service, region)
 
     def inv(self, *arguments: str) -> Result:
         """Run a task of `local.` on this cloud."""
         return run_inv(*arguments, env={"XDG_STATE_HOME": str(self.state), **self.env})
+
+
+@functools.cache
+def _client(endpoint: str, service: str, region: str) -> Any:
+    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    return boto3.client(service, region_name=region, endpoint_url=endpoint, **keys)
 
 
 def run_inv(

@@ -8,6 +8,7 @@ with nothing of this machine's configuration.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import subprocess
 import time
@@ -75,7 +76,7 @@ class Machine:
     def state(self) -> str:
         return str(self.describe()["State"]["Name"])
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         return str(self.describe()["PublicIpAddress"])
 
