@@ -40,12 +40,32 @@ def say(*lines: str) -> None:
 class Task(invoke.Task[Any]):
     """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
 
-    `short` maps a parameter to a short flag that is no letter of its name.
+    `short` maps a parameter to a short flag that is no letter of its name. With `autoprint`, prints its result when it
+    is named on the command line; for an empty result Invoke itself would print a blank line.
     """
 
     def __init__(self, *args: Any, short: dict[str, str] | None = None, **options: Any) -> None:
+        self._named = False
         super().__init__(*args, **options)
         self.short = short or {}
+
+    @property
+    def autoprint(self) -> bool:
+        """Always False; but Invoke only asks about a task that was named on the command line, right before its call."""
+        self._named = True
+        return False
+
+    @autoprint.setter
+    def autoprint(self, prints: bool) -> None:
+        self._prints = prints
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        named, self._named = self._named, False
+        result = super().__call__(*args, **kwargs)
+        if named and self._prints and (text := str(result)):
+            with _closed_stdout_ends():
+                print(text, flush=True)
+        return result
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
@@ -114,20 +134,28 @@ def _translated(body: Body) -> Body:
     def translated(*args: Any, **kwargs: Any) -> Any:
         try:
             _accept_any_bytes()
-            return body(*args, **kwargs)
+            with _closed_stdout_ends():
+                return body(*args, **kwargs)
         except HardwayError:
             raise
         except KeyboardInterrupt:
             raise Interrupted() from None
-        except BrokenPipeError:
-            # Whoever read our stdout has seen enough; without this the interpreter complains while it exits.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise HardwayError("", 128 + signal.SIGPIPE) from None
         except Exception as error:
             raise _as_hardway_error(error) from error
 
     return translated  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _closed_stdout_ends() -> Iterator[None]:
+    """Whoever read our stdout has seen enough: end as a program of the shell does, without a word."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Without this the interpreter complains while it exits.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise HardwayError("", 128 + signal.SIGPIPE) from None
 
 
 def _accept_any_bytes() -> None:

@@ -48,6 +48,30 @@ def test_modules_of_tasks_shadow_nothing_importable() -> None:
     assert subprocess.run([sys.executable, "-I", "-c", code, *names], cwd="/").returncode == 0
 
 
+def test_a_closed_pipe_is_no_error(home: Path) -> None:
+    command = f"'{sys.executable}' -m invoke s3.stub | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode in (0, 141), done.stderr) == (True, "")
+
+
+def test_an_empty_result_prints_nothing(inv: Inv) -> None:
+    assert inv("s3.sessions").stdout == ""
+
+
+def test_a_task_that_another_calls_prints_nothing(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(
+        "from invoke import Collection, task\n"
+        "from hardway.tasks import s3\n"
+        "@task\ndef outer(c):\n    print('stub' in s3.stub(c))\n"
+        "ns = Collection(outer, s3)\n"
+    )
+    command = [sys.executable, "-m", "invoke", "outer", "s3.stub"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert (first, Path(second).name) == ("True", "stub_s3.sh")
+
+
 def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from invoke.context import Context
 

@@ -77,7 +77,7 @@ exit 1
 AWS = r"""#!/bin/sh
 # aws: the stub of S3 when the caller's shell is stubbed, else the real one, which this environment points at the daemon
 if [ -n "${{s3_stubbed_session-}}" ] && [ -x {stub} ]; then exec {stub} "$@"; fi
-if [ -x {real} ]; then exec {real} "$@"; fi
+if [ -x {real} ]; then exec {command} "$@"; fi
 echo 'aws: the AWS CLI is not installed on the machine this local instance runs on (pip install awscli)' >&2
 exit 127
 """
@@ -95,7 +95,7 @@ def install(directory: Path, path: str) -> list[Path]:
         needed.append(real.resolve().parent.parent)
     texts = {
         "sudo": SUDO,
-        "aws": AWS.format(stub=_quoted(stub / "aws"), real=_quoted(real)),
+        "aws": AWS.format(stub=_quoted(stub / "aws"), real=_quoted(real), command=_command(real)),
         **dict.fromkeys(("poweroff", "halt", "shutdown", "reboot"), POWER),
     }
     for name, text in texts.items():
@@ -108,6 +108,12 @@ def install(directory: Path, path: str) -> list[Path]:
 
 def _quoted(path: Path | None) -> str:
     return "'" + str(path or "/nonexistent").replace("'", "'\\''") + "'"
+
+
+def _command(aws: Path | None) -> str:
+    """How to run the CLI. Beside our Python it is a script of that, whose first line breaks on a path with a blank."""
+    ours = aws and aws.parent == Path(sys.executable).parent
+    return f"{_quoted(Path(sys.executable))} {_quoted(aws)}" if ours else _quoted(aws)
 
 
 def _real_aws(stub: Path) -> Path | None:

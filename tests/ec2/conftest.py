@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,11 +46,14 @@ class Shell:
 
 
 @pytest.fixture
-def shell(inv: Inv, cloud: LocalCloud, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def shell(
+    inv: Inv, cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Shell:
     """A person's shell after `eval "$(inv local.up)"`, with one key pair for all tests."""
     data = tmp_path_factory.getbasetemp() / "hardway-data"
     environment = {**cloud.env, "XDG_DATA_HOME": str(data)}
-    os.environ.update(environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     return Shell(inv, cloud, environment)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
 
 ROOT = STUBS.parent
 SCRIPT = STUBS / "stub_s3.sh"
+SOURCED = shlex.quote(str(SCRIPT))
 SHELLS = [
     pytest.param([name, *flags], id=" ".join([name, *flags]))
     for name, flags in (("bash", []), ("bash", ["--posix"]), ("zsh", ["-f"]), ("dash", []))
@@ -50,11 +52,11 @@ def test_a_session_in_a_shell(command: list[str], options: str, clean: dict[str,
     strict = f"{options}\n" + ("set -o pipefail\n" if options and command[0] != "dash" else "")
     done = shell(
         command,
-        f"""{strict}. {SCRIPT}
+        f"""{strict}. {SOURCED}
 echo "$s3_stubbed_tmp/s3_stubbed_session_$s3_stubbed_session"
 echo foo | aws s3 cp - s3://fake-bucket/path/key.txt
 first=$s3_stubbed_session
-. {SCRIPT}
+. {SOURCED}
 [ "$first" = "$s3_stubbed_session" ] && echo same session
 echo "$PATH"
 sh -c 'aws s3 cp s3://fake-bucket/path/key.txt -'
@@ -90,7 +92,7 @@ def test_sourced_in_a_function_and_by_a_relative_path(command: list[str], clean:
 
 
 def test_only_its_owner_can_read_a_session(clean: dict[str, str], tmp_path: Path) -> None:
-    done = shell(["bash"], f'umask 0; . {SCRIPT}; ls -ld "$TMPDIR"/*; clear-s3-stubbed', clean, tmp_path)
+    done = shell(["bash"], f'umask 0; . {SOURCED}; ls -ld "$TMPDIR"/*; clear-s3-stubbed', clean, tmp_path)
     assert done.stdout.startswith("drwx------")
     with s3stub.session() as session:
         assert stat.S_IMODE(session.path.stat().st_mode) == 0o700
@@ -100,11 +102,11 @@ def test_the_seed(real: RealSide, clean: dict[str, str], tmp_path: Path) -> None
     """Write, read back, clear; then reading fails, in a new session with the very words of the real CLI."""
     done = shell(
         ["bash", "-e"],
-        f""". {SCRIPT}
+        f""". {SOURCED}
 echo foo | aws s3 cp - s3://fake-bucket/path/key.txt
 aws s3 cp s3://fake-bucket/path/key.txt -
 clear-s3-stubbed
-. {SCRIPT}
+. {SOURCED}
 aws s3 cp s3://fake-bucket/path/key.txt - || echo "code $?"
 aws s3 cp s3://fake-bucket/path/key.txt x || echo "code $?"
 clear-s3-stubbed""",
@@ -238,7 +240,7 @@ def inv(*args: str, environment: dict[str, str], cwd: Path) -> subprocess.Comple
 def test_the_tasks(clean: dict[str, str], tmp_path: Path) -> None:
     done = inv("s3.stub", environment=clean, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{SCRIPT}\n"), done.stderr
-    start = f'. {SCRIPT}; printf 12345 | aws s3 cp - s3://bkt/k; echo "$s3_stubbed_session"'
+    start = f'. {SOURCED}; printf 12345 | aws s3 cp - s3://bkt/k; echo "$s3_stubbed_session"'
     uuids = [shell(["bash"], start, clean, tmp_path).stdout.strip() for _ in range(3)]
     done = inv("s3.sessions", environment=clean, cwd=tmp_path)
     listed = {line.split()[0]: line for line in done.stdout.splitlines()}
