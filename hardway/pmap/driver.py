@@ -254,6 +254,9 @@ class Driver:
 
     def _on_opened(self, link: Link) -> None:
         link.opening = False
+        if self._links.get(link.name) is not link:
+            self._drop(link)  # it was called gone meanwhile
+            return
         link.opened(now())
 
     def _on_refused(self, link: Link, error: Exception) -> None:
@@ -317,7 +320,7 @@ class Driver:
         for link in lost:
             if not link.opening and link.retry_at and time >= link.retry_at:
                 self._open(link)
-            elif time - link.lost_at > self.options.reconnect:
+            elif link.channel is None and not link.given_up and time - link.lost_at > self.options.reconnect:
                 self._give_up(link, link.reason or "it could not be reached any more", gone=False)
         if self._links and len(lost) == len(self._links) and not self._slots:
             tried = [link for link in lost if link.failures >= FIRST_TRIES]

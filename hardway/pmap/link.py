@@ -164,7 +164,10 @@ class Link:
                 found.append(_hello(frames.pop(0)))
                 self.up = self.ever_up = True
             found += frames
-        if not found and (channel.eof_received or channel.closed):
+        if channel.eof_received or channel.closed:
+            if found:
+                self._events.put(("ready", self))  # the end came with the last frames and is not announced again
+                return found
             if not self.up:
                 self._explain(channel)
             raise EOFError

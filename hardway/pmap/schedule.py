@@ -206,16 +206,18 @@ class Schedule:
             self._hosts[name].round_trip = round_trip
 
     def adopt(self, name: Host, task: int, attempt: int, started: float | None) -> bool:
-        """A host that joined holds this attempt of an earlier run; False if it isn't wanted."""
+        """A host that joined holds this attempt, which is not ours; False if it isn't wanted and is to be ended.
+
+        Wanted is what an earlier driver started, or what was given up and waits to be run again.
+        """
         host = self._hosts[name]
-        if self._over[task] or task in host.load or self.stopped:
+        if self._over[task] or task in self._alive or task in self._failures or self.stopped:
             return False
         self.used(task, attempt)
-        if task not in self._alive:
-            if task in self._again:
-                self._again.remove(task)
-            elif task >= self._next:
-                self._skip.add(task)
+        if task in self._again:
+            self._again.remove(task)
+        else:
+            self._skip.add(task)
         held = self._begin(host, task, attempt, backup=False)
         if started is None:
             self._waiting[held] = None

@@ -186,17 +186,28 @@ def test_an_attempt_given_up_is_ended_when_its_instance_is_back(cloud: LocalClou
     """No connection for longer than --reconnect: the task runs elsewhere, and its first attempt doesn't count."""
     env = {**held.env, "INVOKE_MAPREDUCE_RECONNECT": "1"}
     lone, both = Cluster(held.ids[:1], env, cloud), Cluster(held.ids[:2], env, cloud)
-    pid = held.homes[0] / "pid"
-    command = f"[ $HARDWAY_INSTANCE_ID != {held.ids[0]} ] || echo $$ > pid; {SLOW}"
+    here, there = held.homes[:2]
+    names = ("go1", "go2", "ended")
+    held.remove(*names)
+    command = (
+        'trap "touch ended; exit" TERM; read x; echo $x >> log; '
+        'until [ -e go$HARDWAY_ATTEMPT ]; do sleep .02; done; echo "<$x> $HARDWAY_ATTEMPT"'
+    )
     with behind_proxy(cloud, lone) as proxy, started(both, "1\n2", command, "--no-backup") as process:
         eventually(lambda: len(both.lines("log")) == 2)
+        lost = (here / "log").read_text().strip()
         proxy.cut(refuse=True)
-        (held.homes[1] / "go").touch()
+        (there / "go1").touch()
         eventually(lambda: len(both.lines("log")) == 3)
+        proxy.refusing = False
+        eventually(lambda: (here / "ended").exists())
+        both.touch("go2")
         out, said = process.communicate(timeout=30)
-    assert (process.returncode, out) == (0, "<1>\n<2>\n")
+    assert process.returncode == 0
+    assert out.splitlines() == [f"<{x}> {2 if x == lost else 1}" for x in "12"]
     assert "1 task runs elsewhere" in said
-    pid.unlink()
+    assert "it is back" in said
+    held.remove(*names)
 
 
 def test_instances_that_match_later_join(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:

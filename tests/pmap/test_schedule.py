@@ -358,6 +358,7 @@ def test_an_attempt_given_up_is_fenced() -> None:
     (again,) = starts(schedule, 0)
     assert again == Start("b", 0, 2)
     schedule.join("a", 1)
+    assert not schedule.adopt("a", 0, lost.attempt, started=0.0)
     assert schedule.finished(*lost, True, 1, 1) is Verdict.IGNORED
     assert schedule.finished(*again, True, 1, 1) is Verdict.DONE
 
