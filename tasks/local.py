@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+from typing import Any
 
-from invoke import Collection, Context
+from invoke import Argument, Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, say, task
-from hardway.local import daemon
+from hardway.cli import Lines, Task, say, task
+from hardway.local import daemon, faults
+
+
+class _Kind(Argument):
+    """The kind of a fault. One about no instance waits for no selector: Invoke itself has no optional positionals."""
+
+    def __init__(self, kind: Argument, selector: Argument) -> None:
+        super().__init__(names=kind.names, kind=str, help=kind.help, positional=True)
+        self._selector = selector
+
+    def set_value(self, value: Any, cast: bool = True) -> None:
+        super().set_value(value, cast)
+        if value not in faults.ON_INSTANCES:
+            self._selector.set_value("", cast=False)
+
+
+class _KindAndSelector(Task):
+    """`local.fault KIND SELECTOR`, or `local.fault KIND` for what is about no instance."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
+        arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
+        selector = next(argument for argument in arguments if argument.name == "selector")
+        selector.default = None
+        return [_Kind(argument, selector) if argument.name == "kind" else argument for argument in arguments]
 
 
 @task(autoprint=True)
@@ -53,9 +78,52 @@ def down(c: Context) -> None:
     say("the local cloud is down" if daemon.down() else "the local cloud was not running")
 
 
+@task(
+    klass=_KindAndSelector,
+    positional=["kind", "selector"],
+    help={
+        "kind": ", ".join(faults.KINDS),
+        "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(faults.ON_EC2)})",
+        "after": "seconds until it happens; the command returns at once",
+        "notice": f"interrupt: seconds from the notice in instance metadata to the end ({faults.NOTICE_SECONDS:g})",
+        "factor": "slow: processes get 1/N of the CPU, answers come late; 1 undoes it",
+        "zone": "capacity: the zone that has none",
+        "type": "capacity: the instance type of which there is none",
+        "seconds": "capacity, throttle: how long; 0 is until `local.fault clear` "
+        f"(throttle: {faults.THROTTLE_SECONDS:g}, capacity: 0)",
+    },
+)
+def fault(
+    c: Context,
+    kind: str,
+    selector: str = "",
+    after: str = "0",
+    notice: str | None = None,
+    factor: str | None = None,
+    zone: str | None = None,
+    type: str | None = None,
+    seconds: str | None = None,
+) -> None:
+    """Have something go wrong in the local cloud: `inv local.fault KIND SELECTOR`.
+
+    interrupt: a spot interruption, the notice first, then the end (on-demand instances play along).
+    kill: the instance is gone at once, as when its host is lost.
+    hang, thaw: it answers no more and its processes stand still, but connections stay open; thaw undoes that.
+    drop: every connection to it is cut; the instance and its processes live.
+    slow --factor N: its processes get 1/N of the CPU, and its answers come late.
+    capacity --zone Z --type T: launches there, of that, get InsufficientInstanceCapacity.
+    throttle: EC2's API answers RequestLimitExceeded.
+    clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
+    """
+    asked = faults.read(kind, selector, after, notice=notice, factor=factor, zone=zone, type=type, seconds=seconds)
+    running = daemon.find()
+    chosen = faults.choose(config.settings(c), running, asked, selector) if selector else []
+    faults.send(running, dataclasses.replace(asked, instances=tuple(instance.id for instance in chosen)))
+
+
 def _exports(running: daemon.Running) -> Lines:
     return Lines(f"export {name}={shlex.quote(value)}" for name, value in running.environment.items())
 
 
-ns = Collection(up, env, status, down)
+ns = Collection(up, env, status, down, fault)
 ns.configure(config.defaults("local"))

@@ -39,7 +39,8 @@ from moto.core.utils import utcnow
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from hardway.local.daemon import CREDENTIALS, STATUS_PATH
+from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
+from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
 from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Toolbox
 
@@ -167,7 +168,7 @@ class Instance(moto.ec2.models.instances.Instance):
         return previous
 
     def terminate(self, *args: Any, **kwargs: Any) -> Any:
-        if self.state in ("shutting-down", "terminated"):
+        if not self.alive:
             return copy.copy(self._state)
         previous = super().terminate(*args, **kwargs)
         self._set_state("shutting-down")
@@ -190,9 +191,21 @@ class Instance(moto.ec2.models.instances.Instance):
             self.state_reason.code = "Client.InstanceInitiatedShutdown"
             self.state_reason.message = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
 
+    def lose(self, code: str, message: str) -> None:
+        """Terminate it, for a reason of EC2's own."""
+        self.terminate()
+        self.state_reason.code = code
+        self.state_reason.message = f"{code}: {message}"
+        self._reason = code
+
     def settle(self, state: str) -> None:
         """Note what has really happened."""
         self._set_state(state)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it exists and is not on its way out."""
+        return self.state not in ("shutting-down", "terminated")
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -304,13 +317,14 @@ class Cloud:
         self.addresses = _Addresses()
         self.endpoint = ""
         self.hosts: dict[str, Host] = {}
+        self.instances: dict[str, Instance] = {}
+        self.faults = Faults(self)
         self._directory = directory
         self._spawner = spawner
         self._toolbox = toolbox
         self._isolation = isolation
         self._boot_delay = boot_delay
         self._loop = asyncio.get_running_loop()
-        self._instances: dict[str, Instance] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._cut_short: dict[str, asyncio.Event] = {}
         self._work: set[asyncio.Task[None]] = set()
@@ -335,11 +349,17 @@ class Cloud:
         """Wrap moto's application with what this daemon itself is asked."""
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
-            if environ.get("PATH_INFO") != STATUS_PATH:
-                return app(environ, start_response)
-            states = Counter(instance.state for instance in self._instances.values())
-            start_response("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps(states).encode()]
+            path = environ.get("PATH_INFO")
+            if path == STATUS_PATH:
+                states = Counter(instance.state for instance in list(self.instances.values()))
+                start_response("200 OK", [("Content-Type", "application/json")])
+                return [json.dumps(states).encode()]
+            if path == FAULT_PATH:
+                body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                status, said = self.faults.answer(body)
+                start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+                return [said.encode()]
+            return app(environ, start_response)
 
         return answer
 
@@ -348,15 +368,24 @@ class Cloud:
         await self._loop.run_in_executor(None, self._server.shutdown)
         self._thread.join()
         self._server.server_close()
+        await self.faults.close()
         for task in list(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await asyncio.gather(*(host.halt() for host in self.hosts.values()), return_exceptions=True)
 
+    async def lose(self, instance: Instance, code: str, message: str) -> None:
+        """End an instance for a reason of EC2's own; when this returns, nothing of it is left."""
+        if host := self.hosts.get(instance.id):
+            host.drop()
+        instance.lose(code, message)
+        await asyncio.sleep(0)  # for what that hands over to begin
+        await asyncio.gather(*(task for task in self._work if task.get_name() == instance.id), return_exceptions=True)
+
     # called by moto's threads
 
     def launch(self, instance: Instance) -> None:
-        self._instances[instance.id] = instance
+        self.instances[instance.id] = instance
         self._hand_over(instance, self._launch)
 
     def boot(self, instance: Instance) -> None:
@@ -380,7 +409,7 @@ class Cloud:
         cut_short = self._cut_short.setdefault(instance.id, asyncio.Event())
         if step in (self._halt, self._end):
             cut_short.set()
-        task = self._loop.create_task(self._in_turn(instance, step(instance)))
+        task = self._loop.create_task(self._in_turn(instance, step(instance)), name=instance.id)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
@@ -441,9 +470,7 @@ class Cloud:
     def _fail(self, instance: Instance, error: Exception) -> None:
         """As EC2 does with what it can't start."""
         log.error("%s does not boot: %s", instance.id, error)
-        instance.terminate()
-        instance.state_reason.code = "Server.InternalError"
-        instance.state_reason.message = f"Server.InternalError: {error}"
+        instance.lose("Server.InternalError", str(error))
 
     async def _halt(self, instance: Instance) -> None:
         await self.hosts[instance.id].halt()

@@ -43,6 +43,8 @@ CREDENTIALS = {
 """What a client of the local cloud needs besides an endpoint and a region; anybody on this machine may use it."""
 STATUS_PATH = "/moto-api/hardway/status"
 """Answers with how many instances there are, by state. moto keeps this prefix from being taken for a bucket."""
+FAULT_PATH = "/moto-api/hardway/fault"
+"""Takes a fault: see `faults`."""
 START_SECONDS = 60
 STOP_SECONDS = 20
 LOCK_SECONDS = START_SECONDS + STOP_SECONDS

@@ -50,6 +50,43 @@ class Address:
     port: int
 
 
+class _Wire:
+    """A connection's transport that can be held: nothing comes in, nothing goes out, and it stays open.
+
+    Otherwise it is the transport.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._held: bytearray | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held += data
+
+    def hold(self) -> None:
+        if self._held is None:
+            self._held = bytearray()
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._transport.resume_reading()
+            self._transport.write(bytes(held))
+
+    def sever(self) -> None:
+        """Have what closes it next reset it, as if its other end had never heard of it."""
+        with contextlib.suppress(OSError):
+            linger = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
 class _Channel(asyncssh.SSHServerChannel):
     """A session's channel that takes only some environment variables, and commands that aren't UTF-8."""
 
@@ -342,10 +379,12 @@ class _Server(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
         conn._transport.max_size = RECEIVE  # type: ignore[union-attr]
-        self._host.connections.add(conn)
+        wire = _Wire(conn._transport)
+        conn._transport = wire  # type: ignore[assignment]
+        self._host.connected(conn, wire)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._host.connections.discard(self._connection)
+        self._host.disconnected(self._connection)
 
     def begin_auth(self, username: str) -> bool:
         return True
@@ -389,7 +428,8 @@ class Host:
         self.address = address
         self.sandbox = sandbox
         self.authorized = authorized
-        self.connections: set[asyncssh.SSHServerConnection] = set()
+        self._connections: dict[asyncssh.SSHServerConnection, _Wire] = {}
+        self._hung = False
         self.loop = asyncio.get_running_loop()
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._power = power
@@ -412,8 +452,8 @@ class Host:
         if self._acceptor:
             self._acceptor.close()
             self._acceptor = None
-        for connection in list(self.connections):
-            connection.abort()
+        self.drop()
+        self._hung = False
         if self._power_pipe >= 0:
             self.loop.remove_reader(self._power_pipe)
             os.close(self._power_pipe)
@@ -421,6 +461,44 @@ class Host:
         for task in list(self._tasks):
             task.cancel()
         await self.sandbox.halt()
+
+    # what may happen to a host
+
+    def drop(self) -> None:
+        """Cut every connection, as a network does: no goodbye, a reset."""
+        for connection, wire in list(self._connections.items()):
+            wire.sever()
+            connection.abort()
+
+    def hang(self) -> None:
+        """Answer no more, neither on connections there are nor on new ones, which stay open; stop every process."""
+        self._hung = True
+        self._freeze()
+
+    def thaw(self) -> None:
+        """Undo `hang`."""
+        self._hung = False
+        self._unfreeze()
+
+    def _freeze(self) -> None:
+        for wire in self._connections.values():
+            wire.hold()
+        self.sandbox.freeze()
+
+    def _unfreeze(self) -> None:
+        self.sandbox.unfreeze()
+        for wire in self._connections.values():
+            wire.release()
+
+    def connected(self, connection: asyncssh.SSHServerConnection, wire: _Wire) -> None:
+        """A connection is there, of whoever it may be."""
+        self._connections[connection] = wire
+        if self.sandbox.frozen:
+            wire.hold()
+
+    def disconnected(self, connection: asyncssh.SSHServerConnection) -> None:
+        """A connection is gone."""
+        self._connections.pop(connection, None)
 
     async def run_user_data(self, script: bytes) -> None:
         """Run a user-data script as root of the instance, its output in the cloud-init log."""

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hardway.errors import HardwayError
 from hardway.local import shims, spawner
@@ -244,6 +245,7 @@ class Sandbox:
     _holder: int = 0
     _holder_process: Process | None = None
     _holder_stdin: int = -1
+    _frozen: list[int] | None = None
 
     @property
     def isolated(self) -> bool:
@@ -329,6 +331,7 @@ class Sandbox:
 
     async def halt(self) -> None:
         """End every process, and empty what doesn't outlive that."""
+        self._thawed()
         holder, self._holder = self._holder, 0
         if holder:
             with contextlib.suppress(ProcessLookupError):
@@ -359,7 +362,7 @@ class Sandbox:
     ) -> Process:
         """Start a process as `user` in its home directory; see `Spawner.spawn` and `spawner.Request`."""
         home = self.home(user)
-        return self.spawner.spawn(
+        process = self.spawner.spawn(
             {
                 "argv": list(argv),
                 "name": name or argv[0],
@@ -383,6 +386,54 @@ class Sandbox:
             },
             stdio,
         )
+        process.started.add_done_callback(self._freeze_late)
+        return process
+
+    def _freeze_late(self, _started: Any) -> None:
+        if self.frozen:
+            self.freeze()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every process is stopped."""
+        return self._frozen is not None
+
+    def freeze(self) -> None:
+        """Stop every process, parents first, so that none sees that its child has stopped."""
+        if self._frozen is None:
+            self._frozen = []
+        known: set[str] = set()
+        while new := [name for name in self._running() if name not in known]:
+            for name in new:  # what one of them started before it stopped is found in the next round
+                known.add(name)
+                with contextlib.suppress(OSError):
+                    self._frozen.append(_stop(os.path.join(self._proc, name)))
+
+    def unfreeze(self) -> None:
+        """Let those go on that `freeze` stopped, children first."""
+        for descriptor in reversed(self._frozen or ()):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+        self._thawed()
+
+    def _thawed(self) -> None:
+        for descriptor in self._frozen or ():
+            os.close(descriptor)
+        self._frozen = None
+
+    @property
+    def _proc(self) -> str:
+        """Where the processes of this instance, and with isolation no others, are listed."""
+        return f"/proc/{self._holder}/root/proc" if self.isolated else "/proc"
+
+    def _running(self) -> list[str]:
+        """The names in `_proc` of this instance's processes, oldest first, but for the one that holds it."""
+        if not self.isolated:
+            return [str(pid) for pid in spawner.marked(str(self.directory))]
+        try:
+            return sorted((name for name in os.listdir(self._proc) if name.isdigit() and name != "1"), key=int)
+        except OSError:  # it has ended
+            return []
 
     @property
     def _tools(self) -> str:
@@ -481,6 +532,23 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
             await sandbox.halt()
             sandbox.remove()
     raise HardwayError(f"local.isolation={wanted} does not work here: {'; '.join(reasons)}")
+
+
+def _stop(path: str) -> int:
+    """Stop the process that a directory in /proc is of, and return a descriptor to send it signals by.
+
+    Raises OSError for one that is gone, or that somebody else stopped: it isn't ours to continue.
+    """
+    process = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as stat:
+            if stat.read().rpartition(b")")[2].split()[0] in b"TtZX":
+                raise ProcessLookupError
+        signal.pidfd_send_signal(process, signal.SIGSTOP)
+    except BaseException:
+        os.close(process)
+        raise
+    return process
 
 
 async def _probe(sandbox: Sandbox) -> None:

@@ -1,0 +1,204 @@
+"""Faults of the local cloud on demand: what may be asked for, how the daemon is told, and who carries it out there.
+
+`read` and `send` are the asking side; `Faults` lives in the daemon, on its event loop. What a fault does to an instance
+is its `Host`'s and its `Instance`'s; those of EC2 itself (no capacity, throttling) are kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hardway import instances
+from hardway.config import Settings, number
+from hardway.errors import Failed, UsageError, did_you_mean
+from hardway.local.daemon import FAULT_PATH, Running
+
+if TYPE_CHECKING:
+    from hardway.local.cloud import Cloud, Instance
+
+ON_INSTANCES = ("interrupt", "kill", "hang", "thaw", "drop", "slow")
+ON_EC2 = ("capacity", "throttle", "clear")
+KINDS = (*ON_INSTANCES, *ON_EC2)
+NOTICE_SECONDS = 120.0
+THROTTLE_SECONDS = 10.0
+CLIENT = "hardway-local-fault"
+"""The application that our own requests name themselves after in their User-Agent, not to be throttled."""
+ANSWER_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is to go wrong. Times are in seconds; `after` is when, from now.
+
+    `instances` are ids, for the kinds in ON_INSTANCES. `notice` is for interrupt, `factor` for slow, `zone` and `type`
+    (empty: any) for capacity, `seconds` (0: until cleared) for capacity and throttle.
+    """
+
+    kind: str
+    instances: tuple[str, ...] = ()
+    after: float = 0.0
+    notice: float = NOTICE_SECONDS
+    factor: float = 1.0
+    zone: str = ""
+    type: str = ""
+    seconds: float = 0.0
+
+
+def read(kind: str, selector: str, after: str | float = 0, **given: str | float | None) -> Fault:
+    """A fault from what a person gave, None for what wasn't; its instances are still to be chosen.
+
+    Raises UsageError for what makes no sense.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"there is no fault {kind!r}{did_you_mean(kind, KINDS)}: {', '.join(KINDS)}")
+    if kind in ON_INSTANCES and not selector:
+        raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
+    if kind in ON_EC2 and selector:
+        raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
+    takes = {"interrupt": ("notice",), "slow": ("factor",), "capacity": ("zone", "type", "seconds"),
+             "throttle": ("seconds",)}.get(kind, ())  # fmt: skip
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen:
+        if name not in takes:
+            raise UsageError(f"--{name} is not for {kind}")
+    values: dict[str, Any] = {
+        name: str(value) if name in ("zone", "type") else _finite(value, f"--{name}") for name, value in chosen.items()
+    }
+    if kind == "slow" and values.get("factor", 0) < 1:
+        raise UsageError("slow needs --factor N: how many times slower, 1 or more (1 is as fast as before)")
+    if kind == "capacity" and not (values.get("zone") or values.get("type")):
+        raise UsageError("no capacity for what? Say --zone, --type or both")
+    if kind == "throttle":
+        values.setdefault("seconds", THROTTLE_SECONDS)
+    return Fault(kind, after=_finite(after, "--after"), **values)
+
+
+def _finite(value: Any, what: str) -> float:
+    result = float(number(value, float, what))
+    if math.isinf(result):
+        raise UsageError(f"{what} is {str(value)!r}: it must be finite")
+    return result
+
+
+def choose(settings: Settings, running: Running, fault: Fault, selector: str) -> list[instances.Instance]:
+    """The instances of the local cloud that a selector means, wherever the environment points. Raises HardwayError."""
+    states = ("pending", "running") if fault.kind in ("interrupt", "kill") else ("running",)
+    with _environment({**running.environment, "AWS_SDK_UA_APP_ID": CLIENT}):
+        return instances.select(settings, selector, states=states)
+
+
+@contextlib.contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def send(running: Running, fault: Fault) -> None:
+    """Have a daemon carry out a fault; returns when that is done, or, with `after`, arranged.
+
+    Raises UsageError for what the daemon does not know, Failed for what it could not do.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(running.endpoint + FAULT_PATH, json.dumps(asdict(fault)).encode(), method="POST")
+    try:
+        opener.open(request, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            said = error.read().decode(errors="replace")
+        raise (UsageError if error.code == 400 else Failed)(said) from None
+    except OSError as error:
+        raise Failed(f"the local cloud does not answer: {error}") from None
+
+
+class Faults:
+    """Carries out faults in a daemon. All but `answer` belongs to the event loop."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._loop = asyncio.get_running_loop()
+        self._coming: set[asyncio.Task[None]] = set()
+
+    def answer(self, body: bytes) -> tuple[str, str]:
+        """Take a fault as `send` sends it; returns an HTTP status and what to say. For other threads."""
+        try:
+            given = json.loads(body)
+            fault = Fault(**{**given, "instances": tuple(given["instances"])})
+        except (ValueError, TypeError, KeyError) as error:
+            return "400 Bad Request", f"no fault: {error}"
+        try:
+            asyncio.run_coroutine_threadsafe(self._take(fault), self._loop).result(ANSWER_SECONDS)
+        except UsageError as error:
+            return "400 Bad Request", str(error)
+        except Exception as error:
+            log.exception("%s", fault)
+            return "500 Internal Server Error", f"{fault.kind} failed: {type(error).__name__}: {error}"
+        return "200 OK", ""
+
+    async def close(self) -> None:
+        """Forget what was still to come."""
+        for task in self._coming:
+            task.cancel()
+        await asyncio.gather(*self._coming, return_exceptions=True)
+
+    async def _take(self, fault: Fault) -> None:
+        if fault.after:
+            self._later(fault.after, self._carry_out(fault))
+        else:
+            await self._carry_out(fault)
+
+    def _later(self, seconds: float, work: Any) -> None:
+        async def wait() -> None:
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                work.close()
+                raise
+            try:
+                await work
+            except Exception:
+                log.exception("a fault failed")
+
+        task = self._loop.create_task(wait())
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    async def _carry_out(self, fault: Fault) -> None:
+        if fault.kind in ON_INSTANCES:
+            act: Callable[[Instance, Fault], Any] = getattr(self, f"_{fault.kind}")
+            found = [self._cloud.instances[id] for id in fault.instances if id in self._cloud.instances]
+            await asyncio.gather(*(act(instance, fault) for instance in found if instance.alive))
+
+    async def _kill(self, instance: Instance, fault: Fault) -> None:
+        await self._cloud.lose(instance, "Server.InternalError", "Internal error")
+
+    async def _hang(self, instance: Instance, fault: Fault) -> None:
+        if host := self._cloud.hosts.get(instance.id):
+            host.hang()
+
+    async def _thaw(self, instance: Instance, fault: Fault) -> None:
+        if host := self._cloud.hosts.get(instance.id):
+            host.thaw()
+
+    async def _drop(self, instance: Instance, fault: Fault) -> None:
+        if host := self._cloud.hosts.get(instance.id):
+            host.drop()
