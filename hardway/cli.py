@@ -72,7 +72,8 @@ class Task(invoke.Task[Any]):
         arguments: list[Any] = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
             own = self.short.get(argument.attr_name or argument.name)
-            argument.names = tuple(n for n in argument.names if n not in ("-", "h")) + ((own,) if own else ())
+            given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
+            argument.names = (*given, own) if own else tuple(given)
         return arguments
 
 

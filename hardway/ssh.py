@@ -62,6 +62,9 @@ class InstanceConnection(fabric.Connection):
 
     instance: Instance
     connect_kwargs: dict[str, Any]
+    # Fabric sets this on every Connection. Not known to the class it would count as a change of the configuration that
+    # all share, which is empty for a moment then, for other threads too.
+    inline_ssh_env: bool = True
 
     def __init__(self, instance: Instance, settings: Settings, known: HostKeys | None = None) -> None:
         known = known or HostKeys()

@@ -10,7 +10,6 @@ import contextlib
 import importlib.resources
 import logging
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -39,9 +38,6 @@ _NOT_FOUND = 127
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-
-# Fabric's Connections share one configuration, which is not made for threads.
-_making = threading.Lock()
 
 
 class Unusable(HardwayError):
@@ -106,8 +102,7 @@ class Link:
 
     def connect(self, settings: Settings, environment: Mapping[str, str], job: str) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread."""
-        with _making:
-            connection = ssh.InstanceConnection(self.instance, settings)
+        connection = ssh.InstanceConnection(self.instance, settings)
         ssh.open_connection(connection)
         try:
             channel = ssh.open_session(connection, environment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,6 +136,33 @@ def test_at_most_so_many_connections(hosts: list[Instance], settings: Settings) 
 
     assert not InstanceGroup(hosts, capped).fanout(action).failed
     assert most == 2
+
+
+def test_connections_are_made_and_used_by_many_threads(
+    home: Path, settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    from tests.openssh.conftest import instance
+
+    # Threads change after nearly every step, as they may at any.
+    request.addfinalizer(lambda interval=sys.getswitchinterval(): sys.setswitchinterval(interval))
+    sys.setswitchinterval(1e-6)
+
+    failures: list[BaseException] = []
+
+    def make(number: int) -> None:
+        try:
+            for _ in range(50):
+                connection = ssh.InstanceConnection(instance(number, 1), settings)
+                assert connection.authentication.strategy_class is None
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
 
 
 def test_a_changed_host_key_is_refused(start_sshd: Callable[[int], int], settings: Settings, home: Path) -> None:
