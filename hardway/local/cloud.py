@@ -21,6 +21,7 @@ import threading
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
+from hardway.local.metadata import Metadata
 from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Toolbox
 
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
@@ -139,6 +141,8 @@ class Instance(moto.ec2.models.instances.Instance):
     """moto's instance, whose every change of state is carried out on a host."""
 
     cloud: Cloud
+    interruption: datetime | None = None
+    """When EC2 takes it back; None without a notice."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -222,6 +226,48 @@ class Instance(moto.ec2.models.instances.Instance):
             return None
         return asyncssh.import_public_key(pair.material_public)
 
+    def metadata(self) -> dict[str, str]:
+        """What it may learn about itself: the text at each path below /latest/ of its metadata service."""
+        identity = {
+            "accountId": self.owner_id,
+            "architecture": self.architecture,
+            "availabilityZone": self.placement.zone,
+            "billingProducts": None,
+            "devpayProductCodes": None,
+            "imageId": self.image_id,
+            "instanceId": self.id,
+            "instanceType": self.instance_type,
+            "kernelId": None,
+            "marketplaceProductCodes": None,
+            "pendingTime": _iso(self.launch_time),
+            "privateIp": self.private_ip,
+            "ramdiskId": None,
+            "region": self.region_name,
+            "version": "2017-09-30",
+        }
+        known = {
+            "ami-id": self.image_id,
+            "ami-launch-index": str(self.ami_launch_index),
+            "hostname": self.private_dns_name,
+            "instance-id": self.id,
+            "instance-life-cycle": "spot" if self.lifecycle == "spot" else "on-demand",
+            "instance-type": self.instance_type,
+            "local-hostname": self.private_dns_name,
+            "local-ipv4": self.private_ip,
+            "placement/availability-zone": self.placement.zone,
+            "placement/region": self.region_name,
+            "public-hostname": self.public_dns_name,
+            "public-ipv4": self.public_ip,
+        }
+        if self.interruption:
+            at = _iso(self.interruption)
+            known["spot/instance-action"] = json.dumps({"action": "terminate", "time": at})
+            known["spot/termination-time"] = at
+        for key, value in dict(self.ec2_backend.tags.get(self.id, {})).items():
+            known[f"tags/instance/{key}"] = value
+        found = {f"meta-data/{path}": str(text) for path, text in known.items() if text}
+        return {**found, "dynamic/instance-identity/document": json.dumps(identity, indent=2)}
+
     # a terminated instance has no address any more
 
     @property
@@ -250,6 +296,11 @@ class Instance(moto.ec2.models.instances.Instance):
     def _set_state(self, name: str) -> None:
         codes = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
         self._state = moto.ec2.models.instances.InstanceState(name, codes[name])
+
+
+def _iso(time: datetime) -> str:
+    """A time in UTC as EC2 writes it."""
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _load_images(backend: Any) -> None:
@@ -325,6 +376,7 @@ class Cloud:
         self._isolation = isolation
         self._boot_delay = boot_delay
         self._loop = asyncio.get_running_loop()
+        self._metadata: dict[str, Metadata] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._cut_short: dict[str, asyncio.Event] = {}
         self._work: set[asyncio.Task[None]] = set()
@@ -421,6 +473,12 @@ class Cloud:
                 log.exception("%s", instance.id)
 
     async def _launch(self, instance: Instance) -> None:
+        metadata = self._metadata[instance.id] = Metadata(instance.metadata)
+        try:
+            endpoint = await metadata.listen(instance.address.ip)
+        except OSError as error:
+            self._fail(instance, error)
+            return
         sandbox = Sandbox(
             self._isolation.level,
             self._spawner,
@@ -433,6 +491,8 @@ class Cloud:
                 **CREDENTIALS,
                 "AWS_DEFAULT_REGION": instance.region_name,
                 "AWS_REGION": instance.region_name,
+                "AWS_EC2_METADATA_DISABLED": "false",
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT": endpoint,
             },
         )
         self.hosts[instance.id] = Host(instance.id, instance.address, sandbox, instance.key, instance.power)
@@ -481,6 +541,7 @@ class Cloud:
         if host := self.hosts.pop(instance.id, None):
             await host.halt()
             host.sandbox.remove()
+        self._metadata.pop(instance.id).close()
         self.addresses.free(instance.address)
         instance.settle("terminated")
         del self._turns[instance.id], self._cut_short[instance.id]

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from hardway import instances
@@ -187,6 +188,18 @@ class Faults:
             act: Callable[[Instance, Fault], Any] = getattr(self, f"_{fault.kind}")
             found = [self._cloud.instances[id] for id in fault.instances if id in self._cloud.instances]
             await asyncio.gather(*(act(instance, fault) for instance in found if instance.alive))
+
+    async def _interrupt(self, instance: Instance, fault: Fault) -> None:
+        at = datetime.now(timezone.utc) + timedelta(seconds=fault.notice)
+        instance.interruption = min(at, instance.interruption or at)
+        if fault.notice:
+            self._later(fault.notice, self._take_back(instance))
+        else:
+            await self._take_back(instance)
+
+    async def _take_back(self, instance: Instance) -> None:
+        if instance.alive:
+            await self._cloud.lose(instance, "Server.SpotInstanceTermination", "Spot instance termination")
 
     async def _kill(self, instance: Instance, fault: Fault) -> None:
         await self._cloud.lose(instance, "Server.InternalError", "Internal error")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
-import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 
 import paramiko
 import pytest
 
+from hardway.local.spawner import marked
 from tests.conftest import LocalCloud, local_cloud
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
 
@@ -103,7 +105,6 @@ def test_dropped_connections_are_reset_and_what_ran_goes_on(there: Machine) -> N
 
 def test_a_killed_instance_is_gone_without_goodbye(there: Machine) -> None:
     there.ssh("setsid nohup sleep 1234 >/dev/null 2>&1 &")
-    done = threading.Event()
     with there.transport() as transport:
         talk = Talk(transport, "trap 'echo goodbye' TERM HUP; echo hello; sleep 1000")
         assert talk.hear() == "hello\n"
@@ -111,8 +112,36 @@ def test_a_killed_instance_is_gone_without_goodbye(there: Machine) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert talk.hear() == ""
         assert not talk.channel.exit_status_ready() or talk.channel.recv_exit_status() == -1
-        done.set()
     seen = there.describe()
     assert seen["State"]["Name"] == "terminated"
     assert seen["StateReason"]["Code"] == "Server.InternalError"
-    assert there.ssh("true").returncode == 255 if seen.get("PublicIpAddress") else True
+    assert not marked(str(there.directory))
+
+
+NOTICE = """
+T=$(curl -sfX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/api/token)
+get() { curl -sf -H "X-aws-ec2-metadata-token: $T" $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/meta-data/spot/$1; }
+until notice=$(get instance-action); do echo nothing yet; sleep 0.05; done
+echo "$notice $(get termination-time)"
+sleep 1000
+"""
+
+
+def test_an_interrupted_instance_gets_notice_and_then_ends(machines: Machines) -> None:
+    machine = machines(InstanceMarketOptions={"MarketType": "spot"})[0]
+    with machine.transport() as transport:
+        talk = Talk(transport, NOTICE)
+        assert talk.hear() == "nothing yet\n"
+        begun = datetime.now(timezone.utc)
+        fault(machine, "interrupt", "--notice", "3")
+        told = eventually(lambda: talk.hear().replace("nothing yet\n", ""))
+        notice = json.loads(told.partition("}")[0] + "}")
+        assert notice == {"action": "terminate", "time": told.split()[-1]}
+        at = datetime.fromisoformat(notice["time"].replace("Z", "+00:00"))
+        assert begun <= at <= datetime.now(timezone.utc) + timedelta(seconds=3)
+        assert machine.state == "running"
+        with contextlib.suppress(ConnectionResetError):
+            assert talk.hear() == ""
+        assert datetime.now(timezone.utc) >= at
+    seen = machine.wait("terminated").describe()
+    assert seen["StateReason"]["Code"] == "Server.SpotInstanceTermination"

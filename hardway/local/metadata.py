@@ -1,0 +1,153 @@
+"""The instance metadata service, version 2: what a process of an instance may learn about it over HTTP.
+
+A listener an instance, on the instance's own address, of a few kilobytes and asleep until it is asked; what it says is
+looked up anew at each request. On EC2 tags are there only where MetadataOptions allow them; here they always are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import secrets
+import socket
+import struct
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+TOKEN_PATH = "/latest/api/token"
+TTL_HEADER = "x-aws-ec2-metadata-token-ttl-seconds"
+TOKEN_HEADER = "x-aws-ec2-metadata-token"
+MAX_TTL = 21600
+MAX_REQUEST = 1 << 14
+
+Headers = Mapping[str, str]
+
+
+class Metadata:
+    """One instance's service. `describe` returns what there is: the text at each path below /latest/."""
+
+    def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
+        self._describe = describe
+        self._secret = secrets.token_bytes(16)
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, ip: str) -> str:
+        """Listen there, on any free port; returns the endpoint. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self._answer), ip, 0, family=socket.AF_INET)
+        return f"http://{ip}:{self._server.sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    def _answer(self, method: str, path: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
+        if path == TOKEN_PATH:
+            return self._token(method, headers)
+        if method != "GET":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "GET"}
+        if not self._valid(headers.get(TOKEN_HEADER, "")):
+            return HTTPStatus.UNAUTHORIZED, "", {}
+        text = _look_up(self._describe(), path)
+        return (HTTPStatus.NOT_FOUND, "", {}) if text is None else (HTTPStatus.OK, text, {})
+
+    def _token(self, method: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
+        if method != "PUT":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "PUT"}
+        if "x-forwarded-for" in headers:  # a proxy, which EC2 takes for somebody else's
+            return HTTPStatus.FORBIDDEN, "", {}
+        ttl = headers.get(TTL_HEADER, "")
+        if not (ttl.isascii() and ttl.isdigit() and 1 <= int(ttl[:9]) <= MAX_TTL):
+            return HTTPStatus.BAD_REQUEST, "", {}
+        body = struct.pack(">d", time.monotonic() + int(ttl))
+        token = base64.urlsafe_b64encode(body + self._signature(body)).decode()
+        return HTTPStatus.OK, token, {TTL_HEADER: ttl}
+
+    def _valid(self, token: str) -> bool:
+        try:
+            raw = base64.urlsafe_b64decode(token.encode("ascii"))
+        except ValueError:
+            return False
+        body, signature = raw[:8], raw[8:]
+        return hmac.compare_digest(signature, self._signature(body)) and struct.unpack(">d", body)[0] > time.monotonic()
+
+    def _signature(self, body: bytes) -> bytes:
+        return hmac.digest(self._secret, body, "sha256")
+
+
+def _look_up(known: Mapping[str, str], path: str) -> str | None:
+    """The text at a path, or what is below it, a name a line; None where nothing is."""
+    if not path.startswith("/latest/"):
+        return None
+    wanted = path.removeprefix("/latest/").rstrip("/")
+    if wanted in known:
+        return known[wanted]
+    top = wanted + "/" if wanted else ""
+    below: dict[str, None] = {}
+    for entry in known:
+        if entry.startswith(top):
+            name, more, _ = entry.removeprefix(top).partition("/")
+            below[name + more] = None
+    return "\n".join(below) or None
+
+
+class _Connection(asyncio.Protocol):
+    """As much of HTTP/1.1 as clients of such a service speak."""
+
+    def __init__(self, answer: Callable[[str, str, Headers], tuple[HTTPStatus, str, Headers]]) -> None:
+        self._answer = answer
+        self._received = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            while not self._transport.is_closing() and self._take():
+                pass
+        except ValueError:
+            self._respond(HTTPStatus.BAD_REQUEST, "", {}, last=True)
+
+    def _take(self) -> bool:
+        """Answer the first request, if it is all there. Raises ValueError for what is none."""
+        head, complete, rest = self._received.partition(b"\r\n\r\n")
+        if not complete:
+            if len(self._received) > MAX_REQUEST:
+                raise ValueError
+            return False
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, version = first.split(" ")
+        headers = {}
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise ValueError
+            headers[name.lower()] = value.strip()
+        length = int(headers.get("content-length", 0))
+        if not 0 <= length <= MAX_REQUEST or "transfer-encoding" in headers:
+            raise ValueError
+        if len(rest) < length:
+            return False
+        self._received = rest[length:]
+        path = urllib.parse.unquote(urllib.parse.urlsplit(target).path)
+        last = version != "HTTP/1.1" or headers.get("connection", "").lower() == "close"
+        self._respond(*self._answer(method, path, headers), last)
+        return True
+
+    def _respond(self, status: HTTPStatus, text: str, headers: Headers, last: bool) -> None:
+        body = text.encode()
+        sent = {"Content-Type": "text/plain", "Content-Length": str(len(body)), **headers}
+        if last:
+            sent["Connection"] = "close"
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in sent.items())]
+        self._transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        if last:
+            self._transport.close()
