@@ -144,7 +144,8 @@ def test_connections_are_made_and_used_by_many_threads(
     from tests.openssh.conftest import instance
 
     # Threads change after nearly every step, as they may at any.
-    request.addfinalizer(lambda interval=sys.getswitchinterval(): sys.setswitchinterval(interval))
+    interval = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(interval))
     sys.setswitchinterval(1e-6)
 
     failures: list[BaseException] = []
