@@ -22,7 +22,7 @@ class _Kind(Argument):
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         super().set_value(value, cast)
-        if value not in faults.ON_INSTANCES:
+        if value in faults.ON_EC2:
             self._selector.set_value("", cast=False)
 
 

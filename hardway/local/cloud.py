@@ -34,12 +34,15 @@ import hardway.local.offerings  # noqa: F401  (for what it does to moto's EC2, h
 
 # isort: split
 import moto.ec2.models.amis
+import moto.ec2.models.availability_zones_and_regions
+import moto.ec2.models.instance_types
 import moto.ec2.models.instances
 import moto.ssm.models
 from moto.core.utils import utcnow
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from hardway.local import capacity
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
@@ -387,6 +390,7 @@ class Cloud:
         """Listen. One cloud a process: moto's backends are global."""
         Instance.cloud = self
         moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
+        capacity.install(self.faults.no_capacity)
         moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
         app = DomainDispatcherApplication(create_backend_app)
@@ -411,6 +415,8 @@ class Cloud:
                 status, said = self.faults.answer(body)
                 start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
                 return [said.encode()]
+            if self.faults.throttles(environ):
+                return capacity.Refusal(503, "RequestLimitExceeded", "Request limit exceeded.")(environ, start_response)
             return app(environ, start_response)
 
         return answer
@@ -425,6 +431,11 @@ class Cloud:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await asyncio.gather(*(host.halt() for host in self.hosts.values()), return_exceptions=True)
+
+    def zones_and_types(self) -> tuple[list[str], list[str]]:
+        """The zones of all regions, and the instance types, that EC2 knows."""
+        regions = moto.ec2.models.availability_zones_and_regions.RegionsAndZonesBackend.zones.values()
+        return [zone.name for zones in regions for zone in zones], list(moto.ec2.models.instance_types.INSTANCE_TYPES)
 
     async def lose(self, instance: Instance, code: str, message: str) -> None:
         """End an instance for a reason of EC2's own; when this returns, nothing of it is left."""

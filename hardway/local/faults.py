@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -131,16 +132,46 @@ def send(running: Running, fault: Fault) -> None:
         raise Failed(f"the local cloud does not answer: {error}") from None
 
 
+@dataclass(frozen=True)
+class _Shortage:
+    """No capacity for a type in a zone (empty: any), `until` then of the monotonic clock."""
+
+    zone: str
+    type: str
+    until: float
+
+
 class Faults:
-    """Carries out faults in a daemon. All but `answer` belongs to the event loop."""
+    """Carries out faults in a daemon; on the event loop, where nothing else is said."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._loop = asyncio.get_running_loop()
         self._coming: set[asyncio.Task[None]] = set()
+        self._planned: set[asyncio.Task[None]] = set()
+        self._throttled_until = 0.0
+        self._shortages: list[_Shortage] = []
+
+    # for other threads
+
+    def no_capacity(self, zone: str, type: str) -> bool:
+        """Whether nothing of an instance type can be launched in a zone now."""
+        now = time.monotonic()
+        return any(
+            shortage.until > now and shortage.zone in ("", zone) and shortage.type in ("", type)
+            for shortage in self._shortages
+        )
+
+    def throttles(self, environ: Mapping[str, Any]) -> bool:
+        """Whether a request, by its WSGI environment, is one of EC2's API and there are too many of them now."""
+        return (
+            time.monotonic() < self._throttled_until
+            and "/ec2/" in environ.get("HTTP_AUTHORIZATION", "")
+            and f"app/{CLIENT}" not in environ.get("HTTP_USER_AGENT", "")
+        )
 
     def answer(self, body: bytes) -> tuple[str, str]:
-        """Take a fault as `send` sends it; returns an HTTP status and what to say. For other threads."""
+        """Take a fault as `send` sends it; returns an HTTP status and what to say."""
         try:
             given = json.loads(body)
             fault = Fault(**{**given, "instances": tuple(given["instances"])})
@@ -155,6 +186,8 @@ class Faults:
             return "500 Internal Server Error", f"{fault.kind} failed: {type(error).__name__}: {error}"
         return "200 OK", ""
 
+    # on the event loop
+
     async def close(self) -> None:
         """Forget what was still to come."""
         for task in self._coming:
@@ -162,12 +195,23 @@ class Faults:
         await asyncio.gather(*self._coming, return_exceptions=True)
 
     async def _take(self, fault: Fault) -> None:
+        self._check(fault)
         if fault.after:
-            self._later(fault.after, self._carry_out(fault))
+            task = self._later(fault.after, self._carry_out(fault))
+            self._planned.add(task)
+            task.add_done_callback(self._planned.discard)
         else:
             await self._carry_out(fault)
 
-    def _later(self, seconds: float, work: Any) -> None:
+    def _check(self, fault: Fault) -> None:
+        """Refuse what can't be and would quietly do nothing."""
+        zones, types = self._cloud.zones_and_types()
+        if fault.zone and fault.zone not in zones:
+            raise UsageError(f"there is no zone {fault.zone!r}{did_you_mean(fault.zone, zones)}")
+        if fault.type and fault.type not in types:
+            raise UsageError(f"there is no instance type {fault.type!r}{did_you_mean(fault.type, types)}")
+
+    def _later(self, seconds: float, work: Any) -> asyncio.Task[None]:
         async def wait() -> None:
             try:
                 await asyncio.sleep(seconds)
@@ -182,12 +226,30 @@ class Faults:
         task = self._loop.create_task(wait())
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
+        return task
 
     async def _carry_out(self, fault: Fault) -> None:
         if fault.kind in ON_INSTANCES:
             act: Callable[[Instance, Fault], Any] = getattr(self, f"_{fault.kind}")
             found = [self._cloud.instances[id] for id in fault.instances if id in self._cloud.instances]
             await asyncio.gather(*(act(instance, fault) for instance in found if instance.alive))
+        elif fault.kind == "capacity":
+            now = time.monotonic()
+            left = [shortage for shortage in self._shortages if shortage.until > now]
+            self._shortages = [*left, _Shortage(fault.zone, fault.type, _end(fault.seconds))]
+        elif fault.kind == "throttle":
+            self._throttled_until = _end(fault.seconds)
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        for task in self._planned:
+            task.cancel()
+        self._shortages = []
+        self._throttled_until = 0.0
+        for host in self._cloud.hosts.values():
+            host.thaw()
+            host.slow(1)
 
     async def _interrupt(self, instance: Instance, fault: Fault) -> None:
         at = datetime.now(timezone.utc) + timedelta(seconds=fault.notice)
@@ -215,3 +277,12 @@ class Faults:
     async def _drop(self, instance: Instance, fault: Fault) -> None:
         if host := self._cloud.hosts.get(instance.id):
             host.drop()
+
+    async def _slow(self, instance: Instance, fault: Fault) -> None:
+        if host := self._cloud.hosts.get(instance.id):
+            host.slow(fault.factor)
+
+
+def _end(seconds: float) -> float:
+    """When something ends that lasts so long from now; 0 is forever."""
+    return time.monotonic() + seconds if seconds else math.inf

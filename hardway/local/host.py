@@ -32,6 +32,8 @@ CHUNK = 1 << 16
 RECEIVE = 1 << 15
 """What is read from a connection at once. asyncio's 256 KiB, allocated and then shrunk to what came, fragment the heap
 until a stream of a gigabyte costs one of memory; a packet is no longer than this."""
+RUN_SECONDS = 0.02
+"""How long a slowed host runs between two stops: short enough to look slow, not jerky."""
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
@@ -430,6 +432,7 @@ class Host:
         self.authorized = authorized
         self._connections: dict[asyncssh.SSHServerConnection, _Wire] = {}
         self._hung = False
+        self._pace: asyncio.Task[None] | None = None
         self.loop = asyncio.get_running_loop()
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._power = power
@@ -453,7 +456,7 @@ class Host:
             self._acceptor.close()
             self._acceptor = None
         self.drop()
-        self._hung = False
+        self._hung, self._pace = False, None
         if self._power_pipe >= 0:
             self.loop.remove_reader(self._power_pipe)
             os.close(self._power_pipe)
@@ -479,6 +482,26 @@ class Host:
         """Undo `hang`."""
         self._hung = False
         self._unfreeze()
+
+    def slow(self, factor: float) -> None:
+        """Let its processes run, and its connections be served, 1/factor of the time; 1 undoes it."""
+        if self._pace:
+            self._pace.cancel()
+        self._pace = self.background(self._run_slowly(factor)) if factor > 1 else None
+
+    async def _run_slowly(self, factor: float) -> None:
+        try:
+            while True:
+                begun = self.loop.time()
+                await asyncio.sleep(RUN_SECONDS)
+                self._freeze()
+                # by what it really ran: a busy daemon may wake up late
+                await asyncio.sleep((self.loop.time() - begun) * (factor - 1))
+                if not self._hung:
+                    self._unfreeze()
+        finally:
+            if not self._hung:
+                self._unfreeze()
 
     def _freeze(self) -> None:
         for wire in self._connections.values():
@@ -521,11 +544,12 @@ class Host:
                 with open(self.sandbox.log, "a") as output:
                     output.write(f"hardway: user data ended with {status}\n")
 
-    def background(self, work: Any) -> None:
+    def background(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine that this host owns: `halt` ends it."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def user_of(self, channel: Any) -> str:
         return cast(str, channel.get_extra_info("username"))

@@ -5,45 +5,40 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+import boto3
 import paramiko
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hardway.errors import UsageError
+from hardway.local import faults
 from hardway.local.spawner import marked
-from tests.conftest import LocalCloud, local_cloud
-from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
+from tests.conftest import Inv, LocalCloud, local_cloud
+from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually, image
 
-SILENCE = 0.5
+SILENCE = 0.4
 """Seconds without a word that stand for: it will not come. What is awaited elsewhere comes in a tenth of that."""
 
 
-@pytest.fixture(scope="module", params=["bwrap", "unshare", "none"])
-def level(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    """A local cloud at each level of isolation."""
-    with local_cloud(tmp_path_factory.mktemp("level") / "state", INVOKE_LOCAL_ISOLATION=request.param) as cloud:
-        yield cloud
-
-
-@pytest.fixture
-def there(level: LocalCloud, key: Key) -> Iterator[Machine]:
-    """A machine in a cloud of each level."""
-    with contextlib.closing(Machines(level, key)) as launched:
-        yield launched()[0]
-
-
-def fault(machine: Machine, kind: str, *options: str) -> None:
-    done = machine.cloud.inv("local.fault", kind, machine.id, *options)
+def fault(cloud: LocalCloud, *arguments: str) -> None:
+    done = cloud.inv("local.fault", *arguments)
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
 
 
 class Talk:
-    """A loop on an instance that says a number whenever it gets a line; `pids` of it live on that host alone."""
+    """A program on an instance: what it is told and what it says, by lines."""
 
-    def __init__(self, transport: paramiko.Transport, command: str = "while read -r n; do echo $n; done") -> None:
+    def __init__(self, transport: paramiko.Transport, command: str) -> None:
         self.channel = transport.open_session()
-        self.channel.settimeout(SECONDS)
         self.channel.exec_command(command)
 
     def say(self, word: str) -> None:
@@ -51,77 +46,110 @@ class Talk:
 
     def hear(self, seconds: float = SECONDS) -> str:
         self.channel.settimeout(seconds)
-        return self.channel.recv(1000).decode()
+        with contextlib.suppress(ConnectionResetError):
+            return self.channel.recv(1000).decode()
+        return ""
 
 
-def test_a_hung_host_is_silent_and_keeps_its_connections_until_it_thaws(there: Machine) -> None:
-    count = "bash -c 'while :; do echo >>~/count; sleep 0.01; done'"
-    there.ssh(f"setsid nohup {count} >/dev/null 2>&1 & sudo setsid nohup {count} >/dev/null 2>&1 &")
-    counted = there.directory / "home" / "ubuntu" / "count"
-    eventually(lambda: counted.exists() and counted.stat().st_size > 2)
-    with there.transport() as transport:
-        talk = Talk(transport)
-        talk.say("before")
-        assert talk.hear() == "before\n"
+ECHO = "while read -r word; do echo $word; done"
 
-        fault(there, "hang")
-        size = counted.stat().st_size
-        talk.say("during")
-        fresh = subprocess.Popen(there.ssh_command("echo", "fresh"), stdout=subprocess.PIPE)
+
+@pytest.fixture(params=["auto", "unshare", "none"])
+def level(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A local cloud at each level of isolation; the best one's is that of all tests."""
+    if request.param == "auto":
+        yield request.getfixturevalue("cloud")
+        return
+    with local_cloud(tmp_path_factory.mktemp("level") / "state", INVOKE_LOCAL_ISOLATION=request.param) as cloud:
+        yield cloud
+
+
+def test_a_host_hangs_thaws_and_is_lost(level: LocalCloud, key: Key) -> None:
+    with contextlib.closing(Machines(level, key)) as machines:
+        machine, other = machines(2)
+        # each finds metadata of its own
+        ask = 'curl -s -o /dev/null -w "%{http_code} %{remote_ip}" $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/'
+        assert [m.output(ask) for m in (machine, other)] == [f"401 {m.address}" for m in (machine, other)]
+
+        count = "bash -c 'while :; do echo >>~/count; sleep 0.01; done'"
+        machine.ssh(f"setsid nohup {count} >/dev/null 2>&1 & sudo setsid nohup {count} >/dev/null 2>&1 &")
+        counted = machine.directory / "home" / "ubuntu" / "count"
+        eventually(lambda: counted.exists() and counted.stat().st_size > 2)
+        with machine.transport() as transport, other.transport() as elsewhere:
+            talk, neighbour = Talk(transport, ECHO), Talk(elsewhere, ECHO)
+            talk.say("before")
+            assert talk.hear() == "before\n"
+
+            fault(level, "hang", machine.id)
+            size = counted.stat().st_size
+            talk.say("during")
+            fresh = subprocess.Popen(machine.ssh_command("echo", "fresh"), stdout=subprocess.PIPE)
+            with pytest.raises(TimeoutError):
+                talk.hear(SILENCE)
+            assert transport.is_active()
+            assert counted.stat().st_size == size
+            assert fresh.poll() is None
+            assert machine.state == "running"
+            neighbour.say("untouched")
+            assert neighbour.hear() == "untouched\n"
+
+            fault(level, "thaw", machine.id)
+            assert talk.hear() == "during\n"
+            assert fresh.communicate(timeout=SECONDS)[0] == b"fresh\n"
+            eventually(lambda: counted.stat().st_size > size)
+
+            farewell = Talk(transport, "trap 'echo goodbye' TERM HUP; echo hello; sleep 1000")
+            assert farewell.hear() == "hello\n"
+            fault(level, "kill", machine.id)
+            assert machine.state == "terminated"
+            assert machine.describe()["StateReason"]["Code"] == "Server.InternalError"
+            assert talk.hear() == farewell.hear() == ""
+            assert farewell.channel.recv_exit_status() == -1
+            assert not marked(str(machine.directory))
+
+
+def test_what_was_stopped_before_stays_stopped_and_what_watches_children_sees_nothing(machine: Machine) -> None:
+    with machine.transport() as transport:
+        script = "import os, subprocess; p = subprocess.Popen(['sleep', '1000']); print(p.pid, flush=True); "
+        watch = script + "print(os.waitpid(p.pid, os.WUNTRACED)[1], flush=True)"
+        talk = Talk(transport, f"python3 -c {json.dumps(watch)}")
+        pid = talk.hear().strip()
+        machine.output("sh -c 'kill -STOP $$' >/dev/null 2>&1 & echo $! >~/stopped")
+        fault(machine.cloud, "hang", machine.id)
+        fault(machine.cloud, "thaw", machine.id)
         with pytest.raises(TimeoutError):
             talk.hear(SILENCE)
-        assert transport.is_active()
-        assert counted.stat().st_size == size
-        assert fresh.poll() is None
-        assert there.state == "running"
-
-        fault(there, "hang")  # once more changes nothing
-        fault(there, "thaw")
-        assert talk.hear() == "during\n"
-        assert fresh.communicate(timeout=SECONDS)[0] == b"fresh\n"
-        eventually(lambda: counted.stat().st_size > size)
-        talk.say("after")
-        assert talk.hear() == "after\n"
+        states = "for pid in $(cat ~/stopped) %s; do cut -d' ' -f3 /proc/$pid/stat; kill -9 $pid; done"
+        assert machine.output(states % pid).split() == ["T", "S"]
+        assert talk.hear() == "9\n"
 
 
-def test_a_host_that_hangs_can_be_ended_and_rebooted(there: Machine) -> None:
-    fault(there, "hang")
-    there.ec2.reboot_instances(InstanceIds=[there.id])
-    assert eventually(lambda: there.ssh("echo back").stdout) == b"back\n"
-    fault(there, "hang")
-    there.terminate()
+def test_a_hung_host_can_be_rebooted_and_ended(machines: Machines) -> None:
+    machine, other = machines(2)
+    fault(machine.cloud, "hang", f"{machine.id},{other.id}")
+    machine.ec2.reboot_instances(InstanceIds=[machine.id])
+    assert eventually(lambda: machine.ssh("echo back").stdout) == b"back\n"
+    other.terminate()
 
 
-def test_dropped_connections_are_reset_and_what_ran_goes_on(there: Machine) -> None:
-    with there.transport() as one, there.transport() as other:
-        Talk(one, "setsid sleep 1000 & echo $! >~/pid; wait"), Talk(other)
-        pid = eventually(lambda: there.output("cat ~/pid 2>/dev/null || :").strip())
-        fault(there, "drop")
+def test_dropped_connections_are_reset_and_what_ran_goes_on(machine: Machine) -> None:
+    with machine.transport() as one, machine.transport() as other:
+        pid = Talk(one, "setsid sleep 1000 >/dev/null & echo $!; wait").hear().strip()
+        began = time.monotonic()
+        fault(machine.cloud, "drop", machine.address, "--after", "1")
+        assert one.is_active() or time.monotonic() - began > 1
         eventually(lambda: not one.is_active() and not other.is_active())
+        assert time.monotonic() - began > 1
         assert isinstance(one.get_exception(), ConnectionResetError)
-    assert there.output(f"kill -0 {pid} && echo lives") == "lives\n"
-    assert there.state == "running"
-
-
-def test_a_killed_instance_is_gone_without_goodbye(there: Machine) -> None:
-    there.ssh("setsid nohup sleep 1234 >/dev/null 2>&1 &")
-    with there.transport() as transport:
-        talk = Talk(transport, "trap 'echo goodbye' TERM HUP; echo hello; sleep 1000")
-        assert talk.hear() == "hello\n"
-        fault(there, "kill")
-        with contextlib.suppress(ConnectionResetError):
-            assert talk.hear() == ""
-        assert not talk.channel.exit_status_ready() or talk.channel.recv_exit_status() == -1
-    seen = there.describe()
-    assert seen["State"]["Name"] == "terminated"
-    assert seen["StateReason"]["Code"] == "Server.InternalError"
-    assert not marked(str(there.directory))
+    assert machine.output(f"kill {pid} && echo lived") == "lived\n"
+    assert machine.state == "running"
 
 
 NOTICE = """
 T=$(curl -sfX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/api/token)
 get() { curl -sf -H "X-aws-ec2-metadata-token: $T" $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/meta-data/spot/$1; }
-until notice=$(get instance-action); do echo nothing yet; sleep 0.05; done
+get instance-action || echo nothing yet
+until notice=$(get instance-action); do sleep 0.05; done
 echo "$notice $(get termination-time)"
 sleep 1000
 """
@@ -133,15 +161,200 @@ def test_an_interrupted_instance_gets_notice_and_then_ends(machines: Machines) -
         talk = Talk(transport, NOTICE)
         assert talk.hear() == "nothing yet\n"
         begun = datetime.now(timezone.utc)
-        fault(machine, "interrupt", "--notice", "3")
-        told = eventually(lambda: talk.hear().replace("nothing yet\n", ""))
+        fault(machine.cloud, "interrupt", machine.id, "--notice", "2")
+        told = talk.hear()
         notice = json.loads(told.partition("}")[0] + "}")
         assert notice == {"action": "terminate", "time": told.split()[-1]}
         at = datetime.fromisoformat(notice["time"].replace("Z", "+00:00"))
-        assert begun <= at <= datetime.now(timezone.utc) + timedelta(seconds=3)
+        assert begun <= at <= datetime.now(timezone.utc) + timedelta(seconds=2)
         assert machine.state == "running"
-        with contextlib.suppress(ConnectionResetError):
-            assert talk.hear() == ""
+        assert talk.hear() == ""
         assert datetime.now(timezone.utc) >= at
     seen = machine.wait("terminated").describe()
     assert seen["StateReason"]["Code"] == "Server.SpotInstanceTermination"
+
+
+SPIN = """
+import time
+began = time.time()
+while time.process_time() < 0.06:
+    pass
+print(time.time() - began)
+"""
+
+
+def test_a_slow_host_gets_a_part_of_the_cpu_and_answers_late(machine: Machine) -> None:
+    def spin() -> float:
+        """The wall time that 60 ms of CPU take."""
+        return float(machine.output(f"python3 -c '{SPIN}'"))
+
+    def log_in() -> float:
+        began = time.monotonic()
+        with machine.transport():
+            return time.monotonic() - began
+
+    fault(machine.cloud, "slow", machine.id, "--factor", "10")
+    slow_spin, slow_login = spin(), log_in()
+    assert slow_spin > 0.06 * 10 * 0.5
+    fault(machine.cloud, "slow", machine.id, "--factor", "1")
+    # others use this machine too
+    assert eventually(lambda: spin() < slow_spin / 2)
+    assert eventually(lambda: log_in() < slow_login / 2)
+
+
+def trying(cloud: LocalCloud, attempts: int) -> Any:
+    """A client of EC2 that tries so many times."""
+    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    config = Config(retries={"total_max_attempts": attempts})
+    return boto3.client("ec2", "us-east-1", endpoint_url=cloud.env["AWS_ENDPOINT_URL"], config=config, **keys)
+
+
+def refused(cloud: LocalCloud, **launch: Any) -> tuple[str, int]:
+    """Error code and HTTP status of RunInstances."""
+    with pytest.raises(ClientError) as error:
+        trying(cloud, 1).run_instances(ImageId=image(cloud), MinCount=2, MaxCount=2, **launch)
+    return error.value.response["Error"]["Code"], error.value.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+LACKS = ("InsufficientInstanceCapacity", 500)
+
+
+def test_launches_find_no_capacity_until_it_is_back(cloud: LocalCloud, machines: Machines) -> None:
+    here = {"Placement": {"AvailabilityZone": "us-east-1a"}}
+    fault(cloud, "capacity", "--zone", "us-east-1a", "--type", "c7i.large")
+    try:
+        assert refused(cloud, InstanceType="c7i.large", **here) == LACKS
+        # elsewhere, or of another type, there is some; and who names no zone is sent elsewhere
+        assert [m.describe()["InstanceType"] for m in machines(InstanceType="m7i.large", wait=False, **here)]
+        launched = machines(2, InstanceType="c7i.large", wait=False)
+        assert "us-east-1a" not in {machine.describe()["Placement"]["AvailabilityZone"] for machine in launched}
+
+        # a fleet takes what there is, and says of what there was none
+        ec2 = trying(cloud, 1)
+        subnet = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1a"]}])["Subnets"][0]
+        data = {"ImageId": image(cloud), "InstanceType": "c7i.large", "KeyName": machines.key.name}
+        ec2.create_launch_template(LaunchTemplateName="faults", LaunchTemplateData=data)
+
+        def fleet(*types: str) -> Any:
+            overrides = [{"InstanceType": type, "SubnetId": subnet["SubnetId"]} for type in types]
+            named = {"LaunchTemplateName": "faults", "Version": "$Latest"}
+            answer = ec2.create_fleet(
+                Type="instant",
+                LaunchTemplateConfigs=[{"LaunchTemplateSpecification": named, "Overrides": overrides}],
+                TargetCapacitySpecification={"TotalTargetCapacity": 2, "DefaultTargetCapacityType": "on-demand"},
+            )
+            ids = [id for group in answer.get("Instances", []) for id in group["InstanceIds"]]
+            machines.started += [Machine(cloud, id, machines.key) for id in ids]
+            failed = [error["LaunchTemplateAndOverrides"]["Overrides"]["InstanceType"] for error in answer["Errors"]]
+            assert {error["ErrorCode"] for error in answer["Errors"]} <= {LACKS[0]}
+            return len(ids), failed
+
+        assert fleet("c7i.large", "c7i.xlarge") == (2, ["c7i.large"])
+        assert fleet("c7i.large") == (0, ["c7i.large"])
+
+        fault(cloud, "capacity", "--type", "m7a.large", "--seconds", "0.5")
+        with contextlib.suppress(ClientError):
+            eventually(lambda: machines(InstanceType="m7a.large", wait=False))
+        assert eventually(lambda: not faulty(cloud, "m7a.large"))
+        assert refused(cloud, InstanceType="c7i.large", **here) == LACKS
+    finally:
+        fault(cloud, "clear")
+    assert machines(InstanceType="c7i.large", wait=False, **here)
+
+
+def faulty(cloud: LocalCloud, type: str) -> bool:
+    """Whether a launch is refused for want of capacity."""
+    try:
+        trying(cloud, 1).run_instances(ImageId=image(cloud), MinCount=1, MaxCount=1, InstanceType=type, DryRun=True)
+    except ClientError as error:
+        return error.response["Error"]["Code"] == LACKS[0]
+    return False
+
+
+def test_a_throttled_api_refuses_for_a_while(cloud: LocalCloud, machine: Machine) -> None:
+    ec2 = trying(cloud, 1)
+    began = time.monotonic()
+    fault(cloud, "throttle", "--seconds", "2")
+    with pytest.raises(ClientError) as error:
+        ec2.describe_instances()
+    assert error.value.response["Error"]["Code"] == "RequestLimitExceeded"
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
+    fault(cloud, "thaw", machine.id)  # faults still find their instances
+    assert cloud.client("s3").list_buckets()
+    assert trying(cloud, 20).describe_instances()
+    assert ec2.describe_instances()
+    assert time.monotonic() - began > 1
+
+
+def test_clear_ends_what_can_end(machine: Machine) -> None:
+    cloud = machine.cloud
+    with ThreadPoolExecutor() as pool:
+        slow = ("slow", machine.id, "--factor", "50")
+        for arguments in (("hang", machine.id), slow, ("throttle", "--seconds", "0")):
+            pool.submit(fault, cloud, *arguments)
+    fault(cloud, "kill", machine.id, "--after", "3")
+    began = time.monotonic()
+    fault(cloud, "clear")
+    assert machine.output("echo here") == "here\n"
+    assert trying(cloud, 1).describe_instances()
+    eventually(lambda: time.monotonic() - began > 3.1)
+    assert machine.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["kil", "x"], "there is no fault 'kil'; did you mean kill?", 2),
+        (["kill", "--nonsense"], "neither a known flag nor a selector", 2),
+        (["drop", "i-0123456789abcdef0"], "there is no instance i-0123456789abcdef0", 2),
+        (["drop", "no-such-name"], "no running instance is named 'no-such-name'", 1),
+        (["capacity", "--zone", "us-east-1z"], "there is no zone 'us-east-1z'", 2),
+        (["capacity", "--type", "m7i.lrage"], "did you mean m7i.large?", 2),
+    ],
+)
+def test_bad_input_is_one_line(cloud: LocalCloud, arguments: list[str], said: str, code: int) -> None:
+    done = cloud.inv("local.fault", *arguments)
+    assert (done.code, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("kill", {"selector": ""}, "of which instances?"),
+        ("throttle", {}, "about no instance"),
+        ("slow", {}, "--factor"),
+        ("slow", {"factor": "0.5"}, "--factor"),
+        ("slow", {"factor": "inf"}, "must be finite"),
+        ("kill", {"after": "soon"}, "--after is 'soon'"),
+        ("kill", {"notice": "5"}, "--notice is not for kill"),
+        ("capacity", {"selector": ""}, "--zone, --type or both"),
+        ("throttle", {"selector": "", "seconds": "-1"}, "--seconds is '-1'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        faults.read(kind, **{"selector": "x", **given})
+    assert said in str(refusal.value)
+
+
+def test_without_a_local_cloud_it_says_so(inv: Inv) -> None:
+    done = inv("local.fault", "throttle")
+    assert (done.code, "inv local.up" in done.stderr) == (1, True)
+
+
+@given(
+    kind=st.sampled_from(faults.KINDS) | st.text(max_size=9),
+    selector=st.text(max_size=5),
+    after=st.text(max_size=5) | st.floats(),
+    notice=st.none() | st.text(max_size=5),
+    factor=st.none() | st.text(max_size=5) | st.floats(),
+    zone=st.none() | st.text(max_size=5),
+    seconds=st.none() | st.floats(),
+)
+def test_anything_given_is_a_fault_or_refused(kind: str, selector: str, after: Any, **given: Any) -> None:
+    with contextlib.suppress(UsageError):
+        asked = faults.read(kind, selector, after, **given)
+        assert asked.kind in faults.KINDS
+        assert 0 <= asked.after < float("inf") and 1 <= asked.factor < float("inf") and asked.seconds >= 0

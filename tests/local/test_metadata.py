@@ -7,14 +7,13 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import LocalCloud, local_cloud
+from tests.conftest import LocalCloud
 from tests.local.conftest import SECONDS, Key, Machine, Machines
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds: 60"
@@ -106,16 +105,6 @@ def test_botocore_finds_the_region(tagged: Machine) -> None:
         ".retrieve_region())"
     )
     assert tagged.output(f"{sys.executable} -c {json.dumps(script)}") == "us-east-1\n"
-
-
-@pytest.mark.parametrize("level", ["unshare", "none"])
-def test_it_is_there_at_each_level_of_isolation(level: str, tmp_path: Path, key: Key) -> None:
-    with local_cloud(tmp_path / "state", INVOKE_LOCAL_ISOLATION=level) as cloud:
-        machines = Machines(cloud, key)(2)
-        for machine in machines:
-            assert machine.output(GET + "get meta-data/instance-id; echo; get meta-data/instance-life-cycle") == (
-                f"{machine.id}\non-demand"
-            )
 
 
 def test_it_lives_as_long_as_the_instance(machines: Machines) -> None:
