@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.conftest import Inv, LocalCloud, Result
+from tests.conftest import REPOSITORY, Inv, LocalCloud, Result
 
 
 @dataclass
@@ -28,6 +31,23 @@ class Shell:
         result = self(*arguments, **options)
         assert result.code == 0, result.stderr
         return result
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A task under way; killed if the block leaves it running."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "invoke", *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, **self.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def states(self, selector: str) -> dict[str, str]:
         """Instance id to state, of all that match, terminated ones included."""

@@ -113,22 +113,11 @@ def test_ssh_ends_what_takes_too_long(shell: Shell, ids: list[str]) -> None:
 
 
 def test_ctrl_c_ends_what_runs(shell: Shell, ids: list[str]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "ec2.ssh", NAME, "-yqc", "echo begun; sleep 200"],
-        cwd=REPOSITORY,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with shell.running("ec2.ssh", NAME, "-yqc", "echo begun; sleep 200") as process:
         assert process.stdout
         assert process.stdout.readline() == "begun\n"
         process.send_signal(2)
         _, stderr = process.communicate(timeout=15)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 130
     assert "Traceback" not in stderr
     running = "ps -A -o args= | grep '[s]leep 200' || true"
@@ -273,22 +262,11 @@ def test_an_instance_that_dies_half_way_costs_only_its_own_output(
     shell: Shell, name: str, start: Callable[..., list[str]]
 ) -> None:
     ids = start("--num", "3")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "ec2.ssh", name, "-yqc", "echo begun; sleep 5; echo ended"],
-        cwd=REPOSITORY,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with shell.running("ec2.ssh", name, "-yqc", "echo begun; sleep 5; echo ended") as process:
         assert process.stdout
         assert [process.stdout.readline() for _ in ids] == ["begun\n"] * 3
         shell.cloud.client("ec2").terminate_instances(InstanceIds=ids[:1])
         stdout, stderr = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
     assert (process.returncode, stdout) == (1, "ended\nended\n")
     assert f"failed: {name} {ids[0]}: " in stderr
     assert "2 of 3 instances succeeded" in stderr
