@@ -239,7 +239,7 @@ class Faults:
             self._shortages = [*left, _Shortage(fault.zone, fault.type, _end(fault.seconds))]
         elif fault.kind == "throttle":
             self._throttled_until = _end(fault.seconds)
-        else:
+        elif fault.kind == "clear":
             self._clear()
 
     def _clear(self) -> None:

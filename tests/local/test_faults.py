@@ -220,7 +220,7 @@ LACKS = ("InsufficientInstanceCapacity", 500)
 
 
 def test_launches_find_no_capacity_until_it_is_back(cloud: LocalCloud, machines: Machines) -> None:
-    here = {"Placement": {"AvailabilityZone": "us-east-1a"}}
+    here: dict[str, Any] = {"Placement": {"AvailabilityZone": "us-east-1a"}}
     fault(cloud, "capacity", "--zone", "us-east-1a", "--type", "c7i.large")
     try:
         assert refused(cloud, InstanceType="c7i.large", **here) == LACKS
@@ -302,19 +302,17 @@ def test_clear_ends_what_can_end(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "said"),
     [
-        (["kil", "x"], "there is no fault 'kil'; did you mean kill?", 2),
-        (["kill", "--nonsense"], "neither a known flag nor a selector", 2),
-        (["drop", "i-0123456789abcdef0"], "there is no instance i-0123456789abcdef0", 2),
-        (["drop", "no-such-name"], "no running instance is named 'no-such-name'", 1),
-        (["capacity", "--zone", "us-east-1z"], "there is no zone 'us-east-1z'", 2),
-        (["capacity", "--type", "m7i.lrage"], "did you mean m7i.large?", 2),
+        (["kil", "x"], "there is no fault 'kil'; did you mean kill?"),
+        (["kill", "--nonsense"], "neither a known flag nor a selector"),
+        (["drop", "i-0123456789abcdef0"], "there is no instance i-0123456789abcdef0"),
+        (["capacity", "--type", "m7i.lrage"], "did you mean m7i.large?"),
     ],
 )
-def test_bad_input_is_one_line(cloud: LocalCloud, arguments: list[str], said: str, code: int) -> None:
+def test_bad_input_is_one_line(cloud: LocalCloud, arguments: list[str], said: str) -> None:
     done = cloud.inv("local.fault", *arguments)
-    assert (done.code, done.stdout) == (code, ""), done.stderr
+    assert (done.code, done.stdout) == (2, ""), done.stderr
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
