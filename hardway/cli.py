@@ -62,9 +62,12 @@ class Task(invoke.Task[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         named, self._named = self._named, False
         result = super().__call__(*args, **kwargs)
-        if named and self._prints and (text := str(result)):
-            with _closed_stdout_ends():
-                print(text, flush=True)
+        if named and self._prints:
+            if hasattr(result, "write_to"):  # it may be more than fits in memory
+                _translated(result.write_to)(sys.stdout.buffer)
+            elif text := str(result):
+                with _closed_stdout_ends():
+                    print(text, flush=True)
         return result
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:

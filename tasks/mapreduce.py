@@ -10,6 +10,7 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import confirm, task
 from hardway.pmap import journal, run
+from hardway.pmap.results import Results
 
 
 @task(
@@ -60,7 +61,7 @@ def pmap(
     null: bool = False,
     region: str | None = None,
     real_s3: bool = False,
-) -> run.Results:
+) -> Results:
     """Run COMMAND for each of ARGS on the instances, and print what each wrote, in the order of ARGS.
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID

@@ -126,6 +126,7 @@ class Agent:
         self.sending = []  # type: list[Task]
         self.sent = 0
         self.received = 0
+        self.unheard = False  # what is written to the link fails
         self.held_since = 0.0
         self.leaving = 0.0
         self.alone_since = time.monotonic()
@@ -177,6 +178,7 @@ class Agent:
         self.out = bytearray()
         self.sending = []
         self.sent = 0
+        self.unheard = False
 
     def accept(self) -> None:
         """Another process of ours hands over the stdin and stdout of a new connection."""
@@ -213,16 +215,17 @@ class Agent:
         if not data:
             self.detach()
             return
+        self.take(data)
         self.received += len(data)
         if self.received >= SPEAK_UP:
             self.received = 0
             self.out += frame(PONG)
             self.flush()
-            if not self.link:
-                return
+
+    def take(self, data: bytes) -> None:
+        """Do what these bytes from the driver say."""
         try:
-            frames = self.frames.feed(data)
-            for kind, task, attempt, payload in frames:
+            for kind, task, attempt, payload in self.frames.feed(data):
                 self.handle(kind, task, attempt, payload)
         except (BrokenStream, ValueError, KeyError, IndexError, struct.error) as error:
             self.out += frame(ERROR, 0, 0, f"the driver sent {error}".encode("utf-8", "replace"))
@@ -231,7 +234,7 @@ class Agent:
 
     def flush(self) -> None:
         """Send what can be sent without waiting."""
-        while self.link:
+        while self.link and not self.unheard:
             if len(self.out) < CHUNK_SIZE and self.sending:
                 self.next_output()
             if not self.out:
@@ -241,9 +244,21 @@ class Agent:
             except BlockingIOError:
                 return
             except OSError:
-                self.detach()
+                self.unheard = True
                 return
             del self.out[:count]
+
+    def hear_out(self) -> None:
+        """Nobody listens any more; but what was said before, an order to stop above all, still counts."""
+        while self.link:
+            try:
+                data = os.read(self.link[0], 1 << 18)
+            except OSError:
+                break
+            if not data:
+                break
+            self.take(data)
+        self.detach()
 
     def next_output(self) -> None:
         """Move one more piece of the ended tasks' outputs to `out`."""
@@ -570,6 +585,9 @@ class Agent:
                 continue
             if not self.may_hold_back(now):
                 self.flush()
+            if self.unheard:
+                self.hear_out()
+                continue
             poll = select.poll()
             poll.register(self.wake, select.POLLIN)
             poll.register(self.listener.fileno(), select.POLLIN)

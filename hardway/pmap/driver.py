@@ -39,6 +39,7 @@ ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 5.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 FAREWELL = 3.0  # for the agents to end their tasks and go
+FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class Driver:
         self._touched: dict[Link, None] = {}  # links with frames to send
         self._acks: list[tuple[Link, int, int]] = []
         self._gone: set[str] = set()
+        self._entrusted: set[str] = set()  # instances whose agents may hold tasks
+        self._ending = False
         self._find = find
         self._looked = now()
         self._next_worker = 0
@@ -244,6 +247,8 @@ class Driver:
 
         def work() -> None:
             try:
+                if self._ending and link.name not in self._entrusted:
+                    raise EOFError
                 link.connect(self.settings, self.settings.stub_session, folder)
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("refused", link, error))
@@ -409,6 +414,7 @@ class Driver:
         if link.identity and link.identity != hello.identity:
             self.progress.say(f"{link.instance}: the agent had died; another one is there")
         link.identity = hello.identity
+        self._entrusted.add(link.name)
         self.schedule.join(link.name, slots)
         self._reconcile(link, hello)
         link.round_trips.clear()
@@ -547,30 +553,72 @@ class Driver:
         # What was sent and hasn't ended may still run: it is waited for until its instance has been asked.
         for (number, attempt), host in history.open.items():
             position = self.positions.get(number, -1)
+            if host in self._links:
+                self._entrusted.add(host)
             if host in self._links and position >= 0 and attempt == history.attempts[number]:
                 self.schedule.join(host, 1)
                 self.schedule.adopt(host, position, attempt, now())
                 self.schedule.pause(host, now())
 
     def _farewell(self) -> None:
-        """Have the agents end what still runs, clean up and go, for a few seconds at most."""
+        """Have the agents end what still runs, clean up and go, for a few seconds at most.
+
+        One that may hold tasks and can't be reached at the moment is connected to again for that.
+        """
+        self._ending = True
         self._flush()
-        leaving = [link for link in self._links.values() if link.channel is not None]
-        for link in leaving:
-            link.send(agent.STOP)
-            link.flush()
-        end = now() + FAREWELL
-        while any(link.up and not link.left for link in leaving) and now() < end and self._interrupted < 2:
-            for link in leaving:
-                link.flush()
+        for link in self._links.values():
+            if link.channel is not None:
+                self._stop(link)
+        began = now()
+        while (owed := self._owed()) and self._interrupted < 2:
+            told = all(link.channel is not None for link in owed)
+            if now() - began > (FAREWELL if told else FAREWELL_UNTOLD):
+                break
+            for link in owed:
+                if link.channel is not None:
+                    link.flush()
+                elif not link.opening and now() >= link.retry_at:
+                    self._open(link)
             with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=0.1)
-                if event[0] == "ready":
-                    with contextlib.suppress(EOFError, HardwayError, agent.BrokenStream, ValueError):
-                        frames = event[1].receive(now())
-                        event[1].left |= any(getattr(frame, "kind", 0) == agent.BYE for frame in frames)
-                        continue
-                    event[1].left = True
+                event = self._events.get(timeout=0.05)
+                if event[0] in ("ready", "opened", "refused"):
+                    getattr(self, f"_last_{event[0]}")(event[1])
+        if owed := self._owed():
+            names = ", ".join(link.name for link in owed[:5]) + (" ..." if len(owed) > 5 else "")
+            self.progress.say(
+                f"{names}: the agent there did not confirm that it ends; left alone, it does after "
+                f"{self.options.linger:g} s"
+            )
+
+    def _owed(self) -> list[Link]:
+        """Links whose agents may hold tasks, and haven't said that they go."""
+        return [link for link in self._links.values() if link.name in self._entrusted and not link.left]
+
+    def _stop(self, link: Link) -> None:
+        link.send(agent.STOP)
+        link.flush()
+
+    def _last_opened(self, link: Link) -> None:
+        link.opening = False
+        if self._links.get(link.name) is link:
+            link.opened(now())
+            self._stop(link)
+        else:
+            self._drop(link)
+
+    def _last_refused(self, link: Link) -> None:
+        link.opening = False
+        link.retry_at = now() + BACKOFF_FIRST
+
+    def _last_ready(self, link: Link) -> None:
+        try:
+            frames = link.receive(now())
+        except (EOFError, HardwayError, agent.BrokenStream, ValueError):
+            self._drop(link)
+            self._last_refused(link)
+        else:
+            link.left |= any(getattr(frame, "kind", 0) == agent.BYE for frame in frames)
 
     def _disconnect(self) -> None:
         """Close all connections, at the same time."""

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -121,8 +122,7 @@ class Job:
         self._files: dict[str, BinaryIO] = {name: (path / name).open("ab") for name in ("journal", "stdout", "stderr")}
         self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
         self._pending: dict[str, list[bytes]] = {name: [] for name in self._files}
-        self._reader: BinaryIO = (path / "stdout").open("rb")
-        self._error_reader: BinaryIO = (path / "stderr").open("rb")
+        self.outputs = Outputs(path)
 
     @classmethod
     def create(cls, command: str, *, name: str = "", depends: Sequence[str] = (), **about: str) -> Job:
@@ -166,8 +166,9 @@ class Job:
         try:
             self.flush()
         finally:
-            for file in (*self._files.values(), self._reader, self._error_reader):
+            for file in self._files.values():
                 file.close()
+            self.outputs.close()
             os.close(self._lock)
 
     # What happens
@@ -232,29 +233,9 @@ class Job:
 
     # Results
 
-    def large(self, task: int, attempt: int, which: str) -> Path:
-        """The file for a long output."""
-        return self.path / "large" / f"{task}.{attempt}.{which}"
-
     def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """An output, piece by piece. Raises Failed where it isn't what was written."""
-        offset, size = (
-            (result.offset, result.size) if which == "stdout" else (result.err_offset, result.err_size)
-        )
-        if size == 0:
-            return
-        if offset < 0:
-            with self.large(task, result.attempt, which).open("rb") as file:
-                while piece := file.read(_PIECE):
-                    yield piece
-            return
-        reader = self._reader if which == "stdout" else self._error_reader
-        data = os.pread(reader.fileno(), size, offset)
-        if len(data) != size or (which == "stdout" and zlib.crc32(data) != result.checksum):
-            raise Failed(
-                f"the result of task {task} in {self.path} is damaged; --resume {self.asked.name} runs it again"
-            )
-        yield data
+        """See `Outputs.pieces`."""
+        return self.outputs.pieces(task, result, which)
 
     def intact(self, task: int, result: Result) -> bool:
         """Whether the stdout that counts can be read back as it was written."""
@@ -276,7 +257,7 @@ class Job:
                 while piece := file.read(_PIECE):
                     checksum = zlib.crc32(piece, checksum)
                     size += len(piece)
-            data.replace(self.large(task, attempt, which))
+            data.replace(self.outputs.large(task, attempt, which))
             return -1, size, checksum
         offset = self._ends[which]
         self._ends[which] += len(data)
@@ -303,6 +284,56 @@ class Job:
         if whole != len(data):
             os.truncate(path, whole)
         return read_history(data[:whole])
+
+
+class Outputs:
+    """Reads the outputs in a job's directory, for as long as that is there; whoever drives the job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, int] = {}
+        weakref.finalize(self, _close, self._files)
+
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        _close(self._files)
+
+    def large(self, task: int, attempt: int, which: str) -> Path:
+        """The file for a long output."""
+        return self.path / "large" / f"{task}.{attempt}.{which}"
+
+    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
+        """An output, piece by piece. Raises Failed where it isn't what was written, for stdout, or can't be read."""
+        out = which == "stdout"
+        offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
+        checksum = 0
+        try:
+            for piece in self._read(task, result.attempt, which, offset, size):
+                checksum = zlib.crc32(piece, checksum)
+                size -= len(piece)
+                yield piece
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise Failed(f"the result of task {task} in {self.path} can't be read: {reason}") from None
+        if size or (out and checksum != result.checksum):
+            raise Failed(
+                f"the result of task {task} in {self.path} is damaged; --resume {self.path.name} runs it again"
+            )
+
+    def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
+        if offset < 0:
+            with self.large(task, attempt, which).open("rb") as file:
+                while piece := file.read(_PIECE):
+                    yield piece
+        elif size:
+            if which not in self._files:
+                self._files[which] = os.open(self.path / which, os.O_RDONLY)
+            yield os.pread(self._files[which], size, offset)
+
+
+def _close(files: dict[str, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
 
 def read_history(data: bytes) -> History:

@@ -26,20 +26,9 @@ from hardway.pmap import journal
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
 from hardway.pmap.journal import Job, Result, duration
 from hardway.pmap.progress import Progress
+from hardway.pmap.results import Results
 
 GROUPS_TOLD = 5  # kinds of failures shown
-
-
-class Results(list[str]):
-    """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
-
-    Prints as one text: results follow each other, with a newline where one lacks it, and the last newline left to
-    `print`.
-    """
-
-    def __str__(self) -> str:
-        text = "".join(item if item.endswith("\n") or not item else f"{item}\n" for item in self)
-        return text.removesuffix("\n")
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ def pmap(
             shown.say(f"{arguments.skipped} empty lines are no arguments")
         if not arguments.items:
             shown.say("no arguments: nothing to do")
-            return Results()
+            return Results(0, lambda position: [])
         found = _earlier(command, depends, resume, shown) if resume else None
         text = selector if isinstance(selector, str) else " ".join(selector)
         about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
@@ -204,8 +193,10 @@ class _Run:
         outcome = self._drive(driver)
         self._check(outcome, self.items, self.numbers)
         if self.writer:
-            return Results(str(self.writer.path(position)) for position in range(len(self.items)))
-        return Results(_text(self.job, number) for number in self.numbers)
+            path = self.writer.path
+            return Results(len(self.items), lambda position: [os.fsencode(path(position))])
+        outputs, numbers, results = self.job.outputs, self.numbers, self.job.history.results
+        return Results(len(numbers), lambda position: outputs.pieces(numbers[position], results[numbers[position]]))
 
     def verify(self, count: int) -> None:
         """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""
@@ -278,10 +269,6 @@ def _resuming(job: Job) -> str:
     return shlex.join(
         ["inv", "mapreduce.pmap", asked.selector, asked.source, asked.command, "--resume", asked.name]
     )
-
-
-def _text(job: Job, number: int) -> str:
-    return b"".join(job.pieces(number, job.history.results[number])).decode("utf-8", "surrogateescape")
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:

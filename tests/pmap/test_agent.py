@@ -145,6 +145,32 @@ def test_a_new_connection_takes_over_from_a_silent_one(start_agent: Start) -> No
         stream.close()
 
 
+def test_an_order_to_stop_counts_though_nobody_listens_any_more(
+    start_agent: Start, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has something to say, and finds the connection gone, before it reads the order."""
+    bash = home / "bin" / "bash"
+    bash.parent.mkdir()
+    bash.write_text('#!/bin/sh\ntouch ~/asked\nwhile [ -e ~/gate ]; do sleep .01; done\nexec /bin/bash "$@"\n')
+    bash.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bash.parent}:{os.environ['PATH']}")
+    one = start_agent("true", linger=3600)
+    one.send(agent.PING)
+    one.expect(agent.PONG)
+    (home / "asked").unlink()
+    (home / "gate").touch()
+    job = b"slots=1\0timeout=0\0linger=3600\0worker=0\0command=sleep 1000"
+    one.write(agent.frame(agent.JOB, payload=job) + agent.frame(agent.RUN, 1, 1))
+    eventually((home / "asked").exists)
+    one.send(agent.STOP)
+    for stream in (one.process.stdin, one.process.stdout):
+        assert stream
+        stream.close()
+    (home / "gate").unlink()
+    eventually(lambda: not (home / ".hardway").exists(), 10)
+    one.process.wait(10)
+
+
 def test_an_agent_left_alone_ends_its_tasks_and_itself(start_agent: Start, home: Path) -> None:
     one = start_agent("echo $$ > pid; sleep 1000", linger=0.3)
     one.send(agent.RUN, 1, 1)

@@ -14,7 +14,8 @@ import pytest
 from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
-from hardway.pmap.run import Results, read_arguments
+from hardway.pmap.results import Results
+from hardway.pmap.run import read_arguments
 from tasks import mapreduce
 from tests.conftest import REPOSITORY, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
@@ -209,10 +210,37 @@ def test_what_arguments_are() -> None:
         read_arguments([1])  # type: ignore[list-item]
 
 
+def results_of(*texts: str) -> Results:
+    return Results(len(texts), lambda position: [texts[position].encode()] if texts[position] else [])
+
+
 def test_how_results_print() -> None:
-    assert str(Results(["a\n", "b", "", "c\n"])) == "a\nb\nc"
-    assert str(Results([])) == ""
-    assert str(Results(["a\n\n"])) == "a\n"
+    assert str(results_of("a\n", "b", "", "c\n")) == "a\nb\nc"
+    assert str(results_of()) == ""
+    assert str(results_of("a\n\n")) == "a\n"
+
+
+def test_results_are_a_sequence_of_text() -> None:
+    results = results_of("a\n", "", "c")
+    assert results == ["a\n", "", "c"] and results == results_of("a\n", "", "c")
+    assert results != ["a\n", ""] and results != ["a\n", "", "x"] and results != "a"
+    assert (results[-1], len(results), list(results), "c" in results) == ("c", 3, ["a\n", "", "c"], True)
+    assert results[1:] == ["", "c"] and results[::-1][0] == "c"
+    with pytest.raises(IndexError):
+        results[3]
+
+
+def test_the_command_line_prints_results_exactly(cluster: Cluster) -> None:
+    """No newline at the end that wasn't there, whatever bytes; a long result is written as it is read."""
+    command = 'read x; case $x in 1) printf "a\\xff";; 2) ;; 3) head -c 3000000 /dev/zero;; *) printf "z\\r";; esac'
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "mapreduce.pmap", cluster.selector, "1\n2\n3\n4", command],
+        cwd=REPOSITORY,
+        env={**os.environ, **cluster.env},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == b"a\xff\n" + bytes(3_000_000) + b"\nz\r"
 
 
 def test_a_failure_is_an_exception_in_python(c: Context, cluster: Cluster) -> None:

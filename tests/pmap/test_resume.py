@@ -153,6 +153,17 @@ def test_a_lost_connection_is_no_lost_task(cloud: LocalCloud, held: Cluster) -> 
     assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
 
 
+def test_ctrl_c_while_connections_are_lost_ends_what_runs(cloud: LocalCloud, held: Cluster) -> None:
+    with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, SLOW) as process:
+        eventually(lambda: len(held.lines("log")) == 3)
+        proxy.cut(refuse=True)
+        process.send_signal(signal.SIGINT)
+        proxy.refusing = False
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 130, said
+        eventually(lambda: not [left for home in held.homes for left in home.glob(".hardway/*")])
+
+
 def test_an_instance_may_go(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
     own = new_cluster(3)
     command = f'cat; if [ $HARDWAY_INSTANCE_ID = {own.ids[0]} ]; then touch mine; sleep 60; fi'
@@ -178,8 +189,6 @@ def test_none_left_says_how_to_go_on(cloud: LocalCloud, new_cluster: Callable[[i
     assert process.returncode == 1
     assert "no instance is left" in said
     assert "--resume alone" in said
-
-
 
 
 def test_an_attempt_given_up_is_ended_when_its_instance_is_back(cloud: LocalCloud, held: Cluster) -> None:

@@ -1,0 +1,67 @@
+"""What `mapreduce.pmap` returns: the outputs of tasks as a sequence, read from where they lie only when asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, overload
+
+
+class Results(Sequence[str]):
+    """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
+
+    Nothing is kept in memory: it is read from the job's directory each time, for as long as that is there. Equal to
+    any list of the same texts. Prints as one text: results follow each other, with a newline where one lacks it, and
+    the last newline left to `print`.
+    """
+
+    def __init__(self, count: int, pieces: Callable[[int], Iterable[bytes]]) -> None:
+        """`pieces` gives the output at a position, from 0, piece by piece; it raises HardwayError where it can't."""
+        self._positions = range(count)
+        self._pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Results: ...
+
+    def __getitem__(self, index: int | slice) -> str | Results:
+        if isinstance(index, slice):
+            chosen = self._positions[index]
+            return Results(len(chosen), lambda position: self._pieces(chosen[position]))
+        return b"".join(self._pieces(self._positions[index])).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, self._positions)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Results | list | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        text = io.BytesIO()
+        self.write_to(text)
+        return text.getvalue().decode("utf-8", "surrogateescape").removesuffix("\n")
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} results>"
+
+    def write_to(self, stream: BinaryIO) -> None:
+        """Write all results, exact, a piece at a time; a newline between two where the first lacks it."""
+        last = b"\n"
+        for position in self._positions:
+            begins = True
+            for piece in self._pieces(position):
+                if begins and last != b"\n":
+                    stream.write(b"\n")
+                begins = False
+                stream.write(piece)
+                last = piece[-1:]
+        stream.flush()
