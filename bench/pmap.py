@@ -99,7 +99,7 @@ def sshd(folder: Path, addresses: list[str]) -> Iterator[int]:
     common = (
         f"HostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\nUsePAM no\nStrictModes no\n"
         "PidFile none\nMaxStartups 300\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
-        f"SetEnv HOME={folder}/remote\n"  # not this machine's start-up files
+        f"SetEnv HOME={folder}/remote AWS_EC2_METADATA_DISABLED=true\n"  # not this machine's start-up files
     )
     (folder / "remote").mkdir()
     if os.getuid() == 0:

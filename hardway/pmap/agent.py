@@ -11,7 +11,8 @@ Outputs of tasks are files without a name in the same directory: nothing to clea
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
-    from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text
+    from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
+                  NOTICE that the instance will be gone in so many seconds
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
 """
 
@@ -19,6 +20,7 @@ Before the first frame from the agent stands MARK, since a login shell may print
 # The C halves of signal and socket: their Python halves take longer to import than all the rest.
 import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
+import _thread
 import errno
 import fcntl
 import os
@@ -32,7 +34,7 @@ HEAD = struct.Struct("!IBIH")
 RESULT = struct.Struct("!hBdIQQ")  # exit code or -signal, flags, seconds, worker, lengths of stdout and stderr
 HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR = range(65, 73)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE = range(65, 74)
 WAITING, RUNNING, ENDED = range(3)
 TIMED_OUT, KILLED, NO_START = 1, 2, 4
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
@@ -41,6 +43,9 @@ CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
+METADATA = "http://169.254.169.254"
+METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
+METADATA_RARELY = 60.0
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@%+,-")
 
 
@@ -130,10 +135,12 @@ class Agent:
         self.held_since = 0.0
         self.leaving = 0.0
         self.alone_since = time.monotonic()
-        self.wake, wake_in = os.pipe()
-        for fd in (self.wake, wake_in):
+        self.gone_at = 0.0  # when the instance will be interrupted, of the monotonic clock
+        self.told = False
+        self.wake, self.wake_in = os.pipe()
+        for fd in (self.wake, self.wake_in):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wake_in)
+        signal.set_wakeup_fd(self.wake_in)
         signal.signal(signal.SIGCHLD, lambda number, stack: None)
         for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_IGN)
@@ -178,7 +185,7 @@ class Agent:
         self.out = bytearray()
         self.sending = []
         self.sent = 0
-        self.unheard = False
+        self.unheard = self.told = False
 
     def accept(self) -> None:
         """Another process of ours hands over the stdin and stdout of a new connection."""
@@ -570,7 +577,38 @@ class Agent:
             return False
         return True
 
+    def watch(self) -> None:
+        """Look for the notice of a spot interruption, in a thread of its own; silent where nobody can tell."""
+        endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
+        if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+            return
+        host, _, port = (endpoint or METADATA).partition("://")[2].rstrip("/").partition(":")
+        address = (host, int(port) if port.isdigit() else 80)
+        token = b""
+        pause = METADATA_EVERY
+        while True:
+            try:
+                if not token:
+                    ttl = b"X-aws-ec2-metadata-token-ttl-seconds: 21600"
+                    status, token = http(address, b"PUT /latest/api/token", ttl)
+                    if status != 200:
+                        raise ValueError
+                said = b"X-aws-ec2-metadata-token: " + token
+                status, body = http(address, b"GET /latest/meta-data/spot/instance-action", said)
+                if status == 200:
+                    self.gone_at = time.monotonic() + max(1.0, seconds_until(body.decode()))
+                    os.write(self.wake_in, b"x")
+                    return
+                pause = METADATA_EVERY
+                if status == 401:
+                    token = b""
+            except (OSError, ValueError, LookupError, TypeError):
+                token = b""
+                pause = min(2 * pause, METADATA_RARELY)
+            time.sleep(pause)
+
     def run(self) -> None:
+        _thread.start_new_thread(self.watch, ())
         while True:
             self.reap()
             self.start_tasks()
@@ -583,6 +621,9 @@ class Agent:
             if not self.link and now - self.alone_since >= self.linger:
                 self.leave()
                 continue
+            if self.gone_at and self.link and not self.told:
+                self.told = True
+                self.out += frame(NOTICE, 0, 0, struct.pack("!d", self.gone_at - now))
             if not self.may_hold_back(now):
                 self.flush()
             if self.unheard:
@@ -602,6 +643,35 @@ class Agent:
                     self.accept()
                 elif self.link and fd == self.link[0]:
                     self.receive()
+
+
+def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
+    """Status and body of the answer to one request. Raises OSError, ValueError or IndexError."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(2)
+        connection.connect(address)
+        connection.sendall(what + b" HTTP/1.1\r\nHost: " + address[0].encode() + b"\r\n" + header)
+        connection.sendall(b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        answer = b""
+        while len(answer) < 65536:
+            piece = connection.recv(4096)
+            if not piece:
+                break
+            answer += piece
+    finally:
+        connection.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def seconds_until(notice: str) -> float:
+    """Seconds until the time in a notice such as {"action": "terminate", "time": "2026-01-02T03:04:05Z"}."""
+    import calendar
+    import json
+
+    at = calendar.timegm(time.strptime(json.loads(notice)["time"], "%Y-%m-%dT%H:%M:%SZ"))
+    return at - time.time()
 
 
 def kill_group(pid: int, number: int) -> None:

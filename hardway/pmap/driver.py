@@ -137,6 +137,7 @@ class Driver:
         self._acks: list[tuple[Link, int, int]] = []
         self._gone: set[str] = set()
         self._entrusted: set[str] = set()  # instances whose agents may hold tasks
+        self._leaving: set[str] = set()  # instances about to be interrupted
         self._ending = False
         self._find = find
         self._looked = now()
@@ -464,10 +465,21 @@ class Driver:
             self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
         elif frame.kind == agent.BYE:
             link.left = True
+        elif frame.kind == agent.NOTICE:
+            self._on_notice(link, *struct.unpack("!d", frame.payload))
         elif frame.kind == agent.PONG:
             self._on_pong(link, frame.payload)
         else:
             raise agent.BrokenStream(f"a frame of kind {frame.kind}")
+
+    def _on_notice(self, link: Link, seconds: float) -> None:
+        """The instance is about to be interrupted; told again after each reconnection."""
+        if link.name in self._leaving:
+            return
+        self._leaving.add(link.name)
+        urgent = self.schedule.interrupt(link.name, seconds, now())
+        tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
+        self.progress.say(f"{link.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}")
 
     def _ping(self, link: Link) -> None:
         link.send(agent.PING, payload=struct.pack("!d", now()))
@@ -531,7 +543,7 @@ class Driver:
             self.progress.retry(
                 f"task {self.numbers[position]} failed on {link.instance}: {reason}; it will be tried again"
             )
-        if self.schedule.is_set_aside(link.name):
+        if self.schedule.is_set_aside(link.name) and link.name not in self._leaving:
             self.progress.say(f"{link.instance}: set aside, tasks that fail there succeed elsewhere")
 
     @staticmethod

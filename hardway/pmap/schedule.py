@@ -28,7 +28,7 @@ BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
-PAUSE_PATIENCE = 5.0  # seconds without a connection until what waits there is run elsewhere too
+PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
 SAMPLE = 1001  # durations kept to estimate the median
@@ -165,7 +165,9 @@ class Schedule:
         self._alive: dict[int, list[_Attempt]] = {}
         self._waiting: dict[_Attempt, None] = {}  # sent ahead, not known to have started
         self._recalls = 0  # asked for, not answered
+        self._recalled: deque[tuple[float, _Attempt]] = deque()  # when, for a slot that stands free
         self._single: dict[_Attempt, None] = {}  # started, the only attempt of its task, longest running first
+        self._urgent: deque[_Attempt] = deque()  # need a second attempt before anything else starts
         self._orders: list[Decision] = []  # cancels and recalls of the events since the last decide
         self._durations: list[float] = []  # a sorted sample
         self._timed = 0
@@ -315,6 +317,22 @@ class Schedule:
             if attempt in self._waiting and not attempt.recalled and host.connected:
                 self._recall(attempt)
 
+    def interrupt(self, name: Host, seconds: float, now: float) -> int:
+        """The host will be gone in that many seconds: nothing more starts there.
+
+        What may not end in time gets a second attempt elsewhere, before anything else starts; returns how many.
+        """
+        if name not in self._hosts:
+            return 0
+        self.give_up(name)
+        urgent = [
+            attempt
+            for attempt in self._hosts[name].load.values()
+            if self.backup and attempt.started is not None and not 0 < self.median + attempt.started - now < seconds
+        ]
+        self._urgent.extend(urgent)
+        return len(urgent)
+
     # Decisions
 
     def decide(self, now: float) -> list[Decision]:
@@ -324,6 +342,8 @@ class Schedule:
         if not self.stopped:
             while self._retry_at and self._retry_at[0][0] <= now:
                 self._make_ready(heapq.heappop(self._retry_at)[1])
+            if self._urgent and self._free:
+                self._relieve(orders)
             if self._free:
                 self._fill(self._free, orders)
             if self._room:
@@ -339,6 +359,8 @@ class Schedule:
         if self.stopped:
             return None
         times = [self._retry_at[0][0]] if self._retry_at else []
+        if self._recalled and self._free and self._recalled[0][0] + PAUSE_PATIENCE > now:
+            times.append(self._recalled[0][0] + PAUSE_PATIENCE)
         if self._free and not self._runnable() and self._backups_allowed():
             oldest = next(iter(self._single), None)
             if oldest is not None and oldest.started is not None:
@@ -464,8 +486,13 @@ class Schedule:
     def _take_back(self, orders: list[Decision], now: float) -> None:
         """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere.
 
-        A host that can't be asked may be back soon; after a while its tasks are run a second time.
+        A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks are run a second time.
         """
+        while self._recalled and self._free and now - self._recalled[0][0] >= PAUSE_PATIENCE:
+            attempt = self._recalled.popleft()[1]
+            if self.backup and attempt in self._waiting and len(self._alive[attempt.task]) == 1:
+                self._unrecall(attempt)
+                self._double(attempt, orders)
         wanted = min(len(self._free), len(self._waiting)) - self._recalls
         for attempt in reversed(list(self._waiting)) if wanted > 0 else ():
             if wanted <= 0:
@@ -474,6 +501,7 @@ class Schedule:
                 continue
             if attempt.host.connected:
                 self._recall(attempt)
+                self._recalled.append((now, attempt))
                 wanted -= 1
             elif self.backup and now - attempt.host.paused >= PAUSE_PATIENCE:
                 wanted -= self._double(attempt, orders)
@@ -496,6 +524,15 @@ class Schedule:
             if attempt is None or attempt.started is None or now - attempt.started < limit:
                 break
             unfit += 1 - self._double(attempt, orders)
+
+    def _relieve(self, orders: list[Decision]) -> None:
+        """Run elsewhere what its host will not live to finish."""
+        unfit = []
+        while self._urgent and self._free:
+            attempt = self._urgent.popleft()
+            if attempt in self._single and not self._double(attempt, orders):
+                unfit.append(attempt)
+        self._urgent.extend(unfit)
 
     def _patience(self) -> float:
         return max(BACKUP_LEAST, BACKUP_FACTOR * self.median)

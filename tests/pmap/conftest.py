@@ -136,7 +136,7 @@ class PipedAgent:
 
     def connect(self) -> None:
         """Open a (further) connection."""
-        environment = {**os.environ, "HOME": str(self.home)}
+        environment = {"AWS_EC2_METADATA_DISABLED": "true", **os.environ, "HOME": str(self.home)}
         shell = BOOT.replace("exec python3", f"exec {shlex.quote(self.python)}")
         self.process = subprocess.Popen(
             ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0

@@ -1,0 +1,86 @@
+"""Jobs whose instances misbehave as `inv local.fault` makes them: results are exact, and nothing is taken twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from tests.conftest import LocalCloud
+from tests.pmap.conftest import Cluster, eventually
+from tests.pmap.test_resume import ANSWERS, ARGUMENTS, SLOW, started
+
+
+def fault(cloud: LocalCloud, *arguments: str) -> None:
+    done = cloud.inv("local.fault", *arguments)
+    assert done.code == 0, done.stderr
+
+
+def taken(cluster: Cluster, job: str) -> Counter[str]:
+    """How many results of each task were taken."""
+    lines = (cluster.jobs / job / "journal").read_text().splitlines()
+    return Counter(line.split()[1] for line in lines if line.startswith("done"))
+
+
+def test_an_interruption_is_seen_coming(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(2)
+    fault(cloud, "interrupt", own.ids[0], "--notice", "100")
+    waits = f"[ $HARDWAY_INSTANCE_ID != {own.ids[0]} ] || sleep 1000"
+    command = f'read x; echo $x >> log; {waits}; echo "<$x>"'
+    with started(own, ARGUMENTS, command, "--job", "spot") as process:
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    assert f"{own.ids[0]}: spot interruption in " in said
+    assert "nothing new starts" in said
+    here = own.homes[0] / "log"
+    assert not here.exists() or len(here.read_text().splitlines()) == 1
+    assert set(taken(own, "spot").values()) == {1}
+
+
+def test_a_killed_instance_loses_nothing(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(3)
+    with started(own, ARGUMENTS, SLOW, "--no-backup", "--job", "killed") as process:
+        eventually(lambda: len(own.lines("log")) == 3)
+        fault(cloud, "kill", own.ids[0])
+        for home in own.homes[1:]:
+            (home / "go").touch()
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    assert set(taken(own, "killed").values()) == {1}
+
+
+def test_dropped_connections_lose_nothing_and_run_nothing_twice(
+    cloud: LocalCloud, new_cluster: Callable[[int], Cluster]
+) -> None:
+    own = new_cluster(2)
+    with started(own, ARGUMENTS, SLOW, "--no-backup", "--job", "dropped") as process:
+        eventually(lambda: len(own.lines("log")) == 2)
+        fault(cloud, "drop", own.selector)
+        own.touch("go")
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    assert sorted(own.lines("log")) == sorted(f"{i} 1" for i in range(12))
+
+
+def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
+    cloud: LocalCloud, new_cluster: Callable[[int], Cluster]
+) -> None:
+    """The task on the hung instance gets a backup; thawed, the first attempt ends too, while the job goes on."""
+    own = new_cluster(2)
+    hung = own.ids[0]
+    command = (
+        'read x; echo $x >> log; if [ $x = 11 ]; then until [ -e last ]; do sleep .02; done; '
+        f'elif [ $HARDWAY_INSTANCE_ID = {hung} ]; then until [ -e go ]; do sleep .02; done; fi; echo "<$x>"'
+    )
+    here, there = own.homes
+    with started(own, ARGUMENTS, command, "--job", "hung", "--slots", "2") as process:
+        eventually(lambda: len(own.lines("log")) >= 4 and (here / "log").exists())
+        fault(cloud, "hang", hung)
+        tasks = set((here / "log").read_text().split())
+        assert len(tasks) == 2
+        eventually(lambda: tasks <= set((there / "log").read_text().split()))
+        (here / "go").touch()
+        fault(cloud, "thaw", hung)
+        own.touch("last")
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    assert set(taken(own, "hung").values()) == {1}
