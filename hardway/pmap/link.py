@@ -95,6 +95,7 @@ class Link:
         self.round_trips: list[float] = []
         self._connection: fabric.Connection | None = None
         self._events = events
+        self._announcement = _Announcement(self, events)
         self._frames = agent.Frames()
         self._preface = bytearray()
         self._out = bytearray()
@@ -127,7 +128,8 @@ class Link:
         self._unheard = 0
         self.heard = now
         if self.channel is not None:
-            self.channel.in_buffer.set_event(_Announcement(self, self._events))
+            self._announcement = _Announcement(self, self._events)
+            self.channel.in_buffer.set_event(self._announcement)
 
     def detach(self) -> fabric.Connection | None:
         """Forget the connection, for the caller to close in a thread of its own."""
@@ -160,6 +162,11 @@ class Link:
                 self.up = self.ever_up = True
             found += frames
         if channel.eof_received or channel.closed:
+            if not self.up and not channel.exit_status_ready():
+                # Why it ended comes after its last output, and then the channel is closed, which is announced anew.
+                self._announcement.clear()
+                if not channel.closed:
+                    return found
             if found:
                 self._events.put(("ready", self))  # the end came with the last frames and is not announced again
                 return found

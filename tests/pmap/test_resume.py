@@ -222,11 +222,12 @@ def test_an_attempt_given_up_is_ended_when_its_instance_is_back(cloud: LocalClou
 def test_instances_that_match_later_join(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
     own = new_cluster(1)
     by_name = Cluster(["own0"], own.env, cloud)
-    with started(by_name, ARGUMENTS, "cat; sleep 0.8", "--join", "--job", "grows") as process:
+    with started(by_name, ARGUMENTS, SLOW, "--join", "--job", "grows", "--slots", "3") as process:
         done = run_inv("ec2.new", "--name", "own0", env=own.env)
         assert done.code == 0, done.stderr
+        both = Cluster([*own.ids, done.stdout.strip()], own.env, cloud)
+        eventually(lambda: (both.homes[1] / "log").exists())
+        both.touch("go")
         out, said = process.communicate(timeout=30)
-    assert (process.returncode, out) == (0, ARGUMENTS + "\n")
-    assert f"{done.stdout.strip()}: it joins" in said
-    journal = (own.jobs / "grows/journal").read_text()
-    assert done.stdout.strip() in journal
+    assert (process.returncode, out) == (0, ANSWERS)
+    assert f"{both.ids[1]}: it joins" in said

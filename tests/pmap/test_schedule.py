@@ -389,3 +389,29 @@ def test_the_makespan_is_near_ideal_with_uneven_tasks_and_a_slow_host() -> None:
     world.slow["h7"] = 10.0
     world.run()
     assert world.ended <= 1.25 * world.busy / 50 + 60
+
+
+def test_what_an_interruption_would_cut_short_starts_elsewhere_before_anything_else() -> None:
+    schedule = Schedule(20)
+    for name in "ab":
+        schedule.join(name, 1)
+    first = {start.host: start for start in starts(schedule, 0.0)}
+    for start in first.values():
+        schedule.started(*start, 0.0)
+    assert schedule.finished(*first["b"], True, 1.0, 1.0) is Verdict.DONE
+    assert schedule.interrupt("a", 100.0, 3.0) == 1
+    backup = starts(schedule, 3.0)[0]
+    assert (backup.host, backup.task, backup.attempt) == ("b", first["a"].task, 2)
+    assert all(start.host == "b" for start in starts(schedule, 4.0))
+
+
+def test_what_an_interruption_leaves_time_for_is_not_run_twice() -> None:
+    schedule = Schedule(20)
+    for name in "ab":
+        schedule.join(name, 1)
+    first = {start.host: start for start in starts(schedule, 0.0)}
+    for start in first.values():
+        schedule.started(*start, 0.0)
+    assert schedule.finished(*first["b"], True, 60.0, 60.0) is Verdict.DONE
+    assert schedule.interrupt("a", 100.0, 30.0) == 0
+    assert all(start.attempt == 1 for start in starts(schedule, 60.0))

@@ -1,0 +1,60 @@
+"""An instance that can't run the agent: Debian's sshd, whose login shells lack this or that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from hardway.config import Settings
+from hardway.pmap.link import Link, Unusable, cut, now
+from tests.openssh.conftest import instance, start_sshd
+
+__all__ = ["start_sshd"]
+
+
+def first_words(port: int) -> None:
+    """Connect and read until the agent has spoken, or can't."""
+    events: SimpleQueue[tuple[str, Link]] = SimpleQueue()
+    settings = Settings()
+    link = Link(instance(0, port), events)
+    link.connect(replace(settings, ec2=replace(settings.ec2, connect_timeout=10)), {}, "job")
+    try:
+        link.opened(now())
+        while not link.up:
+            events.get(timeout=20)
+            link.receive(now())
+    finally:
+        connection = link.detach()
+        assert connection
+        cut(connection)
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("", "it has no python3: install it there"),
+        ("echo cannot allocate memory >&2; exit 1", "the agent did not start: cannot allocate memory"),
+        ("yes", "its login shell prints without end"),
+    ],
+)
+def test_why_no_agent_starts_is_said(
+    start_sshd: Callable[[int], int], tmp_path: Path, program: str, said: str
+) -> None:
+    """What runs in place of python3; the login shell finds nothing else."""
+    port = start_sshd(0)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if program:
+        python = programs / "python3"
+        python.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{program}\n")
+        python.chmod(0o755)
+    keys = tmp_path / "sshd0" / "authorized_keys"
+    shell = f"PATH={programs}; export PATH; eval \\\"$SSH_ORIGINAL_COMMAND\\\""
+    keys.write_text(f'command="{shell}" {keys.read_text()}')
+    with pytest.raises(Unusable, match=said):
+        first_words(port)
