@@ -125,6 +125,7 @@ class Driver:
             backup=options.backup,
             seed=random.randrange(1 << 30),
         )
+        self._avoids = bool(avoid)
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
         self.outcome = Outcome()
@@ -214,6 +215,9 @@ class Driver:
                 event = self._events.get_nowait()
 
     def _decide(self, time: float) -> None:
+        untried = (not (link.ever_up or link.failures or link.given_up) for link in self._links.values())
+        if self._avoids and any(untried):
+            return  # the one that is to be avoided may be the first that is there
         for decision in self.schedule.decide(time):
             link = self._links[str(decision.host)]
             number = self.numbers[decision.task]

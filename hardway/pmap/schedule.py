@@ -14,7 +14,7 @@ import heapq
 import random
 from array import array
 from bisect import insort
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from enum import Enum
 from itertools import islice
@@ -89,9 +89,12 @@ class _Host:
         "ahead",
         "connected",
         "duration",
+        "high",
         "load",
+        "low",
         "name",
         "paused",
+        "pool",
         "proven",
         "round_trip",
         "set_aside",
@@ -104,10 +107,12 @@ class _Host:
         self.slots = slots
         self.round_trip = 0.0
         self.ahead = 0
+        self.low = self.high = 0.0  # the durations that `ahead` is right for
         self.duration = 0.0  # moving mean of what its attempts took
         self.load: dict[int, _Attempt] = {}
         self.connected = True
         self.paused = 0.0
+        self.pool: OrderedDict[_Host, None] | None = None  # where the schedule keeps it
         self.set_aside = False
         self.streak: set[int] = set()  # tasks failed here since the last success here
         self.proven = 0  # those of them that succeeded elsewhere
@@ -151,8 +156,8 @@ class Schedule:
         self._random = random.Random(seed)
         self._hosts: dict[Host, _Host] = {}
         self._active: set[Host] = set()  # connected and not set aside
-        self._free: dict[_Host, None] = {}  # active hosts with a free slot, in the order they became free
-        self._room: dict[_Host, None] = {}  # active hosts whose slots are full, with a place ahead
+        self._free: OrderedDict[_Host, None] = OrderedDict()  # active hosts with a free slot, longest first
+        self._room: OrderedDict[_Host, None] = OrderedDict()  # active hosts whose slots are full, with a place ahead
         self._over = bytearray(tasks)  # 1: has its result or has failed for good
         self._number = array("H", bytes(2 * tasks))  # the number of the last attempt
         self._next = 0  # tasks from here on were never touched, unless in _skip
@@ -206,6 +211,7 @@ class Schedule:
         """A round trip to the host takes this many seconds."""
         if name in self._hosts:
             self._hosts[name].round_trip = round_trip
+            self._hosts[name].high = 0.0  # work out anew what to send ahead
 
     def adopt(self, name: Host, task: int, attempt: int, started: float | None) -> bool:
         """A host that joined holds this attempt, which is not ours; False if it isn't wanted and is to be ended.
@@ -281,7 +287,8 @@ class Schedule:
         if known is not None and known.started is None:
             if known in self._waiting:
                 del self._waiting[known]
-                self._unrecall(known)
+                if known.recalled:
+                    self._unrecall(known)
             self._run(known, now)
 
     def finished(self, name: Host, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
@@ -291,8 +298,11 @@ class Schedule:
             return Verdict.IGNORED
         host = known.host
         self._end(known)
-        host.duration = 0.8 * host.duration + 0.2 * duration if host.duration else duration
-        host.ahead = ahead(host.slots, host.round_trip, host.duration)
+        usual = host.duration
+        host.duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
+        if not host.low < usual < host.high:
+            host.ahead = ahead(host.slots, host.round_trip, usual)
+            host.low, host.high = 0.9 * usual, 1.1 * usual
         self._place(host)
         if self._over[task]:
             return Verdict.IGNORED
@@ -414,22 +424,25 @@ class Schedule:
     # How it is done
 
     def _known(self, name: Host, task: int, number: int) -> _Attempt | None:
-        host = self._hosts.get(name)
-        attempt = host.load.get(task) if host else None
-        return attempt if attempt is not None and attempt.number == number else None
+        try:
+            attempt = self._hosts[name].load[task]
+        except KeyError:
+            return None
+        return attempt if attempt.number == number else None
 
     def _place(self, host: _Host) -> None:
         """Put the host where it belongs: free, with room ahead, or neither."""
         load = len(host.load)
-        if not host.connected or host.set_aside or load >= host.slots + host.ahead:
-            self._free.pop(host, None)
-            self._room.pop(host, None)
-        elif load < host.slots:
-            self._room.pop(host, None)
-            self._free[host] = None
-        else:
-            self._free.pop(host, None)
-            self._room[host] = None
+        pool: OrderedDict[_Host, None] | None = None
+        if host.connected and not host.set_aside and load < host.slots + host.ahead:
+            pool = self._free if load < host.slots else self._room
+        before = host.pool
+        if pool is not before:
+            if before is not None:
+                del before[host]
+            if pool is not None:
+                pool[host] = None
+            host.pool = pool
 
     def _runnable(self) -> bool:
         self._advance()
@@ -442,6 +455,12 @@ class Schedule:
 
     def _pick(self, host: _Host) -> int | None:
         """The task to run next on this host, removed from where it waited."""
+        if not (self._again or self._ready_count or self._skip):
+            task = self._next
+            if task >= self.total:
+                return None
+            self._next = task + 1
+            return task
         if self._again:
             return self._again.popleft()
         if self._ready_count:
@@ -459,29 +478,30 @@ class Schedule:
             return self._next - 1
         return None
 
-    def _fill(self, pool: dict[_Host, None], orders: list[Decision]) -> None:
+    def _fill(self, pool: OrderedDict[_Host, None], orders: list[Decision]) -> None:
         """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out."""
         unfit: list[_Host] = []
         share = (self.total - self._next + len(self._again)) // (2 * len(self._active)) if self._active else 0
+        numbers, append = self._number, orders.append
         while pool and (self._next < self.total or self._runnable()):
-            host = next(iter(pool))
-            del pool[host]
+            host = pool.popitem(last=False)[0]
+            host.pool = None
             sent_ahead = len(host.load) - host.slots
-            if sent_ahead >= max(share, 1):
+            if sent_ahead >= share and sent_ahead >= 1:
                 continue  # back in the pool when one of its tasks ends
             task = self._pick(host)
             if task is None:
                 unfit.append(host)
                 continue
-            self._number[task] += 1
+            numbers[task] = number = numbers[task] + 1
             self.attempts += 1
-            attempt = self._begin(host, task, self._number[task], backup=False)
+            attempt = self._begin(host, task, number, False)
             if sent_ahead >= 0:
                 self._waiting[attempt] = None
             self._place(host)
-            orders.append(Start(host.name, task, attempt.number))
+            append(Start(host.name, task, number))
         for host in unfit:
-            pool[host] = None
+            self._place(host)
 
     def _take_back(self, orders: list[Decision], now: float) -> None:
         """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere.
@@ -581,11 +601,11 @@ class Schedule:
         """Forget the attempt."""
         task = attempt.task
         del attempt.host.load[task]
-        if attempt.started is None:
+        if attempt.started is not None:
+            self._single.pop(attempt, None)
+        else:
             self._waiting.pop(attempt, None)
             self._unrecall(attempt)
-        else:
-            self._single.pop(attempt, None)
         others = self._alive[task]
         if len(others) == 1:
             del self._alive[task]
@@ -624,9 +644,10 @@ class Schedule:
         if host.streak:
             host.streak.clear()
             host.proven = 0
-        for other in self._alive.get(task, ()):
-            self._single.pop(other, None)
-            self._orders.append(Cancel(other.host.name, task, other.number))
+        if task in self._alive:
+            for other in self._alive[task]:
+                self._single.pop(other, None)
+                self._orders.append(Cancel(other.host.name, task, other.number))
         if task in self._failures:
             for name in set(self._failures.pop(task)):
                 self._suspect(name, task)

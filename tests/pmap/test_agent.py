@@ -48,7 +48,7 @@ def test_a_bare_command_is_what_bash_makes_of_it(
     (home / "script.sh").write_text("ulimit -a; umask; trap; echo $-; echo /proc/self/fd/*")
     code, _, out, err = start_agent(command).run()
     names = {"JOB": "job0", "TASK": "1", "ATTEMPT": "1", "WORKER": "0", "INSTANCE_ID": "i-1"}
-    variables = {f"HARDWAY_{name}": value for name, value in names.items()}
+    variables = {"AWS_EC2_METADATA_DISABLED": "true", **{f"HARDWAY_{name}": value for name, value in names.items()}}
     by_bash = subprocess.run(
         ["bash", "-c", command], cwd=home, env={**os.environ, **variables}, capture_output=True, input=b""
     )

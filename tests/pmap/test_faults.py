@@ -76,7 +76,6 @@ def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
         eventually(lambda: len(own.lines("log")) >= 4 and (here / "log").exists())
         fault(cloud, "hang", hung)
         tasks = set((here / "log").read_text().split())
-        assert len(tasks) == 2
         eventually(lambda: tasks <= set((there / "log").read_text().split()))
         (here / "go").touch()
         fault(cloud, "thaw", hung)
