@@ -27,7 +27,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from hardway.pmap.schedule import Cancel, Recall, Schedule, Start, Verdict  # noqa: E402
+from hardway.pmap.schedule import Cancel, Schedule, Start, Verdict  # noqa: E402
 from tests.pmap.proxy import Proxy  # noqa: E402
 
 HOSTS = 50
@@ -358,30 +358,59 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
     clock = busy = 0.0
     decisions = order = 0
     began = time.perf_counter()
+    running: dict[int, tuple[Start, int]] = {}  # what a host runs, and its event: one that is not here is out of date
+    queues: list[dict[Start, None]] = [{} for _ in range(hosts)]
+
+    def run(attempt: Start) -> None:
+        nonlocal order
+        timed(schedule.started, *attempt, clock)
+        length = lengths[order % len(lengths)]
+        order += 1
+        running[attempt.host] = (attempt, order)
+        heapq.heappush(events, (clock + length, order, attempt, length))
+
+    def ended(host: int) -> None:
+        running.pop(host, None)
+        if queues[host]:
+            attempt = next(iter(queues[host]))
+            del queues[host][attempt]
+            run(attempt)
+
     while not schedule.finished_all:
         orders = timed(schedule.decide, clock)
         decisions += len(orders)
         for decision in orders:
+            attempt = Start(*decision)
+            host: Any = attempt.host
             if isinstance(decision, Start):
-                timed(schedule.started, *decision, clock)
-                length = lengths[order % len(lengths)]
-                order += 1
-                heapq.heappush(events, (clock + length, order, decision, length))
-            elif isinstance(decision, Cancel):
-                timed(schedule.finished, *decision, False, 0.0, clock)
-            elif isinstance(decision, Recall):
-                timed(schedule.returned, *decision)
+                if host in running:
+                    queues[host][attempt] = None
+                else:
+                    run(attempt)
+            elif attempt in queues[host]:
+                del queues[host][attempt]
+                timed(schedule.returned, *attempt)
+            elif isinstance(decision, Cancel) and host in running and running[host][0] == attempt:
+                timed(schedule.finished, *attempt, False, 0.0, clock)
+                ended(host)
         due = timed(schedule.due, clock) if order > tasks // 2 else None
         if due is not None and (not events or due < events[0][0]):
             clock = due
             continue
-        clock, at, decision, length = heapq.heappop(events)
+        clock, at, attempt, length = heapq.heappop(events)
+        host = attempt.host
+        if running.get(host) != (attempt, at):
+            continue
         if at % 100_000 == 0:
-            timed(schedule.leave, decision.host)
-            timed(schedule.join, decision.host, 1)
-        elif timed(schedule.finished, *decision, True, length, clock) is Verdict.DONE:
-            results[decision.task] += 1
+            queues[host].clear()
+            del running[host]
+            timed(schedule.leave, host)
+            timed(schedule.join, host, 1)
+            continue
+        if timed(schedule.finished, *attempt, True, length, clock) is Verdict.DONE:
+            results[attempt.task] += 1
             busy += length
+        ended(host)
     took = time.perf_counter() - began
     rate = decisions / own
     assert results.count(1) == tasks, "a task has not exactly one result"
