@@ -358,8 +358,8 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
     clock = busy = 0.0
     decisions = order = 0
     began = time.perf_counter()
-    running: dict[int, tuple[Start, int]] = {}  # what a host runs, and its event: one that is not here is out of date
-    queues: list[dict[Start, None]] = [{} for _ in range(hosts)]
+    running: dict[Any, tuple[Start, int]] = {}  # what a host runs, and its event: one that is not here is out of date
+    queues: dict[Any, dict[Start, None]] = {host: {} for host in range(hosts)}
 
     def run(attempt: Start) -> None:
         nonlocal order
@@ -369,7 +369,7 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
         running[attempt.host] = (attempt, order)
         heapq.heappush(events, (clock + length, order, attempt, length))
 
-    def ended(host: int) -> None:
+    def ended(host: Any) -> None:
         running.pop(host, None)
         if queues[host]:
             attempt = next(iter(queues[host]))
@@ -381,7 +381,7 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
         decisions += len(orders)
         for decision in orders:
             attempt = Start(*decision)
-            host: Any = attempt.host
+            host = attempt.host
             if isinstance(decision, Start):
                 if host in running:
                     queues[host][attempt] = None
