@@ -350,8 +350,8 @@ def simulation(hosts: int, tasks: int) -> list[dict[str, Any]]:
 
     rng = random.Random(1)
     schedule = Schedule(tasks, seed=1)
-    for host in range(hosts):
-        schedule.join(host, 1)
+    for name in range(hosts):
+        schedule.join(name, 1)
     events: list[tuple[float, int, Any, float]] = []
     results = bytearray(tasks)
     lengths = [rng.lognormvariate(1.0, 0.8) * (10 if rng.random() < 0.001 else 1) for _ in range(100_003)]
