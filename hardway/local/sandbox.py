@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ LEVELS = ("bwrap", "unshare", "none")
 UID = 1000
 """Who logs in to an instance is this user there; on the host, whoever runs the daemon."""
 BOOT_SECONDS = 30
+STOP_SECONDS = 0.02
+"""How long one process is waited for that is to stop: it takes microseconds, on a busy machine a turn of the CPU."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = "/run/hardway/bin"
 """Where an isolated instance sees `shims`."""
@@ -541,14 +544,29 @@ def _stop(path: str) -> int:
     """
     process = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as stat:
-            if stat.read().rpartition(b")")[2].split()[0] in b"TtZX":
-                raise ProcessLookupError
+        if _state(process) in b"TtZX":
+            raise ProcessLookupError
         signal.pidfd_send_signal(process, signal.SIGSTOP)
+        _until_stopped(process)
     except BaseException:
         os.close(process)
         raise
     return process
+
+
+def _until_stopped(process: int) -> None:
+    """Wait for the signal to have its effect, at most STOP_SECONDS: a parent that is only about to stop sees its child
+    do so. What the kernel holds up, in a read from a disk, stops when that is over.
+    """
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline and _state(process) not in b"TtZX":
+        time.sleep(0.0001)
+
+
+def _state(process: int) -> bytes:
+    """The letter of its state. Raises OSError for a process that is gone."""
+    with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as stat:
+        return stat.read().rpartition(b")")[2].split()[0]
 
 
 async def _probe(sandbox: Sandbox) -> None:

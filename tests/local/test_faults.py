@@ -177,7 +177,7 @@ def test_an_interrupted_instance_gets_notice_and_then_ends(machines: Machines) -
 SPIN = """
 import time
 began = time.time()
-while time.process_time() < 0.06:
+while time.process_time() < 0.2:
     pass
 print(time.time() - began)
 """
@@ -185,7 +185,7 @@ print(time.time() - began)
 
 def test_a_slow_host_gets_a_part_of_the_cpu_and_answers_late(machine: Machine) -> None:
     def spin() -> float:
-        """The wall time that 60 ms of CPU take."""
+        """The wall time that 200 ms of CPU take."""
         return float(machine.output(f"python3 -c '{SPIN}'"))
 
     with machine.transport() as transport:
@@ -203,7 +203,7 @@ def test_a_slow_host_gets_a_part_of_the_cpu_and_answers_late(machine: Machine) -
 
         fault(machine.cloud, "slow", machine.id, "--factor", "10")
         slow_spin = spin()
-        assert slow_spin > 0.06 * 10 * 0.5
+        assert slow_spin > 0.2 * 10 * 0.5
         assert longest_wait(0.6) > 0.15
         fault(machine.cloud, "slow", machine.id, "--factor", "1")
         # others use this machine too
