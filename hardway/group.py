@@ -271,6 +271,7 @@ class _Command:
         self.channel = channel
         self.printer = printer
         self.interrupted = interrupted
+        # They outlive this call, in the result, and are gone with it.
         self.stdout: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
         self.stderr: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
 

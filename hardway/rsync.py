@@ -76,6 +76,7 @@ class _Target:
 
     def local(self, command: str) -> None:
         """Run rsync; end it on Ctrl-C. Raises TransferError with what it complained of."""
+        # patchwork gives a line for the shell; every value in it was quoted above.
         process = subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             while True:

@@ -105,7 +105,11 @@ def new(
     with progress("instances ready", request.num) as on_ready:
         started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare)
     if login:
-        _login(settings, started[0])
+        # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
+        try:
+            _login(settings, started[0])
+        except (Failed, KeyboardInterrupt) as error:
+            say(str(error) or "interrupted")
     return Lines(instance.id for instance in started)
 
 
