@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def test_botocore_finds_the_region(tagged: Machine) -> None:
         "print(F(config={'ec2_metadata_service_endpoint': s.get_config_variable('ec2_metadata_service_endpoint')})"
         ".retrieve_region())"
     )
-    assert tagged.output(f"{sys.executable} -c {json.dumps(script)}") == "us-east-1\n"
+    assert tagged.output(shlex.join([sys.executable, "-c", script])) == "us-east-1\n"
 
 
 def test_it_lives_as_long_as_the_instance(machines: Machines) -> None:
