@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,10 @@ NOT_INHERITED = re.compile(
 )
 
 _endpoints: list[str] = []
+
+# Whatever runs in the background of a script ignores these, and so would all it starts: no test of Ctrl-C could pass.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
