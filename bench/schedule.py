@@ -133,9 +133,7 @@ class Simulation:
         self.taken += time.process_time() - began
 
     def finish(self, batch: list[tuple]) -> None:
-        ended = [
-            event[2:] for event in batch if self.running.get(event[2]) == (event[3], event[4])
-        ]
+        ended = [event[2:] for event in batch if self.running.get(event[2]) == (event[3], event[4])]
         for event in ended:
             self.running.pop(event[0], None)
         began = time.process_time()

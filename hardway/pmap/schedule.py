@@ -11,13 +11,13 @@ not stand idle for a round trip. A task may have several attempts alive (a backu
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from array import array
 from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from enum import Enum
-from itertools import islice
 from typing import NamedTuple
 
 AHEAD_SECONDS = 0.2  # what is sent ahead keeps a host busy for two round trips and this
@@ -73,15 +73,16 @@ class Verdict(Enum):
 
 
 class _Attempt:
-    __slots__ = ("backup", "host", "number", "recalled", "started", "task")
+    __slots__ = ("host", "number", "recalled", "single", "started", "task", "twin")
 
-    def __init__(self, host: _Host, task: int, number: int, backup: bool) -> None:
+    def __init__(self, host: _Host, task: int, number: int) -> None:
         self.host = host
         self.task = task
         self.number = number
-        self.backup = backup
         self.started: float | None = None
         self.recalled = False
+        self.single = False  # it runs, and is the only attempt of its task
+        self.twin: _Attempt | None = None  # the task's other attempt
 
 
 class _Host:
@@ -167,15 +168,17 @@ class Schedule:
         self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
         self._ready_count = 0
         self._retry_at: list[tuple[float, int]] = []
-        self._alive: dict[int, list[_Attempt]] = {}
+        self._alive: dict[int, _Attempt] = {}  # by task; a second one is its twin
         self._waiting: dict[_Attempt, None] = {}  # sent ahead, not known to have started
         self._recalls = 0  # asked for, not answered
         self._recalled: deque[tuple[float, _Attempt]] = deque()  # when, for a slot that stands free
-        self._single: dict[_Attempt, None] = {}  # started, the only attempt of its task, longest running first
+        self._stragglers: deque[_Attempt] = deque()  # the single ones, longest running first, among some that were
         self._urgent: deque[_Attempt] = deque()  # need a second attempt before anything else starts
         self._orders: list[Decision] = []  # cancels and recalls of the events since the last decide
         self._durations: list[float] = []  # a sorted sample
         self._timed = 0
+        self._sampled = 0  # of so many durations, all that get into the sample have
+        self._weight = 1.0
 
     # Events
 
@@ -226,11 +229,13 @@ class Schedule:
             self._again.remove(task)
         else:
             self._skip.add(task)
-        held = self._begin(host, task, attempt, backup=False)
+        held = self._begin(host, task, attempt)
         if started is None:
             self._waiting[held] = None
         else:
-            self._run(held, started)
+            held.started = started
+            held.single = True
+            self._stragglers.append(held)
         self._place(host)
         return True
 
@@ -285,11 +290,15 @@ class Schedule:
         """The attempt runs."""
         known = self._known(name, task, attempt)
         if known is not None and known.started is None:
-            if known in self._waiting:
-                del self._waiting[known]
-                if known.recalled:
-                    self._unrecall(known)
-            self._run(known, now)
+            self._waiting.pop(known, None)
+            if known.recalled:
+                self._unrecall(known)
+            known.started = now
+            if known.twin is None:
+                known.single = True
+                self._stragglers.append(known)
+                if len(self._stragglers) > 2 * len(self._alive) + SAMPLE:
+                    self._stragglers = deque(attempt for attempt in self._stragglers if attempt.single)
 
     def finished(self, name: Host, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
         """The attempt ended after `duration` seconds of running."""
@@ -297,13 +306,18 @@ class Schedule:
         if known is None:
             return Verdict.IGNORED
         host = known.host
-        self._end(known)
+        if known.twin is None and known.started is not None:
+            known.single = False
+            del host.load[task], self._alive[task]
+        else:
+            self._end(known)
         usual = host.duration
         host.duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
         if not host.low < usual < host.high:
             host.ahead = ahead(host.slots, host.round_trip, usual)
             host.low, host.high = 0.9 * usual, 1.1 * usual
-        self._place(host)
+        if host.pool is not self._free:
+            self._place(host)
         if self._over[task]:
             return Verdict.IGNORED
         if ok:
@@ -372,7 +386,7 @@ class Schedule:
         if self._recalled and self._free and self._recalled[0][0] + PAUSE_PATIENCE > now:
             times.append(self._recalled[0][0] + PAUSE_PATIENCE)
         if self._free and not self._runnable() and self._backups_allowed():
-            oldest = next(iter(self._single), None)
+            oldest = self._longest_running()
             if oldest is not None and oldest.started is not None:
                 at = oldest.started + self._patience()
                 if at > now:
@@ -402,10 +416,10 @@ class Schedule:
     @property
     def slowest(self) -> tuple[int, Host, float] | None:
         """Of the running tasks: number, host and start of the one that has run longest."""
-        for attempt in self._single:
-            if attempt.started is not None:
-                return attempt.task, attempt.host.name, attempt.started
-        return None
+        attempt = self._longest_running()
+        if attempt is None or attempt.started is None:
+            return None
+        return attempt.task, attempt.host.name, attempt.started
 
     @property
     def hosts(self) -> int:
@@ -424,11 +438,9 @@ class Schedule:
     # How it is done
 
     def _known(self, name: Host, task: int, number: int) -> _Attempt | None:
-        try:
-            attempt = self._hosts[name].load[task]
-        except KeyError:
-            return None
-        return attempt if attempt.number == number else None
+        host = self._hosts.get(name)
+        attempt = host.load.get(task) if host else None
+        return attempt if attempt and attempt.number == number else None
 
     def _place(self, host: _Host) -> None:
         """Put the host where it belongs: free, with room ahead, or neither."""
@@ -455,12 +467,6 @@ class Schedule:
 
     def _pick(self, host: _Host) -> int | None:
         """The task to run next on this host, removed from where it waited."""
-        if not (self._again or self._ready_count or self._skip):
-            task = self._next
-            if task >= self.total:
-                return None
-            self._next = task + 1
-            return task
         if self._again:
             return self._again.popleft()
         if self._ready_count:
@@ -482,24 +488,39 @@ class Schedule:
         """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out."""
         unfit: list[_Host] = []
         share = (self.total - self._next + len(self._again)) // (2 * len(self._active)) if self._active else 0
-        numbers, append = self._number, orders.append
+        numbers, alive, again, skip, free, room = (
+            self._number,
+            self._alive,
+            self._again,
+            self._skip,
+            self._free,
+            self._room,
+        )
         while pool and (self._next < self.total or self._runnable()):
             host = pool.popitem(last=False)[0]
             host.pool = None
-            sent_ahead = len(host.load) - host.slots
-            if sent_ahead >= share and sent_ahead >= 1:
+            load, slots = len(host.load), host.slots
+            if load - slots >= share and load > slots:
                 continue  # back in the pool when one of its tasks ends
-            task = self._pick(host)
-            if task is None:
-                unfit.append(host)
-                continue
+            if again or skip or self._ready_count:
+                task = self._pick(host)
+                if task is None:
+                    unfit.append(host)
+                    continue
+            else:
+                task = self._next
+                self._next = task + 1
             numbers[task] = number = numbers[task] + 1
-            self.attempts += 1
-            attempt = self._begin(host, task, number, False)
-            if sent_ahead >= 0:
+            attempt = alive[task] = host.load[task] = _Attempt(host, task, number)
+            if load >= slots:
                 self._waiting[attempt] = None
-            self._place(host)
-            append(Start(host.name, task, number))
+            orders.append(Start(host.name, task, number))
+            self.attempts += 1
+            load += 1
+            place = free if load < slots else room if load < slots + host.ahead else None
+            if place is not None:
+                place[host] = None
+                host.pool = place
         for host in unfit:
             self._place(host)
 
@@ -510,14 +531,14 @@ class Schedule:
         """
         while self._recalled and self._free and now - self._recalled[0][0] >= PAUSE_PATIENCE:
             attempt = self._recalled.popleft()[1]
-            if self.backup and attempt in self._waiting and len(self._alive[attempt.task]) == 1:
+            if self.backup and attempt in self._waiting and attempt.twin is None:
                 self._unrecall(attempt)
                 self._double(attempt, orders)
         wanted = min(len(self._free), len(self._waiting)) - self._recalls
-        for attempt in reversed(list(self._waiting)) if wanted > 0 else ():
+        for attempt in reversed(self._waiting) if wanted > 0 else ():
             if wanted <= 0:
                 break
-            if attempt.recalled or len(self._alive[attempt.task]) > 1 or not self._welcome(attempt.task):
+            if attempt.recalled or attempt.twin is not None or not self._welcome(attempt.task):
                 continue
             if attempt.host.connected:
                 self._recall(attempt)
@@ -538,19 +559,27 @@ class Schedule:
         if not self._backups_allowed():
             return
         limit = self._patience()
-        unfit = 0
-        while self._free and unfit < BACKUP_TRIES:
-            attempt = next(islice(self._single, unfit, None), None)
+        unfit: list[_Attempt] = []
+        while self._free and len(unfit) < BACKUP_TRIES:
+            attempt = self._longest_running()
             if attempt is None or attempt.started is None or now - attempt.started < limit:
                 break
-            unfit += 1 - self._double(attempt, orders)
+            if not self._double(attempt, orders):
+                unfit.append(self._stragglers.popleft())
+        self._stragglers.extendleft(reversed(unfit))
+
+    def _longest_running(self) -> _Attempt | None:
+        stragglers = self._stragglers
+        while stragglers and not stragglers[0].single:
+            stragglers.popleft()
+        return stragglers[0] if stragglers else None
 
     def _relieve(self, orders: list[Decision]) -> None:
         """Run elsewhere what its host will not live to finish."""
         unfit = []
         while self._urgent and self._free:
             attempt = self._urgent.popleft()
-            if attempt in self._single and not self._double(attempt, orders):
+            if attempt.single and not self._double(attempt, orders):
                 unfit.append(attempt)
         self._urgent.extend(unfit)
 
@@ -569,7 +598,7 @@ class Schedule:
             self._number[attempt.task] += 1
             self.attempts += 1
             self.backups += 1
-            second = self._begin(host, attempt.task, self._number[attempt.task], backup=True)
+            second = self._begin(host, attempt.task, self._number[attempt.task])
             self._place(host)
             orders.append(Start(host.name, attempt.task, second.number))
             return 1
@@ -580,39 +609,32 @@ class Schedule:
         for item, _ in zip(pool, range(count), strict=False):
             yield item
 
-    def _begin(self, host: _Host, task: int, number: int, backup: bool) -> _Attempt:
-        attempt = _Attempt(host, task, number, backup)
+    def _begin(self, host: _Host, task: int, number: int) -> _Attempt:
+        attempt = _Attempt(host, task, number)
         host.load[task] = attempt
-        others = self._alive.get(task)
-        if others is None:
-            self._alive[task] = [attempt]
-        else:
-            for other in others:
-                self._single.pop(other, None)
-            others.append(attempt)
+        other = self._alive.setdefault(task, attempt)
+        if other is not attempt:
+            other.single = False
+            other.twin, attempt.twin = attempt, other
         return attempt
-
-    def _run(self, attempt: _Attempt, now: float) -> None:
-        attempt.started = now
-        if len(self._alive[attempt.task]) == 1:
-            self._single[attempt] = None
 
     def _end(self, attempt: _Attempt) -> None:
         """Forget the attempt."""
         task = attempt.task
         del attempt.host.load[task]
-        if attempt.started is not None:
-            self._single.pop(attempt, None)
-        else:
+        if attempt.started is None:
             self._waiting.pop(attempt, None)
             self._unrecall(attempt)
-        others = self._alive[task]
-        if len(others) == 1:
+        attempt.single = False
+        twin = attempt.twin
+        if twin is None:
             del self._alive[task]
             return
-        others.remove(attempt)
-        if len(others) == 1 and others[0].started is not None and not self._over[task]:
-            self._single[others[0]] = None
+        self._alive[task] = twin
+        attempt.twin = twin.twin = None
+        if twin.started is not None and not self._over[task]:
+            twin.single = True
+            self._stragglers.append(twin)
 
     def _lose(self, attempt: _Attempt) -> bool:
         """The attempt came to nothing through no fault of its own; True if the task runs again."""
@@ -640,14 +662,16 @@ class Schedule:
         task, host = attempt.task, attempt.host
         self._over[task] = 1
         self.done += 1
-        self._time(duration)
+        self._timed += 1
+        if self._timed > self._sampled:
+            self._time(duration)
         if host.streak:
             host.streak.clear()
             host.proven = 0
-        if task in self._alive:
-            for other in self._alive[task]:
-                self._single.pop(other, None)
-                self._orders.append(Cancel(other.host.name, task, other.number))
+        other = self._alive.get(task)
+        if other is not None:
+            other.single = False
+            self._orders.append(Cancel(other.host.name, task, other.number))
         if task in self._failures:
             for name in set(self._failures.pop(task)):
                 self._suspect(name, task)
@@ -685,10 +709,10 @@ class Schedule:
         self._ready_count += 1
 
     def _time(self, duration: float) -> None:
-        """Keep a sample of all durations, each with the same chance."""
-        self._timed += 1
-        if len(self._durations) < SAMPLE:
-            insort(self._durations, duration)
-        elif self._random.random() * self._timed < SAMPLE:
+        """Keep a sample of all durations, each with the same chance (algorithm L: Li, ACM TOMS 20, 1994)."""
+        if len(self._durations) == SAMPLE:
             del self._durations[self._random.randrange(SAMPLE)]
-            insort(self._durations, duration)
+        insort(self._durations, duration)
+        if len(self._durations) == SAMPLE:
+            self._weight *= (1 - self._random.random()) ** (1 / SAMPLE)
+            self._sampled = self._timed + int(math.log(1 - self._random.random()) / math.log1p(-self._weight))
