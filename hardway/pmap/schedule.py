@@ -288,8 +288,9 @@ class Schedule:
 
     def started(self, name: Host, task: int, attempt: int, now: float) -> None:
         """The attempt runs."""
-        known = self._known(name, task, attempt)
-        if known is not None and known.started is None:
+        host = self._hosts.get(name)  # as _known does; a call here costs a tenth of all decisions
+        known = host.load.get(task) if host is not None else None
+        if known is not None and known.number == attempt and known.started is None:
             self._waiting.pop(known, None)
             if known.recalled:
                 self._unrecall(known)
@@ -302,10 +303,10 @@ class Schedule:
 
     def finished(self, name: Host, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
         """The attempt ended after `duration` seconds of running."""
-        known = self._known(name, task, attempt)
-        if known is None:
+        host = self._hosts.get(name)
+        known = host.load.get(task) if host is not None else None
+        if host is None or known is None or known.number != attempt:
             return Verdict.IGNORED
-        host = known.host
         if known.twin is None and known.started is not None:
             known.single = False
             del host.load[task], self._alive[task]
