@@ -28,7 +28,8 @@ from hardway.pmap import agent
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
 from hardway.pmap.progress import Progress
-from hardway.pmap.schedule import Cancel, Recall, Schedule, Start, Verdict
+from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
+from hardway.prices import spot_prices
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 PING_AFTER = 10.0  # of silence
@@ -38,6 +39,7 @@ ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 3.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
+LOST = 8  # an attempt's flag, beside the agent's
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
 
@@ -60,7 +62,8 @@ class Options:
 class Outcome:
     """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end.
 
-    `busy` are the seconds that attempts ran, `slot_seconds` those that slots were there to run them.
+    `busy` are the seconds that attempts ran, `slot_seconds` those that slots were there to run them; `cost` is in USD,
+    of those instances whose price is known, `unpriced` is the number of the others.
     """
 
     failed: dict[int, Result] = field(default_factory=dict)
@@ -73,6 +76,8 @@ class Outcome:
     seconds: float = 0.0
     busy: float = 0.0
     slot_seconds: float = 0.0
+    cost: float = 0.0
+    unpriced: int = 0
 
 
 @dataclass
@@ -149,7 +154,9 @@ class Driver:
         self._interrupted = 0
         self._left_running = 0
         self._slots: dict[str, int] = {}
-        self._since: dict[str, float] = {}  # when an instance's slots were first there
+        self._since: dict[str, float] = {}  # when an instance's slots were first there,
+        self._until: dict[str, float] = {}  # and when it was given up
+        self._prices: dict[str, float] = {}  # USD/hour
         self._error: HardwayError | None = None
 
     def run(self) -> Outcome:
@@ -157,23 +164,27 @@ class Driver:
 
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
-        began = now()
+        began = ended = now()
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
-        with self._threads(), self._signals():
-            try:
-                self._loop()
-                if not self._left_running:
-                    self._farewell()
-            finally:
-                self._disconnect()
-                self.job.flush()
-                schedule, outcome = self.schedule, self.outcome
-                outcome.done, outcome.left = schedule.done, schedule.left
-                outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
-                outcome.backups = schedule.backups
-                outcome.seconds = now() - began
-                outcome.slot_seconds = sum(self._slots[name] * (now() - at) for name, at in self._since.items())
+        try:
+            with self._threads(), self._signals():
+                self._ask_prices([link.instance for link in self._links.values()])
+                try:
+                    self._loop()
+                    if not self._left_running:
+                        self._farewell()
+                finally:
+                    ended = now()
+                    self._disconnect()
+                    self.job.flush()
+        finally:
+            schedule, outcome = self.schedule, self.outcome
+            outcome.done, outcome.left = schedule.done, schedule.left
+            outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
+            outcome.backups = schedule.backups
+            outcome.seconds = ended - began
+            self._count_time(ended)
         if self._left_running:
             name = signal.Signals(self._left_running).name
             raise HardwayError(f"ended by {name}; what runs goes on; {self._unfinished()}", 128 + self._left_running)
@@ -315,7 +326,9 @@ class Driver:
         if link.given_up:
             return
         link.given_up = True
+        self._until[link.name] = now()
         again = self.schedule.leave(link.name)
+        self._note_deadly()
         self.outcome.lost += 1
         self._reasons[reason] += 1
         tasks = f"; {len(again)} {'task runs' if len(again) == 1 else 'tasks run'} elsewhere" if again else ""
@@ -361,11 +374,13 @@ class Driver:
         self._work.put(work)
 
     def _on_found(self, found: Sequence[Instance]) -> None:
-        for instance in found:
-            if instance.id not in self._links and instance.id not in self._gone:
-                self.progress.say(f"{instance}: it joins")
-                link = self._links[instance.id] = Link(instance, self._events)
-                self._open(link)
+        joining = [one for one in found if one.id not in self._links and one.id not in self._gone]
+        if joining:
+            self._ask_prices(joining)
+        for instance in joining:
+            self.progress.say(f"{instance}: it joins")
+            link = self._links[instance.id] = Link(instance, self._events)
+            self._open(link)
 
     def _ask_ec2(self, ids: list[str]) -> None:
         self._asking = True
@@ -409,6 +424,7 @@ class Driver:
         link.failures = 0
         if link.given_up:
             link.given_up = False
+            self._until.pop(link.name, None)
             self.progress.say(f"{link.instance}: it is back")
         slots = self._slots[link.name] = self.options.slots or hello.cpus
         self._since.setdefault(link.name, now())
@@ -441,6 +457,19 @@ class Driver:
                 link.send(agent.ACK if holding.state == agent.ENDED else agent.KILL, holding.task, holding.attempt)
         for position, attempt in known - found:
             self.schedule.lost(link.name, position, attempt)
+        self._note_deadly()
+
+    def _note_deadly(self) -> None:
+        """Tasks that the schedule gives up since they seem to kill what they run on have failed."""
+        while self.schedule.deadly:
+            position, attempt, host = self.schedule.deadly.pop()
+            number = self.numbers[position]
+            result = self.job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
+            self.outcome.failed[position] = result
+            self.progress.say(f"task {number} is given up: {how_it_ended(result)}")
+            if self.on_result:
+                self.job.flush()
+                self.on_result(position, result)
 
     def _settings_of(self, link: Link, slots: int) -> bytes:
         pairs = {
@@ -646,6 +675,20 @@ class Driver:
         for connection in connections:
             self._work.put(connection.close)
 
+    def _ask_prices(self, instances: Sequence[Instance]) -> None:
+        self._work.put(lambda: self._prices.update(spot_prices(self.settings, instances)))
+
+    def _count_time(self, end: float) -> None:
+        """What the instances' time came to, in seconds of slots and in USD."""
+        outcome = self.outcome
+        for name, since in self._since.items():
+            seconds = self._until.get(name, end) - since
+            outcome.slot_seconds += self._slots[name] * seconds
+            if name in self._prices:
+                outcome.cost += self._prices[name] * seconds / 3600
+            else:
+                outcome.unpriced += 1
+
     def _unfinished(self) -> str:
         done, total = self.schedule.done, self.schedule.total
         return f"{done} of {total} tasks are done"
@@ -720,6 +763,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     """The end of an attempt in a person's words."""
     if result.flags & agent.TIMED_OUT:
         return f"timed out after {timeout or result.seconds:g} s"
+    if result.flags & LOST:
+        return f"{DEADLY} times the instance or its agent died while the task ran"
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.code < 0:

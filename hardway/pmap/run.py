@@ -221,6 +221,11 @@ class _Run:
                 if (one.size, one.checksum) != (other.size, other.checksum)
             ]
         journal.remove(again.path)
+        if any(one.host == other.host for one, other in zip(first, second, strict=True)):
+            raise Failed(
+                "--verify compares results of different instances, and only one could be used; "
+                f"to go on without it: {_resuming(self.job)}"
+            )
         if differ:
             self.shown.say(*differ[:GROUPS_TOLD])
             raise Failed(
@@ -266,9 +271,7 @@ def _look_back(job: Job, shown: Progress) -> None:
 def _resuming(job: Job) -> str:
     """The line that goes on with the job."""
     asked = job.asked
-    return shlex.join(
-        ["inv", "mapreduce.pmap", asked.selector, asked.source, asked.command, "--resume", asked.name]
-    )
+    return shlex.join(["inv", "mapreduce.pmap", asked.selector, asked.source, asked.command, "--resume", asked.name])
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
@@ -282,6 +285,10 @@ def _summary(outcome: Outcome, tasks: int) -> str:
         duration(outcome.seconds),
         f"{min(share, 1):.0%} busy",
     ]
+    if outcome.cost:
+        parts.append(f"{outcome.cost:.2f} USD" if outcome.cost >= 0.01 else "under 0.01 USD")
+        if outcome.unpriced:
+            parts[-1] += f" (the price of {outcome.unpriced} more is not known)"
     return ", ".join(parts)
 
 

@@ -31,6 +31,7 @@ BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than
 PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
+DEADLY = 5  # hosts lost without notice, each while this task ran there: it is taken to be what kills them
 SAMPLE = 1001  # durations kept to estimate the median
 
 Host = Hashable
@@ -91,6 +92,7 @@ class _Host:
         "connected",
         "duration",
         "high",
+        "leaving",
         "load",
         "low",
         "name",
@@ -115,6 +117,7 @@ class _Host:
         self.paused = 0.0
         self.pool: OrderedDict[_Host, None] | None = None  # where the schedule keeps it
         self.set_aside = False
+        self.leaving = False  # it will be interrupted, and said so
         self.streak: set[int] = set()  # tasks failed here since the last success here
         self.proven = 0  # those of them that succeeded elsewhere
 
@@ -154,6 +157,7 @@ class Schedule:
         self.retried = 0
         self.backups = 0
         self.stopped = False
+        self.deadly: list[tuple[int, int, Host]] = []  # tasks that failed for good as their host was lost, with attempt
         self._random = random.Random(seed)
         self._hosts: dict[Host, _Host] = {}
         self._active: set[Host] = set()  # connected and not set aside
@@ -165,6 +169,7 @@ class Schedule:
         self._skip: set[int] = set()
         self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
         self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
+        self._losses: dict[int, int] = {}  # how often a task ran on a host that was lost without notice
         self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
         self._ready_count = 0
         self._retry_at: list[tuple[float, int]] = []
@@ -257,7 +262,10 @@ class Schedule:
         self._place(host)
 
     def leave(self, name: Host) -> list[int]:
-        """The host is gone with all it held; returns the tasks that run again elsewhere. No failed attempt."""
+        """The host is gone with all it held; returns the tasks that run again elsewhere. No failed attempt.
+
+        A task whose hosts are lost again and again, though, is given up as `deadly`.
+        """
         host = self._hosts.pop(name, None)
         if host is None:
             return []
@@ -365,6 +373,7 @@ class Schedule:
         if name not in self._hosts:
             return 0
         self.give_up(name)
+        self._hosts[name].leaving = True
         urgent = [
             attempt
             for attempt in self._hosts[name].load.values()
@@ -655,10 +664,18 @@ class Schedule:
             self._stragglers.append(twin)
 
     def _lose(self, attempt: _Attempt) -> bool:
-        """The attempt came to nothing through no fault of its own; True if the task runs again."""
+        """The attempt came to nothing, as far as is known through no fault of its own; True if the task runs again."""
         task = attempt.task
         self._end(attempt)
-        if self._over[task] or task in self._alive:
+        if self._over[task]:
+            return False
+        if attempt.started is not None and not attempt.host.leaving:
+            self._losses[task] = losses = self._losses.get(task, 0) + 1
+            if losses >= DEADLY and task not in self._alive:
+                self.deadly.append((task, attempt.number, attempt.host.name))
+                self._give_up_task(task)
+                return False
+        if task in self._alive:
             return False
         if task in self._failures:
             self._make_ready(task)
@@ -693,15 +710,18 @@ class Schedule:
         if task in self._alive:
             return Verdict.RETRY
         if len(failures) > self.retries:
-            self._over[task] = 1
-            self.failed += 1
-            if not self.keep_going:
-                self.stop()
+            self._give_up_task(task)
             return Verdict.FAILED
         self.retried += 1
         longest = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(failures) - 1))
         heapq.heappush(self._retry_at, (now + longest * self._random.uniform(0.5, 1.0), task))
         return Verdict.RETRY
+
+    def _give_up_task(self, task: int) -> None:
+        self._over[task] = 1
+        self.failed += 1
+        if not self.keep_going:
+            self.stop()
 
     def _make_ready(self, task: int) -> None:
         self._ready.setdefault(frozenset(self._failures[task]), deque()).append(task)

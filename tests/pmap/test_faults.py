@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
-from tests.conftest import LocalCloud
+from tests.conftest import LocalCloud, run_inv
 from tests.pmap.conftest import Cluster, eventually
 from tests.pmap.test_resume import ANSWERS, ARGUMENTS, SLOW, started
 
@@ -83,3 +84,37 @@ def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
         out, said = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, ANSWERS), said
     assert set(taken(own, "hung").values()) == {1}
+
+
+def test_a_task_that_kills_its_agents_is_given_up(new_cluster: Callable[[int], Cluster]) -> None:
+    own = new_cluster(2)
+    command = 'read x; [ $x != 3 ] || kill -9 $PPID; echo "<$x>"'
+    with started(own, ARGUMENTS, command, "--job", "deadly", "--keep-going") as process:
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, ""), said
+    assert "1 task failed, 5 times the instance or its agent died while the task ran" in said
+    assert "11 are done" in said
+    assert "Traceback" not in said
+
+
+def test_the_cost_is_told_where_the_price_is_known(new_cluster: Callable[[int], Cluster]) -> None:
+    """moto has a spot price, and none for what runs on demand."""
+    own = new_cluster(1)
+    with started(own, ARGUMENTS, "cat") as process:
+        assert "USD" not in process.communicate(timeout=30)[1]
+    spot = run_inv("ec2.new", "--num", "2", "--spot", "1", "--name", "own-spot", env=own.env)
+    assert spot.code == 0, spot.stderr
+    done = run_inv("mapreduce.pmap", "own*", ARGUMENTS, "cat", env=own.env)
+    assert (done.code, "under 0.01 USD (the price of 1 more is not known)" in done.stderr) == (0, True)
+
+
+def test_verify_with_one_instance_that_answers_is_no_verification(
+    cloud: LocalCloud, new_cluster: Callable[[int], Cluster]
+) -> None:
+    own = new_cluster(2)
+    fault(cloud, "hang", own.ids[0])
+    impatient = replace(own, env={**own.env, "INVOKE_MAPREDUCE_RECONNECT": "1", "INVOKE_EC2_CONNECT_TIMEOUT": "2"})
+    with started(impatient, ARGUMENTS, "cat", "--verify", "3") as process:
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, ""), said
+    assert "only one could be used" in said

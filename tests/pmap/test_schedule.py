@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardway.pmap.schedule import Cancel, Decision, Recall, Schedule, Start, Verdict, ahead
+from hardway.pmap.schedule import DEADLY, Cancel, Decision, Recall, Schedule, Start, Verdict, ahead
 
 
 class World:
@@ -165,13 +165,14 @@ def test_every_task_has_exactly_one_outcome(
     world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
     world.run()
     done, failed = final(world, Verdict.DONE), final(world, Verdict.FAILED)
+    failed.update(task for task, _, _ in schedule.deadly)
     assert set(done) | set(failed) == set(range(tasks))
     assert not set(done) & set(failed)
     assert all(count == 1 for count in (done + failed).values())
     assert schedule.done == len(done)
     assert schedule.failed == len(failed)
     if not fail:
-        assert not failed
+        assert set(failed) == {task for task, _, _ in schedule.deadly}
     assert len(set(world.starts)) == len(world.starts), "an attempt ran twice"
     assert len({(task, attempt) for _, task, attempt in world.starts}) == len(world.starts), "a number was given twice"
 
@@ -415,3 +416,40 @@ def test_what_an_interruption_leaves_time_for_is_not_run_twice() -> None:
     assert schedule.finished(*first["b"], True, 60.0, 60.0) is Verdict.DONE
     assert schedule.interrupt("a", 100.0, 30.0) == 0
     assert all(start.attempt == 1 for start in starts(schedule, 60.0))
+
+
+def test_a_task_that_kills_its_hosts_is_given_up_and_those_beside_it_are_not() -> None:
+    schedule = Schedule(20, keep_going=True)
+    for number in range(30):
+        schedule.join(number, 2)
+    killed: list[object] = []
+    now = 0.0
+    while not schedule.finished_all:
+        now += 1
+        begun = starts(schedule, now)
+        assert begun
+        for start in begun:
+            schedule.started(*start, now)
+        deadly = next((start for start in begun if start.task == 3), None)
+        if deadly:
+            killed.append(deadly.host)
+            schedule.leave(deadly.host)
+        for start in begun:
+            if not deadly or start.host != deadly.host:
+                schedule.finished(*start, True, 0.5, now)
+    assert len(killed) == DEADLY
+    assert schedule.deadly == [(3, DEADLY, killed[-1])]
+    assert (schedule.done, schedule.failed) == (19, 1)
+
+
+def test_interruptions_with_notice_are_no_fault_of_a_task() -> None:
+    schedule = Schedule(1)
+    for number in range(3 * DEADLY):
+        schedule.join(number, 1)
+        (start,) = starts(schedule, number)
+        schedule.started(*start, number)
+        schedule.interrupt(number, 0.1, number)
+        schedule.leave(number)
+    schedule.join("last", 1)
+    (start,) = starts(schedule, 99)
+    assert schedule.finished(*start, True, 1, 100) is Verdict.DONE
