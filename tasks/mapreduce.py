@@ -37,6 +37,8 @@ from hardway.pmap.results import Results
         "progress": "say nothing on stderr but errors",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
         "region": "AWS region; else the environment's, invoke.yaml's, the profile's",
+        "reconnect": "seconds until an instance that can't be reached is given up",
+        "linger": "seconds until an agent on an instance ends itself when nobody connects to it",
         "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
     },
 )
@@ -61,6 +63,8 @@ def pmap(
     null: bool = False,
     region: str | None = None,
     real_s3: bool = False,
+    reconnect: float | str | None = None,
+    linger: float | str | None = None,
 ) -> Results:
     """Run COMMAND for each of ARGS on the instances, and print what each wrote, in the order of ARGS.
 
@@ -71,7 +75,15 @@ def pmap(
     if real_s3:
         settings = dataclasses.replace(settings, stub_session={})
     options = run.options(
-        settings, keep_going, backup, slots=slots, retries=retries, retry_sleep=retry_sleep, timeout=timeout
+        settings,
+        keep_going,
+        backup,
+        slots=slots,
+        retries=retries,
+        retry_sleep=retry_sleep,
+        timeout=timeout,
+        reconnect=reconnect,
+        linger=linger,
     )
     arguments = run.read_arguments(args, null)
     return run.pmap(

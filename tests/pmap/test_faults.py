@@ -113,8 +113,8 @@ def test_verify_with_one_instance_that_answers_is_no_verification(
 ) -> None:
     own = new_cluster(2)
     fault(cloud, "hang", own.ids[0])
-    impatient = replace(own, env={**own.env, "INVOKE_MAPREDUCE_RECONNECT": "1", "INVOKE_EC2_CONNECT_TIMEOUT": "2"})
-    with started(impatient, ARGUMENTS, "cat", "--verify", "3") as process:
+    impatient = replace(own, env={**own.env, "INVOKE_EC2_CONNECT_TIMEOUT": "2"})
+    with started(impatient, ARGUMENTS, "cat", "--verify", "3", "--reconnect", "1") as process:
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, ""), said
     assert "only one could be used" in said
