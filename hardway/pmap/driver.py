@@ -415,7 +415,7 @@ class Driver:
             self._lost(link, "")
         except Unusable as error:
             self._give_up(link, str(error), gone=True)
-        except (agent.BrokenStream, ValueError, struct.error) as error:
+        except (agent.BrokenStream, ValueError, IndexError, OverflowError, struct.error) as error:
             self._lost(link, f"what arrives is not from our agent ({error})")
 
     def _greet(self, link: Link, hello: Hello) -> None:
@@ -527,6 +527,8 @@ class Driver:
                 self._ping(link)
 
     def _on_chunk(self, link: Link, frame: Frame) -> None:
+        if frame.task not in self.positions:
+            return  # its argument has been dropped from the job since
         key = (link.name, frame.task, frame.attempt)
         partial = self._partials.get(key)
         if partial is None:
