@@ -39,7 +39,7 @@ def main() -> int:
             own = launch(cloud, Path(folder) / f"home{jobs}", given.hosts, f"chaos{jobs}")
             ids = list(own.ids)
             with behind_proxy(cloud, own) as proxy:
-                report = chaos.run(cloud, own, proxy, tasks=given.tasks, seed=seed, job=f"chaos{jobs}")
+                report = chaos.run(cloud, own, proxy, tasks=given.tasks, seed=seed, job=f"chaos{jobs}", seconds=60)
             cloud.client("ec2").terminate_instances(InstanceIds=ids)
             faults += report.faults
             lost += report.lost

@@ -1,4 +1,4 @@
-"""A job under random faults: cut connections, killed agents, lost instances, failing tasks, killed drivers.
+"""A job under random faults: killed drivers and agents, failing tasks, cut connections, instances that go or limp.
 
 Used by the tests, for seconds, and by bench/chaos.py, for as long as one likes.
 """
@@ -16,6 +16,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from hardway.config import Settings
+from hardway.local import faults
+from hardway.local.daemon import Running
 from tests.conftest import REPOSITORY, LocalCloud
 from tests.pmap.conftest import Cluster
 from tests.pmap.proxy import Proxy
@@ -24,6 +27,10 @@ COMMAND = (
     "read x; sleep 0.$((RANDOM % 3)); [ $((RANDOM % 15)) != 0 ] || { echo unlucky >&2; exit 1; }; "
     '[ $((x % 10)) != 0 ] || head -c 300000 /dev/zero | tr "\\0" x; echo "<$x>"'
 )
+
+KINDS = {
+    "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1
+}  # fmt: skip
 
 
 @dataclass
@@ -43,32 +50,57 @@ def expected(tasks: int) -> str:
 
 
 def run(
-    cloud: LocalCloud, cluster: Cluster, proxy: Proxy, *, tasks: int, seed: int, job: str, spare: int = 2
+    cloud: LocalCloud,
+    cluster: Cluster,
+    proxy: Proxy,
+    *,
+    tasks: int,
+    seed: int,
+    job: str,
+    spare: int = 2,
+    seconds: float = 15.0,
 ) -> Report:
-    """Run a job of `tasks` with faults until it ends; at least `spare` instances survive. Takes a minute at most."""
+    """Run a job of `tasks` until it ends, with faults for `seconds` at most; at least `spare` instances survive.
+
+    Takes two minutes at most, else TimeoutExpired.
+    """
     rng = random.Random(seed)
     report = Report()
     over = threading.Event()
     drivers: list[subprocess.Popen[str]] = []
     alive = list(cluster.ids)
+    daemon = Running(cloud.pid, cloud.env["AWS_ENDPOINT_URL"], 0, "", "", Settings().local)
 
     def fault() -> None:
-        kind = rng.choices(["cut", "agent", "instance", "driver"], [4, 3, 1, 2])[0]
+        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+        one = rng.choice(alive)
         if kind == "cut":
             proxy.cut()
         elif kind == "agent" and not kill_agent(cluster, rng):
             return
-        elif kind == "instance":
+        elif kind in ("instance", "interrupt"):
             if len(alive) <= spare:
                 return
-            victim = alive.pop(rng.randrange(len(alive)))
-            cloud.client("ec2").terminate_instances(InstanceIds=[victim])
+            alive.remove(one)
+            if kind == "instance":
+                cloud.client("ec2").terminate_instances(InstanceIds=[one])
+            else:
+                faults.send(daemon, faults.Fault("interrupt", (one,), notice=rng.uniform(1, 3)))
         elif kind == "driver":
             drivers[-1].send_signal(signal.SIGKILL)
+        elif kind == "drop":
+            faults.send(daemon, faults.Fault("drop", (one,)))
+        elif kind == "hang":
+            faults.send(daemon, faults.Fault("hang", (one,)))
+            faults.send(daemon, faults.Fault("thaw", (one,), after=rng.uniform(0.5, 2)))
+        elif kind == "slow":
+            faults.send(daemon, faults.Fault("slow", (one,), factor=3))
+            faults.send(daemon, faults.Fault("slow", (one,), factor=1, after=rng.uniform(0.5, 2)))
         report.faults[kind] += 1
 
     def harm() -> None:
-        while not over.wait(rng.uniform(0.3, 1.5)):
+        end = time.monotonic() + seconds
+        while not over.wait(rng.uniform(0.3, 1.5)) and time.monotonic() < end:
             fault()
 
     arguments = "\n".join(str(x) for x in range(tasks))
@@ -98,6 +130,8 @@ def run(
         over.set()
         if harmer.ident:
             harmer.join()
+        faults.send(daemon, faults.Fault("thaw", tuple(alive)))
+        faults.send(daemon, faults.Fault("slow", tuple(alive), factor=1))
         drivers[-1].kill()
         drivers[-1].communicate()
     results = Counter(

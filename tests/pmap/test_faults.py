@@ -86,6 +86,24 @@ def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
     assert set(taken(own, "hung").values()) == {1}
 
 
+def test_an_instance_where_tasks_fail_is_set_aside(new_cluster: Callable[[int], Cluster]) -> None:
+    """Where three in a row fail that succeed elsewhere."""
+    own = new_cluster(3)
+    bad, tasks = own.ids[0], 100
+    fails = f"[ $HARDWAY_INSTANCE_ID != {bad} ] || {{ sleep .2; exit 7; }}"
+    command = f'read x; echo $x >> log; {fails}; sleep .05; echo "<$x>"'
+    numbers = "\n".join(str(i) for i in range(tasks))
+    with started(own, numbers, command, "--job", "aside", "--retry-sleep", "0.1") as process:
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "".join(f"<{i}>\n" for i in range(tasks))), said
+    aside = [line for line in said.splitlines() if "set aside" in line]
+    assert aside, said
+    assert all(bad in line for line in aside), said
+    assert set(taken(own, "aside").values()) == {1}
+    here = own.homes[0] / "log"
+    assert 3 <= len(here.read_text().splitlines()) < tasks // 2, "it is spared"
+
+
 def test_a_task_that_kills_its_agents_is_given_up(new_cluster: Callable[[int], Cluster]) -> None:
     own = new_cluster(2)
     command = 'read x; [ $x != 3 ] || kill -9 $PPID; echo "<$x>"'
