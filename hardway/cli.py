@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import invoke
 from platformdirs import user_state_path
 
-from hardway.errors import Failed, HardwayError, Interrupted, UsageError
+from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -156,10 +156,17 @@ def _closed_stdout_ends() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Without this the interpreter complains while it exits.
+        _forget_what_stdout_holds()
+        raise HardwayError("", 128 + signal.SIGPIPE) from None
+
+
+def _forget_what_stdout_holds() -> None:
+    """Where stdout takes no more: else the interpreter complains of that while it exits."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise HardwayError("", 128 + signal.SIGPIPE) from None
 
 
 def _accept_any_bytes() -> None:
@@ -174,6 +181,10 @@ def _as_hardway_error(error: Exception) -> HardwayError:
     known = aws.translate(error)
     if known:
         return known
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        _forget_what_stdout_holds()
+        target = f" to {error.filename}" if error.filename else ""
+        return Failed(f"cannot write{target}: {(error.strerror or str(error)).lower()}")
     log = user_state_path("hardway", ensure_exists=True) / "errors.log"
     try:
         with log.open("a") as file:

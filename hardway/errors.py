@@ -7,9 +7,13 @@ catch `HardwayError`. What is not in this tree is a bug. The translation of boto
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from invoke.exceptions import Exit
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""The numbers of those OSErrors that say of a file that it can't be written: a person's disk, and no bug of ours."""
 
 
 class HardwayError(Exit):

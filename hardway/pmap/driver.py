@@ -8,6 +8,7 @@ are in seconds of the monotonic clock.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import random
 import signal
@@ -88,8 +89,9 @@ class _Partial:
     files: list[BinaryIO]
 
     def close(self) -> None:
-        for file in self.files:
-            file.close()
+        with contextlib.ExitStack() as files:
+            for file in self.files:
+                files.callback(file.close)
 
 
 class Driver:
@@ -521,7 +523,10 @@ class Driver:
     def _on_pong(self, link: Link, payload: bytes) -> None:
         """The shortest of a few round trips is the link's; the others are the time that somebody was busy."""
         if payload:
-            link.round_trips.append(now() - struct.unpack("!d", payload)[0])
+            round_trip = now() - struct.unpack("!d", payload)[0]
+            if not 0 <= round_trip < math.inf:
+                raise agent.BrokenStream(f"a round trip of {round_trip} s")
+            link.round_trips.append(round_trip)
             self.schedule.distance(link.name, min(link.round_trips))
             if len(link.round_trips) < ROUND_TRIPS:
                 self._ping(link)
@@ -539,6 +544,8 @@ class Driver:
 
     def _on_done(self, link: Link, position: int, frame: Frame) -> None:
         code, flags, seconds, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+        if not 0 <= seconds < math.inf:
+            raise agent.BrokenStream(f"an attempt of {seconds} s")
         partial = self._partials.pop((link.name, frame.task, frame.attempt), None)
         inline = frame.payload[agent.RESULT.size :]
         ok = code == 0 and not flags
@@ -547,6 +554,10 @@ class Driver:
             return
         self.outcome.busy += seconds
         verdict = self.schedule.finished(link.name, position, frame.attempt, ok, seconds, now())
+        while self.schedule.put_aside:
+            bad = self._links.get(str(self.schedule.put_aside.pop()))
+            if bad is not None:
+                self.progress.say(f"{bad.instance}: set aside, tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
             if partial:
                 self._discard(partial)
@@ -578,12 +589,11 @@ class Driver:
             self.progress.retry(
                 f"task {self.numbers[position]} failed on {link.instance}: {reason}; it will be tried again"
             )
-        if self.schedule.is_set_aside(link.name) and link.name not in self._leaving:
-            self.progress.say(f"{link.instance}: set aside, tasks that fail there succeed elsewhere")
 
     @staticmethod
     def _discard(partial: _Partial) -> None:
-        partial.close()
+        with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
+            partial.close()
         for path in partial.paths:
             path.unlink(missing_ok=True)
 

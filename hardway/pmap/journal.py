@@ -24,8 +24,9 @@ import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
@@ -119,7 +120,10 @@ class Job:
         self._lock = _lock(path, self.asked.name)
         self.keys = self._read_keys()
         self.history = self._read_journal()
-        self._files: dict[str, BinaryIO] = {name: (path / name).open("ab") for name in ("journal", "stdout", "stderr")}
+        # Unbuffered: what could not be written is not tried again when the file is closed.
+        self._files: dict[str, FileIO] = {
+            name: (path / name).open("ab", buffering=0) for name in ("journal", "stdout", "stderr")
+        }
         self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
         self._pending: dict[str, list[bytes]] = {name: [] for name in self._files}
         self.outputs = Outputs(path)
@@ -143,16 +147,22 @@ class Job:
             created=time.time(),
             cwd=os.getcwd(),
         )
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = False
         try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.mkdir(mode=0o700)
+            made = True
+            (path / "keys").touch()
+            (path / "large").mkdir()
+            new = path / "job.json.new"
+            new.write_text(json.dumps(asdict(asked), indent=1))
+            new.replace(path / "job.json")
         except FileExistsError:
             raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
-        (path / "keys").touch()
-        (path / "large").mkdir()
-        new = path / "job.json.new"
-        new.write_text(json.dumps(asdict(asked), indent=1))
-        new.replace(path / "job.json")
+        except OSError as error:
+            if made:
+                shutil.rmtree(path, ignore_errors=True)
+            raise Failed(f"cannot write to {path}: {(error.strerror or str(error)).lower()}") from None
         return cls(path)
 
     def __enter__(self) -> Job:
@@ -220,16 +230,22 @@ class Job:
         """Give everything to the operating system, outputs first: it survives the end of this process."""
         for name in ("stdout", "stderr", "journal"):
             if self._pending[name]:
-                data = b"".join(self._pending[name])
+                data = memoryview(b"".join(self._pending[name]))
                 self._pending[name].clear()
                 try:
-                    self._files[name].write(data)
-                    self._files[name].flush()
+                    while data:
+                        data = data[self._files[name].write(data) :]
                 except OSError as error:
-                    raise Failed(
-                        f"cannot write to {self.path}: {(error.strerror or str(error)).lower()}; "
-                        f"once it can be written to, --resume {self.asked.name} goes on"
-                    ) from None
+                    for pending in self._pending.values():
+                        pending.clear()  # the journal must not tell of outputs that aren't there
+                    raise self.unwritable(error) from None
+
+    def unwritable(self, error: OSError) -> Failed:
+        """What to say where the job's directory takes no more."""
+        return Failed(
+            f"cannot write to {self.path}: {(error.strerror or str(error)).lower()}; "
+            f"once it can be written to, --resume {self.asked.name} goes on"
+        )
 
     # Results
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from hardway import config, instances
 from hardway.config import Settings
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError
 from hardway.pmap import journal
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
 from hardway.pmap.journal import Job, Result, duration
@@ -64,7 +64,7 @@ def read_arguments(args: str | Iterable[str | bytes], null: bool = False) -> Arg
     if not parts[-1]:
         parts.pop()
     items = [part if null else part + b"\n" for part in parts if part]
-    return Arguments(items, len(parts) - len(items), args if len(args) < 200 else "ARGS")
+    return Arguments(items, len(parts) - len(items), args if len(args) < 200 and "\n" not in args else "ARGS")
 
 
 def _item(item: Any, null: bool) -> bytes:
@@ -124,16 +124,21 @@ def pmap(
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
         found = _earlier(command, depends, resume, shown) if resume else None
-        text = selector if isinstance(selector, str) else " ".join(selector)
+        text = " ".join(selector.split() if isinstance(selector, str) else selector)
         about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
         opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
         with opened:
-            job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown)
-            if join:
-                job_run.find = partial(instances.select, settings, selector)
-            if verify:
-                job_run.verify(min(verify, len(arguments.items)))
-            return job_run.all()
+            try:
+                job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown)
+                if join:
+                    job_run.find = partial(instances.select, settings, selector)
+                if verify:
+                    job_run.verify(min(verify, len(arguments.items)))
+                return job_run.all()
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise opened.unwritable(error) from None
 
 
 def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Progress) -> Path | None:
@@ -238,7 +243,8 @@ class _Run:
         try:
             return driver.run()
         except HardwayError as error:
-            error.message = f"{error.message}; to go on: {_resuming(self.job)}"
+            if "--resume" not in str(error):
+                error.message = f"{error.message}; to go on: {_resuming(self.job)}"
             raise
         finally:
             self.shown.say(_summary(driver.outcome, len(driver.arguments)))

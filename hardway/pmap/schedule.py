@@ -157,6 +157,7 @@ class Schedule:
         self.retried = 0
         self.backups = 0
         self.stopped = False
+        self.put_aside: list[Host] = []  # hosts set aside
         self.deadly: list[tuple[int, int, Host]] = []  # tasks that failed for good as their host was lost, with attempt
         self._random = random.Random(seed)
         self._hosts: dict[Host, _Host] = {}
@@ -455,11 +456,6 @@ class Schedule:
         """How often the task has failed."""
         return len(self._failures.get(task, ()))
 
-    def is_set_aside(self, name: Host) -> bool:
-        """Whether the host gets no more tasks."""
-        host = self._hosts.get(name)
-        return host is not None and host.set_aside
-
     # How it is done
 
     def _known(self, name: Host, task: int, number: int) -> _Attempt | None:
@@ -699,8 +695,9 @@ class Schedule:
         if host is None or task not in host.streak:
             return
         host.proven += 1
-        if host.proven >= SET_ASIDE and self._active - {name}:
+        if host.proven >= SET_ASIDE and not host.set_aside and self._active - {name}:
             self.give_up(name)
+            self.put_aside.append(name)
 
     def _fail(self, attempt: _Attempt, now: float) -> Verdict:
         task, host = attempt.task, attempt.host

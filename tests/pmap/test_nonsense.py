@@ -1,10 +1,13 @@
-"""The driver's end of the protocol: an agent that talks nonsense costs its instance, and never a traceback."""
+"""The driver's end of the protocol: an agent that talks nonsense costs its instance, and neither job nor result."""
 
 from __future__ import annotations
 
+import io
 import random
+import signal
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hardway.config import Settings
-from hardway.errors import HardwayError
+from hardway.instances import Instance
 from hardway.pmap import agent
 from hardway.pmap.driver import Driver, Options
 from hardway.pmap.journal import Job, keys_of
@@ -42,44 +45,85 @@ def nonsense(rng: random.Random) -> bytes:
                 agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5) + b"short",
             ]
         )
-        said += agent.frame(rng.choice(KINDS), rng.choice([0, 1, 7]), rng.choice([0, 1, 60_000]), payload)
+        kind = rng.choice(KINDS)
+        # With the right attempt, what it says of an end would be an answer, if a wrong one.
+        attempt = rng.choice([0, 60_000] if kind == agent.DONE else [0, 1, 60_000])
+        said += agent.frame(kind, rng.choice([0, 1, 7]), attempt, payload)
     return said + rng.choice([b"", rng.randbytes(40)])
 
 
-def test_an_agent_that_talks_nonsense(
-    start_sshd: Callable[[int], int],
-    cloud: LocalCloud,
-    home: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What runs in place of python3 says it; EC2, when asked, doesn't know the instance, which ends the job."""
-    for name, value in cloud.env.items():
-        monkeypatch.setenv(name, value)
-    port = start_sshd(0)
-    said, programs = tmp_path / "said", tmp_path / "bin"
+def login(sshd: Path, prepare: str) -> None:
+    """Have logins to this sshd start with these commands."""
+    keys = sshd / "authorized_keys"
+    keys.write_text(f'command="{prepare}; eval \\"$SSH_ORIGINAL_COMMAND\\"" {keys.read_text()}')
+
+
+@pytest.fixture
+def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
+    """Two hosts; in place of python3, the first has what says the content of `said`, and then waits a moment."""
+    found = [instance(0, start_sshd(0)), instance(1, start_sshd(0))]
+    programs, home = tmp_path / "bin", tmp_path / "remote"
     programs.mkdir()
+    home.mkdir()
     python = programs / "python3"
     python.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c '\nimport shutil, sys, time\n"
-        f'shutil.copyfileobj(open("{said}", "rb"), sys.stdout.buffer)\nsys.stdout.flush()\ntime.sleep(0.3)\'\n'
+        f'shutil.copyfileobj(open("{tmp_path}/said", "rb"), sys.stdout.buffer)\nsys.stdout.flush()\ntime.sleep(0.3)\'\n'
     )
     python.chmod(0o755)
-    keys = tmp_path / "sshd0" / "authorized_keys"
-    shell = f"PATH={programs}; export PATH; eval \\\"$SSH_ORIGINAL_COMMAND\\\""
-    keys.write_text(f'command="{shell}" {keys.read_text()}')
+    login(tmp_path / "sshd0", f"PATH={programs}; export PATH")
+    login(tmp_path / "sshd1", f"HOME={home}; export HOME; cd")
+    return found
+
+
+def run(name: str, pair: list[Instance]) -> str:
+    """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
+    stream = io.StringIO()
     settings = replace(Settings(), ec2=replace(Settings().ec2, connect_timeout=5))
+    items = [b"%d\n" % number for number in range(20)]
+    impatience = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
+    impatience.start()
+    try:
+        with Job.create("cat", name=name, selector="x", region="us-east-1", source="x") as job:
+            numbers = job.number(keys_of(items))
+            Driver(job, items, numbers, pair, settings, Options(reconnect=0.5), Progress(stream=stream)).run()
+            results = job.history.results
+            assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
+    finally:
+        impatience.cancel()
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def ec2(cloud: LocalCloud, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EC2 to ask, which knows neither of the two."""
+    for name, value in cloud.env.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("kind", [agent.NOTICE, agent.PONG], ids=["notice", "pong"])
+@pytest.mark.parametrize("payload", [bytes(7), bytes(70_000)], ids=["short", "long"])
+def test_a_number_of_another_length(pair: list[Instance], tmp_path: Path, kind: int, payload: bytes) -> None:
+    (tmp_path / "said").write_bytes(HELLO + agent.frame(kind, payload=payload))
+    assert "what arrives is not from our agent" in run("length", pair)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_interruption_at_any_time(pair: list[Instance], tmp_path: Path, number: float) -> None:
+    (tmp_path / "said").write_bytes(HELLO + agent.frame(agent.NOTICE, payload=struct.pack("!d", number)))
+    assert "spot interruption in " in run("notice", pair)
+
+
+@pytest.mark.parametrize("number", [1e308, float("inf"), float("-inf"), float("nan")])
+def test_a_round_trip_of_no_length(pair: list[Instance], tmp_path: Path, number: float) -> None:
+    (tmp_path / "said").write_bytes(HELLO + agent.frame(agent.PONG, payload=struct.pack("!d", number)))
+    assert "what arrives is not from our agent (a round trip of" in run("pong", pair)
+
+
+def test_an_agent_that_talks_nonsense(pair: list[Instance], tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    items = [b"a\n", b"b\n"]
-    for number in range(8):
-        said.write_bytes(HELLO + nonsense(rng))
-        with Job.create("cat", name=f"nonsense{number}", selector="x", region="us-east-1", source="x") as job:
-            numbers = job.number(keys_of(items))
-            options = Options(reconnect=0.5)
-            driver = Driver(job, items, numbers, [instance(0, port)], settings, options, Progress(False))
-            try:
-                driver.run()
-            except HardwayError as error:
-                assert "no instance" in str(error)  # or, by chance, both tasks are answered
+    for number in range(6):
+        (tmp_path / "said").write_bytes(HELLO + nonsense(rng))
+        run(f"nonsense{number}", pair)
