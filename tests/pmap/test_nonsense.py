@@ -60,7 +60,7 @@ def login(sshd: Path, prepare: str) -> None:
 
 @pytest.fixture
 def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
-    """Two hosts; in place of python3, the first has what says the content of `said`, and then waits a moment."""
+    """Two hosts; in place of python3, the first has what says the content of `said`. The other's tasks wait."""
     found = [instance(0, start_sshd(0)), instance(1, start_sshd(0))]
     programs, home = tmp_path / "bin", tmp_path / "remote"
     programs.mkdir()
@@ -68,7 +68,8 @@ def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
     python = programs / "python3"
     python.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c '\nimport shutil, sys, time\n"
-        f'shutil.copyfileobj(open("{tmp_path}/said", "rb"), sys.stdout.buffer)\nsys.stdout.flush()\ntime.sleep(0.3)\'\n'
+        f'shutil.copyfileobj(open("{tmp_path}/said", "rb"), sys.stdout.buffer)\nsys.stdout.flush()\ntime.sleep(0.3)\n'
+        f'open("{home}/spoken", "w")\'\n'
     )
     python.chmod(0o755)
     login(tmp_path / "sshd0", f"PATH={programs}; export PATH")
@@ -84,7 +85,7 @@ def run(name: str, pair: list[Instance]) -> str:
     impatience = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
     impatience.start()
     try:
-        with Job.create("cat", name=name, selector="x", region="us-east-1", source="x") as job:
+        with Job.create("until [ -e spoken ]; do sleep .02; done; cat", name=name) as job:
             numbers = job.number(keys_of(items))
             Driver(job, items, numbers, pair, settings, Options(reconnect=0.5), Progress(stream=stream)).run()
             results = job.history.results
