@@ -189,7 +189,7 @@ class Link:
                 sent = self.channel.send(bytes(self._out[: min(allowed, 1 << 16)]))
             except TimeoutError:
                 return False
-            except OSError:
+            except (OSError, EOFError):  # the latter by Paramiko, on a socket that has just been closed
                 return True  # the end of the connection is announced on its own
             if sent == 0:
                 return True
