@@ -99,6 +99,7 @@ class _Host:
         "paused",
         "pool",
         "proven",
+        "resting",
         "round_trip",
         "set_aside",
         "slots",
@@ -117,6 +118,7 @@ class _Host:
         self.paused = 0.0
         self.pool: OrderedDict[_Host, None] | None = None  # where the schedule keeps it
         self.set_aside = False
+        self.resting = False  # it fails task after task: given none for a while
         self.leaving = False  # it will be interrupted, and said so
         self.streak: set[int] = set()  # tasks failed here since the last success here
         self.proven = 0  # those of them that succeeded elsewhere
@@ -170,6 +172,7 @@ class Schedule:
         self._skip: set[int] = set()
         self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
         self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
+        self._rests: list[tuple[float, int, _Host]] = []  # when a host's rest is over
         self._losses: dict[int, int] = {}  # how often a task ran on a host that was lost without notice
         self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
         self._ready_count = 0
@@ -321,11 +324,12 @@ class Schedule:
             del host.load[task], self._alive[task]
         else:
             self._end(known)
-        usual = host.duration
-        host.duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
-        if not host.low < usual < host.high:
-            host.ahead = ahead(host.slots, host.round_trip, usual)
-            host.low, host.high = 0.75 * usual, 1.33 * usual
+        if ok:  # a failure says nothing of how long tasks take
+            usual = host.duration
+            host.duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
+            if not host.low < usual < host.high:
+                host.ahead = ahead(host.slots, host.round_trip, usual)
+                host.low, host.high = 0.75 * usual, 1.33 * usual
         if host.pool is not self._free:
             self._place(host)
         if self._over[task]:
@@ -392,6 +396,10 @@ class Schedule:
         if not self.stopped:
             while self._retry_at and self._retry_at[0][0] <= now:
                 self._make_ready(heapq.heappop(self._retry_at)[1])
+            while self._rests and self._rests[0][0] <= now:
+                host = heapq.heappop(self._rests)[2]
+                host.resting = False
+                self._place(host)
             if self._urgent and self._free:
                 self._relieve(orders)
             if self._free:
@@ -408,7 +416,7 @@ class Schedule:
         """The time at which `decide` has something to say though nothing happened; None: never."""
         if self.stopped:
             return None
-        times = [self._retry_at[0][0]] if self._retry_at else []
+        times = [first[0][0] for first in (self._retry_at, self._rests) if first]
         if self._recalled and self._free and self._recalled[0][0] + PAUSE_PATIENCE > now:
             times.append(self._recalled[0][0] + PAUSE_PATIENCE)
         if self._free and not self._runnable() and self._backups_allowed():
@@ -467,7 +475,7 @@ class Schedule:
         """Put the host where it belongs: free, with room ahead, or neither."""
         load = len(host.load)
         pool: OrderedDict[_Host, None] | None = None
-        if host.connected and not host.set_aside and load < host.slots + host.ahead:
+        if host.connected and not host.set_aside and not host.resting and load < host.slots + host.ahead:
             pool = self._free if load < host.slots else self._room
         before = host.pool
         if pool is not before:
@@ -704,6 +712,8 @@ class Schedule:
         failures = self._failures.setdefault(task, [])
         failures.append(host.name)
         host.streak.add(task)
+        if len(host.streak) >= SET_ASIDE:
+            self._rest(host, now)
         if task in self._alive:
             return Verdict.RETRY
         if len(failures) > self.retries:
@@ -713,6 +723,16 @@ class Schedule:
         longest = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(failures) - 1))
         heapq.heappush(self._retry_at, (now + longest * self._random.uniform(0.5, 1.0), task))
         return Verdict.RETRY
+
+    def _rest(self, host: _Host, now: float) -> None:
+        """Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong."""
+        others = (self._hosts[name] for name in self._active)
+        if host.resting or not any(len(other.streak) < SET_ASIDE for other in others):
+            return
+        seconds = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(host.streak) - SET_ASIDE))
+        host.resting = True
+        heapq.heappush(self._rests, (now + seconds, id(host), host))
+        self._place(host)
 
     def _give_up_task(self, task: int) -> None:
         self._over[task] = 1

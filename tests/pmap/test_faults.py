@@ -90,7 +90,7 @@ def test_an_instance_where_tasks_fail_is_set_aside(new_cluster: Callable[[int], 
     """Where three in a row fail that succeed elsewhere."""
     own = new_cluster(3)
     bad, tasks = own.ids[0], 100
-    fails = f"[ $HARDWAY_INSTANCE_ID != {bad} ] || {{ sleep .2; exit 7; }}"
+    fails = f"[ $HARDWAY_INSTANCE_ID != {bad} ] || exit 7"
     command = f'read x; echo $x >> log; {fails}; sleep .05; echo "<$x>"'
     numbers = "\n".join(str(i) for i in range(tasks))
     with started(own, numbers, command, "--job", "aside", "--retry-sleep", "0.1") as process:

@@ -453,3 +453,22 @@ def test_interruptions_with_notice_are_no_fault_of_a_task() -> None:
     schedule.join("last", 1)
     (start,) = starts(schedule, 99)
     assert schedule.finished(*start, True, 1, 100) is Verdict.DONE
+
+
+def test_a_host_that_fails_at_once_does_not_take_all_tasks() -> None:
+    """The others need 1 s for a task, it fails 1,000 a second."""
+    schedule = Schedule(300, retry_sleep=30)
+    world = World(schedule, {"bad": 1, "good": 1, "fine": 1, "well": 1}, 1, spread=0.1)
+    world.bad, world.slow["bad"] = {"bad"}, 0.001
+    world.run()
+    assert schedule.done == 300
+    assert schedule.put_aside == ["bad"]
+    assert 3 <= sum(1 for host, _, _ in world.starts if host == "bad") < 15
+
+
+def test_tasks_that_fail_everywhere_are_not_held_up() -> None:
+    schedule = Schedule(500, retries=0, keep_going=True)
+    world = World(schedule, {"a": 1, "b": 2}, 1, spread=0.1, bad=1.0)
+    world.run()
+    assert schedule.failed == 500
+    assert world.ended < 1.2 * 500 / 3
