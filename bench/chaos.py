@@ -11,13 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.conftest import NOT_INHERITED, local_cloud  # noqa: E402
-from tests.pmap import chaos  # noqa: E402
-from tests.pmap.conftest import launch  # noqa: E402
-from tests.pmap.test_resume import behind_proxy  # noqa: E402
+from tests.conftest import NOT_INHERITED, local_cloud
+from tests.pmap import chaos
+from tests.pmap.conftest import launch
+from tests.pmap.test_resume import behind_proxy
 
 
 def main() -> int:

@@ -25,13 +25,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# What is imported lies in the repository, which isn't on the path before the line above.
-from tests.conftest import local_cloud  # noqa: E402
-from tests.pmap.conftest import launch  # noqa: E402
-from tests.pmap.proxy import Proxy  # noqa: E402
+from tests.conftest import REPOSITORY, local_cloud
+from tests.pmap.conftest import launch
+from tests.pmap.proxy import Proxy
 
 HOSTS = 50
 SSHD_ADDRESSES = 16  # an sshd listens on no more

@@ -92,6 +92,7 @@ def run(name: str, pair: list[Instance]) -> str:
             assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
     finally:
         impatience.cancel()
+        impatience.join()
     return stream.getvalue()
 
 
