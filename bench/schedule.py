@@ -1,8 +1,8 @@
 """pmap's state machine far beyond any real cluster: by default 10,000 hosts, 10 million tasks, under a simulated clock.
 
 `python bench/schedule.py [--hosts N] [--tasks N]`. It is the class that production runs, driven as the driver drives
-it: events of 20 ms are handled together, then it decides. Hosts are lost and replaced, attempts straggle and fail, all
-drawn from `--seed`. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not exactly one
+it: events of 20 ms are handled together, then it decides. A tenth of the hosts is lost and replaced, attempts straggle and
+fail, all drawn from `--seed`. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not exactly one
 result or a limit is missed.
 
 A decision is a start, a recall or a cancel; they are counted per second of CPU spent within the schedule, the events
@@ -161,12 +161,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--tasks", type=int, default=10_000_000)
-    parser.add_argument("--losses", type=int, help="hosts that die; a tenth of them unless given")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    losses = given.hosts // 10 if given.losses is None else given.losses
     gc.disable()  # nothing here makes cycles, and it would look through the simulation's objects on the schedule's time
-    simulation = Simulation(given.hosts, given.tasks, losses, given.seed)
+    simulation = Simulation(given.hosts, given.tasks, given.hosts // 10, given.seed)
     simulation.run()
     schedule = simulation.schedule
     ideal = simulation.useful / given.hosts
