@@ -1,9 +1,9 @@
 """pmap's state machine far beyond any real cluster: by default 10,000 hosts, 10 million tasks, under a simulated clock.
 
 `python bench/schedule.py [--hosts N] [--tasks N]`. It is the class that production runs, driven as the driver drives
-it: events of 20 ms are handled together, then it decides. A tenth of the hosts is lost and replaced, attempts straggle and
-fail, all drawn from `--seed`. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not exactly one
-result or a limit is missed.
+it: events of 20 ms are handled together, then it decides. A tenth of the hosts is lost and replaced, attempts straggle
+and fail, all drawn from `--seed`. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not
+exactly one result or a limit is missed.
 
 A decision is a start, a recall or a cancel; they are counted per second of CPU spent within the schedule, the events
 that led to them included, the simulation around it not. Ideal is the time in which the hosts' slots, none of them ever
