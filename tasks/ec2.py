@@ -17,10 +17,7 @@ from hardway.errors import Failed, NothingMatched, UsageError
 from hardway.group import InstanceGroup, Printer, report
 from hardway.instances import Instance, Instances
 
-_SELECTOR = "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids"
-_REGION = "AWS region; else the environment's, invoke.yaml's, the profile's"
-_YES = "do not ask"
-_CONNECTIONS = "instances to be connected to at the same time"
+from .flags import CONNECTIONS, REGION, SELECTOR, YES
 
 
 @contextlib.contextmanager
@@ -59,7 +56,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "seconds-wait": "seconds after which those ready are enough and the rest is terminated; 0 for never",
         "ssh-user": "login user; else the image's own",
         "ssh-port": "port of the instances' SSH server",
-        "region": _REGION,
+        "region": REGION,
     },
 )
 def new(
@@ -116,12 +113,12 @@ def new(
 @task(
     autoprint=True,
     help={
-        "only": _SELECTOR,
+        "only": SELECTOR,
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
         "json": "all there is to know, as JSON",
         "first-n": "only the newest N; 0 for all",
         "last-n": "only the oldest N; 0 for all",
-        "region": _REGION,
+        "region": REGION,
     },
 )
 def ls(
@@ -145,13 +142,13 @@ def ls(
     return shown.json() if json else shown
 
 
-@task(autoprint=True, help={"selector": _SELECTOR, "region": _REGION})
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
 def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
     """Print the ids of running instances."""
     return Lines(instance.id for instance in instances.select(config.settings(c, region), selector))
 
 
-@task(autoprint=True, help={"selector": _SELECTOR, "private": "the private addresses", "region": _REGION})
+@task(autoprint=True, help={"selector": SELECTOR, "private": "the private addresses", "region": REGION})
 def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
     """Print the addresses of running instances: the public one, where there is one."""
     found = instances.select(config.settings(c, region), selector)
@@ -160,15 +157,15 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
 
 @task(
     help={
-        "selector": _SELECTOR,
+        "selector": SELECTOR,
         "command": "what to run: text, a file, or - for stdin; without it, log in",
-        "yes": _YES,
+        "yes": YES,
         "quiet": "bare output lines, without the instance's name",
         "stdin": "what each command reads: a file, or - for our own stdin",
         "timeout": "seconds until a command is ended; 0 for never",
-        "max-connections": _CONNECTIONS,
+        "max-connections": CONNECTIONS,
         "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
-        "region": _REGION,
+        "region": REGION,
     },
 )
 def ssh(
@@ -198,10 +195,10 @@ def ssh(
     help={
         "source": "a file or a quoted glob; with a leading ':' on the instances",
         "destination": "where to; with a leading ':' on the instances, ending with '/' for a directory",
-        "selector": _SELECTOR,
-        "yes": _YES,
-        "max-connections": _CONNECTIONS,
-        "region": _REGION,
+        "selector": SELECTOR,
+        "yes": YES,
+        "max-connections": CONNECTIONS,
+        "region": REGION,
     },
 )
 def scp(
@@ -232,11 +229,11 @@ def scp(
     help={
         "source": "a directory here",
         "destination": "':' and its path on the instances, ending with '/' to put it into that directory",
-        "selector": _SELECTOR,
-        "yes": _YES,
+        "selector": SELECTOR,
+        "yes": YES,
         "sync": "send only what changed, by rsync",
-        "max-connections": _CONNECTIONS,
-        "region": _REGION,
+        "max-connections": CONNECTIONS,
+        "region": REGION,
     },
 )
 def push(
@@ -268,10 +265,10 @@ def push(
     help={
         "source": "':' and the path of a directory on the instances",
         "destination": "where to here; from several instances each lands under its id",
-        "selector": _SELECTOR,
-        "yes": _YES,
-        "max-connections": _CONNECTIONS,
-        "region": _REGION,
+        "selector": SELECTOR,
+        "yes": YES,
+        "max-connections": CONNECTIONS,
+        "region": REGION,
     },
 )
 def pull(
@@ -294,7 +291,7 @@ def pull(
         report(transfer.pull(InstanceGroup(chosen, settings), there, here, on_bytes), say)
 
 
-@task(autoprint=True, help={"selector": _SELECTOR, "yes": _YES, "region": _REGION})
+@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
 def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Terminate instances and print their ids. What is terminated already is no error; an unknown id is, at the end."""
     settings = config.settings(c, region)
@@ -314,10 +311,10 @@ def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str
 @task(
     autoprint=True,
     help={
-        "selector": _SELECTOR,
+        "selector": SELECTOR,
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
-        "region": _REGION,
+        "region": REGION,
     },
 )
 def wait(

@@ -12,6 +12,8 @@ from hardway.cli import confirm, task
 from hardway.pmap import journal, run
 from hardway.pmap.results import Results
 
+from .flags import REGION, SELECTOR, YES
+
 
 @task(
     autoprint=True,
@@ -19,7 +21,7 @@ from hardway.pmap.results import Results
     iterable=["depends"],
     short={"null": "0"},
     help={
-        "selector": "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids",
+        "selector": SELECTOR,
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
         "command": "a bash command; reads its argument, a line, on stdin; its stdout is the result",
         "slots": "commands at a time on an instance; 0: one a CPU",
@@ -36,7 +38,7 @@ from hardway.pmap.results import Results
         "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
         "progress": "say nothing on stderr but errors",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
-        "region": "AWS region; else the environment's, invoke.yaml's, the profile's",
+        "region": REGION,
         "reconnect": "seconds until an instance that can't be reached is given up",
         "linger": "seconds until an agent on an instance ends itself when nobody connects to it",
         "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
@@ -108,7 +110,7 @@ def jobs(c: Context) -> journal.Jobs:
     return journal.Jobs(journal.describe(path) for path in journal.all_jobs())
 
 
-@task(help={"job": "names, white space between them; globs allowed", "yes": "do not ask"})
+@task(help={"job": "names, white space between them; globs allowed", "yes": YES})
 def rm(c: Context, job: str, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine."""
     found = journal.find(job)
