@@ -422,6 +422,32 @@ def latest(fingerprint: str) -> Path | None:
     return None
 
 
+def latest_durations(command: str, besides: Path) -> dict[bytes, float]:
+    """What tasks took, in seconds, by key, in the newest other job that ran the command; empty where none did.
+
+    The files a job depended on may have changed since: this is for estimates.
+    """
+    for path in reversed(all_jobs()):
+        with contextlib.suppress(UsageError, OSError):
+            if path != besides and read_asked(path).command == command:
+                return _durations(path)
+    return {}
+
+
+def _durations(path: Path) -> dict[bytes, float]:
+    keys = (path / "keys").read_bytes()
+    found = {}
+    with (path / "journal").open("rb") as journal:
+        for line in journal:
+            # end TASK ATTEMPT HOST ENDED CODE FLAGS SECONDS ...
+            words = line.split(b" ", 8)
+            if len(words) == 9 and words[0] == b"end" and words[5:7] == [b"0", b"0"]:
+                with contextlib.suppress(ValueError):
+                    at = (int(words[1]) - 1) * KEY_SIZE
+                    found[keys[at : at + KEY_SIZE]] = float(words[7])
+    return found
+
+
 def is_driven(path: Path) -> bool:
     """Whether a living process drives the job."""
     try:

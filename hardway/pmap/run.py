@@ -13,7 +13,7 @@ import secrets
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -178,30 +178,34 @@ class _Run:
         self.shown = shown
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         _look_back(job, shown)
-        self.numbers = job.number(journal.keys_of(items))
+        keys = journal.keys_of(items)
+        self.numbers = job.number(keys)
+        self.order = longest_first(keys, journal.latest_durations(job.asked.command, job.path))
         self.writer = _Writer(job, self.numbers, folder) if folder else None
 
     def all(self) -> Results:
         """Run what has no result yet; the results of all tasks."""
-        on_result = self.writer.write if self.writer else None
+        order, writer = self.order, self.writer
+        items = [self.items[position] for position in order]
+        numbers = [self.numbers[position] for position in order]
         driver = Driver(
             self.job,
-            self.items,
-            self.numbers,
+            items,
+            numbers,
             self.selected,
             self.settings,
             self.options,
             self.shown,
-            on_result,
+            (lambda place, result: writer.write(order[place], result)) if writer else None,
             find=self.find,
         )
         outcome = self._drive(driver)
-        self._check(outcome, self.items, self.numbers)
-        if self.writer:
-            path = self.writer.path
+        self._check(outcome, items, numbers)
+        if writer:
+            path = writer.path
             return Results(len(self.items), lambda position: [os.fsencode(path(position))])
-        outputs, numbers, results = self.job.outputs, self.numbers, self.job.history.results
-        return Results(len(numbers), lambda position: outputs.pieces(numbers[position], results[numbers[position]]))
+        outputs, tasks, results = self.job.outputs, self.numbers, self.job.history.results
+        return Results(len(tasks), lambda position: outputs.pieces(tasks[position], results[tasks[position]]))
 
     def verify(self, count: int) -> None:
         """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""
@@ -257,6 +261,18 @@ class _Run:
                 f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
                 f"left; to go on: {_resuming(self.job)}"
             )
+
+
+def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Sequence[int]:
+    """The positions of the keys, those first that took longest before; one never run is taken for an average one.
+
+    The longest task last would leave all slots but one idle (Graham, Bounds on Multiprocessing Timing Anomalies, 1969).
+    """
+    known = [durations[key] for key in keys if key in durations]
+    if not known:
+        return range(len(keys))
+    average = sum(known) / len(known)
+    return sorted(range(len(keys)), key=lambda position: -durations.get(keys[position], average))
 
 
 def _look_back(job: Job, shown: Progress) -> None:

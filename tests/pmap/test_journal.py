@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hardway.errors import Failed, UsageError
 from hardway.pmap import journal
 from hardway.pmap.journal import Job
+from hardway.pmap.run import longest_first
 
 
 @pytest.fixture
@@ -139,3 +140,16 @@ def test_what_was_asked_is_kept(job: Job) -> None:
     job.close()
     asked = json.loads((job.path / "job.json").read_text())
     assert (asked["command"], asked["selector"], asked["cwd"]) == ("cat", "all", os.getcwd())
+
+
+KEYS = st.binary(min_size=1, max_size=2)
+
+
+@given(st.lists(KEYS, unique=True), st.dictionaries(KEYS, st.floats(0, 9)))
+def test_longest_first_leaves_nobody_out_and_sorts_the_known(keys: list[bytes], durations: dict[bytes, float]) -> None:
+    order = longest_first(keys, durations)
+    assert sorted(order) == list(range(len(keys)))
+    known = [durations[keys[position]] for position in order if keys[position] in durations]
+    assert known == sorted(known, reverse=True)
+    unknown = [position for position in order if keys[position] not in durations]
+    assert unknown == sorted(unknown)

@@ -246,3 +246,34 @@ def test_the_command_line_prints_results_exactly(cluster: Cluster) -> None:
 def test_a_failure_is_an_exception_in_python(c: Context, cluster: Cluster) -> None:
     with pytest.raises(Failed, match="1 of 1 tasks failed"):
         mapreduce.pmap(c, cluster.ids, ["x"], "exit 1", retries=0, progress=False)
+
+
+def test_the_longest_of_the_last_time_come_first(pmap: Pmap, cluster: Cluster, tmp_path: Path) -> None:
+    command = 'read x; sleep "0.$x"; echo "<$x>"; [ "$x" != 03 ] || [ -e ~/second ] || exit 1'
+    arguments = ["01", "5", "03", "2", "9"]
+    once = pmap("\n".join(arguments), command, "--retries", "0", "--keep-going", "--slots", "1")
+    assert once.code == 1
+    cluster.touch("second")
+    more = ["07", *arguments]
+    again = pmap("\n".join(more), command, "--job", "again", "--results", str(tmp_path), on=cluster.ids[0])
+    cluster.remove("second")
+    assert again.code == 0, again.stderr
+    starts = [line.split() for line in (cluster.jobs / "again" / "journal").read_text().splitlines()]
+    order = [int(words[1]) for words in starts if words[0] == "start"]
+    # 07 and 03 have no time yet: the mean of the others is theirs
+    assert [more[number - 1] for number in order] == ["9", "5", "07", "03", "2", "01"]
+    paths = again.stdout.split()
+    assert [Path(path).read_text() for path in paths] == [f"<{x}>\n" for x in more]
+    assert [Path(path).name for path in paths] == [f"{n}.stdout" for n in range(1, 7)]
+
+
+def test_a_failure_is_told_of_the_argument_that_failed(pmap: Pmap, cluster: Cluster) -> None:
+    command = 'read x; sleep "0.$x"; [ ! -e ~/bad ] || [ "$x" != 2 ] || { echo "bad $x" >&2; exit 3; }'
+    assert pmap("1\n2\n4", command).code == 0
+    cluster.touch("bad")
+    failed = pmap("1\n2\n4", command, "--retries", "0", "--job", "told")
+    cluster.remove("bad")
+    assert failed.code == 1
+    assert "1 task failed, exit code 3: bad 2" in failed.stderr
+    assert "task 2 on" in failed.stderr
+    assert (cluster.jobs / "told" / "failed" / "2.stdin").read_text() == "2\n"
