@@ -392,7 +392,8 @@ def row(
     if ratio is not None and goal:
         sign, limit = goal.split()
         met = ratio >= float(limit) if sign == ">=" else ratio <= float(limit)
-    shown = f"{ratio:8.2f} {goal:>8} {'met' if met else 'MISSED'}" if ratio is not None else ""
+    verdict = {True: "met", False: "MISSED", None: ""}[met]
+    shown = f"{ratio:8.2f} {goal:>8} {verdict}".rstrip() if ratio is not None else ""
     print(f"{part:45} {who:28} {value:10.1f} {unit:12} {shown}", flush=True)
     return {"part": part, "who": who, "value": value, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
 

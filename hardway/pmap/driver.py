@@ -242,6 +242,10 @@ class Driver:
             elif isinstance(decision, Cancel):
                 link.send(agent.KILL, number, decision.attempt)
             self._touched[link] = None
+        while self.schedule.spared:
+            spared = self._links.get(str(self.schedule.spared.pop()))
+            if spared is not None:
+                self.progress.say(f"{spared.instance}: it was not interrupted, it takes tasks again")
 
     def _flush(self) -> None:
         """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""

@@ -372,7 +372,16 @@ class _Writer:
         return self.folder / f"{position + 1:0{self.width}}.{ending}"
 
     def write(self, position: int, result: Result) -> None:
-        """Write all of a task's files; stdout, the one whose path is printed, last and in one piece."""
+        """Write all of a task's files; stdout, the one whose path is printed, last and in one piece.
+
+        Raises Failed where the folder takes no more.
+        """
+        try:
+            self._write(position, result)
+        except OSError as error:
+            raise Failed(f"cannot write to {self.folder}: {(error.strerror or str(error)).lower()}") from None
+
+    def _write(self, position: int, result: Result) -> None:
         number = self.numbers[position]
         about = {
             "task": number,

@@ -31,6 +31,8 @@ BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than
 PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
+SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
+NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
 DEADLY = 5  # hosts lost without notice, each while this task ran there: it is taken to be what kills them
 SAMPLE = 1001  # durations kept to estimate the median
 
@@ -160,6 +162,7 @@ class Schedule:
         self.backups = 0
         self.stopped = False
         self.put_aside: list[Host] = []  # hosts set aside
+        self.spared: list[Host] = []  # hosts that take tasks again, their announced end being past
         self.deadly: list[tuple[int, int, Host]] = []  # tasks that failed for good as their host was lost, with attempt
         self._random = random.Random(seed)
         self._hosts: dict[Host, _Host] = {}
@@ -173,6 +176,7 @@ class Schedule:
         self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
         self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
         self._rests: list[tuple[float, int, _Host]] = []  # when a host's rest is over
+        self._announced: list[tuple[float, int, _Host]] = []  # when a host that was to end would have been spared
         self._losses: dict[int, int] = {}  # how often a task ran on a host that was lost without notice
         self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
         self._ready_count = 0
@@ -371,17 +375,21 @@ class Schedule:
                 self._recall(attempt)
 
     def interrupt(self, name: Host, seconds: float, now: float) -> int:
-        """The host will be gone in that many seconds: nothing more starts there.
+        """The host will be gone in that many seconds: nothing more starts there, unless it lives much longer than that.
 
         What may not end in time gets a second attempt elsewhere, before anything else starts; returns how many.
         """
-        if name not in self._hosts:
+        host = self._hosts.get(name)
+        if host is None:
             return 0
-        self.give_up(name)
-        self._hosts[name].leaving = True
+        if not host.set_aside:
+            self.give_up(name)
+            spared = now + min(max(0.0, seconds), NOTICE_MOST) + SPARED_AFTER
+            heapq.heappush(self._announced, (spared, id(host), host))
+        host.leaving = True
         urgent = [
             attempt
-            for attempt in self._hosts[name].load.values()
+            for attempt in host.load.values()
             if self.backup and attempt.started is not None and not 0 < self.median + attempt.started - now < seconds
         ]
         self._urgent.extend(urgent)
@@ -400,6 +408,8 @@ class Schedule:
                 host = heapq.heappop(self._rests)[2]
                 host.resting = False
                 self._place(host)
+            while self._announced and self._announced[0][0] <= now:
+                self._spare(heapq.heappop(self._announced)[2])
             if self._urgent and self._free:
                 self._relieve(orders)
             if self._free:
@@ -416,7 +426,7 @@ class Schedule:
         """The time at which `decide` has something to say though nothing happened; None: never."""
         if self.stopped:
             return None
-        times = [first[0][0] for first in (self._retry_at, self._rests) if first]
+        times = [first[0][0] for first in (self._retry_at, self._rests, self._announced) if first]
         if self._recalled and self._free and self._recalled[0][0] + PAUSE_PATIENCE > now:
             times.append(self._recalled[0][0] + PAUSE_PATIENCE)
         if self._free and not self._runnable() and self._backups_allowed():
@@ -604,6 +614,14 @@ class Schedule:
         while stragglers and not stragglers[0].single:
             stragglers.popleft()
         return stragglers[0] if stragglers else None
+
+    def _spare(self, host: _Host) -> None:
+        if self._hosts.get(host.name) is host:
+            host.set_aside = host.leaving = False
+            if host.connected:
+                self._active.add(host.name)
+            self._place(host)
+            self.spared.append(host.name)
 
     def _relieve(self, orders: list[Decision]) -> None:
         """Run elsewhere what its host will not live to finish."""

@@ -267,6 +267,12 @@ def test_the_longest_of_the_last_time_come_first(pmap: Pmap, cluster: Cluster, t
     assert [Path(path).name for path in paths] == [f"{n}.stdout" for n in range(1, 7)]
 
 
+def test_a_full_results_folder_is_named(c: Context, cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "1.stdout.new").symlink_to("/dev/full")
+    with pytest.raises(Failed, match=rf"cannot write to {tmp_path}: no space left on device; to go on: inv .*--resume"):
+        mapreduce.pmap(c, cluster.ids, "x", "cat", results=str(tmp_path), progress=False)
+
+
 def test_a_failure_is_told_of_the_argument_that_failed(pmap: Pmap, cluster: Cluster) -> None:
     command = 'read x; sleep "0.$x"; [ ! -e ~/bad ] || [ "$x" != 2 ] || { echo "bad $x" >&2; exit 3; }'
     assert pmap("1\n2\n4", command).code == 0

@@ -442,6 +442,28 @@ def test_a_task_that_kills_its_hosts_is_given_up_and_those_beside_it_are_not() -
     assert (schedule.done, schedule.failed) == (19, 1)
 
 
+def test_a_host_that_outlives_its_notice_takes_tasks_again() -> None:
+    schedule = Schedule(2)
+    schedule.join("a", 1)
+    schedule.interrupt("a", 100.0, 0.0)
+    assert schedule.decide(1.0) == []
+    at = schedule.due(1.0)
+    assert at is not None
+    assert at > 100.0
+    assert schedule.decide(at - 1.0) == []
+    assert schedule.decide(at) == [Start("a", 0, 1)]
+    assert schedule.spared == ["a"]
+
+
+def test_a_host_set_aside_stays_so_whatever_it_announces() -> None:
+    schedule = Schedule(2)
+    schedule.join("a", 1)
+    schedule.give_up("a")
+    schedule.interrupt("a", float("nan"), 0.0)
+    assert schedule.due(1.0) is None
+    assert schedule.decide(1e6) == []
+
+
 def test_interruptions_with_notice_are_no_fault_of_a_task() -> None:
     schedule = Schedule(1)
     for number in range(3 * DEADLY):
