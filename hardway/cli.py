@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import invoke
-from platformdirs import user_state_path
 
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 
@@ -176,6 +175,8 @@ def _accept_any_bytes() -> None:
 
 
 def _as_hardway_error(error: Exception) -> HardwayError:
+    from platformdirs import user_state_path
+
     from hardway import aws
 
     known = aws.translate(error)

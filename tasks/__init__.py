@@ -5,11 +5,9 @@ In a checkout `inv` finds this folder as `tasks`; installed, the same files are 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 from invoke import Collection
-from invoke.program import Program
 
 from . import demo, ec2, local, mapreduce, s3
 
@@ -22,4 +20,8 @@ if (Path(__file__).parent.parent / "examples").is_dir():
 
 def main() -> None:
     """The command `hardway`: these tasks from any directory, without a tasks.py."""
+    from importlib.metadata import version
+
+    from invoke.program import Program
+
     Program(name="hardway", binary="hardway", version=version("hardway"), namespace=ns).run()

@@ -6,18 +6,23 @@ import contextlib
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
-from hardway import commands, config, instances, launch, rsync, transfer
-from hardway import ssh as connections
+from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.group import InstanceGroup, Printer, report
-from hardway.instances import Instance, Instances
+from hardway.later import commands, instances, launch, rsync, transfer
+from hardway.later import group as groups
+from hardway.later import ssh as connections
 
 from .flags import CONNECTIONS, REGION, SELECTOR, YES
+
+if TYPE_CHECKING:
+    from hardway.commands import Command
+    from hardway.group import Printer
+    from hardway.instances import Instance
 
 
 @contextlib.contextmanager
@@ -97,7 +102,7 @@ def new(
 
     def prepare(started: list[Instance]) -> None:
         if script:
-            _run(settings, started, script, printer=Printer(prefix=True, sole=False, to_stderr=True))
+            _run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
 
     with progress("instances ready", request.num) as on_ready:
         started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare)
@@ -138,7 +143,7 @@ def ls(
         raise NothingMatched("no instance matches")
     if not found:
         say("no instances")
-    shown = Instances(found[: first or None][-last:] if last else found[: first or None])
+    shown = instances.Instances(found[: first or None][-last:] if last else found[: first or None])
     return shown.json() if json else shown
 
 
@@ -187,8 +192,8 @@ def ssh(
         return _login(settings, _one(instances.select(settings, selector)))
     script = commands.read(command or "", stdin)
     chosen = instances.select(settings, selector)
-    confirm(f"run on {_count(chosen)}?", Instances(chosen).brief(), yes)
-    return _run(settings, chosen, script, seconds, Printer(prefix=not quiet, sole=len(chosen) == 1))
+    confirm(f"run on {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
+    return _run(settings, chosen, script, seconds, groups.Printer(prefix=not quiet, sole=len(chosen) == 1))
 
 
 @task(
@@ -215,14 +220,14 @@ def scp(
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
     chosen = instances.select(settings, selector)
-    confirm(f"copy with {_count(chosen)}?", Instances(chosen).brief(), yes)
+    confirm(f"copy with {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
     total = sum(file.stat().st_size for file in files) * len(chosen)
     with progress("copying", total, "bytes") as on_bytes:
-        group = InstanceGroup(chosen, settings)
+        group = groups.InstanceGroup(chosen, settings)
         if isinstance(here, str) and isinstance(there, transfer.Remote):
-            report(transfer.send_files(group, files, there, on_bytes), say)
+            groups.report(transfer.send_files(group, files, there, on_bytes), say)
         elif isinstance(here, transfer.Remote) and isinstance(there, str):
-            report(transfer.fetch_files(group, here, there, on_bytes), say)
+            groups.report(transfer.fetch_files(group, here, there, on_bytes), say)
 
 
 @task(
@@ -253,12 +258,12 @@ def push(
         raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
     tree = transfer.local_tree(here)
     chosen = instances.select(settings, selector)
-    confirm(f"send {tree} to {_count(chosen)}?", Instances(chosen).brief(), yes)
-    group = InstanceGroup(chosen, settings)
+    confirm(f"send {tree} to {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
+    group = groups.InstanceGroup(chosen, settings)
     if sync:
-        return report(rsync.sync(group, tree, there), say)
+        return groups.report(rsync.sync(group, tree, there), say)
     with progress("sending", 0, "bytes") as on_bytes:
-        return report(transfer.push(group, tree, there, on_bytes), say)
+        return groups.report(transfer.push(group, tree, there, on_bytes), say)
 
 
 @task(
@@ -286,9 +291,9 @@ def pull(
     if not isinstance(there, transfer.Remote) or not isinstance(here, str):
         raise UsageError("pull fetches from the instances: SOURCE starts with ':'; ec2.push sends")
     chosen = instances.select(settings, selector)
-    confirm(f"fetch from {_count(chosen)}?", Instances(chosen).brief(), yes)
+    confirm(f"fetch from {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
     with progress("fetching", 0, "bytes") as on_bytes:
-        report(transfer.pull(InstanceGroup(chosen, settings), there, here, on_bytes), say)
+        groups.report(transfer.pull(groups.InstanceGroup(chosen, settings), there, here, on_bytes), say)
 
 
 @task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
@@ -299,7 +304,7 @@ def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str
     found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
     alive = [instance for instance in found if instance.state in instances.ALIVE]
     if alive:
-        confirm(f"terminate {_count(alive)}?", Instances(alive).brief(), yes)
+        confirm(f"terminate {_count(alive)}?", instances.Instances(alive).brief(), yes)
         instances.terminate(settings, alive)
     elif found:
         say(f"{_count(found)} terminated already")
@@ -365,13 +370,13 @@ def _login(settings: config.Settings, instance: Instance) -> None:
 def _run(
     settings: config.Settings,
     chosen: list[Instance],
-    script: commands.Command,
+    script: Command,
     seconds: float = 0,
     printer: Printer | None = None,
 ) -> list[Any]:
-    group = InstanceGroup(chosen, settings)
+    group = groups.InstanceGroup(chosen, settings)
     outcomes = group.execute(script.line, stdin=script.stdin, timeout=seconds, printer=printer)
-    report(outcomes, say)
+    groups.report(outcomes, say)
     return [outcomes[connection] for connection in group]
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context
 
 from hardway import config
 from hardway.cli import Lines, Task, say, task
-from hardway.local import daemon, faults
+from hardway.later import daemon, faults
+from hardway.local import kinds
+
+if TYPE_CHECKING:
+    from hardway.local.daemon import Running
 
 
 class _Kind(Argument):
@@ -22,7 +26,7 @@ class _Kind(Argument):
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         super().set_value(value, cast)
-        if value in faults.ON_EC2:
+        if value in kinds.ON_EC2:
             self._selector.set_value("", cast=False)
 
 
@@ -82,15 +86,15 @@ def down(c: Context) -> None:
     klass=_KindAndSelector,
     positional=["kind", "selector"],
     help={
-        "kind": ", ".join(faults.KINDS),
-        "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(faults.ON_EC2)})",
+        "kind": ", ".join(kinds.KINDS),
+        "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(kinds.ON_EC2)})",
         "after": "seconds until it happens; the command returns at once",
-        "notice": f"interrupt: seconds from the notice in instance metadata to the end ({faults.NOTICE_SECONDS:g})",
+        "notice": f"interrupt: seconds from the notice in instance metadata to the end ({kinds.NOTICE_SECONDS:g})",
         "factor": "slow: processes get 1/N of the CPU, answers come late; 1 undoes it",
         "zone": "capacity: the zone that has none",
         "type": "capacity: the instance type of which there is none",
         "seconds": "capacity, throttle: how long; 0 is until `local.fault clear` "
-        f"(throttle: {faults.THROTTLE_SECONDS:g}, capacity: 0)",
+        f"(throttle: {kinds.THROTTLE_SECONDS:g}, capacity: 0)",
     },
 )
 def fault(
@@ -121,7 +125,7 @@ def fault(
     faults.send(running, dataclasses.replace(asked, instances=tuple(instance.id for instance in chosen)))
 
 
-def _exports(running: daemon.Running) -> Lines:
+def _exports(running: Running) -> Lines:
     return Lines(f"export {name}={shlex.quote(value)}" for name, value in running.environment.items())
 
 

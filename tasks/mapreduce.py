@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli import confirm, task
-from hardway.pmap import journal, run
-from hardway.pmap.results import Results
+from hardway.later import journal, run
 
 from .flags import REGION, SELECTOR, YES
+
+if TYPE_CHECKING:
+    from hardway.pmap.journal import Jobs
+    from hardway.pmap.results import Results
 
 
 @task(
@@ -105,7 +109,7 @@ def pmap(
 
 
 @task(autoprint=True)
-def jobs(c: Context) -> journal.Jobs:
+def jobs(c: Context) -> Jobs:
     """List the jobs of this machine, oldest first: name, state, tasks done, failed attempts, age, command."""
     return journal.Jobs(journal.describe(path) for path in journal.all_jobs())
 

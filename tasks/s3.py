@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context, Task
 
-from hardway import s3stub
 from hardway.cli import Lines, task
 from hardway.errors import UsageError
+from hardway.later import s3stub
+
+if TYPE_CHECKING:
+    from hardway.s3stub import Session
 
 
 class _Instead(Argument):
@@ -60,7 +63,7 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
         s3stub.remove(session)
 
 
-def _line(session: s3stub.Session) -> str:
+def _line(session: Session) -> str:
     keys, size = session.usage()
     age = datetime.timedelta(seconds=int(max(session.age, 0)))
     return f"{session.uuid}  {age}  {keys} keys  {size} bytes"

@@ -24,15 +24,11 @@ from hardway import instances
 from hardway.config import Settings, number
 from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.local.daemon import FAULT_PATH, Running
+from hardway.local.kinds import KINDS, NOTICE_SECONDS, ON_EC2, ON_INSTANCES, THROTTLE_SECONDS
 
 if TYPE_CHECKING:
     from hardway.local.cloud import Cloud, Instance
 
-ON_INSTANCES = ("interrupt", "kill", "hang", "thaw", "drop", "slow")
-ON_EC2 = ("capacity", "throttle", "clear")
-KINDS = (*ON_INSTANCES, *ON_EC2)
-NOTICE_SECONDS = 120.0
-THROTTLE_SECONDS = 10.0
 CLIENT = "hardway-local-fault"
 """The application that our own requests name themselves after in their User-Agent, not to be throttled."""
 ANSWER_SECONDS = 60

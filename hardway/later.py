@@ -1,0 +1,35 @@
+"""The library's modules, each imported when something of it is first used: `from hardway.later import launch`.
+
+For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
+a signature comes under TYPE_CHECKING from where it lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hardway import commands, group, instances, launch, rsync, s3stub, ssh, transfer
+    from hardway.local import daemon, faults
+    from hardway.pmap import journal, run
+
+__all__ = [
+    "commands", "daemon", "faults", "group", "instances", "journal", "launch", "rsync", "run", "s3stub", "ssh",
+    "transfer",
+]  # fmt: skip
+_PACKAGES = {"daemon": "hardway.local", "faults": "hardway.local", "journal": "hardway.pmap", "run": "hardway.pmap"}
+
+
+class _Later(ModuleType):
+    """Stands in for a module; safe from several threads, as imports are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _Later(f"{_PACKAGES.get(name, 'hardway')}.{name}")
