@@ -1,4 +1,4 @@
-"""boto3 clients, each made once, with retries set; and botocore's errors as sentences.
+"""botocore clients, each made once, with retries set; and botocore's errors as sentences.
 
 Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile).
 """
@@ -57,20 +57,27 @@ def _client(service: str, settings: Settings) -> Any:
 
 
 def _new_client(service: str, settings: Settings) -> Any:
-    import boto3
+    # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
+    from botocore.session import Session
 
-    session = boto3.Session(profile_name=settings.aws.profile or None, region_name=settings.aws.region or None)
-    region = session.region_name
+    from hardway import models
+
+    session = Session(profile=settings.aws.profile or None)
+    if settings.aws.region:
+        session.set_config_variable("region", settings.aws.region)
+    region = session.get_config_variable("region")
     if not region:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
+    if not session.get_config_variable("data_path"):
+        session.register_component("data_loader", models.loader(service))
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
-            f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U boto3)"
+            f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U botocore)"
         )
     config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-    return session.client(service, config=config)
+    return session.create_client(service, config=config)
 
 
 def error_code(error: Exception) -> str:
