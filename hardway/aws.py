@@ -40,6 +40,11 @@ def ssm(settings: Settings) -> Any:
     return _client("ssm", settings)
 
 
+def s3(settings: Settings) -> Any:
+    """The S3 client."""
+    return _client("s3", settings)
+
+
 def region_of(settings: Settings) -> str:
     """The region that calls go to, the AWS profile's where nothing else names one."""
     return str(ec2(settings).meta.region_name)

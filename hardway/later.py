@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardway import commands, group, instances, launch, rsync, s3stub, ssh, transfer
     from hardway.local import daemon, faults
-    from hardway.pmap import journal, run
+    from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-    "commands", "daemon", "faults", "group", "instances", "journal", "launch", "rsync", "run", "s3stub", "ssh",
-    "transfer",
+    "arguments", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "rsync", "run", "s3stub",
+    "shuffle", "ssh", "transfer",
 ]  # fmt: skip
-_PACKAGES = {"daemon": "hardway.local", "faults": "hardway.local", "journal": "hardway.pmap", "run": "hardway.pmap"}
+_PACKAGES = {
+    "hardway.local": ("daemon", "faults"),
+    "hardway.pmap": ("arguments", "journal", "run", "shuffle"),
+}
 
 
 class _Later(ModuleType):
@@ -32,4 +35,5 @@ class _Later(ModuleType):
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _Later(f"{_PACKAGES.get(name, 'hardway')}.{name}")
+    package = next((package for package, names in _PACKAGES.items() if name in names), "hardway")
+    return _Later(f"{package}.{name}")

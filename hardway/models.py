@@ -78,8 +78,8 @@ def _read(service: str) -> dict[str, Any]:
 
 def _undocumented(model: Any) -> Any:
     if isinstance(model, dict):
-        # Where it is no text, it is the name of something.
-        return {k: _undocumented(v) for k, v in model.items() if k != "documentation" or not isinstance(v, str)}
+        # botocore looks for it in places, and where it is no text it is the name of something.
+        return {k: "" if k == "documentation" and isinstance(v, str) else _undocumented(v) for k, v in model.items()}
     return [_undocumented(each) for each in model] if isinstance(model, list) else model
 
 

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import time
 import uuid as uuids
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,7 @@ class Session:
     @property
     def environment(self) -> dict[str, str]:
         """A copy of this process's environment in which `aws` is the stub, on this session."""
-        where = f"{directory()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        session = {SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)}
-        return {**os.environ, **session, "PATH": where}
+        return environment({SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)})
 
     @property
     def age(self) -> float:
@@ -73,6 +71,12 @@ def directory() -> Path:
                 raise HardwayError(f"the S3 stub is not executable: chmod +x {candidate / 'aws'}")
             return candidate
     raise HardwayError(f"the S3 stub is not installed with hardway, in {package}: reinstall hardway")
+
+
+def environment(session: Mapping[str, str]) -> dict[str, str]:
+    """A copy of this process's environment in which `aws` is the stub, on the session that these variables name."""
+    where = f"{directory()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **session, "PATH": where}
 
 
 def script() -> Path:

@@ -10,7 +10,7 @@ from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli import confirm, task
-from hardway.later import journal, run
+from hardway.later import arguments, journal, run, shuffle
 
 from .flags import REGION, SELECTOR, YES
 
@@ -91,11 +91,10 @@ def pmap(
         reconnect=reconnect,
         linger=linger,
     )
-    arguments = run.read_arguments(args, null)
     return run.pmap(
         settings,
         selector,
-        arguments,
+        arguments.read(args, null),
         command,
         options,
         job=job or "",
@@ -106,6 +105,31 @@ def pmap(
         results=results,
         progress=progress,
     )
+
+
+_LINES = "text, @file, or - for stdin"
+
+
+@task(autoprint=True, help={"lines": f"partition, a tab and a URL (or anything), one a line: {_LINES}"})
+def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
+    """Group lines by partition, between two jobs: prints for each partition a line, itself and its URLs, tabs between.
+
+    Partitions come in the order of their bytes, URLs in the order of the lines. There may be more than fit in memory.
+    """
+    return shuffle.group(arguments.lines(lines))
+
+
+@task(
+    autoprint=True,
+    help={
+        "urls": f"S3 URLs of objects, one a line: {_LINES}",
+        "destination": "S3 URL of the object to make of them",
+        "region": REGION,
+    },
+)
+def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, region: str | None = None) -> str:
+    """Put many small objects into one, in the order of their URLs, and print its URL."""
+    return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
 
 
 @task(autoprint=True)
@@ -123,5 +147,5 @@ def rm(c: Context, job: str, yes: bool = False) -> None:
         journal.remove(path)
 
 
-ns = Collection(pmap, jobs, rm)
+ns = Collection(pmap, group, gather, jobs, rm)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

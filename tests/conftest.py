@@ -133,8 +133,11 @@ def local_cloud(state: Path, **environment: str) -> Iterator[LocalCloud]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh HOME and TMPDIR for this process and its children; no AWS, Invoke or XDG variable is set."""
+def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh HOME and TMPDIR for this process and its children; no AWS, Invoke or XDG variable is set.
+
+    But one: what botocore's models are read into is shared by all tests, as it is by all that a person does.
+    """
     for name in os.environ:
         if NOT_INHERITED.match(name) and name != SESSION_MARK:
             monkeypatch.delenv(name)
@@ -142,6 +145,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / "tmp").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(directory))
     monkeypatch.setenv("TMPDIR", str(directory / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     return directory
 
 

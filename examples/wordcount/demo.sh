@@ -32,11 +32,11 @@ ids=$(inv ec2.new --name wordcount --num "${NUM:-4}")
 inv ec2.ssh "$ids" --yes --command 'echo "up since $(uptime -s 2>/dev/null || date), $(nproc) CPUs"'
 inv ec2.scp 'examples/wordcount/step*.sh' : "$ids" --yes
 
-# 4. Map: count the identifiers of each object. What it prints are the URLs of the counts, in parts.
+# 4. Map: count the identifiers of each object. What it prints are the parts and the URLs of their counts.
 inv mapreduce.pmap "$ids" "@$work/inputs.txt" 'bash step1.sh' >"$work/counts.txt"
 
 # 5. Group: one line for each part. Reduce: merge each part.
-sort "$work/counts.txt" | awk -F / '{ urls[$5] = urls[$5] $0 " " } END { for (part in urls) print urls[part] }' >"$work/parts.txt"
+inv mapreduce.group "@$work/counts.txt" >"$work/parts.txt"
 merged=$(inv mapreduce.pmap "$ids" "@$work/parts.txt" 'bash step2.sh')
 
 # 6. The cluster is thrown away; the result is in S3.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Counts the identifiers in one object, whose S3 URL is on stdin, and writes the counts back to S3 in three parts: an
-# identifier's first letter decides on its part, so that each part can be merged without the others. Prints the parts'
-# URLs. Idempotent: run twice, it writes the same.
+# identifier's first letter decides on its part, so that each part can be merged without the others. Prints, for each
+# part, its number, a tab and the URL. Idempotent: run twice, it writes the same.
 set -euo pipefail
 export LC_ALL=C
 
@@ -21,7 +21,8 @@ aws s3 cp --quiet "$url" - |
 
 for part in "$parts"/*; do
     [ -e "$part" ] || continue
-    result=$bucket/counts/${part##*/}/${url##*/}
-    aws s3 cp --quiet "$part" "$result"
-    echo "$result"
+    part=${part##*/}
+    result=$bucket/counts/$part/${url##*/}
+    aws s3 cp --quiet "$parts/$part" "$result"
+    printf '%s\t%s\n' "$part" "$result"
 done

@@ -1,11 +1,12 @@
 #!/bin/bash
-# Merges counts: stdin holds the URLs of all objects of one part. Writes their sum to S3, the most frequent first, and
+# Merges counts: stdin holds a part and the URLs of all its objects, tabs between. Writes their sum to S3, the most frequent first, and
 # prints its URL.
 set -euo pipefail
 export LC_ALL=C
 
-read -ra urls
-part=$(cut -d / -f 5 <<<"${urls[0]}")
+IFS=$'\t' read -ra urls
+part=${urls[0]}
+urls=("${urls[@]:1}")
 result=$(cut -d / -f 1-3 <<<"${urls[0]}")/merged/$part
 
 for url in "${urls[@]}"; do

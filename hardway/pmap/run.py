@@ -11,10 +11,8 @@ import os
 import random
 import secrets
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,57 +21,13 @@ from hardway import config, instances
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError
 from hardway.pmap import journal
+from hardway.pmap.arguments import Arguments
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
 from hardway.pmap.journal import Job, Result, duration
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
 
 GROUPS_TOLD = 5  # kinds of failures shown
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What tasks read on stdin, one each; `skipped` empty lines were left out. `source` is how a person gave them."""
-
-    items: list[bytes]
-    skipped: int = 0
-    source: str = "ARGS"
-
-
-def read_arguments(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
-    """One argument for each line of a text, a file (`@name`) or stdin (`-`), or for each item of an iterable.
-
-    A task reads its argument and a newline; with `null`, arguments end in NUL in place of a newline, may contain
-    newlines, and are read exactly as they are. Empty lines of a text or file are no arguments. Raises UsageError.
-    """
-    if isinstance(args, bytes):
-        args = os.fsdecode(args)
-    if not isinstance(args, str):
-        return Arguments([_item(item, null) for item in args])
-    if args == "-":
-        data = sys.stdin.buffer.read()
-    elif args.startswith("@") and "\n" not in args:
-        try:
-            data = Path(args[1:]).expanduser().read_bytes()
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"cannot read the arguments in {args[1:]}: {reason}") from None
-    else:
-        data = args.encode("utf-8", "surrogateescape")
-    parts = data.split(b"\0" if null else b"\n")
-    if not parts[-1]:
-        parts.pop()
-    items = [part if null else part + b"\n" for part in parts if part]
-    return Arguments(items, len(parts) - len(items), args if len(args) < 200 and "\n" not in args else "ARGS")
-
-
-def _item(item: Any, null: bool) -> bytes:
-    if isinstance(item, str):
-        item = item.encode("utf-8", "surrogateescape")
-    if not isinstance(item, bytes | bytearray | memoryview):
-        raise UsageError(f"an argument is text or bytes, not {type(item).__name__} ({item!r})")
-    data = bytes(item)
-    return data if null or data.endswith(b"\n") else data + b"\n"
 
 
 def options(settings: Settings, keep_going: bool, backup: bool, **given: Any) -> Options:

@@ -14,8 +14,8 @@ import pytest
 from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
+from hardway.pmap.arguments import read
 from hardway.pmap.results import Results
-from hardway.pmap.run import read_arguments
 from tasks import mapreduce
 from tests.conftest import REPOSITORY, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
@@ -200,14 +200,14 @@ def test_verify_compares_two_instances(c: Context, cluster: Cluster, capsys: pyt
 
 
 def test_what_arguments_are() -> None:
-    assert read_arguments("a\nb").items == [b"a\n", b"b\n"]
-    assert read_arguments("a\n\nb\n").items == [b"a\n", b"b\n"]
-    assert read_arguments("").items == []
-    assert read_arguments(["", "a", b"b\n"]).items == [b"\n", b"a\n", b"b\n"]
-    assert read_arguments("a\nb\0c", null=True).items == [b"a\nb", b"c"]
-    assert read_arguments("\udcff").items == [b"\xff\n"]
+    assert read("a\nb").items == [b"a\n", b"b\n"]
+    assert read("a\n\nb\n").items == [b"a\n", b"b\n"]
+    assert read("").items == []
+    assert read(["", "a", b"b\n"]).items == [b"\n", b"a\n", b"b\n"]
+    assert read("a\nb\0c", null=True).items == [b"a\nb", b"c"]
+    assert read("\udcff").items == [b"\xff\n"]
     with pytest.raises(UsageError, match="not int"):
-        read_arguments([1])  # type: ignore[list-item]
+        read([1])  # type: ignore[list-item]
 
 
 def results_of(*texts: str) -> Results:

@@ -1,0 +1,128 @@
+"""What stands between two jobs, and after the last: lines grouped by partition, many small objects put into one.
+
+Both take more than fits in memory: lines are sorted by `sort`, which sorts on disk, and objects are put together in a
+temporary file (TMPDIR), whole before anything is written to S3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
+
+from hardway import s3
+from hardway.config import Settings
+from hardway.errors import Failed, UsageError
+from hardway.pmap.results import Results
+
+READERS = 16  # objects read at the same time
+AHEAD = 64  # objects read, or being read, that it is not yet the turn of
+_PIECE = 1 << 20
+_IN_MEMORY = 1 << 20  # bytes of an object; what is longer waits on disk
+
+
+def group(lines: Iterable[bytes]) -> Results:
+    """One line a partition, `partition<TAB>value<TAB>value...`, of lines `partition<TAB>value`.
+
+    Partitions are in the order of their bytes, values in the order of the lines. Raises UsageError for a line without
+    a tab, Failed where the temporary files do not fit.
+    """
+    out = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the results)
+    ends = array("Q")
+    partition: bytes | None = None
+    for line in _sorted(lines):
+        key, _, value = line.rstrip(b"\n").partition(b"\t")
+        if key != partition:
+            if partition is not None:
+                out.write(b"\n")
+                ends.append(out.tell())
+            out.write(key)
+            partition = key
+        out.write(b"\t" + value)
+    if partition is not None:
+        out.write(b"\n")
+        ends.append(out.tell())
+    out.flush()
+
+    def pieces(position: int) -> Iterator[bytes]:
+        start = ends[position - 1] if position else 0
+        for at in range(start, ends[position], _PIECE):
+            yield os.pread(out.fileno(), min(_PIECE, ends[position] - at), at)
+
+    return Results(len(ends), pieces)
+
+
+def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines sorted by what stands before the first tab; those with the same keep their order."""
+    command = ["sort", "-s", "-t", "\t", "-k", "1,1"]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        try:
+            assert process.stdin and process.stdout
+            try:
+                for number, line in enumerate(lines, 1):
+                    if b"\t" not in line or line.count(b"\n") != 1:
+                        text = line[:80].decode(errors="replace").rstrip("\n")
+                        raise UsageError(f"line {number} is not a partition, a tab and a value: {text!r}")
+                    process.stdin.write(line)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it says why
+            yield from process.stdout
+            if process.wait():
+                complaints.seek(0)
+                said = complaints.read(2000).decode(errors="replace").strip().splitlines()
+                raise Failed(f"cannot sort the lines: {said[-1] if said else f'sort ended with {process.returncode}'}")
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+
+def gather(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
+    """Write the objects of these S3 URLs, one after the other, to the object `destination`; returns its URL.
+
+    Raises UsageError for what is no URL of an object, Failed where one can't be read or written; the destination is
+    as it was then.
+    """
+    target = s3.parse(destination)
+    sources = [s3.parse(url.decode("utf-8", "surrogateescape").rstrip("\n")) for url in urls]
+    store = s3.store(settings)
+    waiting: deque[Future[IO[bytes]]] = deque()
+    with tempfile.TemporaryFile() as whole, ThreadPoolExecutor(READERS, "s3-read") as pool:
+        try:
+            for position in range(len(sources) + AHEAD):
+                if position < len(sources):
+                    waiting.append(pool.submit(_read, store, sources[position]))
+                if position >= AHEAD - 1 and waiting:
+                    with waiting.popleft().result() as part:
+                        shutil.copyfileobj(part, whole)
+        finally:
+            for left in waiting:
+                left.cancel()
+        whole.seek(0)
+        store.write(target, whole)
+    return destination
+
+
+def _read(store: s3.Store, source: s3.Object) -> IO[bytes]:
+    spool: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  (the caller closes it)
+    store.read(source, spool)
+    spool.seek(0)
+    return spool

@@ -1,0 +1,105 @@
+"""Objects in S3, whole: in a shell with the S3 stub those of its session, else the real ones (or the local cloud's)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import IO, Any, NamedTuple, Protocol
+
+from hardway import aws, s3stub
+from hardway.config import Settings
+from hardway.errors import Failed, UsageError
+
+_URL = re.compile(r"s3://([^/\s]+)/(.*[^/])", re.DOTALL)
+
+
+class Object(NamedTuple):
+    """An object's place."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+class Store(Protocol):
+    """Where objects are; for use from several threads."""
+
+    def read(self, source: Object, target: IO[bytes]) -> None:
+        """Write all of an object into the file. Raises Failed where it can't be read."""
+
+    def write(self, target: Object, source: IO[bytes]) -> None:
+        """Make an object of the rest of the file: all of it, or none. Raises Failed where it can't be written."""
+
+
+def parse(url: str) -> Object:
+    """The object of `s3://bucket/key`. Raises UsageError for what is no such URL."""
+    found = _URL.fullmatch(url)
+    if not found:
+        raise UsageError(f"{url!r} is no URL of an object: write s3://bucket/key")
+    return Object(*found.groups())
+
+
+def store(settings: Settings) -> Store:
+    """The stub's session where the caller's shell is stubbed, else S3."""
+    return _Stub(settings) if settings.stub_session else _S3(settings)
+
+
+class _S3:
+    def __init__(self, settings: Settings) -> None:
+        self._client: Any = aws.s3(settings)
+
+    def read(self, source: Object, target: IO[bytes]) -> None:
+        try:
+            body = self._client.get_object(Bucket=source.bucket, Key=source.key)["Body"]
+            for piece in body.iter_chunks(1 << 16):
+                target.write(piece)
+        except Exception as error:
+            raise _explained("read", source, error) from error
+
+    def write(self, target: Object, source: IO[bytes]) -> None:
+        from s3transfer.manager import TransferManager
+
+        try:
+            with TransferManager(self._client) as transfers:
+                transfers.upload(source, target.bucket, target.key).result()
+        except Exception as error:
+            raise _explained("write", target, error) from error
+
+
+def _explained(what: str, which: Object, error: Exception) -> Exception:
+    known = aws.translate(error)
+    return Failed(f"cannot {what} {which}: {known}") if known else error
+
+
+class _Stub:
+    def __init__(self, settings: Settings) -> None:
+        self._environment = s3stub.environment(settings.stub_session)
+
+    def read(self, source: Object, target: IO[bytes]) -> None:
+        self._copy("read", source, [str(source), "-"], None, target)
+
+    def write(self, target: Object, source: IO[bytes]) -> None:
+        self._copy("write", target, ["-", str(target)], source, None)
+
+    def _copy(
+        self, what: str, which: Object, arguments: list[str], source: IO[bytes] | None, target: IO[bytes] | None
+    ) -> None:
+        process = subprocess.Popen(
+            [str(s3stub.directory() / "aws"), "s3", "cp", "--only-show-errors", *arguments],
+            stdin=source if source else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+        )
+        try:
+            out, said = process.communicate()
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            reason = said.decode(errors="replace").strip().splitlines()
+            raise Failed(f"cannot {what} {which}: {reason[-1] if reason else f'aws ended with {process.returncode}'}")
+        if target:
+            target.write(out)
