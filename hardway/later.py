@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardway import commands, group, instances, launch, rsync, s3stub, ssh, transfer
+    from hardway import commands, group, instances, launch, rsync, s3stub, spread, ssh, transfer
     from hardway.local import daemon, faults
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
     "arguments", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "rsync", "run", "s3stub",
-    "shuffle", "ssh", "transfer",
+    "shuffle", "spread", "ssh", "transfer",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

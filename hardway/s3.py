@@ -32,6 +32,9 @@ class Store(Protocol):
     def write(self, target: Object, source: IO[bytes]) -> None:
         """Make an object of the rest of the file: all of it, or none. Raises Failed where it can't be written."""
 
+    def remove(self, target: Object) -> None:
+        """Remove an object. Raises Failed where that can't be done."""
+
 
 def parse(url: str) -> Object:
     """The object of `s3://bucket/key`. Raises UsageError for what is no such URL."""
@@ -67,6 +70,12 @@ class _S3:
         except Exception as error:
             raise _explained("write", target, error) from error
 
+    def remove(self, target: Object) -> None:
+        try:
+            self._client.delete_object(Bucket=target.bucket, Key=target.key)
+        except Exception as error:
+            raise _explained("remove", target, error) from error
+
 
 def _explained(what: str, which: Object, error: Exception) -> Exception:
     known = aws.translate(error)
@@ -78,17 +87,18 @@ class _Stub:
         self._environment = s3stub.environment(settings.stub_session)
 
     def read(self, source: Object, target: IO[bytes]) -> None:
-        self._copy("read", source, [str(source), "-"], None, target)
+        target.write(self._run("read", source, ["cp", str(source), "-"]))
 
     def write(self, target: Object, source: IO[bytes]) -> None:
-        self._copy("write", target, ["-", str(target)], source, None)
+        self._run("write", target, ["cp", "-", str(target)], source)
 
-    def _copy(
-        self, what: str, which: Object, arguments: list[str], source: IO[bytes] | None, target: IO[bytes] | None
-    ) -> None:
+    def remove(self, target: Object) -> None:
+        self._run("remove", target, ["rm", str(target)])
+
+    def _run(self, what: str, which: Object, command: list[str], stdin: IO[bytes] | None = None) -> bytes:
         process = subprocess.Popen(
-            [str(s3stub.directory() / "aws"), "s3", "cp", "--only-show-errors", *arguments],
-            stdin=source if source else subprocess.DEVNULL,
+            [str(s3stub.directory() / "aws"), "s3", *command, "--only-show-errors"],
+            stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self._environment,
@@ -101,5 +111,4 @@ class _Stub:
         if process.returncode:
             reason = said.decode(errors="replace").strip().splitlines()
             raise Failed(f"cannot {what} {which}: {reason[-1] if reason else f'aws ended with {process.returncode}'}")
-        if target:
-            target.write(out)
+        return out

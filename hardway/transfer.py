@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -25,7 +25,7 @@ import paramiko
 from fabric.group import GroupResult
 
 from hardway import ssh
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import Failed, UsageError
 from hardway.group import InstanceGroup
 from hardway.instances import Instance
 
@@ -38,7 +38,7 @@ _GREW = "file changed as we read it"
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
 # stdin, one file after the other.
-_RECEIVE = r"""
+RECEIVE = r"""
 dst=$1 part=$2; shift 2
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
 [ -d "$dst" ] && dir=1
@@ -67,7 +67,7 @@ LC_ALL=C exec tar -chf - -- "$@"
 """
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
-_RECEIVE_TREE = r"""
+RECEIVE_TREE = r"""
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
 case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" && tmp=$up/.$2 ;; *) tmp=.$2 ;; esac || exit 1
@@ -154,13 +154,13 @@ def send_files(
     """
 
     def send(connection: ssh.InstanceConnection) -> None:
-        for batch in _batches(files):
+        for batch in batches(files):
             _send_batch(connection, batch, destination, progress)
 
     return group.fanout(send)
 
 
-def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
+def batches(files: Sequence[Path]) -> Iterator[list[Path]]:
     batch: list[Path] = []
     length = 0
     for file in files:
@@ -176,18 +176,28 @@ def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
 def _send_batch(
     connection: ssh.InstanceConnection, files: Sequence[Path], destination: Remote, progress: Progress
 ) -> None:
+    with reading(files, destination) as (arguments, chunks), Channel(connection, RECEIVE, arguments) as channel:
+        channel.send(chunks, progress)
+        channel.finish()
+
+
+@contextlib.contextmanager
+def reading(files: Sequence[Path], destination: Remote) -> Iterator[tuple[list[str], Iterator[bytes]]]:
+    """RECEIVE's arguments for a batch of files, and what it reads. Raises TransferError where one becomes shorter."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(file.open("rb")) for file in files]
-        arguments = [destination.path, f"hardway-{uuid.uuid4().hex}"]
+        arguments = [destination.path, temporary_name()]
         sizes = []
         for file, handle in zip(files, opened, strict=True):
             status = os.fstat(handle.fileno())
             sizes.append(status.st_size)
             arguments += [file.name, f"{stat.S_IMODE(status.st_mode):o}", str(status.st_size)]
-        with _Channel(connection, _RECEIVE, arguments) as channel:
-            for handle, size in zip(opened, sizes, strict=True):
-                channel.send(_exactly(handle, size), progress)
-            channel.finish()
+        yield arguments, (c for handle, size in zip(opened, sizes, strict=True) for c in _exactly(handle, size))
+
+
+def temporary_name() -> str:
+    """A name that no other copy has, for what is not whole yet."""
+    return f"hardway-{uuid.uuid4().hex}"
 
 
 def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
@@ -200,12 +210,18 @@ def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
         yield chunk
 
 
-class _Channel:
+class Channel:
     """A script on one instance with bytes to or from it; ended with the block, whatever happens."""
 
-    def __init__(self, connection: ssh.InstanceConnection, script: str, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        connection: ssh.InstanceConnection,
+        script: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.timeout: float = connection.connect_timeout or 15
-        self.channel = ssh.open_session(connection)
+        self.channel = ssh.open_session(connection, environment)
         command = shlex.join(["sh", "-c", script, "hardway", *arguments])
         try:
             ssh.execute(self.channel, command, self.timeout)
@@ -214,13 +230,14 @@ class _Channel:
             self.channel.close()
             raise
 
-    def __enter__(self) -> _Channel:
+    def __enter__(self) -> Channel:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.channel.close()
 
-    def send(self, chunks: Iterator[bytes], progress: Progress) -> None:
+    def send(self, chunks: Iterable[bytes], progress: Progress = _no_progress) -> None:
+        """Send bytes; `progress` is called with how many. Raises what the script complained of where it has ended."""
         try:
             for chunk in chunks:
                 self.channel.sendall(chunk)
@@ -244,6 +261,12 @@ class _Channel:
         # GNU tar's 1: a file grew as it was read; what came is what it was when tar looked.
         if code != 0 and not (code == 1 and said and all(line.endswith(_GREW) for line in said)):
             raise TransferError(said[-1] if said else "the connection was lost before the copy was whole")
+
+    def leave(self) -> None:
+        """Say that all is sent, and wait a little for the script's end, whatever that is."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self.channel.shutdown_write()
+        self.channel.status_event.wait(self.timeout)
 
     def reader(self, progress: Progress) -> IO[bytes]:
         return _ChannelReader(self.channel, progress)  # type: ignore[return-value]
@@ -270,7 +293,7 @@ class _ChannelReader:
 
 def run_script(connection: ssh.InstanceConnection, script: str, arguments: Sequence[str]) -> None:
     """Run a constant script of the POSIX shell to its end. Raises TransferError with what it complained of."""
-    with _Channel(connection, script, arguments) as channel:
+    with Channel(connection, script, arguments) as channel:
         channel.finish()
 
 
@@ -281,7 +304,7 @@ def fetch_files(
 
     def fetch(connection: ssh.InstanceConnection) -> None:
         target, into = _landing(destination, connection.instance, len(group))
-        with _Channel(connection, _SEND_FILES, [source.path]) as channel, _workspace(target.parent) as work:
+        with Channel(connection, _SEND_FILES, [source.path]) as channel, _workspace(target.parent) as work:
             _extract(channel, work, progress, flat=True)
             names = sorted(os.listdir(work))
             if len(names) > 1 and not into:
@@ -313,7 +336,7 @@ def _workspace(parent: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _extract(channel: _Channel, into: Path, progress: Progress, flat: bool) -> None:
+def _extract(channel: Channel, into: Path, progress: Progress, flat: bool) -> None:
     """Unpack the tar stream that the script sends; `flat` keeps only the last part of each name."""
     trusted: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
     try:
@@ -364,8 +387,7 @@ def push(
         maker = threading.Thread(target=_make_archive, args=(source, archive), name="push-tar", daemon=True)
 
         def send(connection: ssh.InstanceConnection) -> None:
-            arguments = [destination.path, f"hardway-{uuid.uuid4().hex}", source.resolve().name]
-            with _Channel(connection, _RECEIVE_TREE, arguments) as channel:
+            with Channel(connection, RECEIVE_TREE, tree_arguments(source, destination)) as channel:
                 channel.send(archive.chunks(), progress)
                 channel.finish()
 
@@ -375,6 +397,11 @@ def push(
         finally:
             archive.abandon()
             maker.join()
+
+
+def tree_arguments(source: Path, destination: Remote) -> list[str]:
+    """RECEIVE_TREE's arguments for a tree."""
+    return [destination.path, temporary_name(), source.resolve().name]
 
 
 class _GrowingFile:
@@ -433,14 +460,23 @@ class _GrowingFile:
 
 def _make_archive(source: Path, archive: _GrowingFile) -> None:
     try:
-        with tarfile.open(fileobj=archive, mode="w|", format=tarfile.GNU_FORMAT, bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
-            tar.add(source.resolve(), arcname="tree")
+        write_archive(source, archive)
     except BaseException as error:
-        reason = getattr(error, "strerror", None) or error
-        where = getattr(error, "filename", None) or source
-        archive.end(error if isinstance(error, HardwayError) else TransferError(f"cannot read {where}: {reason}"))
+        archive.end(error)
     else:
         archive.end()
+
+
+def write_archive(source: Path, target: Any) -> None:
+    """Write the tree to a file as the tar stream that RECEIVE_TREE reads. Raises TransferError."""
+    try:
+        with tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT, bufsize=_CHUNK) as tar:
+            tar.add(source.resolve(), arcname="tree")
+    except TransferError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TransferError(f"cannot read {getattr(error, 'filename', None) or source}: {reason}") from error
 
 
 def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progress = _no_progress) -> GroupResult:
@@ -455,7 +491,7 @@ def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progr
             target = target / name
         if target.exists() and not target.is_dir():
             raise TransferError(f"{target} is there and is no directory")
-        with _Channel(connection, _SEND_TREE, [source.path]) as channel, _workspace(target.parent) as work:
+        with Channel(connection, _SEND_TREE, [source.path]) as channel, _workspace(target.parent) as work:
             _extract(channel, work / "tree", progress, flat=False)
             _merge(work / "tree", target)
 

@@ -13,11 +13,11 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.later import commands, instances, launch, rsync, transfer
+from hardway.later import commands, instances, launch, rsync, spread, transfer
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
-from .flags import CONNECTIONS, REGION, SELECTOR, YES
+from .flags import CONNECTIONS, DIRECT, REGION, SELECTOR, VIA, YES
 
 if TYPE_CHECKING:
     from hardway.commands import Command
@@ -204,6 +204,8 @@ def ssh(
         "yes": YES,
         "max-connections": CONNECTIONS,
         "region": REGION,
+        "direct": DIRECT,
+        "via": VIA,
     },
 )
 def scp(
@@ -214,9 +216,11 @@ def scp(
     yes: bool = False,
     max_connections: int | str | None = None,
     region: str | None = None,
+    direct: bool = False,
+    via: str | None = None,
 ) -> None:
     """Copy files to instances, or from them: from several, each file lands under its instance's id."""
-    settings = _settings(c, region, max_connections)
+    settings = _settings(c, region, max_connections, real_s3=not via)
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
     chosen = instances.select(settings, selector)
@@ -225,7 +229,8 @@ def scp(
     with progress("copying", total, "bytes") as on_bytes:
         group = groups.InstanceGroup(chosen, settings)
         if isinstance(here, str) and isinstance(there, transfer.Remote):
-            groups.report(transfer.send_files(group, files, there, on_bytes), say)
+            outcomes = spread.send_files(group, files, there, on_bytes, direct=direct, bucket=via or "")
+            groups.report(outcomes, say)
         elif isinstance(here, transfer.Remote) and isinstance(there, str):
             groups.report(transfer.fetch_files(group, here, there, on_bytes), say)
 
@@ -239,6 +244,8 @@ def scp(
         "sync": "send only what changed, by rsync",
         "max-connections": CONNECTIONS,
         "region": REGION,
+        "direct": DIRECT,
+        "via": VIA,
     },
 )
 def push(
@@ -250,9 +257,11 @@ def push(
     sync: bool = False,
     max_connections: int | str | None = None,
     region: str | None = None,
+    direct: bool = False,
+    via: str | None = None,
 ) -> None:
     """Send a tree to instances, as one tar stream to all at the same time."""
-    settings = _settings(c, region, max_connections)
+    settings = _settings(c, region, max_connections, real_s3=not via)
     here, there = transfer.sides(source, destination)
     if not isinstance(here, str) or not isinstance(there, transfer.Remote):
         raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
@@ -263,7 +272,8 @@ def push(
     if sync:
         return groups.report(rsync.sync(group, tree, there), say)
     with progress("sending", 0, "bytes") as on_bytes:
-        return groups.report(transfer.push(group, tree, there, on_bytes), say)
+        outcomes = spread.push(group, tree, there, on_bytes, direct=direct, bucket=via or "")
+        return groups.report(outcomes, say)
 
 
 @task(

@@ -1,0 +1,88 @@
+# Takes one file and passes it on: runs on each instance of a spread, and ends with its stdin. POSIX shell, coreutils
+# with b2sum, and OpenSSH's client to take it from another instance; the other needs nothing but its sshd.
+#
+# $1: a name of this spread's own on this instance, $2: the file's bytes, $3: their BLAKE2b, $4: this instance's public
+# key and what precedes it in authorized_keys; $5: the script that installs the file, which reads it, and its arguments.
+# stdin: `take` and the bytes; `pull HOST PORT USER KEY-BYTES KNOWN-BYTES` and these bytes: the other's private key and
+# host keys; `fetch URL` for an object in S3; `install`. Each is answered on stdout by `ok` or `no REASON`; dots
+# in between say that this end lives.
+name=$1 size=$2 digest=$3 entry=$4 installer=$5
+shift 5
+umask 077
+home=$PWD dir=$PWD/.$name keys=$PWD/.ssh/authorized_keys
+
+forget() {
+  trap - EXIT
+  trap '' HUP INT TERM PIPE
+  [ -z "$ticker" ] || kill "$ticker" 2>/dev/null
+  if [ -f "$keys" ]; then
+    exec 8<"${keys%/*}" && flock 8 2>/dev/null
+    if cp -p -- "$keys" "$keys.$name"; then
+      grep -vF -- "$name" "$keys" >"$keys.$name"
+      # 1: no line is left
+      if [ $? -le 1 ]; then mv -f -- "$keys.$name" "$keys"; fi
+      [ -s "$keys" ] || rm -f -- "$keys"
+    fi
+    rm -f -- "$keys.$name"
+    exec 8<&-
+  fi
+  cd "$home" && rm -rf -- "$dir"
+}
+ticker=
+trap forget EXIT
+trap 'exit 1' HUP INT TERM PIPE
+
+# The command in authorized_keys is all that the key opens; the key is dead after a day, whatever happens here.
+mkdir -p -- "$dir" "${keys%/*}" || exit 1
+exec 8<"${keys%/*}" && flock 8 2>/dev/null
+if [ -s "$keys" ] && [ -n "$(tail -c 1 "$keys")" ]; then echo >>"$keys"; fi
+printf '%s %s\n' "$entry" "$name" >>"$keys" || exit 1
+exec 8<&-
+
+(while sleep 5 >/dev/null 2>&1; do echo .; done) 2>/dev/null &
+ticker=$!
+
+settle() { # CODE SAID: what came is the file, or it is gone
+  if [ "$1" -ne 0 ]; then
+    echo "no $(tail -n 1 "$2" | tr -d '\r')"
+  elif [ "$(wc -c <"$dir/part")" -ne "$size" ]; then
+    echo "no only a part of it came"
+  elif [ "$(b2sum <"$dir/part")" != "$digest  -" ]; then
+    echo "no what came is not what was sent"
+  else
+    mv -f -- "$dir/part" "$dir/whole" && echo ok
+    return
+  fi
+  rm -f -- "$dir/part"
+}
+
+while read -r what one two three four five; do
+  case $what in
+  take)
+    head -c "$size" >"$dir/part" 2>"$dir/said"
+    settle $? "$dir/said"
+    ;;
+  pull)
+    head -c "$four" >"$dir/key" && head -c "$five" >"$dir/known" || exit 1
+    (
+      cd "$dir" && exec ssh -F none -T -i key -p "$two" -l "$three" -o IdentitiesOnly=yes -o IdentityAgent=none \
+        -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile=known -o GlobalKnownHostsFile=none \
+        -o HostKeyAlias=parent -o ConnectTimeout=5 -o ServerAliveInterval=10 -o ServerAliveCountMax=3 \
+        -o Ciphers=aes128-gcm@openssh.com,aes128-ctr -o LogLevel=ERROR "$one"
+    ) </dev/null >"$dir/part" 2>"$dir/said"
+    settle $? "$dir/said"
+    rm -f -- "$dir/key"
+    ;;
+  fetch)
+    aws s3 cp --only-show-errors "$one" - </dev/null >"$dir/part" 2>"$dir/said"
+    settle $? "$dir/said"
+    ;;
+  install)
+    if sh -c "$installer" hardway "$@" <"$dir/whole" >/dev/null 2>"$dir/said"; then
+      echo ok
+    else
+      echo "no $(tail -n 1 "$dir/said")"
+    fi
+    ;;
+  esac
+done
