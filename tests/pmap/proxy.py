@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that delays what passes and cuts connections: a long, unreliable link."""
+"""A TCP proxy on loopback that delays what passes, cuts connections, and is slow: a long, unreliable, narrow link."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ from types import TracebackType
 
 
 class Proxy:
-    """Forwards connections to its ports to `target_port` of the same addresses; `delay` in seconds, each way."""
+    """Forwards connections to its ports to `target_port` of the same addresses; `delay` in seconds, each way.
 
-    def __init__(self, addresses: list[str], target_port: int, delay: float = 0.0) -> None:
+    With `targets`, to those addresses, and it listens on `target_port` itself. `rate` is how many bytes a second pass
+    towards the targets, on all connections together; 0 for any number.
+    """
+
+    def __init__(
+        self,
+        addresses: list[str],
+        target_port: int,
+        delay: float = 0.0,
+        *,
+        targets: list[str] | None = None,
+        rate: float = 0.0,
+    ) -> None:
         self.addresses = addresses
         self.target_port = target_port
         self.delay = delay
-        self.port = 0
+        self.rate = rate
+        self.port = target_port if targets else 0
+        self._targets = dict(zip(addresses, targets or addresses, strict=True))
+        self._free_at = 0.0
         self.refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -66,20 +81,20 @@ class Proxy:
             return
         address = writer.get_extra_info("sockname")[0]
         try:
-            other_reader, other_writer = await asyncio.open_connection(address, self.target_port)
+            other_reader, other_writer = await asyncio.open_connection(self._targets[address], self.target_port)
         except OSError:
             writer.transport.abort()
             return
         both = {writer, other_writer}
         self._writers |= both
         try:
-            await asyncio.gather(self._pump(reader, other_writer), self._pump(other_reader, writer))
+            await asyncio.gather(self._pump(reader, other_writer, self.rate), self._pump(other_reader, writer))
         finally:
             self._writers -= both
             for one in both:
                 one.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float = 0.0) -> None:
         """Copy, each piece `delay` after it came, however many are on their way."""
         loop = asyncio.get_running_loop()
         line: deque[tuple[float, bytes]] = deque()
@@ -107,6 +122,9 @@ class Proxy:
                     data = await reader.read(1 << 16)
                 except OSError:
                     data = b""
+                if rate:
+                    self._free_at = max(self._free_at, loop.time()) + len(data) / rate
+                    await asyncio.sleep(self._free_at - loop.time())
                 line.append((loop.time() + self.delay, data))
                 arrived.set()
             await sender
