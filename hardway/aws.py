@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime
 from typing import Any
 
 from hardway.config import Settings
@@ -76,6 +77,7 @@ def _new_client(service: str, settings: Settings) -> Any:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", models.loader(service))
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
@@ -83,6 +85,16 @@ def _new_client(service: str, settings: Settings) -> Any:
         )
     config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
     return session.create_client(service, config=config)
+
+
+def _timestamp(value: Any) -> datetime:
+    """botocore's own parser takes a third of the time that an answer with many instances does."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (AttributeError, ValueError):
+        return parse_timestamp(value)
 
 
 def error_code(error: Exception) -> str:

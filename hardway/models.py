@@ -71,7 +71,8 @@ def _read(service: str) -> dict[str, Any]:
     models = {}
     for kind in _OF_THE_SERVICE:
         with contextlib.suppress(DataNotFoundError):
-            models[f"{service}/{kind}"] = _undocumented(full.load_service_model(service, kind))
+            models[f"{service}/{kind}"] = full.load_service_model(service, kind)
+    models[f"{service}/service-2"] = _undocumented(models[f"{service}/service-2"])
     data = {name: full.load_data(name) for name in _OF_ALL_SERVICES}
     return {"version": full.determine_latest_version(service, "service-2"), "models": models, "data": data}
 
