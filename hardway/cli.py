@@ -65,7 +65,7 @@ class Task(invoke.Task[Any]):
             if hasattr(result, "write_to"):  # it may be more than fits in memory
                 _translated(result.write_to)(sys.stdout.buffer)
             elif text := str(result):
-                with _closed_stdout_ends():
+                with closed_stdout_ends():
                     print(text, flush=True)
         return result
 
@@ -137,7 +137,7 @@ def _translated(body: Body) -> Body:
     def translated(*args: Any, **kwargs: Any) -> Any:
         try:
             _accept_any_bytes()
-            with _closed_stdout_ends():
+            with closed_stdout_ends():
                 return body(*args, **kwargs)
         except HardwayError:
             raise
@@ -150,7 +150,7 @@ def _translated(body: Body) -> Body:
 
 
 @contextlib.contextmanager
-def _closed_stdout_ends() -> Iterator[None]:
+def closed_stdout_ends() -> Iterator[None]:
     """Whoever read our stdout has seen enough: end as a program of the shell does, without a word."""
     try:
         yield

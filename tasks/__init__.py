@@ -20,8 +20,6 @@ if (Path(__file__).parent.parent / "examples").is_dir():
 
 def main() -> None:
     """The command `hardway`: these tasks from any directory, without a tasks.py."""
-    from importlib.metadata import version
+    from hardway.program import Program
 
-    from invoke.program import Program
-
-    Program(name="hardway", binary="hardway", version=version("hardway"), namespace=ns).run()
+    Program(name="hardway", binary="hardway", binary_names=["hardway"], namespace=ns).run()

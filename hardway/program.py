@@ -1,0 +1,67 @@
+"""Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import sys
+from collections.abc import Iterator
+
+from invoke.exceptions import ParseError
+from invoke.program import Program as InvokeProgram
+
+from hardway.cli import closed_stdout_ends
+from hardway.errors import UsageError, did_you_mean
+
+
+class Program(InvokeProgram):
+    """A program of the tasks it is given. Exit code 2 for what it can't read, and 130 for Ctrl-C."""
+
+    def parse_core(self, argv: list[str] | None) -> None:
+        with self._manners():
+            super().parse_core(argv)
+
+    def parse_tasks(self) -> None:
+        with self._manners():
+            super().parse_tasks()
+
+    def parse_cleanup(self) -> None:
+        with self._manners():
+            super().parse_cleanup()
+
+    def execute(self) -> None:
+        # What `__main__` has turned off for the imports.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        super().execute()
+
+    def print_version(self) -> None:
+        from importlib.metadata import version
+
+        print(f"{self.name} {version('hardway')}")
+
+    @contextlib.contextmanager
+    def _manners(self) -> Iterator[None]:
+        with closed_stdout_ends():
+            try:
+                yield
+            except ParseError as error:
+                raise self._explained(error) from None
+            finally:
+                sys.stdout.flush()
+
+    def _explained(self, error: ParseError) -> UsageError:
+        unknown = re.fullmatch(r"No idea what '(.*)' is!", str(error))
+        if not unknown:
+            return UsageError(str(error))
+        word, task = unknown[1], error.context if error.context and error.context.name else None
+        if task:
+            # Invoke takes an unknown flag for what is required, and stumbles over its value.
+            given = [argument.value for argument in task.args.values() if argument.positional]
+            word = next((value for value in given if str(value).startswith("--")), word)
+        if word.startswith("-"):
+            flags = task.flag_names() if task else self.initial_context.flag_names()
+            return UsageError(f"{task.name if task else self.binary} has no flag {word}{did_you_mean(word, flags)}")
+        takes = f"{task.name} takes no {word!r}, and " if task else ""
+        return UsageError(f"{takes}there is no task {word!r}{did_you_mean(word, self.collection.task_names)}")

@@ -1,0 +1,117 @@
+"""The program `hardway` before any task runs: typos, closed pipes, Ctrl-C; and completion, that of `inv`, too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+HARDWAY = [sys.executable, "-m", "hardway"]
+PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("ec2.nwe", "there is no task 'ec2.nwe'; did you mean ec2.new?"),
+        ("ec2.ls ec2.nwe", "ec2.ls takes no 'ec2.nwe', and there is no task 'ec2.nwe'; did you mean ec2.new?"),
+        ("--help mapreduce.map", "there is no task 'mapreduce.map'; did you mean mapreduce.pmap?"),
+        ("ec2.new --nmu 5", "ec2.new has no flag --nmu; did you mean --num?"),
+        ("ec2.id --regoin eu-west-1 web", "ec2.id has no flag --regoin; did you mean --region?"),
+        ("ec2.ls --zzz", "ec2.ls has no flag --zzz"),
+        ("--lst", "hardway has no flag --lst; did you mean --list?"),
+        ("ec2.id", "'ec2.id' did not receive required positional arguments: 'selector'"),
+        ("--print-completion-script csh", 'Completion for shell "csh" not supported (options are: bash, fish, zsh).'),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_what_was_meant(
+    arguments: str, said: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hardway.program import Program
+    from tasks import ns
+
+    with pytest.raises(SystemExit) as exit:
+        Program(binary="hardway", namespace=ns).run(["hardway", *arguments.split()])
+    output = capsys.readouterr()
+    assert (exit.value.code, output.out, output.err) == (2, "", f"{said}\n")
+
+
+@pytest.mark.parametrize("arguments", ["--list", "--help", "--help ec2.new", "--version"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_reads_on_is_no_error(arguments: str, unbuffered: str, home: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [*HARDWAY, *arguments.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_ctrl_c_during_the_imports_says_nothing(home: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "hardway", "ec2.ls"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "invoke.exceptions" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        code = process.wait(60)
+    # A shell shows the first as the second.
+    assert code in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A PATH with both programs of this interpreter."""
+    for program, module in PROGRAMS.items():
+        for name in {program, module}:
+            script = tmp_path / "bin" / name
+            script.parent.mkdir(exist_ok=True)
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+            script.chmod(0o755)
+    return f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+
+
+BASH = """
+source <($1 --print-completion-script bash)
+COMP_WORDS=($2) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+function=$(complete -p $1 | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+$function $1 "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+# zsh itself keeps of these what begins as the word does.
+ZSH = """
+source <($1 --print-completion-script zsh)
+words=(${=2})
+_complete_$3
+print -l -- $reply
+"""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_tasks_and_flags(shell: str, program: str, path: str, home: Path) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"there is no {shell} here")
+
+    def complete(line: str) -> set[str]:
+        start = {"bash": ["bash", "--norc", "-c", BASH], "zsh": ["zsh", "-f", "-c", ZSH]}[shell]
+        command = [*start, shell, program, f"{program} {line}", PROGRAMS[program]]
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        word = line.split()[-1]
+        return {candidate for candidate in done.stdout.split() if candidate.startswith(word)}
+
+    assert complete("ec2.n") == {"ec2.new"}
+    assert {"--num", "--name", "--no-wait"} <= complete("ec2.new --n")
