@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.conftest import Inv
+from tests.test_house import HEAVY, loaded
 
 Refuse = Callable[[str, int], "Refuser"]
 EMPTY = (
@@ -95,3 +96,9 @@ def test_throttling_is_waited_out(inv: Inv, refuse: Refuse) -> None:
     result = inv("ec2.ls", env=throttled.env)
     assert (result.code, result.stderr) == (0, "no instances\n")
     assert throttled.calls == 3
+
+
+def test_a_listing_waits_only_for_botocore(inv: Inv, refuse: Refuse) -> None:
+    result = inv("ec2.ls", env={**refuse("", 0).env, "PYTHONPROFILEIMPORTTIME": "1"})
+    assert result.code == 0
+    assert loaded(result) & {*HEAVY} == {"botocore"}

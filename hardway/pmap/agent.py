@@ -50,6 +50,7 @@ WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 def frame(kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> bytes:
+    """Bytes of one frame."""
     return HEAD.pack(len(payload), kind, task, attempt) + payload
 
 
@@ -109,6 +110,8 @@ class Task:
 
 
 class Agent:
+    """All of a connection: frames in, slots that run tasks, frames out."""
+
     def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
         self.directory = directory
         self.home = home
@@ -675,6 +678,7 @@ def seconds_until(notice: str) -> float:
 
 
 def kill_group(pid: int, number: int) -> None:
+    """Send a signal to a process group, if there is one."""
     try:
         os.killpg(pid, number)
     except OSError:
@@ -682,6 +686,7 @@ def kill_group(pid: int, number: int) -> None:
 
 
 def cpus() -> int:
+    """How many CPUs this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
@@ -689,6 +694,7 @@ def cpus() -> int:
 
 
 def which(name: str) -> str:
+    """The path of a program; empty where there is none."""
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):

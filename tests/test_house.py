@@ -1,0 +1,171 @@
+"""The house stays in order: imports run one way, what is typed waits for nothing heavy, what is public is described."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from hardway import later
+from tests.conftest import REPOSITORY, Inv, Result
+
+# A module reaches none that stands behind it here, by whatever way. The last three stand side by side.
+CHAIN = ("errors", "config", "aws", "instances", "ssh", "group", ("transfer", "launch", "pmap"))
+ON_THEIR_OWN = ("hardway.pmap.schedule", "hardway.pmap.agent")
+# Production code meets the local cloud as an endpoint and addresses.
+MEET_LOCAL = ("hardway.later", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
+# `cli` makes a sentence of what botocore raised, and imports it then.
+WHEN_IT_HAS_FAILED = ("hardway.cli", "hardway.aws")
+NOT_IN_TASKS = ("asyncssh", "boto3", "botocore", "fabric", "moto", "paramiko", "threading")
+HEAVY = ("asyncssh", "boto3", "botocore", "cryptography", "fabric", "moto", "paramiko", "rich", "s3transfer")
+
+
+@cache
+def modules(folder: str) -> Mapping[str, Path]:
+    """By dotted name, the modules in a folder of this repository."""
+    found = {}
+    for file in sorted((REPOSITORY / folder).rglob("*.py")):
+        parts = file.relative_to(REPOSITORY).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+class _Imports(ast.NodeVisitor):
+    """Collects the dotted names of what a module imports, in its functions, too."""
+
+    def __init__(self, package: str, types: bool) -> None:
+        self._package = package
+        self._types = types
+        self.found: set[str] = set()
+
+    def visit_If(self, node: ast.If) -> None:
+        for part in [*(node.body if self._types or ast.unparse(node.test) != "TYPE_CHECKING" else []), *node.orelse]:
+            self.visit(part)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = ".".join(filter(None, [self._package if node.level else "", node.module]))
+        for alias in node.names:
+            place = f"{base}.{alias.name}"
+            self.found.add(getattr(later, alias.name).__name__ if base == "hardway.later" else place)
+
+
+def imported(name: str, types: bool = True) -> set[str]:
+    """Dotted names of what a module of ours imports, in place of `hardway.later` where that leads to.
+
+    Without `types`, what only a type checker reads is left out.
+    """
+    file = modules(name.split(".")[0])[name]
+    visitor = _Imports(name if file.name == "__init__.py" else name.rpartition(".")[0], types)
+    visitor.visit(ast.parse(file.read_text()))
+    return visitor.found
+
+
+def ours(name: str, types: bool = True) -> set[str]:
+    """The modules of the library that a module imports."""
+    found = set()
+    for dotted in imported(name, types):
+        while dotted and dotted not in modules("hardway"):
+            dotted = dotted.rpartition(".")[0]
+        found |= {dotted} - {"", "hardway", name}
+    return found - ({WHEN_IT_HAS_FAILED[1]} if name == WHEN_IT_HAS_FAILED[0] else set())
+
+
+def reached(name: str, edges: Mapping[str, set[str]]) -> dict[str, str]:
+    """Each module that the import of this one leads to, with the one right before it on a way there."""
+    before: dict[str, str] = {}
+    todo = [name]
+    while todo:
+        for each in edges[todo[0]] - before.keys():
+            before[each] = todo[0]
+            todo.append(each)
+        del todo[0]
+    return before
+
+
+def way(name: str, end: str, before: Mapping[str, str]) -> str:
+    steps = [end]
+    while steps[0] != name or len(steps) == 1:
+        steps.insert(0, before[steps[0]])
+    return " -> ".join(steps)
+
+
+def test_imports_run_one_way() -> None:
+    edges = {name: ours(name) for name in modules("hardway")}
+    rank = {
+        name: position
+        for position, places in enumerate(CHAIN)
+        for place in ([places] if isinstance(places, str) else places)
+        for name in edges
+        if re.match(rf"hardway\.{place}(\.|$)", name) and name not in ON_THEIR_OWN
+    }
+    wrong = []
+    for name in rank:
+        before = reached(name, edges)
+        wrong += [way(name, end, before) for end in before if rank.get(end, -1) > rank[name]]
+    assert len(rank) > len(CHAIN)
+    assert wrong == []
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    # `local.daemon` starts, as a process, what knows the daemon's paths.
+    names = [name for name in modules("hardway") if not name.startswith("hardway.local")]
+    edges = {name: ours(name, types=False) & {*names} for name in names}
+    assert [way(name, name, before) for name in edges if name in (before := reached(name, edges))] == []
+
+
+@pytest.mark.parametrize("name", ON_THEIR_OWN)
+def test_what_stands_on_its_own_imports_nothing_of_ours(name: str) -> None:
+    assert ours(name) == set()
+
+
+def test_the_local_cloud_is_met_as_an_endpoint() -> None:
+    names = [name for name in (*modules("hardway"), *modules("tasks")) if not name.startswith("hardway.local")]
+    meet = [name for name in names if any(each.startswith("hardway.local") for each in ours(name))]
+    assert set(meet) <= set(MEET_LOCAL)
+
+
+def test_tasks_are_thin() -> None:
+    for name in modules("tasks"):
+        assert [each for each in imported(name) if each.split(".")[0] in NOT_IN_TASKS] == [], name
+
+
+def test_what_is_for_tasks_is_theirs() -> None:
+    for name, file in modules("hardway").items():
+        assert not any(each.startswith(("tasks", "hardway.tasks")) for each in imported(name)), name
+        assert name == "hardway.later" or "from hardway.later" not in file.read_text(), name
+
+
+def test_what_comes_later_is_there() -> None:
+    for name in later.__all__:
+        assert getattr(later, name).__name__ in modules("hardway"), name
+
+
+def test_what_is_public_has_a_docstring() -> None:
+    missing = []
+    for folder in ("hardway", "tasks"):
+        for name, file in modules(folder).items():
+            tree = ast.parse(file.read_text())
+            missing += [name] if not ast.get_docstring(tree) else []
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    missing += [f"{name}.{node.name}"] if not ast.get_docstring(node) else []
+    assert missing == []
+
+
+@pytest.mark.parametrize("arguments", ["--list", "--help ec2.new", "--complete -- inv ec2.n"])
+def test_what_is_typed_often_waits_for_nothing_heavy(arguments: str, inv: Inv) -> None:
+    result = inv(*arguments.split(), env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert (result.code, bool(result.stdout)) == (0, True)
+    assert loaded(result) & {*HEAVY} == set()
+
+
+def loaded(result: Result) -> set[str]:
+    """The modules that a process with PYTHONPROFILEIMPORTTIME imported."""
+    return {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
