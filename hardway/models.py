@@ -1,7 +1,8 @@
 """botocore's models of the services we call, kept where they load fast: no documentation, no gzip, in one file.
 
-Reading them is a third of what a short command takes. What is not kept there, such as another service that leads to
-credentials, botocore reads from its own files, and everything on any trouble with ours.
+Reading them is a third of what a short command takes. Of the thousands of shapes in them each is parsed when something
+asks for it. What is not kept, such as another service that leads to credentials, botocore reads from its own files, and
+everything on any trouble with ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,49 @@ from platformdirs import user_cache_path
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
+_SHAPES = "shapes"
 # Seconds that a file stays which another version of botocore made.
 _OTHERS_STAY = 30 * 24 * 3600
 
 
-class KeptLoader(Loader):
-    """botocore's loader, that need not look for what `kept` holds: the models and data of one service."""
+class _Unread(Mapping[str, Any]):
+    """By name, what is JSON until it is asked for."""
 
-    def __init__(self, kept: dict[str, Any]) -> None:
+    def __init__(self, texts: dict[str, str]) -> None:
+        self._texts = texts
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._read:
+            self._read[name] = json.loads(self._texts[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+class KeptLoader(Loader):
+    """botocore's loader, that need not look for what is in the text: the models and data of one service."""
+
+    def __init__(self, text: str) -> None:
         super().__init__()
+        first, _, rest = text.partition("\n")
+        kept = json.loads(first)
+        if len(rest) != kept["length"]:
+            raise ValueError("cut short")
         self._version: str = kept["version"]
         self._models: dict[str, Any] = kept["models"]
         self._data: dict[str, Any] = kept["data"]
+        parts: dict[str, dict[str, str]] = {part: {} for part in kept["parts"]}
+        for line in rest.splitlines():
+            part, name, value = line.split("\t")
+            parts[part][name] = value
+        self._models[kept["model"]]["shapes"] = _Unread(parts[_SHAPES])
+        for partition in self._data["endpoints"]["partitions"]:
+            partition["services"] = _Unread(parts[partition["partition"]])
 
     def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
         """See `botocore.loaders.Loader.load_service_model`."""
@@ -54,27 +87,41 @@ def loader(service: str) -> Loader:
         # Models that this user has put before botocore's.
         return Loader()
     try:
-        file = user_cache_path("hardway") / f"botocore-{botocore.__version__}-{service}.json"
+        file = user_cache_path("hardway") / f"botocore-{botocore.__version__}-{service}.models"
         try:
-            return KeptLoader(json.loads(file.read_bytes()))
+            return KeptLoader(file.read_text())
         except (OSError, ValueError, KeyError, TypeError):
-            kept = _read(service)
-            _write(file, json.dumps(kept, separators=(",", ":")))
-            return KeptLoader(kept)
+            text = _text(service)
+            _write(file, text)
+            return KeptLoader(text)
     except (OSError, RuntimeError):
         # No home, no room, or not ours to write in.
         return Loader()
 
 
-def _read(service: str) -> dict[str, Any]:
+def _text(service: str) -> str:
+    """What a KeptLoader reads: a line with all but the large parts, then an element of those on each line."""
     full = Loader()
     models = {}
     for kind in _OF_THE_SERVICE:
         with contextlib.suppress(DataNotFoundError):
             models[f"{service}/{kind}"] = full.load_service_model(service, kind)
-    models[f"{service}/service-2"] = _undocumented(models[f"{service}/service-2"])
-    data = {name: full.load_data(name) for name in _OF_ALL_SERVICES}
-    return {"version": full.determine_latest_version(service, "service-2"), "models": models, "data": data}
+    name = f"{service}/service-2"
+    models[name] = _undocumented(models[name])
+    data = {each: full.load_data(each) for each in _OF_ALL_SERVICES}
+    parts = {_SHAPES: models[name].pop("shapes")}
+    parts |= {partition["partition"]: partition.pop("services") for partition in data["endpoints"]["partitions"]}
+    version = full.determine_latest_version(service, "service-2")
+    lines = (f"{part}\t{each}\t{_json(value)}" for part, values in parts.items() for each, value in values.items())
+    rest = "\n".join(lines)
+    first = {
+        "version": version, "model": name, "models": models, "data": data, "parts": list(parts), "length": len(rest)
+    }  # fmt: skip
+    return f"{_json(first)}\n{rest}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _undocumented(model: Any) -> Any:
@@ -95,7 +142,7 @@ def _write(file: Path, text: str) -> None:
         except BaseException:
             os.unlink(new.name)
             raise
-    for other in file.parent.glob("botocore-*.json"):
+    for other in file.parent.glob("botocore-*.models"):
         with contextlib.suppress(FileNotFoundError):
             if other.stat().st_mtime < time.time() - _OTHERS_STAY:
                 other.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,13 @@ def test_other_services_of_the_same_session_are_botocores(home: Path) -> None:
     assert sts.meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"models": {}}'])
-def test_a_broken_file_is_made_anew(content: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spoil", [lambda good: "", lambda good: "{", lambda good: "[]\n", lambda good: good[:-100]])
+def test_a_broken_file_is_made_anew(spoil: Callable[[str], str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     models.loader("ssm")
     (file,) = (home / "cache" / "hardway").iterdir()
     good = file.read_text()
-    file.write_text(content)
+    file.write_text(spoil(good))
     assert "GetParameter" in models.loader("ssm").load_service_model("ssm", "service-2")["operations"]
     assert file.read_text() == good
 
@@ -83,7 +84,7 @@ def test_files_of_earlier_versions_go_in_time(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     folder = home / "cache" / "hardway"
     folder.mkdir(parents=True)
-    old, recent = folder / "botocore-1.34.0-ec2.json", folder / "botocore-1.40.0-ec2.json"
+    old, recent = folder / "botocore-1.34.0-ec2.models", folder / "botocore-1.40.0-ec2.models"
     old.touch()
     recent.touch()
     os.utime(old, (time.time() - 40 * 24 * 3600,) * 2)
