@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from invoke import Context
@@ -21,6 +20,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 @task(help={"num": "how many instances"})
 def demo(c: Context, num: int | str = "4") -> None:
     """The whole job on this machine: a local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away."""
+    import tempfile
+
     count = config.number(num, int, "--num")
     with tempfile.TemporaryDirectory(prefix="hardway-demo-") as state:
         environment = {
