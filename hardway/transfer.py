@@ -161,6 +161,7 @@ def send_files(
 
 
 def batches(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Split files so that the names of each part fit a command line."""
     batch: list[Path] = []
     length = 0
     for file in files:
