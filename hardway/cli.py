@@ -71,7 +71,9 @@ class Task(invoke.Task[Any]):
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
+        texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
         arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        self.help = texts
         for argument in arguments:
             own = self.short.get(argument.attr_name or argument.name)
             given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]

@@ -91,3 +91,10 @@ def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: p
     log = Path(message.rpartition(" ")[2])
     assert log.is_relative_to(home)
     assert "in broken" in log.read_text()
+
+
+def test_help_is_there_for_who_asks_twice() -> None:
+    from tasks import ns
+
+    for _ in range(2):
+        assert all(argument.help for argument in ns["ec2.ls"].get_arguments())
