@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from invoke import Argument, Collection, Context, Task
+from invoke import Argument, Collection, Context
 
-from hardway.cli import Lines, task
+from hardway.cli import Lines, Task, task
 from hardway.errors import UsageError
 from hardway.later import s3stub
 
@@ -28,7 +28,7 @@ class _Instead(Argument):
             self._stands_in_for.set_value("", cast=False)
 
 
-class _UuidOrAll(Task[Any]):
+class _UuidOrAll(Task):
     """`s3.clear UUID` or `s3.clear --all`: Invoke itself has no optional positionals."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
