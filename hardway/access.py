@@ -1,6 +1,7 @@
 """What lets us in: the key pair at EC2, the security group, and the subnet an instance starts in.
 
-The key pair and the group `hardway-ssh` are made at their first use in a region; making them twice at once is safe.
+The key pair and the group `hardway-ssh` are made, and tagged as ours, at their first use in a region; making them twice
+at once is safe.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +25,47 @@ SECURITY_GROUP = "hardway-ssh"
 _ADDRESS_URL = "https://checkip.amazonaws.com"
 
 
-def network(settings: Settings, subnet: str, vpc: str, zone: str) -> tuple[str, str]:
-    """The subnet to launch into and its VPC. Raises UsageError where there is none."""
+@dataclass(frozen=True)
+class Network:
+    """Where instances may start: subnets, one a zone, of one VPC. `any_zone`: EC2 may as well choose by itself."""
+
+    vpc: str
+    subnets: dict[str, str]
+    """Zone to subnet, those with the most free addresses first."""
+    any_zone: bool
+
+
+def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
+    """The subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
+
+    Where some of them give public addresses the others are left out: we want to log in. Raises UsageError for none.
+    """
     ec2 = aws.ec2(settings)
     if subnet:
         found = ec2.describe_subnets(Filters=[{"Name": "subnet-id", "Values": [subnet]}])["Subnets"]
         if not found:
             raise UsageError(f"there is no subnet {subnet} in {aws.region_of(settings)}")
-        return subnet, found[0]["VpcId"]
-    filters: list[Any] = [{"Name": "vpc-id", "Values": [vpc]}]
-    if not vpc:
+        return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False)
+    if vpc:
+        chosen = vpc
+    else:
         vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
         if not vpcs:
             raise UsageError(f"{aws.region_of(settings)} has no default VPC: add --vpc or --subnet")
-        filters = [{"Name": "vpc-id", "Values": [vpcs[0]["VpcId"]]}]
+        chosen = vpcs[0]["VpcId"]
+    filters: list[Any] = [{"Name": "vpc-id", "Values": [chosen]}]
     if zone:
         filters.append({"Name": "availability-zone", "Values": [zone]})
     subnets = ec2.describe_subnets(Filters=filters)["Subnets"]
     if not subnets:
         where = " in ".join(filter(None, [zone, vpc or "the default VPC"]))
         raise UsageError(f"there is no subnet in {where}: check --zone and --vpc, or add --subnet")
-    if not zone and not vpc:
-        # EC2 picks the zone, by where it has capacity.
-        return "", subnets[0]["VpcId"]
-    return max(subnets, key=lambda s: s.get("AvailableIpAddressCount", 0))["SubnetId"], subnets[0]["VpcId"]
+    public = [s for s in subnets if s.get("MapPublicIpOnLaunch")] or subnets
+    by_zone: dict[str, str] = {}
+    # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
+    for one in sorted(public, key=lambda s: -s.get("AvailableIpAddressCount", 0)):
+        by_zone.setdefault(one["AvailabilityZone"], one["SubnetId"])
+    return Network(chosen, by_zone, not (zone or vpc))
 
 
 def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
@@ -66,7 +85,9 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
         name, public = own.name, own.public
     if not _key_exists(ec2, name):
         try:
-            ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public.encode())
+            ec2.import_key_pair(
+                KeyName=name, PublicKeyMaterial=public.encode(), TagSpecifications=aws.made("key-pair")
+            )
         except Exception as error:
             if aws.error_code(error) != "InvalidKeyPair.Duplicate":
                 raise
@@ -136,7 +157,10 @@ def security_groups(
 def _make_security_group(ec2: Any, vpc: str) -> str:
     try:
         made = ec2.create_security_group(
-            GroupName=SECURITY_GROUP, Description="SSH to instances that hardway launches", VpcId=vpc
+            GroupName=SECURITY_GROUP,
+            Description="SSH to instances that hardway launches",
+            VpcId=vpc,
+            TagSpecifications=aws.made("security-group"),
         )
         return str(made["GroupId"])
     except Exception as error:

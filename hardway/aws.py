@@ -5,13 +5,20 @@ Clients are thread-safe and shared. Endpoints come from botocore's own settings 
 
 from __future__ import annotations
 
+import getpass
 import os
+import random
 import threading
-from datetime import datetime
-from typing import Any
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, TypeVar
 
 from hardway.config import Settings
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
+
+Answer = TypeVar("Answer")
 
 _GET_CREDENTIALS = (
     "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(inv local.up)\""
@@ -22,10 +29,20 @@ _UNKNOWN_KEY = {
     "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
-_NO_CAPACITY = {
-    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "MaxSpotInstanceCountExceeded",
-    "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
+# There may be some in a minute; while a quota, or a price that is too low, stays as it is.
+_NO_CAPACITY_NOW = {
+    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "UnfulfillableCapacity",
+    "InsufficientFreeAddressesInSubnet",
 }
+_NO_CAPACITY = _NO_CAPACITY_NOW | {
+    "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
+    "InsufficientAddressCapacity",
+}
+_THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
+_PATIENCE_SECONDS = 120
+
+MADE_TAG = "hardway-made"
+"""On what hardway has made and `ec2.cleanup` may remove; its value is when."""
 
 _clients: dict[Any, Any] = {}
 _lock = threading.Lock()
@@ -34,6 +51,11 @@ _lock = threading.Lock()
 def ec2(settings: Settings) -> Any:
     """The EC2 client of the settings' profile and region."""
     return _client("ec2", settings)
+
+
+def ec2_once(settings: Settings) -> Any:
+    """The EC2 client without botocore's retries, which take a lack of capacity for an outage; for `persistently`."""
+    return _client("ec2", settings, attempts=1)
 
 
 def ssm(settings: Settings) -> Any:
@@ -46,23 +68,28 @@ def s3(settings: Settings) -> Any:
     return _client("s3", settings)
 
 
+def pricing(settings: Settings) -> Any:
+    """The Price List client; it answers for every region from this one."""
+    return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")))
+
+
 def region_of(settings: Settings) -> str:
     """The region that calls go to, the AWS profile's where nothing else names one."""
     return str(ec2(settings).meta.region_name)
 
 
-def _client(service: str, settings: Settings) -> Any:
+def _client(service: str, settings: Settings, attempts: int = 5) -> Any:
     """Raises UsageError for no region, an unknown one, or an unknown profile."""
     # A client keeps the endpoint and the credentials it was made with: another environment is another client.
     environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
-    key = (service, settings.aws, environment)
+    key = (service, settings.aws, environment, attempts)
     with _lock:
         if key not in _clients:
-            _clients[key] = _new_client(service, settings)
+            _clients[key] = _new_client(service, settings, attempts)
         return _clients[key]
 
 
-def _new_client(service: str, settings: Settings) -> Any:
+def _new_client(service: str, settings: Settings, attempts: int) -> Any:
     # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
     from botocore.session import Session
@@ -83,7 +110,7 @@ def _new_client(service: str, settings: Settings) -> Any:
         raise UsageError(
             f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U botocore)"
         )
-    config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+    config = Config(retries={"mode": "standard", "max_attempts": attempts}, connect_timeout=10, read_timeout=60)
     return session.create_client(service, config=config)
 
 
@@ -97,15 +124,71 @@ def _timestamp(value: Any) -> datetime:
         return parse_timestamp(value)
 
 
+def made(kind: str) -> list[dict[str, Any]]:
+    """TagSpecifications for a thing that hardway makes in the account; `kind` is EC2's resource type."""
+    tags = {MADE_TAG: datetime.now(timezone.utc).isoformat(timespec="seconds"), "owner": getpass.getuser()}
+    return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+
 def error_code(error: Exception) -> str:
     """The AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for anything else."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-def lacks_capacity(error: Exception) -> bool:
-    """Whether EC2 refused a launch since it has no capacity, or the account no quota, for it."""
-    return error_code(error) in _NO_CAPACITY
+def lacks_capacity(code: str) -> bool:
+    """Whether EC2 refuses a launch since it has no capacity, or the account no quota, for it."""
+    return code in _NO_CAPACITY
+
+
+def lacks_capacity_now(code: str) -> bool:
+    """Whether that may be otherwise in a minute."""
+    return code in _NO_CAPACITY_NOW
+
+
+def persistently(call: Callable[[], Answer], codes: Collection[str] = (), seconds: float = _PATIENCE_SECONDS) -> Answer:
+    """Call again, with growing pauses, while EC2 throttles or answers one of `codes`: at most for so many seconds.
+
+    An outage, or no answer, ends it after five attempts. The call must be one that EC2 carries out once.
+    """
+    deadline = time.monotonic() + seconds
+    attempt, outages = 0, 0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            code = error_code(error)
+            if code not in _THROTTLED and code not in codes:
+                outages += 1
+                if outages >= 5 or not _is_outage(error):
+                    raise
+            # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/query-api-troubleshooting.html#api-request-rate
+            pause = random.uniform(0.5, 1.0) * min(10.0, 0.2 * 2**attempt)
+            if time.monotonic() + pause >= deadline:
+                raise
+        attempt += 1
+        time.sleep(pause)
+
+
+def refusal(operation: str, code: str, message: str) -> Exception:
+    """The error for a refusal that came inside of a successful answer."""
+    from botocore.exceptions import ClientError
+
+    return ClientError({"Error": {"Code": code, "Message": message}}, operation)
+
+
+def is_answered(error: BaseException) -> bool:
+    """Whether EC2 has said no; else nobody knows whether it has done what was asked."""
+    return isinstance(error, Exception) and bool(error_code(error)) and not _is_outage(error)
+
+
+def _is_outage(error: Exception) -> bool:
+    from botocore.exceptions import ConnectionError, HTTPClientError
+
+    if isinstance(error, HTTPClientError | ConnectionError):
+        return True
+    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 and error_code(error) not in _NO_CAPACITY | _THROTTLED
 
 
 def translate(error: Exception) -> HardwayError | None:

@@ -52,6 +52,7 @@ class Ec2:
     ssh_from: str = ""
     connect_timeout: int = 15
     max_connections: int = 100
+    min: int = 0
 
 
 @dataclass(frozen=True)

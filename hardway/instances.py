@@ -53,6 +53,8 @@ class Instance:
     launched: datetime
     region: str
     tags: Mapping[str, str] = field(hash=False)
+    state_reason: str = ""
+    """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
 
     @property
     def address(self) -> str:
@@ -312,6 +314,7 @@ def from_description(raw: Mapping[str, Any], region: str) -> Instance:
         launched=raw["LaunchTime"],
         region=region,
         tags=tags,
+        state_reason=raw.get("StateReason", {}).get("Code", ""),
     )
 
 

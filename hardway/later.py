@@ -11,13 +11,25 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardway import commands, group, instances, launch, rsync, s3stub, spread, ssh, transfer
+    from hardway import (
+        commands,
+        group,
+        instances,
+        launch,
+        readiness,
+        rsync,
+        s3stub,
+        spread,
+        ssh,
+        transfer,
+        unfinished,
+    )
     from hardway.local import daemon, faults
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-    "arguments", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "rsync", "run", "s3stub",
-    "shuffle", "spread", "ssh", "transfer",
+    "arguments", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness", "rsync",
+    "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

@@ -1,42 +1,40 @@
 """From what to launch to running, ssh-ready instances; or nothing left running.
 
-Every launch tags its instances with a token of its own in the launch call itself, so that whatever happens to the
-call's answer they can be found and terminated.
+`fleet` asks EC2, `gather` replaces what is missing, `unfinished` has those found that a killed launch leaves behind.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import re
-import signal
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-import paramiko
-
-from hardway import access, aws, images, ssh
+from hardway import access, aws, fleet, images, prices, signals, unfinished
 from hardway.commands import file_content
 from hardway.config import Settings, number
-from hardway.errors import Failed, HardwayError, Interrupted, UsageError
-from hardway.instances import Instance, described, from_description, terminate
+from hardway.errors import HardwayError, UsageError
+from hardway.gather import Gathering, Wanted
+from hardway.instances import Instance
+from hardway.readiness import Probes
+from hardway.unfinished import LAUNCH_TAG, LeftRunning
 
 USER_DATA_BYTES = 16 * 1024
-LAUNCH_TAG = "hardway-launch"
+# EC2 takes bids of up to ten times the on-demand price.
+_MOST_SPOT = 10
+# What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
+_PREPARE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to launch. `gigs` is the root volume in GiB (0: the image's own); `spot` 0 for on demand, 1 for spot.
+    """What to launch. `gigs` is the root volume in GiB (0: the image's own).
 
+    `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price.
     `seconds_timeout` bounds the wait for all to be ready; after `seconds_wait` (0: never) those ready by then are
-    enough and the rest is terminated.
+    enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated.
     """
 
     name: str
@@ -58,6 +56,7 @@ class Request:
     wait: bool
     seconds_timeout: int
     seconds_wait: int
+    min: int
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +75,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
             ("ssh_port", int),
             ("seconds_timeout", int),
             ("seconds_wait", int),
+            ("min", int),
         )
     }
     texts: dict[str, Any] = {
@@ -86,8 +86,10 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         raise UsageError("--num is 0: there is nothing to start")
     if not types:
         raise UsageError("--type is empty: name an instance type, such as m7i.large")
-    if numbers["spot"] not in (0, 1):
-        raise UsageError("--spot is 0 (on demand) or 1.0 (spot, for at most the on-demand price)")
+    if numbers["spot"] > _MOST_SPOT:
+        raise UsageError(f"--spot is a part of the on-demand price, such as 0.5, and at most {_MOST_SPOT}")
+    if numbers["min"] > numbers["num"]:
+        raise UsageError(f"--min is {numbers['min']}, more than --num {numbers['num']}")
     if not 0 < numbers["ssh_port"] < 65536:
         raise UsageError("--ssh-port is between 1 and 65535")
     return Request(
@@ -124,55 +126,80 @@ def launch(
 
     `on_ready` is told how many more are ready; `prepare` is called with them all, as a part of the launch. On any
     failure, Ctrl-C, SIGTERM and SIGHUP included, what was started is terminated, `say` is told, and the error raised:
-    UsageError before anything was started, Failed for what EC2 or the instances could not do.
+    UsageError before anything was started, Failed for what EC2 or the instances could not do, LeftRunning where that
+    could not be terminated.
     """
+    unfinished.look(settings, say)
+    bids = _bids(settings, request)
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
-    call = _run_instances_call(settings, request, image, say)
-    token = next(t["Value"] for t in call["TagSpecifications"][0]["Tags"] if t["Key"] == LAUNCH_TAG)
-    with _signals_raise():
+    network = access.network(settings, request.subnet, request.vpc, request.zone)
+    pools = fleet.pools(settings, request.types, network)
+    token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
+    call = _call(settings, request, image, network, token, say)
+    started = fleet.Fleet(
+        settings, token, call, pools, spot=request.spot > 0, any_zone=network.any_zone, bids=bids
+    )
+    wanted = Wanted(request.num, request.min, request.wait, request.seconds_timeout, request.seconds_wait)
+    with unfinished.under_way(token), Probes(settings, request.num) as probes, signals.raised():
         try:
-            ready = started = _run_instances(settings, request, call)
-            if request.wait:
-                ready = _until_ready(settings, started, request.seconds_timeout, request.seconds_wait, on_ready)
-                _settle_for(settings, ready, started, say)
+            ready = Gathering(wanted, started, probes, say, on_ready).run()
             if prepare:
                 prepare(ready)
-            return ready
+            left = started.delete_templates()
+            started.keep([instance.id for instance in ready])
         except BaseException as error:
-            raise _terminated(settings, token, error, say) from error
+            raise _ended(started, error, say) from error
+    for name in left:
+        say(f"the launch template {name} could not be deleted: inv ec2.cleanup does it")
+    return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
 
-def _run_instances_call(
-    settings: Settings, request: Request, image: images.Image, say: Callable[[str], None]
+def _bids(settings: Settings, request: Request) -> dict[str, float] | None:
+    """The highest price in USD/hour by type; None for EC2's own limit. Raises UsageError for a price not known."""
+    if request.spot in (0, 1):
+        return None
+    known = prices.on_demand(settings, request.types)
+    unknown = [name for name in request.types if name not in known]
+    if unknown:
+        raise UsageError(
+            f"--spot {request.spot:g} is a part of the on-demand price, and that of {', '.join(unknown)} is not known: "
+            "use --spot 1.0, which is at most the on-demand price"
+        )
+    return {name: known[name] * request.spot for name in request.types}
+
+
+def _call(
+    settings: Settings,
+    request: Request,
+    image: images.Image,
+    network: access.Network,
+    token: str,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """All of RunInstances' parameters but the type; makes the key pair and the security group where needed."""
-    subnet, vpc = access.network(settings, request.subnet, request.vpc, request.zone)
-    token = uuid.uuid4().hex
+    """What RunInstances and a launch template both take; makes the key pair and the security group where needed."""
     tags = {
         **request.tags,
         "Name": request.name,
         "owner": getpass.getuser(),
         "creation-date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "ssh-user": image.user,
-        LAUNCH_TAG: token,
     }
     if request.ssh_port != 22:
         tags["ssh-port"] = str(request.ssh_port)
-    groups = access.security_groups(settings, request.security_groups, vpc, request.ssh_port, request.ssh_from, say)
-    tag_list = [{"Key": key, "Value": value} for key, value in tags.items()]
+    groups = access.security_groups(
+        settings, request.security_groups, network.vpc, request.ssh_port, request.ssh_from, say
+    )
     call: dict[str, Any] = {
         "ImageId": image.id,
-        "MinCount": request.num,
-        "MaxCount": request.num,
-        "ClientToken": token,
         "KeyName": access.key_pair(settings, request.key, say),
         "SecurityGroupIds": groups,
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {"HttpTokens": "required"},
-        "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list} for kind in ("instance", "volume")],
+        "TagSpecifications": [
+            {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tagged.items()]}
+            for kind, tagged in (("instance", {**tags, LAUNCH_TAG: token}), ("volume", tags))
+        ],
     }
-    if subnet:
-        call["SubnetId"] = subnet
     if request.user_data:
         call["UserData"] = request.user_data
     if request.role:
@@ -180,224 +207,30 @@ def _run_instances_call(
     if request.gigs:
         volume = {"VolumeSize": request.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}
         call["BlockDeviceMappings"] = [{"DeviceName": image.root_device, "Ebs": volume}]
-    if request.spot:
-        options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-        call["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
     return call
 
 
-def _run_instances(settings: Settings, request: Request, call: dict[str, Any]) -> list[Instance]:
-    """Start them all, of the first type that EC2 has capacity for."""
-    refusal: Exception | None = None
-    for attempt, name in enumerate(request.types):
-        try:
-            # EC2 takes a client token once for one set of parameters.
-            answer = aws.ec2(settings).run_instances(
-                **{**call, "InstanceType": name, "ClientToken": f"{call['ClientToken']}-{attempt}"}
-            )
-        except Exception as error:
-            if not aws.lacks_capacity(error):
-                raise
-            refusal = error
-        else:
-            return [from_description(raw, aws.region_of(settings)) for raw in answer["Instances"]]
-    assert refusal is not None
-    raise refusal
-
-
-def wait(
-    settings: Settings, chosen: Sequence[Instance], state: str, seconds: int, on_ready: Callable[[int], None]
-) -> None:
-    """Wait until all are in a state, and answer over SSH if it is running; `on_ready` is told how many more are.
-
-    Raises Failed after `seconds`, and at once where an instance can no longer get there.
-    """
-    if state == "running":
-        _until_ready(settings, chosen, seconds, 0, on_ready)
-        return
-    deadline = time.monotonic() + seconds
-    pause, waiting = 0.1, [instance.id for instance in chosen]
-    while waiting:
-        late = [i for i in described(settings, waiting) if i.state != state]
-        for instance in late:
-            if instance.state in ("shutting-down", "terminated") and state != "terminated":
-                raise Failed(f"{instance} is {instance.state}: it will not be {state}")
-        on_ready(len(waiting) - len(late))
-        waiting = [instance.id for instance in late]
-        if late and time.monotonic() >= deadline:
-            raise Failed(f"{len(late)} instances not {state} after {seconds} s: {late[0]} is {late[0].state}")
-        if late:
-            time.sleep(pause)
-            pause = min(pause * 1.3, 2.0)
-
-
-def _until_ready(
-    settings: Settings,
-    started: Sequence[Instance],
-    seconds_timeout: int,
-    seconds_wait: int,
-    on_ready: Callable[[int], None],
-) -> list[Instance]:
-    """Wait until each is running and answers over SSH, or some do after `seconds_wait`; returns those, as they are now.
-
-    Raises Failed after `seconds_timeout`, and where one of them dies.
-    """
-    begun = time.monotonic()
-    given_up = threading.Event()
-    probes: dict[str, Future[None]] = {}
-    refusals: dict[str, str] = {}
-    latest = {i.id: i for i in started}
-    pause, told = 0.1, 0
-    with ThreadPoolExecutor(min(settings.ec2.max_connections, len(started)), "ssh-ready") as pool:
-        try:
-            while True:
-                for instance in described(settings, [i for i in latest if i not in probes]):
-                    latest[instance.id] = instance
-                    if instance.state in ("shutting-down", "terminated"):
-                        raise Failed(f"{instance} went {instance.state} while it started")
-                    if instance.state == "running" and instance.address:
-                        probes[instance.id] = pool.submit(_until_ssh_answers, instance, settings, given_up, refusals)
-                done = {i for i, probe in probes.items() if probe.done() and not probe.exception()}
-                on_ready(len(done) - told)
-                told = len(done)
-                waited = time.monotonic() - begun
-                if len(done) == len(started) or (done and seconds_wait and waited >= seconds_wait):
-                    return [latest[i.id] for i in started if i.id in done]
-                if waited >= seconds_timeout:
-                    raise _not_ready(list(latest.values()), done, refusals, waited)
-                time.sleep(pause)
-                pause = min(pause * 1.3, 2.0)
-        finally:
-            given_up.set()
-
-
-def _until_ssh_answers(
-    instance: Instance, settings: Settings, given_up: threading.Event, refusals: dict[str, str]
-) -> None:
-    """Retry until a real session runs a command: sshd, the key and the user may all come late in a boot.
-
-    Keeps the newest reason why not in `refusals`, by id. Raises Failed once given up.
-    """
-    pause = 0.1
-    while not given_up.wait(pause if instance.id in refusals else 0):
-        try:
-            connection = ssh.connect(instance, settings)
-            try:
-                channel = ssh.open_session(connection)
-                ssh.execute(channel, "true", settings.ec2.connect_timeout)
-                channel.status_event.wait(settings.ec2.connect_timeout)
-                if channel.exit_status == 0:
-                    return
-                refusals[instance.id] = "a command did not run"
-            finally:
-                connection.close()
-        except (ssh.ConnectError, paramiko.SSHException, EOFError, OSError) as error:
-            refusals[instance.id] = str(error)
-        pause = min(pause * 1.5, 5.0)
-    raise Failed("given up")
-
-
-def _settle_for(
-    settings: Settings, ready: list[Instance], started: Sequence[Instance], say: Callable[[str], None]
-) -> None:
-    """Terminate those that are not ready, if any."""
-    enough = {instance.id for instance in ready}
-    rest = [instance for instance in started if instance.id not in enough]
-    if rest:
-        terminate(settings, rest)
-        say(f"{len(ready)} of {len(started)} instances are ready: going on with them, {len(rest)} terminated")
-
-
-def _not_ready(instances: Sequence[Instance], ready: set[str], refusals: dict[str, str], waited: float) -> Failed:
-    missing = [instance for instance in instances if instance.id not in ready]
-    what = "; ".join(f"{i} is {i.state}, {refusals.get(i.id, 'not reached yet')}" for i in missing[:3])
-    more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return Failed(f"{len(missing)} of {len(instances)} instances not ready after {waited:.0f} s: {what}{more}")
-
-
-class _Signal(KeyboardInterrupt):
-    """A signal that ends us. Like Ctrl-C no Exception: botocore would take it for a failed request, and retry."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.error = HardwayError(f"ended by {signal.Signals(number).name}", 128 + number)
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what was started is terminated; main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _frame: Any) -> None:
-        raise _Signal(number)
-
-    previous = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Nothing interrupts the termination of what was started; main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {s: signal.signal(s, signal.SIG_IGN) for s in signals}
-    try:
-        yield
-    finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
-
-
-def _terminated(settings: Settings, token: str, error: BaseException, say: Callable[[str], None]) -> BaseException:
-    """Terminate what carries this launch's token; returns the error to raise, which says so."""
-    with _signals_wait():
+def _ended(started: fleet.Fleet, error: BaseException, say: Callable[[str], None]) -> BaseException:
+    """Terminate all of a launch; returns the error to raise, which says so."""
+    with signals.ignored():
         if isinstance(error, KeyboardInterrupt):
-            error = error.error if isinstance(error, _Signal) else Interrupted()
+            error = signals.as_error(error)
             say(f"{error}: terminating what was started")
         try:
-            ids = _terminate_launch(settings, token)
+            ids = started.end()
         except Exception as failure:
-            return Failed(
+            return LeftRunning(
                 f"{error}; and what was started could not be terminated ({aws.translate(failure) or failure}): "
-                f"run `inv ec2.rm {LAUNCH_TAG}={token}`"
+                f"run `inv ec2.rm {LAUNCH_TAG}={started.token}`"
             )
-    translated = error if isinstance(error, HardwayError) else _translated(error)
-    if translated is None:
+    known = error if isinstance(error, HardwayError) else None
+    if isinstance(error, Exception) and not known:
+        known = aws.translate(error)
+    if known is None:
         say(f"{len(ids)} started instances were terminated" if ids else "nothing was started")
         return error
     ended = f"the {len(ids)} instances started were terminated" if ids else "nothing was started"
-    return HardwayError(f"{translated}; {ended}", translated.code)
-
-
-def _translated(error: BaseException) -> HardwayError | None:
-    return aws.translate(error) if isinstance(error, Exception) else None
-
-
-def _terminate_launch(settings: Settings, token: str) -> list[str]:
-    """Terminate by tag, which finds instances whose launch call was never answered. EC2 may show them late."""
-    ec2 = aws.ec2(settings)
-    filters: list[Any] = [
-        {"Name": f"tag:{LAUNCH_TAG}", "Values": [token]},
-        {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
-    ]
-    ended: list[str] = []
-    for attempt in range(3):
-        if attempt:
-            time.sleep(0.5)
-        pages = ec2.get_paginator("describe_instances").paginate(Filters=filters)
-        ids = [raw["InstanceId"] for page in pages for r in page["Reservations"] for raw in r["Instances"]]
-        if ids:
-            ec2.terminate_instances(InstanceIds=ids)
-            ended += [i for i in ids if i not in ended]
-    return ended
+    return HardwayError(f"{known}; {ended}", known.code)
 
 
 def user_data(init: str) -> str:

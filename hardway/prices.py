@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -14,6 +16,30 @@ from hardway.instances import Instance
 
 # Accounts that still had EC2-Classic get the one without a VPC's name; for Linux in a VPC the two cost the same.
 _PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
+
+
+def on_demand(settings: Settings, types: Iterable[str]) -> dict[str, float]:
+    """The price of an on-demand Linux instance in the settings' region, in USD/hour, by type; those not known left out.
+
+    See https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html
+    """
+    known = {}
+    for name in types:
+        wanted = {
+            "instanceType": name,
+            "regionCode": aws.region_of(settings),
+            "operatingSystem": "Linux",
+            "tenancy": "Shared",
+            "capacitystatus": "Used",
+            "preInstalledSw": "NA",
+        }
+        filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+        with contextlib.suppress(BotoCoreError, ClientError, OSError, ValueError, LookupError):
+            [product] = aws.pricing(settings).get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
+            [term] = json.loads(product)["terms"]["OnDemand"].values()
+            [dimension] = term["priceDimensions"].values()
+            known[name] = float(dimension["pricePerUnit"]["USD"])
+    return known
 
 
 def spot_prices(settings: Settings, instances: Iterable[Instance]) -> dict[str, float]:

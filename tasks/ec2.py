@@ -13,7 +13,7 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.later import commands, instances, launch, rsync, spread, transfer
+from hardway.later import commands, instances, launch, readiness, rsync, spread, transfer, unfinished
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
@@ -42,13 +42,13 @@ def region(c: Context, name: str) -> Iterator[None]:
     help={
         "name": "Name tag",
         "num": "how many instances",
-        "type": "instance type, or several with commas: the first that EC2 has capacity for",
-        "spot": "1.0 for spot instances, at most at the on-demand price; 0 for on demand",
+        "type": "instance type, or several with commas: on demand in that order, spot by price and capacity",
+        "spot": "spot instances, at most at this part of the on-demand price (1.0 is EC2's own limit); 0: on demand",
         "ami": "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own",
         "key": "name of a key pair at EC2, or a private key's file; else one is made",
         "sg": "security groups, ids or names with commas; else one that lets SSH in from here",
         "vpc": "VPC to start in; else the default one",
-        "subnet": "subnet to start in; else one of the VPC's",
+        "subnet": "subnet to start in; else those of the VPC",
         "zone": "availability zone; else where EC2 has capacity",
         "role": "name of an IAM instance profile",
         "gigs": "size of the root volume in GiB; 0 for the image's own",
@@ -62,6 +62,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "ssh-user": "login user; else the image's own",
         "ssh-port": "port of the instances' SSH server",
         "region": REGION,
+        "min": "go on with so many where EC2 has no more; 0 for all of --num",
     },
 )
 def new(
@@ -88,6 +89,7 @@ def new(
     ssh_user: str | None = None,
     ssh_port: int | str | None = None,
     region: str | None = None,
+    min: int | str | None = None,
 ) -> Lines:
     """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
     given = {k: v for k, v in locals().items() if k not in ("c", "tag", "command", "login", "wait", "region")}
@@ -139,6 +141,7 @@ def ls(
     first, last = config.number(first_n, int, "--first-n"), config.number(last_n, int, "--last-n")
     states = instances.states(state) if state else instances.STATES
     found = instances.select(config.settings(c, region), only, states=states, acting=False)[::-1]
+    unfinished.report(found, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
@@ -346,7 +349,7 @@ def wait(
     instances.states([state])
     chosen = instances.select(settings, selector, states=instances.STATES)
     with progress(f"instances {state}", len(chosen)) as on_ready:
-        launch.wait(settings, chosen, state, seconds, on_ready)
+        readiness.wait(settings, chosen, state, seconds, on_ready)
     return Lines(instance.id for instance in chosen)
 
 

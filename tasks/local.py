@@ -95,6 +95,7 @@ def down(c: Context) -> None:
         "type": "capacity: the instance type of which there is none",
         "seconds": "capacity, throttle: how long; 0 is until `local.fault clear` "
         f"(throttle: {kinds.THROTTLE_SECONDS:g}, capacity: 0)",
+        "left": "capacity: so many can still be launched",
     },
 )
 def fault(
@@ -107,6 +108,7 @@ def fault(
     zone: str | None = None,
     type: str | None = None,
     seconds: str | None = None,
+    left: str | None = None,
 ) -> None:
     """Have something go wrong in the local cloud: `inv local.fault KIND SELECTOR`.
 
@@ -119,7 +121,8 @@ def fault(
     throttle: EC2's API answers RequestLimitExceeded.
     clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
     """
-    asked = faults.read(kind, selector, after, notice=notice, factor=factor, zone=zone, type=type, seconds=seconds)
+    given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
+    asked = faults.read(kind, selector, after, **given)
     running = daemon.find()
     chosen = faults.choose(config.settings(c), running, asked, selector) if selector else []
     faults.send(running, dataclasses.replace(asked, instances=tuple(instance.id for instance in chosen)))

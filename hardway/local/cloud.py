@@ -42,7 +42,7 @@ from moto.core.utils import utcnow
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from hardway.local import capacity
+from hardway.local import capacity, fleets
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
@@ -390,7 +390,8 @@ class Cloud:
         """Listen. One cloud a process: moto's backends are global."""
         Instance.cloud = self
         moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
-        capacity.install(self.faults.no_capacity)
+        capacity.install(self.faults.grant)
+        fleets.install()
         moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
         app = DomainDispatcherApplication(create_backend_app)

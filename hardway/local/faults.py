@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -41,7 +42,7 @@ class Fault:
     """What is to go wrong. Times are in seconds; `after` is when, from now.
 
     `instances` are ids, for the kinds in ON_INSTANCES. `notice` is for interrupt, `factor` for slow, `zone` and `type`
-    (empty: any) for capacity, `seconds` (0: until cleared) for capacity and throttle.
+    (empty: any) for capacity, of which so many are `left`, `seconds` (0: until cleared) for capacity and throttle.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Fault:
     zone: str = ""
     type: str = ""
     seconds: float = 0.0
+    left: int = 0
 
 
 def read(kind: str, selector: str, after: str | float = 0, **given: str | float | None) -> Fault:
@@ -65,7 +67,7 @@ def read(kind: str, selector: str, after: str | float = 0, **given: str | float 
         raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
     if kind in ON_EC2 and selector:
         raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
-    takes = {"interrupt": ("notice",), "slow": ("factor",), "capacity": ("zone", "type", "seconds"),
+    takes = {"interrupt": ("notice",), "slow": ("factor",), "capacity": ("zone", "type", "seconds", "left"),
              "throttle": ("seconds",)}.get(kind, ())  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in chosen:
@@ -74,6 +76,8 @@ def read(kind: str, selector: str, after: str | float = 0, **given: str | float 
     values: dict[str, Any] = {
         name: str(value) if name in ("zone", "type") else _finite(value, f"--{name}") for name, value in chosen.items()
     }
+    if "left" in values:
+        values["left"] = number(chosen["left"], int, "--left")
     if kind == "slow" and values.get("factor", 0) < 1:
         raise UsageError("slow needs --factor N: how many times slower, 1 or more (1 is as fast as before)")
     if kind == "capacity" and not (values.get("zone") or values.get("type")):
@@ -128,12 +132,13 @@ def send(running: Running, fault: Fault) -> None:
         raise Failed(f"the local cloud does not answer: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shortage:
-    """No capacity for a type in a zone (empty: any), `until` then of the monotonic clock."""
+    """Of a type in a zone (empty: any) so many are left, `until` then of the monotonic clock."""
 
     zone: str
     type: str
+    left: int
     until: float
 
 
@@ -147,16 +152,25 @@ class Faults:
         self._planned: set[asyncio.Task[None]] = set()
         self._throttled_until = 0.0
         self._shortages: list[_Shortage] = []
+        self._granting = threading.Lock()
 
     # for other threads
 
-    def no_capacity(self, zone: str, type: str) -> bool:
-        """Whether nothing of an instance type can be launched in a zone now."""
+    def grant(self, zone: str, type: str, least: int, most: int) -> int:
+        """How many instances of a type can be launched in a zone now, of at most `most`; 0 for less than `least`."""
         now = time.monotonic()
-        return any(
-            shortage.until > now and shortage.zone in ("", zone) and shortage.type in ("", type)
-            for shortage in self._shortages
-        )
+        with self._granting:
+            short = [
+                shortage
+                for shortage in self._shortages
+                if shortage.until > now and shortage.zone in ("", zone) and shortage.type in ("", type)
+            ]
+            count = min([most, *(shortage.left for shortage in short)])
+            if count < least:
+                return 0
+            for shortage in short:
+                shortage.left -= count
+            return count
 
     def throttles(self, environ: Mapping[str, Any]) -> bool:
         """Whether a request, by its WSGI environment, is one of EC2's API and there are too many of them now."""
@@ -232,7 +246,7 @@ class Faults:
         elif fault.kind == "capacity":
             now = time.monotonic()
             left = [shortage for shortage in self._shortages if shortage.until > now]
-            self._shortages = [*left, _Shortage(fault.zone, fault.type, _end(fault.seconds))]
+            self._shortages = [*left, _Shortage(fault.zone, fault.type, fault.left, _end(fault.seconds))]
         elif fault.kind == "throttle":
             self._throttled_until = _end(fault.seconds)
         elif fault.kind == "clear":

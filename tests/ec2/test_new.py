@@ -120,31 +120,6 @@ def test_an_instance_that_ends_while_it_starts_ends_the_launch(
     eventually(lambda: set(shell.states(name).values()) == {"running", "terminated"})
 
 
-def test_those_ready_by_a_time_are_enough_and_the_rest_is_terminated(
-    shell: Shell, name: str, start: Callable[..., list[str]]
-) -> None:
-    ready = start("--num", "2")
-    ec2 = shell.cloud.client("ec2")
-    ec2.create_key_pair(KeyName=name)
-    [described] = ec2.describe_instances(InstanceIds=ready[:1])["Reservations"][0]["Instances"]
-    tags = [{"ResourceType": "instance", "Tags": described["Tags"]}]
-    # Nobody has the key that opens this one.
-    answer = ec2.run_instances(
-        ImageId=described["ImageId"], KeyName=name, MinCount=1, MaxCount=1, TagSpecifications=tags
-    )
-    late = answer["Instances"][0]["InstanceId"]
-    settings = config.settings(Context())
-    chosen = instances.select(settings, " ".join([*ready, late]), states=instances.ALIVE)
-    said: list[str] = []
-    enough = launch._until_ready(settings, chosen, 60, 2, lambda count: None)
-    launch._settle_for(settings, enough, chosen, said.append)
-    assert {instance.id for instance in enough} == set(ready)
-    assert said == ["2 of 3 instances are ready: going on with them, 1 terminated"]
-    eventually(lambda: shell.states(name)[late] == "terminated")
-    assert {shell.states(name)[id_] for id_ in ready} == {"running"}
-    ec2.delete_key_pair(KeyName=name)
-
-
 def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     ids = start("--num", "2", "--no-wait")
     assert set(shell.succeed("ec2.wait", name).stdout.split()) == set(ids)
@@ -168,7 +143,9 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
         (["--zone", "us-east-1z"], "us-east-1z"),
         (["--role", "norole"], "norole"),
-        (["--spot", "0.5"], "--spot"),
+        (["--spot", "0.5"], "price, and that of m7i.large is not known"),
+        (["--spot", "11"], "--spot"),
+        (["--min", "3", "--num", "2"], "--min is 3"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
         (["--ssh-port", "99999"], "--ssh-port"),
         (["--login", "--num", "2"], "--login is for one instance"),

@@ -1,0 +1,55 @@
+"""Signals around what must not be left half done. In any other thread than the main one nothing is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from hardway.errors import HardwayError, Interrupted
+
+
+class Signal(KeyboardInterrupt):
+    """A signal that ends us. Like Ctrl-C no Exception: botocore would take it for a failed request, and retry."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.error = HardwayError(f"ended by {signal.Signals(number).name}", 128 + number)
+
+
+def as_error(interrupt: KeyboardInterrupt) -> HardwayError:
+    """What to raise for Ctrl-C or a Signal, once all is cleared away."""
+    return interrupt.error if isinstance(interrupt, Signal) else Interrupted()
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does."""
+
+    def interrupt(number: int, _frame: Any) -> None:
+        raise Signal(number)
+
+    with _handled(interrupt, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Neither Ctrl-C nor SIGTERM nor SIGHUP interrupts."""
+    with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {which: signal.signal(which, handler) for which in signals}
+    try:
+        yield
+    finally:
+        for which, before in previous.items():
+            signal.signal(which, before)

@@ -1,0 +1,114 @@
+"""Launches that never ended: killed, or cut off, before they could keep or terminate what they had started.
+
+The instances of a launch carry its token as a tag until it has ended well. While it is under way its process holds a
+lock on a file of that name, which the kernel lets go of however the process ends. So an instance with the tag belongs
+to a dead launch if its file is there and not locked; or, for launches from elsewhere, once the time it had is over,
+which the token says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from hardway.config import Settings
+from hardway.errors import Failed
+from hardway.instances import ALIVE, Instance, Selector, describe
+
+LAUNCH_TAG = "hardway-launch"
+_TOKEN = re.compile(r"[0-9a-f]{16}-(\d{1,12})")
+# For clocks that differ, and for terminating what was started.
+_SLACK_SECONDS = 900
+
+
+class LeftRunning(Failed):
+    """A launch failed, and what it had started could not be terminated."""
+
+
+def new_token(seconds: float) -> str:
+    """A token for a launch that takes at most so long; as EC2 takes it for a client token, with room for a suffix."""
+    return f"{secrets.token_hex(8)}-{int(time.time() + seconds + _SLACK_SECONDS)}"
+
+
+@contextlib.contextmanager
+def under_way(token: str) -> Iterator[None]:
+    """In this block the launch counts as alive; after LeftRunning, or if the process is killed, as dead."""
+    directory = _directory()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _forget_old_files(directory)
+    path = directory / token
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        except LeftRunning:
+            raise
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+
+def look(settings: Settings, say: Callable[[str], None]) -> None:
+    """Ask EC2 for instances of dead launches, and report them."""
+    report(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))), say)
+
+
+def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
+    """Say which of the instances are of launches that are dead, and the line that removes them."""
+    for token, left in of_dead_launches(instances).items():
+        ids = " ".join(i.id for i in left[:3]) + (" ..." if len(left) > 3 else "")
+        owners = {i.tags.get("owner", "") for i in left} - {getpass.getuser(), ""}
+        whose = f" of {', '.join(sorted(owners))}" if owners else ""
+        count = f"{len(left)} instance{'s' if len(left) > 1 else ''}"
+        say(f"{count} ({ids}) of a launch{whose} that never ended: inv ec2.rm {LAUNCH_TAG}={token} --yes")
+
+
+def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
+    """Those of the instances that were left by a dead launch and are not terminated, by its token."""
+    found: dict[str, list[Instance]] = {}
+    for instance in instances:
+        if LAUNCH_TAG in instance.tags and instance.state in ALIVE:
+            found.setdefault(instance.tags[LAUNCH_TAG], []).append(instance)
+    return {token: left for token, left in found.items() if is_dead(token)}
+
+
+def is_dead(token: str) -> bool:
+    """Whether a launch is neither under way nor ended well. False for what is no token of ours."""
+    match = _TOKEN.fullmatch(token)
+    if not match:
+        return False
+    try:
+        return _is_free(_directory() / token)
+    except FileNotFoundError:
+        return int(match[1]) < time.time()
+
+
+def _is_free(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _forget_old_files(directory: Path) -> None:
+    """Once a launch's time is over its token says enough."""
+    for path in directory.iterdir():
+        match = _TOKEN.fullmatch(path.name)
+        with contextlib.suppress(FileNotFoundError):
+            if match and int(match[1]) < time.time() and _is_free(path):
+                path.unlink()
+
+
+def _directory() -> Path:
+    return user_state_path("hardway") / "launches"
