@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from invoke.context import Context
 
-from hardway import config, instances, launch
 from tests.conftest import REPOSITORY
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
