@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import getpass
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _MOST_FLEETS_DELETED = 25
 _UNKNOWN_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidID")
 _UNKNOWN_TEMPLATE = ("InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateName.NotFoundException")
 _CONSISTENT_SECONDS = 30
+_LATE_SECONDS = (0, 0.5, 1.0, 1.5)
 _FLEET_TAG = "aws:ec2:fleet-id"
 
 
@@ -102,6 +104,8 @@ class Fleet:
         self._started: set[str] = set()
         self._expected = 0
         self._templates: set[str] = set()
+        self._unsure: set[str] = set()
+        """Templates whose making was not answered: they may turn up late, as instances may."""
         self._fleets: set[str] = set()
 
     def start(self, count: int) -> tuple[list[str], list[Refusal]]:
@@ -144,23 +148,24 @@ class Fleet:
             aws.persistently(untag, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
 
     def end(self) -> list[str]:
-        """Terminate all that was started and delete what it was started with; the ids of what was running.
+        """Terminate all that was started, and delete its fleets; the ids of what was running.
 
         Finds by tag, too, instances whose launch call was never answered; EC2 may show them late. Raises what keeps
         instances from being terminated.
         """
         ended: set[str] = set()
-        for pause in (0, 0.5, 1, 2):
+        for pause in _LATE_SECONDS:
             time.sleep(pause)
+            self.delete_templates()
             shown = self.look()
             gone = {i.id for i in shown.values() if i.state not in ALIVE}
             running = self._started - gone - ended
             self.terminate(running)
             ended |= running
-            if len(self._started) >= self._expected:
+            if len(self._started) >= self._expected and not self._unsure:
                 break
+        self._unsure.clear()
         self._delete_fleets()
-        self.delete_templates()
         return sorted(ended)
 
     def delete_templates(self) -> list[str]:
@@ -170,9 +175,10 @@ class Fleet:
             try:
                 ec2.delete_launch_template(LaunchTemplateName=name)
             except Exception as error:
-                if aws.error_code(error) not in _UNKNOWN_TEMPLATE:
+                if aws.error_code(error) not in _UNKNOWN_TEMPLATE or name in self._unsure:
                     continue
             self._templates.discard(name)
+            self._unsure.discard(name)
         return sorted(self._templates)
 
     @contextlib.contextmanager
@@ -262,9 +268,9 @@ class Fleet:
             TagSpecifications=self._tagged("launch-template"),
             ClientToken=name,
         )
-        # Without an answer it may turn up late, as instances may.
-        with self._asking_for(1):
-            answer = aws.persistently(create)
+        self._unsure.add(name)
+        answer = aws.persistently(create)
+        self._unsure.discard(name)
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
     def _refusals(self, errors: Iterable[Any], nothing: bool) -> list[Refusal]:
@@ -292,7 +298,8 @@ class Fleet:
         return {"ClientToken": f"{self.token}-{self._calls}"}
 
     def _tagged(self, kind: str) -> list[dict[str, Any]]:
-        return [{"ResourceType": kind, "Tags": [{"Key": LAUNCH_TAG, "Value": self.token}]}]
+        tags = {LAUNCH_TAG: self.token, "owner": getpass.getuser()}
+        return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
 
 
 def _portions(items: Sequence[str], most: int) -> Iterator[list[str]]:

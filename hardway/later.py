@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway import (
+        cleanup,
         commands,
         group,
         instances,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-    "arguments", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness", "rsync",
+    "arguments", "cleanup", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness", "rsync",
     "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {

@@ -15,11 +15,11 @@ from typing import Any
 from hardway import access, aws, fleet, images, prices, signals, unfinished
 from hardway.commands import file_content
 from hardway.config import Settings, number
-from hardway.errors import HardwayError, UsageError
+from hardway.errors import Failed, HardwayError, UsageError
 from hardway.gather import Gathering, Wanted
 from hardway.instances import Instance
 from hardway.readiness import Probes
-from hardway.unfinished import LAUNCH_TAG, LeftRunning
+from hardway.unfinished import LAUNCH_TAG
 
 USER_DATA_BYTES = 16 * 1024
 # EC2 takes bids of up to ten times the on-demand price.
@@ -126,8 +126,7 @@ def launch(
 
     `on_ready` is told how many more are ready; `prepare` is called with them all, as a part of the launch. On any
     failure, Ctrl-C, SIGTERM and SIGHUP included, what was started is terminated, `say` is told, and the error raised:
-    UsageError before anything was started, Failed for what EC2 or the instances could not do, LeftRunning where that
-    could not be terminated.
+    UsageError before anything was started, Failed for what EC2 or the instances could not do.
     """
     unfinished.look(settings, say)
     bids = _bids(settings, request)
@@ -140,17 +139,15 @@ def launch(
         settings, token, call, pools, spot=request.spot > 0, any_zone=network.any_zone, bids=bids
     )
     wanted = Wanted(request.num, request.min, request.wait, request.seconds_timeout, request.seconds_wait)
-    with unfinished.under_way(token), Probes(settings, request.num) as probes, signals.raised():
+    with unfinished.under_way(token) as mark, Probes(settings, request.num) as probes, signals.raised():
         try:
             ready = Gathering(wanted, started, probes, say, on_ready).run()
             if prepare:
                 prepare(ready)
-            left = started.delete_templates()
             started.keep([instance.id for instance in ready])
         except BaseException as error:
-            raise _ended(started, error, say) from error
-    for name in left:
-        say(f"the launch template {name} could not be deleted: inv ec2.cleanup does it")
+            raise _ended(started, error, mark, say) from error
+        _delete_templates(started, mark, say)
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
 
@@ -210,7 +207,17 @@ def _call(
     return call
 
 
-def _ended(started: fleet.Fleet, error: BaseException, say: Callable[[str], None]) -> BaseException:
+def _delete_templates(started: fleet.Fleet, mark: unfinished.Mark, say: Callable[[str], None]) -> None:
+    """Each is deleted once used; those that could not be, now. One that is left costs nothing: no reason to fail."""
+    with signals.ignored():
+        for name in started.delete_templates():
+            mark.stays = True
+            say(f"the launch template {name} could not be deleted: inv ec2.cleanup will")
+
+
+def _ended(
+    started: fleet.Fleet, error: BaseException, mark: unfinished.Mark, say: Callable[[str], None]
+) -> BaseException:
     """Terminate all of a launch; returns the error to raise, which says so."""
     with signals.ignored():
         if isinstance(error, KeyboardInterrupt):
@@ -218,8 +225,10 @@ def _ended(started: fleet.Fleet, error: BaseException, say: Callable[[str], None
             say(f"{error}: terminating what was started")
         try:
             ids = started.end()
+            _delete_templates(started, mark, say)
         except Exception as failure:
-            return LeftRunning(
+            mark.stays = True
+            return Failed(
                 f"{error}; and what was started could not be terminated ({aws.translate(failure) or failure}): "
                 f"run `inv ec2.rm {LAUNCH_TAG}={started.token}`"
             )

@@ -15,12 +15,12 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_state_path
 
 from hardway.config import Settings
-from hardway.errors import Failed
 from hardway.instances import ALIVE, Instance, Selector, describe
 
 LAUNCH_TAG = "hardway-launch"
@@ -29,32 +29,33 @@ _TOKEN = re.compile(r"[0-9a-f]{16}-(\d{1,12})")
 _SLACK_SECONDS = 900
 
 
-class LeftRunning(Failed):
-    """A launch failed, and what it had started could not be terminated."""
-
-
 def new_token(seconds: float) -> str:
     """A token for a launch that takes at most so long; as EC2 takes it for a client token, with room for a suffix."""
     return f"{secrets.token_hex(8)}-{int(time.time() + seconds + _SLACK_SECONDS)}"
 
 
+@dataclass
+class Mark:
+    """Of a launch that is under way; `stays` when it has ended with something of it left."""
+
+    stays: bool = False
+
+
 @contextlib.contextmanager
-def under_way(token: str) -> Iterator[None]:
-    """In this block the launch counts as alive; after LeftRunning, or if the process is killed, as dead."""
+def under_way(token: str) -> Iterator[Mark]:
+    """In this block the launch counts as alive; if its mark stays, or the process is killed, as dead."""
     directory = _directory()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     _forget_old_files(directory)
     path = directory / token
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        mark = Mark()
         try:
-            yield
-        except LeftRunning:
-            raise
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        path.unlink(missing_ok=True)
+            yield mark
+        finally:
+            if not mark.stays:
+                path.unlink(missing_ok=True)
 
 
 def look(settings: Settings, say: Callable[[str], None]) -> None:

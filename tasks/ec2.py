@@ -17,6 +17,7 @@ from hardway.later import commands, instances, launch, readiness, rsync, spread,
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
+from .ec2_cleanup import cleanup
 from .flags import CONNECTIONS, DIRECT, REGION, SELECTOR, VIA, YES
 
 if TYPE_CHECKING:
@@ -393,5 +394,5 @@ def _run(
     return [outcomes[connection] for connection in group]
 
 
-ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait)
+ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait, cleanup)
 ns.configure(config.defaults("aws", "ec2"))

@@ -7,6 +7,7 @@ answer's errors. Also: a call that is repeated with the same client token does n
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from hardway.local import capacity
 
 _create_fleet: Any = moto.ec2.models.fleets.FleetsBackend.create_fleet
 _answer_create_fleet: Any = moto.ec2.responses.fleets.Fleets.create_fleet
+_end: Any = moto.ec2.models.fleets.Fleet.terminate_instances
 _answers: dict[Any, tuple[Any, Any]] = {}
 _lock = threading.RLock()
 
@@ -33,6 +35,8 @@ def install() -> None:
     templates: Any = moto.ec2.responses.launch_templates.LaunchTemplates
     instances: Any = moto.ec2.responses.instances.InstanceResponse
     fleets.create_fleet = _create_fleet_of_what_there_is
+    fleet: Any = moto.ec2.models.fleets.Fleet
+    fleet.terminate_instances = _terminate_instances
     answers.create_fleet = _once(_answer_with_errors)
     templates.create_launch_template = _once(templates.create_launch_template)
     instances.run_instances = _once(instances.run_instances)
@@ -44,7 +48,7 @@ def _once(answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if not token:
             return answer(response)
         key = response.current_account, response.region, answer.__name__, token
-        asked = dict(response.params)
+        asked = copy.deepcopy(dict(response.params))  # moto writes into it
         with _lock:
             if key not in _answers:
                 _answers[key] = asked, answer(response)
@@ -146,6 +150,16 @@ def _run(
         if profile:
             backend.associate_iam_instance_profile(instance.id, profile.get("Name"), profile.get("Arn"))
     return list(reservation.instances)
+
+
+def _terminate_instances(fleet: Any) -> None:
+    """moto refuses to delete a fleet whose instances are terminated already."""
+    if fleet.type != "instant":
+        _end(fleet)
+        return
+    started = [*(r.instance for r in fleet.spot_requests), *(i["instance"] for i in fleet.on_demand_instances)]
+    for instance in started:
+        instance.terminate()
 
 
 def _answer_with_errors(response: Any) -> Any:

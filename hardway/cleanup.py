@@ -1,0 +1,126 @@
+"""What hardway has made in a region and nothing uses any more: found, and removed.
+
+Key pairs, the groups `hardway-ssh`, and what launches that never ended have left: instances and launch templates.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hardway import aws, unfinished
+from hardway.access import SECURITY_GROUP
+from hardway.config import Settings
+from hardway.errors import Failed
+from hardway.instances import ALIVE, Instance, describe
+from hardway.unfinished import LAUNCH_TAG
+
+_PAIR_NAME = re.compile(r"hardway-[0-9a-f]{12}")
+_IN_USE = "DependencyViolation"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something of ours; `kept` says why it has to stay, empty where it may go."""
+
+    kind: str
+    id: str
+    name: str
+    kept: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.id}" if self.name else f"{self.kind} {self.id}"
+
+
+def find(settings: Settings) -> list[Thing]:
+    """All there is of ours, those in use and those of other owners too, in the order in which they can be removed."""
+    instances = describe(settings)
+    alive = [instance for instance in instances if instance.state in ALIVE]
+    return [
+        *_instances(alive),
+        *_templates(settings),
+        *_security_groups(settings, alive),
+        *_key_pairs(settings, alive),
+    ]
+
+
+def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], None]) -> list[str]:
+    """Remove things, and return the ids of those that are gone; of one that turns out to be in use `say` is told.
+
+    Raises Failed at the end where one can't be removed for another reason.
+    """
+    ec2 = aws.ec2(settings)
+    calls = {
+        "instance": lambda id: ec2.terminate_instances(InstanceIds=[id]),
+        "launch template": lambda id: ec2.delete_launch_template(LaunchTemplateId=id),
+        "security group": lambda id: ec2.delete_security_group(GroupId=id),
+        "key pair": lambda id: ec2.delete_key_pair(KeyPairId=id),
+    }
+    removed, failed = [], []
+    for thing in things:
+        try:
+            calls[thing.kind](thing.id)
+        except Exception as error:
+            if aws.error_code(error) == _IN_USE:
+                say(f"kept: {thing}: something uses it still")
+            elif reason := aws.translate(error):
+                failed.append(f"{thing}: {reason}")
+            else:
+                raise
+        else:
+            removed.append(thing.id)
+    if failed:
+        raise Failed(f"{len(removed)} removed, {len(failed)} not: {'; '.join(failed)}")
+    return removed
+
+
+def _instances(alive: Iterable[Instance]) -> Iterator[Thing]:
+    for left in unfinished.of_dead_launches(alive).values():
+        for instance in left:
+            yield Thing("instance", instance.id, instance.name, _foreign(instance.tags))
+
+
+def _templates(settings: Settings) -> Iterator[Thing]:
+    ours: list[Any] = [{"Name": "tag-key", "Values": [LAUNCH_TAG]}]
+    for page in aws.ec2(settings).get_paginator("describe_launch_templates").paginate(Filters=ours):
+        for raw in page["LaunchTemplates"]:
+            tags = _tags(raw)
+            under_way = "" if unfinished.is_dead(tags[LAUNCH_TAG]) else "a launch is under way"
+            yield Thing(
+                "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(tags) or under_way
+            )
+
+
+def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    named: list[Any] = [{"Name": "group-name", "Values": [SECURITY_GROUP]}]
+    for page in aws.ec2(settings).get_paginator("describe_security_groups").paginate(Filters=named):
+        for raw in page["SecurityGroups"]:
+            users = [i for i in alive if raw["GroupId"] in i.security_groups]
+            yield Thing("security group", raw["GroupId"], f"{SECURITY_GROUP} ({raw['VpcId']})", _used_by(users))
+
+
+def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    for raw in aws.ec2(settings).describe_key_pairs()["KeyPairs"]:
+        tags = _tags(raw)
+        if aws.MADE_TAG in tags or _PAIR_NAME.fullmatch(raw["KeyName"]):
+            users = [i for i in alive if i.key_name == raw["KeyName"]]
+            yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], _foreign(tags) or _used_by(users))
+
+
+def _tags(raw: Any) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
+
+
+def _foreign(tags: Any) -> str:
+    owner = tags.get("owner", "")
+    return f"it is {owner}'s" if owner not in ("", getpass.getuser()) else ""
+
+
+def _used_by(users: Collection[Instance]) -> str:
+    if not users:
+        return ""
+    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    return f"{next(iter(users))}{more} uses it"

@@ -1,0 +1,27 @@
+"""Removing what hardway made in an account; part of `ec2`."""
+
+from __future__ import annotations
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import Lines, confirm, say, task
+from hardway.later import cleanup as cleaning
+
+from .flags import REGION, YES
+
+
+@task(autoprint=True, help={"yes": YES, "region": REGION})
+def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
+    """Remove what hardway made in the region and nothing uses: key pairs, groups, what launches left; print the ids."""
+    settings = config.settings(c, region)
+    found = cleaning.find(settings)
+    for thing in found:
+        if thing.kept:
+            say(f"kept: {thing}: {thing.kept}")
+    unused = [thing for thing in found if not thing.kept]
+    if not unused:
+        say("nothing to remove")
+        return Lines()
+    confirm(f"remove {'these' if len(unused) > 1 else 'it'}?", map(str, unused), yes)
+    return Lines(cleaning.remove(settings, unused, say))
