@@ -16,8 +16,8 @@ Plan = Callable[[str, dict[str, str], Forward], Answer | None]
 class FaultyEC2:
     """Forwards to `endpoint`; counts the calls by their action.
 
-    `plan`, if set, answers in place of that: it is given the action, its parameters and what forwards the call, and
-    returns the answer, or None to close the connection without one.
+    `plan`, if set, answers in place of that: it is given the action, its parameters (JSON has an empty name) and what
+    forwards the call, and returns the answer, or None to close the connection without one.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -30,8 +30,11 @@ class FaultyEC2:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                parameters = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-                action = parameters.get("Action") or self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+                action = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+                parameters = {"": body.decode()}
+                if not action:
+                    parameters = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+                    action = parameters["Action"]
                 faulty.calls.append((action, parameters))
 
                 def forward() -> Answer:

@@ -5,31 +5,31 @@ The instances of `quiet` never boot: what is asked of EC2 costs little there.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from invoke.context import Context
 
-from hardway import config, launch
 from hardway.config import Local
-from hardway.errors import Failed, HardwayError, UsageError
-from hardway.instances import Instance
+from hardway.errors import HardwayError, UsageError
 from hardway.local import daemon, faults
 from tasks import ec2 as tasks
 from tests.conftest import LocalCloud, local_cloud
-from tests.ec2.conftest import Shell
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, Plan, refused
 from tests.local.conftest import eventually
 
 SPOT = pytest.mark.parametrize("spot", [0, 1], ids=["ondemand", "spot"])
+A, B = "m7i.large", "c7i.large"
 CHANGES = re.compile(r"Run|Create|Delete")
 
 
@@ -133,13 +133,27 @@ def booting(
     yield from _launcher(cloud, real_proxy, monkeypatch, str(tmp_path_factory.getbasetemp() / "hardway-data"))
 
 
-def _calls_of(launcher: Launcher, **given: Any) -> list[str]:
+_calls: dict[int, list[str]] = {}
+
+
+def _calls_of(launcher: Launcher, spot: int) -> list[str]:
     """The calls of a launch that goes well, in their order; not the first one in the region."""
-    launcher.end(launcher(**given))
-    with launcher.plan(lambda action, parameters, forward: forward()):
-        started = launcher(**given)
-    launcher.end(started)
-    return launcher.ec2.actions()
+    while spot not in _calls or "CreateSecurityGroup" in _calls[spot]:
+        with launcher.plan(lambda action, parameters, forward: forward()):
+            launcher.end(launcher(spot=spot))
+        _calls[spot] = launcher.ec2.actions()
+    return _calls[spot]
+
+
+def _steps(launcher: Launcher, spot: int) -> Iterator[tuple[int, str, bool]]:
+    """Each call of a launch by its number and action, to fail before it is carried out, and changes also after that.
+
+    What comes before the launch itself is the same on demand and for spot.
+    """
+    calls = _calls_of(launcher, spot=spot)
+    for number in range(calls.index("CreateLaunchTemplate") if spot else 0, len(calls)):
+        for carried_out in (False, True) if CHANGES.match(calls[number]) else (False,):
+            yield number, calls[number], carried_out
 
 
 def _at(number: int, fail: Callable[[Forward], Answer | None]) -> Plan:
@@ -150,24 +164,23 @@ def _at(number: int, fail: Callable[[Forward], Answer | None]) -> Plan:
 
 @SPOT
 def test_whichever_call_fails_nothing_is_left(launcher: Launcher, spot: int) -> None:
-    for number, action in enumerate(_calls_of(launcher, spot=spot)):
-        for carried_out in (False, True) if CHANGES.match(action) else (False,):
+    for number, action, carried_out in _steps(launcher, spot):
 
-            def fail(forward: Forward, carried_out: bool = carried_out) -> Answer:
-                if carried_out:
-                    forward()
-                return refused("UnauthorizedOperation", 403)
+        def fail(forward: Forward, carried_out: bool = carried_out) -> Answer:
+            if carried_out:
+                forward()
+            return refused("UnauthorizedOperation", 403)
 
-            started: list[str] = []
-            with launcher.plan(_at(number, fail)):
-                if action == "DeleteLaunchTemplate":
-                    started = launcher(spot=spot)
-                else:
-                    with pytest.raises(HardwayError, match="UnauthorizedOperation"):
-                        launcher(spot=spot)
-            assert launcher.ec2.actions()[number] == action
-            assert len(launcher.left()) == (3 if started else 0), (action, carried_out, launcher.left())
-            launcher.end(started)
+        started: list[str] = []
+        with launcher.plan(_at(number, fail)):
+            if action == "DeleteLaunchTemplate":  # that is done again at the end
+                started = launcher(spot=spot)
+            else:
+                with pytest.raises(HardwayError, match="UnauthorizedOperation"):
+                    launcher(spot=spot)
+        assert launcher.ec2.actions()[number] == action
+        assert len(launcher.left()) == (3 if started else 0), (action, carried_out)
+        launcher.end(started)
 
 
 def test_what_failed_the_first_time_in_a_region_is_made_up_for(launcher: Launcher) -> None:
@@ -190,22 +203,20 @@ def test_what_failed_the_first_time_in_a_region_is_made_up_for(launcher: Launche
 @SPOT
 def test_ctrl_c_at_whichever_call_leaves_nothing(launcher: Launcher, spot: int) -> None:
     assert threading.current_thread() is threading.main_thread()
-    for number, action in enumerate(_calls_of(launcher, spot=spot)):
-        for carried_out in (False, True) if CHANGES.match(action) else (False,):
-            sent = signal.SIGTERM if action in ("RunInstances", "CreateFleet") and carried_out else signal.SIGINT
+    for number, action, carried_out in _steps(launcher, spot):
+        sent = signal.SIGTERM if action in ("RunInstances", "CreateFleet") and carried_out else signal.SIGINT
 
-            def interrupt(forward: Forward, carried_out: bool = carried_out, sent: int = sent) -> Answer | None:
-                answer = forward() if carried_out else None
-                os.kill(os.getpid(), sent)
-                time.sleep(0.1)  # the one who waits for the answer goes first
-                return answer
+        def interrupt(forward: Forward, carried_out: bool = carried_out, sent: int = sent) -> Answer | None:
+            answer = forward() if carried_out else None
+            os.kill(os.getpid(), sent)
+            time.sleep(0.1)  # the one who waits for the answer goes first
+            return answer
 
-            with launcher.plan(_at(number, interrupt)), pytest.raises(HardwayError) as error:
-                launcher(spot=spot)
-            assert error.value.code == (143 if sent == signal.SIGTERM else 130)
-            assert launcher.ec2.actions()[number] == action
-            assert launcher.left() == [], (action, carried_out)
-            launcher.end()
+        with launcher.plan(_at(number, interrupt)), pytest.raises(HardwayError) as error:
+            launcher(spot=spot)
+        assert error.value.code == (143 if sent == signal.SIGTERM else 130)
+        assert launcher.ec2.actions()[number] == action
+        assert launcher.left() == [], (action, carried_out)
 
 
 @SPOT
@@ -231,7 +242,8 @@ def test_throttling_is_waited_out(launcher: Launcher, spot: int) -> None:
     end = time.monotonic() + 1
 
     def throttle(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
-        busy = time.monotonic() < end or launcher.ec2.actions().count(action) == 1 and CHANGES.match(action)
+        first = CHANGES.match(action) and launcher.ec2.actions().count(action) == 1
+        busy = first or time.monotonic() < end
         return refused("RequestLimitExceeded", 503) if busy else forward()
 
     with launcher.plan(throttle):
@@ -284,3 +296,280 @@ EMPTY = (
     b'<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
     b"<requestId>x</requestId><reservationSet/></DescribeInstancesResponse>"
 )
+
+
+def _asked(launcher: Launcher, action: str) -> dict[str, str]:
+    [parameters] = [parameters for called, parameters in launcher.ec2.calls if called == action]
+    return parameters
+
+
+def _tags(parameters: dict[str, str], prefix: str) -> dict[str, dict[str, str]]:
+    """The tags in a call's TagSpecifications, by the kind of what they are for."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in parameters.items():
+        if match := re.fullmatch(rf"{prefix}TagSpecification\.(\d+)\.Tag\.(\d+)\.Key", name):
+            kind = parameters[f"{prefix}TagSpecification.{match[1]}.ResourceType"]
+            found.setdefault(kind, {})[value] = parameters[name.removesuffix("Key") + "Value"]
+    return found
+
+
+OPTIONS: dict[str, Any] = {"role": "reader", "gigs": 50, "init": "echo hello", "tag": ["team=data"]}
+
+
+@pytest.fixture
+def role(launcher: Launcher) -> Iterator[None]:
+    iam = launcher.cloud.client("iam")
+    iam.create_instance_profile(InstanceProfileName="reader")
+    yield
+    iam.delete_instance_profile(InstanceProfileName="reader")
+
+
+@pytest.mark.usefixtures("role")
+def test_what_is_asked_of_ec2_on_demand_and_for_spot(launcher: Launcher) -> None:
+    """The parameters are checked against the service's model by botocore itself; these moto does not care about."""
+    with launcher.plan(lambda action, parameters, forward: forward()):
+        launcher(spot=0, **OPTIONS)
+        launcher(spot=1, type="m7i.large,c7i.large", **OPTIONS)
+    run = _asked(launcher, "RunInstances")
+    template, fleet = _asked(launcher, "CreateLaunchTemplate"), _asked(launcher, "CreateFleet")
+    for asked, prefix in ((run, ""), (template, "LaunchTemplateData.")):
+        assert asked[prefix + "MetadataOptions.HttpTokens"] == "required"
+        assert asked[prefix + "InstanceInitiatedShutdownBehavior"] == "terminate"
+        assert asked[prefix + "IamInstanceProfile.Name"] == "reader"
+        assert asked[prefix + "BlockDeviceMapping.1.DeviceName"] == "/dev/sda1"
+        assert asked[prefix + "BlockDeviceMapping.1.Ebs.VolumeType"] == "gp3"
+        assert b64decode(asked[prefix + "UserData"]) == b"#!/bin/bash\necho hello"
+        tags = _tags(asked, prefix)
+        assert tags["instance"].pop("hardway-launch")
+        assert tags["instance"] == tags["volume"]
+        assert (tags["volume"]["Name"], tags["volume"]["team"]) == ("launched", "data")
+    token = _tags(template, "LaunchTemplateData.")["instance"]["hardway-launch"]
+    assert _tags(template, "")["launch-template"]["hardway-launch"] == token
+    assert _tags(fleet, "")["fleet"]["hardway-launch"] == token
+    assert not any("InstanceMarketOptions" in name for name in template)  # a fleet says so itself
+    assert fleet["Type"] == "instant"
+    assert fleet["SpotOptions.AllocationStrategy"] == "price-capacity-optimized"
+    assert fleet["TargetCapacitySpecification.DefaultTargetCapacityType"] == "spot"
+    tokens = [asked["ClientToken"] for asked in (run, template, fleet)]
+    assert len(set(tokens)) == 3
+    assert all(len(token) <= 64 for token in tokens)
+    assert not any("MaxPrice" in name for name in fleet)
+
+    overrides = [
+        (value, fleet[name.replace("InstanceType", "SubnetId")])
+        for name, value in fleet.items()
+        if re.fullmatch(r"LaunchTemplateConfigs\.1\.Overrides\.\d+\.InstanceType", name)
+    ]
+    ec2 = launcher.cloud.client("ec2")
+    zones = {s["SubnetId"]: s["AvailabilityZone"] for s in ec2.describe_subnets()["Subnets"]}
+    offers = ec2.get_paginator("describe_instance_type_offerings").paginate(
+        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": ["m7i.large", "c7i.large"]}]
+    )
+    offered = {(o["InstanceType"], o["Location"]) for page in offers for o in page["InstanceTypeOfferings"]}
+    assert {(type, zones[subnet]) for type, subnet in overrides} == offered
+    assert len(overrides) == len(offered) > 6
+
+
+@pytest.mark.usefixtures("role")
+@SPOT
+def test_the_instances_are_as_asked_for(launcher: Launcher, spot: int) -> None:
+    ids = launcher(spot=spot, **OPTIONS)
+    ec2 = launcher.cloud.client("ec2")
+    for instance in [i for r in ec2.describe_instances(InstanceIds=ids)["Reservations"] for i in r["Instances"]]:
+        assert instance.get("InstanceLifecycle") == ("spot" if spot else None)
+        assert instance["MetadataOptions"]["HttpTokens"] == "required"
+        assert [group["GroupName"] for group in instance["SecurityGroups"]] == ["hardway-ssh"]
+        tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+        assert tags["team"] == "data"
+        assert "hardway-launch" not in tags
+        [volume] = ec2.describe_volumes(VolumeIds=[instance["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]])["Volumes"]
+        assert volume["Size"] == 50
+        assert {"Key": "team", "Value": "data"} in volume["Tags"]
+    associated = ec2.describe_iam_instance_profile_associations()["IamInstanceProfileAssociations"]
+    assert set(ids) & {one["InstanceId"] for one in associated}
+    for group, made in ((ec2.describe_security_groups, "SecurityGroups"), (ec2.describe_key_pairs, "KeyPairs")):
+        assert group(Filters=[{"Name": "tag-key", "Values": ["hardway-made"]}])[made]
+
+
+@SPOT
+def test_many_take_no_call_each(launcher: Launcher, spot: int) -> None:
+    few = _calls_of(launcher, spot=spot)
+    with launcher.plan(lambda action, parameters, forward: forward()):
+        ids = launcher(num=50, spot=spot)
+    assert len(set(ids)) == 50
+    assert launcher.ec2.actions() == few
+
+
+def test_half_of_the_on_demand_price(launcher: Launcher) -> None:
+    with launcher.plan(_prices({A: 0.1008, B: 0.08925})):
+        launcher(spot=0.5, type=f"{A},{B}", zone="us-east-1a")
+        fleet = _asked(launcher, "CreateFleet")
+        with pytest.raises(UsageError, match=r"that of m7a\.large is not known: use --spot 1\.0"):
+            launcher(spot=0.5, type=f"{A},m7a.large")
+    assert launcher.ec2.actions().count("CreateFleet") == 1
+    assert {
+        value: float(fleet[name.replace("InstanceType", "MaxPrice")])
+        for name, value in fleet.items()
+        if name.endswith(".InstanceType")
+    } == {A: 0.0504, B: 0.044625}
+
+
+def _prices(usd: dict[str, float]) -> Plan:
+    """A Price List service beside EC2, that knows these types."""
+
+    def answer(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        if action != "GetProducts":
+            return forward()
+        filters = json.loads(parameters[""])["Filters"]
+        types = next(f["Value"] for f in filters if f["Field"] == "instanceType").split(",")
+        products = [
+            {
+                "product": {"attributes": {"instanceType": type, "marketoption": "OnDemand"}},
+                "terms": {"OnDemand": {"t": {"priceDimensions": {"d": {"pricePerUnit": {"USD": str(usd[type])}}}}}},
+            }
+            for type in types
+            if type in usd
+        ]
+        return 200, json.dumps({"PriceList": [json.dumps(product) for product in products]}).encode()
+
+    return answer
+
+
+Said = pytest.CaptureFixture[str]
+
+
+def _types(launcher: Launcher, ids: Sequence[str]) -> list[str]:
+    found = launcher.cloud.client("ec2").describe_instances(InstanceIds=list(ids))["Reservations"]
+    return sorted(instance["InstanceType"] for reservation in found for instance in reservation["Instances"])
+
+
+@SPOT
+def test_what_one_pool_lacks_another_gives(launcher: Launcher, spot: int) -> None:
+    launcher.fault("capacity", type=A, left=1)
+    assert _types(launcher, launcher(num=3, spot=spot, type=f"{A},{B}")) == [B, B, A]
+    launcher.fault("clear")
+    for zone in "abcde":
+        launcher.fault("capacity", zone=f"us-east-1{zone}")
+    ids = launcher(spot=spot)
+    found = launcher.cloud.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
+    assert {i["Placement"]["AvailabilityZone"] for r in found for i in r["Instances"]} == {"us-east-1f"}
+
+
+@SPOT
+def test_too_little_capacity_says_what_was_missing_where_and_leaves_nothing(launcher: Launcher, spot: int) -> None:
+    launcher.fault("capacity", type=A, left=2)
+    with pytest.raises(HardwayError) as error:
+        launcher(num=3, spot=spot, zone="us-east-1b")
+    said = str(error.value)
+    assert "only 2 of 3 instances were to be had: EC2 has no capacity for 1 of 3" in said
+    assert "m7i.large in us-east-1b (InsufficientInstanceCapacity)" in said
+    assert "the 2 instances started were terminated" in said
+    assert (error.value.code, launcher.left()) == (1, [])
+
+
+@SPOT
+def test_with_min_fewer_will_do(launcher: Launcher, spot: int, capsys: Said) -> None:
+    launcher.fault("capacity", type=A, left=2)
+    assert len(launcher(num=3, spot=spot, min=2)) == 2
+    assert "2 of 3 instances are ready: going on with them" in capsys.readouterr().err
+    launcher.fault("clear")
+    launcher.fault("capacity", type=A, left=2)
+    with pytest.raises(HardwayError, match="only 2 of 4"):
+        launcher(num=4, spot=spot, min=3)
+
+
+def test_a_quota_is_not_asked_again(launcher: Launcher) -> None:
+    def full(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        return refused("VcpuLimitExceeded") if action == "RunInstances" else forward()
+
+    with launcher.plan(full), pytest.raises(HardwayError, match=rf"{A} in us-east-1b \(VcpuLimitExceeded\)"):
+        launcher(wait=True, zone="us-east-1b")
+    assert launcher.ec2.actions().count("RunInstances") == 1
+
+
+def test_a_fleet_that_may_not_launch_says_why(launcher: Launcher) -> None:
+    """CreateFleet succeeds even then: what went wrong is in its answer."""
+
+    def deny(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        error = b"<item><errorCode>UnauthorizedOperation</errorCode><errorMessage>no</errorMessage></item>"
+        answer = b'<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><fleetId>fleet-1</fleetId>'
+        answer += b"<errorSet>" + error + b"</errorSet></CreateFleetResponse>"
+        return (200, answer) if action == "CreateFleet" else forward()
+
+    with launcher.plan(deny), pytest.raises(HardwayError, match="AWS denies CreateFleet"):
+        launcher(spot=1)
+    assert launcher.left() == []
+
+
+@SPOT
+def test_capacity_that_comes_back_is_taken(booting: Launcher, spot: int, capsys: Said) -> None:
+    def clear(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        if action == "DescribeInstances" and {"RunInstances", "CreateFleet"} & set(booting.ec2.actions()):
+            booting.fault("clear")
+        return forward()
+
+    booting.fault("capacity", type=A, left=1)
+    with booting.plan(clear):
+        assert len(booting(num=2, wait=True, spot=spot)) == 2
+    assert f"EC2 has no capacity for 1 of 2: {A} in " in capsys.readouterr().err
+
+
+def test_one_that_dies_while_it_starts_is_replaced(booting: Launcher, capsys: Said) -> None:
+    def kill(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        if action == "DescribeInstances" and "RunInstances" in booting.ec2.actions() and len(victims) < 1:
+            victims.append(booting.left()[0])
+            booting.fault("kill", instances=(victims[0],))
+        return forward()
+
+    victims: list[str] = []
+    with booting.plan(kill):
+        ids = booting(num=2, wait=True)
+    assert len(set(ids) - set(victims)) == 2
+    said = capsys.readouterr().err
+    assert f"{victims[0]} went terminated while it started (Server.InternalError); replacing 1" in said
+
+
+def test_replacements_have_an_end(launcher: Launcher) -> None:
+    def kill(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        answer = forward()
+        if action == "RunInstances":
+            started.append(answer[1].count(b"<instanceId>"))
+            for id in [left for left in launcher.left() if left.startswith("i-")]:
+                launcher.fault("kill", instances=(id,))
+        return answer
+
+    started: list[int] = []
+    with launcher.plan(kill), pytest.raises(HardwayError, match="no more than 2 are replaced"):
+        launcher(num=4, wait=True)
+    assert sum(started) == 6
+    assert launcher.left() == []
+
+
+@pytest.mark.parametrize("given", [{"seconds_timeout": 5}, {"seconds_wait": 1}], ids=["replaced", "settled for"])
+def test_one_that_never_answers(
+    booting: Launcher, given: dict[str, int], capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVOKE_EC2_CONNECT_TIMEOUT", "1")
+
+    def hang(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        if action == "DescribeInstances" and "RunInstances" in booting.ec2.actions() and not hung:
+            hung.append(booting.left()[0])
+            ec2 = booting.cloud.client("ec2")
+            running = [{"Name": "instance-state-name", "Values": ["running"]}]
+            eventually(lambda: ec2.describe_instances(InstanceIds=hung, Filters=running)["Reservations"])
+            booting.fault("hang", instances=tuple(hung))
+        return forward()
+
+    hung: list[str] = []
+    with booting.plan(hang):
+        ids = booting(num=2, wait=True, **given)
+    said = capsys.readouterr().err
+    if "seconds_wait" in given:
+        assert len(ids) == 1
+        assert "1 of 2 instances are ready: going on with them, 1 terminated" in said
+    else:
+        assert len(ids) == 2
+        assert "given up; replacing 1" in said
+    assert hung[0] not in ids
+    alive = [left for left in booting.left() if left.startswith("i-")]
+    assert set(alive) == set(ids)
