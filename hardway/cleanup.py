@@ -53,16 +53,16 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
     Raises Failed at the end where one can't be removed for another reason.
     """
     ec2 = aws.ec2(settings)
-    calls = {
-        "instance": lambda id: ec2.terminate_instances(InstanceIds=[id]),
-        "launch template": lambda id: ec2.delete_launch_template(LaunchTemplateId=id),
-        "security group": lambda id: ec2.delete_security_group(GroupId=id),
-        "key pair": lambda id: ec2.delete_key_pair(KeyPairId=id),
+    calls: dict[str, Callable[[Thing], Any]] = {
+        "instance": lambda thing: ec2.terminate_instances(InstanceIds=[thing.id]),
+        "launch template": lambda thing: ec2.delete_launch_template(LaunchTemplateId=thing.id),
+        "security group": lambda thing: ec2.delete_security_group(GroupId=thing.id),
+        "key pair": lambda thing: ec2.delete_key_pair(KeyName=thing.name),
     }
     removed, failed = [], []
     for thing in things:
         try:
-            calls[thing.kind](thing.id)
+            calls[thing.kind](thing)
         except Exception as error:
             if aws.error_code(error) == _IN_USE:
                 say(f"kept: {thing}: something uses it still")
