@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-    "arguments", "cleanup", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness", "rsync",
-    "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
+    "arguments", "cleanup", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness",
+    "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

@@ -73,11 +73,7 @@ def read(kind: str, selector: str, after: str | float = 0, **given: str | float 
     for name in chosen:
         if name not in takes:
             raise UsageError(f"--{name} is not for {kind}")
-    values: dict[str, Any] = {
-        name: str(value) if name in ("zone", "type") else _finite(value, f"--{name}") for name, value in chosen.items()
-    }
-    if "left" in values:
-        values["left"] = number(chosen["left"], int, "--left")
+    values: dict[str, Any] = {name: _value(name, value) for name, value in chosen.items()}
     if kind == "slow" and values.get("factor", 0) < 1:
         raise UsageError("slow needs --factor N: how many times slower, 1 or more (1 is as fast as before)")
     if kind == "capacity" and not (values.get("zone") or values.get("type")):
@@ -85,6 +81,12 @@ def read(kind: str, selector: str, after: str | float = 0, **given: str | float 
     if kind == "throttle":
         values.setdefault("seconds", THROTTLE_SECONDS)
     return Fault(kind, after=_finite(after, "--after"), **values)
+
+
+def _value(name: str, given: Any) -> Any:
+    if name in ("zone", "type"):
+        return str(given)
+    return number(given, int, "--left") if name == "left" else _finite(given, f"--{name}")
 
 
 def _finite(value: Any, what: str) -> float:
