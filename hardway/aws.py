@@ -70,7 +70,7 @@ def s3(settings: Settings) -> Any:
 
 def pricing(settings: Settings) -> Any:
     """The Price List client; it answers for every region from this one."""
-    return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")))
+    return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), attempts=2)
 
 
 def region_of(settings: Settings) -> str:
@@ -110,7 +110,11 @@ def _new_client(service: str, settings: Settings, attempts: int) -> Any:
         raise UsageError(
             f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U botocore)"
         )
-    config = Config(retries={"mode": "standard", "max_attempts": attempts}, connect_timeout=10, read_timeout=60)
+    # A price is not worth a long wait.
+    connect, read = (5, 10) if service == "pricing" else (10, 60)
+    config = Config(
+        retries={"mode": "standard", "max_attempts": attempts}, connect_timeout=connect, read_timeout=read
+    )
     return session.create_client(service, config=config)
 
 

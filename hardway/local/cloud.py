@@ -42,7 +42,7 @@ from moto.core.utils import utcnow
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from hardway.local import capacity, fleets
+from hardway.local import capacity, fleets, pricing
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
@@ -392,6 +392,7 @@ class Cloud:
         moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
         capacity.install(self.faults.grant)
         fleets.install()
+        pricing.install()
         moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
         app = DomainDispatcherApplication(create_backend_app)
@@ -412,10 +413,12 @@ class Cloud:
                 start_response("200 OK", [("Content-Type", "application/json")])
                 return [json.dumps(states).encode()]
             if path == FAULT_PATH:
-                body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-                status, said = self.faults.answer(body)
+                status, said = self.faults.answer(_body(environ))
                 start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
                 return [said.encode()]
+            if environ.get("HTTP_X_AMZ_TARGET") == pricing.TARGET:
+                start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+                return [json.dumps(pricing.get_products(_body(environ))).encode()]
             if self.faults.throttles(environ):
                 return capacity.Refusal(503, "RequestLimitExceeded", "Request limit exceeded.")(environ, start_response)
             return app(environ, start_response)
@@ -567,6 +570,11 @@ class Cloud:
                 await host.boot()
             except (SandboxError, OSError) as error:
                 self._fail(instance, error)
+
+
+def _body(environ: dict[str, Any]) -> bytes:
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    return body
 
 
 def _user_data(given: Any) -> bytes:

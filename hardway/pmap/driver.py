@@ -30,7 +30,7 @@ from hardway.pmap.journal import Job, Result
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
-from hardway.prices import spot_prices
+from hardway.prices import hourly
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 PING_AFTER = 10.0  # of silence
@@ -692,7 +692,7 @@ class Driver:
             self._work.put(connection.close)
 
     def _ask_prices(self, instances: Sequence[Instance]) -> None:
-        self._work.put(lambda: self._prices.update(spot_prices(self.settings, instances)))
+        self._work.put(lambda: self._prices.update(hourly(self.settings, instances)))
 
     def _count_time(self, end: float) -> None:
         """What the instances' time came to, in seconds of slots and in USD."""

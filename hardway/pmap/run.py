@@ -26,6 +26,7 @@ from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_lin
 from hardway.pmap.journal import Job, Result, duration
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
+from hardway.prices import money
 
 GROUPS_TOLD = 5  # kinds of failures shown
 
@@ -262,9 +263,11 @@ def _summary(outcome: Outcome, tasks: int) -> str:
         f"{min(share, 1):.0%} busy",
     ]
     if outcome.cost:
-        parts.append(f"{outcome.cost:.2f} USD" if outcome.cost >= 0.01 else "under 0.01 USD")
+        parts.append(money(outcome.cost))
         if outcome.unpriced:
             parts[-1] += f" (the price of {outcome.unpriced} more is not known)"
+    elif outcome.unpriced:
+        parts.append("cost not known")
     return ", ".join(parts)
 
 
