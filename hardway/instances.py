@@ -27,13 +27,17 @@ _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _DNS = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.(?:internal|amazonaws\.com|amazonaws\.com\.cn)")
 _NETWORK = re.compile(r"(vpc|subnet|sg)-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _FILTERS = {"vpc": "vpc-id", "subnet": "subnet-id", "sg": "instance.group-id"}
+_TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 # EC2 takes at most this many values in one filter.
 _FILTER_VALUES = 200
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance at the time it was described. `launched` is in UTC; `security_groups` maps ids to names."""
+    """One instance at the time it was described. `security_groups` maps ids to names.
+
+    `launched` is its last start, `ended` when it was stopped or terminated, where EC2 tells that; both in UTC.
+    """
 
     id: str
     name: str
@@ -55,6 +59,7 @@ class Instance:
     tags: Mapping[str, str] = field(hash=False)
     state_reason: str = ""
     """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
+    ended: datetime | None = None
 
     @property
     def address(self) -> str:
@@ -69,27 +74,34 @@ class Instances(list[Instance]):
     """A list of instances that prints as a table, one a line, with `-` for what is not there."""
 
     def __str__(self) -> str:
-        return "\n".join(_aligned([_row(instance) for instance in self]))
+        return "\n".join(aligned([self.row(instance) for instance in self]))
+
+    def row(self, instance: Instance) -> list[str]:
+        """The columns of one."""
+        i = instance
+        tags = ",".join(f"{key}={value}" for key, value in sorted(i.tags.items()) if key != "Name")
+        groups = ",".join(sorted(i.security_groups.values()))
+        kind = "spot" if i.spot else "ondemand"
+        return [text or "-" for text in (i.name, i.type, i.state, i.id, i.image, kind, i.address, i.zone, groups, tags)]
+
+    def facts(self, instance: Instance) -> dict[str, Any]:
+        """All there is to know of one, as JSON can hold it."""
+        times = {"launched": instance.launched, "ended": instance.ended}
+        return asdict(instance) | {name: time and time.isoformat() for name, time in times.items()}
 
     def brief(self) -> list[str]:
         """Lines that say which they are: name, type, state, id, address."""
-        return _aligned([[i.name or "-", i.type, i.state, i.id, i.address or "-"] for i in self])
+        return aligned([[i.name or "-", i.type, i.state, i.id, i.address or "-"] for i in self])
 
     def json(self) -> str:
         """All there is to know of each, as a JSON array of objects."""
-        return json.dumps([asdict(i) | {"launched": i.launched.isoformat()} for i in self], indent=2)
+        return json.dumps([self.facts(instance) for instance in self], indent=2)
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines whose columns stand below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def _row(i: Instance) -> list[str]:
-    tags = ",".join(f"{key}={value}" for key, value in sorted(i.tags.items()) if key != "Name")
-    groups = ",".join(sorted(i.security_groups.values()))
-    kind = "spot" if i.spot else "ondemand"
-    return [text or "-" for text in (i.name, i.type, i.state, i.id, i.image, kind, i.address, i.zone, groups, tags)]
 
 
 @dataclass(frozen=True)
@@ -315,7 +327,16 @@ def from_description(raw: Mapping[str, Any], region: str) -> Instance:
         region=region,
         tags=tags,
         state_reason=raw.get("StateReason", {}).get("Code", ""),
+        ended=_ended(raw),
     )
+
+
+def _ended(raw: Mapping[str, Any]) -> datetime | None:
+    """When it was stopped or terminated, which EC2 tells only in words, and not of all."""
+    time = _TRANSITION.search(raw.get("StateTransitionReason") or "")
+    if not time or raw["State"]["Name"] in ("pending", "running"):
+        return None
+    return datetime.fromisoformat(f"{time[1]}+00:00")
 
 
 def states(text: str | Iterable[str]) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from hardway import (
         cleanup,
         commands,
+        costs,
         group,
         instances,
         launch,
+        market,
         readiness,
         rsync,
         s3stub,
@@ -25,14 +27,16 @@ if TYPE_CHECKING:
         transfer,
         unfinished,
     )
+    from hardway.later import launch
     from hardway.local import daemon, faults
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-    "arguments", "cleanup", "commands", "daemon", "faults", "group", "instances", "journal", "launch", "readiness",
-    "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
+    "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "instances", "journal", "launch",
+    "market", "readiness", "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {
+    "hardway.later": ("launch",),
     "hardway.local": ("daemon", "faults"),
     "hardway.pmap": ("arguments", "journal", "run", "shuffle"),
 }

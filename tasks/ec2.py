@@ -13,12 +13,12 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.later import commands, instances, launch, readiness, rsync, spread, transfer, unfinished
+from hardway.later import commands, costs, instances, launch, readiness, rsync, spread, transfer, unfinished
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
-from .ec2_cleanup import cleanup
-from .flags import CONNECTIONS, DIRECT, REGION, SELECTOR, VIA, YES
+from . import ec2_cleanup, ec2_market
+from .flags import CONNECTIONS, DIRECT, JSON, REGION, SELECTOR, VIA, YES
 
 if TYPE_CHECKING:
     from hardway.commands import Command
@@ -123,7 +123,7 @@ def new(
     help={
         "only": SELECTOR,
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
-        "json": "all there is to know, as JSON",
+        "json": JSON,
         "first-n": "only the newest N; 0 for all",
         "last-n": "only the oldest N; 0 for all",
         "region": REGION,
@@ -138,16 +138,22 @@ def ls(
     last_n: int | str = "0",
     region: str | None = None,
 ) -> Any:
-    """List instances, newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags."""
+    """List instances, newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+
+    The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
+    """
     first, last = config.number(first_n, int, "--first-n"), config.number(last_n, int, "--last-n")
     states = instances.states(state) if state else instances.STATES
-    found = instances.select(config.settings(c, region), only, states=states, acting=False)[::-1]
+    settings = config.settings(c, region)
+    found = instances.select(settings, only, states=states, acting=False)[::-1]
     unfinished.report(found, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
         say("no instances")
-    shown = instances.Instances(found[: first or None][-last:] if last else found[: first or None])
+    shown = costs.Bill(settings, found[: first or None][-last:] if last else found[: first or None], say)
+    if shown:
+        say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
     return shown.json() if json else shown
 
 
@@ -320,6 +326,7 @@ def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str
     if alive:
         confirm(f"terminate {_count(alive)}?", instances.Instances(alive).brief(), yes)
         instances.terminate(settings, alive)
+        say(f"terminated {_count(alive)}, cost so far: {costs.Bill(settings, alive, say).usd}")
     elif found:
         say(f"{_count(found)} terminated already")
     if unknown:
@@ -394,5 +401,7 @@ def _run(
     return [outcomes[connection] for connection in group]
 
 
-ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait, cleanup)
+ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait)
+for each in (ec2_market.regions, ec2_market.zones, ec2_market.types, ec2_market.spot_prices, ec2_cleanup.cleanup):
+    ns.add_task(each)
 ns.configure(config.defaults("aws", "ec2"))

@@ -1,0 +1,74 @@
+"""What instances cost: those that are there, and those about to be started.
+
+An estimate: a spot instance counts at the price of now for all its time; volumes, traffic and taxes are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from hardway import prices
+from hardway.config import Settings
+from hardway.instances import Instance, Instances
+from hardway.prices import Say, money
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one instance, in USD/hour, and the hours since it was last started; None for what is not known."""
+
+    usd_per_hour: float | None
+    hours: float | None
+
+    @property
+    def usd(self) -> float | None:
+        """So far."""
+        return None if self.usd_per_hour is None or self.hours is None else self.usd_per_hour * self.hours
+
+
+class Bill(Instances):
+    """Instances with what each costs, as columns and keys of their own."""
+
+    def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say) -> None:
+        super().__init__(instances)
+        hourly = prices.hourly(settings, self, say)
+        now = datetime.now(timezone.utc)
+        self._costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+
+    def row(self, instance: Instance) -> list[str]:
+        cost = self._costs[instance.id]
+        price = "-" if cost.usd_per_hour is None else f"{money(cost.usd_per_hour)}/hour"
+        hours = "-" if cost.hours is None else f"{cost.hours:.2f}h"
+        return [*super().row(instance), price, hours, "-" if cost.usd is None else money(cost.usd)]
+
+    def facts(self, instance: Instance) -> dict[str, Any]:
+        cost = self._costs[instance.id]
+        own = {"usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
+        return super().facts(instance) | own
+
+    @property
+    def usd(self) -> str:
+        """What all cost so far, for a person."""
+        known = [cost.usd for cost in self._costs.values() if cost.usd is not None]
+        return _sum(known, len(self) - len(known))
+
+    @property
+    def usd_per_hour(self) -> str:
+        """What an hour of those not yet ended costs now, for a person."""
+        running = [self._costs[one.id].usd_per_hour for one in self if one.state in ("pending", "running")]
+        known = [usd for usd in running if usd is not None]
+        return _sum(known, len(running) - len(known))
+
+
+def _sum(known: Sequence[float], unknown: int) -> str:
+    if unknown and not known:
+        return "not known"
+    return money(sum(known)) + (f" (and {unknown} not known)" if unknown else "")
+
+
+def _hours(instance: Instance, now: datetime) -> float | None:
+    end = instance.ended or (None if instance.state in ("stopped", "terminated") else now)
+    return max(0.0, (end - instance.launched).total_seconds() / 3600) if end else None

@@ -1,0 +1,74 @@
+"""What EC2 has for sale, at the prompt: regions, zones, instance types and prices. A part of the namespace `ec2`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import say, task
+from hardway.later import market
+
+from .flags import JSON, REGION
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List the regions that the account can use."""
+    found = market.regions(config.settings(c, region))
+    return found.json() if json else found
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List the region's zones: name, id (the same place for every account), state, kind."""
+    found = market.zones(config.settings(c, region))
+    return found.json() if json else found
+
+
+@task(
+    autoprint=True,
+    help={
+        "only": "names with commas, globs allowed, such as 'm7i.*,c7?.large'",
+        "vcpus": "with so many or more",
+        "memory": "with so many GiB or more",
+        "nvme": "with so many GB of NVMe instance storage or more",
+        "arch": "of this architecture: x86_64, arm64",
+        "json": JSON,
+        "region": REGION,
+    },
+)
+def types(
+    c: Context,
+    only: str = "",
+    vcpus: int | str = "0",
+    memory: float | str = "0",
+    nvme: int | str = "0",
+    arch: str = "",
+    json: bool = False,
+    region: str | None = None,
+) -> Any:
+    """List instance types, cheapest first: name, vCPUs, memory, NVMe, architectures, on-demand and spot price, zone.
+
+    The spot price is that of now in the zone that is cheapest; --json has all zones.
+    """
+    least = {
+        "vcpus": config.number(vcpus, int, "--vcpus"),
+        "memory": config.number(memory, float, "--memory"),
+        "nvme": config.number(nvme, int, "--nvme"),
+    }
+    found = market.types(config.settings(c, region), only, say, arch=arch, **least)
+    return found.json() if json else found
+
+
+@task(
+    autoprint=True,
+    help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON, "region": REGION},
+)
+def spot_prices(
+    c: Context, type: str, days: float | str = "7", json: bool = False, region: str | None = None
+) -> Any:
+    """Sum up a type's spot prices by zone, the cheapest first: zone, now, minimum, mean, maximum, in USD/hour."""
+    found = market.spot_prices(config.settings(c, region), type, config.number(days, float, "--days"))
+    return found.json() if json else found
