@@ -30,7 +30,7 @@ class Aws:
 
 @dataclass(frozen=True)
 class Ec2:
-    """Defaults of what is launched, and how instances are reached. Times are in seconds."""
+    """Defaults of what is launched, and how instances are reached. Times are in seconds, but `max_hours`; USD."""
 
     name: str = "hardway"
     num: int = 1
@@ -53,6 +53,8 @@ class Ec2:
     connect_timeout: int = 15
     max_connections: int = 100
     min: int = 0
+    max_hours: float = 12.0
+    max_cost: float = 0.0
 
 
 @dataclass(frozen=True)

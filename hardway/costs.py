@@ -12,6 +12,7 @@ from typing import Any
 
 from hardway import prices
 from hardway.config import Settings
+from hardway.errors import UsageError
 from hardway.instances import Instance, Instances
 from hardway.prices import Say, money
 
@@ -61,6 +62,59 @@ class Bill(Instances):
         running = [self._costs[one.id].usd_per_hour for one in self if one.state in ("pending", "running")]
         known = [usd for usd in running if usd is not None]
         return _sum(known, len(running) - len(known))
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a cluster costs that is yet to be started, in USD/hour: `lowest` to `highest`, by the type and zone it gets.
+
+    Both are None where no price is known, and leave out the types in `unknown`. Spot counts at the price now.
+    """
+
+    num: int
+    types: Sequence[str]
+    spot: bool
+    lowest: float | None
+    highest: float | None
+    unknown: Sequence[str]
+
+    def __str__(self) -> str:
+        what = f"{self.num} x {' or '.join(self.types)} {'spot' if self.spot else 'on demand'}: "
+        if self.lowest is None or self.highest is None:
+            return f"{what}price not known"
+        low, high = money(self.lowest), money(self.highest)
+        missing = f" (the price of {', '.join(self.unknown)} is not known)" if self.unknown else ""
+        return f"{what}{low if low == high else f'{low} to {high}'}/hour{' now' if self.spot else ''}{missing}"
+
+    def refuse_above(self, max_cost: float, max_hours: float) -> None:
+        """Raise UsageError where it could cost more than so much USD in so many hours, or that can't be told.
+
+        For 0 USD all is well; 0 hours are no limit.
+        """
+        if not max_cost:
+            return
+        if not max_hours:
+            raise UsageError("--max-cost needs an end: --max-hours is 0, which is never")
+        if self.unknown or self.highest is None:
+            raise UsageError(f"--max-cost: the price of {', '.join(self.unknown)} is not known; leave it out to go on")
+        usd = round(self.highest * max_hours, 6)
+        if usd > max_cost:
+            raise UsageError(
+                f"{self}, in the {max_hours:g} hours of --max-hours up to {money(usd)}, and --max-cost is "
+                f"{money(max_cost)}: take fewer, other types (`inv ec2.types`) or a shorter --max-hours"
+            )
+
+
+def quote(settings: Settings, types: Sequence[str], num: int, spot: bool, zone: str, say: Say) -> Quote:
+    """The price of `num` instances of one of the types; `zone` is where, empty for anywhere in the region."""
+    if spot:
+        now = prices.spot(settings, types, say)
+        known = [(name, usd) for (name, where), usd in now.items() if zone in ("", where)]
+    else:
+        known = list(prices.on_demand(settings, types, say).items())
+    usds = [usd * num for _, usd in known]
+    unknown = [name for name in types if name not in dict(known)]
+    return Quote(num, types, spot, min(usds, default=None), max(usds, default=None), unknown)
 
 
 def _sum(known: Sequence[float], unknown: int) -> str:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         transfer,
         unfinished,
     )
-    from hardway.later import launch
     from hardway.local import daemon, faults
     from hardway.pmap import arguments, journal, run, shuffle
 
@@ -36,7 +35,6 @@ __all__ = [
     "market", "readiness", "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {
-    "hardway.later": ("launch",),
     "hardway.local": ("daemon", "faults"),
     "hardway.pmap": ("arguments", "journal", "run", "shuffle"),
 }

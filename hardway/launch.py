@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from hardway import access, aws, fleet, images, prices, signals, unfinished
+from hardway import access, aws, costs, fleet, images, prices, signals, unfinished
 from hardway.commands import file_content
 from hardway.config import Settings, number
 from hardway.errors import Failed, HardwayError, UsageError
@@ -34,7 +34,8 @@ class Request:
 
     `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price.
     `seconds_timeout` bounds the wait for all to be ready; after `seconds_wait` (0: never) those ready by then are
-    enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated.
+    enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated. What could cost more than `max_cost` USD in `max_hours` is not started (0 USD: no
+    matter what; 0 hours: never ends).
     """
 
     name: str
@@ -57,6 +58,8 @@ class Request:
     seconds_timeout: int
     seconds_wait: int
     min: int
+    max_hours: float
+    max_cost: float
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +79,8 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
             ("seconds_timeout", int),
             ("seconds_wait", int),
             ("min", int),
+            ("max_hours", float),
+            ("max_cost", float),
         )
     }
     texts: dict[str, Any] = {
@@ -131,6 +136,9 @@ def launch(
     unfinished.look(settings, say)
     bids = _bids(settings, request)
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
+    quote = costs.quote(settings, request.types, request.num, bool(request.spot), request.zone, say)
+    quote.refuse_above(request.max_cost, request.max_hours)
+    say(str(quote))
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))

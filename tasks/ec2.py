@@ -64,6 +64,8 @@ def region(c: Context, name: str) -> Iterator[None]:
         "ssh-port": "port of the instances' SSH server",
         "region": REGION,
         "min": "go on with so many where EC2 has no more; 0 for all of --num",
+        "max-hours": "hours an instance may live; 0 for ever",
+        "max-cost": "start nothing that could cost more USD than this in --max-hours; 0 for no limit",
     },
 )
 def new(
@@ -91,6 +93,8 @@ def new(
     ssh_port: int | str | None = None,
     region: str | None = None,
     min: int | str | None = None,
+    max_hours: float | str | None = None,
+    max_cost: float | str | None = None,
 ) -> Lines:
     """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
     given = {k: v for k, v in locals().items() if k not in ("c", "tag", "command", "login", "wait", "region")}

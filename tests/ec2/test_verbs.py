@@ -44,13 +44,14 @@ def test_ls_shows_what_there_is_in_columns(shell: Shell, ids: list[str]) -> None
     lines = shell.succeed("ec2.ls", "--only", NAME, "--state", "running").stdout.splitlines()
     assert len(lines) == 3
     for line in lines:
-        name, kind, state, id_, image, market, address, zone, groups, tags = line.split()
+        name, kind, state, id_, image, market, address, zone, groups, tags, *cost = line.split()
         assert (name, kind, state, market, groups) == (NAME, "m7i.large", "running", "ondemand", "hardway-ssh")
         assert id_ in ids
         assert image.startswith("ami-")
         assert address.startswith("127.77.")
         assert zone.startswith("us-east-1")
         assert "role=worker" in tags.split(",")
+        assert cost[0] == "$0.10/hour"
     newest = shell.succeed("ec2.ls", "-o", NAME, "-s", "running", "--first-n", "1").stdout.splitlines()
     oldest = shell.succeed("ec2.ls", "-o", NAME, "-s", "running", "--last-n", "2").stdout.splitlines()
     assert [line.split()[3] for line in newest + oldest] == [line.split()[3] for line in lines]
