@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,8 @@ import botocore
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 from platformdirs import user_cache_path
+
+from hardway import whole
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
@@ -132,16 +133,8 @@ def _undocumented(model: Any) -> Any:
 
 
 def _write(file: Path, text: str) -> None:
-    """Put the file there whole, or not at all, whoever else does the same now; and clear out old ones."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as new:
-        try:
-            new.write(text)
-            new.flush()
-            os.replace(new.name, file)
-        except BaseException:
-            os.unlink(new.name)
-            raise
+    """Write the file, and clear out old ones."""
+    whole.write(file, text)
     for other in file.parent.glob("botocore-*.models"):
         with contextlib.suppress(FileNotFoundError):
             if other.stat().st_mtime < time.time() - _OTHERS_STAY:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 from platformdirs import user_cache_path
 
-from hardway import aws
+from hardway import aws, whole
 from hardway.config import Settings
 from hardway.errors import HardwayError
 from hardway.instances import Instance
@@ -155,17 +153,8 @@ def _add_to_cache(where: str, asked: Known) -> None:
     known = cache.pop(where, {})
     known.pop(_REFUSED, None)
     cache = {name: entries for name, entries in cache.items() if entries} | {where: known | asked}
-    path = _cache_path()
     with contextlib.suppress(OSError):  # without a cache it is asked every time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(cache, file)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        whole.write(_cache_path(), json.dumps(cache))
 
 
 def _cache_path() -> Path:

@@ -150,6 +150,15 @@ def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 
 @pytest.fixture
+def price_cache(home: Path) -> Iterator[Path]:
+    """The file that on-demand prices are kept in; nothing is there at first, nor after the test."""
+    path = platformdirs.user_cache_path("hardway") / "on-demand.json"
+    path.unlink(missing_ok=True)
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
 def inv(home: Path) -> Inv:
     """Run `inv` in the repository as a process, in the fresh home."""
     return run_inv

@@ -31,7 +31,7 @@ FILTERS = {
 
 
 @pytest.fixture
-def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(price_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of AWS, which nothing here may reach: a test stubs the client it needs."""
     for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("ENDPOINT_URL", "http://127.0.0.1:9")):
         monkeypatch.setenv(f"AWS_{name}", value)
@@ -48,7 +48,7 @@ def price_list(settings: Settings) -> Iterator[Stubber]:
 
 
 @pytest.fixture
-def local(home: Path, cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def local(price_cache: Path, cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of the local cloud."""
     for name, value in cloud.env.items():
         monkeypatch.setenv(name, value)
@@ -109,32 +109,31 @@ def test_no_permission_is_a_price_not_known_and_said(settings: Settings, price_l
     assert len(said) == 2
 
 
-def test_a_price_is_kept_for_a_day(local: Settings, home: Path) -> None:
+def test_a_price_is_kept_for_a_day(local: Settings, price_cache: Path) -> None:
     assert prices.on_demand(local, ["m7i.large"]) == {"m7i.large": 0.1}
-    [file] = (home / ".cache" / "hardway").glob("on-demand*")
-    [where] = json.loads(file.read_bytes())
+    [where] = json.loads(price_cache.read_bytes())
     for age, price in ((23.9, 7.0), (24.1, 0.1), (-1, 0.1)):
-        file.write_text(json.dumps({where: {"m7i.large": [time.time() - age * 3600, 7.0]}}))
+        price_cache.write_text(json.dumps({where: {"m7i.large": [time.time() - age * 3600, 7.0]}}))
         assert prices.on_demand(local, ["m7i.large"]) == {"m7i.large": price}
 
 
-def test_a_damaged_file_is_as_good_as_none(local: Settings, home: Path) -> None:
+def test_a_damaged_file_is_as_good_as_none(local: Settings, price_cache: Path) -> None:
     assert prices.on_demand(local, ["m7i.large"]) == {"m7i.large": 0.1}
-    [file] = (home / ".cache" / "hardway").glob("on-demand*")
-    [where] = json.loads(file.read_bytes())
+    [where] = json.loads(price_cache.read_bytes())
     damaged: list[Any] = [None, 3, [], "x", {where: None}, {where: [1]}, {where: {"m7i.large": None}}]
     now = time.time()
     entries = ([now], [now, "x"], [None, 1], [now, -1], [now, 0], [now, {}], [now, float("nan")])
     damaged += [{where: {"m7i.large": entry}} for entry in entries]
-    for text in [json.dumps(each).encode() for each in damaged] + [b"", b"\xff\xfe", file.read_bytes()[:-9]]:
-        file.write_bytes(text)
+    for text in [json.dumps(each).encode() for each in damaged] + [b"", b"\xff\xfe", price_cache.read_bytes()[:-9]]:
+        price_cache.write_bytes(text)
         assert prices.on_demand(local, ["m7i.large"]) == {"m7i.large": 0.1}, text
-    file.unlink()
-    file.mkdir()
+    price_cache.unlink()
+    price_cache.mkdir()
     assert prices.on_demand(local, ["m7i.large"]) == {"m7i.large": 0.1}
+    price_cache.rmdir()
 
 
-def test_many_at_once_leave_a_whole_file(local: Settings, home: Path) -> None:
+def test_many_at_once_leave_a_whole_file(local: Settings, price_cache: Path) -> None:
     types = ["m7i.large", "c7i.large", "r7i.large", "t3.nano", "m7g.large", "c7g.large", "i3.large", "i4i.large"]
     found: dict[str, float] = {}
     threads = [
@@ -145,8 +144,8 @@ def test_many_at_once_leave_a_whole_file(local: Settings, home: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(found) == set(types)
-    [file] = (home / ".cache" / "hardway").glob("*on-demand*")
-    [known] = json.loads(file.read_bytes()).values()
+    assert list(price_cache.parent.glob("*demand*")) == [price_cache]
+    [known] = json.loads(price_cache.read_bytes()).values()
     assert known
     assert all(known[one][1] == found[one] for one in known)
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from invoke.context import Context
@@ -19,7 +20,12 @@ from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 
 C = Context()
-UNREACHABLE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def no_price_list(shell: Shell, price_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known yet, and nobody answers."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", "http://127.0.0.1:9")
 
 
 @pytest.fixture
@@ -58,10 +64,8 @@ def test_ls_tells_what_each_costs_and_all(
 
 
 def test_a_price_not_known_ends_nothing_and_is_not_0(
-    three: list[str], name: str, monkeypatch: pytest.MonkeyPatch, home: object, capsys: pytest.CaptureFixture[str]
+    three: list[str], no_price_list: None, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", UNREACHABLE)
-    monkeypatch.setenv("XDG_CACHE_HOME", f"{home}/another")
     capsys.readouterr()
     line = next(line for line in str(ec2.ls(C, only=name)).splitlines() if three[0] in line)
     assert re.search(r" - +\d\.\d\dh +-$", line)
@@ -147,8 +151,7 @@ def test_what_costs_just_so_much_is_started(shell: Shell, name: str) -> None:
     assert ec2.new(C, name=name, max_cost=0, max_hours=0, wait=False)
 
 
-def test_a_price_not_known_is_above_any_limit(shell: Shell, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", UNREACHABLE)
+def test_a_price_not_known_is_above_any_limit(shell: Shell, no_price_list: None, name: str) -> None:
     with pytest.raises(UsageError, match="the price of m7i"):
         ec2.new(C, name=name, max_cost=1000)
     assert not shell.states(name)
@@ -174,8 +177,7 @@ def test_types_are_listed_by_price_with_what_they_have(shell: Shell, capsys: pyt
         ec2.ec2_market.types(C, memory="much")
 
 
-def test_types_without_prices(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", UNREACHABLE)
+def test_types_without_prices(shell: Shell, no_price_list: None) -> None:
     [line] = str(ec2.ec2_market.types(C, only="m7i.large")).splitlines()
     assert line.split()[5:6] == ["-"]
     [listed] = json.loads(ec2.ec2_market.types(C, only="m7i.large", json=True))
