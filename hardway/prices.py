@@ -34,6 +34,7 @@ _VALUE_LETTERS = 1024
 # Accounts that still had EC2-Classic get the one without a VPC's name; for Linux in a VPC the two cost the same.
 _PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 _MANY_TYPES = 100
+_LEAST = 0.0001  # USD that are told exactly
 
 
 def _nothing(line: str) -> None:
@@ -184,7 +185,8 @@ def spot_history(
     wanted = set(types)
     if not wanted:
         return
-    pages = aws.ec2(settings).get_paginator("describe_spot_price_history").paginate(
+    paginator = aws.ec2(settings).get_paginator("describe_spot_price_history")
+    pages = paginator.paginate(
         InstanceTypes=sorted(wanted) if len(wanted) <= _MANY_TYPES else [],
         ProductDescriptions=_PRODUCTS,
         StartTime=start,
@@ -209,5 +211,7 @@ def money(usd: float) -> str:
     """USD for a person: cents, or three digits of what is less than one dollar."""
     if usd >= 1 or usd <= 0:
         return f"${usd:,.2f}"
+    if usd < _LEAST:
+        return f"<${_LEAST}"
     text = f"{usd:.{2 - math.floor(math.log10(usd))}f}".rstrip("0")
     return "$" + text.ljust(text.index(".") + 3, "0")

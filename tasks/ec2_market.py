@@ -66,9 +66,7 @@ def types(
     autoprint=True,
     help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON, "region": REGION},
 )
-def spot_prices(
-    c: Context, type: str, days: float | str = "7", json: bool = False, region: str | None = None
-) -> Any:
+def spot_prices(c: Context, type: str, days: float | str = "7", json: bool = False, region: str | None = None) -> Any:
     """Sum up a type's spot prices by zone, the cheapest first: zone, now, minimum, mean, maximum, in USD/hour."""
     found = market.spot_prices(config.settings(c, region), type, config.number(days, float, "--days"))
     return found.json() if json else found

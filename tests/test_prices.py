@@ -136,9 +136,7 @@ def test_a_damaged_file_is_as_good_as_none(local: Settings, price_cache: Path) -
 def test_many_at_once_leave_a_whole_file(local: Settings, price_cache: Path) -> None:
     types = ["m7i.large", "c7i.large", "r7i.large", "t3.nano", "m7g.large", "c7g.large", "i3.large", "i4i.large"]
     found: dict[str, float] = {}
-    threads = [
-        threading.Thread(target=lambda one=one: found.update(prices.on_demand(local, [one]))) for one in types
-    ]
+    threads = [threading.Thread(target=lambda one=one: found.update(prices.on_demand(local, [one]))) for one in types]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -166,7 +164,7 @@ def test_a_filter_takes_no_more_than_so_many_letters(types: list[str]) -> None:
     assert all(len(piece) <= 1024 for piece in pieces)
 
 
-@given(st.floats(1e-7, 1e6))
+@given(st.floats(1e-4, 1e6))
 def test_money_is_never_nothing(usd: float) -> None:
     text = prices.money(usd)
     assert text.startswith("$")
@@ -176,7 +174,15 @@ def test_money_is_never_nothing(usd: float) -> None:
 
 @pytest.mark.parametrize(
     ("usd", "text"),
-    [(0, "$0.00"), (4.032, "$4.03"), (1234.5, "$1,234.50"), (0.1008, "$0.101"), (0.5, "$0.50"), (0.00034, "$0.00034")],
+    [
+        (0, "$0.00"),
+        (1e-9, "<$0.0001"),
+        (4.032, "$4.03"),
+        (1234.5, "$1,234.50"),
+        (0.1008, "$0.101"),
+        (0.5, "$0.50"),
+        (0.00034, "$0.00034"),
+    ],
 )
 def test_money(usd: float, text: str) -> None:
     assert prices.money(usd) == text

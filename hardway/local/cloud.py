@@ -1,4 +1,4 @@
-"""EC2, S3, IAM, STS and SSM of the local cloud: moto's server, whose instances are hosts one can log in to.
+"""EC2, S3, IAM, STS, SSM and prices of the local cloud: moto's server, whose instances are hosts one can log in to.
 
 Instances get loopback addresses at birth; every start, stop, reboot and end of one, whoever asks for it by whichever
 call, is carried out on its `Host`, and its state follows what really happened. Owns addresses, images and parameters.
