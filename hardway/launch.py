@@ -34,8 +34,8 @@ class Request:
 
     `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price.
     `seconds_timeout` bounds the wait for all to be ready; after `seconds_wait` (0: never) those ready by then are
-    enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated. What could cost more than `max_cost` USD in `max_hours` is not started (0 USD: no
-    matter what; 0 hours: never ends).
+    enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated. What could cost more than `max_cost`
+    USD in `max_hours` is not started (0 USD: no matter what; 0 hours: never ends).
     """
 
     name: str

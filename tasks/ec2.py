@@ -17,7 +17,8 @@ from hardway.later import commands, costs, instances, launch, readiness, rsync, 
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
-from . import ec2_cleanup, ec2_market
+from .ec2_cleanup import cleanup
+from .ec2_market import regions, spot_prices, types, zones
 from .flags import CONNECTIONS, DIRECT, JSON, REGION, SELECTOR, VIA, YES
 
 if TYPE_CHECKING:
@@ -405,7 +406,5 @@ def _run(
     return [outcomes[connection] for connection in group]
 
 
-ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait)
-for each in (ec2_market.regions, ec2_market.zones, ec2_market.types, ec2_market.spot_prices, ec2_cleanup.cleanup):
-    ns.add_task(each)
+ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait, regions, zones, types, spot_prices, cleanup)
 ns.configure(config.defaults("aws", "ec2"))
