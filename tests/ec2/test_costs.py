@@ -158,52 +158,52 @@ def test_a_price_not_known_is_above_any_limit(shell: Shell, no_price_list: None,
 
 
 def test_types_are_listed_by_price_with_what_they_have(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = str(ec2.ec2_market.types(C, only="m7i.*,m7g.large,t3.nano", vcpus=2, memory=8)).splitlines()
+    lines = str(ec2.types(C, only="m7i.*,m7g.large,t3.nano", vcpus=2, memory=8)).splitlines()
     assert lines[0].split()[:6] == ["m7g.large", "2", "8GiB", "-", "arm64", "$0.10/hour"]
     spot, zone = lines[0].split()[6:]
     assert spot.startswith("$0.03")
     assert zone.startswith("us-east-1")
     assert [line.split()[0] for line in lines[1:3]] == ["m7i.large", "m7i.xlarge"]
     assert not [line for line in lines if line.startswith("t3.nano")]
-    listed = json.loads(ec2.ec2_market.types(C, only="i4*", nvme=900, arch="arm64", json=True))
+    listed = json.loads(ec2.types(C, only="i4*", nvme=900, arch="arm64", json=True))
     assert [one["on_demand"] for one in listed] == sorted(one["on_demand"] for one in listed)
     assert all(one["nvme_gb"] >= 900 and one["architectures"] == ["arm64"] and len(one["spot"]) > 1 for one in listed)
     assert capsys.readouterr().err == ""
     for nothing in ({"only": "m7x.*"}, {"only": "m7i.*", "arch": "arm64"}, {"only": "m7i.*", "vcpus": 500}):
         with pytest.raises(NothingMatched):
-            ec2.ec2_market.types(C, **nothing)
+            ec2.types(C, **nothing)
     with pytest.raises(UsageError, match="--memory"):
-        ec2.ec2_market.types(C, memory="much")
+        ec2.types(C, memory="much")
 
 
 def test_types_without_prices(shell: Shell, no_price_list: None) -> None:
-    [line] = str(ec2.ec2_market.types(C, only="m7i.large")).splitlines()
+    [line] = str(ec2.types(C, only="m7i.large")).splitlines()
     assert line.split()[5:6] == ["-"]
-    [listed] = json.loads(ec2.ec2_market.types(C, only="m7i.large", json=True))
+    [listed] = json.loads(ec2.types(C, only="m7i.large", json=True))
     assert listed["on_demand"] is None
     assert listed["spot"]
 
 
 def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
-    listed = json.loads(ec2.ec2_market.spot_prices(C, "m7i.large", json=True))
+    listed = json.loads(ec2.spot_prices(C, "m7i.large", json=True))
     assert len(listed) > 2
     assert [one["now"] for one in listed] == sorted(one["now"] for one in listed)
     assert all(one["min"] <= one["mean"] <= one["max"] for one in listed)
     assert any(one["min"] < one["now"] for one in listed)
-    first = str(ec2.ec2_market.spot_prices(C, "m7i.large", days=90)).split()
+    first = str(ec2.spot_prices(C, "m7i.large", days=90)).split()
     assert first[0] == listed[0]["zone"]
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):
-            ec2.ec2_market.spot_prices(C, "m7i.large", days=days)
+            ec2.spot_prices(C, "m7i.large", days=days)
     with pytest.raises(HardwayError, match="no spot prices of"):
-        ec2.ec2_market.spot_prices(C, "m7x.large")
+        ec2.spot_prices(C, "m7x.large")
 
 
 def test_regions_and_zones(shell: Shell) -> None:
-    regions = str(ec2.ec2_market.regions(C)).splitlines()
+    regions = str(ec2.regions(C)).splitlines()
     assert "eu-west-1" in regions
-    assert [one["name"] for one in json.loads(ec2.ec2_market.regions(C, json=True))] == regions == sorted(regions)
-    zones = json.loads(ec2.ec2_market.zones(C, json=True, region="eu-west-1"))
+    assert [one["name"] for one in json.loads(ec2.regions(C, json=True))] == regions == sorted(regions)
+    zones = json.loads(ec2.zones(C, json=True, region="eu-west-1"))
     assert [one["name"] for one in zones] == ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
-    lines = str(ec2.ec2_market.zones(C, region="eu-west-1")).splitlines()
+    lines = str(ec2.zones(C, region="eu-west-1")).splitlines()
     assert [line.split() for line in lines] == [list(one.values()) for one in zones]
