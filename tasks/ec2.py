@@ -113,7 +113,7 @@ def new(
             _run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
 
     with progress("instances ready", request.num) as on_ready:
-        started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare)
+        started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare if script else None)
     if login:
         # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
         try:
