@@ -55,7 +55,7 @@ def ec2(settings: Settings) -> Any:
 
 def ec2_once(settings: Settings) -> Any:
     """The EC2 client without botocore's retries, which take a lack of capacity for an outage; for `persistently`."""
-    return _client("ec2", settings, attempts=1)
+    return _client("ec2", settings, retries=0)
 
 
 def ssm(settings: Settings) -> Any:
@@ -70,7 +70,7 @@ def s3(settings: Settings) -> Any:
 
 def pricing(settings: Settings) -> Any:
     """The Price List client; it answers for every region from this one."""
-    return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), attempts=2)
+    return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), retries=2)
 
 
 def region_of(settings: Settings) -> str:
@@ -78,18 +78,18 @@ def region_of(settings: Settings) -> str:
     return str(ec2(settings).meta.region_name)
 
 
-def _client(service: str, settings: Settings, attempts: int = 5) -> Any:
+def _client(service: str, settings: Settings, retries: int = 5) -> Any:
     """Raises UsageError for no region, an unknown one, or an unknown profile."""
     # A client keeps the endpoint and the credentials it was made with: another environment is another client.
     environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
-    key = (service, settings.aws, environment, attempts)
+    key = (service, settings.aws, environment, retries)
     with _lock:
         if key not in _clients:
-            _clients[key] = _new_client(service, settings, attempts)
+            _clients[key] = _new_client(service, settings, retries)
         return _clients[key]
 
 
-def _new_client(service: str, settings: Settings, attempts: int) -> Any:
+def _new_client(service: str, settings: Settings, retries: int) -> Any:
     # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
     from botocore.session import Session
@@ -113,7 +113,7 @@ def _new_client(service: str, settings: Settings, attempts: int) -> Any:
     # A price is not worth a long wait.
     connect, read = (5, 10) if service == "pricing" else (10, 60)
     config = Config(
-        retries={"mode": "standard", "max_attempts": attempts}, connect_timeout=connect, read_timeout=read
+        retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
     )
     return session.create_client(service, config=config)
 

@@ -66,7 +66,7 @@ def look(settings: Settings, say: Callable[[str], None]) -> None:
 def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
     """Say which of the instances are of launches that are dead, and the line that removes them."""
     for token, left in of_dead_launches(instances).items():
-        ids = " ".join(i.id for i in left[:3]) + (" ..." if len(left) > 3 else "")
+        ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
         owners = {i.tags.get("owner", "") for i in left} - {getpass.getuser(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
         count = f"{len(left)} instance{'s' if len(left) > 1 else ''}"

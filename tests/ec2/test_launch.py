@@ -30,6 +30,7 @@ from tests.local.conftest import eventually
 
 SPOT = pytest.mark.parametrize("spot", [0, 1], ids=["ondemand", "spot"])
 A, B = "m7i.large", "c7i.large"
+LAUNCHES = ("RunInstances", "CreateFleet")
 CHANGES = re.compile(r"Run|Create|Delete")
 
 
@@ -204,7 +205,7 @@ def test_what_failed_the_first_time_in_a_region_is_made_up_for(launcher: Launche
 def test_ctrl_c_at_whichever_call_leaves_nothing(launcher: Launcher, spot: int) -> None:
     assert threading.current_thread() is threading.main_thread()
     for number, action, carried_out in _steps(launcher, spot):
-        sent = signal.SIGTERM if action in ("RunInstances", "CreateFleet") and carried_out else signal.SIGINT
+        sent = signal.SIGTERM if action in LAUNCHES and carried_out else signal.SIGINT
 
         def interrupt(forward: Forward, carried_out: bool = carried_out, sent: int = sent) -> Answer | None:
             answer = forward() if carried_out else None
@@ -239,13 +240,11 @@ def test_a_call_whose_answer_is_lost_is_carried_out_once(launcher: Launcher, spo
 
 @SPOT
 def test_throttling_is_waited_out(launcher: Launcher, spot: int) -> None:
-    end = time.monotonic() + 1
-
     def throttle(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
         first = CHANGES.match(action) and launcher.ec2.actions().count(action) == 1
-        busy = first or time.monotonic() < end
-        return refused("RequestLimitExceeded", 503) if busy else forward()
+        return refused("RequestLimitExceeded", 503) if first else forward()
 
+    launcher.fault("throttle", seconds=1.0)
     with launcher.plan(throttle):
         ids = launcher(spot=spot)
     assert len(ids) == 2
@@ -458,11 +457,12 @@ def test_what_one_pool_lacks_another_gives(launcher: Launcher, spot: int) -> Non
 @SPOT
 def test_too_little_capacity_says_what_was_missing_where_and_leaves_nothing(launcher: Launcher, spot: int) -> None:
     launcher.fault("capacity", type=A, left=2)
-    with pytest.raises(HardwayError) as error:
+    with launcher.plan(lambda action, parameters, forward: forward()), pytest.raises(HardwayError) as error:
         launcher(num=3, spot=spot, zone="us-east-1b")
     said = str(error.value)
     assert "only 2 of 3 instances were to be had: EC2 has no capacity for 1 of 3" in said
     assert "m7i.large in us-east-1b (InsufficientInstanceCapacity)" in said
+    assert len([action for action in launcher.ec2.actions() if action in LAUNCHES]) == 1
     assert "the 2 instances started were terminated" in said
     assert (error.value.code, launcher.left()) == (1, [])
 
@@ -480,7 +480,7 @@ def test_with_min_fewer_will_do(launcher: Launcher, spot: int, capsys: Said) -> 
 
 def test_a_quota_is_not_asked_again(launcher: Launcher) -> None:
     def full(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
-        return refused("VcpuLimitExceeded") if action == "RunInstances" else forward()
+        return refused("VcpuLimitExceeded", 500) if action == "RunInstances" else forward()
 
     with launcher.plan(full), pytest.raises(HardwayError, match=rf"{A} in us-east-1b \(VcpuLimitExceeded\)"):
         launcher(wait=True, zone="us-east-1b")
@@ -504,7 +504,7 @@ def test_a_fleet_that_may_not_launch_says_why(launcher: Launcher) -> None:
 @SPOT
 def test_capacity_that_comes_back_is_taken(booting: Launcher, spot: int, capsys: Said) -> None:
     def clear(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
-        if action == "DescribeInstances" and {"RunInstances", "CreateFleet"} & set(booting.ec2.actions()):
+        if action == "DescribeInstances" and set(LAUNCHES) & set(booting.ec2.actions()):
             booting.fault("clear")
         return forward()
 
