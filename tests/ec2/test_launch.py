@@ -15,12 +15,14 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from invoke.context import Context
 
-from hardway.config import Local
+from hardway import prices
+from hardway.config import Local, settings
 from hardway.errors import HardwayError, UsageError
 from hardway.local import daemon, faults
 from tasks import ec2 as tasks
@@ -106,6 +108,8 @@ def _launcher(cloud: LocalCloud, proxy: FaultyEC2, monkeypatch: pytest.MonkeyPat
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     launcher = Launcher(cloud, proxy)
+    # Asked for once a day, and no launch depends on it.
+    prices.on_demand(settings(Context()), [A])
     yield launcher
     launcher.fault("clear")
     launcher.end([left for left in launcher.left() if left.startswith("i-")])
@@ -399,7 +403,7 @@ def test_many_take_no_call_each(launcher: Launcher, spot: int) -> None:
     assert launcher.ec2.actions() == few
 
 
-def test_half_of_the_on_demand_price(launcher: Launcher) -> None:
+def test_half_of_the_on_demand_price(launcher: Launcher, price_cache: Path) -> None:
     with launcher.plan(_prices({A: 0.1008, B: 0.08925})):
         launcher(spot=0.5, type=f"{A},{B}", zone="us-east-1a")
         fleet = _asked(launcher, "CreateFleet")
