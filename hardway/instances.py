@@ -7,6 +7,7 @@ tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -231,6 +232,16 @@ def _refuse_everything(selector: Selector) -> None:
     for token in selector.hosts:
         if not token.strip("*?"):
             raise UsageError(f"{token!r} would mean every instance of the account: say which are meant")
+
+
+def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
+    """Raise UsageError where some of them carry another user's `owner` tag, unless `any_owner`; names up to three."""
+    user = getpass.getuser()
+    foreign = [instance for instance in chosen if instance.tags.get("owner", user) not in ("", user)]
+    if foreign and not any_owner:
+        named = ", ".join(f"{instance} ({instance.tags['owner']}'s)" for instance in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(f"not {user}'s, so nothing was done: {named}{more}; add --any-owner if that is meant")
 
 
 def describe(settings: Settings, selector: Selector | None = None) -> list[Instance]:

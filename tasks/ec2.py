@@ -19,7 +19,7 @@ from hardway.later import ssh as connections
 
 from .ec2_cleanup import cleanup
 from .ec2_market import regions, spot_prices, types, zones
-from .flags import CONNECTIONS, DIRECT, JSON, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, REGION, SELECTOR, VIA, YES
 
 if TYPE_CHECKING:
     from hardway.commands import Command
@@ -321,13 +321,20 @@ def pull(
         groups.report(transfer.pull(groups.InstanceGroup(chosen, settings), there, here, on_bytes), say)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
-def rm(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+def rm(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    region: str | None = None,
+    any_owner: bool = False,
+) -> Lines:
     """Terminate instances and print their ids. What is terminated already is no error; an unknown id is, at the end."""
     settings = config.settings(c, region)
     unknown: list[str] = []
     found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
     alive = [instance for instance in found if instance.state in instances.ALIVE]
+    instances.refuse_foreign(alive, any_owner)
     if alive:
         confirm(f"terminate {_count(alive)}?", instances.Instances(alive).brief(), yes)
         instances.terminate(settings, alive)

@@ -7,3 +7,4 @@ DIRECT = "send to each from here, however many there are; else instances pass on
 VIA = "s3://bucket/prefix: send it up there once, and have every instance fetch it (needs aws there)"
 CONNECTIONS = "instances to be connected to at the same time"
 JSON = "all there is to know, as JSON"
+ANY_OWNER = "also those whose owner tag names another user"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardway.errors import UsageError
-from hardway.instances import Instance, Instances, _glob, from_description, parse
+from hardway.instances import Instance, Instances, _glob, from_description, parse, refuse_foreign
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -117,3 +118,16 @@ def test_a_table_has_a_dash_for_what_is_not_there() -> None:
         "-      m7i.large  running  i-00000000000000001  -  ondemand  -            -  ssh  -",
     ]
     assert str(Instances([])) == ""
+
+
+def test_only_another_users_tag_makes_an_instance_foreign() -> None:
+    own = [ONE, instance(2, "mine", owner=getpass.getuser())]
+    theirs = [instance(n, "theirs", owner="somebody-else") for n in range(3, 8)]
+    refuse_foreign(own, any_owner=False)
+    refuse_foreign(theirs, any_owner=True)
+    with pytest.raises(UsageError) as refusal:
+        refuse_foreign([*own, *theirs], any_owner=False)
+    said = str(refusal.value)
+    assert all(f"{i} (somebody-else's)" in said for i in theirs[:3])
+    assert ("and 2 more" in said, "--any-owner" in said) == (True, True)
+    assert own[0].id not in said and own[1].id not in said
