@@ -55,6 +55,8 @@ class Ec2:
     min: int = 0
     max_hours: float = 12.0
     max_cost: float = 0.0
+    private_ip: bool = False
+    via: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,18 @@ def _section(name: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
 def _value(setting: str, kind: type, value: Any) -> Any:
     if kind is str:
         return "" if value is None else str(value)
+    if kind is bool:
+        return _switch(setting, value)
     return number(value, kind, f"the setting {setting}")
+
+
+def _switch(setting: str, value: Any) -> bool:
+    """True or false. Of texts only those that Invoke, which takes every word for true, reads the same way."""
+    if isinstance(value, bool):
+        return value
+    if str(value) not in ("", "0", "1"):
+        raise UsageError(f"the setting {setting} is {str(value)!r}: it must be 1 or 0, in invoke.yaml true or false")
+    return str(value) == "1"
 
 
 def number(value: Any, kind: type, what: str) -> Any:

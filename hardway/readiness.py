@@ -13,6 +13,7 @@ from hardway import ssh
 from hardway.config import Settings
 from hardway.errors import Failed
 from hardway.instances import ALIVE, Instance, described
+from hardway.keys import HostKeys
 
 TICK_SECONDS = 0.05
 _DESCRIBE_SECONDS = 2.0
@@ -45,6 +46,8 @@ class Probes:
     def __init__(self, settings: Settings, most: int) -> None:
         self.refusals: dict[str, str] = {}
         self._settings = settings
+        # No call an instance: their consoles do not show their keys yet.
+        self._known = HostKeys(consoles=0)
         self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
         self._under_way: dict[str, Future[str]] = {}
         self._due: dict[str, tuple[float, float]] = {}
@@ -71,14 +74,14 @@ class Probes:
                 else:
                     answered.append(instance.id)
             elif not probe and now >= when and instance.state == "running" and instance.address:
-                self._under_way[instance.id] = self._pool.submit(_try, instance, self._settings)
+                self._under_way[instance.id] = self._pool.submit(_try, instance, self._settings, self._known)
         return answered
 
 
-def _try(instance: Instance, settings: Settings) -> str:
+def _try(instance: Instance, settings: Settings, known: HostKeys) -> str:
     """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does."""
     try:
-        connection = ssh.connect(instance, settings)
+        connection = ssh.connect(instance, settings, known)
         try:
             channel = ssh.open_session(connection)
             ssh.execute(channel, "true", settings.ec2.connect_timeout)

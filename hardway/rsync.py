@@ -39,7 +39,7 @@ def sync(group: InstanceGroup, source: Path, destination: Remote) -> GroupResult
 
     def copy(connection: ssh.InstanceConnection) -> None:
         run_script(connection, _MAKE_PARENT, [path])
-        with _ssh_config(connection, group) as options:
+        with _ssh_config(connection) as options:
             rsync(
                 _Target(connection.user, connection.host, connection.port, group),
                 shlex.quote(f"{source.resolve()}/"),
@@ -96,12 +96,12 @@ class _Target:
 
 
 @contextlib.contextmanager
-def _ssh_config(connection: ssh.InstanceConnection, group: InstanceGroup) -> Iterator[str]:
+def _ssh_config(connection: ssh.InstanceConnection) -> Iterator[str]:
     """Our ssh options as a configuration file: patchwork's own quoting takes no path with a blank."""
     descriptor, name = tempfile.mkstemp(prefix="hardway-ssh-")
     try:
         with os.fdopen(descriptor, "w") as file:
-            file.write(ssh.config_file(connection.instance, group.settings))
+            file.write(ssh.config_file(connection))
         yield f'-F "{name}"'
     finally:
         os.unlink(name)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import fabric
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
+from hardway import console, proxy
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
@@ -27,6 +30,8 @@ from hardway.keys import HostKeys, own_key, own_key_path, pair_name
 KEEPALIVE_SECONDS = 15
 # Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
 TCP_USER_TIMEOUT_MS = 60_000
+# sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups): a bastion meets many.
+_bastion_turns = threading.BoundedSemaphore(8)
 
 
 class ConnectError(Failed):
@@ -58,42 +63,127 @@ class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
 
 
 class InstanceConnection(fabric.Connection):
-    """A fabric Connection to one instance. Made, not yet open; `connect` opens one."""
+    """A fabric Connection to one instance. Made, not yet open; `connect` opens one.
+
+    `settings.ec2` says over which address, or through what. `known` is shared by the connections of one command.
+    """
 
     instance: Instance
+    settings: Settings
+    known: HostKeys
     connect_kwargs: dict[str, Any]
+    gateway: fabric.Connection | str | bool | None
     # Fabric sets this on every Connection. Not known to the class it would count as a change of the configuration that
     # all share, which is empty for a moment then, for other threads too.
     inline_ssh_env: bool = True
+    proxy: proxy.Proxy | None = None
 
     def __init__(self, instance: Instance, settings: Settings, known: HostKeys | None = None) -> None:
-        known = known or HostKeys()
+        proxy.check(settings.ec2.via)
         user = instance.tags.get("ssh-user") or settings.ec2.ssh_user
         super().__init__(
-            instance.address,
+            address(instance, settings),
             user=user or None,
             port=_port(instance, settings),
             config=_fabric_config(),
+            gateway=False if settings.ec2.via else None,
             connect_timeout=settings.ec2.connect_timeout,
             connect_kwargs=_connect_kwargs(instance, settings),
         )
         # Fabric's Connection keeps its own attributes apart from its configuration's keys.
-        self._set(instance=instance)
+        self._set(instance=instance, settings=settings, known=known or HostKeys())
         if not user and "user" not in self.ssh_config:
             self.user = "ubuntu"
-        _check_host_key(self.client, instance.id, f"[{self.host}]:{self.port}" if self.port != 22 else self.host, known)
-        gateway = self.gateway
-        while isinstance(gateway, fabric.Connection):
+        if isinstance(self.gateway, fabric.Connection):
+            self.gateway = _jumps(self.ssh_config["proxyjump"])
+        for gateway in self.bastions():
             gateway.connect_timeout = settings.ec2.connect_timeout
             gateway.client.load_system_host_keys()
-            gateway.client.set_missing_host_key_policy(_RememberedHostKeys(gateway.host, known))
+            gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
+
+    def bastions(self) -> Iterator[fabric.Connection]:
+        """What is connected to on the way, the nearest to the instance first."""
+        gateway = self.gateway
+        while isinstance(gateway, fabric.Connection):
+            yield gateway
             gateway = gateway.gateway
+
+    def proxy_command(self) -> list[str]:
+        """The program that carries this connection; empty where there is none."""
+        if self.settings.ec2.via:
+            return proxy.ssm_command(self.settings, self.instance.id, self.instance.region, self.port)
+        # As OpenSSH runs it.
+        return ["/bin/sh", "-c", f"exec {self.gateway}"] if isinstance(self.gateway, str) else []
 
     def open(self) -> Any:
         """Connect and authenticate, with a socket that does not hold small frames back (Paramiko's own does)."""
-        if not self.is_connected and not self.gateway:
+        if self.is_connected:
+            return None
+        console.confirm(self.settings, self.instance, self.known)
+        _check_host_key(self.client, self.instance.id, _server_name(self), self.known)
+        command = self.proxy_command()
+        if command:
+            self.proxy = proxy.Proxy(command)
+            self.connect_kwargs = {**self.connect_kwargs, "sock": self.proxy.socket}
+        elif not self.gateway:
             self.connect_kwargs = {**self.connect_kwargs, "sock": _socket(self.host, self.port, self.connect_timeout)}
         return super().open()
+
+    def open_gateway(self) -> Any:
+        """See `fabric.Connection.open_gateway`; a program has been started already."""
+        if self.proxy:
+            return self.proxy.socket
+        with _bastion_turns:
+            for gateway in reversed(list(self.bastions())):
+                gateway.open()
+        return super().open_gateway()
+
+    def close(self) -> None:
+        """Close it and what carries it."""
+        try:
+            super().close()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> str:
+        """Close what carries it, also where it never came to be; returns why a program of it says it ended."""
+        self.client.close()
+        sock = self.connect_kwargs.get("sock")
+        if sock:
+            sock.close()
+        for gateway in self.bastions():
+            gateway.close()
+        running, self.proxy = self.proxy, None
+        return running.end() if running else ""
+
+
+def reached(settings: Settings, private_ip: bool = False, via: str | None = None) -> Settings:
+    """The settings with `--private-ip` and `--via` in place of what is configured, where they are given.
+
+    Raises UsageError for a way that there is none, or whose programs are missing here.
+    """
+    ec2 = replace(settings.ec2, private_ip=private_ip or settings.ec2.private_ip)
+    ec2 = ec2 if via is None else replace(ec2, via=via)
+    proxy.check(ec2.via)
+    return replace(settings, ec2=ec2)
+
+
+def address(instance: Instance, settings: Settings) -> str:
+    """Where the instance is connected to; empty before it has any address."""
+    return instance.private_ip if settings.ec2.private_ip else instance.address
+
+
+def _server_name(connection: fabric.Connection) -> str:
+    """What Paramiko and OpenSSH call a server when they look for its host key."""
+    return connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+
+
+def _jumps(hops: str) -> fabric.Connection | None:
+    """ProxyJump's chain in the order listed, as OpenSSH visits it. (Fabric 3.2 visits it in reverse.)"""
+    gateway: fabric.Connection | None = None
+    for hop in [] if hops.lower() == "none" else hops.split(","):
+        gateway = fabric.Connection(hop.strip(), config=_fabric_config(), gateway=gateway)
+    return gateway
 
 
 def connect(instance: Instance, settings: Settings, known: HostKeys | None = None) -> InstanceConnection:
@@ -113,22 +203,28 @@ def open_connection(connection: InstanceConnection) -> None:
     try:
         connection.open()
     except BaseException as error:
-        connection.client.close()
-        sock = connection.connect_kwargs.get("sock")
-        if sock:
-            sock.close()
-        reason = _reason(error, connection.instance)
+        said = connection.abandon()
+        reason = _reason(error, connection)
         if reason is None:
             raise
+        reason = f"{reason} ({said})" if said else reason
         where = f"{connection.user}@{connection.host}:{connection.port}"
         raise ConnectError(f"cannot connect to {where}: {reason}") from error
     connection.transport.set_keepalive(KEEPALIVE_SECONDS)
 
 
-def _reason(error: BaseException, instance: Instance) -> str | None:
+def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     """Why connecting failed, in a person's words; None for what is no failure to connect."""
     if isinstance(error, paramiko.BadHostKeyException):
-        return f"its host key is not the one {instance.id} had before; somebody may be in between, so nothing was sent"
+        name, known = connection.instance.id, connection.known
+        bastion = next((b for b in connection.bastions() if error.hostname in (b.host, _server_name(b))), None)
+        if bastion:
+            return f"the bastion {bastion.host} has another host key than before, so nothing was sent"
+        right = f"one that the console of {name} shows" if known.confirmed(name) else f"the one {name} had before"
+        return (
+            f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
+            f"remove its lines from {known.path})"
+        )
     # Paramiko says in a plain SSHException that it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
@@ -190,11 +286,11 @@ def is_key_file(key: str) -> bool:
     return os.sep in key or Path(key).expanduser().is_file()
 
 
-def _check_host_key(client: paramiko.SSHClient, name: str, address: str, known: HostKeys) -> None:
+def _check_host_key(client: paramiko.SSHClient, name: str, server: str, known: HostKeys) -> None:
     for kind, key in known.of(name).items():
-        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{address} {kind} {key}")
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{server} {kind} {key}")
         if entry and entry.key:
-            client.get_host_keys().add(address, kind, entry.key)
+            client.get_host_keys().add(server, kind, entry.key)
     client.set_missing_host_key_policy(_RememberedHostKeys(name, known))
 
 
@@ -274,34 +370,60 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
 
 
 def login_command(instance: Instance, settings: Settings) -> list[str]:
-    """The command line of the real `ssh` for a login, with the same user, port, keys and remembered host keys."""
+    """The command line of the real `ssh` for a login: the same user, port, keys, known host keys, and way there."""
     connection = InstanceConnection(instance, settings)
-    options = [f"-o{name}={value}" for name, value in _openssh_options(instance, settings)]
-    return ["ssh", *options, f"{connection.user}@{instance.address}"]
+    options = [f"-o{name}={value}" for name, value in _openssh_options(connection)]
+    return ["ssh", *options, f"{connection.user}@{connection.host}"]
 
 
-def config_file(instance: Instance, settings: Settings) -> str:
+def config_file(connection: InstanceConnection) -> str:
     """The same options as the text of an ssh_config, the user's own after them: OpenSSH takes the first it meets."""
-    lines = [f"{name} {value}" for name, value in _openssh_options(instance, settings)]
+    lines = [f"{name} {value}" for name, value in _openssh_options(connection)]
     return "\n".join([*lines, "Match all", "Include ~/.ssh/config", ""])
 
 
-def _openssh_options(instance: Instance, settings: Settings) -> list[tuple[str, str]]:
-    known = HostKeys().path
-    known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
+    instance, settings, known = connection.instance, connection.settings, connection.known
+    console.confirm(settings, instance, known)
     options = [
-        ("Port", str(_port(instance, settings))),
+        ("Port", str(connection.port)),
         ("HostKeyAlias", instance.id),
-        ("UserKnownHostsFile", _quoted(known)),
-        ("StrictHostKeyChecking", "accept-new"),
+        *_host_key_options(known),
+        # `accept-new` would take a key of a type that is not known yet from a host of which others are.
+        ("StrictHostKeyChecking", "yes" if known.of(instance.id) else "accept-new"),
         ("ConnectTimeout", str(settings.ec2.connect_timeout)),
         ("LogLevel", "ERROR"),
     ]
     options += [("IdentityFile", _quoted(file)) for file in private_keys(instance, settings)]
+    if settings.ec2.via:
+        options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))
+    elif isinstance(connection.gateway, fabric.Connection):
+        options.append(("ProxyCommand", _jump_command(connection.gateway, known)))
     if settings.stub_session:
         variables = " ".join(f'{name}="{value}"' for name, value in settings.stub_session.items())
         options.append(("SetEnv", variables))
     return options
+
+
+def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
+    known.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
+    return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
+
+
+def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
+    """What OpenSSH does for ProxyJump, but with the bastion's host key in our known_hosts, as when Fabric connects.
+
+    It is looked for in the user's as well, and nothing is written there.
+    """
+    options = [*_host_key_options(known), ("StrictHostKeyChecking", "accept-new"), ("LogLevel", "ERROR")]
+    options[0] = ("UserKnownHostsFile", f"{options[0][1]} ~/.ssh/known_hosts")
+    options += [("IdentityFile", _quoted(Path(file))) for file in gateway.ssh_config.get("identityfile", [])]
+    if isinstance(gateway.gateway, fabric.Connection):
+        options.append(("ProxyCommand", _jump_command(gateway.gateway, known)))
+    command = ["ssh", *(f"-o{name}={value}" for name, value in options)]
+    command += ["-p", str(gateway.port), f"{gateway.user}@{gateway.original_host}"]
+    return f"{proxy.quoted(command)} -W [%h]:%p"
 
 
 def _quoted(path: Path) -> str:

@@ -37,8 +37,11 @@ import moto.ec2.models.amis
 import moto.ec2.models.availability_zones_and_regions
 import moto.ec2.models.instance_types
 import moto.ec2.models.instances
+import moto.ec2.responses.general
 import moto.ssm.models
+from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
+from moto.ec2.utils import Base64EncodedString
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -352,6 +355,14 @@ class _Parameters(moto.ssm.models.ParameterDict):
         pass
 
 
+def _console_output(self: Any) -> ActionResult:
+    """GetConsoleOutput: what an instance's host has on its console."""
+    instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+    host = instance.cloud.hosts.get(instance.id)
+    output = Base64EncodedString.from_raw_string(host.console if host else "")
+    return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
+
+
 class _Handler(MotoRequestHandler):
     """Requests leave no line in the log."""
 
@@ -394,6 +405,7 @@ class Cloud:
         fleets.install()
         pricing.install()
         moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
+        moto.ec2.responses.general.General.get_console_output = _console_output  # type: ignore[method-assign]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]
         app = DomainDispatcherApplication(create_backend_app)
         for service in SERVICES:

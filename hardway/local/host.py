@@ -445,6 +445,16 @@ class Host:
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def console(self) -> str:
+        """What cloud-init prints on it at the first boot: the host key."""
+        key = self._key.export_public_key("openssh").decode().strip()
+        return (
+            "-----BEGIN SSH HOST KEY KEYS-----\n"
+            f"{key} root@{self.sandbox.hostname}\n"
+            "-----END SSH HOST KEY KEYS-----\n"
+        )
+
     async def boot(self) -> None:
         """Make the sandbox ready, then listen. Raises SandboxError, OSError."""
         await self.sandbox.boot()

@@ -25,6 +25,7 @@ from hardway import instances as ec2
 from hardway.config import Settings
 from hardway.errors import Failed, HardwayError, Interrupted, UsageError
 from hardway.instances import Instance
+from hardway.keys import HostKeys
 from hardway.pmap import agent
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
@@ -136,6 +137,7 @@ class Driver:
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
         self.outcome = Outcome()
+        self._known = HostKeys()
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._workers: list[threading.Thread] = []
@@ -271,7 +273,7 @@ class Driver:
             try:
                 if self._ending and link.name not in self._entrusted:
                     raise EOFError
-                link.connect(self.settings, self.settings.stub_session, folder)
+                link.connect(self.settings, self.settings.stub_session, folder, self._known)
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("refused", link, error))
             else:

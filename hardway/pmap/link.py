@@ -23,6 +23,7 @@ from hardway import ssh
 from hardway.config import Settings
 from hardway.errors import HardwayError
 from hardway.instances import Instance
+from hardway.keys import HostKeys
 from hardway.pmap import agent
 
 # Reads the agent's source, its length first, from the connection that it will talk on.
@@ -101,9 +102,11 @@ class Link:
         self._out = bytearray()
         self._unheard = 0
 
-    def connect(self, settings: Settings, environment: Mapping[str, str], job: str) -> None:
+    def connect(
+        self, settings: Settings, environment: Mapping[str, str], job: str, known: HostKeys | None = None
+    ) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread."""
-        connection = ssh.InstanceConnection(self.instance, settings)
+        connection = ssh.InstanceConnection(self.instance, settings, known)
         ssh.open_connection(connection)
         try:
             channel = ssh.open_session(connection, environment)

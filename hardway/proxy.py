@@ -1,0 +1,111 @@
+"""A program whose stdin and stdout carry an SSH connection (OpenSSH calls it a ProxyCommand), as a socket.
+
+Both are one end of a socket pair, and the other end is what Paramiko is given: a real socket, with time limits and
+an end of file. (Its own ProxyCommand reads through pipes with `select`, which takes no descriptor above 1023, and
+leaves the program unreaped.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardway.config import Settings
+from hardway.errors import UsageError
+
+END_SECONDS = 1.0
+_PLUGIN = "session-manager-plugin"
+_GET_PLUGIN = (
+    "https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-working-with-install-plugin.html"
+)
+
+
+class Proxy:
+    """The running program. It leads a process group of its own: a Ctrl-C meant for us does not end it first."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it. Raises OSError."""
+        self.socket, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._stderr, start_new_session=True
+            )
+        except BaseException:
+            self.socket.close()
+            self._stderr.close()
+            raise
+        finally:
+            theirs.close()
+
+    def end(self) -> str:
+        """End it, and all it has started, and wait for that; returns the last line it complained of, the first time."""
+        with self._lock:
+            if self._stderr.closed:
+                return ""
+            # At the end of its stdin a program that behaves ends itself, and what it has open elsewhere.
+            self.socket.close()
+            if not self._ended_within(END_SECONDS):
+                self._signal(signal.SIGTERM)
+                self._ended_within(END_SECONDS)
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._stderr.seek(0)
+            said = self._stderr.read().decode(errors="replace").split("\n")
+            self._stderr.close()
+            return next((line.strip() for line in reversed(said) if line.strip()), "")
+
+    def _ended_within(self, seconds: float) -> bool:
+        """Wait without reaping it: until then no other process group can have its number."""
+        deadline = time.monotonic() + seconds
+        while not os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+def ssm_command(settings: Settings, instance_id: str, region: str, port: int) -> list[str]:
+    """The AWS CLI's command that carries an SSH connection to an instance through Systems Manager.
+
+    Source: https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html
+    """
+    command = [aws_program() or "aws", "ssm", "start-session", "--target", instance_id]
+    command += ["--document-name", "AWS-StartSSHSession", "--parameters", f"portNumber={port}", "--region", region]
+    return [*command, "--profile", settings.aws.profile] if settings.aws.profile else command
+
+
+def check(via: str) -> None:
+    """Raise UsageError for a way to connect (`ec2.via`) that there is none, or whose programs are missing here."""
+    if via not in ("", "ssm"):
+        raise UsageError(f"--via {via}: ssm is the only way there is beside the network (leave it out)")
+    if via and not aws_program():
+        raise UsageError("--via ssm needs the AWS CLI: pip install awscli, or your package manager's")
+    if via and not shutil.which(_PLUGIN):
+        raise UsageError(f"--via ssm needs the session-manager-plugin of the AWS CLI: {_GET_PLUGIN}")
+
+
+def aws_program() -> str | None:
+    """The real AWS CLI's path: in a stubbed shell, the stub of `aws s3` stands first in PATH."""
+    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which("aws", path=os.pathsep.join(d for d in directories if not Path(d, "stub_s3.sh").exists()))
+
+
+def quoted(command: Sequence[str]) -> str:
+    """The command as OpenSSH's ProxyCommand takes it: a line for the shell, in which % starts a token."""
+    return shlex.join(command).replace("%", "%%")
