@@ -101,6 +101,10 @@ class InstanceConnection(fabric.Connection):
             gateway.client.load_system_host_keys()
             gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
 
+    def _identity(self) -> tuple[object, ...]:
+        """What Fabric compares by: in two networks two instances may have the same private address."""
+        return (self.instance.id, *super()._identity())
+
     def bastions(self) -> Iterator[fabric.Connection]:
         """What is connected to on the way, the nearest to the instance first."""
         gateway = self.gateway

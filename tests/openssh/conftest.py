@@ -54,14 +54,17 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
-    """Starts an sshd on a port (0: a free one) that our own key opens; returns the port."""
+def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Starts an sshd on a port (0: a free one) that our own key opens, with more lines of sshd_config; returns the port.
+
+    The log of the n-th one started is tmp_path/sshd<n>/log.
+    """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
     if not program:
         pytest.skip("no sshd here: install openssh-server")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(port: int) -> int:
+    def start(port: int, *lines: str) -> int:
         directory = tmp_path / f"sshd{len(started)}"
         directory.mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
@@ -79,6 +82,7 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
             "PidFile none",
             "MaxStartups 200",
             "Subsystem sftp internal-sftp",
+            *lines,
             *(f"ListenAddress {address}:{port}" for address in addresses),
         ]
         (directory / "config").write_text("\n".join(config) + "\n")

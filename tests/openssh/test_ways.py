@@ -1,0 +1,281 @@
+"""Ways to a host behind Debian's sshd: bastions, private addresses, Systems Manager; by Fabric and by ssh."""
+
+from __future__ import annotations
+
+import getpass
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardway import rsync, ssh, transfer
+from hardway.config import Settings
+from hardway.errors import UsageError
+from hardway.group import CommandResult, InstanceGroup, report
+from hardway.instances import Instance
+from hardway.keys import HostKeys, own_key_path
+from tests.openssh.conftest import instance
+from tests.openssh.test_group import run
+
+
+@pytest.fixture
+def bastions(start_sshd: Callable[..., int], home: Path) -> Iterator[tuple[int, int]]:
+    """The ports of two bastions, through both of which alone ~/.ssh/config leads to 127.78.0.*."""
+    ports = start_sshd(0, "LogLevel DEBUG1"), start_sshd(0, "LogLevel DEBUG1")
+    (home / ".ssh").mkdir(exist_ok=True)
+    first, second = (f"{getpass.getuser()}@127.78.0.{n + 1}:{port}" for n, port in enumerate(ports))
+    (home / ".ssh" / "config").write_text(
+        f'Host 127.78.0.5\n  ProxyJump {first},{second}\nHost 127.78.0.*\n  IdentityFile "{own_key_path()}"\n'
+    )
+    yield ports
+
+
+def asked_for(tmp_path: Path, sshd: int) -> list[str]:
+    """Where the sshd was asked to connect to, as host:port."""
+    lines = (tmp_path / f"sshd{sshd}" / "log").read_text().splitlines()
+    words = [line.split("target ")[1].split() for line in lines if "server_request_direct_tcpip: " in line]
+    return [f"{host}:{port.rstrip(',')}" for host, _, port, *_ in words]
+
+
+def test_bastions_are_passed_in_the_order_listed(
+    bastions: tuple[int, int], start_sshd: Callable[..., int], settings: Settings, tmp_path: Path, home: Path
+) -> None:
+    port = start_sshd(0)
+    host = instance(4, port)
+    ways = [f"127.78.0.2:{bastions[1]}"], [f"127.78.0.5:{port}"]
+
+    [result] = run([host], settings, "echo in")
+    assert (result.stdout, asked_for(tmp_path, 0), asked_for(tmp_path, 1)) == (b"in\n", *ways)
+
+    command = [*ssh.login_command(host, settings), "echo in"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
+    assert (asked_for(tmp_path, 0), asked_for(tmp_path, 1)) == (ways[0] * 2, ways[1] * 2)
+
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("content")
+    group = InstanceGroup([host], settings)
+    report(rsync.sync(group, tmp_path / "tree", transfer.Remote(str(tmp_path / "copy"))), lambda line: None)
+    assert (tmp_path / "copy" / "file").read_text() == "content"
+    assert set(asked_for(tmp_path, 1)) == set(ways[1])
+    assert not (home / ".ssh" / "known_hosts").exists()
+
+
+@pytest.mark.parametrize("by_ssh", [False, True], ids=["fabric", "ssh"])
+def test_a_bastion_with_another_host_key_is_refused(
+    bastions: tuple[int, int], start_sshd: Callable[..., int], settings: Settings, tmp_path: Path, by_ssh: bool
+) -> None:
+    host = instance(4, start_sshd(0))
+    kind, other_key, *_ = (tmp_path / "sshd0" / "host_key.pub").read_text().split()
+    HostKeys().remember(f"[127.78.0.2]:{bastions[1]}", kind, other_key)
+    if by_ssh:
+        command = [*ssh.login_command(host, settings), "echo in"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        assert (done.returncode, done.stdout) == (255, "")
+    else:
+        [outcome] = run([host], settings, "echo in")
+        assert "the bastion 127.78.0.2 has another host key" in str(outcome)
+    assert asked_for(tmp_path, 1) == []
+
+
+def test_private_addresses(hosts: list[Instance], settings: Settings) -> None:
+    inside = [replace(host, public_ip="127.78.0.250") for host in hosts[:2]]
+    private = ssh.reached(settings, private_ip=True)
+    assert [result.stdout for result in run(inside, private, "echo in")] == [b"in\n"] * 2
+    assert ssh.login_command(inside[0], private)[-1].endswith("@127.78.0.1")
+    assert all(isinstance(outcome, ssh.ConnectError) for outcome in run(inside, settings, "echo in"))
+
+
+# Stands in for AWS's session-manager-plugin: carries its stdin and stdout to the port asked for of the instance asked
+# for, `instance(n)` of tests.openssh. Notes its number, and ends at the end of its stdin.
+PLUGIN = """#!/usr/bin/env python3
+import json, os, socket, sys, threading
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("1.2.764.0"))
+_, region, operation, profile, asked, endpoint = sys.argv[1:]
+asked = json.loads(asked)
+assert (operation, asked["DocumentName"]) == ("StartSession", "AWS-StartSSHSession"), sys.argv
+open(os.path.join(os.path.dirname(__file__), "running"), "a").write(f"{os.getpid()} {region}\\n")
+address = f"127.78.0.{int(asked['Target'][2:], 16) + 1}"
+server = socket.create_connection((address, int(asked["Parameters"]["portNumber"][0])))
+def back():
+    while data := server.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    server.sendall(data)
+"""
+# Stands in for the AWS CLI, which takes most of a second to start.
+AWS = """#!/usr/bin/env python3
+import json, os, subprocess, sys
+refusal = os.path.join(os.path.dirname(__file__), "refusal")
+if os.path.exists(refusal):
+    sys.exit(open(refusal).read())
+ssm, operation, *flags = sys.argv[1:]
+given = dict(zip(flags[::2], flags[1::2]))
+asked = {
+    "Target": given["--target"],
+    "DocumentName": given["--document-name"],
+    "Parameters": {"portNumber": [given["--parameters"].removeprefix("portNumber=")]},
+}
+plugin = ["session-manager-plugin", "NAME", given["--region"], "StartSession", "", json.dumps(asked), ""]
+sys.exit(subprocess.call(plugin))
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in front of PATH with a session-manager-plugin."""
+    directory = tmp_path / "programs"
+    directory.mkdir()
+    _write(directory / "session-manager-plugin", PLUGIN)
+    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+    return directory
+
+
+@pytest.fixture
+def stand_in(programs: Path) -> Path:
+    """The same, with an `aws` there that knows this one command."""
+    _write(programs / "aws", AWS)
+    return programs
+
+
+@pytest.fixture
+def by_ssm(settings: Settings, hosts: list[Instance], programs: Path) -> Settings:
+    return replace(settings, ec2=replace(settings.ec2, via="ssm"))
+
+
+def _write(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+def behind(hosts: list[Instance]) -> list[Instance]:
+    """The same hosts, at addresses where nobody answers."""
+    return [replace(host, public_ip="", private_ip="127.78.0.250") for host in hosts]
+
+
+def ended(programs: Path) -> bool:
+    """Whether every plugin that was started is gone, within some seconds."""
+    numbers = [int(line.split()[0]) for line in (programs / "running").read_text().splitlines()]
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{number}").exists() for number in numbers):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return bool(numbers)
+
+
+def test_systems_manager_carries_commands_logins_and_rsync(
+    hosts: list[Instance], by_ssm: Settings, stand_in: Path, tmp_path: Path
+) -> None:
+    data = os.urandom(3_000_000)
+    results = run(behind(hosts), by_ssm, "cat; echo err >&2; exit 3", stdin=lambda: iter([data]))
+    assert [(r.stdout == data, r.stderr, r.exit_code) for r in results] == [(True, b"err\n", 3)] * len(hosts)
+    assert ended(stand_in)
+
+    [host] = behind(hosts[:1])
+    command = [*ssh.login_command(host, by_ssm), "echo in"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
+
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("content")
+    group = InstanceGroup([host], by_ssm)
+    report(rsync.sync(group, tmp_path / "tree", transfer.Remote(str(tmp_path / "copy"))), lambda line: None)
+    assert (tmp_path / "copy" / "file").read_text() == "content"
+    assert ended(stand_in)
+
+
+def test_what_systems_manager_refuses_is_said(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
+    (stand_in / "refusal").write_text("\nAn error occurred (TargetNotConnected): i-0 is not connected.\n")
+    begun = time.monotonic()
+    outcomes = run(behind(hosts), by_ssm, "true")
+    assert all("(TargetNotConnected): i-0 is not connected." in str(outcome) for outcome in outcomes)
+    assert time.monotonic() - begun < by_ssm.ec2.connect_timeout
+
+
+def test_ctrl_c_ends_the_programs_too(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(behind(hosts[:3]), by_ssm, "sleep 20")
+    assert ended(stand_in)
+
+
+def test_a_program_that_does_not_end_is_ended(hosts: list[Instance], by_ssm: Settings, programs: Path) -> None:
+    _write(programs / "aws", "#!/bin/sh\ntrap '' TERM\necho $$ x >>\"${0%/*}/running\"\nwhile :; do sleep 1; done\n")
+    quick = replace(by_ssm, ec2=replace(by_ssm.ec2, connect_timeout=1))
+    [outcome] = run(behind(hosts[:1]), quick, "true")
+    assert isinstance(outcome, ssh.ConnectError)
+    assert ended(programs)
+
+
+def test_the_real_aws_takes_our_command(
+    hosts: list[Instance], by_ssm: Settings, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """awscli itself, which checks the command against the service's model; only the service is a stand-in."""
+    asked: list[Any] = []
+
+    class StartSession(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.headers["X-Amz-Target"], json.loads(body)))
+            answer = json.dumps({"SessionId": "s", "TokenValue": "t", "StreamUrl": "wss://localhost"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None: ...
+
+    (programs / "aws").symlink_to(Path(sys.executable).parent / "aws")
+    server = http.server.HTTPServer(("127.0.0.1", 0), StartSession)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+        }.items():
+            monkeypatch.setenv(name, value)
+        [host] = behind(hosts[:1])
+        [result] = run([host], replace(by_ssm, aws=replace(by_ssm.aws, region="")), "echo in")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert isinstance(result, CommandResult), result
+    assert result.stdout == b"in\n"
+    parameters = {"portNumber": [host.tags["ssh-port"]]}
+    expected = {"Target": host.id, "DocumentName": "AWS-StartSSHSession", "Parameters": parameters}
+    assert asked == [("AmazonSSM.StartSession", expected)]
+    assert (programs / "running").read_text().split()[1] == "us-east-1"
+    assert ended(programs)
+
+
+def test_missing_programs_are_named(settings: Settings, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--via sms: ssm is the only way"):
+        ssh.reached(settings, via="sms")
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(UsageError, match="needs the AWS CLI"):
+        ssh.reached(settings, via="ssm")
+    (programs / "stub_s3.sh").touch()
+    _write(programs / "aws", "the stub of aws s3, which is not it")
+    with pytest.raises(UsageError, match="needs the AWS CLI"):
+        ssh.reached(settings, via="ssm")
+    (programs / "stub_s3.sh").unlink()
+    (programs / "session-manager-plugin").unlink()
+    with pytest.raises(UsageError, match="needs the session-manager-plugin"):
+        ssh.reached(settings, via="ssm")
