@@ -55,7 +55,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """Starts an sshd on a port (0: a free one) that our own key opens, with more lines of sshd_config; returns the port.
+    """Starts an sshd on a port (0: a free one) that our own key opens, its config ending in `lines`; returns the port.
 
     The log of the n-th one started is tmp_path/sshd<n>/log.
     """
