@@ -58,6 +58,22 @@ def read(command: str, stdin: str | None = None) -> Command:
     return Command(_RUN_SCRIPT.format(size=len(script)), both)
 
 
+def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
+    """Read `--each` (a file, or `-` for our stdin): its lines, each with the newline it is to be read with.
+
+    Raises UsageError for a file that cannot be read, and beside another flag that reads, or is read, as it is.
+    """
+    if stdin:
+        raise UsageError("--each and --stdin both say what the command reads: leave one of them out")
+    if command == each == "-":
+        raise UsageError("--command - and --each - cannot both read our stdin")
+    try:
+        data = sys.stdin.buffer.read() if each == "-" else Path(each).expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
+    return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
+
+
 def _script(command: str) -> bytes | None:
     """The content of the file that the text names, or of a text too long for a line; None for a line."""
     content = file_content(command, "--command")

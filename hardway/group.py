@@ -7,6 +7,7 @@ starts a thread a host and gives its commands' output only as text: both are rep
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import queue
 import select
 import shlex
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
 
@@ -70,6 +71,12 @@ class CommandResult:
         """All that the command wrote, as it wrote it."""
         self._stdout.seek(0)
         return self._stdout.read()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The same in pieces, for output that is more than memory holds."""
+        self._stdout.seek(0)
+        while data := self._stdout.read(_CHUNK):
+            yield data
 
     @property
     def stderr(self) -> bytes:
@@ -129,6 +136,51 @@ class Printer:
             else:
                 stream.write(data.decode(errors="replace"))
             stream.flush()
+
+
+class FoldingPrinter(Printer):
+    """Holds stdout back until the commands have ended, for `fold` to print what is the same once; stderr streams."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix=True, sole=False)
+
+    def write(self, instance: Instance, data: bytes, error: bool) -> None:
+        """See `Printer.write`."""
+        if error:
+            super().write(instance, data, error)
+
+    def fold(self, outcomes: Iterable[Any]) -> None:
+        """Print each output once, that of the most instances first, under a line that says from which it came.
+
+        Outputs are the same where every byte and the exit code are. Raises BrokenPipeError.
+        """
+        same: dict[tuple[int, bytes], list[CommandResult]] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, CommandResult):
+                digest = hashlib.blake2b()
+                for chunk in outcome.chunks():
+                    digest.update(chunk)
+                same.setdefault((outcome.exit_code, digest.digest()), []).append(outcome)
+        try:
+            for results in sorted(same.values(), key=len, reverse=True):
+                self._emit(f"--- {_whose(results)}\n".encode(), error=False)
+                last = b""
+                for last in results[0].chunks():
+                    self._emit(last, error=False)
+                if last and not last.endswith(b"\n"):
+                    self._emit(b"\n", error=False)
+        except OutputClosed as closed:
+            raise BrokenPipeError from closed
+
+
+def _whose(results: Sequence[CommandResult]) -> str:
+    """How many instances, their exit code if it is none of success, and their names and ids."""
+    by_name: dict[str, list[str]] = {}
+    for result in results:
+        by_name.setdefault(result.instance.name, []).append(result.instance.id)
+    code = f", exit code {results[0].exit_code}" if results[0].exit_code else ""
+    names = "; ".join(" ".join(filter(None, [name, *ids])) for name, ids in by_name.items())
+    return f"{len(results)} instance{'' if len(results) == 1 else 's'}{code}: {names}"
 
 
 @contextlib.contextmanager
@@ -233,22 +285,29 @@ class InstanceGroup(ThreadingGroup):
         command: str,
         *,
         stdin: Callable[[], Iterator[bytes]] | None = None,
+        each: Mapping[str, bytes] | None = None,
         timeout: float = 0,
         printer: Printer | None = None,
         on_outcome: Callable[[ssh.InstanceConnection, Any], None] | None = None,
     ) -> GroupResult:
         """Run a command of the login shell on each instance; values are CommandResult, or the exception.
 
-        `stdin` gives the chunks that each instance reads (nothing, for None). `timeout` in seconds ends the command
+        `stdin` gives the chunks that every instance reads (nothing, for None), `each` by its id what it reads after
+        them. `timeout` in seconds ends the command
         with TERM, then KILL; 0 is no limit. `printer` shows the output as it comes. A non-zero exit code is a
         CommandResult too.
         """
 
         def run(connection: ssh.InstanceConnection) -> CommandResult:
+            def chunks() -> Iterator[bytes]:
+                yield from stdin() if stdin else ()
+                yield from [each[connection.instance.id]] if each else ()
+
             channel = ssh.open_session(connection, self.settings.stub_session)
             running = _Command(connection.instance, channel, printer, self.interrupted)
             try:
-                return running.run(command, stdin, timeout, connection.connect_timeout or 15)
+                read = chunks if stdin or each else None
+                return running.run(command, read, timeout, connection.connect_timeout or 15)
             finally:
                 channel.close()
                 if printer:

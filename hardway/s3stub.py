@@ -58,6 +58,11 @@ class Session:
                         keys += 1
         return keys, size
 
+    def describe(self) -> dict[str, str | int | float]:
+        """What there is to know of it; `age` is in seconds."""
+        keys, size = self.usage()
+        return {"uuid": self.uuid, "age": self.age, "keys": keys, "bytes": size, "path": str(self.path)}
+
 
 def directory() -> Path:
     """The directory with `aws` and stub_s3.sh, in a checkout or an installed package.

@@ -19,7 +19,7 @@ from hardway.later import ssh as connections
 
 from .ec2_cleanup import cleanup
 from .ec2_market import regions, spot_prices, types, zones
-from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
 
 if TYPE_CHECKING:
     from hardway.commands import Command
@@ -67,6 +67,8 @@ def region(c: Context, name: str) -> Iterator[None]:
         "min": "go on with so many where EC2 has no more; 0 for all of --num",
         "max-hours": "hours an instance may live; 0 for ever",
         "max-cost": "start nothing that could cost more USD than this in --max-hours; 0 for no limit",
+        "private-ip": "wait for and log in to the private addresses",
+        "via": VIA,
     },
 )
 def new(
@@ -96,10 +98,13 @@ def new(
     min: int | str | None = None,
     max_hours: float | str | None = None,
     max_cost: float | str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> Lines:
     """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
-    given = {k: v for k, v in locals().items() if k not in ("c", "tag", "command", "login", "wait", "region")}
-    settings = config.settings(c, region)
+    taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
+    given = {k: v for k, v in locals().items() if k not in taken}
+    settings = connections.reached(config.settings(c, region), private_ip, via)
     request = launch.read_request(settings, wait, tag, **given)
     settings = replace(settings, ec2=replace(settings.ec2, key=request.key))
     script = commands.read(command) if command else None
@@ -186,6 +191,10 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
         "max-connections": CONNECTIONS,
         "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
         "region": REGION,
+        "fold": "print the same output once, under the instances it came from, when all have ended",
+        "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
     },
 )
 def ssh(
@@ -199,16 +208,26 @@ def ssh(
     max_connections: int | str | None = None,
     real_s3: bool = False,
     region: str | None = None,
+    fold: bool = False,
+    each: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> Any:
     """Run a command on instances, or log in to one. Output streams by line; exit code 1 if it fails anywhere."""
-    settings = _settings(c, region, max_connections, real_s3)
+    settings = _settings(c, region, max_connections, real_s3, private_ip, via)
     seconds = config.number(timeout, float, "--timeout")
-    if command is None and stdin is None:
+    if command is None and stdin is None and each is None and not fold:
         return _login(settings, _one(instances.select(settings, selector)))
+    if fold and quiet:
+        raise UsageError("--fold names the instances, --quiet does not: leave one of them out")
+    lines = None if each is None else commands.lines(each, command or "", stdin)
     script = commands.read(command or "", stdin)
     chosen = instances.select(settings, selector)
+    if lines is not None and len(lines) != len(chosen):
+        raise UsageError(f"--each {each} has {len(lines)} lines and {_count(chosen)} match: it must have one for each")
     confirm(f"run on {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
-    return _run(settings, chosen, script, seconds, groups.Printer(prefix=not quiet, sole=len(chosen) == 1))
+    printer = groups.FoldingPrinter() if fold else groups.Printer(prefix=not quiet, sole=len(chosen) == 1)
+    return _run(settings, chosen, script, seconds, printer, lines)
 
 
 @task(
@@ -220,7 +239,8 @@ def ssh(
         "max-connections": CONNECTIONS,
         "region": REGION,
         "direct": DIRECT,
-        "via": VIA,
+        "via": SEND_VIA,
+        "private-ip": PRIVATE_IP,
     },
 )
 def scp(
@@ -233,9 +253,10 @@ def scp(
     region: str | None = None,
     direct: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> None:
     """Copy files to instances, or from them: from several, each file lands under its instance's id."""
-    settings = _settings(c, region, max_connections, real_s3=not via)
+    settings, bucket = _sending(c, region, max_connections, private_ip, via)
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
     chosen = instances.select(settings, selector)
@@ -244,7 +265,7 @@ def scp(
     with progress("copying", total, "bytes") as on_bytes:
         group = groups.InstanceGroup(chosen, settings)
         if isinstance(here, str) and isinstance(there, transfer.Remote):
-            outcomes = spread.send_files(group, files, there, on_bytes, direct=direct, bucket=via or "")
+            outcomes = spread.send_files(group, files, there, on_bytes, direct=direct, bucket=bucket)
             groups.report(outcomes, say)
         elif isinstance(here, transfer.Remote) and isinstance(there, str):
             groups.report(transfer.fetch_files(group, here, there, on_bytes), say)
@@ -260,7 +281,8 @@ def scp(
         "max-connections": CONNECTIONS,
         "region": REGION,
         "direct": DIRECT,
-        "via": VIA,
+        "via": SEND_VIA,
+        "private-ip": PRIVATE_IP,
     },
 )
 def push(
@@ -274,9 +296,10 @@ def push(
     region: str | None = None,
     direct: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> None:
     """Send a tree to instances, as one tar stream to all at the same time."""
-    settings = _settings(c, region, max_connections, real_s3=not via)
+    settings, bucket = _sending(c, region, max_connections, private_ip, via)
     here, there = transfer.sides(source, destination)
     if not isinstance(here, str) or not isinstance(there, transfer.Remote):
         raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
@@ -287,7 +310,7 @@ def push(
     if sync:
         return groups.report(rsync.sync(group, tree, there), say)
     with progress("sending", 0, "bytes") as on_bytes:
-        outcomes = spread.push(group, tree, there, on_bytes, direct=direct, bucket=via or "")
+        outcomes = spread.push(group, tree, there, on_bytes, direct=direct, bucket=bucket)
         return groups.report(outcomes, say)
 
 
@@ -299,6 +322,8 @@ def push(
         "yes": YES,
         "max-connections": CONNECTIONS,
         "region": REGION,
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
     },
 )
 def pull(
@@ -309,9 +334,11 @@ def pull(
     yes: bool = False,
     max_connections: int | str | None = None,
     region: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> None:
     """Fetch a tree from instances; from several, each lands under its instance's id."""
-    settings = _settings(c, region, max_connections)
+    settings = _settings(c, region, max_connections, private_ip=private_ip, via=via)
     there, here = transfer.sides(source, destination)
     if not isinstance(there, transfer.Remote) or not isinstance(here, str):
         raise UsageError("pull fetches from the instances: SOURCE starts with ':'; ec2.push sends")
@@ -353,6 +380,8 @@ def rm(
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
         "region": REGION,
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
     },
 )
 def wait(
@@ -361,9 +390,11 @@ def wait(
     state: str = "running",
     seconds_timeout: int | str | None = None,
     region: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> Lines:
     """Wait until instances are in a state, and answer over SSH if it is running; print their ids."""
-    settings = config.settings(c, region)
+    settings = connections.reached(config.settings(c, region), private_ip, via)
     given = settings.ec2.seconds_timeout if seconds_timeout is None else seconds_timeout
     seconds = config.number(given, int, "--seconds-timeout")
     instances.states([state])
@@ -374,13 +405,29 @@ def wait(
 
 
 def _settings(
-    c: Context, region: str | None, max_connections: int | str | None, real_s3: bool = True
+    c: Context,
+    region: str | None,
+    max_connections: int | str | None,
+    real_s3: bool = True,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> config.Settings:
-    settings = config.settings(c, region)
+    settings = connections.reached(config.settings(c, region), private_ip, via)
     if max_connections is not None:
         cap = config.number(max_connections, int, "--max-connections")
         settings = replace(settings, ec2=replace(settings.ec2, max_connections=max(1, cap)))
     return replace(settings, stub_session={}) if real_s3 else settings
+
+
+def _sending(
+    c: Context, region: str | None, max_connections: int | str | None, private_ip: bool, via: str | None
+) -> tuple[config.Settings, str]:
+    """The settings, and what `--via` names to send by way of, if that is no way to connect."""
+    bucket = via if via and via != "ssm" else ""
+    settings = _settings(
+        c, region, max_connections, real_s3=not bucket, private_ip=private_ip, via=None if bucket else via
+    )
+    return settings, bucket
 
 
 def _one(chosen: list[Instance]) -> Instance:
@@ -406,11 +453,16 @@ def _run(
     script: Command,
     seconds: float = 0,
     printer: Printer | None = None,
+    lines: list[bytes] | None = None,
 ) -> list[Any]:
     group = groups.InstanceGroup(chosen, settings)
-    outcomes = group.execute(script.line, stdin=script.stdin, timeout=seconds, printer=printer)
+    each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
+    outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer)
+    results = [outcomes[connection] for connection in group]
+    if isinstance(printer, groups.FoldingPrinter):
+        printer.fold(results)
     groups.report(outcomes, say)
-    return [outcomes[connection] for connection in group]
+    return results
 
 
 ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait, regions, zones, types, spot_prices, cleanup)

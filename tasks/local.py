@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context
@@ -12,6 +13,8 @@ from hardway import config
 from hardway.cli import Lines, Task, say, task
 from hardway.later import daemon, faults
 from hardway.local import kinds
+
+from .flags import JSON
 
 if TYPE_CHECKING:
     from hardway.local.daemon import Running
@@ -60,20 +63,16 @@ def env(c: Context) -> Lines:
     return _exports(daemon.find())
 
 
-@task(autoprint=True)
-def status(c: Context) -> Lines:
+@task(autoprint=True, help={"json": JSON})
+def status(c: Context, json: bool = False) -> Lines | str:
     """Print endpoint, process, isolation, instances and log of the running local cloud."""
     running = daemon.find()
-    instances = [f"{count} {state}" for state, count in sorted(running.instances().items())]
-    return Lines(
-        [
-            f"endpoint: {running.endpoint}",
-            f"pid: {running.pid}",
-            f"isolation: {running.isolation}",
-            f"instances: {', '.join(instances) or 'none'}",
-            f"log: {daemon.state_directory() / 'log'}",
-        ]
-    )
+    about = {"endpoint": running.endpoint, "pid": running.pid, "isolation": running.isolation}
+    states, log = running.instances(), str(daemon.state_directory() / "log")
+    if json:
+        return dumps({**about, "instances": states, "log": log}, indent=2)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    return Lines(f"{name}: {value}" for name, value in {**about, "instances": counts, "log": log}.items())
 
 
 @task

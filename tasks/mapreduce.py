@@ -12,7 +12,7 @@ from hardway import config
 from hardway.cli import confirm, task
 from hardway.later import arguments, journal, run, shuffle
 
-from .flags import REGION, SELECTOR, YES
+from .flags import JSON, REGION, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.pmap.journal import Jobs
@@ -132,10 +132,11 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
 
 
-@task(autoprint=True)
-def jobs(c: Context) -> Jobs:
+@task(autoprint=True, help={"json": JSON})
+def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List the jobs of this machine, oldest first: name, state, tasks done, failed attempts, age, command."""
-    return journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    return found.json() if json else found
 
 
 @task(help={"job": "names, white space between them; globs allowed", "yes": YES})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context
@@ -10,6 +11,8 @@ from invoke import Argument, Collection, Context
 from hardway.cli import Lines, Task, task
 from hardway.errors import UsageError
 from hardway.later import s3stub
+
+from .flags import JSON
 
 if TYPE_CHECKING:
     from hardway.s3stub import Session
@@ -44,10 +47,11 @@ def stub(c: Context) -> str:
     return str(s3stub.script())
 
 
-@task(autoprint=True)
-def sessions(c: Context) -> Lines:
+@task(autoprint=True, help={"json": JSON})
+def sessions(c: Context, json: bool = False) -> Lines | str:
     """List the sessions of the S3 stub, oldest first: uuid, age, keys, bytes."""
-    return Lines(_line(session) for session in s3stub.sessions())
+    found = s3stub.sessions()
+    return dumps([session.describe() for session in found], indent=2) if json else Lines(map(_line, found))
 
 
 @task(

@@ -491,6 +491,10 @@ def remove(path: Path) -> None:
 class Jobs(list[dict[str, Any]]):
     """Jobs as `describe` gives them; prints as a table, one a line."""
 
+    def json(self) -> str:
+        """The same as a JSON array of objects."""
+        return json.dumps(self, indent=2)
+
     def __str__(self) -> str:
         rows = [
             (
