@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from hardway.keys import HostKeys
 from tasks import ec2, mapreduce, s3
 from tests.conftest import LocalCloud
 from tests.ec2.conftest import Shell
+from tests.openssh.systems_manager import ended, stand_ins
 
 NAME = "trust"
 C = Context()
@@ -133,6 +135,17 @@ def test_ways_there_are_a_flag_or_a_setting(ids: list[str], home: Path, monkeypa
     for send, what in ((ec2.scp, __file__), (ec2.push, str(home / "tree"))):
         with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):
             send(C, what, ":", ids[0], yes=True, via="ssm")
+
+
+def test_pmap_goes_through_systems_manager(
+    ids: list[str], chosen: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = stand_ins(tmp_path, {instance.id: instance.address for instance in chosen})
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    through = Context(Config(overrides={"ec2": {"via": "ssm"}}))
+    assert mapreduce.pmap(through, NAME, "1\n2\n3", "cat", progress=False) == ["1\n", "2\n", "3\n"]
+    assert len((programs / "running").read_text().splitlines()) == 3
+    assert ended(programs)
 
 
 def test_the_same_output_is_shown_once(ids: list[str], capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -25,6 +25,7 @@ from hardway.group import CommandResult, InstanceGroup, report
 from hardway.instances import Instance
 from hardway.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
+from tests.openssh.systems_manager import AWS, ended, stand_ins, write
 from tests.openssh.test_group import run
 
 
@@ -96,50 +97,11 @@ def test_private_addresses(hosts: list[Instance], settings: Settings) -> None:
     assert all(isinstance(outcome, ssh.ConnectError) for outcome in run(inside, settings, "echo in"))
 
 
-# Stands in for AWS's session-manager-plugin: carries its stdin and stdout to the port asked for of the instance asked
-# for, `instance(n)` of tests.openssh. Notes its number, and ends at the end of its stdin.
-PLUGIN = """#!/usr/bin/env python3
-import json, os, socket, sys, threading
-if sys.argv[1:] == ["--version"]:
-    sys.exit(print("1.2.764.0"))
-_, region, operation, profile, asked, endpoint = sys.argv[1:]
-asked = json.loads(asked)
-assert (operation, asked["DocumentName"]) == ("StartSession", "AWS-StartSSHSession"), sys.argv
-open(os.path.join(os.path.dirname(__file__), "running"), "a").write(f"{os.getpid()} {region}\\n")
-address = f"127.78.0.{int(asked['Target'][2:], 16) + 1}"
-server = socket.create_connection((address, int(asked["Parameters"]["portNumber"][0])))
-def back():
-    while data := server.recv(65536):
-        os.write(1, data)
-    os._exit(0)
-threading.Thread(target=back, daemon=True).start()
-while data := os.read(0, 65536):
-    server.sendall(data)
-"""
-# Stands in for the AWS CLI, which takes most of a second to start.
-AWS = """#!/usr/bin/env python3
-import json, os, subprocess, sys
-refusal = os.path.join(os.path.dirname(__file__), "refusal")
-if os.path.exists(refusal):
-    sys.exit(open(refusal).read())
-ssm, operation, *flags = sys.argv[1:]
-given = dict(zip(flags[::2], flags[1::2]))
-asked = {
-    "Target": given["--target"],
-    "DocumentName": given["--document-name"],
-    "Parameters": {"portNumber": [given["--parameters"].removeprefix("portNumber=")]},
-}
-plugin = ["session-manager-plugin", "NAME", given["--region"], "StartSession", "", json.dumps(asked), ""]
-sys.exit(subprocess.call(plugin))
-"""
-
-
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def programs(hosts: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in front of PATH with a session-manager-plugin."""
-    directory = tmp_path / "programs"
-    directory.mkdir()
-    _write(directory / "session-manager-plugin", PLUGIN)
+    directory = stand_ins(tmp_path, {host.id: host.public_ip for host in hosts})
+    (directory / "aws").unlink()
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
     return directory
 
@@ -147,7 +109,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def stand_in(programs: Path) -> Path:
     """The same, with an `aws` there that knows this one command."""
-    _write(programs / "aws", AWS)
+    write(programs / "aws", AWS)
     return programs
 
 
@@ -156,25 +118,9 @@ def by_ssm(settings: Settings, hosts: list[Instance], programs: Path) -> Setting
     return replace(settings, ec2=replace(settings.ec2, via="ssm"))
 
 
-def _write(path: Path, script: str) -> None:
-    path.write_text(script)
-    path.chmod(0o755)
-
-
 def behind(hosts: list[Instance]) -> list[Instance]:
     """The same hosts, at addresses where nobody answers."""
     return [replace(host, public_ip="", private_ip="127.78.0.250") for host in hosts]
-
-
-def ended(programs: Path) -> bool:
-    """Whether every plugin that was started is gone, within some seconds."""
-    numbers = [int(line.split()[0]) for line in (programs / "running").read_text().splitlines()]
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{number}").exists() for number in numbers):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return bool(numbers)
 
 
 def test_systems_manager_carries_commands_logins_and_rsync(
@@ -214,7 +160,7 @@ def test_ctrl_c_ends_the_programs_too(hosts: list[Instance], by_ssm: Settings, s
 
 
 def test_a_program_that_does_not_end_is_ended(hosts: list[Instance], by_ssm: Settings, programs: Path) -> None:
-    _write(programs / "aws", "#!/bin/sh\ntrap '' TERM\necho $$ x >>\"${0%/*}/running\"\nwhile :; do sleep 1; done\n")
+    write(programs / "aws", "#!/bin/sh\ntrap '' TERM\necho $$ x >>\"${0%/*}/running\"\nwhile :; do sleep 1; done\n")
     quick = replace(by_ssm, ec2=replace(by_ssm.ec2, connect_timeout=1))
     [outcome] = run(behind(hosts[:1]), quick, "true")
     assert isinstance(outcome, ssh.ConnectError)
@@ -272,7 +218,7 @@ def test_missing_programs_are_named(settings: Settings, programs: Path, monkeypa
     with pytest.raises(UsageError, match="needs the AWS CLI"):
         ssh.reached(settings, via="ssm")
     (programs / "stub_s3.sh").touch()
-    _write(programs / "aws", "the stub of aws s3, which is not it")
+    write(programs / "aws", "the stub of aws s3, which is not it")
     with pytest.raises(UsageError, match="needs the AWS CLI"):
         ssh.reached(settings, via="ssm")
     (programs / "stub_s3.sh").unlink()
