@@ -98,6 +98,7 @@ class InstanceConnection(fabric.Connection):
             self.gateway = _jumps(self.ssh_config["proxyjump"])
         for gateway in self.bastions():
             gateway.connect_timeout = settings.ec2.connect_timeout
+            gateway.connect_kwargs = {**gateway.connect_kwargs, **_time_limits(settings)}
             gateway.client.load_system_host_keys()
             gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
 
@@ -247,17 +248,16 @@ def _port(instance: Instance, settings: Settings) -> int:
 
 
 def _connect_kwargs(instance: Instance, settings: Settings) -> dict[str, Any]:
-    seconds = settings.ec2.connect_timeout
-    kwargs: dict[str, Any] = {
-        "banner_timeout": seconds,
-        "auth_timeout": seconds,
-        "channel_timeout": seconds,
-        "transport_factory": _Transport,
-    }
+    kwargs = {**_time_limits(settings), "transport_factory": _Transport}
     files = private_keys(instance, settings)
     if files:
         kwargs["key_filename"] = [str(file) for file in files]
     return kwargs
+
+
+def _time_limits(settings: Settings) -> dict[str, Any]:
+    """Of all steps; Paramiko would wait an hour for a bastion to reach the next host."""
+    return dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), settings.ec2.connect_timeout)
 
 
 def private_keys(instance: Instance, settings: Settings) -> list[Path]:
@@ -427,7 +427,7 @@ def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
         options.append(("ProxyCommand", _jump_command(gateway.gateway, known)))
     command = ["ssh", *(f"-o{name}={value}" for name, value in options)]
     command += ["-p", str(gateway.port), f"{gateway.user}@{gateway.original_host}"]
-    return f"{proxy.quoted(command)} -W [%h]:%p"
+    return f"{proxy.quoted(command)} -W '[%h]:%p'"
 
 
 def _quoted(path: Path) -> str:

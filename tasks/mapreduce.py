@@ -11,6 +11,7 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import confirm, task
 from hardway.later import arguments, journal, run, shuffle
+from hardway.later import ssh as connections
 
 from .flags import JSON, REGION, SELECTOR, YES
 
@@ -77,7 +78,7 @@ def pmap(
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once: commands must be idempotent.
     """
-    settings = config.settings(c, region)
+    settings = connections.reached(config.settings(c, region))
     if real_s3:
         settings = dataclasses.replace(settings, stub_session={})
     options = run.options(

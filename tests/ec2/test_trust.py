@@ -131,6 +131,7 @@ def test_ways_there_are_a_flag_or_a_setting(ids: list[str], home: Path, monkeypa
     ):
         with pytest.raises(UsageError, match="--via tunnel: ssm is the only way"):
             reach()
+    assert not list(mapreduce.jobs(C))
     monkeypatch.setenv("PATH", str(home))
     for send, what in ((ec2.scp, __file__), (ec2.push, str(home / "tree"))):
         with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,6 +88,19 @@ def test_a_bastion_with_another_host_key_is_refused(
         [outcome] = run([host], settings, "echo in")
         assert "the bastion 127.78.0.2 has another host key" in str(outcome)
     assert asked_for(tmp_path, 1) == []
+
+
+def test_a_host_silent_behind_a_bastion_is_given_up(bastions: tuple[int, int], settings: Settings) -> None:
+    """Nor does the bastion's connection stay."""
+    threads = threading.active_count()
+    with socket.create_server(("127.78.0.5", 0)) as silent:
+        quick = replace(settings, ec2=replace(settings.ec2, connect_timeout=1))
+        [outcome] = run([instance(4, silent.getsockname()[1])], quick, "true")
+    assert isinstance(outcome, ssh.ConnectError)
+    deadline = time.monotonic() + 5
+    while threading.active_count() > threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_private_addresses(hosts: list[Instance], settings: Settings) -> None:
