@@ -94,7 +94,7 @@ class InstanceConnection(fabric.Connection):
         self._set(instance=instance, settings=settings, known=known or HostKeys())
         if not user and "user" not in self.ssh_config:
             self.user = "ubuntu"
-        if isinstance(self.gateway, fabric.Connection):
+        if isinstance(self.gateway, fabric.Connection) and "proxyjump" in self.ssh_config:
             self.gateway = _jumps(self.ssh_config["proxyjump"])
         for gateway in self.bastions():
             gateway.connect_timeout = settings.ec2.connect_timeout
