@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import invoke
 
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
+from hardway.tables import Table
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -34,6 +35,13 @@ def say(*lines: str) -> None:
     """Talk to a person: stderr."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def listing(found: Table[Any], json: bool, nothing: str) -> Any:
+    """What a task that lists returns: the table, or its JSON; `nothing` is said where it is empty."""
+    if not found:
+        say(nothing)
+    return found.json() if json else found
 
 
 class Task(invoke.Task[Any]):

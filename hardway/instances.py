@@ -19,6 +19,7 @@ from typing import Any
 from hardway import aws
 from hardway.config import Settings
 from hardway.errors import NothingMatched, UsageError, did_you_mean
+from hardway.tables import aligned
 
 STATES = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 ALIVE = ("pending", "running", "stopping", "stopped")
@@ -99,10 +100,6 @@ class Instances(list[Instance]):
         return json.dumps([self.facts(instance) for instance in self], indent=2)
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines whose columns stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 @dataclass(frozen=True)
@@ -299,9 +296,33 @@ def described(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
 
 def terminate(settings: Settings, instances: Iterable[Instance]) -> None:
     """Terminate instances, each of which EC2 must know. Idempotent."""
+    for ids in in_batches(instances):
+        aws.ec2(settings).terminate_instances(InstanceIds=ids)
+
+
+def start(settings: Settings, instances: Iterable[Instance]) -> None:
+    """Start stopped instances. Idempotent."""
+    for ids in in_batches(instances):
+        aws.ec2(settings).start_instances(InstanceIds=ids)
+
+
+def stop(settings: Settings, instances: Iterable[Instance]) -> None:
+    """Stop running instances. Idempotent. EC2 refuses spot instances whose request is for one time."""
+    for ids in in_batches(instances):
+        aws.ec2(settings).stop_instances(InstanceIds=ids)
+
+
+def reboot(settings: Settings, instances: Iterable[Instance]) -> None:
+    """Ask EC2 to reboot running instances, which it does within minutes."""
+    for ids in in_batches(instances):
+        aws.ec2(settings).reboot_instances(InstanceIds=ids)
+
+
+def in_batches(instances: Iterable[Instance], size: int = 500) -> Iterator[list[str]]:
+    """Their ids, as many at a time as one call takes."""
     ids = [instance.id for instance in instances]
-    for start in range(0, len(ids), 500):
-        aws.ec2(settings).terminate_instances(InstanceIds=ids[start : start + 500])
+    for first in range(0, len(ids), size):
+        yield ids[first : first + size]
 
 
 def _kind(network: str) -> str:

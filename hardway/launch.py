@@ -19,6 +19,7 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.gather import Gathering, Wanted
 from hardway.instances import Instance
 from hardway.readiness import Probes
+from hardway.tags import read as read_tags
 from hardway.unfinished import LAUNCH_TAG
 
 USER_DATA_BYTES = 16 * 1024
@@ -103,20 +104,10 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         security_groups=tuple(filter(None, re.split(r"[\s,]+", str(chosen["sg"]).strip()))),
         user_data=user_data(str(chosen["init"])),
         wait=wait,
-        tags=_read_tags(tags or ()),
+        tags=read_tags(tags or ()),
         **texts,
         **numbers,
     )
-
-
-def _read_tags(tags: Iterable[str]) -> dict[str, str]:
-    result = {}
-    for tag in tags:
-        key, equals, value = tag.partition("=")
-        if not (key and equals) or key.startswith("aws:"):
-            raise UsageError(f"--tag {tag!r}: write key=value, with a key that does not start with 'aws:'")
-        result[key] = value
-    return result
 
 
 def launch(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from hardway import aws, prices
 from hardway.config import Settings
 from hardway.errors import NothingMatched, UsageError
-from hardway.instances import aligned
+from hardway.tables import aligned
 from hardway.prices import Say, money
 
 HISTORY_DAYS = 90  # that EC2 remembers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +178,19 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
     """Print the addresses of running instances: the public one, where there is one."""
     found = instances.select(config.settings(c, region), selector)
     return Lines(instance.private_ip if private else instance.address for instance in found)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def ip_private(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the private addresses of running instances."""
+    return Lines(instance.private_ip for instance in instances.select(config.settings(c, region), selector))
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the DNS names of running instances: the public one, where there is one."""
+    found = instances.select(config.settings(c, region), selector)
+    return Lines(instance.public_dns or instance.private_dns for instance in found)
 
 
 @task(
@@ -395,10 +408,145 @@ def wait(
 ) -> Lines:
     """Wait until instances are in a state, and answer over SSH if it is running; print their ids."""
     settings = connections.reached(config.settings(c, region), private_ip, via)
-    given = settings.ec2.seconds_timeout if seconds_timeout is None else seconds_timeout
-    seconds = config.number(given, int, "--seconds-timeout")
+    seconds = _seconds(settings, seconds_timeout)
     instances.states([state])
     chosen = instances.select(settings, selector, states=instances.STATES)
+    return _wait(settings, chosen, state, seconds)
+
+
+@task(
+    autoprint=True,
+    help={
+        "selector": SELECTOR,
+        "yes": YES,
+        "wait": "wait until each answers over SSH",
+        "seconds-timeout": "seconds until not being ready is a failure",
+        "region": REGION,
+    },
+)
+def start(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    wait: bool = True,
+    seconds_timeout: int | str | None = None,
+    region: str | None = None,
+) -> Lines:
+    """Start stopped instances, wait until they answer over SSH, print their ids. What runs already is no error."""
+    settings = config.settings(c, region)
+    seconds = _seconds(settings, seconds_timeout)
+    chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
+    stopped = [instance for instance in chosen if instance.state == "stopped"]
+    if stopped:
+        confirm(f"start {_count(stopped)}?", instances.Instances(stopped).brief(), yes)
+        instances.start(settings, stopped)
+    return _wait(settings, chosen, "running", seconds) if wait else Lines(instance.id for instance in chosen)
+
+
+@task(
+    autoprint=True,
+    help={
+        "selector": SELECTOR,
+        "yes": YES,
+        "wait": "wait until they are stopped, which takes EC2 a minute",
+        "seconds-timeout": "seconds until not being stopped is a failure",
+        "region": REGION,
+        "any-owner": ANY_OWNER,
+    },
+)
+def stop(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    wait: bool = False,
+    seconds_timeout: int | str | None = None,
+    region: str | None = None,
+    any_owner: bool = False,
+) -> Lines:
+    """Stop instances, which keeps their volumes, and print their ids. What is stopped already is no error."""
+    settings = config.settings(c, region)
+    seconds = _seconds(settings, seconds_timeout)
+    chosen = instances.select(settings, selector, states=instances.ALIVE)
+    going = [instance for instance in chosen if instance.state in ("pending", "running")]
+    instances.refuse_foreign(going, any_owner)
+    if going:
+        confirm(f"stop {_count(going)}?", instances.Instances(going).brief(), yes)
+        instances.stop(settings, going)
+    return _wait(settings, chosen, "stopped", seconds) if wait else Lines(instance.id for instance in chosen)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+def reboot(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    region: str | None = None,
+    any_owner: bool = False,
+) -> Lines:
+    """Have EC2 reboot running instances, and print their ids without waiting for it."""
+    settings = config.settings(c, region)
+    chosen = instances.select(settings, selector)
+    instances.refuse_foreign(chosen, any_owner)
+    confirm(f"reboot {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
+    instances.reboot(settings, chosen)
+    return Lines(instance.id for instance in chosen)
+
+
+@task(
+    autoprint=True,
+    iterable=["tag"],
+    help={"selector": SELECTOR, "tag": "key=value; repeat it for more", "yes": YES, "region": REGION},
+)
+def tag(
+    c: Context,
+    selector: str | Iterable[str],
+    tag: Iterable[str] = (),
+    yes: bool = False,
+    region: str | None = None,
+) -> Lines:
+    """Set tags on instances in any state but terminated, and print their ids."""
+    return _retag(c, region, selector, tags.read(tag), yes, "tag", tags.add)
+
+
+@task(
+    autoprint=True,
+    iterable=["tag"],
+    help={"selector": SELECTOR, "tag": "key, without a value; repeat it for more", "yes": YES, "region": REGION},
+)
+def untag(
+    c: Context,
+    selector: str | Iterable[str],
+    tag: Iterable[str] = (),
+    yes: bool = False,
+    region: str | None = None,
+) -> Lines:
+    """Take tags off instances in any state but terminated, and print their ids."""
+    return _retag(c, region, selector, tags.read_keys(tag), yes, "untag", tags.remove)
+
+
+def _retag(
+    c: Context,
+    region: str | None,
+    selector: str | Iterable[str],
+    given: Any,
+    yes: bool,
+    verb: str,
+    change: Callable[[config.Settings, list[Instance], Any], None],
+) -> Lines:
+    if not given:
+        raise UsageError(f"there is nothing to {verb}: add --tag, once or more")
+    settings = config.settings(c, region)
+    chosen = instances.select(settings, selector, states=instances.ALIVE)
+    confirm(f"{verb} {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
+    change(settings, chosen, given)
+    return Lines(instance.id for instance in chosen)
+
+
+def _seconds(settings: config.Settings, flag: int | str | None) -> int:
+    return int(config.number(settings.ec2.seconds_timeout if flag is None else flag, int, "--seconds-timeout"))
+
+
+def _wait(settings: config.Settings, chosen: list[Instance], state: str, seconds: int) -> Lines:
     with progress(f"instances {state}", len(chosen)) as on_ready:
         readiness.wait(settings, chosen, state, seconds, on_ready)
     return Lines(instance.id for instance in chosen)
@@ -465,5 +613,8 @@ def _run(
     return results
 
 
-ns = Collection(new, ls, id, ip, ssh, scp, push, pull, rm, wait, regions, zones, types, spot_prices, cleanup)
+ns = Collection(
+    *(new, ls, id, ip, ip_private, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, tag, untag),
+    *(regions, zones, types, spot_prices, cleanup),
+)
 ns.configure(config.defaults("aws", "ec2"))

@@ -9,7 +9,6 @@ SEND_VIA = (
     "ssm: connect through AWS Systems Manager"
 )
 CONNECTIONS = "instances to be connected to at the same time"
-JSON = "all there is to know, as JSON"
 ANY_OWNER = "also those whose owner tag names another user"
 PRIVATE_IP = "connect to the private addresses"
 VIA = "ssm: connect through AWS Systems Manager, by the AWS CLI and its session-manager-plugin"

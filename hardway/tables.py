@@ -1,0 +1,45 @@
+"""Lists as a person reads them, one thing a line in aligned columns, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
+
+
+class Table(list[Row]):
+    """A list of dataclasses that prints these of their fields, `-` for what is not there."""
+
+    def __init__(self, rows: Iterable[Row], *columns: str) -> None:
+        super().__init__(rows)
+        self.columns = columns
+
+    def __str__(self) -> str:
+        return "\n".join(aligned([[_cell(name, getattr(row, name)) for name in self.columns] for row in self]))
+
+    def json(self) -> str:
+        """All fields of each, as a JSON array of objects; times in ISO form."""
+        rows: list[Any] = list(self)
+        return json.dumps([asdict(row) for row in rows], indent=2, default=datetime.isoformat)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells padded to the width of their column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else "-"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, Mapping):
+        value = [f"{key}={text}" for key, text in sorted(value.items())]
+    if isinstance(value, list | tuple):
+        value = ",".join(value)
+    return "-" if value in ("", None) else str(value)

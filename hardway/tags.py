@@ -1,0 +1,63 @@
+"""Tags: reading those a person writes, putting them on instances, and those of what hardway makes in an account."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.errors import UsageError
+from hardway.instances import Instance, in_batches
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
+_RESOURCES = 1000
+
+
+def read(texts: Iterable[str]) -> dict[str, str]:
+    """Tags from `key=value` texts. Raises UsageError for one that is none, or that only AWS may set."""
+    result = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals) or key.startswith("aws:"):
+            raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
+        result[key] = value
+    return result
+
+
+def read_keys(texts: Iterable[str]) -> list[str]:
+    """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
+    keys = list(texts)
+    for key in keys:
+        if not key or "=" in key or key.startswith("aws:"):
+            raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
+    return keys
+
+
+def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> None:
+    """Set tags on instances; one that is there already gets the new value."""
+    for ids in in_batches(instances, _RESOURCES):
+        aws.ec2(settings).create_tags(Resources=ids, Tags=listed(tags))
+
+
+def remove(settings: Settings, instances: Iterable[Instance], keys: Sequence[str]) -> None:
+    """Take tags off instances, whatever their value; one that is not there is no error."""
+    for ids in in_batches(instances, _RESOURCES):
+        aws.ec2(settings).delete_tags(Resources=ids, Tags=[{"Key": key} for key in keys])
+
+
+def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 takes them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def of(description: Mapping[str, Any]) -> dict[str, str]:
+    """The tags in EC2's description of anything."""
+    return {tag["Key"]: tag["Value"] for tag in description.get("Tags", [])}
+
+
+def specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
+    """Tags for all that one call makes of these kinds (`vpc`, `snapshot`), with who made it."""
+    own = {"owner": getpass.getuser(), **tags}
+    return [{"ResourceType": kind, "Tags": listed(own)} for kind in kinds]
