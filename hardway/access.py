@@ -6,8 +6,6 @@ at once is safe.
 
 from __future__ import annotations
 
-import ipaddress
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,13 @@ from typing import Any
 
 import paramiko
 
-from hardway import aws, ssh
+from hardway import aws, networks, ssh
+from hardway import security_groups as groups
 from hardway.config import Settings
 from hardway.errors import UsageError, did_you_mean
-from hardway.keys import own_key, pair_name
+from hardway.keys import own_key, own_key_path, pair_name
 
 SECURITY_GROUP = "hardway-ssh"
-# Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
-_ADDRESS_URL = "https://checkip.amazonaws.com"
 
 
 @dataclass(frozen=True)
@@ -46,19 +43,13 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
         if not found:
             raise UsageError(f"there is no subnet {subnet} in {aws.region_of(settings)}")
         return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False)
-    if vpc:
-        chosen = vpc
-    else:
-        vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
-        if not vpcs:
-            raise UsageError(f"{aws.region_of(settings)} has no default VPC: add --vpc or --subnet")
-        chosen = vpcs[0]["VpcId"]
+    chosen = networks.find(settings, vpc)
     filters: list[Any] = [{"Name": "vpc-id", "Values": [chosen]}]
     if zone:
         filters.append({"Name": "availability-zone", "Values": [zone]})
     subnets = ec2.describe_subnets(Filters=filters)["Subnets"]
     if not subnets:
-        where = " in ".join(filter(None, [zone, vpc or "the default VPC"]))
+        where = " in ".join(filter(None, [zone, chosen]))
         raise UsageError(f"there is no subnet in {where}: check --zone and --vpc, or add --subnet")
     public = [s for s in subnets if s.get("MapPublicIpOnLaunch")] or subnets
     by_zone: dict[str, str] = {}
@@ -96,6 +87,14 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
     return name
 
 
+def own_key_name(settings: Settings) -> str:
+    """The name at EC2 of the key pair that new instances get; empty where none was made yet."""
+    key = settings.ec2.key
+    if key:
+        return _from_key_file(Path(key).expanduser())[0] if ssh.is_key_file(key) else key
+    return own_key().name if own_key_path().exists() else ""
+
+
 def _key_exists(ec2: Any, name: str) -> bool:
     return bool(ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])["KeyPairs"])
 
@@ -122,70 +121,16 @@ def security_groups(
 
     `source` is the network it lets in, in CIDR form; empty for this machine's public address.
     """
-    ec2 = aws.ec2(settings)
-    groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["SecurityGroups"]
     if names:
-        ids = {name: g["GroupId"] for g in groups for name in (g["GroupId"], g["GroupName"])}
+        ids = {name: group.id for group in groups.find(settings, vpc_id=vpc) for name in (group.id, group.name)}
         for name in names:
             if name not in ids:
                 raise UsageError(f"there is no security group {name!r} in {vpc}{did_you_mean(name, ids)}")
         return [ids[name] for name in names]
-    own = next((g for g in groups if g["GroupName"] == SECURITY_GROUP), None)
-    if own:
-        group, rules = own["GroupId"], own.get("IpPermissions", [])
-    else:
-        group, rules = _make_security_group(ec2, vpc), []
-        say(f"made the security group {SECURITY_GROUP} ({group}) in {vpc}")
-    source = source or _own_address()
-    if not _lets_in(rules, port, source):
-        rule = {
-            "IpProtocol": "tcp",
-            "FromPort": port,
-            "ToPort": port,
-            "IpRanges": [{"CidrIp": source, "Description": "SSH, by hardway"}],
-        }
-        try:
-            ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
-        except Exception as error:
-            if aws.error_code(error) != "InvalidPermission.Duplicate":
-                raise
-        else:
-            say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {source}")
-    return [group]
-
-
-def _make_security_group(ec2: Any, vpc: str) -> str:
-    try:
-        made = ec2.create_security_group(
-            GroupName=SECURITY_GROUP,
-            Description="SSH to instances that hardway launches",
-            VpcId=vpc,
-            TagSpecifications=aws.made("security-group"),
-        )
-        return str(made["GroupId"])
-    except Exception as error:
-        if aws.error_code(error) != "InvalidGroup.Duplicate":
-            raise
-    filters = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "group-name", "Values": [SECURITY_GROUP]}]
-    return str(ec2.describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"])
-
-
-def _lets_in(rules: Sequence[Any], port: int, source: str) -> bool:
-    return any(
-        rule.get("IpProtocol") in ("tcp", "-1")
-        and rule.get("FromPort", 0) <= port <= rule.get("ToPort", 65535)
-        and any(r.get("CidrIp") in (source, "0.0.0.0/0") for r in rule.get("IpRanges", []))
-        for rule in rules
-    )
-
-
-def _own_address() -> str:
-    """This machine's public address as a /32, as AWS sees it."""
-    try:
-        with urllib.request.urlopen(_ADDRESS_URL, timeout=10) as answer:
-            return f"{ipaddress.IPv4Address(answer.read(64).decode().strip())}/32"
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot find out this machine's public address ({_ADDRESS_URL}: {error}): set ec2.ssh_from to the "
-            "network that may use SSH, such as 203.0.113.7/32, or name a security group with --sg"
-        ) from None
+    own, made = groups.make(settings, SECURITY_GROUP, vpc, "SSH to instances that hardway launches")
+    if made:
+        say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
+    rule = groups.Rule("tcp", (port, port), source or groups.own_address())
+    if not any(known.covers(rule) for known in own.rules) and groups.authorize(settings, own, rule):
+        say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {rule.source}")
+    return [own.id]

@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -73,6 +73,11 @@ def pricing(settings: Settings) -> Any:
     return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), retries=2)
 
 
+def iam(settings: Settings) -> Any:
+    """The client of Identity and Access Management, which is one for all regions."""
+    return _client("iam", settings)
+
+
 def region_of(settings: Settings) -> str:
     """The region that calls go to, the AWS profile's where nothing else names one."""
     return str(ec2(settings).meta.region_name)
@@ -128,9 +133,10 @@ def _timestamp(value: Any) -> datetime:
         return parse_timestamp(value)
 
 
-def made(kind: str) -> list[dict[str, Any]]:
+def made(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """TagSpecifications for a thing that hardway makes in the account; `kind` is EC2's resource type."""
     tags = {MADE_TAG: datetime.now(timezone.utc).isoformat(timespec="seconds"), "owner": getpass.getuser()}
+    tags |= more or {}
     return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
 
 

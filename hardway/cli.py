@@ -37,6 +37,13 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def new_name(text: str) -> str:
+    """A name for something new. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
+    if not text.strip() or text.startswith("-"):
+        raise UsageError(f"{text!r} is neither a known flag nor a name; see the task's --help")
+    return text
+
+
 def listing(found: Table[Any], json: bool, nothing: str) -> Any:
     """What a task that lists returns: the table, or its JSON; `nothing` is said where it is empty."""
     if not found:
@@ -72,7 +79,7 @@ class Task(invoke.Task[Any]):
         if named and self._prints:
             if hasattr(result, "write_to"):  # it may be more than fits in memory
                 _translated(result.write_to)(sys.stdout.buffer)
-            elif text := str(result):
+            elif text := _translated(str)(result):
                 with closed_stdout_ends():
                     print(text, flush=True)
         return result

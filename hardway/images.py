@@ -1,14 +1,21 @@
-"""AMIs by name: the newest image of an owner, an id, or an image of one's own; fit for the instance types asked for."""
+"""AMIs by name: the newest image of an owner, an id, or an image of one's own; fit for the instance types asked for.
+
+Also one's own AMIs and snapshots: listed, made of instances, removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from hardway import aws
+from hardway import tags as tagging
 from hardway.config import Settings
-from hardway.errors import UsageError, did_you_mean
+from hardway.errors import Failed, NothingMatched, UsageError, did_you_mean
+from hardway.instances import Instance
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
 # Where the owners of images publish the newest one's id, and the user their images let in.
@@ -106,3 +113,147 @@ def _architecture(settings: Settings, types: Sequence[str]) -> str:
     if len(architectures) > 1:
         raise UsageError(f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))})")
     return architectures.pop()
+
+
+@dataclass(frozen=True)
+class OwnImage:
+    """An AMI of the account's own; `user` is the one that its `ssh-user` tag says it lets in."""
+
+    name: str
+    id: str
+    state: str
+    architecture: str
+    created: str
+    user: str
+    snapshots: tuple[str, ...]
+    tags: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of the account's own; `gigs` is the volume's size in GiB, `progress` a percentage."""
+
+    name: str
+    id: str
+    state: str
+    progress: str
+    gigs: int
+    started: datetime
+    volume: str
+    description: str
+    tags: Mapping[str, str] = field(hash=False)
+
+
+def own(settings: Settings) -> list[OwnImage]:
+    """The account's own AMIs in the region, newest first."""
+    pages = aws.ec2(settings).get_paginator("describe_images").paginate(Owners=["self"])
+    found = [_own_image(raw) for page in pages for raw in page["Images"]]
+    return sorted(found, key=lambda image: image.created, reverse=True)
+
+
+def _own_image(raw: Mapping[str, Any]) -> OwnImage:
+    tags = tagging.of(raw)
+    disks = [mapping.get("Ebs", {}).get("SnapshotId", "") for mapping in raw.get("BlockDeviceMappings", [])]
+    return OwnImage(
+        raw.get("Name", ""),
+        raw["ImageId"],
+        raw["State"],
+        raw.get("Architecture", ""),
+        raw.get("CreationDate", ""),
+        tags.get("ssh-user", ""),
+        tuple(filter(None, disks)),
+        tags,
+    )
+
+
+def find_own(settings: Settings, name: str) -> OwnImage:
+    """The account's own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for a name."""
+    images = own(settings)
+    found = [image for image in images if name in (image.id, image.name)]
+    if found:
+        return found[0]
+    kind = UsageError if name.startswith("ami-") else NothingMatched
+    near = did_you_mean(name, [image.name for image in images])
+    raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{near}; see `inv ec2.amis`")
+
+
+def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:
+    """Have EC2 make an AMI of an instance, and return its id at once; it may be used when it is available.
+
+    With `reboot` EC2 reboots the instance first, so that its file systems are at rest. The AMI keeps who logs in.
+    """
+    keep = {"ssh-user": instance.tags["ssh-user"]} if "ssh-user" in instance.tags else {}
+    answer = aws.ec2(settings).create_image(
+        InstanceId=instance.id,
+        Name=name,
+        Description=f"of {instance}",
+        NoReboot=not reboot,
+        TagSpecifications=tagging.specifications({"Name": name, **keep}, "image", "snapshot"),
+    )
+    return str(answer["ImageId"])
+
+
+def wait(settings: Settings, image: str, seconds: int) -> None:
+    """Wait until an AMI is available. Raises Failed where it can't be made, and after so many seconds."""
+    deadline = time.monotonic() + seconds
+    pause, state = 0.2, "pending"
+    while True:
+        # EC2 may not know it yet.
+        for raw in _images(lambda: aws.ec2(settings).describe_images(ImageIds=[image])):
+            state = raw["State"]
+            if state == "available":
+                return
+            if state in ("failed", "error", "invalid", "deregistered"):
+                raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
+        if time.monotonic() >= deadline:
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `inv ec2.amis` shows its state")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+
+
+def remove(settings: Settings, image: OwnImage) -> list[str]:
+    """Deregister an AMI and delete its snapshots, but those that another AMI uses; returns those that are left."""
+    ec2 = aws.ec2(settings)
+    ec2.deregister_image(ImageId=image.id)
+    left = []
+    for snapshot in image.snapshots:
+        try:
+            ec2.delete_snapshot(SnapshotId=snapshot)
+        except Exception as error:
+            if aws.error_code(error) == "InvalidSnapshot.InUse":
+                left.append(snapshot)
+            elif aws.error_code(error) != "InvalidSnapshot.NotFound":
+                raise
+    return left
+
+
+def snapshots(settings: Settings) -> list[Snapshot]:
+    """The account's own snapshots in the region, newest first."""
+    pages = aws.ec2(settings).get_paginator("describe_snapshots").paginate(OwnerIds=["self"])
+    found = [_snapshot(raw) for page in pages for raw in page["Snapshots"]]
+    return sorted(found, key=lambda snapshot: snapshot.started, reverse=True)
+
+
+def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
+    tags = tagging.of(raw)
+    return Snapshot(
+        tags.get("Name", ""),
+        raw["SnapshotId"],
+        raw.get("State", ""),
+        raw.get("Progress", ""),
+        raw["VolumeSize"],
+        raw["StartTime"],
+        raw.get("VolumeId", ""),
+        raw.get("Description", ""),
+        tags,
+    )
+
+
+def take_snapshots(settings: Settings, instance: Instance) -> list[str]:
+    """Snapshots of all volumes of an instance as they are at one moment; EC2 copies them while the instance goes on."""
+    answer = aws.ec2(settings).create_snapshots(
+        InstanceSpecification={"InstanceId": instance.id},
+        Description=f"of {instance}",
+        TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
+    )
+    return [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]

@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway import (
+        account,
         cleanup,
         commands,
         costs,
         group,
+        images,
         instances,
         launch,
+<<<<<<< HEAD
         market,
+=======
+        networks,
+>>>>>>> f96defe (ec2: amis and snapshots, security groups and their rules, VPCs, keys, roles, events)
         readiness,
         rsync,
         s3stub,
+        security_groups,
         spread,
         ssh,
+        tags,
         transfer,
         unfinished,
     )
@@ -31,8 +39,14 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
+<<<<<<< HEAD
     "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "instances", "journal", "launch",
     "market", "readiness", "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
+=======
+    "account", "arguments", "cleanup", "commands", "daemon", "faults", "group", "images", "instances", "journal",
+    "launch", "networks", "readiness", "rsync", "run", "s3stub", "security_groups", "shuffle", "spread", "ssh", "tags",
+    "transfer", "unfinished",
+>>>>>>> f96defe (ec2: amis and snapshots, security groups and their rules, VPCs, keys, roles, events)
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

@@ -41,5 +41,5 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         value = [f"{key}={text}" for key, text in sorted(value.items())]
     if isinstance(value, list | tuple):
-        value = ",".join(value)
+        value = ",".join(map(str, value))
     return "-" if value in ("", None) else str(value)

@@ -13,13 +13,16 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.later import commands, costs, instances, launch, readiness, rsync, spread, transfer, unfinished
+from hardway.later import commands, costs, instances, launch, readiness, rsync, spread, tags, transfer, unfinished
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
+from .ec2_account import events, keys, roles
 from .ec2_cleanup import cleanup
 from .ec2_market import regions, spot_prices, types, zones
 from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
+from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
+from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 
 if TYPE_CHECKING:
     from hardway.commands import Command
@@ -49,7 +52,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "ami": "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own",
         "key": "name of a key pair at EC2, or a private key's file; else one is made",
         "sg": "security groups, ids or names with commas; else one that lets SSH in from here",
-        "vpc": "VPC to start in; else the default one",
+        "vpc": "VPC to start in, its name or id; else the default one",
         "subnet": "subnet to start in; else those of the VPC",
         "zone": "availability zone; else where EC2 has capacity",
         "role": "name of an IAM instance profile",
@@ -500,12 +503,12 @@ def reboot(
 def tag(
     c: Context,
     selector: str | Iterable[str],
-    tag: Iterable[str] = (),
+    tag: Iterable[str] | None = None,
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:
     """Set tags on instances in any state but terminated, and print their ids."""
-    return _retag(c, region, selector, tags.read(tag), yes, "tag", tags.add)
+    return _retag(c, region, selector, tags.read(tag or ()), yes, "tag", tags.add)
 
 
 @task(
@@ -516,12 +519,12 @@ def tag(
 def untag(
     c: Context,
     selector: str | Iterable[str],
-    tag: Iterable[str] = (),
+    tag: Iterable[str] | None = None,
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:
     """Take tags off instances in any state but terminated, and print their ids."""
-    return _retag(c, region, selector, tags.read_keys(tag), yes, "untag", tags.remove)
+    return _retag(c, region, selector, tags.read_keys(tag or ()), yes, "untag", tags.remove)
 
 
 def _retag(
@@ -615,6 +618,7 @@ def _run(
 
 ns = Collection(
     *(new, ls, id, ip, ip_private, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, tag, untag),
-    *(regions, zones, types, spot_prices, cleanup),
+    *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
+    *(regions, zones, types, spot_prices, keys, roles, events, cleanup),
 )
 ns.configure(config.defaults("aws", "ec2"))

@@ -45,7 +45,7 @@ from moto.ec2.utils import Base64EncodedString
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from hardway.local import capacity, fleets, pricing
+from hardway.local import capacity, fleets, images, pricing
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
@@ -171,6 +171,9 @@ class Instance(moto.ec2.models.instances.Instance):
     def stop(self, *args: Any, **kwargs: Any) -> Any:
         if self.state not in ("pending", "running"):
             return copy.copy(self._state)
+        if self.lifecycle == "spot":
+            said = f"You can't stop the Spot Instance '{self.id}' because it is associated with a one-time request."
+            raise capacity.Refusal(400, "UnsupportedOperation", said)
         previous = super().stop(*args, **kwargs)
         self._set_state("stopping")
         self.cloud.halt(self)
@@ -193,7 +196,7 @@ class Instance(moto.ec2.models.instances.Instance):
         """Do as EC2 does when the instance itself powers off or reboots."""
         if word == "reboot":
             self.reboot()
-        elif self.instance_initiated_shutdown_behavior == "terminate":
+        elif self.instance_initiated_shutdown_behavior == "terminate" or self.lifecycle == "spot":
             self.terminate()
         else:
             self.stop()
@@ -210,6 +213,11 @@ class Instance(moto.ec2.models.instances.Instance):
 
     def settle(self, state: str) -> None:
         """Note what has really happened."""
+        if state == "terminated":
+            # moto leaves behind those it made itself.
+            for nic in list(self.nics.values()):
+                if nic.description == "Primary network interface":
+                    self.ec2_backend.enis.pop(nic.id, None)
         self._set_state(state)
 
     @property
@@ -404,6 +412,7 @@ class Cloud:
         capacity.install(self.faults.grant)
         fleets.install()
         pricing.install()
+        images.install()
         moto.ec2.models.amis.AmiBackend._load_amis = _load_images  # type: ignore[method-assign,assignment]
         moto.ec2.responses.general.General.get_console_output = _console_output  # type: ignore[method-assign]
         moto.ssm.models.ParameterDict = _Parameters  # type: ignore[misc]

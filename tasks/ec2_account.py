@@ -1,0 +1,35 @@
+"""Key pairs, roles and scheduled events of the account; part of `ec2`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import listing, task
+from hardway.later import account
+from hardway.tables import Table
+
+from .flags import JSON, REGION
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List key pairs: name, id, type, time made, and `ours` for the one that new instances get."""
+    found = account.key_pairs(config.settings(c, region))
+    return listing(Table(found, "name", "id", "type", "created", "ours"), json, "no key pairs; `ec2.new` makes one")
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List what `ec2.new --role` takes: the instance profile's name, its IAM roles, time made."""
+    found = account.instance_profiles(config.settings(c, region))
+    return listing(Table(found, "name", "roles", "created"), json, "no instance profiles")
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def events(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List what AWS has scheduled, the next first: name, id, event, its earliest and latest time, description."""
+    found = account.events(config.settings(c, region))
+    return listing(Table(found, "name", "id", "code", "not_before", "not_after", "description"), json, "no events")

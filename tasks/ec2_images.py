@@ -1,0 +1,98 @@
+"""AMIs and snapshots of one's own; part of `ec2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import Lines, confirm, listing, new_name, say, task
+from hardway.errors import UsageError
+from hardway.later import images, instances
+from hardway.tables import Table
+
+from .flags import ANY_OWNER, JSON, REGION, SELECTOR, YES
+
+STATES = ("running", "stopped")
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List your own AMIs, newest first: name, id, state, architecture, time made, login user."""
+    found = images.own(config.settings(c, region))
+    columns = ("name", "id", "state", "architecture", "created", "user")
+    return listing(Table(found, *columns), json, "no AMIs of your own; `ec2.new --ami noble` starts a public one")
+
+
+@task(
+    autoprint=True,
+    help={
+        "selector": "the one instance to make it of, as for the other tasks",
+        "name": "of the AMI, which ec2.new --ami then takes",
+        "yes": YES,
+        "reboot": "reboot the instance first, so that its file systems are at rest",
+        "wait": "wait until it is available",
+        "seconds-timeout": "seconds until not being available is a failure",
+        "region": REGION,
+        "any-owner": ANY_OWNER,
+    },
+)
+def ami_new(
+    c: Context,
+    selector: str | Iterable[str],
+    name: str,
+    yes: bool = False,
+    reboot: bool = True,
+    wait: bool = True,
+    seconds_timeout: int | str = "3600",
+    region: str | None = None,
+    any_owner: bool = False,
+) -> Lines:
+    """Make an AMI of an instance and print its id. What is launched of it lets the same user log in."""
+    settings = config.settings(c, region)
+    seconds = config.number(seconds_timeout, int, "--seconds-timeout")
+    name = new_name(name)
+    chosen = instances.select(settings, selector, states=STATES)
+    if len(chosen) > 1:
+        raise UsageError(f"{len(chosen)} instances match: an AMI is made of one")
+    if reboot:
+        instances.refuse_foreign(chosen, any_owner)
+    first = "reboot it and " if reboot and chosen[0].state == "running" else ""
+    confirm(f"{first}make the AMI {name}?", instances.Instances(chosen).brief(), yes)
+    image = images.make(settings, chosen[0], name, reboot)
+    if wait:
+        say(f"{image} is being made; `inv ec2.ami-rm {image}` takes that back")
+        images.wait(settings, image, seconds)
+    return Lines([image])
+
+
+@task(autoprint=True, help={"name": "its name or id", "yes": YES, "region": REGION})
+def ami_rm(c: Context, name: str, yes: bool = False, region: str | None = None) -> Lines:
+    """Deregister an AMI of your own, delete its snapshots, and print its id. Instances made of it stay."""
+    settings = config.settings(c, region)
+    image = images.find_own(settings, name)
+    lines = [f"{image.id} {image.name} {image.created}", *image.snapshots]
+    confirm("deregister this AMI and delete its snapshots?", lines, yes)
+    left = images.remove(settings, image)
+    if left:
+        say(f"still used by another AMI, and not deleted: {', '.join(left)}")
+    return Lines([image.id])
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List your own snapshots, newest first: name, id, state, progress, GiB, time begun, volume, description."""
+    found = images.snapshots(config.settings(c, region))
+    columns = ("name", "id", "state", "progress", "gigs", "started", "volume", "description")
+    return listing(Table(found, *columns), json, "no snapshots")
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+    """Begin snapshots of all volumes of instances, of each instance's at one moment, and print their ids."""
+    settings = config.settings(c, region)
+    chosen = instances.select(settings, selector, states=STATES)
+    confirm("take snapshots of all their volumes?", instances.Instances(chosen).brief(), yes)
+    return Lines(taken for instance in chosen for taken in images.take_snapshots(settings, instance))

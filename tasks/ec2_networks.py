@@ -1,0 +1,99 @@
+"""Security groups and VPCs; part of `ec2`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli import Lines, confirm, listing, new_name, say, task
+from hardway.later import networks, security_groups
+from hardway.tables import Table
+
+from .flags import JSON, REGION, YES
+
+GROUP = "security group, its name or id"
+RULE = {
+    "port": "port, or a range such as 8000-8100; for tcp and udp",
+    "source": "address, network (203.0.113.0/24) or security group's id; else this machine's public address",
+    "protocol": "tcp, udp, icmp or all",
+}
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List security groups: name, id, VPC, what may come in (protocol/port:source), description."""
+    found = security_groups.find(config.settings(c, region))
+    return listing(Table(found, "name", "id", "vpc", "rules", "description"), json, "no security groups")
+
+
+@task(autoprint=True, help={"name": "of the group", "vpc": "VPC, name or id; else the default one", "region": REGION})
+def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
+    """Make a security group, unless there is one of that name, and print its id; ec2.authorize lets traffic in."""
+    settings = config.settings(c, region)
+    where = networks.find(settings, settings.ec2.vpc if vpc is None else vpc)
+    group, made = security_groups.make(settings, new_name(name), where, "made by hardway")
+    if made:
+        say(f"made the security group {name} ({group.id}) in {where}")
+    return Lines([group.id])
+
+
+@task(help={"group": GROUP, **RULE, "region": REGION})
+def authorize(
+    c: Context,
+    group: str,
+    port: int | str = "22",
+    source: str = "",
+    protocol: str = "tcp",
+    region: str | None = None,
+) -> None:
+    """Let traffic in to a security group's instances. What is let in already is no error."""
+    settings = config.settings(c, region)
+    rule = security_groups.read_rule(settings, port, source, protocol)
+    found = security_groups.one(settings, group)
+    now = "now" if security_groups.authorize(settings, found, rule) else "already"
+    say(f"{found.name} ({found.id}) {now} lets in {rule}")
+
+
+@task(help={"group": GROUP, **RULE, "region": REGION})
+def deauthorize(
+    c: Context,
+    group: str,
+    port: int | str = "22",
+    source: str = "",
+    protocol: str = "tcp",
+    region: str | None = None,
+) -> None:
+    """Remove a rule of a security group. One that is not there is no error; what other rules still let in is said."""
+    settings = config.settings(c, region)
+    rule = security_groups.read_rule(settings, port, source, protocol)
+    found = security_groups.one(settings, group)
+    removed, others = security_groups.deauthorize(settings, found, rule)
+    say(f"{found.name} ({found.id}) {'no longer has' if removed else 'did not have'} the rule {rule}")
+    for other in others:
+        say(f"still lets in {other}")
+
+
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
+    """List VPCs by subnet: name, id, default, subnet, zone, network, public, free addresses."""
+    found = networks.subnets(config.settings(c, region))
+    columns = ("name", "vpc", "default", "id", "zone", "cidr", "public", "free")
+    return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
+
+
+@task(autoprint=True, help={"name": "its Name tag, which --vpc takes", "region": REGION})
+def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
+    """Make a VPC with a public subnet in every zone, or add what it lacks, and print its id. Never left half made."""
+    return Lines([networks.make(config.settings(c, region), new_name(name), say)])
+
+
+@task(autoprint=True, help={"vpc": "its name or id", "yes": YES, "region": REGION})
+def rm_vpc(c: Context, vpc: str, yes: bool = False, region: str | None = None) -> Lines:
+    """Remove a VPC with its subnets, gateway and security groups, unless an instance is in it, and print its id."""
+    settings = config.settings(c, region)
+    id_ = networks.find(settings, vpc)
+    confirm("remove all of this?", networks.contents(settings, id_), yes)
+    networks.remove_vpc(settings, id_)
+    return Lines([id_])
