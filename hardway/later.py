@@ -20,11 +20,8 @@ if TYPE_CHECKING:
         images,
         instances,
         launch,
-<<<<<<< HEAD
         market,
-=======
         networks,
->>>>>>> f96defe (ec2: amis and snapshots, security groups and their rules, VPCs, keys, roles, events)
         readiness,
         rsync,
         s3stub,
@@ -39,14 +36,9 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
-<<<<<<< HEAD
-    "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "instances", "journal", "launch",
-    "market", "readiness", "rsync", "run", "s3stub", "shuffle", "spread", "ssh", "transfer", "unfinished",
-=======
-    "account", "arguments", "cleanup", "commands", "daemon", "faults", "group", "images", "instances", "journal",
-    "launch", "networks", "readiness", "rsync", "run", "s3stub", "security_groups", "shuffle", "spread", "ssh", "tags",
-    "transfer", "unfinished",
->>>>>>> f96defe (ec2: amis and snapshots, security groups and their rules, VPCs, keys, roles, events)
+    "account", "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "images", "instances",
+    "journal", "launch", "market", "networks", "readiness", "rsync", "run", "s3stub", "security_groups", "shuffle",
+    "spread", "ssh", "tags", "transfer", "unfinished",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

@@ -19,10 +19,10 @@ from hardway.later import ssh as connections
 
 from .ec2_account import events, keys, roles
 from .ec2_cleanup import cleanup
-from .ec2_market import regions, spot_prices, types, zones
-from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
 from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
+from .ec2_market import regions, spot_prices, types, zones
 from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
+from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
 
 if TYPE_CHECKING:
     from hardway.commands import Command
