@@ -130,7 +130,7 @@ def security_groups(
     own, made = groups.make(settings, SECURITY_GROUP, vpc, "SSH to instances that hardway launches")
     if made:
         say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
-    rule = groups.Rule("tcp", (port, port), source or groups.own_address())
+    rule = groups.read_rule(settings, port, source, "tcp")
     if not any(known.covers(rule) for known in own.rules) and groups.authorize(settings, own, rule):
         say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {rule.source}")
     return [own.id]

@@ -93,8 +93,8 @@ def read_rule(settings: Settings, port: int | str, source: str, protocol: str) -
         return Rule(protocol, ports, str(ipaddress.ip_network(source)))
     except ValueError as error:
         raise UsageError(
-            f"--source is {source!r}: it must be an address, a network such as 203.0.113.0/24, or a security group's "
-            f"id ({error})"
+            f"{source!r} can't be let in: it must be an address, a network such as 203.0.113.0/24, or a security "
+            f"group's id ({error})"
         ) from None
 
 

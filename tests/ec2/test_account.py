@@ -314,7 +314,7 @@ def test_what_is_authorized_can_come_in_until_it_is_not(
         ({"port": "90-80"}, "--port is '90-80'"),
         ({"port": "65536"}, "--port is '65536'"),
         ({"source": "10.0.0.1/8"}, "host bits set"),
-        ({"source": "here"}, "--source is 'here'"),
+        ({"source": "here"}, "'here' can't be let in"),
         ({"protocol": "tpc"}, "did you mean tcp?"),
     ],
 )
