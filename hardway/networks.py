@@ -101,13 +101,15 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
         _complete(settings, named[0], say)
         return str(named[0]["VpcId"])
     token = uuid.uuid4().hex
+    vpc: dict[str, Any] = {}
     with signals.raised():
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
             vpc = aws.ec2(settings).create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"]
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
         except BaseException as error:
-            _undo(settings, token, say)
+            if vpc or not aws.is_answered(error):
+                _undo(settings, token, say)
             raise signals.as_error(error) if isinstance(error, KeyboardInterrupt) else error from error
     return str(vpc["VpcId"])
 
@@ -222,22 +224,22 @@ def remove_vpc(settings: Settings, vpc: str) -> None:
     inside = _filters({"vpc-id": vpc})
     token = tags.of(_vpcs(settings, {"vpc-id": vpc})[0]).get(VPC_TAG)
     for gateway in ec2.describe_internet_gateways(Filters=_filters({"attachment.vpc-id": vpc}))["InternetGateways"]:
-        _idle(ec2.detach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
-        _idle(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
+        _removed(ec2.detach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
+        _removed(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
     if token:
         # One that was made, but never attached.
         for gateway in ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": token}))["InternetGateways"]:
-            ec2.delete_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"])
+            _removed(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
     for subnet in ec2.describe_subnets(Filters=inside)["Subnets"]:
-        _idle(ec2.delete_subnet, SubnetId=subnet["SubnetId"])
+        _removed(ec2.delete_subnet, SubnetId=subnet["SubnetId"])
     for table in ec2.describe_route_tables(Filters=inside)["RouteTables"]:
         if not any(association.get("Main") for association in table["Associations"]):
-            _idle(ec2.delete_route_table, RouteTableId=table["RouteTableId"])
+            _removed(ec2.delete_route_table, RouteTableId=table["RouteTableId"])
     for acl in ec2.describe_network_acls(Filters=inside)["NetworkAcls"]:
         if not acl["IsDefault"]:
-            _idle(ec2.delete_network_acl, NetworkAclId=acl["NetworkAclId"])
+            _removed(ec2.delete_network_acl, NetworkAclId=acl["NetworkAclId"])
     _remove_groups(ec2, inside)
-    _idle(ec2.delete_vpc, VpcId=vpc)
+    _removed(ec2.delete_vpc, VpcId=vpc)
 
 
 def _remove_groups(ec2: Any, inside: Any) -> None:
@@ -253,7 +255,7 @@ def _remove_groups(ec2: Any, inside: Any) -> None:
             if naming:
                 revoke(GroupId=group["GroupId"], IpPermissions=naming)
     for group in groups:
-        _idle(ec2.delete_security_group, GroupId=group["GroupId"])
+        _removed(ec2.delete_security_group, GroupId=group["GroupId"])
 
 
 def _wait_for_interfaces(settings: Settings, vpc: str) -> None:
@@ -288,6 +290,10 @@ def _known(call: Callable[..., Any], **parameters: Any) -> Any:
     return aws.persistently(lambda: call(**parameters), _UNKNOWN_YET)
 
 
-def _idle(call: Callable[..., Any], **parameters: Any) -> Any:
-    """EC2 may take a while to see that nothing depends any more on what is to be deleted."""
-    return aws.persistently(lambda: call(**parameters), ["DependencyViolation"], _BUSY_SECONDS)
+def _removed(call: Callable[..., Any], **parameters: Any) -> None:
+    """EC2 may take a while to see that nothing depends on it any more; what is gone already is no error."""
+    try:
+        aws.persistently(lambda: call(**parameters), ["DependencyViolation"], _BUSY_SECONDS)
+    except Exception as error:
+        if not aws.error_code(error).endswith(("NotFound", "NotAttached")):
+            raise
