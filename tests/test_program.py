@@ -113,5 +113,5 @@ def test_a_shell_completes_tasks_and_flags(shell: str, program: str, path: str, 
         word = line.split()[-1]
         return {candidate for candidate in done.stdout.split() if candidate.startswith(word)}
 
-    assert complete("ec2.n") == {"ec2.new"}
+    assert complete("ec2.n") == {"ec2.new", "ec2.new-vpc"}
     assert {"--num", "--name", "--no-wait"} <= complete("ec2.new --n")
