@@ -57,6 +57,7 @@ class Ec2:
     max_cost: float = 0.0
     private_ip: bool = False
     via: str = ""
+    idle_minutes: float = 0.0
 
 
 @dataclass(frozen=True)

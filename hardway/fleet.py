@@ -257,9 +257,8 @@ class Fleet:
     def _create_template(self, name: str) -> str:
         """The id of a launch template that holds `call`; without what a fleet's own parameters say."""
         data = dict(self._call)
-        if "UserData" in data:
-            # botocore does this for RunInstances, not here.
-            data["UserData"] = base64.b64encode(data["UserData"].encode(errors="surrogateescape")).decode()
+        # botocore does this for RunInstances, not here.
+        data["UserData"] = base64.b64encode(data["UserData"]).decode()
         self._templates.add(name)
         create = partial(
             aws.ec2_once(self._settings).create_launch_template,

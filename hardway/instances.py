@@ -7,6 +7,7 @@ tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import re
@@ -323,6 +324,12 @@ def in_batches(instances: Iterable[Instance], size: int = 500) -> Iterator[list[
     ids = [instance.id for instance in instances]
     for first in range(0, len(ids), size):
         yield ids[first : first + size]
+
+
+def user_data(settings: Settings, instance: Instance) -> bytes:
+    """What the instance was launched with, as EC2 keeps it; empty for none."""
+    attribute = aws.ec2(settings).describe_instance_attribute(InstanceId=instance.id, Attribute="userData")
+    return base64.b64decode(attribute.get("UserData", {}).get("Value", ""))
 
 
 def _kind(network: str) -> str:

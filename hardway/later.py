@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         images,
         instances,
         launch,
+        lifetime,
         market,
         networks,
         readiness,
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
         tags,
         transfer,
         unfinished,
+        userdata,
     )
     from hardway.local import daemon, faults
     from hardway.pmap import arguments, journal, run, shuffle
 
 __all__ = [
     "account", "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "images", "instances",
-    "journal", "launch", "market", "networks", "readiness", "rsync", "run", "s3stub", "security_groups", "shuffle",
-    "spread", "ssh", "tags", "transfer", "unfinished",
+    "journal", "launch", "lifetime", "market", "networks", "readiness", "rsync", "run", "s3stub", "security_groups",
+    "shuffle", "spread", "ssh", "tags", "transfer", "unfinished", "userdata",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from hardway import access, aws, costs, fleet, images, prices, signals, unfinished
+from hardway import access, aws, costs, fleet, images, prices, signals, unfinished, userdata
 from hardway.commands import file_content
 from hardway.config import Settings, number
 from hardway.errors import Failed, HardwayError, UsageError
@@ -22,7 +22,6 @@ from hardway.readiness import Probes
 from hardway.tags import read as read_tags
 from hardway.unfinished import LAUNCH_TAG
 
-USER_DATA_BYTES = 16 * 1024
 # EC2 takes bids of up to ten times the on-demand price.
 _MOST_SPOT = 10
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
@@ -36,7 +35,7 @@ class Request:
     `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price.
     `seconds_timeout` bounds the wait for all to be ready; after `seconds_wait` (0: never) those ready by then are
     enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated. What could cost more than `max_cost`
-    USD in `max_hours` is not started (0 USD: no matter what; 0 hours: never ends).
+    USD within its limits is not started (0: no matter what).
     """
 
     name: str
@@ -51,7 +50,8 @@ class Request:
     zone: str
     role: str
     gigs: int
-    user_data: str
+    init: bytes
+    limits: userdata.Limits
     ssh_user: str
     ssh_port: int
     ssh_from: str
@@ -59,7 +59,6 @@ class Request:
     seconds_timeout: int
     seconds_wait: int
     min: int
-    max_hours: float
     max_cost: float
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +81,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
             ("min", int),
             ("max_hours", float),
             ("max_cost", float),
+            ("idle_minutes", float),
         )
     }
     texts: dict[str, Any] = {
@@ -98,11 +98,15 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         raise UsageError(f"--min is {numbers['min']}, more than --num {numbers['num']}")
     if not 0 < numbers["ssh_port"] < 65536:
         raise UsageError("--ssh-port is between 1 and 65535")
+    init = _read_init(str(chosen["init"]))
+    limits = userdata.Limits(numbers.pop("max_hours"), numbers.pop("idle_minutes"))
+    userdata.compose(init, limits, texts["ssh_user"], numbers["ssh_port"])
     return Request(
         name=str(chosen["name"]),
         types=types,
         security_groups=tuple(filter(None, re.split(r"[\s,]+", str(chosen["sg"]).strip()))),
-        user_data=user_data(str(chosen["init"])),
+        init=init,
+        limits=limits,
         wait=wait,
         tags=read_tags(tags or ()),
         **texts,
@@ -128,7 +132,7 @@ def launch(
     bids = _bids(settings, request)
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
     quote = costs.quote(settings, request.types, request.num, bool(request.spot), request.zone, say)
-    quote.refuse_above(request.max_cost, request.max_hours)
+    quote.refuse_above(request.max_cost, request.limits.max_hours)
     say(str(quote))
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
@@ -173,15 +177,18 @@ def _call(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """What RunInstances and a launch template both take; makes the key pair and the security group where needed."""
+    now = datetime.now(timezone.utc)
+    say(request.limits.said(now))
     tags = {
         **request.tags,
         "Name": request.name,
         "owner": getpass.getuser(),
-        "creation-date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "creation-date": now.isoformat(timespec="seconds"),
         "ssh-user": image.user,
     }
     if request.ssh_port != 22:
         tags["ssh-port"] = str(request.ssh_port)
+    own_tags = {**tags, **request.limits.tags(now), LAUNCH_TAG: token}
     groups = access.security_groups(
         settings, request.security_groups, network.vpc, request.ssh_port, request.ssh_from, say
     )
@@ -193,11 +200,10 @@ def _call(
         "MetadataOptions": {"HttpTokens": "required"},
         "TagSpecifications": [
             {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tagged.items()]}
-            for kind, tagged in (("instance", {**tags, LAUNCH_TAG: token}), ("volume", tags))
+            for kind, tagged in (("instance", own_tags), ("volume", tags))
         ],
+        "UserData": userdata.compose(request.init, request.limits, image.user, request.ssh_port),
     }
-    if request.user_data:
-        call["UserData"] = request.user_data
     if request.role:
         call["IamInstanceProfile"] = {"Name": request.role}
     if request.gigs:
@@ -241,15 +247,7 @@ def _ended(
     return HardwayError(f"{known}; {ended}", known.code)
 
 
-def user_data(init: str) -> str:
-    """What `--init` means: a file's content, else the text itself; EC2 takes at most 16 KiB of it.
-
-    Source: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
-    """
+def _read_init(init: str) -> bytes:
+    """What `--init` means: a file's content, else the text itself."""
     content = file_content(init, "--init")
-    text = init if content is None else content.decode(errors="surrogateescape")
-    if text and not text.startswith(("#!", "#cloud-config")):
-        text = "#!/bin/bash\n" + text
-    if len(text.encode(errors="surrogateescape")) > USER_DATA_BYTES:
-        raise UsageError("--init is longer than the 16 KiB that EC2 takes: let it fetch the rest from S3")
-    return text
+    return init.encode(errors="surrogateescape") if content is None else content

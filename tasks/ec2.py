@@ -13,7 +13,20 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import Lines, confirm, progress, say, task
 from hardway.errors import Failed, NothingMatched, UsageError
-from hardway.later import commands, costs, instances, launch, readiness, rsync, spread, tags, transfer, unfinished
+from hardway.later import (
+    commands,
+    costs,
+    instances,
+    launch,
+    lifetime,
+    readiness,
+    rsync,
+    spread,
+    tags,
+    transfer,
+    unfinished,
+    userdata,
+)
 from hardway.later import group as groups
 from hardway.later import ssh as connections
 
@@ -68,10 +81,11 @@ def region(c: Context, name: str) -> Iterator[None]:
         "ssh-port": "port of the instances' SSH server",
         "region": REGION,
         "min": "go on with so many where EC2 has no more; 0 for all of --num",
-        "max-hours": "hours an instance may live; 0 for ever",
+        "max-hours": "hours after which each ends itself; 0 for never",
         "max-cost": "start nothing that could cost more USD than this in --max-hours; 0 for no limit",
         "private-ip": "wait for and log in to the private addresses",
         "via": VIA,
+        "idle-minutes": "minutes without a connection, a pmap job or load after which each ends itself; 0 for never",
     },
 )
 def new(
@@ -103,6 +117,7 @@ def new(
     max_cost: float | str | None = None,
     private_ip: bool = False,
     via: str | None = None,
+    idle_minutes: float | str | None = None,
 ) -> Lines:
     """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
     taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
@@ -555,6 +570,44 @@ def _wait(settings: config.Settings, chosen: list[Instance], state: str, seconds
     return Lines(instance.id for instance in chosen)
 
 
+@task(
+    autoprint=True,
+    help={
+        "selector": SELECTOR,
+        "hours": "hours from now after which each ends itself",
+        "yes": YES,
+        "max-connections": CONNECTIONS,
+        "region": REGION,
+    },
+)
+def extend(
+    c: Context,
+    selector: str | Iterable[str],
+    hours: float | str,
+    yes: bool = False,
+    max_connections: int | str | None = None,
+    region: str | None = None,
+) -> Lines:
+    """Move the time at which instances end themselves, and print the ids of those."""
+    settings = _settings(c, region, max_connections)
+    wanted = config.number(hours, float, "--hours")
+    lifetime.check(wanted)
+    chosen = instances.select(settings, selector)
+    confirm(f"have {_count(chosen)} end {wanted:g} hours from now?", instances.Instances(chosen).brief(), yes)
+    groups.report(lifetime.extend(settings, chosen, wanted), say)
+    return Lines(instance.id for instance in chosen)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
+    """Print what an instance was given to run at boot."""
+    settings = config.settings(c, region)
+    chosen = instances.select(settings, selector, states=instances.ALIVE)
+    if len(chosen) > 1:
+        raise UsageError(f"{_count(chosen)} match: select the one to look at")
+    return userdata.text(instances.user_data(settings, chosen[0]))
+
+
 def _settings(
     c: Context,
     region: str | None,
@@ -617,7 +670,8 @@ def _run(
 
 
 ns = Collection(
-    *(new, ls, id, ip, ip_private, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, tag, untag),
+    *(new, ls, id, ip, ip_private, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
+    *(tag, untag, user_data),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
     *(regions, zones, types, spot_prices, keys, roles, events, cleanup),
 )

@@ -1,0 +1,62 @@
+"""Move the time at which instances end themselves: what they do then is `boot.sh`'s, what they are told at launch
+`userdata`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from fabric.group import GroupResult
+
+from hardway import aws, userdata
+from hardway.config import Settings
+from hardway.errors import UsageError
+from hardway.group import CommandError, CommandResult, InstanceGroup
+from hardway.instances import Instance
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
+_TAGGED_AT_ONCE = 1000
+_SECONDS = 60.0
+_NO_WATCH = 3
+_EXTEND = (
+    'watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {no_watch}; '
+    'sudo -n sh "$watch" extend {seconds}'
+)
+
+
+def check(hours: float) -> None:
+    """Raise UsageError for a time that no instance can be given."""
+    if not hours:
+        raise UsageError("--hours is 0: ec2.rm ends instances at once")
+    if hours > userdata.MOST_HOURS:
+        raise UsageError(f"--hours is {hours:g}: it must be at most {userdata.MOST_HOURS:g}")
+
+
+def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:
+    """Have instances end `hours` from now; returns each one's result or exception, by connection.
+
+    Also moves the tag of those that took it.
+    """
+    group = InstanceGroup(chosen, settings)
+    now = datetime.now(timezone.utc)
+    command = _EXTEND.format(no_watch=_NO_WATCH, seconds=userdata.seconds(hours))
+    outcomes = group.execute(command, timeout=_SECONDS)
+    for connection, outcome in outcomes.items():
+        outcomes[connection] = _named(outcome)
+    moved = [c.instance.id for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
+    tags = [{"Key": key, "Value": value} for key, value in userdata.ends_tag(now, hours).items()]
+    for start in range(0, len(moved), _TAGGED_AT_ONCE):
+        aws.ec2(settings).create_tags(Resources=moved[start : start + _TAGGED_AT_ONCE], Tags=tags)
+    return outcomes
+
+
+def _named(outcome: Any) -> Any:
+    """A command's failure as an exception that says why."""
+    if not isinstance(outcome, CommandResult) or not outcome.exit_code:
+        return outcome
+    if outcome.exit_code == _NO_WATCH:
+        return CommandError("it has no limit that could be moved: ec2.new did not start it")
+    said = outcome.stderr.decode(errors="replace").strip()
+    return CommandError(said.splitlines()[-1] if said else f"exit code {outcome.exit_code}")
