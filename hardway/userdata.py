@@ -109,7 +109,7 @@ def compose(init: bytes, limits: Limits, ssh_user: str, ssh_port: int) -> bytes:
     if len(whole) > MOST_BYTES:
         whole = gzip.compress(whole, mtime=0)
     if len(whole) > MOST_BYTES:
-        raise UsageError("--init is longer than the 16 KiB that EC2 takes, even compressed: let it fetch the rest from S3")
+        raise UsageError("--init is over the 16 KiB that EC2 takes, even compressed: let it fetch the rest from S3")
     return whole
 
 

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import copy
-import gzip
 import hashlib
 import json
 import logging
@@ -45,7 +44,7 @@ from moto.ec2.utils import Base64EncodedString
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from hardway.local import capacity, fleets, images, pricing
+from hardway.local import capacity, cloudinit, fleets, images, pricing
 from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
 from hardway.local.host import Address, Host
@@ -529,9 +528,12 @@ class Cloud:
                 "AWS_REGION": instance.region_name,
                 "AWS_EC2_METADATA_DISABLED": "false",
                 "AWS_EC2_METADATA_SERVICE_ENDPOINT": endpoint,
+                "HARDWAY_ADDRESS": instance.address.ip,
             },
         )
-        self.hosts[instance.id] = Host(instance.id, instance.address, sandbox, instance.key, instance.power)
+        user_data = cloudinit.parts(_user_data(instance.user_data))
+        host = Host(instance.id, instance.address, sandbox, instance.key, instance.power, user_data)
+        self.hosts[instance.id] = host
         try:
             sandbox.create()
             with open(self._toolbox.hosts, "a") as hosts:
@@ -540,9 +542,8 @@ class Cloud:
             self._fail(instance, error)
             return
         await self._boot(instance)
-        script = _user_data(instance.user_data)
-        if script and instance.state == "running":
-            self.hosts[instance.id].background(self.hosts[instance.id].run_user_data(script))
+        if instance.state == "running":
+            host.background(host.run_user_data())
 
     async def _boot(self, instance: Instance) -> None:
         await self._delay(instance)
@@ -604,4 +605,4 @@ def _user_data(given: Any) -> bytes:
     data: bytes = given.as_bytes() if hasattr(given, "as_bytes") else os.fsencode(given)
     with contextlib.suppress(ValueError):
         data = base64.b64decode(data, validate=True)
-    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    return data

@@ -25,6 +25,7 @@ import asyncssh
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
+from hardway.local import cloudinit
 from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
 
@@ -35,6 +36,8 @@ until a stream of a gigabyte costs one of memory; a packet is no longer than thi
 RUN_SECONDS = 0.02
 """How long a slowed host runs between two stops: short enough to look slow, not jerky."""
 SFTP_VERSION = 3
+HOOK_SECONDS = 20
+"""How long a boothook may hold up a boot."""
 ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
 """What a client of scp runs on the other side."""
@@ -430,6 +433,7 @@ class Host:
         sandbox: Sandbox,
         authorized: asyncssh.SSHKey | None,
         power: Callable[[str], None],
+        user_data: list[cloudinit.Part],
     ) -> None:
         self.name = name
         self.address = address
@@ -441,6 +445,7 @@ class Host:
         self.loop = asyncio.get_running_loop()
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._power = power
+        self._user_data = user_data
         self._power_pipe = -1
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -456,10 +461,14 @@ class Host:
         )
 
     async def boot(self) -> None:
-        """Make the sandbox ready, then listen. Raises SandboxError, OSError."""
+        """Make the sandbox ready, run the boothooks, then listen. Raises SandboxError, OSError."""
         await self.sandbox.boot()
         self._power_pipe = os.open(self.sandbox.power, os.O_RDWR | os.O_NONBLOCK)
         self.loop.add_reader(self._power_pipe, self._power_asked)
+        for part in self._user_data:
+            if part.kind == cloudinit.BOOTHOOK:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._run_part(part, {"INSTANCE_ID": self.name}), HOOK_SECONDS)
         self._acceptor = await asyncssh.listen(
             sock=_listen(self.address),
             options=self._options(),
@@ -538,23 +547,30 @@ class Host:
         """A connection is gone."""
         self._connections.pop(connection, None)
 
-    async def run_user_data(self, script: bytes) -> None:
-        """Run a user-data script as root of the instance, its output in the cloud-init log."""
+    async def run_user_data(self) -> None:
+        """Run the scripts of its user data, one after the other, by name, whether they fail or not."""
+        for part in sorted(self._user_data, key=lambda part: part.name):
+            if part.kind == cloudinit.SCRIPT:
+                await self._run_part(part, {})
+            elif part.kind != cloudinit.BOOTHOOK:
+                with open(self.sandbox.log, "a") as output:
+                    output.write("hardway: only user data that starts with #! is run by a local instance\n")
+
+    async def _run_part(self, part: cloudinit.Part, environment: dict[str, str]) -> None:
+        """Run a script as root of the instance, its output in the cloud-init log."""
         with open(self.sandbox.log, "ab") as output, open(os.devnull, "rb") as null:
-            if not script.startswith(b"#!"):
-                output.write(b"hardway: only user data that starts with #! is run by a local instance\n")
-                return
-            path = self.sandbox.host_path("/run/hardway/user-data")
-            path.write_bytes(script)
+            path = self.sandbox.host_path("/run/hardway/user-data") / part.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(part.content)
             path.chmod(0o700)
-            inside = "/run/hardway/user-data" if self.sandbox.isolated else str(path)
             process = self.sandbox.spawn(
-                [inside],
+                [f"/run/hardway/user-data/{part.name}" if self.sandbox.isolated else str(path)],
                 [null.fileno(), output.fileno(), output.fileno()],
                 user="root",
+                environment=environment,
             )
         with contextlib.suppress(SandboxError):
-            status = await process.exited
+            status = await asyncio.shield(process.exited)
             if status:
                 with open(self.sandbox.log, "a") as output:
                     output.write(f"hardway: user data ended with {status}\n")

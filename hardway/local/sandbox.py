@@ -38,7 +38,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = "/run/hardway/bin"
 """Where an isolated instance sees `shims`."""
 COVERED = {"/home": "home", "/root": "root", "/tmp": "tmp", "/var/tmp": "vartmp", "/var/log": "log", "/run": "run"}
-"""What an instance has of its own, by its name in its directory on the host. All else is the host's, read only."""
+"""What an instance has of its own, by its name in its directory on the host, and /etc/hardway. All else is the host's,
+read only."""
+OWN_ETC = ("passwd", "group", "hostname", "hosts")
+"""Files in an instance's /etc that are not the host's."""
+HOST_ETC = "/run/hardway/etc"
+"""Where the links in an isolated instance's /etc lead."""
 VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
 
@@ -208,11 +213,15 @@ class Toolbox:
     tools: the directory of shims, first on PATH.
     kept: directories to show at their own paths although an instance covers their parents: Python, the real `aws`.
     hosts: the file that is /etc/hosts in every instance.
+    etc: a directory of links to all in the host's /etc, with room for what an instance has of its own.
+    nothing: an empty directory.
     """
 
     tools: Path
     kept: tuple[Path, ...]
     hosts: Path
+    etc: Path
+    nothing: Path
 
     @classmethod
     def create(cls, directory: Path) -> Toolbox:
@@ -228,7 +237,9 @@ class Toolbox:
         except OSError:
             text = "127.0.0.1 localhost\n"
         hosts.write_text(text.rstrip("\n") + "\n")
-        return cls(tools, tuple(sorted(kept)), hosts)
+        nothing = directory / "nothing"
+        nothing.mkdir()
+        return cls(tools, tuple(sorted(kept)), hosts, _links_to_etc(directory), nothing)
 
 
 @dataclass
@@ -279,8 +290,10 @@ class Sandbox:
     def create(self) -> None:
         """Make the directories, as a fresh root disk has them."""
         self.directory.mkdir(parents=True, mode=0o700)
-        for name in (*COVERED.values(), "etc", "new"):
+        for name in (*COVERED.values(), "etc", "etc/hardway", "sbin", "new"):
             (self.directory / name).mkdir()
+        for name in ("poweroff", "shutdown"):
+            (self.directory / "sbin" / name).symlink_to(self.toolbox.tools / name)
         self._fresh_volatile()
         for user in (*self.users, "root"):
             home = self.host_path("/root" if user == "root" else f"/home/{user}")
@@ -377,7 +390,7 @@ class Sandbox:
                     "USER": user,
                     "LOGNAME": user,
                     MARK: str(self.directory),
-                    **({} if self.isolated else {"TMPDIR": str(self.directory / "tmp")}),
+                    **({} if self.isolated else self._own_paths()),
                     **self.environment,
                     **(environment or {}),
                 },
@@ -391,6 +404,10 @@ class Sandbox:
         )
         process.started.add_done_callback(self._freeze_late)
         return process
+
+    def _own_paths(self) -> dict[str, str]:
+        """What keeps a process that sees the host's directories to those of its instance."""
+        return {"TMPDIR": str(self.directory / "tmp"), "HARDWAY_ROOT": str(self.directory)}
 
     def _freeze_late(self, _started: Any) -> None:
         if self.frozen:
@@ -457,16 +474,21 @@ class Sandbox:
         Without isolation only SFTP and scp see the instance so; its processes see the host.
         """
         own = [("rw", str(self.directory / name), top) for top, name in COVERED.items()]
+        hardway = ("rw", str(self.directory / "etc" / "hardway"), "/etc/hardway")
         if not self.isolated:
-            return [*own, ("rw", str(self.directory), str(self.directory))]
+            return [*own, hardway, ("rw", str(self.directory), str(self.directory))]
         own.append(("ro", str(self.toolbox.tools), TOOLS))
         own += [("ro", str(path), str(path)) for path in self.toolbox.kept]
+        own += [("ro", "/etc", HOST_ETC), ("ro", str(self.toolbox.etc), "/etc"), hardway]
         own += [("ro", str(self.directory / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hostname")]
         own.append(("ro", str(self.toolbox.hosts), "/etc/hosts"))
+        # What lies there may be a mount of its own, which a copy of /etc would lack.
         resolver = os.path.realpath("/etc/resolv.conf")
-        if resolver.startswith("/run/") and os.path.exists(resolver):
+        if os.path.exists(resolver):
             own.append(("ro", resolver, resolver))
-        return [entry for entry in own if not entry[2].startswith("/etc/") or os.path.exists(entry[2])]
+        if os.path.exists("/sys/block"):  # the host's disks are none of an instance's
+            own.append(("ro", str(self.toolbox.nothing), "/sys/block"))
+        return own
 
     def _holder_request(self) -> Request:
         argv = getattr(self, f"_argv_{self.level}")()
@@ -504,6 +526,24 @@ class Sandbox:
             HOLD,
             *own,
         ]
+
+
+def _links_to_etc(directory: Path) -> Path:
+    """Make the directory that instances have for /etc: a mount needs something to lie over, and the host's has not."""
+    etc = directory / "etc"
+    (etc / "hardway").mkdir(parents=True)
+    for entry in os.scandir("/etc"):
+        if entry.name in (*OWN_ETC, "hardway"):
+            continue
+        if entry.is_symlink():
+            (etc / entry.name).symlink_to(os.readlink(entry.path))
+        elif entry.name == "resolv.conf":
+            (etc / entry.name).touch()
+        else:
+            (etc / entry.name).symlink_to(f"{HOST_ETC}/{entry.name}")
+    for name in OWN_ETC:
+        (etc / name).touch()
+    return etc
 
 
 def remove_tree(directory: Path) -> None:

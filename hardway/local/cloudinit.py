@@ -1,0 +1,46 @@
+"""User data as cloud-init reads it: the parts of a multipart message, or the one part that it is."""
+
+from __future__ import annotations
+
+import email
+import gzip
+from dataclasses import dataclass
+
+BOOTHOOK, SCRIPT = "text/cloud-boothook", "text/x-shellscript"
+_GZIP = b"\x1f\x8b"
+_HOOK_LINE = b"#cloud-boothook"
+# Content types that say too little: then the first line tells.
+_UNKNOWN = ("text/plain", "text/x-not-multipart", SCRIPT)
+
+
+@dataclass(frozen=True)
+class Part:
+    """`kind` is a content type, `name` that of the file it would become."""
+
+    kind: str
+    name: str
+    content: bytes
+
+
+def parts(data: bytes) -> list[Part]:
+    """The parts in their order; none where there is no user data."""
+    if data.startswith(_GZIP):
+        data = gzip.decompress(data)
+    if not data:
+        return []
+    if b"mime-version:" not in data[:4096].lower():
+        return [_part("text/plain", "", data, 1)]
+    leaves = [part for part in email.message_from_bytes(data).walk() if part.get_content_maintype() != "multipart"]
+    return [
+        _part(leaf.get_content_type(), leaf.get_filename() or "", leaf.get_payload(decode=True) or b"", number)
+        for number, leaf in enumerate(leaves, 1)
+    ]
+
+
+def _part(kind: str, name: str, content: object, number: int) -> Part:
+    assert isinstance(content, bytes)
+    if kind in _UNKNOWN:
+        kind = SCRIPT if content.startswith(b"#!") else BOOTHOOK if content.startswith(_HOOK_LINE) else "text/plain"
+    if kind == BOOTHOOK:
+        content = content.removeprefix(_HOOK_LINE).lstrip()
+    return Part(kind, name.replace("/", "_") or f"part-{number:03}", content)
