@@ -2,8 +2,7 @@
 # What an instance does for itself, as root. Without an argument, at each boot, before all else in its user data: start
 # the watch, format and mount its instance storage. The file `ends` holds the time it ends, whatever a tag may say.
 #
-#   look            end the instance if its time is up; a timer of systemd's calls it each minute
-#   loop            the same, where systemd doesn't run
+#   look            end the instance if its time is up: a timer of systemd's calls it each minute
 #   extend SECONDS  move the end to so many seconds from now
 #
 # A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port. HARDWAY_ROOT stands in front
@@ -25,7 +24,7 @@ boot() {
   # An image made of another instance holds that one's files.
   if [ "$instance" != "$id" ]; then
     rm -f "$etc/ends"
-    [ "$limit" -eq 0 ] || write_end "$limit"
+    [ "$limit" -eq 0 ] || echo $((now + limit)) >"$etc/ends"
     echo "$id" >"$etc/instance"
   # Who starts it again when its time is up has ten minutes to extend that.
   elif [ -n "$ends" ] && [ "$ends" -lt $((now + 600)) ]; then
@@ -48,7 +47,11 @@ write_end() {
 # No default dependencies: they would have the watch wait for user data that may never end.
 watch() {
   if [ ! -d "$units" ]; then
-    setsid sh "$etc/watch" loop </dev/null >>"$run/log" 2>&1 &
+    loop=
+    [ ! -s "$run/loop" ] || read -r loop <"$run/loop"
+    if [ -n "$loop" ] && kill -0 "$loop" 2>/dev/null; then return; fi
+    loop </dev/null >>"$run/log" 2>&1 &
+    echo $! >"$run/loop"
     return
   fi
   cat >"$units/hardway.service" <<EOF
@@ -72,16 +75,16 @@ EOF
   "${sbin}systemctl" start --no-block hardway.timer
 }
 
+# Where systemd doesn't run. It outlives who starts it.
 loop() {
-  exec 9>"$run/loop"
-  flock -n 9 || exit 0
+  trap '' HUP
   while [ -d "$etc" ]; do
-    now=$(date +%s)
     look
     pause=60
     [ "$idle" -eq 0 ] || [ "$idle" -ge 240 ] || pause=$((idle / 4 + 1))
     [ -z "$ends" ] || [ $((ends - now)) -ge $pause ] || pause=$((ends > now ? ends - now : 1))
     sleep $pause
+    now=$(date +%s)
   done
 }
 
@@ -169,6 +172,5 @@ disk() {
 case ${1-} in
   '') boot ;;
   look) look ;;
-  loop) loop ;;
   extend) write_end "$2" && watch ;;
 esac

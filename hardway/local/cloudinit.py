@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import gzip
 from dataclasses import dataclass
+from functools import lru_cache
 
 BOOTHOOK, SCRIPT = "text/cloud-boothook", "text/x-shellscript"
 _GZIP = b"\x1f\x8b"
@@ -22,19 +23,20 @@ class Part:
     content: bytes
 
 
-def parts(data: bytes) -> list[Part]:
+@lru_cache(maxsize=8)
+def parts(data: bytes) -> tuple[Part, ...]:
     """The parts in their order; none where there is no user data."""
     if data.startswith(_GZIP):
         data = gzip.decompress(data)
     if not data:
-        return []
+        return ()
     if b"mime-version:" not in data[:4096].lower():
-        return [_part("text/plain", "", data, 1)]
+        return (_part("text/plain", "", data, 1),)
     leaves = [part for part in email.message_from_bytes(data).walk() if part.get_content_maintype() != "multipart"]
-    return [
+    return tuple(
         _part(leaf.get_content_type(), leaf.get_filename() or "", leaf.get_payload(decode=True) or b"", number)
         for number, leaf in enumerate(leaves, 1)
-    ]
+    )
 
 
 def _part(kind: str, name: str, content: object, number: int) -> Part:

@@ -17,7 +17,7 @@ import socket
 import struct
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -433,7 +433,7 @@ class Host:
         sandbox: Sandbox,
         authorized: asyncssh.SSHKey | None,
         power: Callable[[str], None],
-        user_data: list[cloudinit.Part],
+        user_data: Sequence[cloudinit.Part],
     ) -> None:
         self.name = name
         self.address = address
