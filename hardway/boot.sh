@@ -102,7 +102,7 @@ end() {
   if [ -f "$etc/on-timeout.sh" ]; then
     set -- bash "$etc/on-timeout.sh"
     [ ! -x "$2" ] || shift
-    timeout -k 5 "${HARDWAY_GRACE:-60}" "$@" </dev/null
+    timeout -k 2 "${HARDWAY_GRACE:-60}" "$@" </dev/null
   fi
   "${sbin}poweroff" || "${sbin}shutdown" -h now
 }
@@ -160,7 +160,7 @@ disk() {
       found=${found##*LABEL=hardway}
       set -- "$1" "${found%%[!0-9]*}"
       ;;
-    *) return ;;
+    *) return 0 ;;
   esac
   mkdir -p "$root/mnt$2"
   ! mountpoint -q "$root/mnt$2" || return

@@ -15,6 +15,7 @@ import importlib.resources
 import math
 import re
 import shlex
+import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.message import Message
@@ -100,7 +101,8 @@ def compose(init: bytes, limits: Limits, ssh_user: str, ssh_port: int) -> bytes:
     settings = " ".join(f"{name}={value}" for name, value in values.items())
     first, *rest = _boot_script()
     parts: list[Message] = [_part("\n".join([first, settings, *rest, ""]).encode(), "text/cloud-boothook")]
-    init = gzip.decompress(init) if init.startswith(_GZIP) else init
+    if init.startswith(_GZIP):
+        init = _uncompressed(init)
     if init.strip():
         parts.append(_whole(init))
     # The same bytes for the same launch: EC2 takes a client token twice only for one set of parameters.
@@ -111,6 +113,13 @@ def compose(init: bytes, limits: Limits, ssh_user: str, ssh_port: int) -> bytes:
     if len(whole) > MOST_BYTES:
         raise UsageError("--init is over the 16 KiB that EC2 takes, even compressed: let it fetch the rest from S3")
     return whole
+
+
+def _uncompressed(init: bytes) -> bytes:
+    try:
+        return gzip.decompress(init)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"--init looks compressed by gzip and is not: {error}") from None
 
 
 def text(data: bytes) -> str:

@@ -341,9 +341,10 @@ def test_what_is_asked_of_ec2_on_demand_and_for_spot(launcher: Launcher) -> None
         assert asked[prefix + "IamInstanceProfile.Name"] == "reader"
         assert asked[prefix + "BlockDeviceMapping.1.DeviceName"] == "/dev/sda1"
         assert asked[prefix + "BlockDeviceMapping.1.Ebs.VolumeType"] == "gp3"
-        assert b64decode(asked[prefix + "UserData"]) == b"#!/bin/bash\necho hello"
+        assert b"\n#!/bin/bash\necho hello\n" in b64decode(asked[prefix + "UserData"])
         tags = _tags(asked, prefix)
         assert tags["instance"].pop("hardway-launch")
+        assert tags["instance"].pop("hardway-ends")
         assert tags["instance"] == tags["volume"]
         assert (tags["volume"]["Name"], tags["volume"]["team"]) == ("launched", "data")
     token = _tags(template, "LaunchTemplateData.")["instance"]["hardway-launch"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -147,7 +148,9 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
         (["--ssh-port", "99999"], "--ssh-port"),
         (["--login", "--num", "2"], "--login is for one instance"),
-        (["--init", "x" * 17000], "16 KiB"),
+        (["--init", random.Random(0).randbytes(20000).hex()], "16 KiB"),
+        (["--max-hours", "inf"], "--max-hours"),
+        (["--idle-minutes", "-1"], "--idle-minutes"),
         (["--command", " "], "there is no command"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from pathlib import Path
 
 import pytest
@@ -423,6 +426,23 @@ def test_user_data_that_is_no_script_is_left_alone_with_a_word_in_the_log(machin
     machine = machines(UserData="#cloud-config\npackages: [tree]\n")[0]
     log = machine.directory / "log" / "cloud-init-output.log"
     eventually(lambda: log.exists() and "#!" in log.read_text())
+
+
+def test_boothooks_run_at_every_boot_before_ssh_and_scripts_of_a_multipart_once_by_name(machines: Machines) -> None:
+    kinds = {"b": "x-shellscript", "a": "x-shellscript", "hook": "cloud-boothook"}
+    parts = []
+    for name, kind in kinds.items():
+        part = MIMEText(f'#!/bin/sh\necho "{name} $INSTANCE_ID" >>~/runs\nexit 1\n', kind)
+        part.add_header("Content-Disposition", "attachment", filename=name)
+        parts.append(part)
+    machine = machines(UserData=gzip.compress(MIMEMultipart(_subparts=parts).as_bytes()))[0]
+    runs = machine.directory / "root" / "runs"
+    eventually(lambda: runs.read_text() == f"hook {machine.id}\na \nb \n")
+    machine.ec2.stop_instances(InstanceIds=[machine.id])
+    machine.wait("stopped")
+    machine.ec2.start_instances(InstanceIds=[machine.id])
+    machine.wait("running")
+    assert runs.read_text().endswith(f"b \nhook {machine.id}\n")
 
 
 def test_user_data_is_told_by_ec2_as_it_was_given(machines: Machines) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import s3stub
+from hardway import s3stub, userdata
 from hardway.local.sandbox import LEVELS
 from hardway.local.spawner import marked
 from tests.conftest import LocalCloud, local_cloud
@@ -215,3 +215,23 @@ def test_a_stubbed_session_reaches_the_hosts_objects(
         )
         assert pair[1].output(again, options=options) == f"{pair[0].id}\n"
     assert not session.path.exists()
+
+
+def test_what_ends_it_keeps_to_the_instance(own_cloud: LocalCloud, key: Key, isolated: bool) -> None:
+    def on_this_machine() -> list[tuple[str, float]]:
+        places = [Path("/etc/hardway"), Path("/run/hardway"), Path("/run/systemd/system")]
+        return [(str(p), p.stat().st_mtime) for place in places if place.exists() for p in (place, *place.iterdir())]
+
+    before = on_this_machine()
+    machines = Machines(own_cloud, key)
+    machine = machines(UserData=userdata.compose(b"", userdata.Limits(1, 1), "ubuntu", 22))[0]
+    own = machine.directory / "etc" / "hardway"
+    assert machine.output('cat "${HARDWAY_ROOT-}/etc/hardway/ends"') == (own / "ends").read_text()
+    assert on_this_machine() == before
+    if isolated:
+        assert machine.output("touch /etc/hardway/new; ls /etc/hardway; ls -A /sys/block").split() == [
+            "ends", "instance", "new", "watch",
+        ]  # fmt: skip
+        assert machine.output("cat /etc/os-release") == Path("/etc/os-release").read_text()
+        assert machine.ssh("touch /etc/new").returncode != 0
+    machines.close()

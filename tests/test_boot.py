@@ -1,0 +1,202 @@
+"""`boot.sh`, run with everything it changes below a directory, and the programs that need a real machine played."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hardway import userdata
+from hardway.local import cloudinit
+from hardway.userdata import Limits
+from tests.conftest import REPOSITORY
+from tests.pmap.conftest import PipedAgent
+
+STORE = "Amazon EC2 NVMe Instance Storage"
+# A device is a file: empty, or with what blkid would say of it.
+PLAYED = {
+    "blkid": 'for device; do :; done; [ -s "$device" ] || exit 2; cat "$device"',
+    "mkfs.ext4": 'for device; do :; done; while [ "$1" != -L ]; do shift; done\n'
+    'echo "mkfs $(basename "$device")" >>"$log"\n'
+    'printf "DEVNAME=%s\\nLABEL=%s\\nTYPE=ext4\\n" "$device" "$2" >"$device"',
+    "mount": 'echo "mount $(basename "$3") $(basename "$4")" >>"$log"',
+    "chown": '[ "$1" = 1000 ] && echo "chown $1 $(basename "$2")" >>"$log"',
+    "systemctl": 'echo "systemctl $*" >>"$log"',
+    "poweroff": 'echo poweroff >>"$log"',
+}
+
+
+class Box:
+    """An instance's root directory, where `boot.sh` is its boothook."""
+
+    def __init__(self, root: Path, *, hours: float = 0, idle_minutes: float = 0, port: int = 22, systemd: bool = True):
+        self.root = root
+        self.log = root / "log"
+        self.hook = root / "hook"
+        self.etc = root / "etc" / "hardway"
+        for directory in ("sbin", "dev", "sys/block", "run/hardway", "run/systemd/system" if systemd else "."):
+            (root / directory).mkdir(parents=True, exist_ok=True)
+        for name, body in PLAYED.items():
+            (root / "sbin" / name).write_text(f'#!/bin/sh\nlog={self.log}\n{body}\n')
+            (root / "sbin" / name).chmod(0o755)
+        [part] = cloudinit.parts(userdata.compose(b"", Limits(hours, idle_minutes), "ubuntu", port))
+        self.hook.write_bytes(part.content)
+        self.hook.chmod(0o700)
+        self.log.touch()
+
+    def boot(self, instance: str = "i-1") -> list[str]:
+        """Boot; returns the lines that the played programs left."""
+        return self.run(str(self.hook), INSTANCE_ID=instance)
+
+    def watch(self, *arguments: str, **environment: str) -> list[str]:
+        """What systemd, and `ec2.extend`, call."""
+        return self.run("sh", str(self.etc / "watch"), *arguments, **environment)
+
+    def run(self, *command: str, **environment: str) -> list[str]:
+        before = len(self.log.read_text().splitlines())
+        done = subprocess.run(
+            command, env={**os.environ, "HARDWAY_ROOT": str(self.root), **environment}, capture_output=True, timeout=30
+        )
+        assert (done.returncode, done.stderr.removeprefix(b"Killed\n")) == (0, b"")
+        return self.log.read_text().splitlines()[before:]
+
+    @property
+    def ends(self) -> float:
+        """Seconds from now."""
+        return int((self.etc / "ends").read_text()) - time.time()
+
+    def disk(self, name: str, model: str = STORE, holds: str = "") -> None:
+        device = self.root / "sys" / "block" / name / "device"
+        device.mkdir(parents=True)
+        (device / "model").write_text(f"{model:40}\n")
+        (self.root / "dev" / name).write_text(holds)
+
+
+def test_it_is_clean() -> None:
+    script = str(REPOSITORY / "hardway" / "boot.sh")
+    for shell in ("dash", "bash"):
+        if shutil.which(shell):
+            subprocess.run([shell, "-n", script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True)
+
+
+def test_systemd_takes_the_timer(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    assert box.boot() == ["systemctl daemon-reload", "systemctl start --no-block hardway.timer"]
+    units = tmp_path / "run" / "systemd" / "system"
+    assert "OnUnitActiveSec=1min" in (units / "hardway.timer").read_text()
+    assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in (units / "hardway.service").read_text()
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", *map(str, units.iterdir())], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, [line for line in done.stderr.splitlines() if "hardway" in line]) == (0, [])
+
+
+def test_the_end_is_a_time_that_a_reboot_does_not_move(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=2)
+    box.boot()
+    assert 7190 < box.ends <= 7200
+    (box.etc / "ends").write_text(f"{int(time.time()) + 3000}\n")
+    box.boot()
+    assert 2990 < box.ends <= 3000
+    assert box.watch("look") == []
+
+
+def test_who_starts_it_again_past_its_end_has_ten_minutes(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=2)
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    box.boot()
+    assert 590 < box.ends <= 600
+
+
+def test_an_image_made_of_an_instance_starts_anew(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=2)
+    box.boot("i-1")
+    (box.etc / "ends").write_text("1000\n")
+    box.boot("i-2")
+    assert 7190 < box.ends <= 7200
+
+
+def test_without_limits_nothing_watches_until_it_is_given_one(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    assert box.boot() == []
+    assert not (box.etc / "ends").exists()
+    assert "systemctl start --no-block hardway.timer" in box.watch("extend", "60")
+    assert 50 < box.ends <= 60
+
+
+@pytest.mark.parametrize("executable", [False, True])
+def test_on_timeout_has_its_time_and_no_more(tmp_path: Path, executable: bool) -> None:
+    box = Box(tmp_path, hours=1)
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    last = box.etc / "on-timeout.sh"
+    last.write_text(f"#!/bin/bash\ntrap '' TERM\n[[ 1 ]] && echo saved >>{box.log}\nsleep 20\n")
+    last.chmod(0o755 if executable else 0o644)
+    begun = time.monotonic()
+    assert box.watch("look", HARDWAY_GRACE="0.2") == ["saved", "poweroff"]
+    assert 0.2 < time.monotonic() - begun < 15
+
+
+def test_use_keeps_it_and_disuse_ends_it(tmp_path: Path, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        box = Box(tmp_path / "box", idle_minutes=1, port=port)
+        box.boot()
+        seen = tmp_path / "box" / "run" / "hardway" / "seen"
+        (tmp_path / "box" / "root").symlink_to(home)
+
+        def ends(spent: int = 1 << 50, **environment: str) -> bool:
+            """Whether it ends, unused for 100 s so far; `spent` is the CPU time at the look before this."""
+            now = int(time.time())
+            seen.write_text(f"{now - 100} {spent} {now - 1}\n")
+            return box.watch("look", **environment) == ["poweroff"]
+
+        assert ends()
+        assert not ends(spent=0)
+        with socket.create_connection(("127.0.0.1", port)):
+            assert not ends()
+            assert not ends(HARDWAY_ADDRESS="127.0.0.1")
+            assert ends(HARDWAY_ADDRESS="127.77.0.9")
+        agent = PipedAgent(home, "cat")
+        assert not ends(HARDWAY_ADDRESS="127.77.0.9")
+        agent.stop()
+        assert ends(HARDWAY_ADDRESS="127.77.0.9")
+        seen.unlink()
+        assert not box.watch("look")
+
+
+def test_instance_storage_is_mounted_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    others = {"nvme0n1": ("Amazon Elastic Block Store", ""), "nvme3n1": (STORE, "PTTYPE=gpt\n"),
+              "nvme4n1": (STORE, "LABEL=theirs\nTYPE=xfs\n")}  # fmt: skip
+    for name, (model, holds) in others.items():
+        box.disk(name, model, holds)
+    box.disk("nvme1n1")
+    box.disk("nvme2n1")
+    done = sorted(box.boot())
+    assert done == sorted(
+        ["mkfs nvme1n1", "mount nvme1n1 mnt", "chown 1000 mnt", "mkfs nvme2n1", "mount nvme2n1 mnt1", "chown 1000 mnt1"]
+    )
+    # After a reboot they have changed names: what is on them stays, and where it is.
+    one, two = tmp_path / "dev" / "nvme1n1", tmp_path / "dev" / "nvme2n1"
+    held = one.read_text(), two.read_text()
+    one.write_text(held[1])
+    two.write_text(held[0])
+    assert sorted(line for line in box.boot() if "chown" not in line) == ["mount nvme1n1 mnt1", "mount nvme2n1 mnt"]
+    assert {name: (tmp_path / "dev" / name).read_text() for name in others} == {n: h for n, (_, h) in others.items()}
+
+
+def test_a_disk_that_cannot_be_looked_at_is_left_alone(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    box.disk("nvme1n1")
+    (tmp_path / "sbin" / "blkid").write_text("#!/bin/sh\nexit 8\n")
+    assert box.boot() == []

@@ -1,0 +1,91 @@
+"""User data: what goes in comes out as cloud-init, and the local cloud, take it apart."""
+
+from __future__ import annotations
+
+import email
+import gzip
+import random
+from datetime import datetime, timezone
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from hardway import userdata
+from hardway.errors import UsageError
+from hardway.local import cloudinit
+from hardway.userdata import Limits
+
+NEVER = Limits(0, 0)
+HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]
+KINDS = {b"#!": "x-shellscript", b"#cloud-config\n": "cloud-config", b"#cloud-config-": "cloud-config-archive",
+         b"#include": "x-include-url"}  # fmt: skip
+
+
+def taken_apart(data: bytes) -> list[tuple[str, bytes]]:
+    """As cloud-init does: uncompressed, read as a text, each part decoded."""
+    whole = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    assert b"mime-version:" in whole[:4096].lower()
+    message = email.message_from_string(whole.decode())
+    leaves = [part for part in message.walk() if not part.is_multipart()]
+    return [(leaf.get_content_type(), bytes(leaf.get_payload(decode=True))) for leaf in leaves]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(HEADS), st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
+@example(b"", b"From me\n--\n.\n")
+@example(b"#!/bin/sh\n", b"a\r\nb\rc\x00\x0b\x85")
+@example(b"#!/bin/sh\n", b"no newline at the end")
+def test_what_goes_in_comes_out_after_ours(head: bytes, body: bytes) -> None:
+    init = head + body
+    assume(init.strip() and not init.startswith(b"\x1f\x8b") and b"mime-version:" not in init.lower())
+    data = userdata.compose(init, NEVER, "ubuntu", 22)
+    (kind, ours), (their_kind, theirs) = taken_apart(data)
+    assert kind == "text/cloud-boothook"
+    assert ours.startswith(b"#!/bin/sh\nlimit=0 idle=0 user=ubuntu port=22\n")
+    known = next((name for start, name in KINDS.items() if init.startswith(start)), "")
+    assert their_kind == f"text/{known or 'x-shellscript'}"
+    assert theirs == (init if known else b"#!/bin/bash\n" + init)
+    assert [part.content for part in cloudinit.parts(data)] == [ours, theirs]
+    assert data == userdata.compose(init, NEVER, "ubuntu", 22)
+
+
+def test_without_any_it_is_ours_and_short() -> None:
+    data = userdata.compose(b" \n", Limits(0.5, 1.5), "x y", 2222)
+    [(_, ours)] = taken_apart(data)
+    assert b"\nlimit=1800 idle=90 user='x y' port=2222\n" in ours
+    assert len(data) < 4500
+
+
+def test_a_multipart_of_ones_own_stays_one() -> None:
+    parts = [MIMEText("#cloud-config\n", "cloud-config"), MIMEText("#!/bin/sh\n", "x-shellscript")]
+    own = MIMEMultipart(_subparts=parts)
+    for init in (own.as_bytes(), gzip.compress(own.as_bytes())):
+        data = userdata.compose(init, NEVER, "ubuntu", 22)
+        kinds = [kind for kind, _ in taken_apart(data)]
+        assert kinds == ["text/cloud-boothook", "text/cloud-config", "text/x-shellscript"]
+        assert [part.kind for part in cloudinit.parts(data)] == kinds
+
+
+def test_what_is_too_long_is_compressed_and_else_refused() -> None:
+    long = b"#!/bin/sh\n" + b"echo again\n" * 5000
+    data = userdata.compose(long, NEVER, "ubuntu", 22)
+    assert len(data) <= userdata.MOST_BYTES
+    assert taken_apart(data)[1][1] == long
+    assert userdata.text(data).count("echo again") == 5000
+    with pytest.raises(UsageError, match="16 KiB"):
+        userdata.compose(b"#!/bin/sh\n" + random.Random(0).randbytes(17_000), NEVER, "ubuntu", 22)
+    with pytest.raises(UsageError, match="gzip"):
+        userdata.compose(b"\x1f\x8bno", NEVER, "ubuntu", 22)
+
+
+def test_limits_are_said_and_tagged() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    assert Limits(12, 0).tags(now) == {"hardway-ends": "2026-01-02T15:04:05+00:00"}
+    assert Limits(0, 30).tags(now) == {}
+    assert "12 hours after its start, at 2026-01-02 15:04 UTC or after 30 minutes" in Limits(12, 30).said(now)
+    assert "until somebody ends them" in NEVER.said(now)
+    with pytest.raises(UsageError, match="--max-hours is more than"):
+        Limits(float("inf"), 0)
