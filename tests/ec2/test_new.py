@@ -142,7 +142,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
         (["--zone", "us-east-1z"], "us-east-1z"),
         (["--role", "norole"], "norole"),
-        (["--spot", "0.5"], "price, and that of m7i.large is not known"),
+        (["--spot", "11"], "at most 10"),
         (["--spot", "11"], "--spot"),
         (["--min", "3", "--num", "2"], "--min is 3"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
