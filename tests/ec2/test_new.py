@@ -143,7 +143,6 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--zone", "us-east-1z"], "us-east-1z"),
         (["--role", "norole"], "norole"),
         (["--spot", "11"], "at most 10"),
-        (["--spot", "11"], "--spot"),
         (["--min", "3", "--num", "2"], "--min is 3"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
         (["--ssh-port", "99999"], "--ssh-port"),
