@@ -27,7 +27,7 @@ from hardway.errors import Failed, HardwayError, Interrupted, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
 from hardway.pmap import agent
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.journal import Job, Outputs, Result
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
@@ -169,6 +169,7 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
+        self.job.event("run", tasks=len(self.numbers), slots=self.options.slots, timeout=self.options.timeout)
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         try:
@@ -181,6 +182,7 @@ class Driver:
                 finally:
                     ended = now()
                     self._disconnect()
+                    self.job.event("over", why=self._why(), prices=dict(self._prices))
                     self.job.flush()
         finally:
             schedule, outcome = self.schedule, self.outcome
@@ -197,6 +199,16 @@ class Driver:
         if self._error:
             raise self._error
         return self.outcome
+
+    def _why(self) -> str:
+        """Why the run is over."""
+        if self._interrupted:
+            return "interrupted"
+        if self._left_running:
+            return signal.Signals(self._left_running).name
+        if self._error:
+            return str(self._error)
+        return "failed" if self.schedule.failed else "stopped" if self.schedule.left else "done"
 
     # The loop
 
@@ -305,6 +317,7 @@ class Driver:
             link.lost_at = time
             if link.ever_up:
                 self.schedule.pause(link.name, time)
+            self.job.event("away", host=link.name, reason=reason)
             self.progress.say(f"{link.instance}: {reason or 'the connection was lost'}; trying again")
         wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (link.failures - 1))
         link.retry_at = time + wait * random.uniform(0.7, 1.0)
@@ -334,7 +347,10 @@ class Driver:
         if link.given_up:
             return
         link.given_up = True
-        self._until[link.name] = now()
+        time = self._until[link.name] = now()
+        for (position, attempt), started in self.schedule.held(link.name).items():
+            self._note_lost(link, position, attempt, started, time)
+        self.job.event("gone", host=link.name, reason=reason)
         again = self.schedule.leave(link.name)
         self._note_deadly()
         self.outcome.lost += 1
@@ -344,6 +360,10 @@ class Driver:
         if all(other.given_up for other in self._links.values()):
             reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
             self._error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
+
+    def _note_lost(self, link: Link, position: int, attempt: int, started: float | None, time: float) -> None:
+        ran = None if started is None else round(time - started, 3)
+        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=link.name, seconds=ran)
 
     def _keep_links(self, time: float) -> None:
         """Reconnect what was lost, give up what stays lost, ping what is silent."""
@@ -440,7 +460,12 @@ class Driver:
             link.worker = self._next_worker
             self._next_worker += slots
         link.send(agent.JOB, payload=self._settings_of(link, slots))
+        instance = link.instance
+        about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
+        seconds = round(now() - link.made, 3)
+        self.job.event("up", host=link.name, slots=slots, worker=link.worker, seconds=seconds, **about)
         if link.identity and link.identity != hello.identity:
+            self.job.event("died", host=link.name)
             self.progress.say(f"{link.instance}: the agent had died; another one is there")
         link.identity = hello.identity
         self._entrusted.add(link.name)
@@ -452,7 +477,7 @@ class Driver:
     def _reconcile(self, link: Link, hello: Hello) -> None:
         """Agree with the agent on what it holds."""
         time = now()
-        known = set(self.schedule.held(link.name))
+        known = self.schedule.held(link.name)
         found = set()
         for holding in hello.holdings:
             position = self.positions.get(holding.task, -1)
@@ -463,7 +488,8 @@ class Driver:
                     self.schedule.started(link.name, position, holding.attempt, began)
             elif position < 0 or not self.schedule.adopt(link.name, position, holding.attempt, began):
                 link.send(agent.ACK if holding.state == agent.ENDED else agent.KILL, holding.task, holding.attempt)
-        for position, attempt in known - found:
+        for position, attempt in known.keys() - found:
+            self._note_lost(link, position, attempt, known[position, attempt], time)
             self.schedule.lost(link.name, position, attempt)
         self._note_deadly()
 
@@ -502,6 +528,7 @@ class Driver:
             self._on_chunk(link, frame)
         elif frame.kind == agent.RETURNED:
             self.schedule.returned(link.name, position, frame.attempt)
+            self.job.event("back", task=frame.task, attempt=frame.attempt, host=link.name)
         elif frame.kind == agent.ERROR:
             self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
         elif frame.kind == agent.BYE:
@@ -519,6 +546,7 @@ class Driver:
             return
         self._leaving.add(link.name)
         urgent = self.schedule.interrupt(link.name, seconds, now())
+        self.job.event("notice", host=link.name, seconds=round(seconds, 3) if math.isfinite(seconds) else 0.0)
         tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
         self.progress.say(f"{link.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}")
 
@@ -549,7 +577,7 @@ class Driver:
         partial.files[frame.payload[0]].write(frame.payload[1:])
 
     def _on_done(self, link: Link, position: int, frame: Frame) -> None:
-        code, flags, seconds, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+        code, flags, seconds, worker, *sizes = agent.RESULT.unpack_from(frame.payload)
         if not 0 <= seconds < math.inf:
             raise agent.BrokenStream(f"an attempt of {seconds} s")
         partial = self._partials.pop((link.name, frame.task, frame.attempt), None)
@@ -563,8 +591,11 @@ class Driver:
         while self.schedule.put_aside:
             bad = self._links.get(str(self.schedule.put_aside.pop()))
             if bad is not None:
+                self.job.event("aside", host=bad.name)
                 self.progress.say(f"{bad.instance}: set aside, tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
+            about = {"code": code, "seconds": round(seconds, 6), "worker": worker}
+            self.job.event("ended", task=frame.task, attempt=frame.attempt, host=link.name, **about)
             if partial:
                 self._discard(partial)
             return
@@ -575,7 +606,7 @@ class Driver:
             stdout, stderr = partial.paths
         elif len(inline) != sum(sizes):
             raise agent.BrokenStream("a result without its output")
-        result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr)
+        result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr, worker)
         if verdict is Verdict.DONE:
             self.job.done(frame.task, result)
         elif verdict is Verdict.FAILED:
@@ -590,7 +621,7 @@ class Driver:
         if verdict is Verdict.RETRY:
             self.job.flush()
             how = how_it_ended(result, self.options.timeout)
-            said = last_line(self.job, self.numbers[position], result)
+            said = last_line(self.job.outputs, self.numbers[position], result)
             reason = f"{how}{': ' if said else ''}{said}"
             self.progress.retry(
                 f"task {self.numbers[position]} failed on {link.instance}: {reason}; it will be tried again"
@@ -694,7 +725,14 @@ class Driver:
             self._work.put(connection.close)
 
     def _ask_prices(self, instances: Sequence[Instance]) -> None:
-        self._work.put(lambda: self._prices.update(hourly(self.settings, instances)))
+        def work() -> None:
+            self._prices.update(hourly(self.settings, instances))
+            self._events.put(("priced",))
+
+        self._work.put(work)
+
+    def _on_priced(self) -> None:
+        self.job.event("prices", **dict(self._prices))
 
     def _count_time(self, end: float) -> None:
         """What the instances' time came to, in seconds of slots and in USD."""
@@ -793,10 +831,7 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     return f"exit code {result.code}"
 
 
-def last_line(job: Job, number: int, result: Result) -> str:
+def last_line(outputs: Outputs, number: int, result: Result) -> str:
     """The last line an attempt wrote to stderr, shortened."""
-    tail = b""
-    for piece in job.pieces(number, result, "stderr"):
-        tail = (tail + piece)[-2000:]
-    lines = tail.decode(errors="replace").strip().splitlines()
+    lines = outputs.tail(number, result, 2000).decode(errors="replace").strip().splitlines()
     return lines[-1].strip()[:200] if lines else ""

@@ -4,6 +4,7 @@ A job's directory, mode 0700, under the XDG state directory:
     job.json   what was asked
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
+    heads      64 bytes a task: how its argument begins and ends, for people to read
     journal    a line for what happened, each ending in its own checksum; a torn last line is dropped
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
@@ -33,7 +34,9 @@ from platformdirs import user_state_path
 from hardway.errors import Failed, UsageError, did_you_mean
 
 KEY_SIZE = 16
+HEAD_SIZE = 64
 _PIECE = 1 << 20
+_CUT = " … ".encode()
 
 
 class Result(NamedTuple):
@@ -183,10 +186,19 @@ class Job:
 
     # What happens
 
-    def number(self, keys: Sequence[bytes]) -> list[int]:
-        """The task number of each key, from 1; keys never seen before get the next numbers."""
+    def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
+        """The task number of each key, from 1; keys never seen before get the next numbers.
+
+        `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
+        """
         known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [key for key in keys if key not in known]
+        if arguments:
+            heads = [_head(argument) for key, argument in zip(keys, arguments, strict=True) if key not in known]
+            with (self.path / "heads").open("ab") as file:
+                # What a crash left too much or too little of is of no harm: a head's place is its task's number.
+                file.truncate(len(self.keys) * HEAD_SIZE)
+                file.write(b"".join(heads))
         for key in new:
             self.keys.append(key)
             known[key] = len(self.keys)
@@ -198,6 +210,10 @@ class Job:
         """An attempt is about to be sent."""
         self._line(f"start {task} {attempt} {host} {time.time():.3f}")
 
+    def event(self, kind: str, **about: Any) -> None:
+        """Something happened that tells where the time went, and decides nothing; `history` reads it."""
+        self._line(f"event {time.time():.3f} {kind} {json.dumps(about)}")
+
     def ended(
         self,
         task: int,
@@ -208,8 +224,9 @@ class Job:
         seconds: float,
         stdout: bytes | Path,
         stderr: bytes | Path,
+        worker: int = -1,
     ) -> Result:
-        """An attempt ended with these outputs; a file is moved into the job."""
+        """An attempt ended with these outputs; a file is moved into the job. `worker` is its slot's number, or -1."""
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, _ = self._keep("stderr", task, attempt, stderr)
         result = Result(
@@ -217,7 +234,7 @@ class Job:
         )
         self._line(
             f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
-            f"{offset} {size} {checksum} {err_offset} {err_size}"
+            f"{offset} {size} {checksum} {err_offset} {err_size} {worker}"
         )
         return result
 
@@ -336,20 +353,56 @@ class Outputs:
                 f"the result of task {task} in {self.path} is damaged; --resume {self.path.name} runs it again"
             )
 
+    def tail(self, task: int, result: Result, most: int) -> bytes:
+        """The last bytes of a stderr; nothing where it can't be read."""
+        size = min(most, result.err_size)
+        try:
+            if result.err_offset >= 0:
+                return os.pread(self._file("stderr"), size, result.err_offset + result.err_size - size) if size else b""
+            with self.large(task, result.attempt, "stderr").open("rb") as file:
+                file.seek(-size, os.SEEK_END)
+                return file.read()
+        except OSError:
+            return b""
+
     def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
         if offset < 0:
             with self.large(task, attempt, which).open("rb") as file:
                 while piece := file.read(_PIECE):
                     yield piece
         elif size:
-            if which not in self._files:
-                self._files[which] = os.open(self.path / which, os.O_RDONLY)
-            yield os.pread(self._files[which], size, offset)
+            yield os.pread(self._file(which), size, offset)
+
+    def _file(self, which: str) -> int:
+        if which not in self._files:
+            self._files[which] = os.open(self.path / which, os.O_RDONLY)
+        return self._files[which]
 
 
 def _close(files: dict[str, int]) -> None:
     while files:
         os.close(files.popitem()[1])
+
+
+def words_of(line: bytes) -> list[str]:
+    """The words of a journal's line. Raises ValueError where it isn't what was written."""
+    text, _, checksum = line.rpartition(b" ")
+    if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
+        raise ValueError("damaged")
+    return text.decode("ascii").split(" ")
+
+
+def result_of(words: Sequence[str]) -> Result:
+    """What follows the task's number in the line of an attempt's end. Raises ValueError, IndexError or TypeError."""
+    return Result(
+        int(words[0]),
+        words[1],
+        float(words[2]),
+        int(words[3]),
+        int(words[4]),
+        float(words[5]),
+        *(int(word) for word in words[6:11]),
+    )
 
 
 def read_history(data: bytes) -> History:
@@ -358,23 +411,13 @@ def read_history(data: bytes) -> History:
     ended: dict[tuple[int, int], Result] = {}
     for line in data.split(b"\n")[:-1]:
         try:
-            text, _, checksum = line.rpartition(b" ")
-            if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
-                raise ValueError
-            kind, *words = text.decode("ascii").split(" ")
+            kind, *words = words_of(line)
+            if kind == "event":
+                continue
             task, attempt = int(words[0]), int(words[1])
             history.attempts[task] = max(history.attempts.get(task, 0), attempt)
             if kind == "end":
-                result = Result(
-                    attempt,
-                    words[2],
-                    float(words[3]),
-                    int(words[4]),
-                    int(words[5]),
-                    float(words[6]),
-                    *(int(word) for word in words[7:12]),
-                )
-                ended[task, attempt] = result
+                result = ended[task, attempt] = result_of(words[1:])
                 history.open.pop((task, attempt), None)
                 if result.code or result.flags:
                     history.failed[task] = history.failed.get(task, 0) + 1
@@ -398,6 +441,31 @@ def read_asked(path: Path) -> Asked:
         raise UsageError(f"there is no job {path.name!r}{hint}: `inv mapreduce.jobs` lists them") from None
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path / 'job.json'} can't be read: {error}") from None
+
+
+def read_heads(path: Path) -> list[bytes]:
+    """How the argument of each task begins, and ends where it is longer; empty where that isn't known."""
+    tasks = (path / "keys").stat().st_size // KEY_SIZE
+    try:
+        data = (path / "heads").read_bytes()
+    except FileNotFoundError:
+        data = b""
+    records = (data[at : at + HEAD_SIZE] for at in range(0, HEAD_SIZE * tasks, HEAD_SIZE))
+    return [_read_head(record) for record in records]
+
+
+def _head(argument: bytes) -> bytes:
+    """A length and so many bytes, or 255 and 31 bytes of the beginning and 32 of the end."""
+    text = argument.removesuffix(b"\n")
+    if len(text) < HEAD_SIZE:
+        return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
+    return b"\xff" + text[:31] + text[-32:]
+
+
+def _read_head(record: bytes) -> bytes:
+    if record[:1] == b"\xff":
+        return record[1:32] + _CUT + record[32:]
+    return record[1 : 1 + record[0]] if record else b""
 
 
 def _lock(path: Path, name: str) -> int:

@@ -80,6 +80,7 @@ class Link:
     def __init__(self, instance: Instance, events: SimpleQueue[Any]) -> None:
         self.instance = instance
         self.name = instance.id
+        self.made = now()
         self.channel: paramiko.Channel | None = None
         self.up = False  # the agent has said hello over the present connection
         self.ever_up = False

@@ -134,7 +134,7 @@ class _Run:
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         _look_back(job, shown)
         keys = journal.keys_of(items)
-        self.numbers = job.number(keys)
+        self.numbers = job.number(keys, items)
         self.order = longest_first(keys, journal.latest_durations(job.asked.command, job.path))
         self.writer = _Writer(job, self.numbers, folder) if folder else None
 
@@ -277,7 +277,7 @@ def failures(
     """The failed tasks grouped by how they ended and what they said last, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in outcome.failed.items():
-        said[position] = (how_it_ended(result, options.timeout), last_line(job, numbers[position], result))
+        said[position] = (how_it_ended(result, options.timeout), last_line(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), count in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))

@@ -252,10 +252,10 @@ class Schedule:
         self._place(host)
         return True
 
-    def held(self, name: Host) -> list[tuple[int, int]]:
-        """(task, attempt) of each attempt thought to be on the host."""
+    def held(self, name: Host) -> dict[tuple[int, int], float | None]:
+        """(task, attempt) of each attempt thought to be on the host, and when it started, if it is known to have."""
         host = self._hosts.get(name)
-        return [(attempt.task, attempt.number) for attempt in host.load.values()] if host else []
+        return {(attempt.task, attempt.number): attempt.started for attempt in host.load.values()} if host else {}
 
     def pause(self, name: Host, now: float) -> None:
         """The connection is lost; what runs there may go on."""
