@@ -35,16 +35,16 @@ if TYPE_CHECKING:
         userdata,
     )
     from hardway.local import daemon, faults
-    from hardway.pmap import arguments, journal, run, shuffle
+    from hardway.pmap import arguments, journal, report, run, shuffle
 
 __all__ = [
     "account", "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "images", "instances",
-    "journal", "launch", "lifetime", "market", "networks", "readiness", "rsync", "run", "s3stub", "security_groups",
-    "shuffle", "spread", "ssh", "tags", "transfer", "unfinished", "userdata",
+    "journal", "launch", "lifetime", "market", "networks", "readiness", "report", "rsync", "run", "s3stub",
+    "security_groups", "shuffle", "spread", "ssh", "tags", "transfer", "unfinished", "userdata",
 ]  # fmt: skip
 _PACKAGES = {
     "hardway.local": ("daemon", "faults"),
-    "hardway.pmap": ("arguments", "journal", "run", "shuffle"),
+    "hardway.pmap": ("arguments", "journal", "report", "run", "shuffle"),
 }
 
 

@@ -11,6 +11,7 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli import confirm, task
 from hardway.later import arguments, journal, run, shuffle
+from hardway.later import report as reports
 from hardway.later import ssh as connections
 
 from .flags import JSON, REGION, SELECTOR, YES
@@ -18,6 +19,8 @@ from .flags import JSON, REGION, SELECTOR, YES
 if TYPE_CHECKING:
     from hardway.pmap.journal import Jobs
     from hardway.pmap.results import Results
+
+JOB = "its name; of several that a glob matches, the newest: '*' is the last job"
 
 
 @task(
@@ -149,5 +152,23 @@ def rm(c: Context, job: str, yes: bool = False) -> None:
         journal.remove(path)
 
 
-ns = Collection(pmap, group, gather, jobs, rm)
+@task(
+    autoprint=True,
+    help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
+)
+def report(c: Context, job: str, to: str | None = None) -> str:
+    """Write a page about a job, one HTML file to look at in a browser, and print its path.
+
+    A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
+    """
+    return str(reports.write(job, to or ""))
+
+
+@task(autoprint=True, help={"job": JOB})
+def explain(c: Context, job: str) -> str:
+    """Print where a job's time and money went, and what would have helped: a screen of text."""
+    return reports.text(job)
+
+
+ns = Collection(pmap, group, gather, jobs, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

@@ -267,7 +267,8 @@ def idle_between(found: Figures) -> Advice | None:
     usual = found.quantile(0.5)
     if usual < SHORT:
         return Advice("between", share, f"{what}, of {usual:.2g} s each", "fewer, longer tasks")
-    return Advice("between", share, what, "retries wait before they start; see the failures")
+    failed = found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0)
+    return Advice("between", share, what, "a retry waits before it starts; see the failures" if failed else "")
 
 
 def connecting(found: Figures) -> Advice | None:
@@ -318,7 +319,7 @@ def lost_connections(found: Figures) -> Advice | None:
     if share < LOSS_SHARE:
         return None
     what = f"lost connections left slots idle for {share:.0%} of the slot time"
-    return Advice("away", share, what, "run pmap nearer to the instances")
+    return Advice("away", share, what, "run pmap where the network is steadier")
 
 
 def slow_instances(found: Figures) -> Advice | None:
@@ -448,9 +449,11 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
         said = f"median {duration(middle)}, 95 % within {duration(most)}, longest {duration(longest)}"
         facts.append(("durations", said))
     if found.cost:
-        cost = f"{money(found.cost)}; {money(found.wasted)} for attempts that did not count, "
-        cost += f"{money(found.idle_cost)} for idle slots"
-        facts.append(("cost", cost + (f"; {found.unpriced} instances' price is not known" if found.unpriced else "")))
+        cost = money(found.cost)
+        if found.cost >= 0.01:
+            cost += f", of it {money(found.wasted)} for attempts that did not count"
+            cost += f", {money(found.idle_cost)} for idle slots"
+        facts.append(("cost", cost + (f"; the price of {found.unpriced} more is not known" if found.unpriced else "")))
     else:
         facts.append(("cost", "the instances' prices are not known"))
     return facts
@@ -478,7 +481,7 @@ def text(record: Record) -> str:
     found = figures(record.timeline)
     lines = [f"job {record.name}: {record.command}"]
     for name, said in [*facts(record, found), ("slot time", slot_time(found))]:
-        lines += textwrap.wrap(said, COLUMNS, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)[:2]
+        lines += textwrap.wrap(said, COLUMNS, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)[:3]
     failures = [f"  {len(one.attempts)} x {one}" for one in record.failures[:3]]
     if len(record.failures) > 3:
         failures.append(f"  and in {len(record.failures) - 3} other ways")
@@ -504,6 +507,8 @@ def fitted(line: str, columns: int = COLUMNS) -> str:
 def printable(text: bytes | str) -> str:
     """Whatever somebody wrote, in one line without anything that a terminal or a browser would obey."""
     said = text.decode(errors="replace") if isinstance(text, bytes) else text
+    if said.isprintable():
+        return said
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in said)
 
 

@@ -419,7 +419,7 @@ def _placed(attempts: Iterable[Attempt], timeline: Timeline) -> list[Attempt]:
         placed += ran
     unplaced.sort(key=lambda attempt: attempt.sent if math.isnan(attempt.began) else attempt.began)
     for attempt in unplaced:
-        if attempt.began != math.inf and _fit(attempt, lanes[attempt.host]):
+        if attempt.began != math.inf and _fit(attempt, lanes[attempt.host], attempt.host in lives):
             placed.append(attempt)
     for name, busy in lanes.items():
         timeline.hosts[name].lanes = len(busy)
@@ -435,18 +435,22 @@ def _lane(attempt: Attempt, lives: Sequence[Life]) -> int | None:
     return None
 
 
-def _fit(attempt: Attempt, lanes: list[list[tuple[float, float]]]) -> bool:
-    """Put the attempt into the first lane with room; False where it never can have begun."""
+def _fit(attempt: Attempt, lanes: list[list[tuple[float, float]]], all_known: bool) -> bool:
+    """Put the attempt into the lane where it can begin first; False where it never can have begun.
+
+    That a lost one had started may be a guess of the driver's. Where it isn't known that these are all of the host's
+    lanes, another one is made rather than a known time changed.
+    """
     guessed = math.isnan(attempt.began)
     best: tuple[float, int] | None = None
     for lane, busy in enumerate(lanes):
         at = bisect_right(busy, (attempt.ended - _TOUCHING, math.inf))
         free = busy[at - 1][1] if at else -math.inf
         began = max(attempt.sent if guessed else attempt.began, free)
-        fits = began < attempt.ended if guessed else free <= attempt.began + _TOUCHING
+        fits = began < attempt.ended if guessed or all_known else free <= attempt.began + _TOUCHING
         if fits and (best is None or began < best[0]):
             best = began, lane
-    if best is None and guessed and lanes:
+    if best is None and lanes and (guessed or (all_known and attempt.result is None)):
         return False
     if best is None:
         lanes.append([])

@@ -4,7 +4,7 @@ A job's directory, mode 0700, under the XDG state directory:
     job.json   what was asked
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
-    heads      64 bytes a task: how its argument begins and ends, for people to read
+    heads      96 bytes a task: how its argument begins and ends, for people to read
     journal    a line for what happened, each ending in its own checksum; a torn last line is dropped
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
@@ -34,7 +34,7 @@ from platformdirs import user_state_path
 from hardway.errors import Failed, UsageError, did_you_mean
 
 KEY_SIZE = 16
-HEAD_SIZE = 64
+HEAD_SIZE = 96
 _PIECE = 1 << 20
 _CUT = " … ".encode()
 
@@ -455,16 +455,16 @@ def read_heads(path: Path) -> list[bytes]:
 
 
 def _head(argument: bytes) -> bytes:
-    """A length and so many bytes, or 255 and 31 bytes of the beginning and 32 of the end."""
+    """A length and so many bytes, or 255 and 47 bytes of the beginning and 48 of the end."""
     text = argument.removesuffix(b"\n")
     if len(text) < HEAD_SIZE:
         return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
-    return b"\xff" + text[:31] + text[-32:]
+    return b"\xff" + text[:47] + text[-48:]
 
 
 def _read_head(record: bytes) -> bytes:
     if record[:1] == b"\xff":
-        return record[1:32] + _CUT + record[32:]
+        return record[1:48] + _CUT + record[48:]
     return record[1 : 1 + record[0]] if record else b""
 
 

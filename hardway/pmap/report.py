@@ -22,7 +22,7 @@ from typing import Any
 from hardway.errors import NO_ROOM, Failed, UsageError
 from hardway.pmap import explain, history, journal
 from hardway.pmap.driver import how_it_ended, last_line
-from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, count, duration, money, printable
+from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, count, duration, printable
 from hardway.pmap.history import GOOD, Attempt, Outcome, Timeline
 from hardway.pmap.journal import Outputs
 
@@ -34,7 +34,7 @@ UNIT = 0.0001  # seconds
 BUCKETS = 40
 SAID = {
     Outcome.DONE: "done",
-    Outcome.BACKUP: "done, a backup",
+    Outcome.BACKUP: "done by a backup",
     Outcome.RETRIED: "failed, retried",
     Outcome.FAILED: "failed",
     Outcome.LOST: "lost",
@@ -47,6 +47,11 @@ SAID = {
 def load(name: str) -> Record:
     """The job of this name; of several that match a glob, the newest. Raises UsageError where there is none."""
     return _load(_newest(name))[0]
+
+
+def text(name: str) -> str:
+    """Where the job's time and money went, and what would have helped: a screen of text."""
+    return explain.text(load(name))
 
 
 def write(name: str, to: str = "") -> Path:
@@ -150,7 +155,7 @@ def _parts(found: Figures) -> str:
     for part, said in explain.PARTS.items():
         share = found.time.share(part)
         if share:
-            title = f"{share:.1%} {said}"
+            title = f"{share:.1%} {said}" if share >= 0.001 else f"under 0.1% {said}"
             bar.append(f'<i class="p-{part}" style="flex-grow:{share:.5f}" title="{title}"></i>')
             legend.append(f'<li><i class="p-{part}"></i>{title}</li>')
     return f'<div class="parts" aria-hidden="true">{"".join(bar)}</div><ul class="legend">{"".join(legend)}</ul>'
@@ -163,37 +168,40 @@ def _durations(timeline: Timeline) -> str:
         return "<p>no attempt has ended</p>"
     least = max(min(one.seconds for one in ran), 0.001)
     low, high = math.log10(least) - 0.02, math.log10(max(max(one.seconds for one in ran), 1.2 * least)) + 0.02
-    good, bad = [0] * BUCKETS, [0] * BUCKETS
+    counts, failed = [0] * BUCKETS, [0] * BUCKETS
     for one in ran:
-        place = (math.log10(max(one.seconds, least)) - low) / (high - low)
-        (bad if one.outcome in (Outcome.RETRIED, Outcome.FAILED) else good)[min(BUCKETS - 1, int(place * BUCKETS))] += 1
-    most = max(map(sum, zip(good, bad, strict=True)))
+        place = int((math.log10(max(one.seconds, least)) - low) / (high - low) * BUCKETS)
+        counts[place] += 1
+        failed[place] += one.outcome in (Outcome.RETRIED, Outcome.FAILED)
     width, height = 640, 150
-    drawn = []
-    for place, (of_good, of_bad) in enumerate(zip(good, bad, strict=True)):
-        if not of_good + of_bad:
-            continue
-        x, step = place * width / BUCKETS, width / BUCKETS
-        ends = [10 ** (low + (place + side) * (high - low) / BUCKETS) for side in (0, 1)]
-        title = f"{duration(ends[0])} to {duration(ends[1])}: {count(of_good + of_bad, 'attempt')}"
-        title += f", {of_bad} failed" if of_bad else ""
-        tall, red = max(2.0, height * (of_good + of_bad) / most), max(1.5 * bool(of_bad), height * of_bad / most)
-        drawn.append(
-            f'<g><title>{title}</title><rect class="hit" x="{x:.1f}" y="0" width="{step:.1f}" height="{height}"/>'
-            f'<rect class="o-done" x="{x + 0.5:.1f}" y="{height - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}"/>'
-            f'<rect class="o-retried" x="{x + 0.5:.1f}" y="{height - red:.1f}" width="{step - 1:.1f}" height="{red:.1f}"/></g>'
-        )
-    ticks = [(10.0**power * step) for power in range(math.floor(low), math.ceil(high) + 1) for step in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
-    if len(ticks) > 7:
-        ticks = [tick for tick in ticks if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-6)] or ticks[:7]
-    for tick in ticks:
-        x = (math.log10(tick) - low) / (high - low) * width
-        drawn.append(f'<path d="M{x:.1f} {height}v4"/><text x="{x:.1f}" y="{height + 17}">{duration(tick)}</text>')
-    return (
-        f'<svg viewBox="-8 -4 {width + 16} {height + 26}" role="img" aria-label="how long attempts took">'
-        f'<path d="M0 {height}h{width}"/>{"".join(drawn)}</svg>'
-    )
+    step = width / BUCKETS
+
+    def bar(kind: str, place: int, tall: float) -> str:
+        at, wide = place * step + 0.5, step - 1
+        return f'<rect class="{kind}" x="{at:.1f}" y="{height - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>'
+
+    drawn = [f'<path d="M0 {height}h{width}"/>']
+    for place in filter(counts.__getitem__, range(BUCKETS)):
+        since, until = (10 ** (low + edge * (high - low) / BUCKETS) for edge in (place, place + 1))
+        title = f"{duration(since)} to {duration(until)}: {count(counts[place], 'attempt')}, {failed[place]} failed"
+        tall = [max(2.0, height * number / max(counts)) if number else 0.0 for number in (counts[place], failed[place])]
+        bars = bar("hit", place, height) + bar("o-done", place, tall[0]) + bar("o-retried", place, tall[1])
+        drawn.append(f"<g><title>{title}</title>{bars}</g>")
+    for tick in _ticks(low, high):
+        at = (math.log10(tick) - low) / (high - low) * width
+        drawn.append(f'<path d="M{at:.1f} {height}v4"/><text x="{at:.1f}" y="{height + 17}">{duration(tick)}</text>')
+    box = f'viewBox="-8 -4 {width + 16} {height + 26}"'
+    return f'<svg {box} role="img" aria-label="how long attempts took">{"".join(drawn)}</svg>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round seconds between these powers of ten, not too many."""
+    for steps in ((1, 2, 5), (1,)):
+        ticks = [10.0**power * step for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) <= 7:
+            break
+    return ticks
 
 
 def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
@@ -202,7 +210,7 @@ def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
     longest = sorted(record.timeline.attempts, key=lambda one: -one.seconds)[:STRAGGLERS]
     rows = []
     for one in longest:
-        times = f"{one.seconds / usual:.3g} x" if usual else ""
+        times = f"{one.seconds / usual:.2g}" if usual else ""
         rows.append(
             f"<tr><td>{_button(one, places)}<td class=n>{duration(one.seconds)}<td class=n>{times}"
             f"<td><i class='o-{one.outcome.name.lower()}'></i>{SAID[one.outcome]}"
@@ -247,7 +255,7 @@ def _host_rows(timeline: Timeline, found: Figures) -> str:
             f"<td class=n>{own.done}<td class=n>{own.failed}<td class=n>{own.lost}"
             f"<td class=n>{duration(own.median) if own.done else ''}"
             f"<td class=n>{f'{own.time.busy / there:.0%}' if there else ''}<td class=n>{duration(own.there)}"
-            f"<td class=n>{money(own.cost) if own.cost is not None else ''}<td>{_text('; '.join(ends))}"
+            f"<td class=n>{f'{own.cost:.4f}' if own.cost is not None else ''}<td>{_text('; '.join(ends))}"
         )
     return "".join(rows)
 
@@ -309,7 +317,7 @@ def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def _tails(attempts: Sequence[Attempt], outputs: Outputs) -> list[str]:
-    """The ends of what attempts wrote to stderr: of those that failed and of the longest first, as far as there's room."""
+    """The ends of what attempts wrote to stderr; of those that failed, and of the longest, first, while there is room."""
     tails = [""] * len(attempts)
     order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))
     room = TEXT_MOST
@@ -332,7 +340,7 @@ def _tails(attempts: Sequence[Attempt], outputs: Outputs) -> list[str]:
 def _within(texts: Sequence[str], most: int) -> list[str]:
     """The texts, shortened until they take so many bytes at most when compressed."""
     shortened = list(texts)
-    for length in (80, 40, 20, 10):
+    for length in (120, 60, 30, 15):
         shortened = [text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}" for text in texts]
         if len(zlib.compress(json.dumps(shortened).encode())) <= most:
             return shortened
