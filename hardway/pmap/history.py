@@ -192,8 +192,8 @@ class _Reader:
         for other in self.open.get(attempt.task, ()):
             if other.number == attempt.number:
                 continue  # it was taken back
-            if self.timeline.runs and other.host not in self.living:
-                self.lose(other, self.timeline.runs[-1].began)  # an instance of an earlier run that isn't in this one
+            if len(self.timeline.runs) > 1 and other.host not in self.living:
+                self.lose(other, self.timeline.runs[-2].ended)  # an instance of an earlier run that isn't in this one
             else:
                 others.append(other)
         attempt.backup = bool(others)
@@ -296,11 +296,13 @@ class _Reader:
         zone: str,
         spot: bool,
     ) -> None:
+        run = self.timeline.runs[-1]
+        if not math.isnan(run.ended):
+            raise ValueError("up after the run")
         known = self.host(host)
         known.label, known.type, known.zone, known.spot = str(name), str(type), str(zone), bool(spot)
         self.back(host, time)
         if host not in self.living:
-            run = self.timeline.runs[-1]
             again = any(life.host == host and life.began >= run.began for life in self.timeline.lives)
             began = time if again else max(run.began, time - float(seconds))
             life = Life(host, began, time, math.nan, min(max(1, int(slots)), _MOST_SLOTS), int(worker))

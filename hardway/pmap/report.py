@@ -317,7 +317,7 @@ def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def _tails(attempts: Sequence[Attempt], outputs: Outputs) -> list[str]:
-    """The ends of what attempts wrote to stderr; of those that failed, and of the longest, first, while there is room."""
+    """The ends of what attempts wrote to stderr; of those that failed, and of the longest, first, as room allows."""
     tails = [""] * len(attempts)
     order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))
     room = TEXT_MOST

@@ -1,0 +1,315 @@
+"""What a journal tells of a job, and what is made of it: figures that add up, advice, a screen of text."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from hardway.pmap import explain, history
+from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime
+from hardway.pmap.history import Attempt, Host, Life, Outcome, Run, Timeline
+
+
+def journal(*texts: str) -> bytes:
+    return b"".join(b"%b %08x\n" % (text.encode(), zlib.crc32(text.encode())) for text in texts)
+
+
+def event(time: float, kind: str, **about: Any) -> str:
+    return f"event {time:.3f} {kind} {json.dumps(about)}"
+
+
+def run(time: float) -> str:
+    return event(time, "run", tasks=3, slots=1, timeout=0.0)
+
+
+def up(time: float, host: str, slots: int = 1, worker: int = 0, seconds: float = 0.0) -> str:
+    about = {"name": "n", "type": "m7i.large", "zone": "z", "spot": False}
+    return event(time, "up", host=host, slots=slots, worker=worker, seconds=seconds, **about)
+
+
+def end(time: float, task: int, attempt: int, host: str, code: int, seconds: float, worker: int | str = 0) -> str:
+    return f"end {task} {attempt} {host} {time:.3f} {code} 0 {seconds:.6f} 0 0 0 0 0 {worker}".rstrip()
+
+
+def over(time: float, why: str = "done", **prices: float) -> str:
+    return event(time, "over", why=why, prices=prices)
+
+
+def seen(timeline: Timeline) -> dict[tuple[int, int], tuple[str, int, float, float]]:
+    return {
+        (one.task, one.number): (one.outcome.name, one.lane, round(one.began, 3), round(one.ended, 3))
+        for one in timeline.attempts
+    }
+
+
+def test_what_becomes_of_attempts() -> None:
+    timeline = history.read(
+        journal(
+            run(100),
+            up(101, "i-1", 2, 0, 0.9),
+            up(101, "i-2", 1, 2, 0.9),
+            "start 1 1 i-1 101.000",
+            "start 2 1 i-1 101.000",
+            "start 3 1 i-2 101.000",
+            end(103, 1, 1, "i-1", 1, 2.0, 1),  # fails,
+            "start 1 2 i-1 104.000",
+            event(105, "lost", task=3, attempt=1, host="i-2", seconds=4.0),
+            event(105, "gone", host="i-2", reason="it is terminated"),
+            end(106, 1, 2, "i-1", 0, 2.0, 1),  # and succeeds;
+            "done 1 2",
+            "start 3 2 i-1 106.000",
+            "start 2 2 i-1 107.000",  # a backup that wins
+            end(109, 2, 2, "i-1", 0, 1.5, 1),
+            "done 2 2",
+            event(109.5, "ended", task=2, attempt=1, host="i-1", code=-15, seconds=8.4, worker=0),
+            over(110, "interrupted"),
+        )
+    )
+    assert seen(timeline) == {
+        (1, 1): ("RETRIED", 1, 1.0, 3.0),
+        (1, 2): ("DONE", 1, 4.0, 6.0),
+        (2, 1): ("ENDED", 0, 1.1, 9.5),
+        (2, 2): ("BACKUP", 1, 7.5, 9.0),
+        (3, 1): ("LOST", 0, 1.0, 5.0),
+        (3, 2): ("STOPPED", 1, 9.0, 10.0),  # sent ahead: it began when the slot was free
+    }
+    assert [(mark.kind, mark.host, mark.time) for mark in timeline.marks] == [("run", "", 0.0), ("gone", "i-2", 5.0)]
+    assert [(life.host, life.up, life.until) for life in timeline.lives] == [("i-1", 1.0, 10.0), ("i-2", 1.0, 5.0)]
+    assert (timeline.done, timeline.damaged, timeline.runs[0].why) == (2, 0, "interrupted")
+
+
+def test_results_that_come_late_lie_one_after_the_other() -> None:
+    lines = [run(100), up(100, "i-1")]
+    for task in (1, 2, 3):
+        lines += [f"start {task} 1 i-1 100.000", end(109, task, 1, "i-1", 0, 3.0), f"done {task} 1"]
+    assert [(one.began, one.ended) for one in history.read(journal(*lines, over(109))).attempts] == [
+        (0.0, 3.0),
+        (3.0, 6.0),
+        (6.0, 9.0),
+    ]
+
+
+def test_what_was_taken_back_or_never_began_is_no_attempt() -> None:
+    timeline = history.read(
+        journal(
+            run(100),
+            up(100, "i-1"),
+            *("start 1 1 i-1 100.000", "start 2 1 i-1 100.000", "start 3 1 i-1 100.000"),
+            event(101, "back", task=2, attempt=1, host="i-1"),
+            event(102, "lost", task=1, attempt=1, host="i-1", seconds=1.9),
+            event(102, "lost", task=3, attempt=1, host="i-1", seconds=None),
+            over(103, "failed"),
+        )
+    )
+    assert list(seen(timeline)) == [(1, 1)]
+
+
+def test_a_killed_driver_and_the_night_before_the_next_one() -> None:
+    timeline = history.read(
+        journal(
+            *(run(100), up(100, "i-1"), up(100, "i-2", 1, 1), "start 1 1 i-1 100.000", "start 2 1 i-2 101.000"),
+            *(event(102, "away", host="i-2", reason=""), run(9000), up(9001, "i-1", 1, 0, 0.5)),
+            *("start 2 2 i-1 9001.000", end(9002, 1, 1, "i-1", 0, 4.0), "done 1 1"),
+            *(end(9004, 2, 2, "i-1", 0, 2.0), "done 2 2", over(9004)),
+        )
+    )
+    assert timeline.seconds == pytest.approx(2 + 2 + 4), "an attempt went on into the second run"
+    assert timeline.quiet == pytest.approx(8998 - 102)
+    assert {key: found[0] for key, found in seen(timeline).items()} == {
+        (1, 1): "DONE",
+        (2, 1): "LOST",
+        (2, 2): "DONE",
+    }
+
+
+def test_a_journal_from_before_there_were_events() -> None:
+    timeline = history.read(
+        journal(
+            *("start 1 1 i-1 100.000", "start 2 1 i-1 100.000", "start 3 1 i-2 100.500"),
+            *(end(102, 1, 1, "i-1", 0, 1.9, ""), "done 1 1", end(103, 2, 1, "i-1", 7, 2.9, "")),
+            *("start 3 2 i-1 104.000", end(105, 3, 2, "i-1", 0, 1.0, ""), "done 3 2"),
+        )
+    )
+    assert {key: found[0] for key, found in seen(timeline).items()} == {
+        (1, 1): "DONE",
+        (2, 1): "FAILED",
+        (3, 1): "LOST",
+        (3, 2): "BACKUP",
+    }
+    assert {name: host.lanes for name, host in timeline.hosts.items()} == {"i-1": 2, "i-2": 1}
+    assert explain.figures(timeline).time.done == pytest.approx(2.9)
+
+
+def test_a_job_that_is_running() -> None:
+    lines = (run(100), up(100, "i-1"), "start 1 1 i-1 100.000")
+    timeline = history.read(journal(*lines), now=130.0)
+    assert seen(timeline) == {(1, 1): ("RUNNING", 0, 0.0, 30.0)}
+    assert seen(history.read(journal(*lines))) == {}
+
+
+HOSTS, TASKS, ATTEMPTS = st.sampled_from(["i-1", "i-2", "i-3"]), st.integers(1, 4), st.integers(1, 3)
+SECONDS = st.floats(0, 30)
+
+
+def _line(make: Callable[..., str], *given: st.SearchStrategy[Any]) -> st.SearchStrategy[Callable[[float], str]]:
+    return st.tuples(*given).map(lambda values: lambda time: make(time, *values))
+
+
+LINES = st.one_of(
+    _line(lambda time, task, attempt, host: f"start {task} {attempt} {host} {time:.3f}", TASKS, ATTEMPTS, HOSTS),
+    _line(end, TASKS, ATTEMPTS, HOSTS, st.integers(-9, 2), SECONDS, st.integers(-1, 7)),
+    _line(lambda time, task, attempt: f"done {task} {attempt}", TASKS, ATTEMPTS),
+    _line(run),
+    _line(lambda time, price: over(time, **{"i-1": price}), st.floats(0, 9)),
+    _line(up, HOSTS, st.integers(1, 3), st.integers(0, 5), SECONDS),
+    _line(lambda time, host: event(time, "away", host=host, reason=""), HOSTS),
+    _line(lambda time, host: event(time, "gone", host=host, reason="so"), HOSTS),
+    _line(
+        lambda time, task, attempt, host, ran: event(time, "lost", task=task, attempt=attempt, host=host, seconds=ran),
+        *(TASKS, ATTEMPTS, HOSTS, st.none() | SECONDS),
+    ),
+    _line(lambda time, task, attempt, host: event(time, "back", task=task, attempt=attempt, host=host),
+          *(TASKS, ATTEMPTS, HOSTS)),
+)  # fmt: skip
+JOURNALS = st.lists(st.tuples(st.floats(0.001, 20), LINES), max_size=40).map(
+    lambda steps: journal(
+        *(
+            make(time)
+            for time, (_, make) in zip(accumulate((step for step, _ in steps), initial=1000.0), steps, strict=False)
+        )
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JOURNALS, st.none() | st.just(5000.0))
+def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
+    timeline = history.read(data, now)
+    lanes: dict[tuple[str, int], list[Attempt]] = {}
+    for one in timeline.attempts:
+        assert one.began <= one.ended
+        assert one.lane < timeline.hosts[one.host].lanes
+        lanes.setdefault((one.host, one.lane), []).append(one)
+    for ran in lanes.values():
+        assert all(first.ended <= second.began + 1e-6 for first, second in pairwise(ran))
+    found = explain.figures(timeline)
+    shares = [found.time.share(part) for part in explain.PARTS]
+    there = sum((life.until - life.began) * timeline.hosts[life.host].lanes for life in timeline.lives)
+    assert found.time.total == pytest.approx(there, abs=1e-5)
+    assert min(shares) >= 0
+    assert sum(shares) == pytest.approx(1 if found.time.total else 0)
+    assert found.cost >= found.wasted + found.idle_cost - 1e-9
+    told = explain.advice(found, timeline)
+    assert all(0 <= one.weight <= 1 + 1e-9 for one in told)
+    assert told == sorted(told, key=lambda one: -one.weight)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.text(max_size=60)))
+def test_the_reader_takes_anything(texts: list[str]) -> None:
+    kinds = ["start", "end", "done", "event 1.0 up", "event 1.0 run", "event nan over", "event 1.0 line", ""]
+    lines = [f"{kind} {text}" for kind in kinds for text in texts if "\n" not in text]
+    safe = [line for line in lines if line.isascii()]
+    assert history.read(journal(*safe) + b"".join(line.encode() + b"\n" for line in lines)).damaged <= 2 * len(lines)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(), st.text(), st.lists(st.text(), max_size=30), JOURNALS)
+def test_the_text_fits_a_terminal(name: str, command: str, said: list[str], data: bytes) -> None:
+    timeline = history.read(data)
+    failures = [Failure("exit code 1", explain.printable(line), timeline.attempts) for line in said]
+    heads = [explain.printable(line) for line in said]
+    record = Record(explain.printable(name), explain.printable(command), "done", timeline, heads, failures)
+    lines = explain.text(record).split("\n")
+    assert len(lines) <= 24
+    assert all(cell_len(line) <= 80 and line.isprintable() for line in lines)
+
+
+# Advice: the job of each test is 100 s of some slots
+
+
+def job(*attempts: tuple[float, float], hosts: int = 2, price: float | None = None) -> tuple[Figures, Timeline]:
+    """Attempts that were done, (began, ended) one on each host in turn, in a job of 100 s."""
+    timeline = Timeline(runs=[Run(0, 100, len(attempts), 0, "done")])
+    for host in range(hosts):
+        timeline.hosts[f"i-{host}"] = Host(f"i-{host}", lanes=1, price=price)
+        timeline.lives.append(Life(f"i-{host}", 0, 0, 100, 1, host))
+    for number, (began, ended) in enumerate(attempts):
+        timeline.attempts.append(Attempt(number + 1, 1, f"i-{number % hosts}", began, began, ended, Outcome.DONE))
+    return explain.figures(timeline), timeline
+
+
+def kinds(found: Figures, timeline: Timeline) -> dict[str, str]:
+    return {one.kind: str(one) for one in explain.advice(found, timeline)}
+
+
+def test_the_longest_task_is_named_and_where_it_should_go() -> None:
+    found, timeline = job((0, 10), (0, 10), (10, 20), (39, 100))
+    advice = explain.longest_task(found, timeline, ["", "", "", "s3://b/big"])
+    assert str(advice) == (
+        "the longest task alone took 61% of the job (61 s, usual are 10): "
+        "task 4 (s3://b/big): start it first or split it"
+    )
+    found, timeline = job((0, 61), (0, 10), (61, 100))
+    assert kinds(found, timeline).get("longest") is None, "39 s are usual here"
+
+
+def test_idle_slots_at_the_end_and_in_between() -> None:
+    found, timeline = job((0, 26), (0, 100))
+    assert kinds(found, timeline)["end"] == "37% of the slot time was idle at the end: more, shorter tasks"
+    found, timeline = job((0, 26), (0, 100), hosts=4)
+    assert kinds(found, timeline)["end"].startswith("4 slots for 2 tasks: 68% of the slot time was idle")
+    found, timeline = job((0, 10), (0, 10), (60, 100), (60, 100))
+    assert kinds(found, timeline)["between"].startswith("50% of the slot time was spent waiting between tasks")
+
+
+def test_full_slots_want_more_instances() -> None:
+    found, timeline = job(*((at, at + 9.9) for at in range(0, 100, 10) for _ in range(2)))
+    assert kinds(found, timeline) == {
+        "busy": "the slots were busy for 99% of their time: twice the instances take half the time, for the same money"
+    }
+
+
+def test_a_slow_instance_is_named() -> None:
+    found = Figures(time=SlotTime(done=100.0))
+    for name, usual in (("i-1", 1.0), ("i-2", 1.1), ("i-3", 4.0)):
+        found.hosts[name] = HostFigures(SlotTime(done=33.0), done=9, median=usual)
+    assert "one instance was 3.8 times slower than the others: i-3" in str(explain.slow_instances(found))
+    found.hosts["i-3"].done = explain.SLOW_TASKS - 1
+    assert explain.slow_instances(found) is None, "too few tasks to tell"
+
+
+@pytest.mark.parametrize(
+    ("part", "look", "words"),
+    [
+        ("connecting", explain.connecting, "connecting took 20% of the slot time, 10 s for each slot"),
+        ("failed", explain.retries, "7 failed attempts took 20% of the slot time"),
+        ("lost", explain.losses, "3 attempts were lost with their instances or agents, 20% of the slot time"),
+        ("needless", explain.needless, "2 attempts ended as another one of their task was first, 20% of"),
+        ("away", explain.lost_connections, "lost connections left slots idle for 20% of the slot time"),
+    ],
+)
+def test_parts_that_are_worth_a_word(part: str, look: Callable[[Figures], Any], words: str) -> None:
+    outcomes = {Outcome.RETRIED: 7, Outcome.LOST: 3, Outcome.ENDED: 2}
+    found = Figures(time=SlotTime(done=80.0), outcomes=outcomes, slots=2)
+    assert look(found) is None
+    setattr(found.time, part, 20.0)
+    assert str(look(found)).startswith(words)
+
+
+def test_what_it_cost_and_what_was_wasted() -> None:
+    found, timeline = job((0, 50), (0, 100), price=36.0)
+    assert (found.cost, found.wasted, found.idle_cost) == pytest.approx((2.0, 0.0, 0.5))
+    timeline.attempts[0].outcome = Outcome.LOST
+    assert explain.figures(timeline).wasted == pytest.approx(0.5)
+    timeline.hosts["i-1"].price = None
+    found = explain.figures(timeline)
+    assert (found.cost, found.unpriced) == (pytest.approx(1.0), 1)
