@@ -86,6 +86,7 @@ def test_the_wheel_works_from_any_directory(home: Path, tmp_path: Path) -> None:
         for member in archive.infolist():
             # What installers do and zipfile doesn't: keep the mode.
             os.chmod(archive.extract(member, installed), member.external_attr >> 16)
+    assert (installed / "hardway" / "pmap" / "report.html").exists()
     main = [sys.executable, "-c", "from hardway.tasks import main; main()"]
     stub = run([*main, "s3.stub"], home, PYTHONPATH=str(installed))
     assert stub.returncode == 0, stub.stderr

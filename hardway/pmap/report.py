@@ -23,7 +23,7 @@ from hardway.errors import NO_ROOM, Failed, UsageError
 from hardway.pmap import explain, history, journal
 from hardway.pmap.driver import how_it_ended, last_line
 from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, count, duration, printable
-from hardway.pmap.history import GOOD, Attempt, Outcome, Timeline
+from hardway.pmap.history import GOOD, Attempt, Host, Outcome, Timeline
 from hardway.pmap.journal import Outputs
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
@@ -242,15 +242,18 @@ def _head(heads: Sequence[str], task: int) -> str:
     return heads[task - 1] if 0 < task <= len(heads) else ""
 
 
+def _named(host: Host) -> str:
+    return printable(f"{host.label} {host.name}".strip())
+
+
 def _host_rows(timeline: Timeline, found: Figures) -> str:
     rows = []
     for place, (name, host) in enumerate(timeline.hosts.items()):
         own = found.hosts.get(name) or HostFigures(SlotTime())
         there = own.time.total - own.time.connecting
         ends = [mark.text for mark in timeline.marks if mark.host == name and mark.kind in ("gone", "aside")]
-        label = f"{host.label} {name}" if host.label else name
         rows.append(
-            f"<tr><td><button type=button data-host={place}>{_text(label)}</button>"
+            f"<tr><td><button type=button data-host={place}>{_text(_named(host))}</button>"
             f"<td>{_text(host.type)}{' spot' if host.spot else ''}<td>{_text(host.zone)}<td class=n>{host.lanes}"
             f"<td class=n>{own.done}<td class=n>{own.failed}<td class=n>{own.lost}"
             f"<td class=n>{duration(own.median) if own.done else ''}"
@@ -295,10 +298,7 @@ def _data(record: Record, attempts: Sequence[Attempt], outputs: Outputs) -> dict
         "seconds": timeline.seconds,
         "said": [SAID[outcome] for outcome in Outcome],
         "kinds": [outcome.name.lower() for outcome in Outcome],
-        "hosts": [
-            [f"{host.label} {host.name}".strip(), host.label or host.name, host.lanes]
-            for host in timeline.hosts.values()
-        ],
+        "hosts": [[_named(host), host.lanes] for host in timeline.hosts.values()],
         "lives": [[order[life.host], life.began, life.up, life.until] for life in timeline.lives],
         "away": [[order[host], since, until] for host, since, until in timeline.away],
         "marks": [[mark.time, order.get(mark.host, -1), mark.kind, printable(mark.text)] for mark in timeline.marks],
@@ -342,7 +342,7 @@ def _within(texts: Sequence[str], most: int) -> list[str]:
     shortened = list(texts)
     for length in (120, 60, 30, 15):
         shortened = [text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}" for text in texts]
-        if len(zlib.compress(json.dumps(shortened).encode())) <= most:
+        if len(zlib.compress(json.dumps(shortened).encode(), 1)) <= most:
             return shortened
     return []
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import pytest
+
+from hardway.pmap import explain, history
 from tests.conftest import LocalCloud
 from tests.pmap import chaos
 from tests.pmap.conftest import Cluster
@@ -19,3 +22,6 @@ def test_the_output_is_exact_under_random_faults(cloud: LocalCloud, new_cluster:
         report = chaos.run(cloud, own, proxy, tasks=60, seed=seed, job="chaos")
     assert (report.exact, report.lost, report.doubled) == (True, 0, 0), f"seed {seed}: {report}"
     assert report.faults, "no fault was made"
+    told = history.read((own.jobs / "chaos" / "journal").read_bytes())
+    assert (told.done, told.damaged) == (60, 0)
+    assert sum(explain.figures(told).time.share(part) for part in explain.PARTS) == pytest.approx(1)

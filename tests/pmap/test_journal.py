@@ -48,6 +48,22 @@ def test_what_was_written_is_read_back(job: Job, tmp_path: Path) -> None:
         assert again.history.open == {}
 
 
+def test_how_arguments_begin_is_kept_for_people(job: Job) -> None:
+    long = b"s3://bucket/" + b"x" * 200 + b"/part-7"
+    first, then = [b"a\n", b"", b"\0\xff\n"], [long, b"a\n", b"b" * 95]
+    job.number(journal.keys_of(first), first)
+    (job.path / "heads").write_bytes((job.path / "heads").read_bytes() + b"what a crash left")
+    job.number(journal.keys_of(then), then)
+    heads = journal.read_heads(job.path)
+    assert heads[:3] == [b"a", b"", b"\0\xff"]
+    assert heads[3].startswith(b"s3://bucket/x")
+    assert heads[3].endswith(b"x/part-7")
+    assert heads[4:] == [b"b" * 95]
+    job.number(journal.keys_of([b"unknown"]))
+    assert journal.read_heads(job.path)[5:] == [b""], "a job of before, or that asked for none"
+    job.close()
+
+
 def test_directories_are_private(job: Job) -> None:
     assert job.path.stat().st_mode & 0o777 == 0o700
     job.close()

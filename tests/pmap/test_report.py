@@ -1,0 +1,194 @@
+"""A job looked at afterwards: the page in a real browser, the screen of text, and what a real job leaves to tell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from invoke import Config, Context
+
+from hardway.errors import Failed, UsageError
+from hardway.pmap import explain, history, journal, report
+from hardway.pmap.explain import Record
+from hardway.pmap.history import Attempt, Host, Life, Outcome, Run, Timeline
+from hardway.pmap.journal import Job, Outputs, Result
+from tasks import mapreduce
+from tests.pmap import chromium
+from tests.pmap.chromium import Browser
+from tests.pmap.conftest import Cluster
+
+HOSTILE = b"</script><script>document.title=7</script><img src=x onerror=document.title=7>{{name}}\0\xff\x1b"
+READABLE = explain.printable(HOSTILE)
+AT = "(() => {const r = document.getElementById('lanes').getBoundingClientRect(); return [r.left, r.top, r.width]})()"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests here."""
+    if not chromium.find():
+        pytest.skip("no Chromium here (apt-get install chromium)")
+    with chromium.browser() as one:
+        yield one
+
+
+@pytest.fixture
+def told(home: Path, tmp_path: Path) -> Path:
+    """The page about a job of two instances, where all that people write is hostile."""
+    arguments = [b"first\n", HOSTILE + b"\n", b"third\n"]
+    with Job.create(f"cat; : {HOSTILE.decode(errors='replace')}".replace("\0", ""), name="told") as job:
+        job.number(journal.keys_of(arguments), arguments)
+        job.event("run", tasks=3, slots=1, timeout=0.0)
+        for worker, host in enumerate(("i-1", "i-2")):
+            about = {"name": HOSTILE.decode(errors="replace"), "type": "m7i.large", "zone": "z", "spot": True}
+            job.event("up", host=host, slots=1, worker=worker, seconds=0.0, **about)
+            job.started(worker + 1, 1, host)
+        job.done(1, job.ended(1, 1, "i-1", 0, 0, 60.0, b"x", b"", 0))
+        job.ended(2, 1, "i-2", 3, 0, 30.0, b"", b"a line\n" + HOSTILE, 1)
+        job.event("gone", host="i-2", reason=HOSTILE.decode(errors="replace"))
+        job.event("over", why="failed", prices={"i-1": 0.5})
+    return report.write("told", str(tmp_path / "told.html"))
+
+
+def test_what_people_write_is_shown_and_not_obeyed(told: Path, browser: Browser) -> None:
+    browser.open(told)
+    assert browser.evaluate("document.title") == "told - pmap"
+    assert browser.evaluate("document.images.length + document.scripts.length") == 2, "our data and our script"
+    text = browser.evaluate("document.body.innerText")
+    assert text.count(READABLE) >= 5, "the straggler's argument, the failure, the instances and their end"
+    assert "exit code 3" in text
+    assert browser.requests == [told.as_uri()], "it asks the network for nothing"
+    assert browser.errors == []
+    browser.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'document.title = 1'}))"
+    )
+    assert browser.evaluate("document.title") == "told - pmap", "no other script could run"
+
+
+def test_hovering_keys_and_the_wheel(told: Path, browser: Browser) -> None:
+    browser.open(told)
+    left, top, width = browser.evaluate(AT)
+    whole = browser.evaluate("view.to - view.from")
+
+    def hover(lane: int, share: float) -> str:
+        browser.mouse("mouseMoved", left + 170 + (width - 170) * share, top + 24 + lane * 25 + 10)
+        browser.evaluate("new Promise(requestAnimationFrame)")
+        return browser.evaluate("getComputedStyle(tip).visibility === 'visible' ? tip.innerText : ''")
+
+    first = hover(0, 0.5)
+    assert "task 1, attempt 1: done" in first
+    assert "first" in first
+    assert "60 s" in first
+    failed = hover(1, 0.9)
+    assert "task 2, attempt 1: failed" in failed
+    assert failed.count(READABLE) == 3, "argument, instance, stderr"
+    assert "exit code 3" in failed
+    assert hover(1, 0.2) == "", "nothing ran there"
+    browser.evaluate("lanesCanvas.focus()")
+    browser.key("n")
+    assert "task 2" in browser.evaluate("tip.innerText")
+    browser.key("Escape")
+    browser.key("+")
+    assert browser.evaluate("view.to - view.from") == pytest.approx(whole / 1.6)
+    browser.key("0")
+    browser.mouse("mouseWheel", left + 170, top + 50, deltaX=0, deltaY=-500)
+    assert browser.eventually("view.to < job.seconds / 2 && view.from === 0")
+    at = {"button": "left", "buttons": 1, "clickCount": 1}
+    browser.mouse("mousePressed", left + 700, top + 50, **at)
+    browser.mouse("mouseMoved", left + 400, top + 50, buttons=1)
+    browser.mouse("mouseReleased", left + 400, top + 50, button="left")
+    assert browser.eventually("view.from > 0")
+    browser.evaluate("document.querySelector('[data-attempt]').click()")
+    assert "task 1, attempt 1" in browser.evaluate("tip.innerText")
+
+
+def test_200_lanes_and_100_000_attempts(browser: Browser, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    timeline = Timeline(runs=[Run(0, 700, 99_000, 0, "done")], done=99_000)
+    for host in range(50):
+        name = f"i-{rng.getrandbits(68):017x}"
+        timeline.hosts[name] = Host(name, "wide", "c7i.large", "eu-west-1a", True, 0.07, 4)
+        timeline.lives.append(Life(name, 0, rng.uniform(1, 3), 700, 4, 4 * host))
+    for task in range(1, 100_001):
+        lane, turn = task % 200, task // 200
+        began = 3 + turn * 1.3 + rng.random() * 0.3
+        outcome = Outcome.RETRIED if task % 100 == 0 else Outcome.DONE
+        result = Result(1, "", 0.0, int(outcome is Outcome.RETRIED), 0, 1.0, 0, 0, 0, 0, 0)
+        host_name = list(timeline.hosts)[lane // 4]
+        ended = began + rng.random()
+        one = Attempt(task, 1, host_name, began, began, ended, outcome, result.code, 0, False, lane, lane % 4, result)
+        timeline.attempts.append(one)
+    heads = [f"s3://a-bucket/events/{task:06}-{rng.getrandbits(64):016x}" for task in range(1, 100_001)]
+    page = tmp_path / "wide.html"
+    page.write_text(report.page(Record("wide", "cat", "done", timeline, heads, []), Outputs(tmp_path)))
+    assert page.stat().st_size < 5_000_000
+    browser.open(page)
+    first = browser.eventually("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+    drawn = float(browser.evaluate("document.documentElement.dataset.drawn"))
+    print(f"{page.stat().st_size / 1e6:.1f} MB, first paint {first:.0f} ms, timeline drawn {drawn:.0f} ms")
+    assert first < 2000
+    assert browser.evaluate("[job.count, job.lanes]") == [100_000, 200]
+
+
+@pytest.fixture
+def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    return Context(Config(defaults=mapreduce.ns.configuration()))
+
+
+def test_a_real_job(c: Context, cluster: Cluster, tmp_path: Path) -> None:
+    command = 'read x; [ "$x$HARDWAY_ATTEMPT" != b1 ] || { echo bad luck >&2; exit 3; }; sleep 0.1; echo $x'
+    mapreduce.pmap(c, cluster.ids, ["a", "b", "c", "d", "e"], command, slots=2, job="looked-at", progress=False)
+    timeline = report.load("looked-*").timeline
+    assert (timeline.done, timeline.damaged, len(timeline.attempts)) == (5, 0, 6)
+    assert {life.host for life in timeline.lives} == set(cluster.ids)
+    assert {host.lanes for host in timeline.hosts.values()} == {2}
+    assert sorted(one.task for one in timeline.attempts if one.outcome is Outcome.RETRIED) == [2]
+    assert all(one.worker >= 0 for one in timeline.attempts), "slots are known, not guessed"
+    assert 0 < explain.figures(timeline).busy <= 1
+    text = mapreduce.explain(c, "looked-at")
+    assert "5 of 5 done" in text
+    assert "1 x exit code 3: bad luck" in text
+    to = tmp_path / "page.html"
+    assert mapreduce.report(c, "looked-at", to=str(to)) == str(to)
+    assert "bad luck" in to.read_text()
+
+
+def test_which_job(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    c = Context()
+    for name in ("one", "two"):
+        Job.create("cat", name=name).close()
+    monkeypatch.chdir(tmp_path)
+    assert mapreduce.report(c, "one") == "one.html"
+    assert (tmp_path / "one.html").exists()
+    assert mapreduce.explain(c, "*").startswith("job two: cat")
+    with pytest.raises(UsageError, match="did you mean one"):
+        mapreduce.explain(c, "onee")
+    with pytest.raises(UsageError, match="which job"):
+        mapreduce.explain(c, " ")
+    with pytest.raises(UsageError, match=r"cannot write .*/none/x\.html: no such file"):
+        mapreduce.report(c, "one", to=str(tmp_path / "none" / "x.html"))
+    (journal.jobs_path() / "one" / "keys").unlink()
+    with pytest.raises(Failed, match="keys can't be read"):
+        mapreduce.explain(c, "one")
+
+
+def test_a_job_that_is_running_is_told_up_to_now(home: Path) -> None:
+    with Job.create("cat", name="now") as job:
+        job.number(journal.keys_of([b"a\n"]), [b"a\n"])
+        job.started(1, 1, "i-1")
+        job.flush()
+        assert "running" in explain.text(report.load("now"))
+    assert "stopped" in explain.text(report.load("now"))
+
+
+def test_events_say_nothing_to_a_job_that_is_resumed(home: Path) -> None:
+    with Job.create("cat", name="old") as job:
+        job.event("run", tasks=1, slots=1, timeout=0.0)
+        job.started(1, 1, "i-1")
+        job.event("lost", task=1, attempt=1, host="i-1", seconds=None)
+    with Job(journal.jobs_path() / "old") as again:
+        assert (again.history.damaged, again.history.open) == (0, {(1, 1): "i-1"})
+        assert history.read((again.path / "journal").read_bytes()).damaged == 0
