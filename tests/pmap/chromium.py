@@ -43,9 +43,9 @@ def browser() -> Iterator[Browser]:
     ours_in, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            # It reads from descriptor 3 and writes to 4.
+            # It reads from descriptor 3 and writes to 4; bash, as other shells know no descriptors above 9.
             [
-                "sh",
+                "bash",
                 "-c",
                 f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}',
                 "-",

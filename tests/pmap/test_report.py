@@ -99,7 +99,7 @@ def test_hovering_keys_and_the_wheel(told: Path, browser: Browser) -> None:
     browser.mouse("mouseMoved", left + 400, top + 50, buttons=1)
     browser.mouse("mouseReleased", left + 400, top + 50, button="left")
     assert browser.eventually("view.from > 0")
-    browser.evaluate("document.querySelector('[data-attempt]').click()")
+    browser.evaluate("document.querySelector('[data-attempt=\\'0\\']').click()")
     assert "task 1, attempt 1" in browser.evaluate("tip.innerText")
 
 
