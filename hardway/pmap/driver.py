@@ -259,6 +259,7 @@ class Driver:
         while self.schedule.spared:
             spared = self._links.get(str(self.schedule.spared.pop()))
             if spared is not None:
+                self.job.event("spared", host=spared.name)
                 self.progress.say(f"{spared.instance}: it was not interrupted, it takes tasks again")
 
     def _flush(self) -> None:

@@ -243,7 +243,8 @@ def longest_task(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) 
         return None
     what = f"the longest task alone took {share:.0%} of the job ({task.seconds:.3g} s, usual are {usual:.3g}): "
     waited = task.began - min(run.began for run in timeline.runs)
-    first = "start it first or split it" if waited > END_SHARE * found.seconds else "split it"
+    late = waited > END_SHARE * found.seconds
+    first = "split it; the next run of this command starts it first" if late else "split it"
     return Advice("longest", share, what + f"task {named(task.task, heads)}", first)
 
 
@@ -456,6 +457,8 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
         facts.append(("cost", cost + (f"; the price of {found.unpriced} more is not known" if found.unpriced else "")))
     else:
         facts.append(("cost", "the instances' prices are not known"))
+    if timeline.damaged:
+        facts.append(("journal", f"{count(timeline.damaged, 'line')} damaged and left out"))
     return facts
 
 

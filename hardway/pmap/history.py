@@ -334,6 +334,9 @@ class _Reader:
     def on_notice(self, time: float, host: str, seconds: float) -> None:
         self.mark(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
 
+    def on_spared(self, time: float, host: str) -> None:
+        self.mark(time, host, "spared", "it was not interrupted, it takes tasks again")
+
     def on_aside(self, time: float, host: str) -> None:
         self.mark(time, host, "aside", "set aside: tasks that fail there succeed elsewhere")
 

@@ -256,7 +256,7 @@ def test_the_longest_task_is_named_and_where_it_should_go() -> None:
     advice = explain.longest_task(found, timeline, ["", "", "", "s3://b/big"])
     assert str(advice) == (
         "the longest task alone took 61% of the job (61 s, usual are 10): "
-        "task 4 (s3://b/big): start it first or split it"
+        "task 4 (s3://b/big): split it; the next run of this command starts it first"
     )
     found, timeline = job((0, 61), (0, 10), (61, 100))
     assert kinds(found, timeline).get("longest") is None, "39 s are usual here"
