@@ -117,7 +117,7 @@ def test_an_agent_never_has_a_large_output_in_memory(cluster: Cluster) -> None:
     [
         pytest.param("small", 60, "read x; head -c 30000 /dev/zero | tr '\\0' y; echo $x", 400_000),
         pytest.param("long", 6, "read x; head -c 1000000 /dev/zero | tr '\\0' y; echo $x", 400_000),
-        pytest.param("no", 100, "sleep .01", 8_000),
+        pytest.param("no", 100, "sleep .01", 12_000),
     ],
     ids=["small-outputs", "long-outputs", "journal"],
 )
