@@ -223,6 +223,7 @@ def test_instances_that_match_later_join(cloud: LocalCloud, new_cluster: Callabl
     own = new_cluster(1)
     by_name = Cluster(["own0"], own.env, cloud)
     with started(by_name, ARGUMENTS, SLOW, "--join", "--job", "grows", "--slots", "3") as process:
+        eventually(lambda: own.lines("log"))  # else the new one may be there before the job looks
         done = run_inv("ec2.new", "--name", "own0", env=own.env)
         assert done.code == 0, done.stderr
         both = Cluster([*own.ids, done.stdout.strip()], own.env, cloud)
