@@ -7,7 +7,7 @@ at once is safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ def security_groups(
 ) -> list[str]:
     """Ids of the groups named, else of our own, made and opened to SSH on `port` where that is missing.
 
-    `source` is the network it lets in, in CIDR form; empty for this machine's public address.
+    `source` is the network it lets in, in CIDR form; empty for this machine's public address. It lets in its own
+    instances, too: they pass on to each other what is pushed to many.
     """
     if names:
         ids = {name: group.id for group in groups.find(settings, vpc_id=vpc) for name in (group.id, group.name)}
@@ -131,6 +132,7 @@ def security_groups(
     if made:
         say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
     rule = groups.read_rule(settings, port, source, "tcp")
-    if not any(known.covers(rule) for known in own.rules) and groups.authorize(settings, own, rule):
-        say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {rule.source}")
+    for wanted, whom in ((rule, rule.source), (replace(rule, source=own.id), "its own instances")):
+        if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
+            say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {whom}")
     return [own.id]

@@ -1,6 +1,6 @@
 """What hardway has made in a region and nothing uses any more: found, and removed.
 
-Key pairs, the groups `hardway-ssh`, and what launches that never ended have left: instances and launch templates.
+Key pairs, the groups `hardway-ssh`, VPCs, and what launches that never ended have left: instances and launch templates.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardway import aws, unfinished
+from hardway import aws, networks, unfinished
 from hardway.access import SECURITY_GROUP
 from hardway.config import Settings
-from hardway.errors import Failed
+from hardway.errors import Failed, UsageError
 from hardway.instances import ALIVE, Instance, describe
 from hardway.unfinished import LAUNCH_TAG
 
@@ -44,6 +44,7 @@ def find(settings: Settings) -> list[Thing]:
         *_templates(settings),
         *_security_groups(settings, alive),
         *_key_pairs(settings, alive),
+        *_vpcs(settings, alive),
     ]
 
 
@@ -58,6 +59,7 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
         "launch template": lambda thing: ec2.delete_launch_template(LaunchTemplateId=thing.id),
         "security group": lambda thing: ec2.delete_security_group(GroupId=thing.id),
         "key pair": lambda thing: ec2.delete_key_pair(KeyName=thing.name),
+        "VPC": lambda thing: networks.remove_vpc(settings, thing.id),
     }
     removed, failed = [], []
     for thing in things:
@@ -66,6 +68,8 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
         except Exception as error:
             if aws.error_code(error) == _IN_USE:
                 say(f"kept: {thing}: something uses it still")
+            elif isinstance(error, UsageError):
+                say(f"kept: {thing}: {error}")
             elif reason := aws.translate(error):
                 failed.append(f"{thing}: {reason}")
             else:
@@ -108,6 +112,15 @@ def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thin
         if aws.MADE_TAG in tags or _PAIR_NAME.fullmatch(raw["KeyName"]):
             users = [i for i in alive if i.key_name == raw["KeyName"]]
             yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], _foreign(tags) or _used_by(users))
+
+
+def _vpcs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    ours: list[Any] = [{"Name": "tag-key", "Values": [aws.MADE_TAG]}]
+    for page in aws.ec2(settings).get_paginator("describe_vpcs").paginate(Filters=ours):
+        for raw in page["Vpcs"]:
+            tags = _tags(raw)
+            users = [i for i in alive if i.vpc == raw["VpcId"]]
+            yield Thing("VPC", raw["VpcId"], tags.get("Name", ""), _foreign(tags) or _used_by(users))
 
 
 def _tags(raw: Any) -> dict[str, str]:

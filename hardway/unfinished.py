@@ -70,7 +70,8 @@ def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
         owners = {i.tags.get("owner", "") for i in left} - {getpass.getuser(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
         count = f"{len(left)} instance{'s' if len(left) > 1 else ''}"
-        say(f"{count} ({ids}) of a launch{whose} that never ended: inv ec2.rm {LAUNCH_TAG}={token} --yes")
+        flags = "--yes --any-owner" if owners else "--yes"
+        say(f"{count} ({ids}) of a launch{whose} that never ended: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
 
 
 def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:

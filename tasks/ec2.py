@@ -451,7 +451,7 @@ def start(
     region: str | None = None,
 ) -> Lines:
     """Start stopped instances, wait until they answer over SSH, print their ids. What runs already is no error."""
-    settings = config.settings(c, region)
+    settings = connections.reached(config.settings(c, region))
     seconds = _seconds(settings, seconds_timeout)
     chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
     stopped = [instance for instance in chosen if instance.state == "stopped"]

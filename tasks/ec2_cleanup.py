@@ -13,7 +13,7 @@ from .flags import REGION, YES
 
 @task(autoprint=True, help={"yes": YES, "region": REGION})
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
-    """Remove what hardway made in the region and nothing uses: key pairs, groups, what launches left; print the ids."""
+    """Remove what hardway made in the region and nothing uses: key pairs, groups, VPCs, what launches left."""
     settings = config.settings(c, region)
     found = cleaning.find(settings)
     for thing in found:

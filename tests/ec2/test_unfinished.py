@@ -50,21 +50,22 @@ def elsewhere(cloud: LocalCloud, shell: Shell) -> Iterator[list[str]]:
     """Launch tokens of other machines: of a launch whose time is over, of one under way, and no token of ours."""
     ec2 = cloud.client("ec2")
     tokens = [f"{os.urandom(8).hex()}-{int(time.time()) + seconds}" for seconds in (-1, 600)] + [os.urandom(16).hex()]
-    key = f"key-{os.urandom(4).hex()}"
-    ec2.create_key_pair(KeyName=key)
+    pair = f"key-{os.urandom(4).hex()}"
+    ec2.create_key_pair(KeyName=pair)
     ids = []
     for token in tokens:
-        tags = [{"ResourceType": "instance", "Tags": [{"Key": unfinished.LAUNCH_TAG, "Value": token}]}]
-        launch = {"ImageId": image(cloud), "KeyName": key, "MinCount": 1, "MaxCount": 1, "TagSpecifications": tags}
+        own = {unfinished.LAUNCH_TAG: token, "owner": "somebody"}
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in own.items()]}]
+        launch = {"ImageId": image(cloud), "KeyName": pair, "MinCount": 1, "MaxCount": 1, "TagSpecifications": tags}
         ids.append(ec2.run_instances(**launch)["Instances"][0]["InstanceId"])
     yield tokens
     ec2.terminate_instances(InstanceIds=ids)
-    ec2.delete_key_pair(KeyName=key)
+    ec2.delete_key_pair(KeyName=pair)
 
 
 def test_of_launches_elsewhere_only_those_whose_time_is_over_are_dead(elsewhere: list[str], capsys: Said) -> None:
     said = _ls(capsys)
-    assert f"never ended: inv ec2.rm hardway-launch={elsewhere[0]} --yes" in said
+    assert f"of somebody that never ended: inv ec2.rm hardway-launch={elsewhere[0]} --yes --any-owner" in said
     assert said.count("never ended") == 1
 
 
@@ -89,15 +90,20 @@ def test_cleanup_removes_what_nothing_uses(
     [running] = tasks.new(Context(), name=name, wait=False)
     made = capsys.readouterr().err
     [group] = re.findall(r"made the security group hardway-ssh \((sg-\w+)\)", made)
+    assert "lets SSH (port 2222) in from 127.0.0.0/8" in made
+    assert "lets SSH (port 2222) in from its own instances" in made
+    [vpc] = tasks.new_vpc(Context(), name)
     [pair] = re.findall(r"imported the key pair (\S+)", made)
     owned = [{"ResourceType": "launch-template", "Tags": [{"Key": "hardway-launch", "Value": f"{'0' * 16}-1"}]}]
     data = {"InstanceType": "m7i.large"}
     ec2.create_launch_template(LaunchTemplateName="old", LaunchTemplateData=data, TagSpecifications=owned)
     ec2.create_launch_template(LaunchTemplateName="not ours", LaunchTemplateData=data)
 
-    [template] = tasks.cleanup(Context(), yes=True)
+    [template, unused] = tasks.cleanup(Context(), yes=True)
     said = capsys.readouterr().err
     assert template.startswith("lt-")
+    assert unused == vpc
+    assert vpc not in [found["VpcId"] for found in ec2.describe_vpcs()["Vpcs"]]
     assert re.search(rf"kept: security group hardway-ssh .*{group}: {name} {running} uses it", said)
     assert re.search(rf"kept: key pair {pair} key-\w+: {name} {running} uses it", said)
 
