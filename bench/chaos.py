@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.conftest import NOT_INHERITED, local_cloud
+from tests.conftest import NOT_INHERITED, run_local_cloud
 from tests.pmap import chaos
 from tests.pmap.conftest import launch
 from tests.pmap.test_resume import behind_proxy
@@ -31,7 +31,7 @@ def main() -> int:
     faults: Counter[str] = Counter()
     jobs = lost = doubled = wrong = 0
     end = time.monotonic() + 60 * given.minutes
-    with tempfile.TemporaryDirectory(prefix="chaos") as folder, local_cloud(Path(folder) / "state") as cloud:
+    with tempfile.TemporaryDirectory(prefix="chaos") as folder, run_local_cloud(Path(folder) / "state") as cloud:
         while time.monotonic() < end:
             seed = given.seed + jobs
             jobs += 1

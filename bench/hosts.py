@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.conftest import REPOSITORY, local_cloud
+from tests.conftest import REPOSITORY, run_local_cloud
 from tests.pmap.conftest import launch
 
 SSHD_ADDRESSES = 16  # an sshd listens on no more
@@ -98,7 +98,7 @@ def on_local_cloud(hosts: int) -> Iterator[Cluster]:
     """Instances of a local cloud of our own, which ends with them."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "INVOKE_", "XDG_", "SSH_"))]:
         del os.environ[name]
-    with tempfile.TemporaryDirectory(prefix="bench") as folder, local_cloud(Path(folder) / "cloud") as cloud:
+    with tempfile.TemporaryDirectory(prefix="bench") as folder, run_local_cloud(Path(folder) / "cloud") as cloud:
         home = Path(folder) / "home"
         made = launch(cloud, home, hosts, "bench")
         yield Cluster(home, made.ids, [], 0, {**os.environ, **made.env})

@@ -90,19 +90,19 @@ def script() -> Path:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[Session]:
+def session(parent: Path | None = None) -> Iterator[Session]:
     """A new session; when the block ends, its objects are removed. Give sub-processes its `environment`."""
-    started = start()
+    started = start(parent)
     try:
         yield started
     finally:
         remove(started)
 
 
-def start() -> Session:
-    """A new, empty session below TMPDIR or /tmp, which only this user can read. The caller removes it."""
+def start(parent: Path | None = None) -> Session:
+    """A new, empty session below `parent`, TMPDIR or /tmp, which only this user can read. The caller removes it."""
     uuid = str(uuids.uuid4())
-    path = _tmp() / f"{PREFIX}{uuid}"
+    path = (parent or _tmp()) / f"{PREFIX}{uuid}"
     path.mkdir(mode=0o700)
     (path / _STARTED).touch()
     return Session(uuid, path)

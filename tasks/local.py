@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from json import dumps
 from typing import TYPE_CHECKING, Any
@@ -121,10 +120,7 @@ def fault(
     clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
     """
     given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
-    asked = faults.read(kind, selector, after, **given)
-    running = daemon.find()
-    chosen = faults.choose(config.settings(c), running, asked, selector) if selector else []
-    faults.send(running, dataclasses.replace(asked, instances=tuple(instance.id for instance in chosen)))
+    faults.cause(config.settings(c), daemon.find(), faults.read(kind, selector, after, **given), selector)
 
 
 def _exports(running: Running) -> Lines:

@@ -7,8 +7,6 @@ is one local cloud for the whole run; `start_cloud` is for tests that need one t
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import re
 import shlex
@@ -22,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import boto3
 import platformdirs
 import pytest
+
+from hardway import pytest_plugin
+from hardway.config import Local
+from hardway.local import daemon
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INV_SECONDS = 120
@@ -58,35 +59,21 @@ class Inv(Protocol):
     ) -> Result: ...
 
 
-@dataclass(frozen=True)
-class LocalCloud:
-    """A running local cloud: `env` points a process at it, `state` is its XDG_STATE_HOME."""
-
-    env: Mapping[str, str]
-    state: Path
+class LocalCloud(pytest_plugin.LocalCloud):
+    """One that `inv` may be run on."""
 
     @property
-    def directory(self) -> Path:
-        return self.state / "hardway" / "local"
+    def env(self) -> dict[str, str]:
+        return self.running.environment
 
     @property
     def pid(self) -> int:
-        """The daemon's."""
-        return int(json.loads((self.directory / "daemon.json").read_text())["pid"])
-
-    def client(self, service: str, region: str = "us-east-1") -> Any:
-        """A boto3 client of this cloud."""
-        return _client(self.env["AWS_ENDPOINT_URL"], service, region)
+        """The daemon's that runs now."""
+        return daemon.find(self.directory).pid
 
     def inv(self, *arguments: str) -> Result:
         """Run a task of `local.` on this cloud."""
         return run_inv(*arguments, env={"XDG_STATE_HOME": str(self.state), **self.env})
-
-
-@functools.cache
-def _client(endpoint: str, service: str, region: str) -> Any:
-    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-    return boto3.client(service, region_name=region, endpoint_url=endpoint, **keys)
 
 
 def run_inv(
@@ -117,19 +104,11 @@ def exports(text: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def local_cloud(state: Path, **environment: str) -> Iterator[LocalCloud]:
-    """A local cloud from `inv local.up` to `inv local.down`; `environment` may hold INVOKE_LOCAL_... settings."""
-    state.mkdir(parents=True, exist_ok=True)
-    env = {"XDG_STATE_HOME": str(state), **environment}
-    try:
-        up = run_inv("local.up", env=env)
-        assert up.code == 0, up.stderr
-        cloud = LocalCloud(exports(up.stdout), state)
-        _endpoints.append(cloud.env["AWS_ENDPOINT_URL"])
-        yield cloud
-    finally:
-        down = run_inv("local.down", env=env)
-        assert down.code == 0, down.stderr
+def run_local_cloud(state: Path, **settings: Any) -> Iterator[LocalCloud]:
+    """A local cloud for the time of the block; `settings` are those of `local.`."""
+    with pytest_plugin.run_local_cloud(state, Local(**settings)) as cloud:
+        _endpoints.append(cloud.running.endpoint)
+        yield LocalCloud(cloud.state, cloud.running)
 
 
 @pytest.fixture
@@ -167,17 +146,17 @@ def inv(home: Path) -> Inv:
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """One local cloud for all tests; each ends the instances it starts."""
-    with local_cloud(tmp_path_factory.mktemp("cloud") / "state") as running:
+    with run_local_cloud(tmp_path_factory.mktemp("cloud") / "state") as running:
         yield running
 
 
 @pytest.fixture
 def start_cloud(tmp_path: Path) -> Iterator[Callable[..., LocalCloud]]:
-    """Start a local cloud of the test's own: `start_cloud(INVOKE_LOCAL_ISOLATION="none")`."""
+    """Start a local cloud of the test's own: `start_cloud(isolation="none")`."""
     with contextlib.ExitStack() as stack:
 
-        def start(**environment: str) -> LocalCloud:
-            return stack.enter_context(local_cloud(tmp_path / f"state{len(_endpoints)}", **environment))
+        def start(**settings: Any) -> LocalCloud:
+            return stack.enter_context(run_local_cloud(tmp_path / f"state{len(_endpoints)}", **settings))
 
         yield start
 

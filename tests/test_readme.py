@@ -75,6 +75,13 @@ def test_a_tasks_file_of_ones_own(cloud: LocalCloud, home: Path, tmp_path: Path)
     assert [line.split()[2] for line in states.splitlines()] in (["terminated"] * 2, ["shutting-down"] * 2)
 
 
+def test_the_tests_shown_are_those_of_the_demo() -> None:
+    """Which this repository's own suite runs."""
+    tests = (REPOSITORY / "examples/wordcount/test_wordcount.py").read_text()
+    alone, together, _ = blocks("Test your own job", "python")
+    assert alone in tests and together in tests
+
+
 def test_the_wheel_works_from_any_directory(home: Path, tmp_path: Path) -> None:
     built = run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), "."], REPOSITORY

@@ -54,6 +54,8 @@ from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Too
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 PORTS = (2222, 2022, 22222, 42222)
 """Where hosts listen: the first that is free on every loopback address."""
+_POLL_SECONDS = 0.05
+"""How often moto's server looks whether it is to stop."""
 FOREIGN_USERS = ("ubuntu", "ec2-user")
 CANONICAL, DEBIAN, AMAZON = "099720109477", "136693071363", "137112412989"
 
@@ -420,7 +422,7 @@ class Cloud:
             app.app_instances[service] = create_backend_app(service)
         self._server = make_server("127.0.0.1", 0, self._answer(app), threaded=True, request_handler=_Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="moto")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[_POLL_SECONDS], name="moto")
         self._thread.start()
 
     def _answer(self, app: Any) -> Any:

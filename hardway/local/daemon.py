@@ -85,36 +85,38 @@ def state_directory() -> Path:
     return platformdirs.user_state_path("hardway") / "local"
 
 
-def up(settings: Local) -> tuple[Running, bool]:
+def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[Running, bool]:
     """Start the daemon, or find the running one; says which by True for a new one.
 
-    Safe to call at the same time. Raises HardwayError with the daemon's own reason when it doesn't come up.
+    `directory` is where all of it goes (None: `state_directory`); when the process `owner` ends, however that comes,
+    a new daemon does too (0: it ends by `down` alone). Safe to call at the same time. Raises HardwayError with the
+    daemon's own reason when it doesn't come up.
     """
     if settings.isolation not in ("auto", *LEVELS):
         raise UsageError(f"local.isolation is {settings.isolation!r}: it must be one of auto, {', '.join(LEVELS)}")
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
-    directory = state_directory()
+    directory = directory or state_directory()
     with _locked(directory):
         directory.chmod(0o700)
         if running := _find(directory):
             return running, False
         _clear(directory)
-        return _start(directory, settings), True
+        return _start(directory, settings, owner), True
 
 
-def find() -> Running:
+def find(directory: Path | None = None) -> Running:
     """The running daemon. Raises NothingMatched when there is none."""
-    running = _find(state_directory())
+    running = _find(directory or state_directory())
     if running is None:
         raise NothingMatched('the local cloud is not running; eval "$(inv local.up)" starts it')
     return running
 
 
-def down() -> bool:
+def down(directory: Path | None = None) -> bool:
     """End the daemon and everything in it, and delete its state; False when there was none."""
-    directory = state_directory()
+    directory = directory or state_directory()
     if not directory.exists():
         return False
     with _locked(directory):
@@ -201,7 +203,7 @@ def _clear(directory: Path) -> None:
             entry.unlink()
 
 
-def _start(directory: Path, settings: Local) -> Running:
+def _start(directory: Path, settings: Local, owner: int) -> Running:
     ours, theirs = os.pipe()
     package = str(Path(__file__).parents[2])
     environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
@@ -209,7 +211,7 @@ def _start(directory: Path, settings: Local) -> Running:
     with open(directory / "log", "ab") as log, open(ours) as ready:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(directory), str(theirs), json.dumps(asdict(settings))],
+                [sys.executable, "-m", __name__, str(directory), str(theirs), json.dumps(asdict(settings)), str(owner)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -220,7 +222,12 @@ def _start(directory: Path, settings: Local) -> Running:
             )
         finally:
             os.close(theirs)
-        child.wait(START_SECONDS)  # it goes on in a child of its own
+        try:
+            child.wait(START_SECONDS)  # it goes on in a child of its own
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
         said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
     if not said:
         tail = (directory / "log").read_text(errors="replace").strip().splitlines()[-1:]
@@ -249,20 +256,26 @@ def _end(pid: int) -> None:
 
 
 def main() -> None:
-    """Serve until SIGTERM. Arguments: state directory, descriptor to say on that it is up, settings as JSON."""
+    """Serve until SIGTERM, or the owner's end.
+
+    Arguments: state directory, descriptor to say on that it is up, settings as JSON, pid of the owner or 0.
+    """
     directory, ready, settings = Path(sys.argv[1]), int(sys.argv[2]), Local(**json.loads(sys.argv[3]))
+    owner = int(sys.argv[4])
     os.set_inheritable(ready, False)
+    # Before the fork: whoever is interrupted while we start either still has a child to kill or sees this held.
+    alive = os.open(directory / "alive", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(alive, fcntl.LOCK_EX)
     if os.fork():
         os._exit(0)
     os.umask(0o022)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
     gc.disable()  # until all is loaded: it takes a second off the start
-    alive = os.open(directory / "alive", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(alive, fcntl.LOCK_EX)
     with open(ready, "w") as report:
         try:
-            asyncio.run(_serve(directory, settings, report))
+            if asyncio.run(_serve(directory, settings, owner, report)):
+                remove_tree(directory)
         except HardwayError as error:
             print(json.dumps({"error": str(error)}), file=report)
         except BaseException:
@@ -270,8 +283,9 @@ def main() -> None:
     os._exit(0)  # all is closed; and `alive` is let go of only as the process ends
 
 
-async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
-    stop = asyncio.Event()
+async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -> bool:
+    """Returns whether it is over since the owner is gone: then nobody else is there to clear up."""
+    stop, orphaned = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
@@ -297,15 +311,38 @@ async def _serve(directory: Path, settings: Local, report: TextIO) -> None:
             print(json.dumps(said), file=report, flush=True)
             report.close()
             _settle_memory()
-            spawner_ended = os.pidfd_open(processes.pid)
-            loop.add_reader(spawner_ended, stop.set)
-            await stop.wait()
-            loop.remove_reader(spawner_ended)
-            os.close(spawner_ended)
+            with _ends(loop, processes.pid, stop), _ends(loop, owner, stop, orphaned):
+                await stop.wait()
         finally:
             await cloud.stop()
     finally:
         processes.close()
+    return orphaned.is_set()
+
+
+@contextlib.contextmanager
+def _ends(loop: asyncio.AbstractEventLoop, pid: int, *events: asyncio.Event) -> Iterator[None]:
+    """In this block, the end of a process (0: none) sets the events."""
+
+    def ended() -> None:
+        for event in events:
+            event.set()
+
+    if not pid:
+        yield
+        return
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        ended()
+        yield
+        return
+    loop.add_reader(process, ended)
+    try:
+        yield
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
 
 
 def _settle_memory() -> None:

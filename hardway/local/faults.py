@@ -16,8 +16,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Fault:
     left: int = 0
 
 
-def read(kind: str, selector: str, after: str | float = 0, **given: str | float | None) -> Fault:
+def read(kind: str, selector: str | Iterable[str], after: str | float = 0, **given: str | float | None) -> Fault:
     """A fault from what a person gave, None for what wasn't; its instances are still to be chosen.
 
     Raises UsageError for what makes no sense.
@@ -96,7 +96,9 @@ def _finite(value: Any, what: str) -> float:
     return result
 
 
-def choose(settings: Settings, running: Running, fault: Fault, selector: str) -> list[instances.Instance]:
+def choose(
+    settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]
+) -> list[instances.Instance]:
     """The instances of the local cloud that a selector means, wherever the environment points. Raises HardwayError."""
     states = ("pending", "running") if fault.kind in ("interrupt", "kill") else ("running",)
     with _environment({**running.environment, "AWS_SDK_UA_APP_ID": CLIENT}):
@@ -115,6 +117,12 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def cause(settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]) -> None:
+    """Have a daemon carry out a fault on what a selector means. Raises HardwayError; see `choose` and `send`."""
+    chosen = choose(settings, running, fault, selector) if selector else []
+    send(running, replace(fault, instances=tuple(instance.id for instance in chosen)))
 
 
 def send(running: Running, fault: Fault) -> None:

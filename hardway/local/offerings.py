@@ -1,13 +1,15 @@
 """moto's table of which instance type is offered where, read a region at a time, when it is asked for.
 
-At its import moto reads all of it, 150,000 rows: a third of the daemon's memory and a tenth of its start. So this must
-be imported before anything else of moto's EC2.
+At its import moto reads all of it, 150,000 rows: a third of the daemon's memory and a tenth of its start. It also reads
+botocore's model of EC2 three times over, to list the regions: a third of the start. So this must be imported before
+anything else of moto's EC2.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import boto3
 from moto.utilities import utils
 
 _read = utils.load_resource
@@ -37,10 +39,13 @@ class _Regions(dict[str, Any]):
 _TABLE = "resources/instance_type_offerings"
 
 utils.load_resource = lambda resource: [] if _TABLE in resource else _read(resource)
+_session, _Session = boto3.Session(), boto3.Session
+boto3.Session = lambda: _session
 try:
     from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 finally:
     utils.load_resource = _read
+    boto3.Session = _Session
 
 for _location_type in INSTANCE_TYPE_OFFERINGS:
     INSTANCE_TYPE_OFFERINGS[_location_type] = _Regions(_location_type)

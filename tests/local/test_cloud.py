@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from hardway.local import daemon
 from hardway.local.spawner import marked
-from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, local_cloud
+from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_local_cloud
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 
 BOOT_DELAY = 0.7
@@ -42,7 +43,7 @@ PARAMETERS = {
 @pytest.fixture(scope="module")
 def other_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """A second local cloud beside the first; its instances take their time to boot."""
-    with local_cloud(tmp_path_factory.mktemp("other") / "state", INVOKE_LOCAL_BOOT_DELAY=str(BOOT_DELAY)) as running:
+    with run_local_cloud(tmp_path_factory.mktemp("other") / "state", boot_delay=BOOT_DELAY) as running:
         yield running
 
 
@@ -141,7 +142,7 @@ def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
 
     up = cloud.inv("local.up")
     assert up.code == 0, up.stderr
-    fresh = LocalCloud(exports(up.stdout), cloud.state)
+    fresh = LocalCloud(cloud.state, daemon.find(cloud.directory))
     assert fresh.client("ec2").describe_instances()["Reservations"] == []
     assert list((cloud.directory / "instances").iterdir()) == []
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hardway.errors import UsageError
 from hardway.local import faults, kinds
 from hardway.local.spawner import marked
-from tests.conftest import Inv, LocalCloud, local_cloud
+from tests.conftest import Inv, LocalCloud, run_local_cloud
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually, image
 
 SILENCE = 0.4
@@ -60,7 +60,7 @@ def level(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "auto":
         yield request.getfixturevalue("cloud")
         return
-    with local_cloud(tmp_path_factory.mktemp("level") / "state", INVOKE_LOCAL_ISOLATION=request.param) as cloud:
+    with run_local_cloud(tmp_path_factory.mktemp("level") / "state", isolation=request.param) as cloud:
         yield cloud
 
 

@@ -15,7 +15,7 @@ import pytest
 from hardway import s3stub, userdata
 from hardway.local.sandbox import LEVELS
 from hardway.local.spawner import marked
-from tests.conftest import LocalCloud, local_cloud
+from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
 
 TOOLS = {
@@ -34,7 +34,7 @@ def own_cloud(level: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A local cloud with that isolation, where the tool it rests on works."""
     if level in TOOLS and (not shutil.which(level) or subprocess.run(TOOLS[level], capture_output=True).returncode):
         pytest.skip(f"{level} is not installed here or not permitted")
-    with local_cloud(tmp_path_factory.mktemp(level) / "the state", INVOKE_LOCAL_ISOLATION=level) as cloud:
+    with run_local_cloud(tmp_path_factory.mktemp(level) / "the state", isolation=level) as cloud:
         yield cloud
 
 

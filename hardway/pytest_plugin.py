@@ -1,0 +1,189 @@
+"""pytest fixtures to test one's own jobs with on this machine: a local cloud, instances, their faults, the S3 stub.
+
+pytest imports this wherever hardway is installed, so nothing of hardway or boto3 is imported before a fixture is used.
+In all of them no AWS variable, profile or `INVOKE_` setting of the person who runs the tests is seen; what is set in
+their place is undone at the end. A fixture lasts for a test; `start_local_cloud` makes one of a wider scope.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from hardway import s3stub
+    from hardway.config import Local
+    from hardway.local.daemon import Running
+
+_HIDDEN = ("AWS_", "INVOKE_AWS_", "INVOKE_EC2_", "INVOKE_MAPREDUCE_", "s3_stubbed_")
+_NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
+
+
+@dataclass(frozen=True)
+class LocalCloud:
+    """A local cloud of the tests' own; `state` is the XDG_STATE_HOME in which tasks of `local.` find it."""
+
+    state: Path
+    running: Running
+    _clients: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What points a process at it, besides `state`."""
+        return self.running.environment
+
+    @property
+    def directory(self) -> Path:
+        """Where the daemon's files are: `log`, and of each instance `instances/ID`."""
+        return _daemon_directory(self.state)
+
+    def client(self, service: str, region: str = "us-east-1") -> Any:
+        """A boto3 client of this cloud, whatever the environment says; made once."""
+        if (service, region) not in self._clients:
+            import boto3
+
+            session = boto3.Session("local", "local", region_name=region)
+            self._clients[service, region] = session.client(service, endpoint_url=self.running.endpoint)
+        return self._clients[service, region]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark."""
+    config.addinivalue_line(
+        "markers", "instances(num=1, **settings): what the fixture `instances` starts; settings are those of `ec2.new`"
+    )
+
+
+@contextlib.contextmanager
+def run_local_cloud(state: Path, settings: Local | None = None) -> Iterator[LocalCloud]:
+    """A local cloud in the directory `state` for the time of the block; this process's environment stays as it is.
+
+    It ends with this process at the latest, even if that is killed. Raises HardwayError where it doesn't come up.
+    """
+    from hardway.config import Local
+    from hardway.local import daemon
+
+    directory = _daemon_directory(state)
+    try:
+        running, _ = daemon.up(settings or Local(), directory, os.getpid())
+        yield LocalCloud(state, running)
+    finally:
+        daemon.down(directory)
+
+
+@contextlib.contextmanager
+def start_local_cloud(directory: Path) -> Iterator[LocalCloud]:
+    """A local cloud for the time of the block, at which this process and all it starts is pointed.
+
+    To share one among tests, override the fixture: `@pytest.fixture(scope="session") def local_cloud(tmp_path_factory)`
+    with `with start_local_cloud(tmp_path_factory.mktemp("cloud")) as cloud: yield cloud`. `INVOKE_LOCAL_` settings
+    hold. Raises HardwayError where it doesn't come up.
+    """
+    from invoke import Context
+
+    from hardway import config
+
+    with _no_aws(), run_local_cloud(directory / "state", config.settings(Context()).local) as cloud:
+        own = {"XDG_STATE_HOME": str(cloud.state), "XDG_DATA_HOME": str(directory / "data")}
+        with _environment({**cloud.environment, **own}):
+            yield cloud
+
+
+@pytest.fixture
+def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A fresh local cloud, at which the test and all it starts is pointed; nothing of it is left afterwards."""
+    with start_local_cloud(tmp_path_factory.mktemp("hardway")) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The ids of running instances that answer over SSH, to be given to tasks as a selector: one, or as many as
+    `@pytest.mark.instances(4)` says. They are ended after the test.
+    """
+    from invoke import Config, Context
+
+    from hardway import aws, config, launch
+    from hardway.cli import Lines, say
+
+    mark = request.node.get_closest_marker("instances")
+    values = {**dict(zip(["num"], mark.args, strict=False)), **mark.kwargs} if mark else {}
+    settings = config.settings(Context(Config(overrides={"ec2": values})))
+    started = launch.launch(settings, launch.read_request(settings, True, None), say)
+    client = aws.ec2(settings)  # now: the test may change the environment
+    yield Lines(instance.id for instance in started)
+    client.terminate_instances(InstanceIds=[instance.id for instance in started])
+
+
+@pytest.fixture
+def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
+    """Have something go wrong in the local cloud, as the task `local.fault` does: `local_faults("kill", ids, after=2)`.
+
+    What is still wrong after the test, or was still to come, is undone.
+    """
+    from invoke import Context
+
+    from hardway import config
+    from hardway.local import faults
+
+    def cause(kind: str, selector: Any = "", after: float = 0, **given: Any) -> None:
+        fault = faults.read(kind, selector, after, **given)
+        faults.cause(config.settings(Context()), local_cloud.running, fault, selector)
+
+    yield cause
+    faults.send(local_cloud.running, faults.Fault("clear"))
+
+
+@pytest.fixture
+def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3stub.Session]:
+    """An empty session of the S3 stub: what the test starts, on instances too, has the stub as its `aws`."""
+    from hardway import s3stub
+
+    with _no_aws(), s3stub.session(tmp_path_factory.mktemp("s3")) as session:
+        stubbed = session.environment
+        names = (s3stub.SESSION_VARIABLE, s3stub.TMP_VARIABLE, "PATH")
+        with _environment({name: stubbed[name] for name in names}):
+            yield session
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Not pytest's fixture `monkeypatch`: a test may undo that in its midst."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield
+
+
+@contextlib.contextmanager
+def _no_aws() -> Iterator[None]:
+    """Hide whatever leads to the AWS, or the S3 stub, of the person who runs the tests; inside another one, nothing."""
+    if os.environ.get("AWS_CONFIG_FILE") == _NO_PROFILES:
+        yield
+        return
+    from hardway import s3stub
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(_HIDDEN) or name == "region"]:
+            patch.delenv(name)
+        stub = str(s3stub.directory())
+        folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+        patch.setenv("PATH", os.pathsep.join(folder for folder in folders if folder != stub))
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, _NO_PROFILES)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("INVOKE_AWS_PROFILE", "")
+        if "boto3" in sys.modules:
+            patch.setattr("boto3.DEFAULT_SESSION", None)
+        yield
+
+
+def _daemon_directory(state: Path) -> Path:
+    return state / "hardway" / "local"
