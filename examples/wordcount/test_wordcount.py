@@ -26,19 +26,11 @@ def aws(*command: str, stdin: str = "") -> str:
 def step(name: str, line: str) -> list[str]:
     """Run a step as pmap does: its argument on stdin, its result on stdout."""
     command = ["bash", str(HERE / name)]
-    return subprocess.run(command, input=line + "\n", capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(command, input=line + "\n", capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def contents(urls: list[str]) -> list[str]:
     return "".join(aws("cp", url, "-") for url in urls).splitlines()
-
-
-def by_part(urls: list[str]) -> list[str]:
-    """The arguments of the second step: the URLs of a part in one line."""
-    parts: dict[str, list[str]] = {}
-    for url in urls:
-        parts.setdefault(url.split("/")[4], []).append(url)
-    return [" ".join(part) for part in parts.values()]
 
 
 @pytest.fixture
@@ -50,8 +42,8 @@ def inputs(s3_stub: Session) -> list[str]:
 
 
 def test_the_first_step_counts(inputs: list[str]) -> None:
-    counts = contents(step("step1.sh", inputs[0]))
-    assert sorted(line.split() for line in counts) == [["1", "not"], ["1", "or"], ["2", "be"], ["2", "to"]]
+    urls = [line.split("\t")[1] for line in step("step1.sh", inputs[0])]
+    assert sorted(line.split() for line in contents(urls)) == [["1", "not"], ["1", "or"], ["2", "be"], ["2", "to"]]
 
 
 @pytest.mark.parametrize("name", ["empty", "numbers"])
@@ -62,7 +54,7 @@ def test_a_text_without_words_has_no_counts(inputs: list[str], name: str) -> Non
 def test_the_second_step_sums(s3_stub: Session) -> None:
     aws("cp", "-", "s3://books/counts/0/hamlet", stdin="2 to\n1 be\n")
     aws("cp", "-", "s3://books/counts/0/macbeth", stdin="3 be\n")
-    merged = step("step2.sh", "s3://books/counts/0/hamlet s3://books/counts/0/macbeth")
+    merged = step("step2.sh", "0\ts3://books/counts/0/hamlet\ts3://books/counts/0/macbeth")
     assert merged == ["s3://books/merged/0"]
     assert contents(merged) == ["4 be", "2 to"]
 
@@ -75,7 +67,7 @@ def test_the_job_survives_the_loss_of_an_instance(
     ec2.scp(c, f"{HERE}/step*.sh", ":", instances, yes=True)
     counts = mapreduce.pmap(c, instances, inputs, "bash step1.sh", progress=False)
     local_faults("kill", instances[0], after=0.1)
-    parts = by_part(str(counts).split())
+    parts = mapreduce.group(c, counts)
     merged = mapreduce.pmap(c, instances, parts, "sleep 0.3; bash step2.sh", progress=False)
     assert sorted(contents(str(merged).split())) == ["1 and", "1 not", "1 or", "2 be", "2 to", "2 tomorrow"]
     assert ec2.ls(c, only=instances[0])[0].state in ("shutting-down", "terminated")
