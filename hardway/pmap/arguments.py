@@ -56,7 +56,10 @@ def _item(item: Any, null: bool) -> bytes:
 
 
 def lines(args: str | Iterable[str | bytes]) -> Iterator[bytes]:
-    """The same, one at a time, for more than fits in memory: lines with their newline; empty ones are left out."""
+    """The same, one at a time, for more than fits in memory: lines with their newline; empty ones are left out.
+
+    An item of an iterable may be many lines, as results of pmap are.
+    """
     if isinstance(args, bytes):
         args = args.decode("utf-8", "surrogateescape")
     if args == "-":
@@ -69,7 +72,8 @@ def lines(args: str | Iterable[str | bytes]) -> Iterator[bytes]:
         with file:
             yield from _not_empty(file)
     else:
-        yield from _not_empty(args.encode("utf-8", "surrogateescape").split(b"\n") if isinstance(args, str) else args)
+        for text in [args] if isinstance(args, str) else args:
+            yield from _not_empty(_item(text, null=False).split(b"\n"))
 
 
 def _not_empty(items: Iterable[str | bytes]) -> Iterator[bytes]:

@@ -33,7 +33,7 @@ def test_a_line_for_each_partition_with_its_values_in_order(pairs: list[tuple[by
 
 def test_a_value_may_hold_tabs_and_a_partition_blanks(home: Path) -> None:
     assert mapreduce.group(Context(), "a b\tx\ty\nb\t\n\na b\tz") == ["a b\tx\ty\tz\n", "b\t\n"]
-    assert mapreduce.group(Context(), ["b\t1", "a\t2"]) == ["a\t2\n", "b\t1\n"]
+    assert mapreduce.group(Context(), ["b\t1", "a\t2\n\nb\t3\n"]) == ["a\t2\n", "b\t1\t3\n"]
     assert mapreduce.group(Context(), "") == []
 
 
