@@ -173,7 +173,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     left = _marked_processes()
     left += [f"something still listens at {endpoint}" for endpoint in _endpoints if _listens(endpoint)]
     base = getattr(session.config, "_tmp_path_factory").getbasetemp()  # noqa: B009
-    left += [f"{path} still exists" for path in base.rglob("hardway/local") if path.is_dir()]
+    left += [f"{path.parent} still exists" for path in base.rglob("hardway/local/lock")]
     if _own_state_exists() and not session.config.stash[_STATE_BEFORE]:
         left.append(f"{platformdirs.user_state_path('hardway')} has come into being: a test ran outside its home")
     if left:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,28 +78,3 @@ def test_the_tests_shown_are_those_of_the_demo() -> None:
     tests = (REPOSITORY / "examples/wordcount/test_wordcount.py").read_text()
     alone, together, _ = blocks("Test your own job", "python")
     assert alone in tests and together in tests
-
-
-def test_the_wheel_works_from_any_directory(home: Path, tmp_path: Path) -> None:
-    built = run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), "."], REPOSITORY
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    [wheel] = tmp_path.glob("*.whl")
-    installed = tmp_path / "installed"
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.infolist():
-            # What installers do and zipfile doesn't: keep the mode.
-            os.chmod(archive.extract(member, installed), member.external_attr >> 16)
-    assert (installed / "hardway" / "pmap" / "report.html").exists()
-    main = [sys.executable, "-c", "from hardway.tasks import main; main()"]
-    stub = run([*main, "s3.stub"], home, PYTHONPATH=str(installed))
-    assert stub.returncode == 0, stub.stderr
-    assert Path(stub.stdout.strip()).is_relative_to(installed)
-    script = ". \"$1\" && echo kept | aws s3 cp - s3://b/k && aws s3 cp s3://b/k - && clear-s3-stubbed"
-    used = run(["bash", "-euc", script, "-", stub.stdout.strip()], home)
-    assert "kept\n" in used.stdout, used.stderr
-    listed = run([*main, "--list"], home, PYTHONPATH=str(installed))
-    assert "ec2.new" in listed.stdout
-    assert "demo" not in listed.stdout
-    shutil.rmtree(installed)
