@@ -1,4 +1,4 @@
-"""botocore clients, each made once, with retries set; and botocore's errors as sentences.
+"""botocore clients, kept as long as they are used, with retries set; and botocore's errors as sentences.
 
 Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile).
 """
@@ -44,7 +44,11 @@ _PATIENCE_SECONDS = 120
 MADE_TAG = "hardway-made"
 """On what hardway has made and `ec2.cleanup` may remove; its value is when."""
 
+KEPT_CLIENTS = 8
+"""A client takes 12 MB, and a session of pytest may come upon hundreds of local clouds."""
+
 _clients: dict[Any, Any] = {}
+"""The one used last is the last."""
 _lock = threading.Lock()
 
 
@@ -89,9 +93,10 @@ def _client(service: str, settings: Settings, retries: int = 5) -> Any:
     environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
     key = (service, settings.aws, environment, retries)
     with _lock:
-        if key not in _clients:
-            _clients[key] = _new_client(service, settings, retries)
-        return _clients[key]
+        client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries)
+        while len(_clients) > KEPT_CLIENTS:
+            del _clients[next(iter(_clients))]
+        return client
 
 
 def _new_client(service: str, settings: Settings, retries: int) -> Any:

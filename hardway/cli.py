@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 import invoke
 
@@ -22,6 +22,8 @@ from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageErro
 from hardway.tables import Table
 
 Body = TypeVar("Body", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Lines(list[str]):
@@ -75,6 +77,8 @@ class Task(invoke.Task[Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         named, self._named = self._named, False
+        if named:
+            _accept_any_bytes()
         result = super().__call__(*args, **kwargs)
         if named and self._prints:
             if hasattr(result, "write_to"):  # it may be more than fits in memory
@@ -96,8 +100,19 @@ class Task(invoke.Task[Any]):
         return arguments
 
 
+@overload
+def task(body: Callable[Given, Result], /) -> Callable[Given, Result]: ...
+
+
+@overload
+def task(**options: Any) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]: ...
+
+
 def task(*args: Any, **options: Any) -> Any:
-    """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError."""
+    """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError.
+
+    To a type checker a task is its body, which is how other people's tasks call it.
+    """
     if args:
         return invoke.task(_translated(args[0]), klass=Task)
     return lambda body: invoke.task(**{"klass": Task, **options})(_translated(body))
@@ -153,7 +168,6 @@ def _translated(body: Body) -> Body:
     @functools.wraps(body)
     def translated(*args: Any, **kwargs: Any) -> Any:
         try:
-            _accept_any_bytes()
             with closed_stdout_ends():
                 return body(*args, **kwargs)
         except HardwayError:

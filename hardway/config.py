@@ -144,10 +144,15 @@ def _section(name: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
 
 def _value(setting: str, kind: type, value: Any) -> Any:
     if kind is str:
-        return "" if value is None else str(value)
+        return text(value)
     if kind is bool:
         return _switch(setting, value)
     return number(value, kind, f"the setting {setting}")
+
+
+def text(value: Any) -> str:
+    """`value` as text: a list's items with commas, as in invoke.yaml or from Python; empty for None."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
 
 def _switch(setting: str, value: Any) -> bool:

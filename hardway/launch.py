@@ -14,7 +14,7 @@ from typing import Any
 
 from hardway import access, aws, costs, fleet, images, prices, signals, unfinished, userdata
 from hardway.commands import file_content
-from hardway.config import Settings, number
+from hardway.config import Settings, number, text
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.gather import Gathering, Wanted
 from hardway.instances import Instance
@@ -87,7 +87,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
     texts: dict[str, Any] = {
         name: str(chosen[name]) for name in ("ami", "key", "vpc", "subnet", "zone", "role", "ssh_user", "ssh_from")
     }
-    types = tuple(filter(None, re.split(r"[\s,]+", str(chosen["type"]).strip())))
+    types = tuple(filter(None, re.split(r"[\s,]+", text(chosen["type"]).strip())))
     if not numbers["num"]:
         raise UsageError("--num is 0: there is nothing to start")
     if not types:
@@ -104,7 +104,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
     return Request(
         name=str(chosen["name"]),
         types=types,
-        security_groups=tuple(filter(None, re.split(r"[\s,]+", str(chosen["sg"]).strip()))),
+        security_groups=tuple(filter(None, re.split(r"[\s,]+", text(chosen["sg"]).strip()))),
         init=init,
         limits=limits,
         wait=wait,

@@ -11,11 +11,10 @@ from invoke import Collection
 
 from . import demo, ec2, local, mapreduce, s3
 
-ns = Collection(ec2, mapreduce, s3, local)
-if (Path(__file__).parent.parent / "examples").is_dir():
-    # In a checkout only: they run this repository's own scripts.
-    for each in (demo.demo, demo.test, demo.bench):
-        ns.add_task(each)
+_in_checkout = (Path(__file__).parent.parent / "examples").is_dir()
+# They run this repository's own scripts.
+_for_work_on_it = (demo.demo, demo.test, demo.bench) if _in_checkout else ()
+ns = Collection(ec2, mapreduce, s3, local, *_for_work_on_it)
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
@@ -39,8 +39,8 @@ from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SEL
 
 if TYPE_CHECKING:
     from hardway.commands import Command
-    from hardway.group import Printer
-    from hardway.instances import Instance
+    from hardway.group import CommandResult, Printer
+    from hardway.instances import Instance, Instances
 
 
 @contextlib.contextmanager
@@ -92,18 +92,18 @@ def new(
     c: Context,
     name: str | None = None,
     num: int | str | None = None,
-    type: str | None = None,
+    type: str | Sequence[str] | None = None,
     spot: float | str | None = None,
     ami: str | None = None,
     key: str | None = None,
-    sg: str | None = None,
+    sg: str | Sequence[str] | None = None,
     vpc: str | None = None,
     subnet: str | None = None,
     zone: str | None = None,
     role: str | None = None,
     gigs: int | str | None = None,
     init: str | None = None,
-    tag: Iterable[str] | None = None,
+    tag: str | Iterable[str] | None = None,
     command: str | None = None,
     login: bool = False,
     wait: bool = True,
@@ -243,12 +243,13 @@ def ssh(
     each: str | None = None,
     private_ip: bool = False,
     via: str | None = None,
-) -> Any:
+) -> list[CommandResult]:
     """Run a command on instances, or log in to one. Output streams by line; exit code 1 if it fails anywhere."""
     settings = _settings(c, region, max_connections, real_s3, private_ip, via)
     seconds = config.number(timeout, float, "--timeout")
     if command is None and stdin is None and each is None and not fold:
-        return _login(settings, _one(instances.select(settings, selector)))
+        _login(settings, _one(instances.select(settings, selector)))
+        return []
     if fold and quiet:
         raise UsageError("--fold names the instances, --quiet does not: leave one of them out")
     lines = None if each is None else commands.lines(each, command or "", stdin)
@@ -658,7 +659,7 @@ def _run(
     seconds: float = 0,
     printer: Printer | None = None,
     lines: list[bytes] | None = None,
-) -> list[Any]:
+) -> list[CommandResult]:
     group = groups.InstanceGroup(chosen, settings)
     each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
     outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
@@ -99,14 +100,14 @@ def down(c: Context) -> None:
 def fault(
     c: Context,
     kind: str,
-    selector: str = "",
-    after: str = "0",
-    notice: str | None = None,
-    factor: str | None = None,
+    selector: str | Iterable[str] = "",
+    after: float | str = "0",
+    notice: float | str | None = None,
+    factor: float | str | None = None,
     zone: str | None = None,
     type: str | None = None,
-    seconds: str | None = None,
-    left: str | None = None,
+    seconds: float | str | None = None,
+    left: int | str | None = None,
 ) -> None:
     """Have something go wrong in the local cloud: `inv local.fault KIND SELECTOR`.
 

@@ -65,7 +65,7 @@ def pmap(
     backup: bool = True,
     job: str | None = None,
     resume: str | bool | None = None,
-    depends: Iterable[str] | None = None,
+    depends: str | Iterable[str] | None = None,
     verify: int | str = 0,
     join: bool = False,
     results: str | None = None,
@@ -103,7 +103,7 @@ def pmap(
         options,
         job=job or "",
         resume=resume or False,
-        depends=list(depends or ()),
+        depends=[depends] if isinstance(depends, str) else list(depends or ()),
         verify=config.number(verify, int, "--verify"),
         join=join,
         results=results,
@@ -144,7 +144,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
 
 
 @task(help={"job": "names, white space between them; globs allowed", "yes": YES})
-def rm(c: Context, job: str, yes: bool = False) -> None:
+def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     """Delete jobs with all their results from this machine."""
     found = journal.find(job)
     confirm(f"delete {len(found)} jobs?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)

@@ -23,7 +23,7 @@ import shutil
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -579,11 +579,14 @@ class Jobs(list[dict[str, Any]]):
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def find(names: str) -> list[Path]:
-    """The jobs of these names, white space between them, globs allowed. Raises UsageError for one that isn't there."""
+def find(names: str | Iterable[str]) -> list[Path]:
+    """The jobs of these names (of a text, with white space between them), globs allowed.
+
+    Raises UsageError for one that isn't there.
+    """
     known = {path.name: path for path in all_jobs()}
     found: dict[Path, None] = {}
-    for name in names.split():
+    for name in names.split() if isinstance(names, str) else names:
         matching = fnmatch.filter(known, name)
         if not matching:
             hint = did_you_mean(name, known)

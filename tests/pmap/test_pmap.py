@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke import Config, Context
@@ -155,7 +156,7 @@ def test_long_results_are_exact(c: Context, cluster: Cluster) -> None:
         ({"selector": "i-00000000000000000"}, "there is no instance"),
     ],
 )
-def test_bad_input_is_refused(c: Context, cluster: Cluster, given: dict[str, str], said: str) -> None:
+def test_bad_input_is_refused(c: Context, cluster: Cluster, given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         mapreduce.pmap(c, **{"selector": cluster.selector, "args": "x", "command": "cat", **given})
 
