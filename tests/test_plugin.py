@@ -51,28 +51,30 @@ def person(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.instances(2, name="own")
-def test_instances_in_a_cloud_of_ones_own(person: None, local_cloud: LocalCloud, instances: list[str]) -> None:
+def test_a_person_has_none_of_their_aws_in_it(
+    person: None,
+    s3_stub: Session,
+    local_cloud: LocalCloud,
+    instances: list[str],
+    local_faults: Callable[..., None],
+) -> None:
+    c = Context()
     assert not [name for name, value in OF_A_PERSON.items() if os.environ.get(name) == value]
     assert exports(run_inv("local.env").stdout) == local_cloud.environment
-    assert sorted(run_inv("ec2.id", "own").stdout.split()) == sorted(instances)
-    assert [one.state for one in ec2.ls(Context(), only=instances)] == ["running"] * 2
+    assert [(one.name, one.state) for one in ec2.ls(c, only=instances)] == [("own", "running")] * 2
     credentials = boto3.client("s3")._request_signer._credentials
     assert (credentials.access_key, credentials.token) == ("local", None)
 
-
-def test_faults_and_a_stubbed_s3(
-    person: None, s3_stub: Session, instances: list[str], local_faults: Callable[..., None]
-) -> None:
-    put = ["bash", "-c", "echo kept | aws s3 cp --quiet - s3://b/k"]
-    subprocess.run(put, check=True)
-    ec2.ssh(Context(), instances, "aws s3 cp --quiet s3://b/k s3://b/copy", yes=True)
+    subprocess.run(["bash", "-c", "echo kept | aws s3 cp --quiet - s3://b/k"], check=True)
+    ec2.ssh(c, instances[0], "aws s3 cp --quiet s3://b/k s3://b/copy", yes=True)
     got = subprocess.run(["aws", "s3", "cp", "s3://b/copy", "-"], capture_output=True, text=True, check=True)
     assert got.stdout == "kept\n"
+
     with pytest.raises(HardwayError, match="did you mean kill"):
         local_faults("kil", instances)
     local_faults("kill", instances)
     with pytest.raises(HardwayError, match="is terminated"):
-        ec2.id(Context(), instances)
+        ec2.id(c, instances)
 
 
 def test_two_clouds_and_two_regions_in_a_process(
