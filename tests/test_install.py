@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud
 
-MAIN = "from hardway.tasks import main; main()"
+MAIN = "from hardway.__main__ import main; main()"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

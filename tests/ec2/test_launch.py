@@ -26,7 +26,7 @@ from hardway.config import Local, settings
 from hardway.errors import HardwayError, UsageError
 from hardway.local import daemon, faults
 from tasks import ec2 as tasks
-from tests.conftest import LocalCloud, local_cloud
+from tests.conftest import LocalCloud, run_local_cloud
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, Plan, refused
 from tests.local.conftest import eventually
 
@@ -39,7 +39,7 @@ CHANGES = re.compile(r"Run|Create|Delete")
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """A local cloud whose instances stay pending."""
-    with local_cloud(tmp_path_factory.mktemp("quiet") / "state", INVOKE_LOCAL_BOOT_DELAY="3600") as running:
+    with run_local_cloud(tmp_path_factory.mktemp("quiet") / "state", boot_delay=3600.0) as running:
         yield running
 
 
