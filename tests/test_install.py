@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import zipfile
@@ -13,31 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.test_readme import run
 
 MAIN = "from hardway.__main__ import main; main()"
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment, with the wheel built from the sdist in it; only dependencies are ours."""
     dist = tmp_path_factory.mktemp("dist")
-    built = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ".", cwd=REPOSITORY)
+    built = run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), "."], REPOSITORY)
     assert built.returncode == 0, built.stdout + built.stderr
     [wheel], [_] = dist.glob("*.whl"), dist.glob("*.tar.gz")
     new = tmp_path_factory.mktemp("environment")
-    made = run(sys.executable, "-m", "venv", "--without-pip", new, cwd=new)
+    made = run([sys.executable, "-m", "venv", "--without-pip", str(new)], new)
     assert made.returncode == 0, made.stderr
     [packages] = new.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
@@ -47,25 +35,25 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A path in a .pth file comes last, and the .pth files there, such as that of this checkout, are not read.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = "import hardway, hardway.tasks; print(hardway.__file__, hardway.tasks.__file__, sep='\\n')"
-    for line in run(new / "bin/python", "-c", where, cwd=new).stdout.splitlines():
+    for line in run([str(new / "bin" / "python"), "-c", where], new).stdout.splitlines():
         assert Path(line).is_relative_to(packages)
     return new / "bin" / "python"
 
 
 def test_a_project_of_ones_own_is_tested_with_what_is_installed(python: Path, home: Path, tmp_path: Path) -> None:
     project = shutil.copytree(REPOSITORY / "examples" / "nightly", tmp_path / "my project")
-    done = run(python, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", cwd=project)
+    done = run([str(python), "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"], project)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
 
 
 def test_the_program_works_from_any_directory(python: Path, home: Path) -> None:
-    stub = run(python, "-c", MAIN, "s3.stub", cwd=home)
+    stub = run([str(python), "-c", MAIN, "s3.stub"], home)
     assert stub.returncode == 0, stub.stderr
     script = ". \"$1\" && echo kept | aws s3 cp - s3://b/k && aws s3 cp s3://b/k - && clear-s3-stubbed"
-    used = run("bash", "-euc", script, "-", stub.stdout.strip(), cwd=home)
+    used = run(["bash", "-euc", script, "-", stub.stdout.strip()], home)
     assert "kept\n" in used.stdout, used.stderr
-    listed = run(python, "-c", MAIN, "--list", cwd=home)
+    listed = run([str(python), "-c", MAIN, "--list"], home)
     assert "ec2.new" in listed.stdout
     assert "demo" not in listed.stdout
 
@@ -77,12 +65,12 @@ def test_without_the_extra_only_the_local_cloud_is_missing(
         if not entry.name.startswith(("moto", "asyncssh")):
             (tmp_path / entry.name).symlink_to(entry)
     [packages] = python.parent.parent.glob("lib/python*/site-packages")
-    main = (sys.executable, "-S", "-c", MAIN)
+    main = [sys.executable, "-S", "-c", MAIN]
     environment = {**cloud.env, "PYTHONPATH": f"{packages}{os.pathsep}{tmp_path}"}
-    up = run(*main, "local.up", cwd=home, **environment)
+    up = run([*main, "local.up"], home, **environment)
     assert (up.returncode, up.stdout) == (2, "")
     assert up.stderr == "the local cloud needs moto and asyncssh: pip install 'hardway[local]'\n"
-    listed = run(*main, "ec2.ls", "--only", "nobody", cwd=home, **environment)
+    listed = run([*main, "ec2.ls", "--only", "nobody"], home, **environment)
     assert (listed.returncode, "is named 'nobody'" in listed.stderr) == (1, True), listed.stderr
-    status = run(*main, "local.status", cwd=home, **environment, XDG_STATE_HOME=str(cloud.state))
+    status = run([*main, "local.status"], home, **environment, XDG_STATE_HOME=str(cloud.state))
     assert (status.returncode, cloud.running.endpoint in status.stdout) == (0, True), status.stderr
