@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
@@ -40,7 +40,7 @@ from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SEL
 if TYPE_CHECKING:
     from hardway.commands import Command
     from hardway.group import CommandResult, Printer
-    from hardway.instances import Instance, Instances
+    from hardway.instances import Instance
 
 
 @contextlib.contextmanager

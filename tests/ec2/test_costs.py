@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke.context import Context
@@ -138,7 +139,7 @@ def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixt
         ({"max_cost": -1}, "--max-cost is '-1'"),
     ],
 )
-def test_too_dear_is_not_started(shell: Shell, name: str, flags: dict[str, object], said: str) -> None:
+def test_too_dear_is_not_started(shell: Shell, name: str, flags: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
         ec2.new(C, name=name, **flags)
     assert said in str(error.value)
