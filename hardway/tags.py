@@ -18,7 +18,7 @@ _RESOURCES = 1000
 def read(texts: Iterable[str]) -> dict[str, str]:
     """Tags from `key=value` texts. Raises UsageError for one that is none, or that only AWS may set."""
     result = {}
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         key, equals, value = text.partition("=")
         if not (key and equals) or key.startswith("aws:"):
             raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
@@ -28,7 +28,7 @@ def read(texts: Iterable[str]) -> dict[str, str]:
 
 def read_keys(texts: Iterable[str]) -> list[str]:
     """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
-    keys = list(texts)
+    keys = [texts] if isinstance(texts, str) else list(texts)
     for key in keys:
         if not key or "=" in key or key.startswith("aws:"):
             raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")

@@ -519,7 +519,7 @@ def reboot(
 def tag(
     c: Context,
     selector: str | Iterable[str],
-    tag: Iterable[str] | None = None,
+    tag: str | Iterable[str] | None = None,
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:
@@ -535,7 +535,7 @@ def tag(
 def untag(
     c: Context,
     selector: str | Iterable[str],
-    tag: Iterable[str] | None = None,
+    tag: str | Iterable[str] | None = None,
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:

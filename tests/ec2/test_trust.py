@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from invoke.config import Config
@@ -169,7 +170,7 @@ def test_the_same_output_is_shown_once(ids: list[str], capfdbinary: pytest.Captu
 def test_each_instance_reads_its_own_line(
     ids: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    def read(**options: object) -> list[bytes]:
+    def read(**options: Any) -> list[bytes]:
         return [result.stdout for result in ec2.ssh(C, NAME, yes=True, **options)]
 
     lines = home / "lines"
