@@ -32,6 +32,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for member in archive.infolist():
             # What installers do and zipfile doesn't: keep the mode.
             os.chmod(archive.extract(member, packages), member.external_attr >> 16)
+    files = [file for file in (REPOSITORY / "hardway").rglob("*.*") if file.suffix != ".pyc"]
+    assert [file for file in files if not (packages / file.relative_to(REPOSITORY)).exists()] == []
     # A path in a .pth file comes last, and the .pth files there, such as that of this checkout, are not read.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = "import hardway, hardway.tasks; print(hardway.__file__, hardway.tasks.__file__, sep='\\n')"
