@@ -100,7 +100,9 @@ def test_rm_tells_what_it_cost(shell: Shell, name: str, capsys: pytest.CaptureFi
         ("stopping", "", 5),
     ],
 )
-def test_how_long_it_cost(shell: Shell, state: str, reason: str, hours: float | None) -> None:
+def test_how_long_it_cost(
+    shell: Shell, price_cache: Path, state: str, reason: str, hours: float | None
+) -> None:
     launched = datetime(2026, 1, 1, tzinfo=timezone.utc)
     if hours == 5:
         launched = datetime.now(timezone.utc) - timedelta(hours=5)

@@ -32,6 +32,7 @@ from tests.local.conftest import eventually
 
 SPOT = pytest.mark.parametrize("spot", [0, 1], ids=["ondemand", "spot"])
 A, B = "m7i.large", "c7i.large"
+NAME = "launched"
 LAUNCHES = ("RunInstances", "CreateFleet")
 CHANGES = re.compile(r"Run|Create|Delete")
 
@@ -67,14 +68,18 @@ class Launcher:
 
     cloud: LocalCloud
     ec2: FaultyEC2
+    shared: bool
+    """Whether others' instances are in the cloud, too; ours are known by their name."""
 
     def __call__(self, num: int = 2, wait: bool = False, **given: Any) -> list[str]:
-        return list(tasks.new(Context(), **{"num": num, "wait": wait, "name": "launched", **given}))
+        return list(tasks.new(Context(), **{"num": num, "wait": wait, "name": NAME, **given}))
 
     def left(self) -> list[str]:
         """Instances and templates there are, and fleets that still stand for something."""
         ec2 = self.cloud.client("ec2")
         alive = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+        if self.shared:
+            alive.append({"Name": "tag:Name", "Values": [NAME]})
         pages = ec2.get_paginator("describe_instances").paginate(Filters=alive)
         found = [i["InstanceId"] for page in pages for r in page["Reservations"] for i in r["Instances"]]
         templates = [t["LaunchTemplateName"] for t in ec2.describe_launch_templates()["LaunchTemplates"]]
@@ -103,11 +108,13 @@ class Launcher:
         faults.send(running, faults.Fault(kind, **given))
 
 
-def _launcher(cloud: LocalCloud, proxy: FaultyEC2, monkeypatch: pytest.MonkeyPatch, data: str) -> Iterator[Launcher]:
+def _launcher(
+    cloud: LocalCloud, proxy: FaultyEC2, monkeypatch: pytest.MonkeyPatch, data: str, shared: bool
+) -> Iterator[Launcher]:
     environment = {**cloud.env, "AWS_ENDPOINT_URL": proxy.endpoint, "XDG_DATA_HOME": data}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    launcher = Launcher(cloud, proxy)
+    launcher = Launcher(cloud, proxy, shared)
     # Asked for once a day, and no launch depends on it.
     prices.on_demand(settings(Context()), [A])
     yield launcher
@@ -123,7 +130,7 @@ def launcher(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Launcher]:
-    yield from _launcher(quiet, proxy, monkeypatch, str(tmp_path_factory.getbasetemp() / "hardway-data"))
+    yield from _launcher(quiet, proxy, monkeypatch, str(tmp_path_factory.getbasetemp() / "hardway-data"), shared=False)
 
 
 @pytest.fixture
@@ -135,7 +142,8 @@ def booting(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Launcher]:
     """A launcher of instances that do boot."""
-    yield from _launcher(cloud, real_proxy, monkeypatch, str(tmp_path_factory.getbasetemp() / "hardway-data"))
+    data = str(tmp_path_factory.getbasetemp() / "hardway-data")
+    yield from _launcher(cloud, real_proxy, monkeypatch, data, shared=True)
 
 
 _calls: dict[int, list[str]] = {}
