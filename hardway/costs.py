@@ -14,7 +14,8 @@ from hardway import prices
 from hardway.config import Settings
 from hardway.errors import UsageError
 from hardway.instances import Instance, Instances
-from hardway.prices import Say, money
+from hardway.prices import Say
+from hardway.tables import money
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from hardway import aws, prices
 from hardway.config import Settings
 from hardway.errors import NothingMatched, UsageError
-from hardway.prices import Say, money
-from hardway.tables import aligned
+from hardway.prices import Say
+from hardway.tables import aligned, money
 
 HISTORY_DAYS = 90  # that EC2 remembers
 

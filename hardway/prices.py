@@ -34,7 +34,6 @@ _VALUE_LETTERS = 1024
 # Accounts that still had EC2-Classic get the one without a VPC's name; for Linux in a VPC the two cost the same.
 _PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 _MANY_TYPES = 100
-_LEAST = 0.0001  # USD that are told exactly
 
 
 def _nothing(line: str) -> None:
@@ -205,13 +204,3 @@ def hourly(settings: Settings, instances: Iterable[Instance], say: Say = _nothin
     listed = on_demand(settings, (one.type for one in all_ if not one.spot), say, persist=False)
     prices = {one.id: now.get((one.type, one.zone)) if one.spot else listed.get(one.type) for one in all_}
     return {name: usd for name, usd in prices.items() if usd is not None}
-
-
-def money(usd: float) -> str:
-    """USD for a person: cents, or three digits of what is less than one dollar."""
-    if usd >= 1 or usd <= 0:
-        return f"${usd:,.2f}"
-    if usd < _LEAST:
-        return f"<${_LEAST}"
-    text = f"{usd:.{2 - math.floor(math.log10(usd))}f}".rstrip("0")
-    return "$" + text.ljust(text.index(".") + 3, "0")

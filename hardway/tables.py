@@ -1,14 +1,17 @@
-"""Lists as a person reads them, one thing a line in aligned columns, or as JSON."""
+"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; and sums of money."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
+
+_LEAST = 0.0001  # USD that are told exactly
 
 
 class Table(list[Row]):
@@ -43,3 +46,13 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
     return "-" if value in ("", None) else str(value)
+
+
+def money(usd: float) -> str:
+    """USD for a person: cents, or three digits of what is less than one dollar."""
+    if usd >= 1 or usd <= 0:
+        return f"${usd:,.2f}"
+    if usd < _LEAST:
+        return f"<${_LEAST}"
+    text = f"{usd:.{2 - math.floor(math.log10(usd))}f}".rstrip("0")
+    return "$" + text.ljust(text.index(".") + 3, "0")

@@ -19,6 +19,7 @@ from invoke.context import Context
 from hardway import aws, config, market, prices
 from hardway.config import Settings
 from hardway.errors import NothingMatched
+from hardway.tables import money
 from tests.conftest import LocalCloud
 
 FILTERS = {
@@ -166,7 +167,7 @@ def test_a_filter_takes_no_more_than_so_many_letters(types: list[str]) -> None:
 
 @given(st.floats(1e-4, 1e6))
 def test_money_is_never_nothing(usd: float) -> None:
-    text = prices.money(usd)
+    text = money(usd)
     assert text.startswith("$")
     assert float(text[1:].replace(",", "")) == pytest.approx(usd, rel=0.0051)
     assert len(text.partition(".")[2]) >= 2
@@ -185,7 +186,7 @@ def test_money_is_never_nothing(usd: float) -> None:
     ],
 )
 def test_money(usd: float, text: str) -> None:
-    assert prices.money(usd) == text
+    assert money(usd) == text
 
 
 def row(zone: str, usd: str, since: datetime, product: str = "Linux/UNIX") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from statistics import median
 from rich.cells import cell_len, set_cell_size
 
 from hardway.pmap.history import GOOD, Attempt, Life, Outcome, Timeline
+from hardway.tables import money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
@@ -285,10 +286,10 @@ def connecting(found: Figures) -> Advice | None:
 def retries(found: Figures) -> Advice | None:
     """Attempts that failed took time."""
     share = found.time.share("failed")
-    count = found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0)
+    many = count(found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0), "failed attempt")
     if share < LOSS_SHARE:
         return None
-    return Advice("failed", share, f"{count} failed attempts took {share:.0%} of the slot time", "see the failures")
+    return Advice("failed", share, f"{many} took {share:.0%} of the slot time", "see the failures")
 
 
 def losses(found: Figures) -> Advice | None:
@@ -407,11 +408,6 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.3g} h"
-
-
-def money(usd: float) -> str:
-    """USD as a person says them."""
-    return f"{usd:.2f} USD" if usd >= 0.01 or not usd else "under 0.01 USD"
 
 
 def count(number: int, what: str) -> str:

@@ -26,7 +26,7 @@ from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_lin
 from hardway.pmap.journal import Job, Result, duration
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
-from hardway.prices import money
+from hardway.tables import money
 
 GROUPS_TOLD = 5  # kinds of failures shown
 

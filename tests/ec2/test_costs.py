@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from hardway import config, costs, prices
+from hardway import config, costs
 from hardway.errors import HardwayError, NothingMatched, UsageError
 from hardway.instances import from_description
+from hardway.tables import money
 from tasks import ec2
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
@@ -56,7 +57,7 @@ def test_ls_tells_what_each_costs_and_all(three: list[str], name: str, capsys: p
     assert all(re.search(r" \$[\d.]+/hour +\d\.\d\dh +<?\$[\d.]+$", row) for row in rows)
     assert [" $0.10/hour " in row for row in rows] == [True, False, True]
     assert len(said) == 1
-    total = f"total per hour now: {prices.money(0.1 + listed[three[1]]['usd_per_hour'])}"
+    total = f"total per hour now: {money(0.1 + listed[three[1]]['usd_per_hour'])}"
     assert re.fullmatch(rf"{re.escape(total)}, so far: <?\$0\.0\d*[1-9]\d*", said[0])
     later = {one["id"]: one for one in json.loads(ec2.ls(C, only=name, json=True))}
     assert later[three[2]]["hours"] == gone["hours"] == lived.total_seconds() / 3600
