@@ -46,7 +46,7 @@ HERE = ""
 
 @dataclass(frozen=True)
 class Payload:
-    """The file: its size in bytes, its BLAKE2b in hexadecimal."""
+    """The file: its size in bytes, its SHA-256 in hexadecimal."""
 
     file: IO[bytes]
     size: int
@@ -55,7 +55,7 @@ class Payload:
     @classmethod
     def of(cls, file: IO[bytes]) -> Payload:
         """A file, read through once."""
-        digest, size = hashlib.blake2b(), 0
+        digest, size = hashlib.sha256(), 0
         file.seek(0)
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

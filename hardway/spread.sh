@@ -1,8 +1,9 @@
-# Takes one file and passes it on: runs on each instance of a spread, and ends with its stdin. POSIX shell, coreutils
-# with b2sum, and OpenSSH's client to take it from another instance; the other needs nothing but its sshd.
+# Takes one file and passes it on: runs on each instance of a spread, and ends with its stdin. POSIX shell, coreutils,
+# and OpenSSH's client to take it from another instance; the other needs nothing but its sshd.
 #
-# $1: a name of this spread's own on this instance, $2: the file's bytes, $3: their BLAKE2b, $4: this instance's public
-# key and what precedes it in authorized_keys; $5: the script that installs the file, which reads it, and its arguments.
+# $1: a name of this spread's own on this instance, $2: the file's bytes, $3: their SHA-256, $4: this instance's public
+# key and what precedes it in authorized_keys; $5: the script that installs the file, which reads it (or links it: $whole),
+# and its arguments.
 # stdin: `take` and the bytes; `pull HOST PORT USER KEY-BYTES KNOWN-BYTES` and these bytes: the other's private key and
 # host keys; `fetch URL` for an object in S3; `install`. Each is answered on stdout by `ok` or `no REASON`; dots
 # in between say that this end lives.
@@ -42,12 +43,16 @@ exec 8<&-
 (while sleep 5 >/dev/null 2>&1; do echo .; done) 2>/dev/null &
 ticker=$!
 
+sha256() { # openssl's is several times faster
+  if command -v openssl >/dev/null; then openssl dgst -sha256 -r; else sha256sum; fi
+}
+
 settle() { # CODE SAID: what came is the file, or it is gone
   if [ "$1" -ne 0 ]; then
     echo "no $(tail -n 1 "$2" | tr -d '\r')"
   elif [ "$(wc -c <"$dir/part")" -ne "$size" ]; then
     echo "no only a part of it came"
-  elif [ "$(b2sum <"$dir/part")" != "$digest  -" ]; then
+  elif [ "$(sha256 <"$dir/part" | head -c 64)" != "$digest" ]; then
     echo "no what came is not what was sent"
   else
     mv -f -- "$dir/part" "$dir/whole" && echo ok
@@ -78,7 +83,7 @@ while read -r what one two three four five; do
     settle $? "$dir/said"
     ;;
   install)
-    if sh -c "$installer" hardway "$@" <"$dir/whole" >/dev/null 2>"$dir/said"; then
+    if whole=$dir/whole sh -c "$installer" hardway "$@" <"$dir/whole" >/dev/null 2>"$dir/said"; then
       echo ok
     else
       echo "no $(tail -n 1 "$dir/said")"

@@ -37,9 +37,10 @@ _CHUNK = 1 << 18
 _GREW = "file changed as we read it"
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
-# stdin, one file after the other.
+# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
 RECEIVE = r"""
 dst=$1 part=$2; shift 2
+[ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
 [ -d "$dst" ] && dir=1
 if [ "$#" -gt 3 ] && [ -z "$dir" ]; then echo "$dst is no directory" >&2; exit 1; fi
@@ -48,7 +49,7 @@ while [ "$#" -gt 0 ]; do
   case $to in */*) tmp=${to%/*}/.$part ;; *) tmp=.$part ;; esac
   trap 'rm -f -- "$tmp"' EXIT HUP INT TERM
   if [ -d "$to" ]; then echo "$to is a directory" >&2; exit 1; fi
-  (umask 077; head -c "$3" >"$tmp") || exit 1
+  if [ "$alone" ] && ln -- "$whole" "$tmp" 2>/dev/null; then :; else (umask 077; head -c "$3" >"$tmp") || exit 1; fi
   if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it came" >&2; exit 1; fi
   chmod "$2" -- "$tmp" && mv -f -- "$tmp" "$to" || exit 1
   shift 3
