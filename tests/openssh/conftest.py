@@ -82,6 +82,8 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
             "PidFile none",
             "MaxStartups 200",
             "Subsystem sftp internal-sftp",
+            # bash would read the start-up files of whoever runs the tests
+            f"SetEnv HOME={directory}",
             *lines,
             *(f"ListenAddress {address}:{port}" for address in addresses),
         ]
