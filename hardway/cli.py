@@ -97,7 +97,24 @@ class Task(invoke.Task[Any]):
             own = self.short.get(argument.attr_name or argument.name)
             given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
             argument.names = (*given, own) if own else tuple(given)
+            default = self._default(argument.attr_name or argument.name, argument.default)
+            if argument.help and default:
+                argument.help += f" (default: {default})"
         return arguments
+
+    def _default(self, parameter: str, given: Any) -> str:
+        """What a flag that is left out stands for, as text: its own default, else its setting's; empty for nothing."""
+        from hardway import config
+
+        if given is None:
+            # ec2_images is a part of ec2
+            section = self.body.__module__.rpartition(".")[2].partition("_")[0]
+            given = config.default(section, parameter)
+        if given is None or given is False or isinstance(given, list | tuple):
+            return ""
+        if given is True:
+            return "yes"
+        return f"{given:g}" if isinstance(given, float) else str(given)
 
 
 @overload

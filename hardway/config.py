@@ -108,6 +108,11 @@ def defaults(*sections: str) -> dict[str, dict[str, Any]]:
     return {name: dataclasses.asdict(_SECTIONS[name]()) for name in sections}
 
 
+def default(section: str, key: str) -> Any:
+    """The default of a setting; None where there is no such section or setting."""
+    return getattr(_SECTIONS.get(section), key, None)
+
+
 def settings(c: Context, region: str | None = None) -> Settings:
     """Read the context's configuration; `region` is what a `--region` flag said.
 

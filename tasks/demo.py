@@ -19,7 +19,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @task(help={"num": "how many instances"})
 def demo(c: Context, num: int | str = "4") -> None:
-    """The whole job on this machine: a local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away."""
+    """Run the whole job on this machine, to watch.
+
+    A local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away.
+    """
     import tempfile
 
     count = config.number(num, int, "--num")
@@ -43,7 +46,10 @@ def test(c: Context, args: str = "") -> None:
 
 @task(help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
 def bench(c: Context, name: str = "", args: str = "") -> None:
-    """Run one of this repository's benchmarks; each prints ratios against its peers."""
+    """Run one of this repository's benchmarks.
+
+    Each prints ratios against its peers.
+    """
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
     if name not in known:
         say(*(f"inv bench --name {each}" for each in known))

@@ -80,7 +80,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "ssh-user": "login user; else the image's own",
         "ssh-port": "port of the instances' SSH server",
         "region": REGION,
-        "min": "go on with so many where EC2 has no more; 0 for all of --num",
+        "min": "how many are enough where EC2 has no more; 0 for all of --num",
         "max-hours": "hours after which each ends itself; 0 for never",
         "max-cost": "start nothing that could cost more USD than this in --max-hours; 0 for no limit",
         "private-ip": "wait for and log in to the private addresses",
@@ -119,7 +119,10 @@ def new(
     via: str | None = None,
     idle_minutes: float | str | None = None,
 ) -> Lines:
-    """Start instances, wait until they answer over SSH, print their ids. On any failure nothing is left running."""
+    """Start instances, ready to log in.
+
+    Waits until they answer over SSH and prints their ids. On any failure nothing is left running.
+    """
     taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
     given = {k: v for k, v in locals().items() if k not in taken}
     settings = connections.reached(config.settings(c, region), private_ip, via)
@@ -166,7 +169,9 @@ def ls(
     last_n: int | str = "0",
     region: str | None = None,
 ) -> Any:
-    """List instances, newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+    """List instances and what they cost.
+
+    Newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
 
     The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
     """
@@ -193,7 +198,10 @@ def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> 
 
 @task(autoprint=True, help={"selector": SELECTOR, "private": "the private addresses", "region": REGION})
 def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
-    """Print the addresses of running instances: the public one, where there is one."""
+    """Print the addresses of running instances.
+
+    The public one, where there is one.
+    """
     found = instances.select(config.settings(c, region), selector)
     return Lines(instance.private_ip if private else instance.address for instance in found)
 
@@ -206,7 +214,10 @@ def ip_private(c: Context, selector: str | Iterable[str], region: str | None = N
 
 @task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
 def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
-    """Print the DNS names of running instances: the public one, where there is one."""
+    """Print the DNS names of running instances.
+
+    The public one, where there is one.
+    """
     found = instances.select(config.settings(c, region), selector)
     return Lines(instance.public_dns or instance.private_dns for instance in found)
 
@@ -244,7 +255,10 @@ def ssh(
     private_ip: bool = False,
     via: str | None = None,
 ) -> list[CommandResult]:
-    """Run a command on instances, or log in to one. Output streams by line; exit code 1 if it fails anywhere."""
+    """Run a command on instances, or log in to one.
+
+    Output streams by line; exit code 1 if it fails anywhere.
+    """
     settings = _settings(c, region, max_connections, real_s3, private_ip, via)
     seconds = config.number(timeout, float, "--timeout")
     if command is None and stdin is None and each is None and not fold:
@@ -287,7 +301,10 @@ def scp(
     via: str | None = None,
     private_ip: bool = False,
 ) -> None:
-    """Copy files to instances, or from them: from several, each file lands under its instance's id."""
+    """Copy files to instances, or from them.
+
+    From several, each file lands under its instance's id.
+    """
     settings, bucket = _sending(c, region, max_connections, private_ip, via)
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
@@ -330,7 +347,10 @@ def push(
     via: str | None = None,
     private_ip: bool = False,
 ) -> None:
-    """Send a tree to instances, as one tar stream to all at the same time."""
+    """Send a tree to instances.
+
+    As one tar stream, to all at the same time.
+    """
     settings, bucket = _sending(c, region, max_connections, private_ip, via)
     here, there = transfer.sides(source, destination)
     if not isinstance(here, str) or not isinstance(there, transfer.Remote):
@@ -369,7 +389,10 @@ def pull(
     private_ip: bool = False,
     via: str | None = None,
 ) -> None:
-    """Fetch a tree from instances; from several, each lands under its instance's id."""
+    """Fetch a tree from instances.
+
+    From several, each lands under its instance's id.
+    """
     settings = _settings(c, region, max_connections, private_ip=private_ip, via=via)
     there, here = transfer.sides(source, destination)
     if not isinstance(there, transfer.Remote) or not isinstance(here, str):
@@ -388,7 +411,10 @@ def rm(
     region: str | None = None,
     any_owner: bool = False,
 ) -> Lines:
-    """Terminate instances and print their ids. What is terminated already is no error; an unknown id is, at the end."""
+    """Terminate instances.
+
+    Prints their ids. What is terminated already is no error; an unknown id is, at the end.
+    """
     settings = config.settings(c, region)
     unknown: list[str] = []
     found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
@@ -425,7 +451,10 @@ def wait(
     private_ip: bool = False,
     via: str | None = None,
 ) -> Lines:
-    """Wait until instances are in a state, and answer over SSH if it is running; print their ids."""
+    """Wait until instances are in a state.
+
+    And answer over SSH if it is running; prints their ids.
+    """
     settings = connections.reached(config.settings(c, region), private_ip, via)
     seconds = _seconds(settings, seconds_timeout)
     instances.states([state])
@@ -451,7 +480,10 @@ def start(
     seconds_timeout: int | str | None = None,
     region: str | None = None,
 ) -> Lines:
-    """Start stopped instances, wait until they answer over SSH, print their ids. What runs already is no error."""
+    """Start stopped instances.
+
+    Waits until they answer over SSH and prints their ids. What runs already is no error.
+    """
     settings = connections.reached(config.settings(c, region))
     seconds = _seconds(settings, seconds_timeout)
     chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
@@ -482,7 +514,10 @@ def stop(
     region: str | None = None,
     any_owner: bool = False,
 ) -> Lines:
-    """Stop instances, which keeps their volumes, and print their ids. What is stopped already is no error."""
+    """Stop instances, which keeps their volumes.
+
+    Prints their ids. What is stopped already is no error.
+    """
     settings = config.settings(c, region)
     seconds = _seconds(settings, seconds_timeout)
     chosen = instances.select(settings, selector, states=instances.ALIVE)
@@ -502,7 +537,10 @@ def reboot(
     region: str | None = None,
     any_owner: bool = False,
 ) -> Lines:
-    """Have EC2 reboot running instances, and print their ids without waiting for it."""
+    """Reboot running instances.
+
+    EC2 does so within minutes; prints their ids without waiting for it.
+    """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector)
     instances.refuse_foreign(chosen, any_owner)
@@ -523,7 +561,10 @@ def tag(
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:
-    """Set tags on instances in any state but terminated, and print their ids."""
+    """Set tags on instances.
+
+    In any state but terminated; prints their ids.
+    """
     return _retag(c, region, selector, tags.read(tag or ()), yes, "tag", tags.add)
 
 
@@ -539,7 +580,10 @@ def untag(
     yes: bool = False,
     region: str | None = None,
 ) -> Lines:
-    """Take tags off instances in any state but terminated, and print their ids."""
+    """Take tags off instances.
+
+    In any state but terminated; prints their ids.
+    """
     return _retag(c, region, selector, tags.read_keys(tag or ()), yes, "untag", tags.remove)
 
 
@@ -589,7 +633,10 @@ def extend(
     max_connections: int | str | None = None,
     region: str | None = None,
 ) -> Lines:
-    """Move the time at which instances end themselves, and print the ids of those."""
+    """Move the time at which instances end themselves.
+
+    Prints the ids of those.
+    """
     settings = _settings(c, region, max_connections)
     wanted = config.number(hours, float, "--hours")
     lifetime.check(wanted)

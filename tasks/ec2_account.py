@@ -16,20 +16,29 @@ from .flags import JSON, REGION
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List key pairs: name, id, type, time made, and `ours` for the one that new instances get."""
+    """List key pairs.
+
+    Name, id, type, time made, and `ours` for the one that new instances get.
+    """
     found = account.key_pairs(config.settings(c, region))
     return listing(Table(found, "name", "id", "type", "created", "ours"), json, "no key pairs; `ec2.new` makes one")
 
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List what `ec2.new --role` takes: the instance profile's name, its IAM roles, time made."""
+    """List what `ec2.new --role` takes.
+
+    The instance profile's name, its IAM roles, time made.
+    """
     found = account.instance_profiles(config.settings(c, region))
     return listing(Table(found, "name", "roles", "created"), json, "no instance profiles")
 
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def events(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List what AWS has scheduled, the next first: name, id, event, its earliest and latest time, description."""
+    """List what AWS has scheduled for instances.
+
+    The next first: name, id, event, its earliest and latest time, description.
+    """
     found = account.events(config.settings(c, region))
     return listing(Table(found, "name", "id", "code", "not_before", "not_after", "description"), json, "no events")

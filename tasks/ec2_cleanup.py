@@ -13,7 +13,10 @@ from .flags import REGION, YES
 
 @task(autoprint=True, help={"yes": YES, "region": REGION})
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
-    """Remove what hardway made in the region and nothing uses: key pairs, groups, VPCs, what launches left."""
+    """Remove what hardway made and nothing uses.
+
+    In the region: key pairs, security groups, VPCs, what launches left. Prints the ids of what is gone.
+    """
     settings = config.settings(c, region)
     found = cleaning.find(settings)
     for thing in found:

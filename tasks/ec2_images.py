@@ -20,7 +20,10 @@ STATES = ("running", "stopped")
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List your own AMIs, newest first: name, id, state, architecture, time made, login user."""
+    """List your own AMIs.
+
+    Newest first: name, id, state, architecture, time made, login user.
+    """
     found = images.own(config.settings(c, region))
     columns = ("name", "id", "state", "architecture", "created", "user")
     return listing(Table(found, *columns), json, "no AMIs of your own; `ec2.new --ami noble` starts a public one")
@@ -50,7 +53,10 @@ def ami_new(
     region: str | None = None,
     any_owner: bool = False,
 ) -> Lines:
-    """Make an AMI of an instance and print its id. What is launched of it lets the same user log in."""
+    """Make an AMI of an instance.
+
+    Prints its id. What is launched of it lets the same user log in.
+    """
     settings = config.settings(c, region)
     seconds = config.number(seconds_timeout, int, "--seconds-timeout")
     name = new_name(name)
@@ -70,7 +76,10 @@ def ami_new(
 
 @task(autoprint=True, help={"name": "its name or id", "yes": YES, "region": REGION})
 def ami_rm(c: Context, name: str, yes: bool = False, region: str | None = None) -> Lines:
-    """Deregister an AMI of your own, delete its snapshots, and print its id. Instances made of it stay."""
+    """Remove an AMI of your own with its snapshots.
+
+    Prints its id. Instances made of it stay.
+    """
     settings = config.settings(c, region)
     image = images.find_own(settings, name)
     lines = [f"{image.id} {image.name} {image.created}", *image.snapshots]
@@ -83,7 +92,10 @@ def ami_rm(c: Context, name: str, yes: bool = False, region: str | None = None) 
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List your own snapshots, newest first: name, id, state, progress, GiB, time begun, volume, description."""
+    """List your own snapshots.
+
+    Newest first: name, id, state, progress, GiB, time begun, volume, description.
+    """
     found = images.snapshots(config.settings(c, region))
     columns = ("name", "id", "state", "progress", "gigs", "started", "volume", "description")
     return listing(Table(found, *columns), json, "no snapshots")
@@ -91,7 +103,10 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 @task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
 def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
-    """Begin snapshots of all volumes of instances, of each instance's at one moment, and print their ids."""
+    """Take snapshots of instances' volumes.
+
+    All volumes of an instance at one moment; prints the ids of the snapshots, which are not complete yet.
+    """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=STATES)
     confirm("take snapshots of all their volumes?", instances.Instances(chosen).brief(), yes)

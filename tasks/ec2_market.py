@@ -22,7 +22,10 @@ def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List the region's zones: name, id (the same place for every account), state, kind."""
+    """List the region's zones.
+
+    Name, id (the same place for every account), state, kind.
+    """
     found = market.zones(config.settings(c, region))
     return found.json() if json else found
 
@@ -49,7 +52,9 @@ def types(
     json: bool = False,
     region: str | None = None,
 ) -> Any:
-    """List instance types, cheapest first: name, vCPUs, memory, NVMe, architectures, on-demand and spot price, zone.
+    """List instance types and their prices.
+
+    Cheapest first: name, vCPUs, memory, NVMe, architectures, on-demand and spot price, the zone of that.
 
     The spot price is that of now in the zone that is cheapest; --json has all zones.
     """
@@ -67,6 +72,9 @@ def types(
     help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON, "region": REGION},
 )
 def spot_prices(c: Context, type: str, days: float | str = "7", json: bool = False, region: str | None = None) -> Any:
-    """Sum up a type's spot prices by zone, the cheapest first: zone, now, minimum, mean, maximum, in USD/hour."""
+    """Sum up a type's spot prices by zone.
+
+    The cheapest first: zone, now, minimum, mean, maximum, in USD/hour.
+    """
     found = market.spot_prices(config.settings(c, region), type, config.number(days, float, "--days"))
     return found.json() if json else found

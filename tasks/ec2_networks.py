@@ -23,14 +23,20 @@ RULE = {
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List security groups: name, id, VPC, what may come in (protocol/port:source), description."""
+    """List security groups and what they let in.
+
+    Name, id, VPC, what may come in (protocol/port:source), description.
+    """
     found = security_groups.find(config.settings(c, region))
     return listing(Table(found, "name", "id", "vpc", "rules", "description"), json, "no security groups")
 
 
 @task(autoprint=True, help={"name": "of the group", "vpc": "VPC, name or id; else the default one", "region": REGION})
 def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
-    """Make a security group, unless there is one of that name, and print its id; ec2.authorize lets traffic in."""
+    """Make a security group.
+
+    Unless there is one of that name; prints its id. ec2.authorize lets traffic in.
+    """
     settings = config.settings(c, region)
     where = networks.find(settings, settings.ec2.vpc if vpc is None else vpc)
     group, made = security_groups.make(settings, new_name(name), where, "made by hardway")
@@ -48,7 +54,10 @@ def authorize(
     protocol: str = "tcp",
     region: str | None = None,
 ) -> None:
-    """Let traffic in to a security group's instances. What is let in already is no error."""
+    """Let traffic in to a security group.
+
+    What is let in already is no error.
+    """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
     found = security_groups.one(settings, group)
@@ -65,7 +74,10 @@ def deauthorize(
     protocol: str = "tcp",
     region: str | None = None,
 ) -> None:
-    """Remove a rule of a security group. One that is not there is no error; what other rules still let in is said."""
+    """Remove a rule of a security group.
+
+    One that is not there is no error; what other rules still let in is said.
+    """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
     found = security_groups.one(settings, group)
@@ -77,7 +89,10 @@ def deauthorize(
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List VPCs by subnet: name, id, default, subnet, zone, network, public, free addresses."""
+    """List VPCs and their subnets.
+
+    Name, id, default, subnet, zone, network, public, free addresses.
+    """
     found = networks.subnets(config.settings(c, region))
     columns = ("name", "vpc", "default", "id", "zone", "cidr", "public", "free")
     return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
@@ -85,13 +100,19 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 @task(autoprint=True, help={"name": "its Name tag, which --vpc takes", "region": REGION})
 def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
-    """Make a VPC with a public subnet in every zone, or add what it lacks, and print its id. Never left half made."""
+    """Make a VPC with a public subnet in every zone.
+
+    Or add what it lacks; prints its id. Never left half made.
+    """
     return Lines([networks.make(config.settings(c, region), new_name(name), say)])
 
 
 @task(autoprint=True, help={"vpc": "its name or id", "yes": YES, "region": REGION})
 def rm_vpc(c: Context, vpc: str, yes: bool = False, region: str | None = None) -> Lines:
-    """Remove a VPC with its subnets, gateway and security groups, unless an instance is in it, and print its id."""
+    """Remove a VPC with all that is in it.
+
+    Its subnets, gateway and security groups, unless an instance is in it; prints its id.
+    """
     settings = config.settings(c, region)
     id_ = networks.find(settings, vpc)
     confirm("remove all of this?", networks.contents(settings, id_), yes)

@@ -45,7 +45,10 @@ class _KindAndSelector(Task):
 
 @task(autoprint=True)
 def up(c: Context) -> Lines:
-    """Start the local cloud, or find it running, and point this shell at it: `eval "$(inv local.up)"`."""
+    """Start the local cloud, and point this shell at it.
+
+    Or find it running: `eval "$(inv local.up)"`.
+    """
     settings = config.settings(c).local
     running, new = daemon.up(settings)
     if new:
@@ -59,13 +62,19 @@ def up(c: Context) -> Lines:
 
 @task(autoprint=True)
 def env(c: Context) -> Lines:
-    """Print what points a shell at the running local cloud: `eval "$(inv local.env)"`."""
+    """Print what points a shell at the local cloud.
+
+    `eval "$(inv local.env)"`.
+    """
     return _exports(daemon.find())
 
 
 @task(autoprint=True, help={"json": JSON})
 def status(c: Context, json: bool = False) -> Lines | str:
-    """Print endpoint, process, isolation, instances and log of the running local cloud."""
+    """Print how the local cloud is.
+
+    Its endpoint, process, isolation, instances and log.
+    """
     running = daemon.find()
     about = {"endpoint": running.endpoint, "pid": running.pid, "isolation": running.isolation}
     states, log = running.instances(), str(daemon.state_directory() / "log")
@@ -77,7 +86,10 @@ def status(c: Context, json: bool = False) -> Lines | str:
 
 @task
 def down(c: Context) -> None:
-    """End the local cloud and everything in it: no process, no file stays."""
+    """End the local cloud and everything in it.
+
+    No process, no file stays.
+    """
     say("the local cloud is down" if daemon.down() else "the local cloud was not running")
 
 
@@ -109,7 +121,9 @@ def fault(
     seconds: float | str | None = None,
     left: int | str | None = None,
 ) -> None:
-    """Have something go wrong in the local cloud: `inv local.fault KIND SELECTOR`.
+    """Have something go wrong in the local cloud.
+
+    `inv local.fault KIND SELECTOR`:
 
     interrupt: a spot interruption, the notice first, then the end (on-demand instances play along).
     kill: the instance is gone at once, as when its host is lost.

@@ -37,14 +37,14 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "retry-sleep": "longest wait before a retry, in seconds",
         "timeout": "seconds until an attempt is ended and counts as failed; 0: never",
         "keep-going": "when a task's retries are spent, finish the others first",
-        "backup": "do not run the slowest tasks twice when instances stand idle",
+        "backup": "run the slowest tasks a second time when instances stand idle",
         "job": "a name for the job; else one is made from the time",
         "resume": "run only what has no result yet in this job, or in the newest one of this command",
         "depends": "a file the results depend on: when it changes, it is another job; repeat it for more",
         "verify": "run this many of the tasks twice first, on different instances, and compare the results",
         "join": "instances that match the selector later, new ones, take part",
         "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
-        "progress": "say nothing on stderr but errors",
+        "progress": "tell on stderr how it goes",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
         "region": REGION,
         "reconnect": "seconds until an instance that can't be reached is given up",
@@ -76,7 +76,9 @@ def pmap(
     reconnect: float | str | None = None,
     linger: float | str | None = None,
 ) -> Results:
-    """Run COMMAND for each of ARGS on the instances, and print what each wrote, in the order of ARGS.
+    """Run a command for each argument, on instances.
+
+    Prints what each wrote, in the order of the arguments.
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once: commands must be idempotent.
@@ -116,7 +118,9 @@ _LINES = "text, @file, or - for stdin"
 
 @task(autoprint=True, help={"lines": f"partition, a tab and a URL (or anything), one a line: {_LINES}"})
 def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
-    """Group lines by partition, between two jobs: prints for each partition a line, itself and its URLs, tabs between.
+    """Group lines by partition, between two jobs.
+
+    Prints for each partition a line, itself and its URLs, tabs between.
 
     Partitions come in the order of their bytes, URLs in the order of the lines. There may be more than fit in memory.
     """
@@ -132,13 +136,19 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
     },
 )
 def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, region: str | None = None) -> str:
-    """Put many small objects into one, in the order of their URLs, and print its URL."""
+    """Put many small objects in S3 into one.
+
+    In the order of their URLs; prints the URL of the one.
+    """
     return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
 
 
 @task(autoprint=True, help={"json": JSON})
 def jobs(c: Context, json: bool = False) -> Jobs | str:
-    """List the jobs of this machine, oldest first: name, state, tasks done, failed attempts, age, command."""
+    """List pmap's jobs.
+
+    Oldest first: name, state, tasks done, failed attempts, age, command.
+    """
     found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
     return found.json() if json else found
 
@@ -157,7 +167,9 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
 )
 def report(c: Context, job: str, to: str | None = None) -> str:
-    """Write a page about a job, one HTML file to look at in a browser, and print its path.
+    """Write an HTML page about a job.
+
+    One file to look at in a browser; prints its path.
 
     A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
     """
@@ -166,7 +178,10 @@ def report(c: Context, job: str, to: str | None = None) -> str:
 
 @task(autoprint=True, help={"job": JOB})
 def explain(c: Context, job: str) -> str:
-    """Print where a job's time and money went, and what would have helped: a screen of text."""
+    """Print where a job's time and money went.
+
+    And what would have helped: a screen of text.
+    """
     return reports.text(job)
 
 

@@ -43,13 +43,19 @@ class _UuidOrAll(Task):
 
 @task(autoprint=True)
 def stub(c: Context) -> str:
-    """Print the file to source for a session of the S3 stub: `. "$(inv s3.stub)"`."""
+    """Print the file to source for the stub of `aws s3`.
+
+    `. "$(inv s3.stub)"` begins a session of it in this shell.
+    """
     return str(s3stub.script())
 
 
 @task(autoprint=True, help={"json": JSON})
 def sessions(c: Context, json: bool = False) -> Lines | str:
-    """List the sessions of the S3 stub, oldest first: uuid, age, keys, bytes."""
+    """List sessions of the S3 stub.
+
+    Oldest first: uuid, age, keys, bytes.
+    """
     found = s3stub.sessions()
     return dumps([session.describe() for session in found], indent=2) if json else Lines(map(_line, found))
 
@@ -60,7 +66,10 @@ def sessions(c: Context, json: bool = False) -> Lines | str:
     help={"uuid": "the session to remove", "all": "remove every session of this user"},
 )
 def clear(c: Context, uuid: str = "", all: bool = False) -> None:
-    """Remove a session of the S3 stub and its objects, or every session with --all."""
+    """Remove a session of the S3 stub and its objects.
+
+    Or every session with --all.
+    """
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
     for session in s3stub.sessions() if all else [s3stub.find(uuid)]:

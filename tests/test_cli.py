@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from invoke.program import Program
 
 from tests.conftest import REPOSITORY, Inv
@@ -109,3 +111,34 @@ def test_help_is_there_for_who_asks_twice() -> None:
 
     for _ in range(2):
         assert all(argument.help for argument in ns["ec2.ls"].get_arguments())
+
+
+UNITS = r"seconds|minutes|hours|days|USD|GiB|MiB|port|how many|attempts|commands|instances|newest|oldest|tasks|part of"
+
+
+def test_a_flag_tells_its_default_and_what_its_number_counts() -> None:
+    from tasks import ns
+
+    shown = yaml.safe_load((REPOSITORY / "invoke.yaml").read_text())
+    told = set()
+    for name in ns.task_names:
+        section = shown.get(name.partition(".")[0], {})
+        for argument in ns[name].get_arguments():
+            setting = argument.attr_name or argument.name
+            if argument.default is None and setting in section:
+                default = section[setting]
+                if default != "" and default is not False:
+                    text = default if isinstance(default, str) else f"{default:g}"
+                    assert argument.help.endswith(f"(default: {text})"), f"{name} --{argument.name}"
+                    told.add(setting)
+                if isinstance(default, int | float) and not isinstance(default, bool):
+                    assert re.search(UNITS, argument.help), f"{name} --{argument.name}: {argument.help}"
+    assert told >= {"num", "type", "max_hours", "seconds_timeout", "retries", "slots"}
+
+
+def test_the_list_of_tasks_is_a_table_of_contents() -> None:
+    from tasks import ns
+
+    for name in ns.task_names:
+        first = (ns[name].__doc__ or "").strip().splitlines()[0]
+        assert len(first) <= 57, f"{name}: more than a line of 80 columns"
