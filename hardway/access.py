@@ -17,6 +17,7 @@ from hardway import aws, networks, ssh
 from hardway import security_groups as groups
 from hardway.config import Settings
 from hardway.errors import UsageError, did_you_mean
+from hardway.instances import Instance
 from hardway.keys import own_key, own_key_path, pair_name
 
 SECURITY_GROUP = "hardway-ssh"
@@ -136,3 +137,12 @@ def security_groups(
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
             say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {whom}")
     return [own.id]
+
+
+def open_between(settings: Settings, instances: Sequence[Instance], say: Callable[[str], None]) -> None:
+    """Let instances reach each other by TCP where they share our own group; other groups are left alone."""
+    shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
+    for group in [group for group, name in shared if name == SECURITY_GROUP]:
+        own = groups.one(settings, group)
+        if groups.authorize(settings, own, groups.read_rule(settings, "0-65535", group, "tcp")):
+            say(f"{SECURITY_GROUP} now lets its instances reach each other")

@@ -73,6 +73,15 @@ class Mapreduce:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Defaults of the clusters of an engine. An empty string leaves the choice to what is on the instances."""
+
+    python: str = ""
+    version: str = ""
+    memory: str = ""
+
+
+@dataclass(frozen=True)
 class Local:
     """The local cloud. `boot_delay` is in seconds; `isolation` is auto, bwrap, unshare or none."""
 
@@ -87,11 +96,12 @@ class Settings:
     aws: Aws = Aws()
     ec2: Ec2 = Ec2()
     mapreduce: Mapreduce = Mapreduce()
+    cluster: Cluster = Cluster()
     local: Local = Local()
     stub_session: Mapping[str, str] = field(default_factory=dict)
 
 
-_SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "local": Local}
+_SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
 
 
 def defaults(*sections: str) -> dict[str, dict[str, Any]]:
@@ -121,7 +131,7 @@ def settings(c: Context, region: str | None = None) -> Settings:
     sections = {name: _section(name, cls, c.config.get(name) or {}) for name, cls in _SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
     stub = {key: os.environ[key] for key in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(key)}
-    return Settings(aws, sections["ec2"], sections["mapreduce"], sections["local"], stub)
+    return Settings(**{**sections, "aws": aws}, stub_session=stub)
 
 
 def _region(c: Context, flag: str | None, configured: str) -> str:

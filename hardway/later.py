@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hardway import (
         account,
         cleanup,
+        cluster,
         commands,
         costs,
         group,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, report, run, shuffle
 
 __all__ = [
-    "account", "arguments", "cleanup", "commands", "costs", "daemon", "faults", "group", "images", "instances",
-    "journal", "launch", "lifetime", "market", "networks", "readiness", "report", "rsync", "run", "s3stub",
+    "account", "arguments", "cleanup", "cluster", "commands", "costs", "daemon", "faults", "group", "images",
+    "instances", "journal", "launch", "lifetime", "market", "networks", "readiness", "report", "rsync", "run", "s3stub",
     "security_groups", "shuffle", "spread", "ssh", "tags", "transfer", "unfinished", "userdata",
 ]  # fmt: skip
 _PACKAGES = {

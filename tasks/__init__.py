@@ -9,12 +9,12 @@ from pathlib import Path
 
 from invoke import Collection
 
-from . import demo, ec2, local, mapreduce, s3
+from . import cluster, demo, ec2, local, mapreduce, s3
 
 _in_checkout = (Path(__file__).parent.parent / "examples").is_dir()
 # They run this repository's own scripts.
 _for_work_on_it = (demo.demo, demo.test, demo.bench) if _in_checkout else ()
-ns = Collection(ec2, mapreduce, s3, local, *_for_work_on_it)
+ns = Collection(ec2, mapreduce, cluster, s3, local, *_for_work_on_it)
 
 
 def main() -> None:

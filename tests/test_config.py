@@ -12,7 +12,7 @@ from invoke.context import Context
 from hardway import config
 from hardway.errors import UsageError
 
-SECTIONS = ("aws", "ec2", "mapreduce", "local")
+SECTIONS = ("aws", "ec2", "mapreduce", "cluster", "local")
 
 
 def context(**sections: object) -> Context:

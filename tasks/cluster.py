@@ -1,0 +1,126 @@
+"""Instances as a cluster of Spark or Dask, for what outgrows pmap; and as plain instances again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from invoke import Collection, Context
+
+from hardway import config
+from hardway.cli import Lines, confirm, say, task
+from hardway.later import cluster as clusters
+from hardway.later import instances
+from hardway.later import ssh as connections
+
+from .flags import REGION, SELECTOR, YES
+
+if TYPE_CHECKING:
+    from hardway.cluster import Clusters, Engine, Request
+
+_HELP = {
+    "selector": SELECTOR,
+    "yes": YES,
+    "install": "where the engine is missing, install it into a virtual environment there, by uv or pip",
+    "version": "the engine's version; else what is there, and for --install this machine's, else the newest",
+    "python": "a Python on the instances that has the engine; else the one of --install, else python3",
+    "memory": "memory of each worker, such as 4g or 512m; else what the engine takes of the instance's",
+    "seconds-timeout": "seconds until a worker that has not registered is a failure",
+    "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
+    "region": REGION,
+}
+
+
+@task(autoprint=True, help=_HELP)
+def spark(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    install: bool = False,
+    version: str | None = None,
+    python: str | None = None,
+    memory: str | None = None,
+    seconds_timeout: int | str | None = None,
+    real_s3: bool = False,
+    region: str | None = None,
+) -> str:
+    """Make instances a Spark cluster, a worker on each, and print its address. Again: what was lost is replaced.
+
+    The instance tagged role=master, else the first, runs the master. Needs Java on the instances.
+    """
+    settings = _settings(c, region, real_s3)
+    asked = clusters.request(settings.cluster, python, version, memory, install)
+    return _start(settings, clusters.SPARK, selector, asked, yes, seconds_timeout)
+
+
+@task(autoprint=True, help=_HELP)
+def dask(
+    c: Context,
+    selector: str | Iterable[str],
+    yes: bool = False,
+    install: bool = False,
+    version: str | None = None,
+    python: str | None = None,
+    memory: str | None = None,
+    seconds_timeout: int | str | None = None,
+    real_s3: bool = False,
+    region: str | None = None,
+) -> str:
+    """Make instances a Dask cluster, a worker on each, and print its address. Again: what was lost is replaced.
+
+    The instance tagged role=master, else the first, runs the scheduler.
+    """
+    settings = _settings(c, region, real_s3)
+    asked = clusters.request(settings.cluster, python, version, memory, install)
+    return _start(settings, clusters.DASK, selector, asked, yes, seconds_timeout)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+    """Make instances plain ones again: end what they run of a cluster, and print the ids of those that did."""
+    settings = _settings(c, region, real_s3=True)
+    chosen = instances.select(settings, selector)
+    confirm("end the clusters' processes on these?", instances.Instances(chosen).brief(), yes)
+    return Lines(instance.id for instance in clusters.stop(settings, chosen, say))
+
+
+@task(autoprint=True, help={"region": REGION})
+def ls(c: Context, region: str | None = None) -> Clusters:
+    """List clusters: engine, address, dashboard, id of the master's instance, number of instances."""
+    return clusters.clusters(config.settings(c, region))
+
+
+@task(help={"selector": SELECTOR, "region": REGION})
+def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
+    """Reach a cluster's dashboard, and for Dask the scheduler, at ports of this machine, until Ctrl-C."""
+    settings = _settings(c, region, real_s3=True)
+    clusters.tunnel(settings, clusters.of(instances.select(settings, selector)), say)
+
+
+def _settings(c: Context, region: str | None, real_s3: bool) -> config.Settings:
+    settings = connections.reached(config.settings(c, region))
+    return dataclasses.replace(settings, stub_session={}) if real_s3 else settings
+
+
+def _start(
+    settings: config.Settings,
+    engine: Engine,
+    selector: str | Iterable[str],
+    asked: Request,
+    yes: bool,
+    seconds_timeout: int | str | None,
+) -> str:
+    given = settings.ec2.seconds_timeout if seconds_timeout is None else seconds_timeout
+    seconds = config.number(given, int, "--seconds-timeout")
+    chosen = instances.select(settings, selector)
+    confirm(f"make these a cluster of {engine.name}?", instances.Instances(chosen).brief(), yes)
+    made = clusters.start(settings, engine, chosen, asked, seconds, say)
+    master = made.master.id if made.master else ""
+    say(f"the dashboard: {made.dashboard}; from here: inv cluster.tunnel {master}")
+    say(f"a program of yours, on it: inv ec2.ssh {master} --yes --command '.hardway-cluster/run PROGRAM.py'")
+    return made.address
+
+
+ns = Collection(spark, dask, stop, ls, tunnel)
+ns.configure(config.defaults("cluster", "aws", "ec2"))

@@ -1,0 +1,149 @@
+"""Real Dask and real Spark on instances of the local cloud: jobs that outlive an instance, and plain instances again."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.engines.conftest import Engines
+from tests.pmap.conftest import eventually
+
+pytestmark = pytest.mark.engines
+
+
+def test_dask(engines: Engines) -> None:
+    from distributed import Client, wait
+
+    def slow(part: int, work: Any = by_value(counts)) -> dict[str, int]:
+        import time
+
+        time.sleep(0.3)
+        return work(part)
+
+    ids = engines.cluster.ids
+    engines("ec2.ssh", ids[1], "--yes", "--command", "mkdir -p .config/dask && echo '{' >.config/dask/bad.yaml")
+    failed = engines("cluster.dask", engines.cluster.selector, "--yes", code=1)
+    assert f"the worker on engines {ids[1]} has ended" in failed.stderr
+    assert "is malformed" in failed.stderr
+    engines("ec2.ssh", ids[1], "--yes", "--command", "rm .config/dask/bad.yaml")
+    address = engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip()
+    assert address.startswith("tcp://127.77.") and address.endswith(":8786")
+    with Client(address) as client:
+        before = members(client)
+        assert sorted(before) == sorted(ids)
+        assert engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip() == address
+        assert members(client) == before
+
+        parts = client.map(slow_counts, range(40), pure=False)
+        total = client.submit(merged, parts)
+        wait(parts[:3])
+        [master] = [id for id in ids if id in engines("cluster.ls").stdout]
+        engines.replace(next(id for id in ids if id != master))
+        assert engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip() == address
+        assert sorted(members(client)) == sorted(engines.cluster.ids)
+        assert total.result(timeout=60) == merged([counts(part) for part in range(40)])
+    assert engines("cluster.ls").stdout == f"dask  {address}  http://{address[6:-5]}:8787  {master}  3\n"
+    refused = engines("cluster.spark", engines.cluster.selector, "--yes", code=2)
+    assert f"is in the dask cluster {address}" in refused.stderr
+
+    through(engines, master)
+    assert sorted(engines("cluster.stop", engines.cluster.selector, "--yes").stdout.split()) == sorted(
+        engines.cluster.ids
+    )
+    assert engines("cluster.stop", engines.cluster.selector, "--yes").stdout == ""
+    assert engines("cluster.ls").stdout == ""
+    left = engines("ec2.ssh", engines.cluster.selector, "--yes", "--quiet", "--command", "pgrep -f dask_ || :")
+    assert left.stdout == ""
+
+
+def members(client: Any) -> dict[str, int]:
+    """The names of the cluster's workers, and the processes they are."""
+    return dict(client.run(lambda dask_worker: (dask_worker.name, __import__("os").getpid())).values())
+
+
+def counts(part: int) -> dict[str, int]:
+    return dict(collections.Counter(f"{part * number % 7}" for number in range(100)))
+
+
+def merged(parts: list[dict[str, int]]) -> dict[str, int]:
+    return dict(sum((collections.Counter(part) for part in parts), collections.Counter()))
+
+
+def through(engines: Engines, master: str) -> None:
+    """The tunnel of `master`'s cluster leads to its dashboard and its scheduler, and Ctrl-C ends it."""
+    from distributed import Client
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "invoke", "cluster.tunnel", master],
+        cwd=REPOSITORY,
+        env={**os.environ, **engines.env},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr
+            dashboard, scheduler, _ = (process.stderr.readline().split()[-1] for _ in range(3))
+            assert b'"workers"' in eventually(lambda: fetched(f"{dashboard}/json/identity.json"))
+            with Client(scheduler) as client:
+                assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def fetched(url: str) -> bytes:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            return answer.read()
+    except OSError:
+        return b""
+
+
+def test_spark(engines: Engines, tmp_path: Path) -> None:
+    session = tmp_path / "s3_stubbed_session_engines"
+    stubbed = {"s3_stubbed_session": "engines", "s3_stubbed_tmp": str(tmp_path)}
+    orders = [(number * 7 % 50, number % 97) for number in range(3000)]
+    for part in range(3):
+        lines = [f"{customer},{amount}\n" for customer, amount in orders[part::3]]
+        written(session / "orders" / f"{part}.csv", "customer,amount\n", *lines)
+    written(session / "customers" / "all.csv", "id,name\n", *(f"{number},name{number}\n" for number in range(50)))
+
+    address = engines("cluster.spark", engines.cluster.selector, "--yes", env=stubbed).stdout.strip()
+    assert address.startswith("spark://127.77.") and address.endswith(":7077")
+    [master] = [id for id in engines.cluster.ids if id in engines("cluster.ls").stdout]
+    engines("ec2.scp", str(Path(__file__).with_name("spark_job.py")), ":", master, "--yes")
+    command = ["ec2.ssh", master, "--yes", "--quiet", "--command", ".hardway-cluster/run spark_job.py"]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(lambda: engines(*command, env=stubbed))
+        try:
+            eventually(lambda: (session / "loaded").exists() or job.done(), 150)
+            engines.replace(next(id for id in engines.cluster.ids if id != master))
+            assert engines("cluster.spark", engines.cluster.selector, "--yes", env=stubbed).stdout.strip() == address
+        finally:
+            (session / "go-on").touch()
+        said = job.result(timeout=150).stdout.splitlines()
+    totals: collections.Counter[int] = collections.Counter()
+    for customer, amount in orders:
+        totals[customer] += amount
+    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    assert said == [f"{customer} name{customer} {total}" for customer, total in ranked]
+    engines("cluster.stop", engines.cluster.selector, "--yes")
+    left = engines("ec2.ssh", engines.cluster.selector, "--yes", "--quiet", "--command", "pgrep java || :")
+    assert left.stdout == ""
+
+
+def written(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines))
