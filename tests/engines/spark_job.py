@@ -1,4 +1,7 @@
-"""Customers joined with what they ordered, sorted by amount; waits between two stages until it is told to go on."""
+"""Customers joined with what they ordered, sorted by amount; waits between two stages until it is told to go on.
+
+Its argument: a directory that all instances see.
+"""
 
 import os
 import sys
@@ -6,14 +9,14 @@ import time
 
 from pyspark.sql import SparkSession, functions
 
-store = os.path.join(os.environ["s3_stubbed_tmp"], "s3_stubbed_session_" + os.environ["s3_stubbed_session"])
+[_, store] = sys.argv
 spark = SparkSession.builder.config("spark.executor.memory", "512m").config("spark.ui.enabled", "false").getOrCreate()
 spark.sparkContext.setLogLevel("ERROR")
 spark.conf.set("spark.sql.shuffle.partitions", 3)
 spark.conf.set("spark.sql.autoBroadcastJoinThreshold", -1)
 read = spark.read.option("header", True).option("inferSchema", True)
 orders = read.csv(f"file://{store}/orders").repartition(6, "customer").persist()
-print("orders:", orders.count(), file=sys.stderr, flush=True)
+orders.count()
 open(f"{store}/loaded", "w").close()
 while not os.path.exists(f"{store}/go-on"):
     time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Real Dask and real Spark on instances of the local cloud: jobs that outlive an instance, and plain instances again."""
+"""Real Dask and real Spark on instances of the local cloud: jobs outlive an instance, and all of it can be ended."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ pytestmark = pytest.mark.engines
 def test_dask(engines: Engines) -> None:
     from distributed import Client, wait
 
-    def slow(part: int, work: Any = by_value(counts)) -> dict[str, int]:
-        import time
-
+    # Functions of a function travel whole: the instances have no copy of this module.
+    def counts(part: int) -> collections.Counter[int]:
         time.sleep(0.3)
-        return work(part)
+        return collections.Counter(part * number % 7 for number in range(100))
+
+    def merged(parts: list[collections.Counter[int]]) -> collections.Counter[int]:
+        return sum(parts, collections.Counter())
 
     ids = engines.cluster.ids
     engines("ec2.ssh", ids[1], "--yes", "--command", "mkdir -p .config/dask && echo '{' >.config/dask/bad.yaml")
@@ -45,14 +47,15 @@ def test_dask(engines: Engines) -> None:
         assert engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip() == address
         assert members(client) == before
 
-        parts = client.map(slow_counts, range(40), pure=False)
+        parts = client.map(counts, range(40), pure=False)
         total = client.submit(merged, parts)
         wait(parts[:3])
         [master] = [id for id in ids if id in engines("cluster.ls").stdout]
         engines.replace(next(id for id in ids if id != master))
         assert engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip() == address
         assert sorted(members(client)) == sorted(engines.cluster.ids)
-        assert total.result(timeout=60) == merged([counts(part) for part in range(40)])
+        every = (part * number % 7 for part in range(40) for number in range(100))
+        assert total.result(timeout=60) == collections.Counter(every)
     assert engines("cluster.ls").stdout == f"dask  {address}  http://{address[6:-5]}:8787  {master}  3\n"
     refused = engines("cluster.spark", engines.cluster.selector, "--yes", code=2)
     assert f"is in the dask cluster {address}" in refused.stderr
@@ -63,21 +66,13 @@ def test_dask(engines: Engines) -> None:
     )
     assert engines("cluster.stop", engines.cluster.selector, "--yes").stdout == ""
     assert engines("cluster.ls").stdout == ""
-    left = engines("ec2.ssh", engines.cluster.selector, "--yes", "--quiet", "--command", "pgrep -f dask_ || :")
+    left = engines("ec2.ssh", engines.cluster.selector, "--yes", "--quiet", "--command", "pgrep -f '[d]ask_' || :")
     assert left.stdout == ""
 
 
 def members(client: Any) -> dict[str, int]:
     """The names of the cluster's workers, and the processes they are."""
-    return dict(client.run(lambda dask_worker: (dask_worker.name, __import__("os").getpid())).values())
-
-
-def counts(part: int) -> dict[str, int]:
-    return dict(collections.Counter(f"{part * number % 7}" for number in range(100)))
-
-
-def merged(parts: list[dict[str, int]]) -> dict[str, int]:
-    return dict(sum((collections.Counter(part) for part in parts), collections.Counter()))
+    return dict(client.run(lambda dask_worker: (dask_worker.name, os.getpid())).values())
 
 
 def through(engines: Engines, master: str) -> None:
@@ -124,7 +119,7 @@ def test_spark(engines: Engines, tmp_path: Path) -> None:
     assert address.startswith("spark://127.77.") and address.endswith(":7077")
     [master] = [id for id in engines.cluster.ids if id in engines("cluster.ls").stdout]
     engines("ec2.scp", str(Path(__file__).with_name("spark_job.py")), ":", master, "--yes")
-    command = ["ec2.ssh", master, "--yes", "--quiet", "--command", ".hardway-cluster/run spark_job.py"]
+    command = ["ec2.ssh", master, "--yes", "--quiet", "--command", f".hardway-cluster/run spark_job.py {session}"]
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(lambda: engines(*command, env=stubbed))
         try:
