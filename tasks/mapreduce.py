@@ -50,6 +50,7 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "reconnect": "seconds until an instance that can't be reached is given up",
         "linger": "seconds until an agent on an instance ends itself when nobody connects to it",
         "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
+        "engine": "address of a Dask scheduler, dask://HOST:PORT, to run the tasks on its workers; SELECTOR is - then",
     },
 )
 def pmap(
@@ -75,6 +76,7 @@ def pmap(
     real_s3: bool = False,
     reconnect: float | str | None = None,
     linger: float | str | None = None,
+    engine: str = "",
 ) -> Results:
     """Run a command for each argument, on instances.
 
@@ -90,6 +92,7 @@ def pmap(
         settings,
         keep_going,
         backup,
+        engine,
         slots=slots,
         retries=retries,
         retry_sleep=retry_sleep,
@@ -110,6 +113,7 @@ def pmap(
         join=join,
         results=results,
         progress=progress,
+        engine=engine,
     )
 
 

@@ -41,7 +41,7 @@ ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 3.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
-LOST = 8  # an attempt's flag, beside the agent's
+LOST, WORKERS_DIED = 8, 16  # an attempt's flags, beside the agent's
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
 
@@ -822,6 +822,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return f"timed out after {timeout or result.seconds:g} s"
     if result.flags & LOST:
         return f"{DEADLY} times the instance or its agent died while the task ran"
+    if result.flags & WORKERS_DIED:
+        return "one Dask worker after the other died while the task ran"
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.code < 0:

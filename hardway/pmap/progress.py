@@ -5,14 +5,30 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from hardway.pmap.journal import duration
-from hardway.pmap.schedule import Schedule
 
 LINE_EVERY = 10.0  # seconds, where stderr is no terminal
 LIVE_EVERY = 0.2
 RETRIES_TOLD = 5  # lines about retries before they are only counted
+
+
+class Standing(Protocol):
+    """Numbers of tasks; `slowest` is one that runs, by its position, where it does, and since when (monotonic)."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def left(self) -> int: ...
+    @property
+    def slowest(self) -> tuple[int, Any, float] | None: ...
 
 
 class Progress:
@@ -63,39 +79,39 @@ class Progress:
         self._done_at_start = done
         self._numbers = numbers
 
-    def update(self, schedule: Schedule, instances: int, now: float) -> None:
+    def update(self, standing: Standing, instances: int, now: float) -> None:
         """Show where the job stands, if it is time to; `now` is the monotonic clock."""
         if not self.shown:
             return
         if self._live:
             if now - self._drawn >= LIVE_EVERY:
                 self._drawn = now
-                self._live.update(self._block(schedule, instances, now), refresh=True)
+                self._live.update(self._block(standing, instances, now), refresh=True)
         elif now - self._said >= LINE_EVERY:
             self._said = now
-            print(self.line(schedule, instances, now), file=self._stream, flush=True)
+            print(self.line(standing, instances, now), file=self._stream, flush=True)
 
-    def line(self, schedule: Schedule, instances: int, now: float) -> str:
+    def line(self, standing: Standing, instances: int, now: float) -> str:
         """Where the job stands, in one line."""
-        rate = (schedule.done - self._done_at_start) / max(now - self._began, 0.001)
+        rate = (standing.done - self._done_at_start) / max(now - self._began, 0.001)
         parts = [
-            f"{schedule.done}/{schedule.total} done",
-            f"{schedule.running} running",
-            f"{schedule.failed} failed",
+            f"{standing.done}/{standing.total} done",
+            f"{standing.running} running",
+            f"{standing.failed} failed",
             f"{rate:.3g} tasks/s",
             f"{instances} {'instance' if instances == 1 else 'instances'}",
         ]
-        if rate > 0 and schedule.left:
-            parts.append(f"{duration(schedule.left / rate)} left")
-        if slowest := schedule.slowest:
+        if rate > 0 and standing.left:
+            parts.append(f"{duration(standing.left / rate)} left")
+        if slowest := standing.slowest:
             task, host, since = slowest
             parts.append(f"slowest: task {self._numbers[task]} on {host} for {duration(now - since)}")
         return ", ".join(parts)
 
-    def _block(self, schedule: Schedule, instances: int, now: float) -> object:
+    def _block(self, standing: Standing, instances: int, now: float) -> object:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        bar = ProgressBar(total=max(schedule.total, 1), completed=schedule.done, width=60)
-        return Group(bar, Text(self.line(schedule, instances, now)))
+        bar = ProgressBar(total=max(standing.total, 1), completed=standing.done, width=60)
+        return Group(bar, Text(self.line(standing, instances, now)))

@@ -20,7 +20,7 @@ from typing import Any
 from hardway import config, instances
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError
-from hardway.pmap import journal
+from hardway.pmap import engine_dask, journal
 from hardway.pmap.arguments import Arguments
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
 from hardway.pmap.journal import Job, Result, duration
@@ -31,8 +31,13 @@ from hardway.tables import money
 GROUPS_TOLD = 5  # kinds of failures shown
 
 
-def options(settings: Settings, keep_going: bool, backup: bool, **given: Any) -> Options:
-    """What was given, else what is configured; None is not given. Raises UsageError for what is no number."""
+def options(settings: Settings, keep_going: bool, backup: bool, engine: str = "", **given: Any) -> Options:
+    """What was given, else what is configured; None is not given.
+
+    Raises UsageError for what is no number, and for what another engine than ours doesn't have.
+    """
+    if not_ours := [name for name in ("slots", "reconnect", "linger") if engine and given.get(name) is not None]:
+        raise UsageError(f"--{not_ours[0]} is for our own driver: with --engine that is up to the engine")
     kinds = {"slots": int, "retries": int, "retry_sleep": float, "timeout": float, "reconnect": float, "linger": float}
     values = {}
     for name, kind in kinds.items():
@@ -56,6 +61,7 @@ def pmap(
     join: bool = False,
     results: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    engine: str = "",
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
 
@@ -63,15 +69,19 @@ def pmap(
     has its result there is not run again. `verify` of the tasks, a random sample, run twice before the rest starts, on
     different instances: where the results differ it is Failed. With `join`, instances that come to match the selector
     meanwhile take part. With `results`, a directory, each task's stdout,
-    stderr, exit code and times are files there and their paths are returned. Raises UsageError for bad input, Failed
-    where tasks failed or no instance is left, Interrupted, and HardwayError for SIGTERM and SIGHUP.
+    stderr, exit code and times are files there and their paths are returned. `engine`, the address of a Dask scheduler,
+    has that run the tasks, wherever its workers are: then no instance is selected.
+
+    Raises UsageError for bad input, Failed where tasks failed or no instance is left, Interrupted, and HardwayError for
+    SIGTERM and SIGHUP.
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
     if "\0" in command:
         raise UsageError("the command contains a NUL character: no shell can run that")
+    address = _read_engine(engine, selector, verify, join) if engine else ""
     folder = _results_folder(results)
-    selected = instances.select(settings, selector)
+    selected = [] if engine else instances.select(settings, selector)
     with Progress(progress) as shown:
         if arguments.skipped:
             shown.say(f"{arguments.skipped} empty lines are no arguments")
@@ -84,7 +94,7 @@ def pmap(
         opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
         with opened:
             try:
-                job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown)
+                job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown, address)
                 if join:
                     job_run.find = partial(instances.select, settings, selector)
                 if verify:
@@ -94,6 +104,16 @@ def pmap(
                 if error.errno not in NO_ROOM:
                     raise
                 raise opened.unwritable(error) from None
+
+
+def _read_engine(engine: str, selector: str | Iterable[str], verify: int, join: bool) -> str:
+    """The scheduler's address. Raises UsageError for what has no meaning there."""
+    if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
+        raise UsageError("with --engine the tasks run wherever the engine has workers: write - in place of SELECTOR")
+    if verify or join:
+        which = "--verify" if verify else "--join"
+        raise UsageError(f"{which} is for our own driver: with --engine, which worker runs a task is up to the engine")
+    return engine_dask.read_address(engine)
 
 
 def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Progress) -> Path | None:
@@ -124,6 +144,7 @@ class _Run:
         options: Options,
         folder: Path | None,
         shown: Progress,
+        engine: str = "",
     ) -> None:
         self.job = job
         self.settings = settings
@@ -131,6 +152,7 @@ class _Run:
         self.items = items
         self.options = options
         self.shown = shown
+        self.engine = engine
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         _look_back(job, shown)
         keys = journal.keys_of(items)
@@ -143,18 +165,13 @@ class _Run:
         order, writer = self.order, self.writer
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
-        driver = Driver(
-            self.job,
-            items,
-            numbers,
-            self.selected,
-            self.settings,
-            self.options,
-            self.shown,
-            (lambda place, result: writer.write(order[place], result)) if writer else None,
-            find=self.find,
+        on_result = (lambda place, result: writer.write(order[place], result)) if writer else None
+        rest = (self.settings, self.options, self.shown, on_result)
+        outcome = self._drive(
+            engine_dask.DaskDriver(self.job, items, numbers, self.engine, *rest)
+            if self.engine
+            else Driver(self.job, items, numbers, self.selected, *rest, find=self.find)
         )
-        outcome = self._drive(driver)
         self._check(outcome, items, numbers)
         if writer:
             path = writer.path
@@ -188,22 +205,22 @@ class _Run:
         if any(one.host == other.host for one, other in zip(first, second, strict=True)):
             raise Failed(
                 "--verify compares results of different instances, and only one could be used; "
-                f"to go on without it: {_resuming(self.job)}"
+                f"to go on without it: {_resuming(self.job, self.engine)}"
             )
         if differ:
             self.shown.say(*differ[:GROUPS_TOLD])
             raise Failed(
                 f"{len(differ)} of {count} tasks that were run twice gave different results: the command is not "
-                f"idempotent; to go on all the same: {_resuming(self.job)}"
+                f"idempotent; to go on all the same: {_resuming(self.job, self.engine)}"
             )
         self.shown.say(f"{count} tasks were run twice, on different instances, with the same results")
 
-    def _drive(self, driver: Driver) -> Outcome:
+    def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
         try:
             return driver.run()
         except HardwayError as error:
             if "--resume" not in str(error):
-                error.message = f"{error.message}; to go on: {_resuming(self.job)}"
+                error.message = f"{error.message}; to go on: {_resuming(self.job, self.engine)}"
             raise
         finally:
             self.shown.say(_summary(driver.outcome, len(driver.arguments)))
@@ -214,7 +231,7 @@ class _Run:
             self.shown.say(*failures(job or self.job, items, numbers, outcome, self.options))
             raise Failed(
                 f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
-                f"left; to go on: {_resuming(self.job)}"
+                f"left; to go on: {_resuming(self.job, self.engine)}"
             )
 
 
@@ -245,10 +262,12 @@ def _look_back(job: Job, shown: Progress) -> None:
     shown.say(f"resuming job {job.asked.name}: {len(history.results)} results are there")
 
 
-def _resuming(job: Job) -> str:
-    """The line that goes on with the job."""
+def _resuming(job: Job, engine: str) -> str:
+    """The line that goes on with the job, on the engine that it was on."""
     asked = job.asked
-    return shlex.join(["inv", "mapreduce.pmap", asked.selector, asked.source, asked.command, "--resume", asked.name])
+    where = ["--engine", engine] if engine else []
+    selector = "-" if engine else asked.selector
+    return shlex.join(["inv", "mapreduce.pmap", selector, asked.source, asked.command, *where, "--resume", asked.name])
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
@@ -297,6 +316,8 @@ def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str
             file.write(piece)
     stdin.write_bytes(item)
     yield f"  such as task {number} on {result.host}: {log}"
+    if not result.host.startswith("i-"):
+        return  # a worker of Dask's that is no instance we know
     command = shlex.quote(job.asked.command)
     yield f"  by hand: inv ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
 
