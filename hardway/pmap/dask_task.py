@@ -92,6 +92,7 @@ def wait(process: subprocess.Popen[bytes], timeout: float) -> int:
 
 
 def end_group(pid: int, number: int) -> None:
+    """Send a signal to what is left of a process group, if anything is."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 

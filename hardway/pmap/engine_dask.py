@@ -6,6 +6,8 @@ is tried again from here, so that every attempt is in the journal. Dask itself i
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import heapq
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hardway.config import Settings
-from hardway.errors import Failed, HardwayError, Interrupted, UsageError
+from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
 from hardway.pmap.driver import WORKERS_DIED, Options, Outcome, how_it_ended, last_line
 from hardway.pmap.journal import Job, Result
@@ -106,7 +108,7 @@ class DaskDriver:
         try:
             with self._connected():
                 try:
-                    self._loop()
+                    self._loop_or_gone()
                     why = "done" if not self.standing.left else "stopped" if not self.standing.failed else "failed"
                 finally:
                     self._end_the_rest()
@@ -124,6 +126,15 @@ class DaskDriver:
             self.job.event("over", why=why, prices={})
             self.job.flush()
         return outcome
+
+    def _loop_or_gone(self) -> None:
+        """Raises Failed where a call to the scheduler shows that it has gone."""
+        try:
+            self._loop()
+        except (OSError, asyncio.TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            raise self._gone() from error
 
     def _loop(self) -> None:
         while self.standing.left and not self._stop:
@@ -202,7 +213,7 @@ class DaskDriver:
         from distributed import KilledWorker
 
         if future.status != "error":
-            raise Failed(f"the scheduler at {self.address} has gone; {self._unfinished()}")
+            raise self._gone()
         error = future.exception()
         flags = WORKERS_DIED if isinstance(error, KilledWorker) else dask_task.NO_START
         return HOST, 126, flags, 0.0, b"", str(error).encode(errors="replace")
@@ -251,7 +262,8 @@ class DaskDriver:
         except ImportError:
             raise UsageError("--engine needs Dask here: pip install 'hardway[engines]'") from None
         # What is lost is told by what comes of it.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = Client(self.address, timeout=self.settings.ec2.connect_timeout, set_as_default=False)
         except OSError as error:
@@ -279,6 +291,9 @@ class DaskDriver:
 
         with contextlib.suppress(Exception):  # the scheduler may be what has gone
             client.sync(farewell, callback_timeout=FAREWELL)
+
+    def _gone(self) -> Failed:
+        return Failed(f"the scheduler at {self.address} has gone; {self._unfinished()}")
 
     def _unfinished(self) -> str:
         return f"{self.standing.done} of {self.standing.total} tasks are done"

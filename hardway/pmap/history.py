@@ -358,6 +358,11 @@ class _Reader:
             self.end_run(timeline.runs[-1], end)
         self._end_open(end)
         self._tell_failures()
+        if timeline.lives:
+            # Another engine's attempts are sent to nobody in particular.
+            known: list[Life | Attempt | Mark] = [*timeline.lives, *self.attempts.values(), *timeline.marks]
+            used = {one.host for one in known}
+            timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
         timeline.attempts = _placed(self.attempts.values(), timeline)
         if not timeline.lives:  # an old journal, that says nothing of instances
             for run, host in itertools.product(timeline.runs, timeline.hosts.values()):
