@@ -29,6 +29,7 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup, report
 from hardway.instances import Instance, describe, parse
+from hardway.tables import Table
 
 TAG = "hardway-cluster"
 """Its value is the address that clients connect to."""
@@ -85,28 +86,21 @@ _ENGINES = {engine.scheme: engine for engine in (DASK, SPARK)}
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster by the tags of running instances; `master` is None where its instance is gone."""
+    """A cluster by the tags of running instances: ids, and where its master and its web pages are in its network.
 
-    engine: Engine
+    `master` is empty where that instance is gone.
+    """
+
+    engine: str
     address: str
-    master: Instance | None
-    instances: list[Instance]
+    dashboard: str
+    master: str
+    instances: tuple[str, ...]
 
     @property
-    def dashboard(self) -> str:
-        """The address of its web pages, where its network can be reached."""
-        return f"http://{_host(self.address)}:{self.engine.dashboard}"
-
-
-class Clusters(list[Cluster]):
-    """Clusters; prints one a line: engine, address, dashboard, id of the master's instance, number of instances."""
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{one.engine.name}  {one.address}  {one.dashboard}  {one.master.id if one.master else '-'}  "
-            f"{len(one.instances)}"
-            for one in self
-        )
+    def size(self) -> int:
+        """How many instances it is of."""
+        return len(self.instances)
 
 
 @dataclass(frozen=True)
@@ -154,8 +148,8 @@ def start(
     `seconds`; what did start stays.
     """
     master = _master(engine, chosen)
-    cluster = Cluster(engine, engine.address(master), master, list(chosen))
-    _refuse_others(settings, cluster)
+    address = engine.address(master)
+    _refuse_others(settings, address, chosen)
     access.open_between(settings, chosen, say)
     common = {
         "engine": engine.name,
@@ -175,9 +169,9 @@ def start(
         for i in chosen
     }
     report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if asked.install else START_SECONDS), say)
-    tags.add(settings, chosen, {TAG: cluster.address})
-    _until_registered(settings, cluster, master, seconds)
-    return cluster
+    tags.add(settings, chosen, {TAG: address})
+    _until_registered(settings, engine, master, chosen, seconds)
+    return _cluster(address, chosen)
 
 
 def _master(engine: Engine, chosen: Sequence[Instance]) -> Instance:
@@ -188,18 +182,20 @@ def _master(engine: Engine, chosen: Sequence[Instance]) -> Instance:
     return (tagged or already or list(chosen))[0]
 
 
-def _refuse_others(settings: Settings, cluster: Cluster) -> None:
+def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance]) -> None:
     """Raises UsageError for an instance that is in use in another cluster, of which the master lives."""
-    for instance in cluster.instances:
-        address = instance.tags.get(TAG, cluster.address)
-        if address == cluster.address:
+    ids = {instance.id for instance in chosen}
+    for instance in chosen:
+        other = instance.tags.get(TAG, address)
+        if other == address:
             continue
-        other = next(iter(_clusters(describe(settings, parse(f"{TAG}={address}")))), None)
-        if other and other.master and (other.engine != cluster.engine or other.master not in cluster.instances):
-            raise UsageError(
-                f"{instance} is in the {other.engine.name} cluster {address}, whose master is {other.master.id}: "
-                f"select that too, or first `inv cluster.stop {instance.id}`"
-            )
+        for cluster in _clusters(describe(settings, parse(f"{TAG}={other}"))):
+            moves = cluster.engine == _engine(address).name and cluster.master in ids
+            if cluster.master and not moves:
+                raise UsageError(
+                    f"{instance} is in the {cluster.engine} cluster {other}, whose master is {cluster.master}: "
+                    f"select that too, or first `inv cluster.stop {instance.id}`"
+                )
 
 
 def _requirement(engine: Engine, version: str) -> str:
@@ -230,7 +226,9 @@ def _on_each(
     return outcomes
 
 
-def _until_registered(settings: Settings, cluster: Cluster, master: Instance, seconds: int) -> None:
+def _until_registered(
+    settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance], seconds: int
+) -> None:
     """Wait until the master knows every instance. Raises Failed with the log of the process that it waits for in vain.
 
     A process that has ended is not waited for.
@@ -243,8 +241,8 @@ def _until_registered(settings: Settings, cluster: Cluster, master: Instance, se
     try:
         look_at = time.monotonic() + LOOK_EVERY
         while True:
-            known = _registered(connection, cluster)
-            missing = [i for i in cluster.instances if known is None or i.private_ip not in known]
+            known = _registered(connection, engine)
+            missing = [i for i in chosen if known is None or i.private_ip not in known]
             late = time.monotonic() >= deadline
             if not missing:
                 return
@@ -257,26 +255,26 @@ def _until_registered(settings: Settings, cluster: Cluster, master: Instance, se
         connection.close()
 
 
-def _registered(connection: ssh.InstanceConnection, cluster: Cluster) -> set[str] | None:
+def _registered(connection: ssh.InstanceConnection, engine: Engine) -> set[str] | None:
     """The private addresses of the instances whose worker the master knows; None while it does not answer."""
-    host, timeout = _host(cluster.address), connection.connect_timeout or 15
+    host, timeout = connection.instance.private_ip, connection.connect_timeout or 15
     if not connection.transport.is_active():
         raise ssh.ConnectError(f"the connection to {connection.instance} was lost")
     try:
         channel = connection.transport.open_channel(
-            "direct-tcpip", (host, cluster.engine.dashboard), ("127.0.0.1", 0), timeout=timeout
+            "direct-tcpip", (host, engine.dashboard), ("127.0.0.1", 0), timeout=timeout
         )
     except (paramiko.SSHException, EOFError):
         return None
     try:
         channel.settimeout(timeout)
         # HTTP/1.0: the answer ends with the connection.
-        channel.sendall(f"GET {cluster.engine.members} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        channel.sendall(f"GET {engine.members} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
         answer = b""
         while piece := channel.recv(1 << 16):
             answer += piece
         head, _, body = answer.partition(b"\r\n\r\n")
-        return cluster.engine.registered(json.loads(body)) if b" 200 " in head.split(b"\r\n")[0] else None
+        return engine.registered(json.loads(body)) if b" 200 " in head.split(b"\r\n")[0] else None
     except (OSError, ValueError, KeyError, paramiko.SSHException):
         return None
     finally:
@@ -309,64 +307,65 @@ def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], No
     return [instance for instance in chosen if instance.id in ran]
 
 
-def clusters(settings: Settings) -> Clusters:
+def clusters(settings: Settings) -> Table[Cluster]:
     """All clusters of the region."""
-    return _clusters(describe(settings, parse(f"{TAG}=*")))
+    found = _clusters(describe(settings, parse(f"{TAG}=*")))
+    return Table(found, "engine", "address", "dashboard", "master", "size")
 
 
-def of(chosen: Sequence[Instance]) -> Cluster:
-    """The one cluster that instances are of; all are selected where one is. Raises UsageError for none and for two."""
-    found = _clusters(chosen)
-    if len(found) != 1:
-        what = f"{len(found)} clusters" if found else "no cluster"
-        raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists what there is")
-    return found[0]
-
-
-def _clusters(instances: Sequence[Instance]) -> Clusters:
+def _clusters(instances: Sequence[Instance]) -> list[Cluster]:
     found: dict[str, list[Instance]] = {}
     for instance in sorted(instances, key=lambda instance: (instance.launched, instance.id)):
         if instance.state == "running" and instance.tags.get(TAG, "").partition(":")[0] in _ENGINES:
             found.setdefault(instance.tags[TAG], []).append(instance)
-    return Clusters(
-        Cluster(
-            _ENGINES[address.partition(":")[0]],
-            address,
-            next((one for one in members if one.private_ip == _host(address)), None),
-            members,
-        )
-        for address, members in found.items()
-    )
+    return [_cluster(address, members) for address, members in found.items()]
+
+
+def _cluster(address: str, members: Sequence[Instance]) -> Cluster:
+    engine, host = _engine(address), _host(address)
+    master = next((one.id for one in members if one.private_ip == host), "")
+    return Cluster(engine.name, address, f"http://{host}:{engine.dashboard}", master, tuple(one.id for one in members))
+
+
+def _engine(address: str) -> Engine:
+    return _ENGINES[address.partition(":")[0]]
 
 
 def _host(address: str) -> str:
     return address.partition("://")[2].rpartition(":")[0]
 
 
-def tunnel(settings: Settings, cluster: Cluster, say: Callable[[str], None]) -> None:
-    """Open the dashboard, and where a client can use it the master's port, here: until Ctrl-C, which is no failure.
+def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> None:
+    """Open the dashboard of the instances' cluster, and where a client can use it the master's port, at ports here.
 
-    Raises Failed where the real `ssh` ends by itself.
+    They are open until Ctrl-C, which is no failure. Raises UsageError for instances of no cluster or of two, and Failed
+    where the real `ssh` ends by itself.
     """
-    if not cluster.master:
-        raise UsageError(f"the master of {cluster.address} is gone: start the cluster again")
-    engine, host = cluster.engine, _host(cluster.address)
+    addresses = {instance.tags[TAG] for instance in chosen if TAG in instance.tags}
+    if len(addresses) != 1:
+        what = f"{len(addresses)} clusters" if addresses else "no cluster"
+        raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists those there are")
+    [address] = addresses
+    engine, host = _engine(address), _host(address)
+    members = describe(settings, parse(f"{TAG}={address}"))
+    master = next((one for one in members if one.private_ip == host and one.state == "running"), None)
+    if not master:
+        raise UsageError(f"the master of {address} is gone: start the cluster again")
     ports = {engine.dashboard: _free_port(engine.dashboard)}
     if engine.client_port:
         ports[engine.port] = _free_port(engine.port)
     forwards = [f"-L127.0.0.1:{here}:{host}:{there}" for there, here in ports.items()]
-    *command, login = ssh.login_command(cluster.master, settings)
+    *command, login = ssh.login_command(master, settings)
+    command += ["-N", "-oExitOnForwardFailure=yes", *forwards, login]
     try:
-        process = subprocess.Popen(
-            [*command, "-N", "-oExitOnForwardFailure=yes", *forwards, login], stdin=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise UsageError("there is no `ssh` here: install OpenSSH's client (openssh-client)") from None
     try:
         say(f"the dashboard: http://127.0.0.1:{ports[engine.dashboard]}")
         if engine.client_port:
             say(f"the cluster: {engine.scheme}://127.0.0.1:{ports[engine.port]}")
-        say("Ctrl-C closes them")
+        say("Ctrl-C closes the tunnel")
         code = process.wait()
     except KeyboardInterrupt:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
@@ -14,10 +14,10 @@ from hardway.later import cluster as clusters
 from hardway.later import instances
 from hardway.later import ssh as connections
 
-from .flags import REGION, SELECTOR, YES
+from .flags import JSON, REGION, SELECTOR, YES
 
 if TYPE_CHECKING:
-    from hardway.cluster import Clusters, Engine, Request
+    from hardway.cluster import Engine, Request
 
 _HELP = {
     "selector": SELECTOR,
@@ -85,17 +85,18 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
     return Lines(instance.id for instance in clusters.stop(settings, chosen, say))
 
 
-@task(autoprint=True, help={"region": REGION})
-def ls(c: Context, region: str | None = None) -> Clusters:
+@task(autoprint=True, help={"json": JSON, "region": REGION})
+def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List clusters: engine, address, dashboard, id of the master's instance, number of instances."""
-    return clusters.clusters(config.settings(c, region))
+    found = clusters.clusters(config.settings(c, region))
+    return found.json() if json else found
 
 
 @task(help={"selector": SELECTOR, "region": REGION})
 def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
     """Reach a cluster's dashboard, and for Dask the scheduler, at ports of this machine, until Ctrl-C."""
     settings = _settings(c, region, real_s3=True)
-    clusters.tunnel(settings, clusters.of(instances.select(settings, selector)), say)
+    clusters.tunnel(settings, instances.select(settings, selector), say)
 
 
 def _settings(c: Context, region: str | None, real_s3: bool) -> config.Settings:
@@ -116,9 +117,8 @@ def _start(
     chosen = instances.select(settings, selector)
     confirm(f"make these a cluster of {engine.name}?", instances.Instances(chosen).brief(), yes)
     made = clusters.start(settings, engine, chosen, asked, seconds, say)
-    master = made.master.id if made.master else ""
-    say(f"the dashboard: {made.dashboard}; from here: inv cluster.tunnel {master}")
-    say(f"a program of yours, on it: inv ec2.ssh {master} --yes --command '.hardway-cluster/run PROGRAM.py'")
+    say(f"the dashboard: {made.dashboard}; from here: inv cluster.tunnel {made.master}")
+    say(f"a program of yours, on it: inv ec2.ssh {made.master} --yes --command '.hardway-cluster/run PROGRAM.py'")
     return made.address
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,19 @@ def demo(c: Context, num: int | str = "4") -> None:
         _run(["bash", "examples/wordcount/demo.sh"], environment)
 
 
-@task(help={"args": "arguments of pytest, such as '-k selector -x'"})
-def test(c: Context, args: str = "") -> None:
+@task(
+    help={
+        "args": "arguments of pytest, such as '-k selector -x'",
+        "engines": "install Spark and Dask into .venv first, and run the tests that need them, too",
+    }
+)
+def test(c: Context, args: str = "", engines: bool = False) -> None:
     """Run the tests of this repository."""
-    _run([sys.executable, "-m", "pytest", *shlex.split(args)])
+    if engines:
+        with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
+        with_pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+        _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
+    _run([sys.executable, "-m", "pytest", *(["-m", ""] if engines else []), *shlex.split(args)])
 
 
 @task(help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
