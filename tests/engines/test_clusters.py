@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import collections
+import importlib.metadata
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.engines.conftest import Engines
+from tests.conftest import REPOSITORY, LocalCloud
+from tests.engines.conftest import Engines, instances
 from tests.pmap.conftest import eventually
 
 pytestmark = pytest.mark.engines
@@ -68,6 +71,37 @@ def test_dask(engines: Engines) -> None:
     assert engines("cluster.ls").stdout == ""
     left = engines("ec2.ssh", engines.cluster.selector, "--yes", "--quiet", "--command", "pgrep -f '[d]ask_' || :")
     assert left.stdout == ""
+
+
+def test_install(cloud: LocalCloud, tmp_path: Path) -> None:
+    """From a package index on the instance, whose Dask is the one of this checkout."""
+    version = importlib.metadata.version("distributed")
+    with zipfile.ZipFile(tmp_path / f"dask-{version}-py3-none-any.whl", "w") as wheel:
+        about = f"dask-{version}.dist-info"
+        wheel.writestr("engines.pth", sysconfig.get_path("purelib") + "\n")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: dask\nVersion: {version}\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    index = (
+        "mkdir -p .config/pip .config/uv; printf '[global]\\nno-index = true\\nfind-links = %s\\n' ~ >.config/pip/pip.conf"
+    )
+    index += "; printf 'no-index = true\\nfind-links = [\"%s\"]\\n' ~ >.config/uv/uv.toml"
+    with instances(cloud, tmp_path / "home", "512m", num=1) as engines:
+        del engines.env["INVOKE_CLUSTER_PYTHON"]
+        [one] = engines.cluster.ids
+        engines("ec2.scp", str(tmp_path / "*.whl"), ":", one, "--yes")
+        there = engines("ec2.ssh", one, "--yes", "--quiet", "--command", f"{index}; python3 --version").stdout
+        if there.split()[1].split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
+            pytest.skip("the instances' python3 is not of this Python's version")
+        missing = engines("cluster.dask", one, "--yes", "--install", "--version", "0.0.1", code=1)
+        assert "dask[complete]==0.0.1 could not be installed" in missing.stderr
+        engines("cluster.dask", one, "--yes", "--install")
+        (engines.cluster.homes[0] / "job.py").write_text(
+            "import sys\nfrom distributed import Client\nif __name__ == '__main__':\n"
+            "    with Client() as client:\n        print(client.submit(lambda: sys.prefix).result())\n"
+        )
+        ran = engines("ec2.ssh", one, "--yes", "--quiet", "--command", ".hardway-cluster/run job.py").stdout
+        assert ran.strip().endswith("/.hardway-cluster/dask")
 
 
 def members(client: Any) -> dict[str, int]:
