@@ -52,7 +52,7 @@ def test_every_task_is_in_the_table() -> None:
     named = set(re.findall(r"`([a-z0-9]+\.[a-z-]+)`", README))
     own = {name for name in ns.task_names if "." in name}
     assert own <= named, own - named
-    assert {name for name in named if name.split(".")[0] in ("ec2", "mapreduce", "s3", "local")} <= own
+    assert {name for name in named if name.split(".")[0] in ("cluster", "ec2", "mapreduce", "s3", "local")} <= own
 
 
 def test_a_tasks_file_of_ones_own(cloud: LocalCloud, home: Path, tmp_path: Path) -> None:

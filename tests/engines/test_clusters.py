@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,11 @@ from tests.engines.conftest import Engines, instances
 from tests.pmap.conftest import eventually
 
 pytestmark = pytest.mark.engines
+INDEX = r"""
+mkdir -p .config/pip .config/uv
+printf '[global]\nno-index = true\nfind-links = %s\n' ~ >.config/pip/pip.conf
+printf 'no-index = true\nfind-links = ["%s"]\n' ~ >.config/uv/uv.toml
+"""
 
 
 def test_dask(engines: Engines) -> None:
@@ -60,6 +66,8 @@ def test_dask(engines: Engines) -> None:
         every = (part * number % 7 for part in range(40) for number in range(100))
         assert total.result(timeout=60) == collections.Counter(every)
     assert engines("cluster.ls").stdout == f"dask  {address}  http://{address[6:-5]}:8787  {master}  3\n"
+    [one] = json.loads(engines("cluster.ls", "--json").stdout)
+    assert (one["engine"], one["master"], sorted(one["instances"])) == ("dask", master, sorted(engines.cluster.ids))
     refused = engines("cluster.spark", engines.cluster.selector, "--yes", code=2)
     assert f"is in the dask cluster {address}" in refused.stderr
 
@@ -82,15 +90,11 @@ def test_install(cloud: LocalCloud, tmp_path: Path) -> None:
         wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: dask\nVersion: {version}\n")
         wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", "")
-    index = (
-        "mkdir -p .config/pip .config/uv; printf '[global]\\nno-index = true\\nfind-links = %s\\n' ~ >.config/pip/pip.conf"
-    )
-    index += "; printf 'no-index = true\\nfind-links = [\"%s\"]\\n' ~ >.config/uv/uv.toml"
     with instances(cloud, tmp_path / "home", "512m", num=1) as engines:
         del engines.env["INVOKE_CLUSTER_PYTHON"]
         [one] = engines.cluster.ids
         engines("ec2.scp", str(tmp_path / "*.whl"), ":", one, "--yes")
-        there = engines("ec2.ssh", one, "--yes", "--quiet", "--command", f"{index}; python3 --version").stdout
+        there = engines("ec2.ssh", one, "--yes", "--quiet", "--command", f"{INDEX}python3 --version").stdout
         if there.split()[1].split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
             pytest.skip("the instances' python3 is not of this Python's version")
         missing = engines("cluster.dask", one, "--yes", "--install", "--version", "0.0.1", code=1)
