@@ -248,7 +248,7 @@ def _until_registered(
                 return
             if late or time.monotonic() >= look_at:
                 role, waited_for = ("master", [master]) if known is None else ("worker", missing)
-                _look(settings, waited_for, role, seconds if late else 0)
+                _look(settings, waited_for, role, seconds if late else None)
                 look_at = time.monotonic() + LOOK_EVERY
             time.sleep(0.2)
     finally:
@@ -281,17 +281,21 @@ def _registered(connection: ssh.InstanceConnection, engine: Engine) -> set[str] 
         channel.close()
 
 
-def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: int) -> None:
-    """Raises Failed with the end of a log where a process has ended, or after all have been `waited` for (seconds)."""
+def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: int | None) -> None:
+    """Raises Failed with the end of its log for a process that has ended; `waited` in vain (seconds), for the first."""
     outcomes = _on_each(settings, instances, "look", {i.id: {"role": role} for i in instances}, START_SECONDS)
     for connection, outcome in outcomes.items():
-        if isinstance(outcome, CommandResult) and (waited or outcome.exit_code):
-            why = f"has not registered after {waited} s" if waited and not outcome.exit_code else "has ended"
-            log = outcome.stdout.decode(errors="replace").strip() or "(its log is empty)"
-            hint = "; do the security groups let the instances reach each other?" if waited else ""
-            raise Failed(f"the {role} on {connection.instance} {why}{hint}\n{log}")
         if isinstance(outcome, BaseException):
             raise Failed(f"the {role} on {connection.instance}: {outcome}")
+        if outcome.exit_code:
+            why = "has ended"
+        elif waited is not None:
+            hint = "do the security groups let the instances reach each other?"
+            why = f"{'does not answer' if role == 'master' else 'has not registered'} after {waited} s; {hint}"
+        else:
+            continue
+        log = outcome.stdout.decode(errors="replace").strip() or "(its log is empty)"
+        raise Failed(f"the {role} on {connection.instance} {why}\n{log}")
 
 
 def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> list[Instance]:

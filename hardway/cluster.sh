@@ -106,7 +106,9 @@ start_spark() {
   if [ "$role" = master ]; then
     start master env "SPARK_LOCAL_IP=$ip" "$class" org.apache.spark.deploy.master.Master \
       --host "$ip" --port "$port" --webui-port "$dashboard"
-    write_run "SPARK_LOCAL_IP=$ip PYSPARK_PYTHON='$program' exec '$spark/bin/spark-submit' --master spark://$ip:$port"
+    # By its address, which all can reach: a VPC may have no names.
+    write_run "SPARK_LOCAL_IP=$ip PYSPARK_PYTHON='$program' exec '$spark/bin/spark-submit' \\
+  --master spark://$ip:$port --conf spark.driver.host=$ip"
   fi
   start worker env "SPARK_LOCAL_IP=$ip" "SPARK_LOCAL_DIRS=$dir/scratch" "$class" org.apache.spark.deploy.worker.Worker \
     --host "$ip" --work-dir "$dir/scratch/work" ${mebibytes:+--memory "${mebibytes}m"} "spark://$master:$port"

@@ -49,7 +49,7 @@ def test(c: Context, args: str = "", engines: bool = False) -> None:
     """Run the tests of this repository."""
     if engines:
         with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
-        with_pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+        with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
         _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
     _run([sys.executable, "-m", "pytest", *(["-m", ""] if engines else []), *shlex.split(args)])
 

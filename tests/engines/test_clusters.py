@@ -48,6 +48,8 @@ def test_dask(engines: Engines) -> None:
     assert f"the worker on engines {ids[1]} has ended" in failed.stderr
     assert "is malformed" in failed.stderr
     engines("ec2.ssh", ids[1], "--yes", "--command", "rm .config/dask/bad.yaml")
+    late = engines("cluster.dask", engines.cluster.selector, "--yes", "--seconds-timeout", "0", code=1)
+    assert f"the worker on engines {ids[1]} has not registered after 0 s" in late.stderr
     address = engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip()
     assert address.startswith("tcp://127.77.") and address.endswith(":8786")
     with Client(address) as client:
