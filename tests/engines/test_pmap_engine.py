@@ -127,7 +127,8 @@ def test_a_scheduler_that_goes(home: Path, inv: Inv) -> None:
         address = cluster.stdout.readline().strip()
         journal = home / ".local" / "state" / "hardway" / "jobs" / "gone" / "journal"
         with ThreadPoolExecutor(1) as pool:
-            pmap = ["mapreduce.pmap", "-", "0\n2", "read -r x; sleep $x", "--engine", address, "--job", "gone"]
+            command = f"read -r x; echo $$ >>{home}/pids; exec sleep $x"
+            pmap = ["mapreduce.pmap", "-", "0\n2", command, "--engine", address, "--job", "gone"]
             job = pool.submit(lambda: inv(*pmap))
             eventually(lambda: journal.exists() and "\ndone " in journal.read_text())
             cluster.kill()
@@ -135,6 +136,8 @@ def test_a_scheduler_that_goes(home: Path, inv: Inv) -> None:
     assert gone.code == 1
     assert f"the scheduler at {address} has gone; 1 of 2 tasks are done; to go on:" in gone.stderr
     assert "Traceback" not in gone.stderr
+    # What a worker ran that was killed comes to its own end.
+    eventually(lambda: not [one for one in (home / "pids").read_text().split() if os.path.exists(f"/proc/{one}")])
     nobody = inv("mapreduce.pmap", "-", "a", "cat", "--engine", address, env={"INVOKE_EC2_CONNECT_TIMEOUT": "1"})
     assert nobody.code == 1
     assert f"there is no Dask scheduler that answers at {address}" in nobody.stderr
