@@ -45,7 +45,9 @@ def spark(
     real_s3: bool = False,
     region: str | None = None,
 ) -> str:
-    """Make instances a Spark cluster, a worker on each, and print its address. Again: what was lost is replaced.
+    """Make instances a cluster of Spark.
+
+    A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first, runs the master. Needs Java on the instances.
     """
@@ -67,7 +69,9 @@ def dask(
     real_s3: bool = False,
     region: str | None = None,
 ) -> str:
-    """Make instances a Dask cluster, a worker on each, and print its address. Again: what was lost is replaced.
+    """Make instances a cluster of Dask.
+
+    A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first, runs the scheduler.
     """
@@ -78,7 +82,10 @@ def dask(
 
 @task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
 def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
-    """Make instances plain ones again: end what they run of a cluster, and print the ids of those that did."""
+    """Make instances of a cluster plain ones again.
+
+    Ends what they run of it; prints the ids of those that did.
+    """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)
     confirm("end the clusters' processes on these?", instances.Instances(chosen).brief(), yes)
@@ -87,14 +94,20 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List clusters: engine, address, dashboard, id of the master's instance, number of instances."""
+    """List clusters of Spark and Dask.
+
+    Engine, address, dashboard, id of the master's instance, number of instances.
+    """
     found = clusters.clusters(config.settings(c, region))
     return found.json() if json else found
 
 
 @task(help={"selector": SELECTOR, "region": REGION})
 def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
-    """Reach a cluster's dashboard, and for Dask the scheduler, at ports of this machine, until Ctrl-C."""
+    """Reach a cluster's dashboard from this machine.
+
+    And for Dask the scheduler: at ports of this machine, until Ctrl-C.
+    """
     settings = _settings(c, region, real_s3=True)
     clusters.tunnel(settings, instances.select(settings, selector), say)
 
