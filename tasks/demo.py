@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +46,8 @@ def demo(c: Context, num: int | str = "4") -> None:
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
     """Run the tests of this repository."""
+    import shutil
+
     if engines:
         with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
