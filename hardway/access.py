@@ -51,7 +51,9 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
     subnets = ec2.describe_subnets(Filters=filters)["Subnets"]
     if not subnets:
         where = " in ".join(filter(None, [zone, chosen]))
-        raise UsageError(f"there is no subnet in {where}: check --zone and --vpc, or add --subnet")
+        zones = ec2.describe_availability_zones()["AvailabilityZones"] if zone else []
+        hint = did_you_mean(zone, [each["ZoneName"] for each in zones]) if zone else ""
+        raise UsageError(f"there is no subnet in {where}{hint or ': check --zone and --vpc, or add --subnet'}")
     public = [s for s in subnets if s.get("MapPublicIpOnLaunch")] or subnets
     by_zone: dict[str, str] = {}
     # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
@@ -65,9 +67,10 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
     ec2 = aws.ec2(settings)
     if key and not ssh.is_key_file(key):
         if not _key_exists(ec2, key):
+            known = [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]]
             raise UsageError(
-                f"there is no key pair {key!r} in {aws.region_of(settings)}: leave --key out and one is made, "
-                "or give a private key's file"
+                f"there is no key pair {key!r} in {aws.region_of(settings)}{did_you_mean(key, known)}; leave --key out "
+                "and one is made, or give a private key's file"
             )
         return key
     if key:

@@ -212,7 +212,9 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
             raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
         raise UsageError(f"{named[-1]} is {named[-1].state}, not{_in(states)}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
-    raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}; `inv ec2.ls` shows them all")
+    known = {i.name for i in describe(settings) if i.name and i.state in states} if not named else ()
+    hint = did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
+    raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}{hint}")
 
 
 def _in(states: Sequence[str]) -> str:

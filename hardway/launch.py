@@ -133,11 +133,11 @@ def launch(
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
     quote = costs.quote(settings, request.types, request.num, bool(request.spot), request.zone, say)
     quote.refuse_above(request.max_cost, request.limits.max_hours)
-    say(str(quote))
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     call = _call(settings, request, image, network, token, say)
+    say(str(quote))
     started = fleet.Fleet(
         settings, token, call, pools, spot=request.spot > 0, any_zone=network.any_zone, bids=bids
     )
@@ -178,7 +178,6 @@ def _call(
 ) -> dict[str, Any]:
     """What RunInstances and a launch template both take; makes the key pair and the security group where needed."""
     now = datetime.now(timezone.utc)
-    say(request.limits.said(now))
     tags = {
         **request.tags,
         "Name": request.name,
@@ -209,6 +208,7 @@ def _call(
     if request.gigs:
         volume = {"VolumeSize": request.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}
         call["BlockDeviceMappings"] = [{"DeviceName": image.root_device, "Ebs": volume}]
+    say(request.limits.said(now))
     return call
 
 

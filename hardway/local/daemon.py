@@ -71,6 +71,7 @@ class Running:
             "AWS_REGION": REGION,
             "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
             "INVOKE_EC2_SSH_FROM": "127.0.0.0/8",
+            **_past_proxies(),
         }
 
     def instances(self) -> dict[str, int]:
@@ -78,6 +79,15 @@ class Running:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(self.endpoint + STATUS_PATH, timeout=10) as answer:
             return {state: int(count) for state, count in json.load(answer).items()}
+
+
+def _past_proxies() -> dict[str, str]:
+    """Where the environment has proxies, what keeps clients of the local cloud from asking them for it."""
+    if not urllib.request.getproxies_environment():
+        return {}
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    past = known if "127.0.0.1" in known.split(",") else ",".join(filter(None, [known, "127.0.0.1"]))
+    return {"NO_PROXY": past, "no_proxy": past}
 
 
 def state_directory() -> Path:

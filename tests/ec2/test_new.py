@@ -140,7 +140,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--sg", "nosg"], "there is no security group 'nosg'"),
         (["--vpc", "vpc-00000000"], "vpc-00000000"),
         (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
-        (["--zone", "us-east-1z"], "us-east-1z"),
+        (["--zone", "us-east-1z"], "did you mean us-east-1"),
         (["--role", "norole"], "norole"),
         (["--spot", "11"], "at most 10"),
         (["--min", "3", "--num", "2"], "--min is 3"),

@@ -146,6 +146,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell, ids: list[str])
         (["ec2.ssh", "nobody", "-yc", "true"], 1, "no running instance is named 'nobody'"),
         (["ec2.ssh", f"{NAME} nobody", "-yc", "true"], 1, "no running instance is named 'nobody'"),
         (["ec2.ssh", "i-00000000000000000", "-yc", "true"], 2, "there is no instance i-00000000000000000"),
+        (["ec2.ssh", NAME.replace("b", ""), "-yc", "true"], 1, f"did you mean {NAME}?"),
         (["ec2.ssh", f"{NAME} 127.77.0.0", "-yc", "true"], 2, "there is no instance 127.77.0.0"),
         (["ec2.ssh", NAME, "-yc", ""], 2, "there is no command"),
         (["ec2.ssh", NAME, "-yc", "true", "--timeout", "x"], 2, "--timeout is 'x'"),

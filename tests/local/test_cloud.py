@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 
 from hardway.local import daemon
 from hardway.local.spawner import marked
-from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_local_cloud
+from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_inv, run_local_cloud
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 
 BOOT_DELAY = 0.7
@@ -508,3 +508,12 @@ def test_fifty_instances_are_soon_ready_and_cost_little(other_cloud: LocalCloud,
     assert cpu() - before < 0.1
     ec2.terminate_instances(InstanceIds=[machine.id for machine in launched])
     eventually(lambda: not list((cloud.directory / "instances").iterdir()))
+
+
+def test_clients_ask_no_proxy_for_it(cloud: LocalCloud, home: Path) -> None:
+    proxies = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "internal.example"}
+    env = {"XDG_STATE_HOME": str(cloud.state), **proxies}
+    pointed = exports(run_inv("local.env", env=env).stdout)
+    assert pointed["no_proxy"] == pointed["NO_PROXY"] == "internal.example,127.0.0.1"
+    assert run_inv("ec2.ls", "--only", "team=nobody", env={**env, **pointed}).code == 1
+    assert "no_proxy" not in exports(run_inv("local.env", env={"XDG_STATE_HOME": str(cloud.state)}).stdout)
