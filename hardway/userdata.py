@@ -65,9 +65,10 @@ class Limits:
         """A line for a person."""
         ends = []
         if self.max_hours:
-            ends.append(f"{self.max_hours:g} hours after its start, at {_ends(now, self.max_hours):%Y-%m-%d %H:%M} UTC")
+            at = f"{_ends(now, self.max_hours):%Y-%m-%d %H:%M}"
+            ends.append(f"{_count(self.max_hours, 'hour')} after its start, at {at} UTC")
         if self.idle_minutes:
-            ends.append(f"after {self.idle_minutes:g} minutes without use")
+            ends.append(f"after {_count(self.idle_minutes, 'minute')} without use")
         if not ends:
             return "no limit: these instances run, and cost, until somebody ends them"
         return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
@@ -76,6 +77,10 @@ class Limits:
 def ends_tag(now: datetime, hours: float) -> dict[str, str]:
     """The tag of instances that end in so many hours from `now`, which is in UTC."""
     return {ENDS_TAG: _ends(now, hours).isoformat(timespec="seconds")}
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
 
 
 def _ends(now: datetime, hours: float) -> datetime:
