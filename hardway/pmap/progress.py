@@ -109,9 +109,12 @@ class Progress:
         return ", ".join(parts)
 
     def _block(self, standing: Standing, instances: int, now: float) -> object:
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
-        bar = ProgressBar(total=max(standing.total, 1), completed=standing.done, width=60)
-        return Group(bar, Text(self.line(standing, instances, now)))
+        # A bar ends no line of its own.
+        block = Table.grid()
+        block.add_row(ProgressBar(total=max(standing.total, 1), completed=standing.done, width=60))
+        block.add_row(Text(self.line(standing, instances, now)))
+        return block

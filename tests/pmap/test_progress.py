@@ -1,0 +1,64 @@
+"""What a person sees of a running job: on a terminal of any width, without colours if they are unwanted, in a pipe."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from hardway.pmap.progress import LINE_EVERY, LIVE_EVERY, Progress
+
+
+@dataclass
+class Job:
+    """Where a job stands."""
+
+    total: int = 60
+    done: int = 12
+    failed: int = 0
+    running: int = 6
+    left: int = 48
+    slowest: tuple[int, str, float] | None = None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, after: float) -> str:
+    with Progress(stream=stream) as progress:
+        progress.begin(range(1, 61), 0)
+        job = Job(slowest=(13, "i-101d04288908f0cbf", time.monotonic()))
+        progress.update(job, 3, time.monotonic() + after)
+        progress.say("something happened")
+        return stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 61, 120])
+def test_the_numbers_stand_below_the_bar_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(Terminal(), LIVE_EVERY)).replace("\r", "\n").split("\n")
+    assert any(re.fullmatch(r"[━╸╺ ]+", line) for line in lines)
+    assert any(line.startswith("12/60 done, 6 running, 0 failed") for line in lines)
+    assert all(len(line.rstrip()) <= columns for line in lines)
+    assert "something happened" in [line.rstrip() for line in lines]
+
+
+def test_colours_are_left_out_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    colour = re.compile(r"\x1b\[[0-9;]*m")
+    assert colour.search(shown(Terminal(), LIVE_EVERY))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[34]\d", shown(Terminal(), LIVE_EVERY))
+
+
+def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
+    text = shown(io.StringIO(), LINE_EVERY)
+    assert text.splitlines()[0].startswith("12/60 done, 6 running, 0 failed, ")
+    assert "slowest: task 14 on i-101d04288908f0cbf" in text
+    assert "\x1b" not in text
