@@ -92,7 +92,7 @@ class _Wire:
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
-class _Channel(asyncssh.SSHServerChannel):
+class _Channel(asyncssh.SSHServerChannel[Any]):
     """A session's channel that takes only some environment variables, and commands that aren't UTF-8."""
 
     def _process_env_request(self, packet: SSHPacket) -> bool:
@@ -123,7 +123,7 @@ class _Channel(asyncssh.SSHServerChannel):
             self._send_request(b"exit-signal", String(name), Boolean(False), String(b""), String(b""))
 
 
-class _Session(SSHServerStreamSession):
+class _Session(SSHServerStreamSession[Any]):
     """One command, login shell, SFTP or scp server. The last two are asyncssh's, on our `Files`."""
 
     def __init__(self, host: Host) -> None:

@@ -16,7 +16,7 @@ import random
 from array import array
 from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -654,9 +654,9 @@ class Schedule:
         return 0
 
     @staticmethod
-    def _first(pool: dict, count: int) -> Iterator:
-        for item, _ in zip(pool, range(count), strict=False):
-            yield item
+    def _first(pool: Iterable[_Host], count: int) -> Iterator[_Host]:
+        for host, _ in zip(pool, range(count), strict=False):
+            yield host
 
     def _begin(self, host: _Host, task: int, number: int) -> _Attempt:
         attempt = _Attempt(host, task, number)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -75,7 +76,9 @@ class Counter:
             self.passed_on += count == self.size
 
 
-def send(chosen: list[Instance], content: bytes, to: str, digest: str = "", cap: int = 100) -> tuple[Counter, list]:
+def send(
+    chosen: list[Instance], content: bytes, to: str, digest: str = "", cap: int = 100
+) -> tuple[Counter, list[Any]]:
     settings = config.settings(Context())
     settings = replace(settings, ec2=replace(settings.ec2, max_connections=cap))
     group = InstanceGroup(chosen, settings)
@@ -169,7 +172,7 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
         ({"via": "s3://b/a b"}, "has white space in it"),
     ],
 )
-def test_ways_that_are_none(five: list[Instance], ids: list[str], home: Path, flags: dict, said: str) -> None:
+def test_ways_that_are_none(five: list[Instance], ids: list[str], home: Path, flags: dict[str, Any], said: str) -> None:
     (home / "file").touch()
     with pytest.raises(UsageError, match=said):
         ec2.scp(Context(), f"{home}/file", ":", ids, yes=True, **flags)

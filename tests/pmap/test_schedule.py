@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ class World:
         self.bad = {name for name in hosts if self.random.random() < chances.get("bad", 0.0)}
         self.slow = {name: 10.0 if self.random.random() < chances.get("slow", 0.0) else 1.0 for name in hosts}
         self.now = 0.0
-        self.events: list[tuple[float, int, str, tuple]] = []
+        self.events: list[tuple[float, int, str, tuple[Any, ...]]] = []
         self.order = 0
         self.queue: dict[str, list[tuple[int, int]]] = {}
         self.running: dict[str, dict[int, int]] = {}
@@ -142,7 +143,7 @@ class World:
             self.schedule.join(name, self.slots[name])
 
 
-def final(world: World, verdict: Verdict) -> Counter:
+def final(world: World, verdict: Verdict) -> Counter[int]:
     return Counter(task for task, all_of in world.outcomes.items() for one in all_of if one is verdict)
 
 
