@@ -59,7 +59,8 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
     # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
     for one in sorted(public, key=lambda s: -s.get("AvailableIpAddressCount", 0)):
         by_zone.setdefault(one["AvailabilityZone"], one["SubnetId"])
-    return Network(chosen, by_zone, not (zone or vpc))
+    # EC2 chooses among default subnets, which somebody may have removed.
+    return Network(chosen, by_zone, not (zone or vpc) and any(s.get("DefaultForAz") for s in subnets))
 
 
 def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
