@@ -36,7 +36,7 @@ _NO_CAPACITY_NOW = {
 }
 _NO_CAPACITY = _NO_CAPACITY_NOW | {
     "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
-    "InsufficientAddressCapacity",
+    "InsufficientAddressCapacity", "Unsupported",
 }
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
@@ -140,9 +140,17 @@ def _timestamp(value: Any) -> datetime:
 
 def made(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """TagSpecifications for a thing that hardway makes in the account; `kind` is EC2's resource type."""
-    tags = {MADE_TAG: datetime.now(timezone.utc).isoformat(timespec="seconds"), "owner": getpass.getuser()}
+    tags = {MADE_TAG: datetime.now(timezone.utc).isoformat(timespec="seconds"), "owner": user()}
     tags |= more or {}
     return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+
+def user() -> str:
+    """Who is at work here, for the tag `owner`: the login name, or the user's number where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs as any user
+        return str(os.getuid())
 
 
 def error_code(error: Exception) -> str:
@@ -151,8 +159,13 @@ def error_code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
+def is_denied(error: Exception) -> bool:
+    """Whether these credentials may not make the call."""
+    return error_code(error) in _DENIED
+
+
 def lacks_capacity(code: str) -> bool:
-    """Whether EC2 refuses a launch since it has no capacity, or the account no quota, for it."""
+    """Whether EC2 refuses a launch since it has no capacity, or the account no quota, for that type in that zone."""
     return code in _NO_CAPACITY
 
 

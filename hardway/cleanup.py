@@ -5,7 +5,6 @@ Key pairs, the groups `hardway-ssh`, VPCs, and what launches that never ended ha
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ def _tags(raw: Any) -> dict[str, str]:
 
 def _foreign(tags: Any) -> str:
     owner = tags.get("owner", "")
-    return f"it is {owner}'s" if owner not in ("", getpass.getuser()) else ""
+    return f"it is {owner}'s" if owner not in ("", aws.user()) else ""
 
 
 def _used_by(users: Collection[Instance]) -> str:

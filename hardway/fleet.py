@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import getpass
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,14 +57,22 @@ class Refusal:
 
 
 def pools(settings: Settings, types: Sequence[str], network: Network) -> list[Pool]:
-    """The types in the zones that have them, in the order of the types. Raises UsageError for none."""
+    """The types in the zones that have them, in the order of the types. Raises UsageError for none.
+
+    Where these may not be looked up all zones count: EC2 refuses the others.
+    """
     kinds = [{"Name": "instance-type", "Values": list(types)}]
     pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings")
-    offered = {
-        (offer["InstanceType"], offer["Location"])
-        for page in pages.paginate(LocationType="availability-zone", Filters=kinds)
-        for offer in page["InstanceTypeOfferings"]
-    }
+    try:
+        offered = {
+            (offer["InstanceType"], offer["Location"])
+            for page in pages.paginate(LocationType="availability-zone", Filters=kinds)
+            for offer in page["InstanceTypeOfferings"]
+        }
+    except Exception as error:
+        if not aws.is_denied(error):
+            raise
+        offered = {(type, zone) for type in types for zone in network.subnets}
     found = [Pool(t, z, s) for t in types for z, s in network.subnets.items() if (t, z) in offered]
     if not found:
         zones = ", ".join(sorted({zone for _, zone in offered})) or "no zone"
@@ -162,11 +169,16 @@ class Fleet:
             running = self._started - gone - ended
             self.terminate(running)
             ended |= running
-            if len(self._started) >= self._expected and not self._unsure:
+            if not self.is_unsure and not self._unsure:
                 break
         self._unsure.clear()
         self._delete_fleets()
         return sorted(ended)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether instances may turn up yet, of a launch call that was never answered."""
+        return len(self._started) < self._expected
 
     def delete_templates(self) -> list[str]:
         """Delete the launch templates; the names of those that can't be."""
@@ -273,13 +285,17 @@ class Fleet:
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
     def _refusals(self, errors: Iterable[Any], nothing: bool) -> list[Refusal]:
-        """What a fleet's answer says; raises it where nothing was started for another reason than capacity or quota."""
+        """What a fleet's answer says; raises it where nothing was started, and no pool for want of capacity or quota.
+
+        Of a type that a zone has, but not for spot, EC2 says that the configuration is invalid.
+        """
+        errors = list(errors)
         zones = {pool.subnet: pool.zone for pool in self._pools}
         refusals = []
         for error in errors:
             code = error.get("ErrorCode", "")
             override = error.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
-            if nothing and not aws.lacks_capacity(code):
+            if nothing and not any(aws.lacks_capacity(each.get("ErrorCode", "")) for each in errors):
                 raise aws.refusal("CreateFleet", code, error.get("ErrorMessage", ""))
             zone = zones.get(override.get("SubnetId", ""), override.get("AvailabilityZone", ""))
             refusals.append(Refusal(override.get("InstanceType", "an instance"), zone, code))
@@ -297,7 +313,7 @@ class Fleet:
         return {"ClientToken": f"{self.token}-{self._calls}"}
 
     def _tagged(self, kind: str) -> list[dict[str, Any]]:
-        tags = {LAUNCH_TAG: self.token, "owner": getpass.getuser()}
+        tags = {LAUNCH_TAG: self.token, "owner": aws.user()}
         return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
 
 

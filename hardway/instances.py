@@ -8,7 +8,6 @@ tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key
 from __future__ import annotations
 
 import base64
-import getpass
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,7 +235,7 @@ def _refuse_everything(selector: Selector) -> None:
 
 def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
     """Raise UsageError where some of them carry another user's `owner` tag, unless `any_owner`; names up to three."""
-    user = getpass.getuser()
+    user = aws.user()
     foreign = [instance for instance in chosen if instance.tags.get("owner", user) not in ("", user)]
     if foreign and not any_owner:
         named = ", ".join(f"{instance} ({instance.tags['owner']}'s)" for instance in foreign[:3])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +23,16 @@ from hardway.unfinished import LAUNCH_TAG
 
 # EC2 takes bids of up to ten times the on-demand price.
 _MOST_SPOT = 10
+# What a launch tags instances with by itself, and the flag that says so.
+_OUR_TAGS = {
+    "Name": "--name",
+    "owner": "",
+    "creation-date": "",
+    "ssh-user": "--ssh-user",
+    "ssh-port": "--ssh-port",
+    userdata.ENDS_TAG: "--max-hours",
+    LAUNCH_TAG: "",
+}
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
 _PREPARE_SECONDS = 24 * 3600
 
@@ -108,10 +117,19 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         init=init,
         limits=limits,
         wait=wait,
-        tags=read_tags(tags or ()),
+        tags=_read_own_tags(tags or ()),
         **texts,
         **numbers,
     )
+
+
+def _read_own_tags(texts: Iterable[str]) -> dict[str, str]:
+    tags = read_tags(texts)
+    for key in tags:
+        if key in _OUR_TAGS:
+            flag = _OUR_TAGS[key] and f": use {_OUR_TAGS[key]}"
+            raise UsageError(f"--tag {key} is a tag that a launch sets itself{flag}")
+    return tags
 
 
 def launch(
@@ -181,7 +199,7 @@ def _call(
     tags = {
         **request.tags,
         "Name": request.name,
-        "owner": getpass.getuser(),
+        "owner": aws.user(),
         "creation-date": now.isoformat(timespec="seconds"),
         "ssh-user": image.user,
     }
@@ -230,6 +248,7 @@ def _ended(
             say(f"{error}: terminating what was started")
         try:
             ids = started.end()
+            mark.stays = started.is_unsure
             _delete_templates(started, mark, say)
         except Exception as failure:
             mark.stays = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -59,5 +58,5 @@ def of(description: Mapping[str, Any]) -> dict[str, str]:
 
 def specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
     """Tags for all that one call makes of these kinds (`vpc`, `snapshot`), with who made it."""
-    own = {"owner": getpass.getuser(), **tags}
+    own = {"owner": aws.user(), **tags}
     return [{"ResourceType": kind, "Tags": listed(own)} for kind in kinds]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import re
 import secrets
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from hardway import aws
 from hardway.config import Settings
 from hardway.instances import ALIVE, Instance, Selector, describe
 
@@ -67,7 +67,7 @@ def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
     """Say which of the instances are of launches that are dead, and the line that removes them."""
     for token, left in of_dead_launches(instances).items():
         ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
-        owners = {i.tags.get("owner", "") for i in left} - {getpass.getuser(), ""}
+        owners = {i.tags.get("owner", "") for i in left} - {aws.user(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
         count = f"{len(left)} instance{'s' if len(left) > 1 else ''}"
         flags = "--yes --any-owner" if owners else "--yes"
