@@ -20,8 +20,16 @@ from hardway.userdata import Limits
 
 NEVER = Limits(0, 0)
 HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]
-KINDS = {b"#!": "x-shellscript", b"#cloud-config\n": "cloud-config", b"#cloud-config-": "cloud-config-archive",
-         b"#include": "x-include-url"}  # fmt: skip
+# https://docs.cloud-init.io/en/latest/explanation/format.html
+KINDS = {
+    b"#!": "x-shellscript",
+    b"#cloud-boothook": "cloud-boothook",
+    b"#cloud-config-archive": "cloud-config-archive",
+    b"#cloud-config": "cloud-config",
+    b"#include": "x-include-url",
+    b"#part-handler": "part-handler",
+    b"## template:": "jinja2",
+}
 
 
 def taken_apart(data: bytes) -> list[tuple[str, bytes]]:
@@ -38,6 +46,7 @@ def taken_apart(data: bytes) -> list[tuple[str, bytes]]:
 @example(b"", b"From me\n--\n.\n")
 @example(b"#!/bin/sh\n", b"a\r\nb\rc\x00\x0b\x85")
 @example(b"#!/bin/sh\n", b"no newline at the end")
+@example(b"", b"#cloud-config")
 def test_what_goes_in_comes_out_after_ours(head: bytes, body: bytes) -> None:
     init = head + body
     assume(init.strip() and not init.startswith(b"\x1f\x8b") and b"mime-version:" not in init.lower())
