@@ -7,6 +7,7 @@ a signal: `request` does both.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -26,6 +27,9 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys, own_key, own_key_path, pair_name
+
+# Paramiko logs what it also raises, and on stderr unless somebody listens.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_SECONDS = 15
 # Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
@@ -233,7 +237,8 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     # Paramiko says in a plain SSHException that it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
-    if isinstance(error, TimeoutError | socket.timeout):
+    # Paramiko says so where it gave up before it has heard a word.
+    if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         return "no answer within the connect timeout (does the security group let port 22 in?)"
     if isinstance(error, paramiko.SSHException | EOFError):
         return str(error) or "the host closed the connection"

@@ -14,6 +14,8 @@ import moto.ec2.models.instances
 import moto.ec2.responses.instances
 from werkzeug.exceptions import HTTPException
 
+MOST = 5000
+"""Instances that one launch may have: moto makes them all before it answers."""
 CODE = "InsufficientInstanceCapacity"
 
 run_instances: Any = moto.ec2.models.instances.InstanceBackend.run_instances
@@ -54,7 +56,9 @@ def install(grant: Callable[[str, str, int, int], int]) -> None:
 
 
 def granted(zone: str, type: str, least: int, most: int) -> int:
-    """How many of a type there are in a zone for a launch of at least and at most so many."""
+    """How many of a type there are in a zone for a launch of at least and at most so many. Raises Refusal."""
+    if most > MOST:
+        raise Refusal(400, "InstanceLimitExceeded", f"The local cloud takes no more than {MOST} instances at once.")
     return _grant(zone, type, least, most)
 
 
@@ -74,7 +78,7 @@ def _run_where_there_is_room(backend: Any, image_id: str, count: int, *args: Any
     subnets = [kwargs.get("subnet_id"), *(nic.get("SubnetId") for nic in kwargs.get("nics") or ())]
     wanted = zone_of(backend, next(filter(None, subnets), ""), kwargs.get("placement"))
     for zone in [wanted] if wanted else _zones(backend):
-        launched = _grant(zone, type, count, _most.get() or count)
+        launched = granted(zone, type, count, _most.get() or count)
         if launched:
             if not wanted and zone != _zones(backend)[0]:
                 kwargs["placement"] = zone

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import logging
 import socket
 import time
 from collections.abc import Mapping
@@ -36,9 +35,6 @@ BOOT = (
 _UNHEARD_MOST = 2 * agent.SPEAK_UP
 _PREFACE_MOST = 1 << 16  # what login shells may print before the agent's first word
 _NOT_FOUND = 127
-
-# Paramiko logs what it also raises, and on stderr unless somebody listens.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Unusable(HardwayError):

@@ -482,6 +482,13 @@ def test_too_little_capacity_says_what_was_missing_where_and_leaves_nothing(laun
 
 
 @SPOT
+def test_more_than_there_can_ever_be(launcher: Launcher, spot: int) -> None:
+    with pytest.raises(HardwayError, match="InstanceLimitExceeded") as error:
+        launcher(num=10**9, spot=spot)
+    assert (error.value.code, launcher.left()) == (1, [])
+
+
+@SPOT
 def test_with_min_fewer_will_do(launcher: Launcher, spot: int, capsys: Said) -> None:
     launcher.fault("capacity", type=A, left=2)
     assert len(launcher(num=3, spot=spot, min=2)) == 2

@@ -119,6 +119,14 @@ def test_a_silent_host_is_given_up(hosts: list[Instance], settings: Settings) ->
         quick = replace(settings, ec2=replace(settings.ec2, connect_timeout=1))
         [outcome] = run([host], quick, "true")
     assert isinstance(outcome, ssh.ConnectError)
+    assert "No existing session" not in str(outcome)
+
+
+def test_what_paramiko_logs_is_for_nobody() -> None:
+    """It would be a traceback on stderr, of an error that is told in a line."""
+    code = "import hardway.ssh, logging; logging.getLogger('paramiko.transport').error('Traceback')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def test_at_most_so_many_connections(hosts: list[Instance], settings: Settings) -> None:
