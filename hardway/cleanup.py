@@ -34,17 +34,27 @@ class Thing:
         return f"{self.kind} {self.name} {self.id}" if self.name else f"{self.kind} {self.id}"
 
 
-def find(settings: Settings) -> list[Thing]:
-    """All there is of ours, those in use and those of other owners too, in the order in which they can be removed."""
+def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
+    """All there is of ours, those in use and those of other owners too, in the order in which they can be removed.
+
+    Of what these credentials may not look at `say` is told.
+    """
     instances = describe(settings)
     alive = [instance for instance in instances if instance.state in ALIVE]
-    return [
-        *_instances(alive),
-        *_templates(settings),
-        *_security_groups(settings, alive),
-        *_key_pairs(settings, alive),
-        *_vpcs(settings, alive),
-    ]
+    found = list(_instances(alive))
+    for looked_for in (
+        _templates(settings),
+        _security_groups(settings, alive),
+        _key_pairs(settings, alive),
+        _vpcs(settings, alive),
+    ):
+        try:
+            found += looked_for
+        except Exception as error:
+            if not aws.is_denied(error):
+                raise
+            say(str(aws.translate(error)))
+    return found
 
 
 def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], None]) -> list[str]:

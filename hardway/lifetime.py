@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timezone
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from fabric.group import GroupResult
@@ -19,6 +20,8 @@ from hardway.instances import Instance
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
 _TAGGED_AT_ONCE = 1000
 _SECONDS = 60.0
+# As `boot.sh` has it.
+_RESTARTED = timedelta(minutes=10)
 _NO_WATCH = 3
 _EXTEND = (
     'watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {no_watch}; '
@@ -32,6 +35,18 @@ def check(hours: float) -> None:
         raise UsageError("--hours is 0: ec2.rm ends instances at once")
     if hours > userdata.MOST_HOURS:
         raise UsageError(f"--hours is {hours:g}: it must be at most {userdata.MOST_HOURS:g}")
+
+
+def over(chosen: Iterable[Instance]) -> list[Instance]:
+    """Those whose tag says that their time is up within ten minutes: started again, they have these ten."""
+    soon = datetime.now(timezone.utc) + _RESTARTED
+    found = []
+    for instance in chosen:
+        # Anybody may have written the tag.
+        with contextlib.suppress(ValueError, TypeError):
+            if datetime.fromisoformat(instance.tags.get(userdata.ENDS_TAG, "")) < soon:
+                found.append(instance)
+    return found
 
 
 def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:

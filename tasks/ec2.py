@@ -491,6 +491,8 @@ def start(
     if stopped:
         confirm(f"start {_count(stopped)}?", instances.Instances(stopped).brief(), yes)
         instances.start(settings, stopped)
+        if over := lifetime.over(stopped):
+            say(f"the time of {_count(over)} was over: each ends itself in ten minutes; `inv ec2.extend` moves that")
     return _wait(settings, chosen, "running", seconds) if wait else Lines(instance.id for instance in chosen)
 
 

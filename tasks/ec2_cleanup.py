@@ -18,7 +18,7 @@ def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     In the region: key pairs, security groups, VPCs, what launches left. Prints the ids of what is gone.
     """
     settings = config.settings(c, region)
-    found = cleaning.find(settings)
+    found = cleaning.find(settings, say)
     for thing in found:
         if thing.kept:
             say(f"kept: {thing}: {thing.kept}")

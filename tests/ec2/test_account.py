@@ -84,10 +84,24 @@ def test_stop_keeps_what_start_brings_back(ids: list[str], capfd: pytest.Capture
     assert sorted(ec2.start(C, NAME, yes=True)) == ids
 
 
-def test_start_need_not_wait(ids: list[str]) -> None:
+def test_start_need_not_wait(ids: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     ec2.stop(C, ids[0], yes=True, wait=True)
+    capfd.readouterr()
     assert ec2.start(C, ids[0], yes=True, wait=False) == ids[:1]
+    assert "was over" not in capfd.readouterr().err
     assert ec2.wait(C, ids[0]) == ids[:1]
+
+
+def test_start_tells_of_a_time_that_is_over(ids: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    ends = {i.id: i.tags["hardway-ends"] for i in ec2.ls(C, ids)}
+    ec2.tag(C, ids[0], tag=["hardway-ends=2020-01-01T00:00:00+00:00"], yes=True)
+    ec2.tag(C, ids[1], tag=["hardway-ends=soon"], yes=True)
+    ec2.stop(C, ids, yes=True, wait=True)
+    capfd.readouterr()
+    assert sorted(ec2.start(C, ids, yes=True)) == ids
+    assert "the time of 1 instance was over: each ends itself in ten minutes" in capfd.readouterr().err
+    for id_, end in ends.items():
+        ec2.tag(C, id_, tag=[f"hardway-ends={end}"], yes=True)
 
 
 def test_reboot_ends_what_runs(ids: list[str], capfd: pytest.CaptureFixture[str]) -> None:

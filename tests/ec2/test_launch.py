@@ -588,6 +588,16 @@ def test_without_default_subnets_those_of_the_default_vpc_are_named(launcher: La
     assert _asked(launcher, "RunInstances")["SubnetId"].startswith("subnet-")
 
 
+def test_cleanup_goes_on_beside_what_it_may_not_look_at(launcher: Launcher, capsys: Said) -> None:
+    def deny(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        return refused("UnauthorizedOperation", 403) if action == "DescribeLaunchTemplates" else forward()
+
+    pair = launcher.cloud.client("ec2", "sa-east-1").create_key_pair(KeyName="hardway-0123456789ab")["KeyPairId"]
+    with launcher.plan(deny):
+        assert tasks.cleanup(Context(), yes=True, region="sa-east-1") == [pair]
+    assert "denies DescribeLaunchTemplates" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("tag", ["owner=team", "Name=x", "ssh-user=me", "hardway-launch=x", "hardway-ends=never"])
 def test_tags_that_hardway_sets_itself_are_not_taken_and_dropped(launcher: Launcher, tag: str) -> None:
     with pytest.raises(UsageError, match=f"--tag {tag.partition('=')[0]}"):
