@@ -180,7 +180,7 @@ def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[
 
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
     task_id = bar.add_task(label, total=total or None)
     show = threading.Timer(1.0, bar.start)
     show.daemon = True

@@ -49,7 +49,7 @@ class Progress:
             from rich.live import Live
 
             console = Console(file=self._stream)
-            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
         return self
 

@@ -62,3 +62,11 @@ def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
     assert text.splitlines()[0].startswith("12/60 done, 6 running, 0 failed, ")
     assert "slowest: task 14 on i-101d04288908f0cbf" in text
     assert "\x1b" not in text
+
+
+def test_results_stay_on_stdout_while_a_terminal_shows_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    with Progress(stream=terminal):
+        print("a result")
+    assert capsys.readouterr().out == "a result\n"
+    assert "a result" not in terminal.getvalue()
