@@ -66,7 +66,7 @@ def unlimited(size: int, hosts: int) -> list[dict]:
             "ec2.scp --direct": lambda: copy(one, file, hosts, "--direct"),
             "clush --copy": lambda: peer(
                 one, "clush", "-f", str(hosts), "-o", f"-F {config}", "-w", ",".join(one.addresses), "--copy",
-                str(file), "--dest", "/root/peer",
+                str(file), "--dest", f"{Path('~root').expanduser()}/peer",
             ),
             "rsync under xargs": lambda: peer(
                 one, "xargs", "-P", str(hosts), "-n1", "sh", "-c",

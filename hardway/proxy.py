@@ -37,7 +37,7 @@ class Proxy:
         """Start it. Raises OSError."""
         self.socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the program)
         try:
             self._process = subprocess.Popen(
                 command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._stderr, start_new_session=True
