@@ -190,10 +190,14 @@ def send_files(
 ) -> GroupResult:
     """`transfer.send_files`, spread where that is faster; not with `direct`, and with `bucket` by way of S3.
 
-    `bucket` is the URL below which the object is put meanwhile.
+    `bucket` is the URL below which the object is put meanwhile. Raises UsageError for more files than one command names
+    with it; without it those are sent to each from here.
     """
-    batches = list(transfer.batches(files))
-    if not _pays(group, sum(file.stat().st_size for file in files), direct, bucket) or len(batches) > 1:
+    pays = _pays(group, sum(file.stat().st_size for file in files), direct, bucket)
+    several = len(list(transfer.batches(files))) > 1
+    if bucket and several:
+        raise UsageError(f"--via takes no {len(files)} files at once: put them into a directory and use ec2.push")
+    if not pays or several:
         return transfer.send_files(group, files, destination, progress)
     with tempfile.TemporaryFile() as file, transfer.reading(files, destination) as (arguments, chunks):
         for chunk in chunks:
@@ -265,8 +269,8 @@ def spread(
 ) -> GroupResult:
     """Bring the file to each instance and have the script `installer` install it there; it reads the file.
 
-    `arguments` are the script's. `progress` is called, from several threads, with bytes as
-    they come to an instance. With `url`, every instance gets it from that object in S3.
+    `arguments` are the script's. `progress` is called, from several threads, with bytes as they come to an instance.
+    With `url`, every instance gets it from that object in S3.
     """
     board = Board([c.instance.id for c in group], group.settings.ec2.max_connections, group.interrupted.is_set)
     token = temporary_name()

@@ -178,6 +178,14 @@ def test_ways_that_are_none(five: list[Instance], ids: list[str], home: Path, fl
         ec2.scp(Context(), f"{home}/file", ":", ids, yes=True, **flags)
 
 
+def test_more_files_than_s3_is_used_for_are_not_sent_another_way(ids: list[str], home: Path, shell: Shell) -> None:
+    (home / "many").mkdir()
+    for n in range(1500):
+        (home / "many" / f"{n:0100}").touch()
+    with pytest.raises(UsageError, match=r"--via takes no 1500 files at once: .* use ec2\.push"):
+        ec2.scp(Context(), f"{home}/many/*", ":many/", ids, yes=True, via="s3://b/p")
+
+
 def test_a_host_lost_on_the_way_costs_the_others_nothing(
     shell: Shell, name: str, inv: Inv, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
