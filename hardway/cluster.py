@@ -35,6 +35,7 @@ TAG = "hardway-cluster"
 """Its value is the address that clients connect to."""
 START_SECONDS, INSTALL_SECONDS = 60, 900
 REFUSED = 3  # what cluster.sh ends with when it has said why
+ENDS_SECONDS = 5.0  # for the ssh of a tunnel
 LOOK_EVERY = 3.0  # whether those that have not registered still run
 _QUIET = "hardway.cluster.quiet"
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -360,9 +361,10 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
         ports[engine.port] = _free_port(engine.port)
     forwards = [f"-L127.0.0.1:{here}:{host}:{there}" for there, here in ports.items()]
     *command, login = ssh.login_command(master, settings)
-    command += ["-N", "-oExitOnForwardFailure=yes", *forwards, login]
+    # The end of its stdin, however we end, is the end of `cat`, and so of ssh.
+    command += ["-T", "-oExitOnForwardFailure=yes", *forwards, login, "exec cat"]
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except FileNotFoundError:
         raise UsageError("there is no `ssh` here: install OpenSSH's client (openssh-client)") from None
     try:
@@ -376,7 +378,13 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(ENDS_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdin:
+            process.stdin.close()
     raise Failed(f"ssh ended with {code}")
 
 

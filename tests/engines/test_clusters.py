@@ -73,7 +73,8 @@ def test_dask(engines: Engines) -> None:
     refused = engines("cluster.spark", engines.cluster.selector, "--yes", code=2)
     assert f"is in the dask cluster {address}" in refused.stderr
 
-    through(engines, master)
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        through(engines, master, sent)
     assert sorted(engines("cluster.stop", engines.cluster.selector, "--yes").stdout.split()) == sorted(
         engines.cluster.ids
     )
@@ -115,8 +116,8 @@ def members(client: Any) -> dict[str, int]:
     return dict(client.run(lambda dask_worker: (dask_worker.name, os.getpid())).values())
 
 
-def through(engines: Engines, master: str) -> None:
-    """The tunnel of `master`'s cluster leads to its dashboard and its scheduler, and Ctrl-C ends it."""
+def through(engines: Engines, master: str, sent: signal.Signals) -> None:
+    """The tunnel of `master`'s cluster leads to its dashboard and its scheduler, and ends with its task."""
     from distributed import Client
 
     with subprocess.Popen(
@@ -132,8 +133,9 @@ def through(engines: Engines, master: str) -> None:
             assert b'"workers"' in eventually(lambda: fetched(f"{dashboard}/json/identity.json"))
             with Client(scheduler) as client:
                 assert client.submit(sum, [1, 2]).result(timeout=30) == 3
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            process.send_signal(sent)
+            assert process.wait(20) == (0 if sent == signal.SIGINT else -sent)
+            eventually(lambda: not fetched(f"{dashboard}/json/identity.json"))
         finally:
             process.kill()
 
