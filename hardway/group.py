@@ -27,6 +27,7 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
+from hardway.tables import count
 
 T = TypeVar("T")
 
@@ -180,7 +181,7 @@ def _whose(results: Sequence[CommandResult]) -> str:
         by_name.setdefault(result.instance.name, []).append(result.instance.id)
     code = f", exit code {results[0].exit_code}" if results[0].exit_code else ""
     names = "; ".join(" ".join(filter(None, [name, *ids])) for name, ids in by_name.items())
-    return f"{len(results)} instance{'' if len(results) == 1 else 's'}{code}: {names}"
+    return f"{count(len(results), 'instance')}{code}: {names}"
 
 
 @contextlib.contextmanager

@@ -87,28 +87,34 @@ class _Stub:
         self._environment = s3stub.environment(settings.stub_session)
 
     def read(self, source: Object, target: IO[bytes]) -> None:
-        target.write(self._run("read", source, ["cp", str(source), "-"]))
+        self._run("read", source, ["cp", str(source), "-"], stdout=target)
 
     def write(self, target: Object, source: IO[bytes]) -> None:
-        self._run("write", target, ["cp", "-", str(target)], source)
+        self._run("write", target, ["cp", "-", str(target)], stdin=source)
 
     def remove(self, target: Object) -> None:
         self._run("remove", target, ["rm", str(target)])
 
-    def _run(self, what: str, which: Object, command: list[str], stdin: IO[bytes] | None = None) -> bytes:
+    def _run(
+        self,
+        what: str,
+        which: Object,
+        command: list[str],
+        stdin: IO[bytes] | None = None,
+        stdout: IO[bytes] | None = None,
+    ) -> None:
         process = subprocess.Popen(
             [str(s3stub.directory() / "aws"), "s3", *command, "--only-show-errors"],
             stdin=stdin or subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout or subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=self._environment,
         )
         try:
-            out, said = process.communicate()
+            said = process.communicate()[1]
         finally:
             process.kill()
             process.wait()
         if process.returncode:
             reason = said.decode(errors="replace").strip().splitlines()
             raise Failed(f"cannot {what} {which}: {reason[-1] if reason else f'aws ended with {process.returncode}'}")
-        return out

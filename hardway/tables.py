@@ -1,4 +1,4 @@
-"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; and sums of money."""
+"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; numbers of things, sums of money."""
 
 from __future__ import annotations
 
@@ -56,3 +56,9 @@ def money(usd: float) -> str:
         return f"<${_LEAST}"
     text = f"{usd:.{2 - math.floor(math.log10(usd))}f}".rstrip("0")
     return "$" + text.ljust(text.index(".") + 3, "0")
+
+
+def count(number: float, what: str) -> str:
+    """`1 task`, `2 tasks`, `1.5 hours`."""
+    text = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{text} {what}{'' if number == 1 else 's'}"

@@ -22,6 +22,7 @@ from platformdirs import user_state_path
 from hardway import aws
 from hardway.config import Settings
 from hardway.instances import ALIVE, Instance, Selector, describe
+from hardway.tables import count
 
 LAUNCH_TAG = "hardway-launch"
 _TOKEN = re.compile(r"[0-9a-f]{16}-(\d{1,12})")
@@ -69,9 +70,9 @@ def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
         ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
         owners = {i.tags.get("owner", "") for i in left} - {aws.user(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
-        count = f"{len(left)} instance{'s' if len(left) > 1 else ''}"
         flags = "--yes --any-owner" if owners else "--yes"
-        say(f"{count} ({ids}) of a launch{whose} that never ended: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
+        what = f"{count(len(left), 'instance')} ({ids}) of a launch{whose} that never ended"
+        say(f"{what}: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
 
 
 def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:

@@ -24,6 +24,7 @@ from email.mime.multipart import MIMEMultipart
 from functools import cache
 
 from hardway.errors import UsageError
+from hardway.tables import count
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 MOST_BYTES = 16 * 1024
@@ -66,9 +67,9 @@ class Limits:
         ends = []
         if self.max_hours:
             at = f"{_ends(now, self.max_hours):%Y-%m-%d %H:%M}"
-            ends.append(f"{_count(self.max_hours, 'hour')} after its start, at {at} UTC")
+            ends.append(f"{count(self.max_hours, 'hour')} after its start, at {at} UTC")
         if self.idle_minutes:
-            ends.append(f"after {_count(self.idle_minutes, 'minute')} without use")
+            ends.append(f"after {count(self.idle_minutes, 'minute')} without use")
         if not ends:
             return "no limit: these instances run, and cost, until somebody ends them"
         return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
@@ -77,10 +78,6 @@ class Limits:
 def ends_tag(now: datetime, hours: float) -> dict[str, str]:
     """The tag of instances that end in so many hours from `now`, which is in UTC."""
     return {ENDS_TAG: _ends(now, hours).isoformat(timespec="seconds")}
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
 
 
 def _ends(now: datetime, hours: float) -> datetime:

@@ -29,6 +29,7 @@ from hardway.later import (
 )
 from hardway.later import group as groups
 from hardway.later import ssh as connections
+from hardway.tables import count
 
 from .ec2_account import events, keys, roles
 from .ec2_cleanup import cleanup
@@ -691,7 +692,7 @@ def _one(chosen: list[Instance]) -> Instance:
 
 
 def _count(chosen: list[Instance]) -> str:
-    return f"{len(chosen)} instance{'' if len(chosen) == 1 else 's'}"
+    return count(len(chosen), "instance")
 
 
 def _login(settings: config.Settings, instance: Instance) -> None:

@@ -15,7 +15,7 @@ from statistics import median
 from rich.cells import cell_len, set_cell_size
 
 from hardway.pmap.history import GOOD, Attempt, Life, Outcome, Timeline
-from hardway.tables import money
+from hardway.tables import count, money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
@@ -408,11 +408,6 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.3g} h"
-
-
-def count(number: int, what: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 PARTS = {

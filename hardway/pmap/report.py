@@ -22,9 +22,10 @@ from typing import Any
 from hardway.errors import NO_ROOM, Failed, UsageError
 from hardway.pmap import explain, history, journal
 from hardway.pmap.driver import how_it_ended, last_line
-from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, count, duration, printable
+from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, duration, printable
 from hardway.pmap.history import GOOD, Attempt, Host, Outcome, Timeline
 from hardway.pmap.journal import Outputs
+from hardway.tables import count
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
 TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed, and as many of stderr
