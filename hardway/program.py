@@ -1,4 +1,8 @@
-"""Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word."""
+"""Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word.
+
+`hardway` is such a program from the start. `inv` is Invoke's own, which has no hook for what it can't read, but loads its
+tasks before it reads their names and flags: `take_over` is for tasks to call then.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Program(InvokeProgram):
             super().parse_cleanup()
 
     def execute(self) -> None:
-        # What `__main__` has turned off for the imports.
+        # What `hardway.__main__` has turned off for the imports.
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         super().execute()
@@ -62,6 +66,15 @@ class Program(InvokeProgram):
             word = next((value for value in given if str(value).startswith("--")), word)
         if word.startswith("-"):
             flags = task.flag_names() if task else self.initial_context.flag_names()
-            return UsageError(f"{task.name if task else self.binary} has no flag {word}{did_you_mean(word, flags)}")
+            where = f"{task.name} has" if task else "there is"
+            return UsageError(f"{where} no flag {word}{did_you_mean(word, flags)}")
         takes = f"{task.name} takes no {word!r}, and " if task else ""
         return UsageError(f"{takes}there is no task {word!r}{did_you_mean(word, self.collection.task_names)}")
+
+
+def take_over() -> None:
+    """If it is Invoke's own program that is running, give it our manners from here on."""
+    main = sys.modules.get("invoke.main")
+    running = getattr(main, "program", None)
+    if type(running) is InvokeProgram:
+        running.__class__ = Program

@@ -1,4 +1,4 @@
-"""The program `hardway` before any task runs: typos, closed pipes, Ctrl-C; and completion, that of `inv`, too."""
+"""The programs `hardway` and `inv` before any task runs: typos, closed pipes, Ctrl-C, completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-HARDWAY = [sys.executable, "-m", "hardway"]
 PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
 
 
@@ -26,7 +25,7 @@ PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
         ("ec2.new --nmu 5", "ec2.new has no flag --nmu; did you mean --num?"),
         ("ec2.id --regoin eu-west-1 web", "ec2.id has no flag --regoin; did you mean --region?"),
         ("ec2.ls --zzz", "ec2.ls has no flag --zzz"),
-        ("--lst", "hardway has no flag --lst; did you mean --list?"),
+        ("--lst", "there is no flag --lst; did you mean --list?"),
         ("ec2.id", "'ec2.id' did not receive required positional arguments: 'selector'"),
         ("--print-completion-script csh", 'Completion for shell "csh" not supported (options are: bash, fish, zsh).'),
     ],
@@ -43,14 +42,34 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
     assert (exit.value.code, output.out, output.err) == (2, "", f"{said}\n")
 
 
-@pytest.mark.parametrize("arguments", ["--list", "--help", "--help ec2.new", "--version"])
+@pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["ours", "theirs"])
+def test_inv_tells_what_was_meant_too(directory: Path, home: Path) -> None:
+    command = [sys.executable, "-m", "invoke", "ec2.new", "--nmu", "5"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ec2.new has no flag --nmu; did you mean --num?\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("hardway", "--list"),
+        ("hardway", "--help"),
+        ("hardway", "--help ec2.new"),
+        ("hardway", "--version"),
+        ("invoke", "--list"),
+        ("invoke", "--help ec2.new"),
+    ],
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_nobody_reads_on_is_no_error(arguments: str, unbuffered: str, home: Path) -> None:
+def test_nobody_reads_on_is_no_error(program: str, arguments: str, unbuffered: str, home: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [*HARDWAY, *arguments.split()]
+    command = [sys.executable, "-m", program, *arguments.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
