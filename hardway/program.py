@@ -1,7 +1,7 @@
 """Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word.
 
-`hardway` is such a program from the start. `inv` is Invoke's own, which has no hook for what it can't read, but loads its
-tasks before it reads their names and flags: `take_over` is for tasks to call then.
+`hardway` is such a program from the start. `inv` is Invoke's own, which has no hook for what it can't read, but loads
+the tasks before it reads their names and flags: `take_over` is for tasks to call then.
 """
 
 from __future__ import annotations
