@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 
 from invoke.exceptions import ParseError
+from invoke.parser import Parser, ParserContext
 from invoke.program import Program as InvokeProgram
 
 from hardway.cli import closed_stdout_ends
@@ -33,6 +34,17 @@ class Program(InvokeProgram):
     def parse_cleanup(self) -> None:
         with self._manners():
             super().parse_cleanup()
+
+    def _make_parser(self) -> Parser:
+        """Invoke's, but of those tasks alone that the command line may name: to make and copy all flags takes long."""
+        words = {*self.core.unparsed, *self.core.remainder.split(), self.args.help.value}
+        ignore = self.config.tasks.ignore_unknown_help
+        contexts = [
+            ParserContext(name=name, aliases=aliases, args=self.collection[name].get_arguments(ignore))
+            for name, aliases in self.collection.task_names.items()
+            if not words.isdisjoint((name, *aliases))
+        ]
+        return Parser(initial=self.initial_context, contexts=contexts)
 
     def execute(self) -> None:
         # What `hardway.__main__` has turned off for the imports.
