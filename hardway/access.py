@@ -45,15 +45,15 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
             raise UsageError(f"there is no subnet {subnet} in {aws.region_of(settings)}")
         return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False)
     chosen = networks.find(settings, vpc)
-    filters: list[Any] = [{"Name": "vpc-id", "Values": [chosen]}]
-    if zone:
-        filters.append({"Name": "availability-zone", "Values": [zone]})
-    subnets = ec2.describe_subnets(Filters=filters)["Subnets"]
+    everywhere = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [chosen]}])["Subnets"]
+    subnets = [s for s in everywhere if zone in ("", s["AvailabilityZone"])]
+    if not everywhere:
+        raise UsageError(f"there is no subnet in {chosen}: check --vpc, or add --subnet")
     if not subnets:
-        where = " in ".join(filter(None, [zone, chosen]))
-        zones = ec2.describe_availability_zones()["AvailabilityZones"] if zone else []
-        hint = did_you_mean(zone, [each["ZoneName"] for each in zones]) if zone else ""
-        raise UsageError(f"there is no subnet in {where}{hint or ': check --zone and --vpc, or add --subnet'}")
+        zones = sorted({s["AvailabilityZone"] for s in everywhere})
+        raise UsageError(
+            f"there is no subnet in {zone} in {chosen} (but in {', '.join(zones)}){did_you_mean(zone, zones)}"
+        )
     public = [s for s in subnets if s.get("MapPublicIpOnLaunch")] or subnets
     by_zone: dict[str, str] = {}
     # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
@@ -70,8 +70,8 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
         if not _key_exists(ec2, key):
             known = [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]]
             raise UsageError(
-                f"there is no key pair {key!r} in {aws.region_of(settings)}{did_you_mean(key, known)}; leave --key out "
-                "and one is made, or give a private key's file"
+                f"there is no key pair {key!r} in {aws.region_of(settings)} (leave --key out and one is made, or give "
+                f"a private key's file){did_you_mean(key, known)}"
             )
         return key
     if key:

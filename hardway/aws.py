@@ -118,7 +118,7 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
-            f"there is no AWS region {region!r}{did_you_mean(region, known)} (a very new one: pip install -U botocore)"
+            f"there is no AWS region {region!r} (a very new one: pip install -U botocore){did_you_mean(region, known)}"
         )
     # A price is not worth a long wait.
     connect, read = (5, 10) if service == "pricing" else (10, 60)

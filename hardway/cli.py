@@ -14,12 +14,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, overload
 
 import invoke
 
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.tables import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 Given = ParamSpec("Given")
@@ -154,10 +157,25 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
     answer = ""
     while answer not in ("y", "yes", "n", "no"):
         print(f"{question} y/n ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = ""
+        try:
+            line = sys.stdin.readline()
+        finally:
+            if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: what is said next begins a line
+                say("")
         answer = line.strip().lower() if line else "n"
     if answer.startswith("n"):
         raise Failed("nothing done")
+
+
+def redrawn(stream: TextIO) -> Console | None:
+    """rich's console for a terminal on which something can be drawn again and again; None for what only takes lines."""
+    if not stream.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(file=stream)
+    return console if console.is_interactive else None
 
 
 @contextlib.contextmanager
@@ -166,15 +184,15 @@ def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[
 
     `total` is in items, or in bytes where `unit` says so; 0 is not known.
     """
-    if not sys.stderr.isatty():
+    console = redrawn(sys.stderr)
+    if not console:
         yield lambda count: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
     task_id = bar.add_task(label, total=total or None)
     show = threading.Timer(1.0, bar.start)
     show.daemon = True

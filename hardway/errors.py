@@ -58,6 +58,11 @@ class Interrupted(HardwayError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` with the nearest of `known`, or nothing where none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """`"; did you mean X?"` with the nearest of `known`, or nothing where none is near, or the word is one of them."""
+    words = list(known)
+    if word in words:
+        return ""
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    # Two letters the wrong way round: us-esat-1 is no nearer to us-east-1 than to us-west-1.
+    near.sort(key=lambda each: sorted(each) != sorted(word))
     return f"; did you mean {near[0]}?" if near else ""

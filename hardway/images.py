@@ -57,12 +57,12 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
         value = _parameter(settings, parameter.format(arch=names.get(short, short)))
         images = _images(lambda: ec2.describe_images(ImageIds=[value]))
     else:
-        own = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
-        images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=own))
+        named = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
+        images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=named))
     if not images:
         raise UsageError(
-            f"there is no AMI {name!r} in {aws.region_of(settings)}{did_you_mean(name, IMAGES)} "
-            f"(--ami takes {', '.join(IMAGES)}, an id (ami-...), or the name of an image of your own)"
+            f"there is no AMI {name!r} in {aws.region_of(settings)} (--ami takes {', '.join(IMAGES)}, an id (ami-...), "
+            f"or the name of an image of your own){did_you_mean(name, [*IMAGES, *(i.name for i in own(settings))])}"
         )
     newest = max(images, key=lambda image: image.get("CreationDate", ""))
     if newest["Architecture"] != architecture:
@@ -106,13 +106,17 @@ def _architecture(settings: Settings, types: Sequence[str]) -> str:
     known = {t["InstanceType"]: t["ProcessorInfo"]["SupportedArchitectures"] for t in described}
     for name in types:
         if name not in known:
-            pages = ec2.get_paginator("describe_instance_type_offerings").paginate()
-            offered = [o["InstanceType"] for page in pages for o in page["InstanceTypeOfferings"]]
-            raise UsageError(f"{aws.region_of(settings)} has no instance type {name!r}{did_you_mean(name, offered)}")
+            raise UsageError(f"{aws.region_of(settings)} has no instance type {name!r}{near_type(settings, name)}")
     architectures = {next((a for a in ("x86_64", "arm64") if a in known[t]), str(known[t][0])) for t in types}
     if len(architectures) > 1:
         raise UsageError(f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))})")
     return architectures.pop()
+
+
+def near_type(settings: Settings, name: str) -> str:
+    """What `did_you_mean` says of the instance types that the region has."""
+    pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings").paginate()
+    return did_you_mean(name, [o["InstanceType"] for page in pages for o in page["InstanceTypeOfferings"]])
 
 
 @dataclass(frozen=True)
@@ -173,8 +177,8 @@ def find_own(settings: Settings, name: str) -> OwnImage:
     if found:
         return found[0]
     kind = UsageError if name.startswith("ami-") else NothingMatched
-    near = did_you_mean(name, [image.name for image in images])
-    raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{near}; see `inv ec2.amis`")
+    hint = did_you_mean(name, [image.name for image in images]) or "; see `inv ec2.amis`"
+    raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{hint}")
 
 
 def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:

@@ -198,7 +198,8 @@ def select(
         else:
             _check_token(settings, token, named, states)
     if acting and not result:
-        raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}; `inv ec2.ls` shows them all")
+        hint = _near_tag(describe(settings), parsed) or "; `inv ec2.ls` shows them all"
+        raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}{hint}")
     return result
 
 
@@ -214,6 +215,20 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
     known = {i.name for i in describe(settings) if i.name and i.state in states} if not named else ()
     hint = did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
     raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}{hint}")
+
+
+def _near_tag(instances: Iterable[Instance], parsed: Selector) -> str:
+    """What was meant by the first tag asked for that no instance has."""
+    known: dict[str, set[str]] = {}
+    for instance in instances:
+        for key, value in instance.tags.items():
+            known.setdefault(key, set()).add(value)
+    for key, value in parsed.tags:
+        if key not in known:
+            return did_you_mean(key, known)
+        if not any(_glob(value).fullmatch(each) for each in known[key]):
+            return did_you_mean(f"{key}={value}", [f"{key}={each}" for each in known[key]])
+    return ""
 
 
 def _in(states: Sequence[str]) -> str:
@@ -384,5 +399,5 @@ def states(text: str | Iterable[str]) -> tuple[str, ...]:
     words = tuple(re.split(r"[\s,]+", text.strip())) if isinstance(text, str) else tuple(text)
     for word in words:
         if word not in STATES:
-            raise UsageError(f"{word!r} is no state of an instance{did_you_mean(word, STATES)}: {', '.join(STATES)}")
+            raise UsageError(f"{word!r} is no state of an instance ({', '.join(STATES)}){did_you_mean(word, STATES)}")
     return words

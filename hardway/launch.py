@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from hardway import access, aws, costs, fleet, images, prices, signals, unfinished, userdata
+from hardway import access, account, aws, costs, fleet, images, prices, signals, unfinished, userdata
 from hardway.commands import file_content
 from hardway.config import Settings, number, text
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.gather import Gathering, Wanted
 from hardway.instances import Instance
 from hardway.readiness import Probes
@@ -167,7 +167,7 @@ def launch(
                 prepare(ready)
             started.keep([instance.id for instance in ready])
         except BaseException as error:
-            raise _ended(started, error, mark, say) from error
+            raise _with_near_role(settings, request.role, _ended(started, error, mark, say)) from error
         _delete_templates(started, mark, say)
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
@@ -264,6 +264,18 @@ def _ended(
         return error
     ended = f"the {len(ids)} instances started were terminated" if ids else "nothing was started"
     return HardwayError(f"{known}; {ended}", known.code)
+
+
+def _with_near_role(settings: Settings, role: str, error: BaseException) -> BaseException:
+    """The error, with the role that was meant where EC2 has said that there is none of this name."""
+    # `Invalid IAM Instance Profile name`, of a parameter's value.
+    if not role or not isinstance(error, HardwayError) or "instance profile" not in str(error).lower():
+        return error
+    try:
+        known = [profile.name for profile in account.instance_profiles(settings)]
+    except Exception:  # whoever may launch may not be allowed to list them
+        return error
+    return HardwayError(f"{error}{did_you_mean(role, known)}", error.code)
 
 
 def _read_init(init: str) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
-from hardway import aws, prices
+from hardway import aws, images, prices
 from hardway.config import Settings
 from hardway.errors import NothingMatched, UsageError
 from hardway.prices import Say
@@ -115,7 +115,8 @@ def types(
         and (not arch or arch in one.architectures)
     ]
     if not found:
-        raise NothingMatched(f"{aws.region_of(settings)} has no such instance type")
+        hint = images.near_type(settings, only.strip()) if only.strip() else ""
+        raise NothingMatched(f"{aws.region_of(settings)} has no such instance type{hint}")
     names = [one.name for one in found]
     on_demand = prices.on_demand(settings, names, say)
     spot: dict[str, dict[str, float]] = {}
@@ -163,7 +164,8 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table:
     for _, zone, since, usd in sorted(prices.spot_history(settings, [type], start), key=lambda change: change[2]):
         changes.setdefault(zone, {})[max(since, start)] = usd
     if not changes:
-        raise NothingMatched(f"{aws.region_of(settings)} has no spot prices of {type!r}; `inv ec2.types` lists types")
+        hint = images.near_type(settings, type) or "; `inv ec2.types` lists types"
+        raise NothingMatched(f"{aws.region_of(settings)} has no spot prices of {type!r}{hint}")
     rows = (_summary(zone, sorted(of_zone.items()), end) for zone, of_zone in changes.items())
     return Table(sorted(rows, key=lambda row: (row.now, row.zone)))
 

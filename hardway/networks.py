@@ -78,8 +78,9 @@ def find(settings: Settings, name: str) -> str:
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
-        known = did_you_mean(name, filter(None, (tags.of(vpc).get("Name", "") for vpc in vpcs)))
-        raise UsageError(f"there is no VPC {name!r} in {region}{known}; see `inv ec2.vpcs`")
+        known = filter(None, (tags.of(vpc).get("Name", "") for vpc in vpcs))
+        hint = did_you_mean(name, known) or "; see `inv ec2.vpcs`"
+        raise UsageError(f"there is no VPC {name!r} in {region}{hint}")
     if len(found) > 1:
         raise UsageError(f"{len(found)} VPCs are named {name!r}: give an id ({', '.join(found)})")
     return str(found[0])

@@ -78,7 +78,7 @@ def read_rule(settings: Settings, port: int | str, source: str, protocol: str) -
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
-            f"--protocol is {protocol!r}{did_you_mean(protocol, PROTOCOLS)}: it must be one of {', '.join(PROTOCOLS)}"
+            f"--protocol is {protocol!r}: it must be one of {', '.join(PROTOCOLS)}{did_you_mean(protocol, PROTOCOLS)}"
         )
     ports = _ALL_PORTS
     if protocol in ("tcp", "udp"):
@@ -134,8 +134,8 @@ def one(settings: Settings, name: str) -> SecurityGroup:
     groups = find(settings)
     found = [group for group in groups if name in (group.id, group.name)]
     if not found:
-        known = did_you_mean(name, [group.name for group in groups])
-        raise UsageError(f"there is no security group {name!r} in {aws.region_of(settings)}{known}; see `inv ec2.sgs`")
+        hint = did_you_mean(name, [group.name for group in groups]) or "; see `inv ec2.sgs`"
+        raise UsageError(f"there is no security group {name!r} in {aws.region_of(settings)}{hint}")
     if len(found) > 1:
         each = ", ".join(f"{group.id} in {group.vpc}" for group in found)
         raise UsageError(f"{len(found)} security groups are named {name!r}: give an id ({each})")

@@ -12,7 +12,7 @@ from invoke import Context
 
 from hardway import config
 from hardway.cli import say, task
-from hardway.errors import Failed, Interrupted
+from hardway.errors import Failed, Interrupted, UsageError, did_you_mean
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,9 +62,11 @@ def bench(c: Context, name: str = "", args: str = "") -> None:
     Each prints ratios against its peers.
     """
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
-    if name not in known:
+    if not name:
         say(*(f"inv bench --name {each}" for each in known))
         return
+    if name not in known:
+        raise UsageError(f"there is no benchmark {name!r} ({', '.join(known)}){did_you_mean(name, known)}")
     _run([sys.executable, f"bench/{name}.py", *shlex.split(args)])
 
 

@@ -135,11 +135,14 @@ def new(
     if (login or script) and not wait:
         raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
 
-    def prepare(started: list[Instance]) -> None:
-        if script:
-            _run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
+    with contextlib.ExitStack() as bar:
+        on_ready = bar.enter_context(progress("instances ready", request.num))
 
-    with progress("instances ready", request.num) as on_ready:
+        def prepare(started: list[Instance]) -> None:
+            bar.close()  # the output of the command comes where it stands
+            if script:
+                _run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
+
         started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare if script else None)
     if login:
         # A shell ends with the code of its last command: whatever that was, the id of what runs is told.

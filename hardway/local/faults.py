@@ -62,7 +62,7 @@ def read(kind: str, selector: str | Iterable[str], after: str | float = 0, **giv
     Raises UsageError for what makes no sense.
     """
     if kind not in KINDS:
-        raise UsageError(f"there is no fault {kind!r}{did_you_mean(kind, KINDS)}: {', '.join(KINDS)}")
+        raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
     if kind in ON_INSTANCES and not selector:
         raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
     if kind in ON_EC2 and selector:

@@ -437,8 +437,7 @@ def read_asked(path: Path) -> Asked:
     try:
         return Asked(**json.loads((path / "job.json").read_text()))
     except FileNotFoundError:
-        hint = did_you_mean(path.name, [job.name for job in all_jobs()])
-        raise UsageError(f"there is no job {path.name!r}{hint}: `inv mapreduce.jobs` lists them") from None
+        raise UsageError(_no_job(path.name)) from None
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path / 'job.json'} can't be read: {error}") from None
 
@@ -589,10 +588,14 @@ def find(names: str | Iterable[str]) -> list[Path]:
     for name in names.split() if isinstance(names, str) else names:
         matching = fnmatch.filter(known, name)
         if not matching:
-            hint = did_you_mean(name, known)
-            raise UsageError(f"there is no job {name!r}{hint}: `inv mapreduce.jobs` lists them")
+            raise UsageError(_no_job(name))
         found.update((known[match], None) for match in matching)
     return list(found)
+
+
+def _no_job(name: str) -> str:
+    hint = did_you_mean(name, [path.name for path in all_jobs()]) or "; `inv mapreduce.jobs` lists them"
+    return f"there is no job {name!r}{hint}"
 
 
 def describe(path: Path) -> dict[str, Any]:

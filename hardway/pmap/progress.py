@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
+from hardway.cli import redrawn
 from hardway.pmap.journal import duration
 
-LINE_EVERY = 10.0  # seconds, where stderr is no terminal
+LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
 RETRIES_TOLD = 5  # lines about retries before they are only counted
 
@@ -32,7 +33,7 @@ class Standing(Protocol):
 
 
 class Progress:
-    """Use as a context manager; silent if not `shown`, live on a terminal."""
+    """Use as a context manager; silent if not `shown`, live on a terminal that can redraw."""
 
     def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
         self.shown = shown
@@ -44,11 +45,10 @@ class Progress:
         self._retries = 0
 
     def __enter__(self) -> Progress:
-        if self.shown and self._stream.isatty():
-            from rich.console import Console
+        console = redrawn(self._stream) if self.shown else None
+        if console:
             from rich.live import Live
 
-            console = Console(file=self._stream)
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
         return self

@@ -239,6 +239,7 @@ def test_an_ami_goes_with_its_snapshots_and_no_others(image: str, ids: list[str]
 def test_images_that_are_not_there_or_not_to_be_made(image: str, ids: list[str]) -> None:
     assert isinstance(refused(ec2.ami_rm, "no-such-image", yes=True), NothingMatched)
     assert "did you mean" in str(refused(ec2.ami_rm, image[:-1], yes=True))
+    assert f"did you mean {image}?" in str(refused(ec2.new, ami=image[:-1]))
     assert refused(ec2.ami_rm, "ami-00000000000000000", yes=True).code == 2
     assert "already in use" in str(refused(ec2.ami_new, ids[0], image, yes=True))
     assert "made of one" in str(refused(ec2.ami_new, NAME, "two", yes=True))
@@ -561,6 +562,9 @@ def profile(shell: Shell, name: str) -> Iterator[str]:
 def test_roles_are_what_new_takes(profile: str) -> None:
     [found] = [each for each in ec2.roles(C) if each.name == profile]
     assert found.roles == (f"{profile}-role",)
+    error = refused(ec2.new, role=profile[:-1], num=1)
+    assert error.code == 2
+    assert str(error).endswith(f"nothing was started; did you mean {profile}?")
 
 
 def test_events_that_are_still_to_come(shell: Shell) -> None:

@@ -176,6 +176,8 @@ def test_types_are_listed_by_price_with_what_they_have(shell: Shell, capsys: pyt
     for nothing in ({"only": "m7x.*"}, {"only": "m7i.*", "arch": "arm64"}, {"only": "m7i.*", "vcpus": 500}):
         with pytest.raises(NothingMatched):
             ec2.types(C, **nothing)
+    with pytest.raises(NothingMatched, match="did you mean m7i.large?"):
+        ec2.types(C, only="m7i.lrage")
     with pytest.raises(UsageError, match="--memory"):
         ec2.types(C, memory="much")
 
@@ -199,8 +201,8 @@ def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):
             ec2.spot_prices(C, "m7i.large", days=days)
-    with pytest.raises(HardwayError, match="no spot prices of"):
-        ec2.spot_prices(C, "m7x.large")
+    with pytest.raises(NothingMatched, match="no spot prices of 'm7i.lrage'; did you mean m7i.large?"):
+        ec2.spot_prices(C, "m7i.lrage")
 
 
 def test_regions_and_zones(shell: Shell) -> None:

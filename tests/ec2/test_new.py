@@ -134,7 +134,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--type", "m7i.large,m7g.large"], "mixes architectures"),
         (["--ami", "nobel"], "did you mean noble?"),
         (["--ami", "ami-00000000000000000"], "there is no AMI"),
-        (["--region", "eu-wst-1"], "did you mean eu-west-1?"),
+        (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
         (["--key", "/no/such/file"], "no private key that can be read"),
         (["--sg", "nosg"], "there is no security group 'nosg'"),

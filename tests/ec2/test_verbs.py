@@ -147,6 +147,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell, ids: list[str])
         (["ec2.ssh", f"{NAME} nobody", "-yc", "true"], 1, "no running instance is named 'nobody'"),
         (["ec2.ssh", "i-00000000000000000", "-yc", "true"], 2, "there is no instance i-00000000000000000"),
         (["ec2.ssh", NAME.replace("b", ""), "-yc", "true"], 1, f"did you mean {NAME}?"),
+        (["ec2.ssh", f"Nmae={NAME}", "-yc", "true"], 1, "did you mean Name?"),
+        (["ec2.ssh", f"Name={NAME}x", "-yc", "true"], 1, f"did you mean Name={NAME}?"),
         (["ec2.ssh", f"{NAME} 127.77.0.0", "-yc", "true"], 2, "there is no instance 127.77.0.0"),
         (["ec2.ssh", NAME, "-yc", ""], 2, "there is no command"),
         (["ec2.ssh", NAME, "-yc", "true", "--timeout", "x"], 2, "--timeout is 'x'"),
@@ -198,11 +200,12 @@ def test_trees_go_there_and_come_back(shell: Shell, ids: list[str], home: Path, 
 
 def test_a_person_is_asked(shell: Shell, ids: list[str]) -> None:
     """In a terminal: the list, the question, and only a yes acts."""
-    for answer, code in (("n", 1), ("what\ny", 0)):
+    for answer, code in (("n", 1), ("\x04", 1), ("what\ny", 0)):  # the second is Ctrl-D
         output = _in_terminal(["ec2.ssh", NAME, "-qc", "echo acted"], answer)
         assert all(i in output.text for i in ids)
         assert "run on 3 instances? y/n" in output.text
         assert output.code == code
+        assert ("nothing done" in output.text.splitlines()) == (code == 1)
         assert output.text.count("acted\r\n") == (3 if code == 0 else 0)
 
 

@@ -57,8 +57,12 @@ def test_colours_are_left_out_where_they_are_not_wanted(monkeypatch: pytest.Monk
     assert not re.search(r"\x1b\[[34]\d", shown(Terminal(), LIVE_EVERY))
 
 
-def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
-    text = shown(io.StringIO(), LINE_EVERY)
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal], ids=["pipe", "dumb terminal"])
+def test_what_only_takes_lines_gets_a_plain_one_now_and_then(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown(stream(), LINE_EVERY)
     assert text.splitlines()[0].startswith("12/60 done, 6 running, 0 failed, ")
     assert "slowest: task 14 on i-101d04288908f0cbf" in text
     assert "\x1b" not in text
