@@ -144,9 +144,9 @@ def start(
 ) -> Cluster:
     """Make these instances a cluster, or see that they are one: what runs as it should is left alone.
 
-    The master is the instance tagged role=master, else the one that is it already, else the first. Raises UsageError
-    for instances of another cluster, and Failed where a process does not start, or a worker has not registered after
-    `seconds`; what did start stays.
+    The master is the instance tagged role=master, else the one that is it already, else the first on demand, which EC2
+    does not take back, else the first. Raises UsageError for instances of another cluster, and Failed where a process
+    does not start, or a worker has not registered after `seconds`; what did start stays.
     """
     master = _master(engine, chosen)
     address = engine.address(master)
@@ -180,7 +180,8 @@ def _master(engine: Engine, chosen: Sequence[Instance]) -> Instance:
     if len(tagged) > 1:
         raise UsageError(f"{len(tagged)} of the instances are tagged role=master: one can be it")
     already = [instance for instance in chosen if instance.tags.get(TAG) == engine.address(instance)]
-    return (tagged or already or list(chosen))[0]
+    on_demand = [instance for instance in chosen if not instance.spot]
+    return (tagged or already or on_demand or list(chosen))[0]
 
 
 def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance]) -> None:

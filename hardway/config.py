@@ -58,6 +58,7 @@ class Ec2:
     private_ip: bool = False
     via: str = ""
     idle_minutes: float = 0.0
+    on_demand: int = 0
 
 
 @dataclass(frozen=True)

@@ -69,18 +69,21 @@ class Bill(Instances):
 class Quote:
     """What a cluster costs that is yet to be started, in USD/hour: `lowest` to `highest`, by the type and zone it gets.
 
-    Both are None where no price is known, and leave out the types in `unknown`. Spot counts at the price now.
+    Both are None where no price is known, and leave out the types in `unknown`. `spot`, at the price now, and
+    `on_demand` are numbers of instances.
     """
 
-    num: int
+    spot: int
+    on_demand: int
     types: Sequence[str]
-    spot: bool
     lowest: float | None
     highest: float | None
     unknown: Sequence[str]
 
     def __str__(self) -> str:
-        what = f"{self.num} x {' or '.join(self.types)} {'spot' if self.spot else 'on demand'}: "
+        types = " or ".join(self.types)
+        kinds = ((self.spot, "spot"), (self.on_demand, "on demand"))
+        what = " and ".join(f"{count} x {types} {kind}" for count, kind in kinds if count) + ": "
         if self.lowest is None or self.highest is None:
             return f"{what}price not known"
         low, high = money(self.lowest), money(self.highest)
@@ -106,16 +109,19 @@ class Quote:
             )
 
 
-def quote(settings: Settings, types: Sequence[str], num: int, spot: bool, zone: str, say: Say) -> Quote:
-    """The price of `num` instances of one of the types; `zone` is where, empty for anywhere in the region."""
+def quote(settings: Settings, types: Sequence[str], spot: int, on_demand: int, zone: str, say: Say) -> Quote:
+    """The price of so many instances, each one of the types; `zone` is where, empty for anywhere in the region."""
+    parts: list[tuple[int, list[tuple[str, float]]]] = []
     if spot:
         now = prices.spot(settings, types, say)
-        known = [(name, usd) for (name, where), usd in now.items() if zone in ("", where)]
-    else:
-        known = list(prices.on_demand(settings, types, say).items())
-    usds = [usd * num for _, usd in known]
-    unknown = [name for name in types if name not in dict(known)]
-    return Quote(num, types, spot, min(usds, default=None), max(usds, default=None), unknown)
+        parts.append((spot, [(name, usd) for (name, where), usd in now.items() if zone in ("", where)]))
+    if on_demand:
+        parts.append((on_demand, list(prices.on_demand(settings, types, say).items())))
+    unknown = [name for name in types if any(name not in dict(known) for _, known in parts)]
+    if not all(known for _, known in parts):
+        return Quote(spot, on_demand, types, None, None, unknown)
+    lowest, highest = (sum(num * end(usd for _, usd in known) for num, known in parts) for end in (min, max))
+    return Quote(spot, on_demand, types, lowest, highest, unknown)
 
 
 def _sum(known: Sequence[float], unknown: int) -> str:

@@ -1,8 +1,9 @@
 """What one launch asks of EC2: instances in the pools (a type in a zone) it may use, all under the launch's token.
 
-On demand by RunInstances, type by type in the order given, as that says which is wanted most; spot by CreateFleet of
-type `instant`, which spreads over the pools by price and capacity. Each call has a client token of its own, so that it
-can be repeated when its answer is lost. Every instance, launch template and fleet carries the launch's token.
+On demand by RunInstances, type by type in the order given, as that says which is wanted most; spot, and spot mixed with
+on demand, by CreateFleet of type `instant`, which spreads over the pools by price and capacity. Each call has a client
+token of its own, so that it can be repeated when its answer is lost. Every instance, launch template and fleet carries
+the launch's token.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Fleet:
     """The instances of one launch. Not for several threads.
 
     `call` holds what RunInstances takes, without a type, a subnet, numbers and a token; `bids` is the highest price of
-    a spot instance in USD/hour by type, None where EC2's own limit, the on-demand price, will do.
+    a spot instance in USD/hour by type, None where EC2's own limit, the on-demand price, will do. With `spot`, so many
+    as `on_demand` says are none.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Fleet:
         spot: bool,
         any_zone: bool,
         bids: Mapping[str, float] | None = None,
+        on_demand: int = 0,
     ) -> None:
         self.token = token
         self._settings = settings
@@ -107,6 +110,9 @@ class Fleet:
         self._spot = spot
         self._any_zone = any_zone
         self._bids = bids
+        self._on_demand = on_demand
+        self._on_demand_ids: set[str] = set()
+        """Those of a mix that are on demand and not gone."""
         self._calls = 0
         self._started: set[str] = set()
         self._expected = 0
@@ -127,12 +133,14 @@ class Fleet:
         mine = Selector("", (), (), ((LAUNCH_TAG, self.token),))
         found = {i.id: i for i in aws.persistently(lambda: describe(self._settings, mine))}
         self._started.update(found)
+        self._on_demand_ids -= {i.id for i in found.values() if i.state not in ALIVE}
         # EC2's own tag names a fleet even if we never heard of it.
         self._fleets.update(i.tags[_FLEET_TAG] for i in found.values() if _FLEET_TAG in i.tags)
         return found
 
     def terminate(self, ids: Collection[str]) -> None:
         """Terminate instances, those too that EC2 has just given out and may not know yet."""
+        self._on_demand_ids -= set(ids)
         for some in _portions(sorted(ids), _MOST_TERMINATED):
             end = partial(aws.ec2(self._settings).terminate_instances, InstanceIds=some)
             try:
@@ -245,11 +253,18 @@ class Fleet:
         if self._bids:
             for override in overrides:
                 override["MaxPrice"] = f"{self._bids[override['InstanceType']]:.6f}"
+        capacity: dict[str, Any] = {"TotalTargetCapacity": count, "DefaultTargetCapacityType": "spot"}
+        on_demand = min(count, self._on_demand - len(self._on_demand_ids))
+        if on_demand:
+            capacity |= {"OnDemandTargetCapacity": on_demand, "SpotTargetCapacity": count - on_demand}
+            types = list(dict.fromkeys(pool.type for pool in self._pools))
+            for override in overrides:
+                override["Priority"] = types.index(override["InstanceType"])
         versioned = {"LaunchTemplateId": template, "Version": "$Latest"}
         call: dict[str, Any] = {
             "Type": "instant",
             "LaunchTemplateConfigs": [{"LaunchTemplateSpecification": versioned, "Overrides": overrides}],
-            "TargetCapacitySpecification": {"TotalTargetCapacity": count, "DefaultTargetCapacityType": "spot"},
+            "TargetCapacitySpecification": capacity,
             "SpotOptions": {
                 "AllocationStrategy": "price-capacity-optimized",
                 "InstanceInterruptionBehavior": "terminate",
@@ -257,12 +272,18 @@ class Fleet:
             "TagSpecifications": self._tagged("fleet"),
             **self._next_token(),
         }
+        if on_demand:
+            call["OnDemandOptions"] = {"AllocationStrategy": "prioritized"}
         create = partial(aws.ec2_once(self._settings).create_fleet, **call)
         with self._asking_for(count):
             answer = aws.persistently(create, _UNKNOWN_TEMPLATE, _CONSISTENT_SECONDS)
             self._fleets.add(answer["FleetId"])
-            ids = [id for group in answer.get("Instances", []) for id in group["InstanceIds"]]
+            groups = answer.get("Instances", [])
+            ids = [id for group in groups for id in group["InstanceIds"]]
             self._started.update(ids)
+            self._on_demand_ids.update(
+                id for group in groups if group.get("Lifecycle") == "on-demand" for id in group["InstanceIds"]
+            )
         self.delete_templates()
         return ids, self._refusals(answer.get("Errors", []), not ids)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +42,8 @@ _PREPARE_SECONDS = 24 * 3600
 class Request:
     """What to launch. `gigs` is the root volume in GiB (0: the image's own).
 
-    `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price.
+    `spot` is 0 for on demand, else the highest price of a spot instance as a part of the on-demand price; so many as
+    `on_demand` says are on demand then.
     `seconds_timeout` bounds the wait for all to be ready; after `seconds_wait` (0: never) those ready by then are
     enough, and `min` (0: `num`) are once EC2 has no more; the rest is terminated. What could cost more than `max_cost`
     USD within its limits is not started (0: no matter what).
@@ -69,6 +71,7 @@ class Request:
     seconds_wait: int
     min: int
     max_cost: float
+    on_demand: int
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,6 +94,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
             ("max_hours", float),
             ("max_cost", float),
             ("idle_minutes", float),
+            ("on_demand", int),
         )
     }
     texts: dict[str, Any] = {
@@ -105,6 +109,10 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         raise UsageError(f"--spot is a part of the on-demand price, such as 0.5, and at most {_MOST_SPOT}")
     if numbers["min"] > numbers["num"]:
         raise UsageError(f"--min is {numbers['min']}, more than --num {numbers['num']}")
+    if numbers["on_demand"] > numbers["num"]:
+        raise UsageError(f"--on-demand is {numbers['on_demand']}, more than --num {numbers['num']}")
+    if numbers["on_demand"] and not numbers["spot"]:
+        raise UsageError("--on-demand is for a mix with spot instances: add --spot 1.0; without it all are on demand")
     if not 0 < numbers["ssh_port"] < 65536:
         raise UsageError("--ssh-port is between 1 and 65535")
     init = _read_init(str(chosen["init"]))
@@ -149,7 +157,8 @@ def launch(
     unfinished.look(settings, say)
     bids = _bids(settings, request)
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
-    quote = costs.quote(settings, request.types, request.num, bool(request.spot), request.zone, say)
+    on_demand = request.on_demand if request.spot else request.num
+    quote = costs.quote(settings, request.types, request.num - on_demand, on_demand, request.zone, say)
     quote.refuse_above(request.max_cost, request.limits.max_hours)
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
@@ -157,7 +166,14 @@ def launch(
     call = _call(settings, request, image, network, token, say)
     say(str(quote))
     started = fleet.Fleet(
-        settings, token, call, pools, spot=request.spot > 0, any_zone=network.any_zone, bids=bids
+        settings,
+        token,
+        call,
+        pools,
+        spot=request.spot > 0,
+        any_zone=network.any_zone,
+        bids=bids,
+        on_demand=request.on_demand,
     )
     wanted = Wanted(request.num, request.min, request.wait, request.seconds_timeout, request.seconds_wait)
     with unfinished.under_way(token) as mark, Probes(settings, request.num) as probes, signals.raised():
@@ -279,6 +295,12 @@ def _with_near_role(settings: Settings, role: str, error: BaseException) -> Base
 
 
 def _read_init(init: str) -> bytes:
-    """What `--init` means: a file's content, else the text itself."""
+    """What `--init` means: a file's content, else the text itself.
+
+    Raises UsageError for what looks like a file, and is none: as a script it would fail where nobody sees it.
+    """
     content = file_content(init, "--init")
+    if content is None and re.fullmatch(r"\S*[./]\S*", init):
+        what = "a directory" if os.path.isdir(init) else "no file here"
+        raise UsageError(f"--init {init} is {what}; a script that runs it on the instance: --init 'exec {init}'")
     return init.encode(errors="surrogateescape") if content is None else content

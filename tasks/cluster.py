@@ -49,7 +49,7 @@ def spark(
 
     A worker on each; prints its address. Again: what was lost is replaced.
 
-    The instance tagged role=master, else the first, runs the master. Needs Java on the instances.
+    The instance tagged role=master, else the first on demand, else the first, runs the master. Instances need Java.
     """
     settings = _settings(c, region, real_s3)
     asked = clusters.request(settings.cluster, python, version, memory, install)
@@ -73,7 +73,7 @@ def dask(
 
     A worker on each; prints its address. Again: what was lost is replaced.
 
-    The instance tagged role=master, else the first, runs the scheduler.
+    The instance tagged role=master, else the first on demand, else the first, runs the scheduler.
     """
     settings = _settings(c, region, real_s3)
     asked = clusters.request(settings.cluster, python, version, memory, install)

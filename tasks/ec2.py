@@ -87,6 +87,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "private-ip": "wait for and log in to the private addresses",
         "via": VIA,
         "idle-minutes": "minutes without a connection, a pmap job or load after which each ends itself; 0 for never",
+        "on-demand": "with --spot, how many of them are on demand",
     },
 )
 def new(
@@ -119,6 +120,7 @@ def new(
     private_ip: bool = False,
     via: str | None = None,
     idle_minutes: float | str | None = None,
+    on_demand: int | str | None = None,
 ) -> Lines:
     """Start instances, ready to log in.
 

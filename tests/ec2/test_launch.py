@@ -646,6 +646,35 @@ def test_one_that_dies_while_it_starts_is_replaced(booting: Launcher, capsys: Sa
     assert f"{victims[0]} went terminated while it started (Server.InternalError); replacing 1" in said
 
 
+def test_of_a_mix_so_many_are_on_demand_the_replaced_ones_too(booting: Launcher, capsys: Said) -> None:
+    def lifecycles(ids: Sequence[str]) -> dict[str, str]:
+        found = booting.cloud.client("ec2").describe_instances(InstanceIds=list(ids))["Reservations"]
+        return {i["InstanceId"]: i.get("InstanceLifecycle", "on demand") for r in found for i in r["Instances"]}
+
+    def kill(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        if action == "DescribeInstances" and "CreateFleet" in booting.ec2.actions() and not victims:
+            victims.append(next(id for id in booting.left() if lifecycles([id])[id] == "on demand"))
+            booting.fault("kill", instances=(victims[0],))
+        return forward()
+
+    victims: list[str] = []
+    with booting.plan(kill):
+        ids = booting(num=5, wait=True, spot=1, on_demand=2, type=f"{B},{A}")
+    assert sorted(lifecycles(ids).values()) == ["on demand"] * 2 + ["spot"] * 3
+    first, second = (parameters for action, parameters in booting.ec2.calls if action == "CreateFleet")
+    for asked, (on_demand, spot) in ((first, ("2", "3")), (second, ("1", "0"))):
+        assert asked["TargetCapacitySpecification.OnDemandTargetCapacity"] == on_demand
+        assert asked["TargetCapacitySpecification.SpotTargetCapacity"] == spot
+        assert asked["OnDemandOptions.AllocationStrategy"] == "prioritized"
+        priorities = {
+            (asked[name.replace("InstanceType", "Priority")], value)
+            for name, value in asked.items()
+            if name.endswith(".InstanceType")
+        }
+        assert priorities == {("0", B), ("1", A)}
+    assert f"3 x {B} or {A} spot and 2 x {B} or {A} on demand: $" in capsys.readouterr().err
+
+
 def test_replacements_have_an_end(launcher: Launcher) -> None:
     def kill(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
         answer = forward()
