@@ -11,14 +11,13 @@ from typing import Any
 
 from fabric.group import GroupResult
 
-from hardway import aws, userdata
+from hardway import aws, tags, userdata
 from hardway.config import Settings
-from hardway.errors import UsageError
+from hardway.errors import Failed, UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup
 from hardway.instances import Instance
+from hardway.tables import count
 
-# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
-_TAGGED_AT_ONCE = 1000
 _SECONDS = 60.0
 # As `boot.sh` has it.
 _RESTARTED = timedelta(minutes=10)
@@ -52,7 +51,7 @@ def over(chosen: Iterable[Instance]) -> list[Instance]:
 def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:
     """Have instances end `hours` from now; returns each one's result or exception, by connection.
 
-    Also moves the tag of those that took it.
+    Also moves the tag of those that took it. Raises Failed where AWS does not let us.
     """
     group = InstanceGroup(chosen, settings)
     now = datetime.now(timezone.utc)
@@ -60,10 +59,16 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
     outcomes = group.execute(command, timeout=_SECONDS)
     for connection, outcome in outcomes.items():
         outcomes[connection] = _named(outcome)
-    moved = [c.instance.id for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
-    tags = [{"Key": key, "Value": value} for key, value in userdata.ends_tag(now, hours).items()]
-    for start in range(0, len(moved), _TAGGED_AT_ONCE):
-        aws.ec2(settings).create_tags(Resources=moved[start : start + _TAGGED_AT_ONCE], Tags=tags)
+    moved = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
+    try:
+        tags.add(settings, moved, userdata.ends_tag(now, hours))
+    except Exception as error:
+        why = aws.translate(error)
+        if not why:
+            raise
+        raise Failed(
+            f"{count(len(moved), 'instance')} will end {hours:g} hours from now, but could not be tagged so: {why}"
+        ) from error
     return outcomes
 
 

@@ -719,3 +719,15 @@ def test_one_that_never_answers(
     assert hung[0] not in ids
     alive = [left for left in booting.left() if left.startswith("i-")]
     assert set(alive) == set(ids)
+
+
+def test_an_end_that_was_moved_is_told_though_the_tag_may_not_be(booting: Launcher) -> None:
+    def deny(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        return refused("UnauthorizedOperation", 403) if action == "CreateTags" else forward()
+
+    ids = booting(num=1, wait=True)
+    with booting.plan(deny), pytest.raises(HardwayError) as error:
+        tasks.extend(Context(), ids, hours=2, yes=True)
+    assert "1 instance will end" in str(error.value)
+    assert "2 hours from now, but could not be tagged so: AWS denies CreateTags" in str(error.value)
+    assert error.value.code == 1
