@@ -201,10 +201,10 @@ class InstanceGroup(ThreadingGroup):
     def __init__(self, instances: Iterable[Instance], settings: Settings) -> None:
         known = HostKeys()
         super().__init__()
-        self.extend(ssh.InstanceConnection(instance, settings, known) for instance in instances)
         self.settings = settings
         #: Set once Ctrl-C has been pressed: actions that wait should look at it.
         self.interrupted = threading.Event()
+        self.extend(ssh.InstanceConnection(instance, settings, known, self.interrupted) for instance in instances)
 
     def fanout(
         self,

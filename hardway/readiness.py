@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,7 @@ class Probes:
         # No call an instance: their consoles do not show their keys yet.
         self._known = HostKeys(consoles=0)
         self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
+        self._over = threading.Event()
         self._under_way: dict[str, Future[str]] = {}
         self._due: dict[str, tuple[float, float]] = {}
 
@@ -56,6 +58,7 @@ class Probes:
         return self
 
     def __exit__(self, *_error: Any) -> None:
+        self._over.set()
         self._pool.shutdown(cancel_futures=True)
 
     def ready(self, instances: Iterable[Instance]) -> list[str]:
@@ -74,14 +77,16 @@ class Probes:
                 else:
                     answered.append(instance.id)
             elif not probe and now >= when and instance.state == "running" and instance.address:
-                self._under_way[instance.id] = self._pool.submit(_try, instance, self._settings, self._known)
+                self._under_way[instance.id] = self._pool.submit(
+                    _try, instance, self._settings, self._known, self._over
+                )
         return answered
 
 
-def _try(instance: Instance, settings: Settings, known: HostKeys) -> str:
+def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> str:
     """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does."""
     try:
-        connection = ssh.connect(instance, settings, known)
+        connection = ssh.connect(instance, settings, known, given_up)
         try:
             channel = ssh.open_session(connection)
             ssh.execute(channel, "true", settings.ec2.connect_timeout)

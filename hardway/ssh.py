@@ -7,6 +7,7 @@ a signal: `request` does both.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -35,7 +36,9 @@ KEEPALIVE_SECONDS = 15
 # Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
 TCP_USER_TIMEOUT_MS = 60_000
 # sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups): a bastion meets many.
-_bastion_turns = threading.BoundedSemaphore(8)
+# And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
+_turns = threading.BoundedSemaphore(8)
+_TURN_SECONDS = 0.1
 
 
 class ConnectError(Failed):
@@ -69,7 +72,8 @@ class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
 class InstanceConnection(fabric.Connection):
     """A fabric Connection to one instance. Made, not yet open; `connect` opens one.
 
-    `settings.ec2` says over which address, or through what. `known` is shared by the connections of one command.
+    `settings.ec2` says over which address, or through what. `known` is shared by the connections of one command; once
+    `given_up` is set, one that has not begun to connect does not any more.
     """
 
     instance: Instance
@@ -81,8 +85,15 @@ class InstanceConnection(fabric.Connection):
     # all share, which is empty for a moment then, for other threads too.
     inline_ssh_env: bool = True
     proxy: proxy.Proxy | None = None
+    given_up: threading.Event
 
-    def __init__(self, instance: Instance, settings: Settings, known: HostKeys | None = None) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        settings: Settings,
+        known: HostKeys | None = None,
+        given_up: threading.Event | None = None,
+    ) -> None:
         proxy.check(settings.ec2.via)
         user = instance.tags.get("ssh-user") or settings.ec2.ssh_user
         super().__init__(
@@ -95,7 +106,9 @@ class InstanceConnection(fabric.Connection):
             connect_kwargs=_connect_kwargs(instance, settings),
         )
         # Fabric's Connection keeps its own attributes apart from its configuration's keys.
-        self._set(instance=instance, settings=settings, known=known or HostKeys())
+        self._set(
+            instance=instance, settings=settings, known=known or HostKeys(), given_up=given_up or threading.Event()
+        )
         if not user and "user" not in self.ssh_config:
             self.user = "ubuntu"
         if isinstance(self.gateway, fabric.Connection) and "proxyjump" in self.ssh_config:
@@ -132,9 +145,11 @@ class InstanceConnection(fabric.Connection):
         _check_host_key(self.client, self.instance.id, _server_name(self), self.known)
         command = self.proxy_command()
         if command:
-            self.proxy = proxy.Proxy(command)
-            self.connect_kwargs = {**self.connect_kwargs, "sock": self.proxy.socket}
-        elif not self.gateway:
+            with self._turn():
+                self.proxy = proxy.Proxy(command)
+                self.connect_kwargs = {**self.connect_kwargs, "sock": self.proxy.socket}
+                return super().open()
+        if not self.gateway:
             self.connect_kwargs = {**self.connect_kwargs, "sock": _socket(self.host, self.port, self.connect_timeout)}
         return super().open()
 
@@ -142,10 +157,22 @@ class InstanceConnection(fabric.Connection):
         """See `fabric.Connection.open_gateway`; a program has been started already."""
         if self.proxy:
             return self.proxy.socket
-        with _bastion_turns:
+        with self._turn():
             for gateway in reversed(list(self.bastions())):
                 gateway.open()
         return super().open_gateway()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        while not _turns.acquire(timeout=_TURN_SECONDS):
+            if self.given_up.is_set():
+                raise ConnectError("not connected to: interrupted")
+        try:
+            if self.given_up.is_set():
+                raise ConnectError("not connected to: interrupted")
+            yield
+        finally:
+            _turns.release()
 
     def close(self) -> None:
         """Close it and what carries it."""
@@ -195,9 +222,11 @@ def _jumps(hops: str) -> fabric.Connection | None:
     return gateway
 
 
-def connect(instance: Instance, settings: Settings, known: HostKeys | None = None) -> InstanceConnection:
+def connect(
+    instance: Instance, settings: Settings, known: HostKeys | None = None, given_up: threading.Event | None = None
+) -> InstanceConnection:
     """An open, authenticated connection. The caller closes it. Limits and errors are those of `open_connection`."""
-    connection = InstanceConnection(instance, settings, known)
+    connection = InstanceConnection(instance, settings, known, given_up)
     open_connection(connection)
     return connection
 
@@ -239,7 +268,9 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
         return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
     # Paramiko says so where it gave up before it has heard a word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
-        return "no answer within the connect timeout (does the security group let port 22 in?)"
+        if connection.settings.ec2.via:
+            return "no answer within the connect timeout (does its role let it connect to Systems Manager?)"
+        return f"no answer within the connect timeout (does the security group let port {connection.port} in?)"
     if isinstance(error, paramiko.SSHException | EOFError):
         return str(error) or "the host closed the connection"
     if isinstance(error, OSError):
@@ -270,11 +301,15 @@ def private_keys(instance: Instance, settings: Settings) -> list[Path]:
     files = []
     if settings.ec2.key and is_key_file(settings.ec2.key):
         files.append(Path(settings.ec2.key).expanduser())
-    if instance.key_name:
-        if own_key_path().exists() and own_key().name == instance.key_name:
-            files.append(own_key_path())
-        files += _in_ssh_directory(instance.key_name)
-    return files
+    return files + _named_keys(instance)
+
+
+def _named_keys(instance: Instance) -> list[Path]:
+    """Those known by the key pair's name to be of it."""
+    if not instance.key_name:
+        return []
+    own = [own_key_path()] if own_key_path().exists() and own_key().name == instance.key_name else []
+    return own + _in_ssh_directory(instance.key_name)
 
 
 def _in_ssh_directory(key_name: str) -> list[Path]:
@@ -283,11 +318,17 @@ def _in_ssh_directory(key_name: str) -> list[Path]:
     called = [directory / name for name in (key_name, f"{key_name}.pem")]
     if key_name.startswith("hardway-"):
         called += [
-            public.with_suffix("")
-            for public in sorted(directory.glob("*.pub"))
-            if pair_name(public.read_text(errors="replace")) == key_name
+            public.with_suffix("") for public in sorted(directory.glob("*.pub")) if _pair_of(public) == key_name
         ]
     return [file for file in called if file.is_file()]
+
+
+def _pair_of(public: Path) -> str:
+    """What we call the key pair of a file with a public key; empty for one that can't be read."""
+    try:
+        return pair_name(public.read_text(errors="replace"))
+    except OSError:
+        return ""
 
 
 def is_key_file(key: str) -> bool:
@@ -404,6 +445,9 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         ("LogLevel", "ERROR"),
     ]
     options += [("IdentityFile", _quoted(file)) for file in private_keys(instance, settings)]
+    if _named_keys(instance):
+        # An agent's many keys would come first, and sshd takes but six (MaxAuthTries).
+        options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
         options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))
     elif isinstance(connection.gateway, fabric.Connection):

@@ -476,6 +476,8 @@ def wait(
         "wait": "wait until each answers over SSH",
         "seconds-timeout": "seconds until not being ready is a failure",
         "region": REGION,
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
     },
 )
 def start(
@@ -485,12 +487,14 @@ def start(
     wait: bool = True,
     seconds_timeout: int | str | None = None,
     region: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> Lines:
     """Start stopped instances.
 
     Waits until they answer over SSH and prints their ids. What runs already is no error.
     """
-    settings = connections.reached(config.settings(c, region))
+    settings = connections.reached(config.settings(c, region), private_ip, via)
     seconds = _seconds(settings, seconds_timeout)
     chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
     stopped = [instance for instance in chosen if instance.state == "stopped"]
@@ -631,6 +635,8 @@ def _wait(settings: config.Settings, chosen: list[Instance], state: str, seconds
         "yes": YES,
         "max-connections": CONNECTIONS,
         "region": REGION,
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
     },
 )
 def extend(
@@ -640,12 +646,14 @@ def extend(
     yes: bool = False,
     max_connections: int | str | None = None,
     region: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
 ) -> Lines:
     """Move the time at which instances end themselves.
 
     Prints the ids of those.
     """
-    settings = _settings(c, region, max_connections)
+    settings = _settings(c, region, max_connections, private_ip=private_ip, via=via)
     wanted = config.number(hours, float, "--hours")
     lifetime.check(wanted)
     chosen = instances.select(settings, selector)

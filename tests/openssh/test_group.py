@@ -215,9 +215,26 @@ def test_agent_key_file_and_ssh_config_let_us_in(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert run([foreign], settings, "echo in")[0].stdout == b"in\n"
+
+        # A login offers the right key first, though the agent has more than sshd lets anybody try.
+        subprocess.run(["ssh-add", "-q", "-D"], check=True, stderr=subprocess.DEVNULL)
+        for number in range(7):
+            key = tmp_path / f"other{number}"
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+            subprocess.run(["ssh-add", "-q", key], check=True, stderr=subprocess.DEVNULL)
+        shutil.move(elsewhere, own_key_path())
+        command = [*ssh.login_command(hosts[0], settings), "echo in"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
     finally:
         agent.terminate()
         agent.wait(10)
+
+
+def test_a_public_key_nobody_can_read_is_passed_over(hosts: list[Instance], settings: Settings, home: Path) -> None:
+    (home / ".ssh" / "a-directory.pub").mkdir(parents=True)
+    (home / ".ssh" / "dangling.pub").symlink_to(home / "nowhere")
+    assert run(hosts[:1], settings, "echo in")[0].stdout == b"in\n"
 
 
 def test_proxy_jump(hosts: list[Instance], settings: Settings, home: Path) -> None:

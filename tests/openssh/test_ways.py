@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import http.server
+import itertools
 import json
 import os
 import signal
@@ -164,6 +165,38 @@ def test_what_systems_manager_refuses_is_said(hosts: list[Instance], by_ssm: Set
     outcomes = run(behind(hosts), by_ssm, "true")
     assert all("(TargetNotConnected): i-0 is not connected." in str(outcome) for outcome in outcomes)
     assert time.monotonic() - begun < by_ssm.ec2.connect_timeout
+
+
+def many(host: Instance, programs: Path, count: int) -> list[Instance]:
+    """So many instances which all are this host."""
+    found = [replace(host, id=f"i-{number:017x}", public_ip="127.78.0.250") for number in range(count)]
+    (programs / "addresses").write_text(json.dumps({one.id: host.public_ip for one in found}))
+    return found
+
+
+def test_few_programs_start_at_a_time(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
+    """Each takes half a CPU second until it carries anything: of a hundred at once none would be in time."""
+    (stand_in / "aws").rename(stand_in / "aws.py")
+    note = 'echo {} >>"${{0%/*}}/starting"'
+    start = "\n".join(["#!/bin/sh", note.format("+"), "sleep 0.3", note.format("-"), 'exec "${0%/*}/aws.py" "$@"', ""])
+    write(stand_in / "aws", start)
+    results = run(many(hosts[0], stand_in, 20), by_ssm, "echo in")
+    assert [result.stdout for result in results] == [b"in\n"] * 20
+    steps = [{"+": 1, "-": -1}[line] for line in (stand_in / "starting").read_text().split()]
+    assert 1 < max(itertools.accumulate(steps)) <= 8
+
+
+def test_whose_turn_has_not_come_when_ctrl_c_does_is_not_connected_to(
+    hosts: list[Instance], by_ssm: Settings, programs: Path
+) -> None:
+    write(programs / "aws", "#!/bin/sh\necho $$ x >>\"${0%/*}/running\"\nexec sleep 60\n")
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(many(hosts[0], programs, 40), by_ssm, "true")
+    assert time.monotonic() - begun < 2 * by_ssm.ec2.connect_timeout
+    assert len((programs / "running").read_text().splitlines()) <= 8
+    assert ended(programs)
 
 
 def test_ctrl_c_ends_the_programs_too(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
