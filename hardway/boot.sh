@@ -18,6 +18,7 @@ boot() {
   [ -d "$etc" ] || mkdir -p "$etc"
   [ -d "$run" ] || mkdir -p "$run"
   cp "$0" "$etc/watch"
+  rm -f "$run/ending"
   read_end
   instance=
   [ ! -s "$etc/instance" ] || read -r instance <"$etc/instance"
@@ -44,7 +45,8 @@ write_end() {
   echo $((now + $1)) >"$etc/ends.new" && mv "$etc/ends.new" "$etc/ends"
 }
 
-# No default dependencies: they would have the watch wait for user data that may never end.
+# No default dependencies: they would have the watch wait for user data that may never end. Who isolates a target, as
+# installers of drivers do, must not end it; a shutdown that is under way does.
 watch() {
   if [ ! -d "$units" ]; then
     loop=
@@ -58,6 +60,7 @@ watch() {
 [Unit]
 Description=End this instance if its time is up
 DefaultDependencies=no
+IgnoreOnIsolate=yes
 [Service]
 Type=oneshot
 ExecStart=/bin/sh $etc/watch look
@@ -66,6 +69,9 @@ EOF
 [Unit]
 Description=Look each minute if the time of this instance is up
 DefaultDependencies=no
+IgnoreOnIsolate=yes
+Conflicts=shutdown.target
+Before=shutdown.target
 [Timer]
 OnBootSec=1min
 OnUnitActiveSec=1min
@@ -99,10 +105,16 @@ look() {
 
 end() {
   echo "hardway: $1: this instance ends"
-  if [ -f "$etc/on-timeout.sh" ]; then
+  # Once: while the machine goes down it would find half of it gone.
+  if [ -f "$etc/on-timeout.sh" ] && [ ! -e "$run/ending" ]; then
+    echo "$now" >"$run/ending"
+    before=$ends
     set -- bash "$etc/on-timeout.sh"
     [ ! -x "$2" ] || shift
     timeout -k 2 "${HARDWAY_GRACE:-60}" "$@" </dev/null
+    read_end
+    # Somebody has extended it meanwhile.
+    [ "$ends" = "$before" ] || return 0
   fi
   "${sbin}poweroff" || "${sbin}shutdown" -h now
 }
@@ -172,5 +184,5 @@ disk() {
 case ${1-} in
   '') boot ;;
   look) look ;;
-  extend) write_end "$2" && watch ;;
+  extend) write_end "$2" && rm -f "$run/ending" "$run/seen" && watch ;;
 esac

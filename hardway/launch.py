@@ -18,7 +18,8 @@ from hardway.config import Settings, number, text
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.gather import Gathering, Wanted
 from hardway.instances import Instance
-from hardway.readiness import Probes
+from hardway.readiness import Probes, some
+from hardway.tables import count
 from hardway.tags import read as read_tags
 from hardway.unfinished import LAUNCH_TAG
 
@@ -179,6 +180,8 @@ def launch(
     with unfinished.under_way(token) as mark, Probes(settings, request.num) as probes, signals.raised():
         try:
             ready = Gathering(wanted, started, probes, say, on_ready).run()
+            if request.limits.max_hours or request.limits.idle_minutes:
+                _warn_of_endless(ready, probes.unwatched, say)
             if prepare:
                 prepare(ready)
             started.keep([instance.id for instance in ready])
@@ -244,6 +247,14 @@ def _call(
         call["BlockDeviceMappings"] = [{"DeviceName": image.root_device, "Ebs": volume}]
     say(request.limits.said(now))
     return call
+
+
+def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callable[[str], None]) -> None:
+    """What ends an instance is a part of its user data, which some images don't run."""
+    ids = [instance.id for instance in ready if instance.id in unwatched]
+    if ids:
+        which = f"{count(len(ids), 'instance')} ({some(ids)})"
+        say(f"no limit on {which}: the image has not run its user data, and nothing but `inv ec2.rm` ends it")
 
 
 def _delete_templates(started: fleet.Fleet, mark: unfinished.Mark, say: Callable[[str], None]) -> None:

@@ -19,6 +19,8 @@ from hardway.keys import HostKeys
 TICK_SECONDS = 0.05
 _DESCRIBE_SECONDS = 2.0
 _PROBE_SECONDS = 5.0
+_UNWATCHED = 3
+_PROBE = f"""sh -c '[ -e "${{HARDWAY_ROOT-}}/etc/hardway/watch" ] || exit {_UNWATCHED}'"""
 
 
 class Pace:
@@ -41,17 +43,18 @@ class Pace:
 class Probes:
     """Tries on each of many instances to run a command over SSH, until one runs. A context manager.
 
-    `refusals` has the newest reason why not, by id.
+    `refusals` has the newest reason why not, by id; `unwatched` those that answer and have nothing that could end them.
     """
 
     def __init__(self, settings: Settings, most: int) -> None:
         self.refusals: dict[str, str] = {}
+        self.unwatched: set[str] = set()
         self._settings = settings
         # No call an instance: their consoles do not show their keys yet.
         self._known = HostKeys(consoles=0)
         self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
         self._over = threading.Event()
-        self._under_way: dict[str, Future[str]] = {}
+        self._under_way: dict[str, Future[tuple[str, bool]]] = {}
         self._due: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> Probes:
@@ -70,12 +73,14 @@ class Probes:
             when, pause = self._due.get(instance.id, (now, 0.1))
             if probe and probe.done():
                 del self._under_way[instance.id]
-                reason = probe.result()
+                reason, watched = probe.result()
                 if reason:
                     self.refusals[instance.id] = reason
                     self._due[instance.id] = now + pause, min(pause * 1.5, _PROBE_SECONDS)
                 else:
                     answered.append(instance.id)
+                    if not watched:
+                        self.unwatched.add(instance.id)
             elif not probe and now >= when and instance.state == "running" and instance.address:
                 self._under_way[instance.id] = self._pool.submit(
                     _try, instance, self._settings, self._known, self._over
@@ -83,19 +88,23 @@ class Probes:
         return answered
 
 
-def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> str:
-    """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does."""
+def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> tuple[str, bool]:
+    """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does.
+
+    And whether `boot.sh` has run, which comes before all of these.
+    """
     try:
         connection = ssh.connect(instance, settings, known, given_up)
         try:
             channel = ssh.open_session(connection)
-            ssh.execute(channel, "true", settings.ec2.connect_timeout)
+            ssh.execute(channel, _PROBE, settings.ec2.connect_timeout)
             channel.status_event.wait(settings.ec2.connect_timeout)
-            return "" if channel.exit_status == 0 else "a command did not run"
+            ran = channel.exit_status in (0, _UNWATCHED)
+            return "" if ran else "a command did not run", channel.exit_status != _UNWATCHED
         finally:
             connection.close()
     except (ssh.ConnectError, paramiko.SSHException, EOFError, OSError) as error:
-        return str(error) or type(error).__name__
+        return str(error) or type(error).__name__, False
 
 
 def wait(

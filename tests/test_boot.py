@@ -90,7 +90,10 @@ def test_systemd_takes_the_timer(tmp_path: Path) -> None:
     box = Box(tmp_path, hours=1)
     assert box.boot() == ["systemctl daemon-reload", "systemctl start --no-block hardway.timer"]
     units = tmp_path / "run" / "systemd" / "system"
-    assert "OnUnitActiveSec=1min" in (units / "hardway.timer").read_text()
+    timer = (units / "hardway.timer").read_text()
+    assert "OnUnitActiveSec=1min" in timer
+    assert "Conflicts=shutdown.target" in timer
+    assert all("IgnoreOnIsolate=yes" in unit.read_text() for unit in units.iterdir())
     assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in (units / "hardway.service").read_text()
     if shutil.which("systemd-analyze"):
         done = subprocess.run(
@@ -144,6 +147,38 @@ def test_on_timeout_has_its_time_and_no_more(tmp_path: Path, executable: bool) -
     begun = time.monotonic()
     assert box.watch("look", HARDWAY_GRACE="0.2") == ["saved", "poweroff"]
     assert 0.2 < time.monotonic() - begun < 15
+
+
+def test_on_timeout_runs_once_though_the_machine_takes_long_to_go_down(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    (box.etc / "on-timeout.sh").write_text(f"echo saved >>{box.log}\n")
+    assert box.watch("look") == ["saved", "poweroff"]
+    assert box.watch("look") == ["poweroff"]
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    assert box.watch("look") == ["saved", "poweroff"]
+
+
+@pytest.mark.parametrize("idle_minutes", [0, 1])
+def test_who_extends_it_while_on_timeout_runs_keeps_it(tmp_path: Path, idle_minutes: int) -> None:
+    box = Box(tmp_path, hours=1, idle_minutes=idle_minutes)
+    box.boot()
+    if idle_minutes:
+        now = int(time.time())
+        (tmp_path / "run" / "hardway" / "seen").write_text(f"{now - 100} {1 << 50} {now - 1}\n")
+    else:
+        (box.etc / "ends").write_text("1000\n")
+    save = box.etc / "on-timeout.sh"
+    save.write_text(f"sh {box.etc}/watch extend 36000; echo saved >>{box.log}\n")
+    extended = "systemctl start --no-block hardway.timer"
+    assert box.watch("look")[1:] == [extended, "saved"]
+    assert box.ends > 35000
+    assert box.watch("look") == []
+    save.write_text(f"echo saved >>{box.log}\n")
+    (box.etc / "ends").write_text("1000\n")
+    assert box.watch("look") == ["saved", "poweroff"]
 
 
 def test_use_keeps_it_and_disuse_ends_it(tmp_path: Path, home: Path) -> None:

@@ -48,6 +48,18 @@ def tagged_end(id: str) -> float:
     return (ends - datetime.now(timezone.utc)).total_seconds() / 3600
 
 
+def test_an_image_that_does_not_run_user_data_is_told_of(
+    shell: Shell, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Played by a boothook that takes away what ours has left."""
+    init = "#cloud-boothook\n#!/bin/sh\nrm ${HARDWAY_ROOT-}/etc/hardway/watch\n"
+    [one] = ec2.new(Context(), name=name, init=init)
+    assert f"no limit on 1 instance ({one}): " in capsys.readouterr().err
+    ec2.new(Context(), name=name, init=init, max_hours=0)
+    ec2.new(Context(), name=name)
+    assert "no limit on" not in capsys.readouterr().err
+
+
 def test_time_and_disuse_end_instances(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """All at the same time, for what it takes is waiting: two with little time, two that end unused."""
     c = Context()
