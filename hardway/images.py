@@ -33,12 +33,18 @@ IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Image:
-    """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH."""
+    """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
+
+    `platform` is what is paid for beside the hardware, as EC2 says it; `kept_disks` are devices beside the root's whose
+    volumes would stay after their instance, and the snapshots they are made of.
+    """
 
     id: str
     architecture: str
     root_device: str
     user: str
+    platform: str
+    kept_disks: Mapping[str, str] = field(hash=False)
 
 
 def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "") -> Image:
@@ -68,11 +74,18 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
     if newest["Architecture"] != architecture:
         raise UsageError(f"the AMI {name} is for {newest['Architecture']}, but {'/'.join(types)} is {architecture}")
     tags = {tag["Key"]: tag["Value"] for tag in newest.get("Tags", [])}
+    root = newest.get("RootDeviceName", "/dev/sda1")
     return Image(
         newest["ImageId"],
         architecture,
-        newest.get("RootDeviceName", "/dev/sda1"),
+        root,
         user or known_user or tags.get("ssh-user", "") or "ubuntu",
+        newest.get("PlatformDetails", ""),
+        {
+            disk["DeviceName"]: disk["Ebs"].get("SnapshotId", "")
+            for disk in newest.get("BlockDeviceMappings", [])
+            if disk["DeviceName"] != root and disk.get("Ebs", {}).get("DeleteOnTermination") is False
+        },
     )
 
 

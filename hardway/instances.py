@@ -62,6 +62,9 @@ class Instance:
     state_reason: str = ""
     """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
     ended: datetime | None = None
+    platform: str = ""
+    """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
+    tenancy: str = ""
 
     @property
     def address(self) -> str:
@@ -383,6 +386,8 @@ def from_description(raw: Mapping[str, Any], region: str) -> Instance:
         tags=tags,
         state_reason=raw.get("StateReason", {}).get("Code", ""),
         ended=_ended(raw),
+        platform=raw.get("PlatformDetails", ""),
+        tenancy=raw.get("Placement", {}).get("Tenancy", ""),
     )
 
 

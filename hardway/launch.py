@@ -156,11 +156,13 @@ def launch(
     UsageError before anything was started, Failed for what EC2 or the instances could not do.
     """
     unfinished.look(settings, say)
-    bids = _bids(settings, request)
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
+    bids = _bids(settings, request, image.platform, say)
     on_demand = request.on_demand if request.spot else request.num
-    quote = costs.quote(settings, request.types, request.num - on_demand, on_demand, request.zone, say)
-    quote.refuse_above(request.max_cost, request.limits.max_hours)
+    wanted_cost = (request.types, request.num - on_demand, on_demand, request.zone, image.platform)
+    quote = costs.quote(settings, *wanted_cost, say)
+    if request.max_cost:
+        costs.refuse_above(settings, quote, request.spot, request.max_cost, request.limits.max_hours)
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
@@ -191,11 +193,13 @@ def launch(
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
 
-def _bids(settings: Settings, request: Request) -> dict[str, float] | None:
+def _bids(
+    settings: Settings, request: Request, platform: str, say: Callable[[str], None]
+) -> dict[str, float] | None:
     """The highest price in USD/hour by type; None for EC2's own limit. Raises UsageError for a price not known."""
     if request.spot in (0, 1):
         return None
-    known = prices.on_demand(settings, request.types)
+    known = prices.on_demand(settings, request.types if platform in prices.PLAIN else (), say)
     unknown = [name for name in request.types if name not in known]
     if unknown:
         raise UsageError(
@@ -242,9 +246,13 @@ def _call(
     }
     if request.role:
         call["IamInstanceProfile"] = {"Name": request.role}
+    disks: dict[str, dict[str, Any]] = {
+        device: {"SnapshotId": snapshot, "DeleteOnTermination": True} for device, snapshot in image.kept_disks.items()
+    }
     if request.gigs:
-        volume = {"VolumeSize": request.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}
-        call["BlockDeviceMappings"] = [{"DeviceName": image.root_device, "Ebs": volume}]
+        disks[image.root_device] = {"VolumeSize": request.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}
+    if disks:
+        call["BlockDeviceMappings"] = [{"DeviceName": device, "Ebs": disk} for device, disk in disks.items()]
     say(request.limits.said(now))
     return call
 

@@ -26,6 +26,8 @@ from hardway.instances import Instance
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]
 
+# All that is looked up here; also where EC2 does not say what it is.
+PLAIN = ("", "Linux/UNIX")
 KEPT_SECONDS = 24 * 3600
 REFUSED_SECONDS = 600
 _UNANSWERED = (BotoCoreError, ClientError, HardwayError, OSError)
@@ -139,7 +141,7 @@ def _read_cache() -> dict[str, Known]:
             where: {
                 name: (at, usd)
                 for name, (at, usd) in known.items()
-                if 0 <= now - at < (KEPT_SECONDS if name else REFUSED_SECONDS) and (usd is None or usd > 0)
+                if 0 <= now - at < (REFUSED_SECONDS if usd is None else KEPT_SECONDS) and (usd is None or usd > 0)
             }
             for where, known in json.loads(_cache_path().read_bytes()).items()
         }
@@ -198,8 +200,11 @@ def spot_history(
 
 
 def hourly(settings: Settings, instances: Iterable[Instance], say: Say = _nothing) -> dict[str, float]:
-    """What an hour of each instance costs, by its id: of a spot instance the price now, of others on demand."""
-    all_ = list(instances)
+    """What an hour of each instance costs, by its id: of a spot instance the price now, of others on demand.
+
+    Not of one with a license to be paid for, nor of one on hardware of its own.
+    """
+    all_ = [one for one in instances if one.platform in PLAIN and one.tenancy in ("", "default")]
     now = spot(settings, (one.type for one in all_ if one.spot), say)
     listed = on_demand(settings, (one.type for one in all_ if not one.spot), say, persist=False)
     prices = {one.id: now.get((one.type, one.zone)) if one.spot else listed.get(one.type) for one in all_}

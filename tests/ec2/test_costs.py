@@ -120,12 +120,27 @@ def test_how_long_it_cost(
     assert bill.usd_per_hour == ("$0.10" if state == "running" else "$0.00")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [{"PlatformDetails": "Red Hat Enterprise Linux"}, {"Placement": {"Tenancy": "dedicated"}}],
+    ids=["license", "hardware"],
+)
+def test_what_costs_more_than_a_plain_linux_has_no_price(
+    shell: Shell, price_cache: Path, own: dict[str, Any]
+) -> None:
+    described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
+    instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
+    assert costs.Bill(config.settings(C), [instance], lambda line: None).usd == "not known"
+
+
 def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for flags, said in (
         ({"num": 3}, "3 x m7i.large on demand: $0.30/hour\n"),
         ({"type": "m7i.large,c7i.large"}, "1 x m7i.large or c7i.large on demand: $0.084 to $0.10/hour\n"),
         ({"num": 2, "spot": 1, "zone": "us-east-1b"}, "/hour now\n"),
         ({"num": 3, "spot": 1, "on_demand": 3}, "3 x m7i.large on demand: $0.30/hour\n"),
+        ({"num": 2, "type": "t3.xlarge"}, "/hour, and up to $0.40/hour for CPU credits\n"),
+        ({"num": 2, "type": "t2.xlarge"}, "/hour\n"),
     ):
         ec2.new(C, name=name, wait=False, max_cost=10, **flags)
         assert said in capsys.readouterr().err
@@ -139,6 +154,9 @@ def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixt
         ({"type": "c7i.large,m7i.large", "max_cost": 1.1}, "up to $1.20"),
         ({"spot": 1, "max_cost": 0.1}, "1 x m7i.large spot: $0.0"),
         ({"num": 3, "spot": 1, "on_demand": 2, "max_cost": 2.45}, "spot and 2 x m7i.large on demand: $0.2"),
+        ({"num": 2, "spot": 1, "max_cost": 2.39}, "up to $2.40 (spot at its highest price), and --max-cost is $2.39"),
+        ({"num": 2, "spot": 0.5, "max_cost": 1.19}, "up to $1.20 (spot at its highest price)"),
+        ({"type": "t3.xlarge", "max_cost": 2.39}, "for CPU credits, in the 12 hours of --max-hours up to $"),
         ({"max_hours": 0, "max_cost": 1}, "--max-cost needs an end: --max-hours is 0"),
         ({"max_cost": "cheap"}, "--max-cost is 'cheap'"),
         ({"max_cost": -1}, "--max-cost is '-1'"),

@@ -588,6 +588,50 @@ def test_without_default_subnets_those_of_the_default_vpc_are_named(launcher: La
     assert _asked(launcher, "RunInstances")["SubnetId"].startswith("subnet-")
 
 
+def test_disks_of_an_image_go_with_the_instance(launcher: Launcher) -> None:
+    """Also one that the instance, which the image was made of, would have left behind."""
+
+    def own(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        status, content = forward()
+        ebs = "<ebs><snapshotId>snap-1</snapshotId><deleteOnTermination>{}</deleteOnTermination></ebs>"
+        disks = "".join(
+            f"<item><deviceName>/dev/sd{letter}</deviceName>{ebs.format(ends)}</item>"
+            for letter, ends in (("f", "false"), ("g", "true"))
+        )
+        if action == "DescribeImages":
+            content = content.replace(b"<blockDeviceMapping>", b"<blockDeviceMapping>" + disks.encode())
+        if action == "RunInstances":
+            asked.append({name: value for name, value in parameters.items() if name.startswith("BlockDevice")})
+            return refused("Stop")
+        return status, content
+
+    asked: list[dict[str, str]] = []
+    with launcher.plan(own), pytest.raises(HardwayError, match="Stop"):
+        launcher()
+    assert asked == [
+        {
+            "BlockDeviceMapping.1.DeviceName": "/dev/sdf",
+            "BlockDeviceMapping.1.Ebs.SnapshotId": "snap-1",
+            "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+        }
+    ]
+
+
+def test_a_license_has_no_price(launcher: Launcher, capsys: Said) -> None:
+    def red_hat(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        status, content = forward()
+        own = b"<platformDetails>Red Hat Enterprise Linux</platformDetails><blockDeviceMapping>"
+        return status, content.replace(b"<blockDeviceMapping>", own) if action == "DescribeImages" else content
+
+    with launcher.plan(red_hat):
+        assert len(launcher(spot=1)) == 2
+        assert f"2 x {A} spot: price not known (with Red Hat Enterprise Linux)\n" in capsys.readouterr().err
+        with pytest.raises(UsageError, match=r"the price of m7i\.large with Red Hat Enterprise Linux is not known"):
+            launcher(max_cost=1000)
+        with pytest.raises(UsageError, match=r"that of m7i\.large is not known: use --spot 1\.0"):
+            launcher(spot=0.5)
+
+
 def test_cleanup_goes_on_beside_what_it_may_not_look_at(launcher: Launcher, capsys: Said) -> None:
     def deny(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
         return refused("UnauthorizedOperation", 403) if action == "DescribeLaunchTemplates" else forward()
