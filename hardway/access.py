@@ -7,7 +7,7 @@ at once is safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ SECURITY_GROUP = "hardway-ssh"
 
 @dataclass(frozen=True)
 class Network:
-    """Where instances may start: subnets, one a zone, of one VPC. `any_zone`: EC2 may as well choose by itself."""
+    """Where instances may start: subnets, one a zone, of one VPC. `any_zone`: EC2 may as well choose by itself.
+
+    `public`: instances get public addresses.
+    """
 
     vpc: str
     subnets: dict[str, str]
     """Zone to subnet, those with the most free addresses first."""
     any_zone: bool
+    public: bool
 
 
 def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
@@ -43,7 +47,8 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
         found = ec2.describe_subnets(Filters=[{"Name": "subnet-id", "Values": [subnet]}])["Subnets"]
         if not found:
             raise UsageError(f"there is no subnet {subnet} in {aws.region_of(settings)}")
-        return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False)
+        public = bool(found[0].get("MapPublicIpOnLaunch"))
+        return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False, public)
     chosen = networks.find(settings, vpc)
     everywhere = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [chosen]}])["Subnets"]
     subnets = [s for s in everywhere if zone in ("", s["AvailabilityZone"])]
@@ -54,13 +59,14 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
         raise UsageError(
             f"there is no subnet in {zone} in {chosen} (but in {', '.join(zones)}){did_you_mean(zone, zones)}"
         )
-    public = [s for s in subnets if s.get("MapPublicIpOnLaunch")] or subnets
+    open_ones = [s for s in subnets if s.get("MapPublicIpOnLaunch")]
     by_zone: dict[str, str] = {}
     # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
-    for one in sorted(public, key=lambda s: -s.get("AvailableIpAddressCount", 0)):
+    for one in sorted(open_ones or subnets, key=lambda s: -s.get("AvailableIpAddressCount", 0)):
         by_zone.setdefault(one["AvailabilityZone"], one["SubnetId"])
     # EC2 chooses among default subnets, which somebody may have removed.
-    return Network(chosen, by_zone, not (zone or vpc) and any(s.get("DefaultForAz") for s in subnets))
+    any_zone = not (zone or vpc) and any(s.get("DefaultForAz") for s in subnets)
+    return Network(chosen, by_zone, any_zone, bool(open_ones))
 
 
 def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
@@ -120,12 +126,19 @@ def _from_key_file(path: Path) -> tuple[str, str]:
 
 
 def security_groups(
-    settings: Settings, names: Sequence[str], vpc: str, port: int, source: str, say: Callable[[str], None]
+    settings: Settings,
+    names: Sequence[str],
+    vpc: str,
+    port: int,
+    source: str,
+    say: Callable[[str], None],
+    private: bool = False,
 ) -> list[str]:
     """Ids of the groups named, else of our own, made and opened to SSH on `port` where that is missing.
 
-    `source` is the network it lets in, in CIDR form; empty for this machine's public address. It lets in its own
-    instances, too: they pass on to each other what is pushed to many.
+    `source` is the network it lets in, in CIDR form; empty for this machine's address, the public one, or with
+    `private` the one that private addresses of the VPC see. Systems Manager needs none. It lets in its own instances,
+    too: they pass on to each other what is pushed to many.
     """
     if names:
         ids = {name: group.id for group in groups.find(settings, vpc_id=vpc) for name in (group.id, group.name)}
@@ -136,8 +149,14 @@ def security_groups(
     own, made = groups.make(settings, SECURITY_GROUP, vpc, "SSH to instances that hardway launches")
     if made:
         say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
-    rule = groups.read_rule(settings, port, source, "tcp")
-    for wanted, whom in ((rule, rule.source), (replace(rule, source=own.id), "its own instances")):
+    sources = [source]
+    if settings.ec2.via:
+        sources = []
+    elif private and not source:
+        sources = networks.seen_from(settings, vpc)
+    rules = [groups.read_rule(settings, port, each, "tcp") for each in sources]
+    own_rule = groups.read_rule(settings, port, own.id, "tcp")
+    for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
             say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {whom}")
     return [own.id]

@@ -19,6 +19,7 @@ from hardway.unfinished import LAUNCH_TAG
 
 _PAIR_NAME = re.compile(r"hardway-[0-9a-f]{12}")
 _IN_USE = "DependencyViolation"
+_UNDER_WAY = "a launch is under way"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _templates(settings: Settings) -> Iterator[Thing]:
     for page in aws.ec2(settings).get_paginator("describe_launch_templates").paginate(Filters=ours):
         for raw in page["LaunchTemplates"]:
             tags = _tags(raw)
-            under_way = "" if unfinished.is_dead(tags[LAUNCH_TAG]) else "a launch is under way"
+            under_way = "" if unfinished.is_dead(tags[LAUNCH_TAG]) else _UNDER_WAY
             yield Thing(
                 "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(tags) or under_way
             )
@@ -112,7 +113,8 @@ def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterato
     for page in aws.ec2(settings).get_paginator("describe_security_groups").paginate(Filters=named):
         for raw in page["SecurityGroups"]:
             users = [i for i in alive if raw["GroupId"] in i.security_groups]
-            yield Thing("security group", raw["GroupId"], f"{SECURITY_GROUP} ({raw['VpcId']})", _used_by(users))
+            kept = _foreign(_tags(raw)) or _used_by(users) or _under_way()
+            yield Thing("security group", raw["GroupId"], f"{SECURITY_GROUP} ({raw['VpcId']})", kept)
 
 
 def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
@@ -120,7 +122,8 @@ def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thin
         tags = _tags(raw)
         if aws.MADE_TAG in tags or _PAIR_NAME.fullmatch(raw["KeyName"]):
             users = [i for i in alive if i.key_name == raw["KeyName"]]
-            yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], _foreign(tags) or _used_by(users))
+            kept = _foreign(tags) or _used_by(users) or _under_way()
+            yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], kept)
 
 
 def _vpcs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
@@ -141,8 +144,13 @@ def _foreign(tags: Any) -> str:
     return f"it is {owner}'s" if owner not in ("", aws.user()) else ""
 
 
+def _under_way() -> str:
+    """Its instances, that will use what seems to be free, may not be there yet."""
+    return _UNDER_WAY if unfinished.is_any_under_way() else ""
+
+
 def _used_by(users: Collection[Instance]) -> str:
     if not users:
         return ""
     more = f" and {len(users) - 1} more" if len(users) > 1 else ""
-    return f"{next(iter(users))}{more} uses it"
+    return f"{next(iter(users))}{more} use{'' if more else 's'} it"

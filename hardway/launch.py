@@ -166,20 +166,35 @@ def launch(
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
-    call = _call(settings, request, image, network, token, say)
-    say(str(quote))
-    started = fleet.Fleet(
-        settings,
-        token,
-        call,
-        pools,
-        spot=request.spot > 0,
-        any_zone=network.any_zone,
-        bids=bids,
-        on_demand=request.on_demand,
-    )
+    with unfinished.under_way(token) as mark:
+        call = _call(settings, request, image, network, token, say)
+        say(str(quote))
+        started = fleet.Fleet(
+            settings,
+            token,
+            call,
+            pools,
+            spot=request.spot > 0,
+            any_zone=network.any_zone,
+            bids=bids,
+            on_demand=request.on_demand,
+        )
+        ready = _gather(settings, request, started, mark, say, on_ready, prepare)
+    return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
+
+
+def _gather(
+    settings: Settings,
+    request: Request,
+    started: fleet.Fleet,
+    mark: unfinished.Mark,
+    say: Callable[[str], None],
+    on_ready: Callable[[int], None],
+    prepare: Callable[[list[Instance]], None] | None,
+) -> list[Instance]:
+    """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
     wanted = Wanted(request.num, request.min, request.wait, request.seconds_timeout, request.seconds_wait)
-    with unfinished.under_way(token) as mark, Probes(settings, request.num) as probes, signals.raised():
+    with Probes(settings, request.num) as probes, signals.raised():
         try:
             ready = Gathering(wanted, started, probes, say, on_ready).run()
             if request.limits.max_hours or request.limits.idle_minutes:
@@ -190,7 +205,7 @@ def launch(
         except BaseException as error:
             raise _with_near_role(settings, request.role, _ended(started, error, mark, say)) from error
         _delete_templates(started, mark, say)
-    return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
+    return ready
 
 
 def _bids(
@@ -230,7 +245,13 @@ def _call(
         tags["ssh-port"] = str(request.ssh_port)
     own_tags = {**tags, **request.limits.tags(now), LAUNCH_TAG: token}
     groups = access.security_groups(
-        settings, request.security_groups, network.vpc, request.ssh_port, request.ssh_from, say
+        settings,
+        request.security_groups,
+        network.vpc,
+        request.ssh_port,
+        request.ssh_from,
+        say,
+        private=settings.ec2.private_ip or not network.public,
     )
     call: dict[str, Any] = {
         "ImageId": image.id,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +86,29 @@ def find(settings: Settings, name: str) -> str:
     if len(found) > 1:
         raise UsageError(f"{len(found)} VPCs are named {name!r}: give an id ({', '.join(found)})")
     return str(found[0])
+
+
+def seen_from(settings: Settings, vpc: str) -> list[str]:
+    """As which networks, in CIDR form, private addresses of a VPC may see this machine.
+
+    Its own address, if that is one of the VPC's; else also all of the VPC, where a bastion stands, or a VPN ends.
+    """
+    [raw] = aws.ec2(settings).describe_vpcs(VpcIds=[vpc])["Vpcs"]
+    associated = [each["CidrBlock"] for each in raw.get("CidrBlockAssociationSet", [])] or [raw["CidrBlock"]]
+    inside = [ipaddress.ip_network(each) for each in associated]
+    own = _local_address(inside[0])
+    if any(own in network for network in inside):
+        return [f"{own}/32"]
+    reached = own.is_private and not own.is_unspecified
+    return [*map(str, inside), *([f"{own}/32"] if reached else [])]
+
+
+def _local_address(towards: ipaddress.IPv4Network | ipaddress.IPv6Network) -> ipaddress.IPv4Address:
+    """This machine's address on the way there, 0.0.0.0 where there is no way; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with contextlib.suppress(OSError):
+            probe.connect((str(towards[1]), 22))
+        return ipaddress.IPv4Address(probe.getsockname()[0])
 
 
 def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:

@@ -171,6 +171,11 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
     try:
         aws.persistently(lambda: call(GroupId=group.id, IpPermissions=[permission]), ["InvalidGroup.NotFound"])
     except Exception as error:
+        if aws.error_code(error) == "RulesPerSecurityGroupLimitExceeded":
+            raise UsageError(
+                f"the security group {group.name} has as many rules as EC2 takes: `inv ec2.sg {group.id}` shows them, "
+                f"`inv ec2.deauthorize {group.id}` removes one that nobody needs any more"
+            ) from None
         if aws.error_code(error) != "InvalidPermission.Duplicate":
             raise
         return False

@@ -59,6 +59,13 @@ def under_way(token: str) -> Iterator[Mark]:
                 path.unlink(missing_ok=True)
 
 
+def is_any_under_way() -> bool:
+    """Whether a launch is under way from this machine."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(not _is_free(path) for path in _directory().iterdir() if _TOKEN.fullmatch(path.name))
+    return False
+
+
 def look(settings: Settings, say: Callable[[str], None]) -> None:
     """Ask EC2 for instances of dead launches, and report them."""
     report(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))), say)

@@ -9,6 +9,7 @@ import getpass
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import aws, config, images, networks, security_groups
+from hardway import access, aws, config, images, networks, security_groups
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError
 from hardway.images import OwnImage
 from hardway.security_groups import Rule
@@ -391,6 +392,35 @@ def test_any_rule_is_read_or_refused_in_a_line(port: str, source: str, protocol:
         assert "\n" not in str(error)
     else:
         assert 0 <= rule.ports[0] <= rule.ports[1] <= 65535
+
+
+def test_who_connects_to_private_addresses_is_let_in_as_they_see_it(
+    shell: Shell, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "ap-south-1")
+    monkeypatch.setenv("INVOKE_EC2_SSH_FROM", "")
+    ec2.new(C, name=name, wait=False, private_ip=True)
+    assert "now lets SSH (port 2222) in from 172.31.0.0/16\n" in capsys.readouterr().err
+    inside = {"VpcId": "vpc-1", "CidrBlock": "127.0.0.0/8"}
+    with Stubber(api()) as stub:
+        stub.add_response("describe_vpcs", {"Vpcs": [inside]}, {"VpcIds": ["vpc-1"]})
+        assert networks.seen_from(config.settings(C), "vpc-1") == ["127.0.0.1/32"]
+
+
+def test_systems_manager_needs_no_open_port(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "ap-northeast-3")
+    plain = config.settings(C)
+    vpc = networks.find(plain, "")
+    [own] = access.security_groups(replace(plain, ec2=replace(plain.ec2, via="ssm")), (), vpc, 22, "", print)
+    assert rules(own) == {f"tcp/22:{own}"}
+
+
+def test_a_group_that_is_full_says_so(group: str) -> None:
+    full = security_groups.one(config.settings(C), group)
+    with Stubber(api()) as stub:
+        stub.add_client_error("authorize_security_group_ingress", "RulesPerSecurityGroupLimitExceeded")
+        with pytest.raises(UsageError, match=f"inv ec2.deauthorize {group}"):
+            security_groups.authorize(config.settings(C), full, Rule("tcp", (22, 22), "10.0.0.0/8"))
 
 
 # VPCs

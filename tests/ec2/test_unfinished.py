@@ -109,6 +109,13 @@ def test_cleanup_removes_what_nothing_uses(
 
     ec2.terminate_instances(InstanceIds=[running])
     tasks.wait(Context(), running, "terminated")
+    with unfinished.under_way(unfinished.new_token(60)):
+        assert not tasks.cleanup(Context(), yes=True)
+    assert capsys.readouterr().err.count("a launch is under way") == 2
+    ec2.create_tags(Resources=[group], Tags=[{"Key": "owner", "Value": "somebody"}])
+    assert group not in tasks.cleanup(Context(), yes=True)
+    assert re.search(rf"kept: security group hardway-ssh .*{group}: it is somebody's", capsys.readouterr().err)
+    ec2.delete_tags(Resources=[group], Tags=[{"Key": "owner"}])
     removed = tasks.cleanup(Context(), yes=True)
     assert group in removed
     assert not ec2.describe_key_pairs()["KeyPairs"]
