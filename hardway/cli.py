@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, overload
 
 import invoke
 
-from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
+from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError, did_you_mean
 from hardway.tables import Table
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Task(invoke.Task[Any]):
             own = self.short.get(argument.attr_name or argument.name)
             given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
             argument.names = (*given, own) if own else tuple(given)
-            default = self._default(argument.attr_name or argument.name, argument.default)
+            required = argument.positional
+            default = "" if required else self._default(argument.attr_name or argument.name, argument.default)
             if argument.help and default:
                 argument.help += f" (default: {default})"
         return arguments
@@ -215,10 +216,25 @@ def _translated(body: Body) -> Body:
             raise
         except KeyboardInterrupt:
             raise Interrupted() from None
+        except TypeError as error:
+            raise _misuse(body, args, kwargs) or _as_hardway_error(error) from error
         except Exception as error:
             raise _as_hardway_error(error) from error
 
     return translated  # type: ignore[return-value]
+
+
+def _misuse(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> UsageError | None:
+    """What is wrong with a call from Python that the body does not take; None where it does."""
+    import inspect
+
+    signature = inspect.signature(body)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = next((name for name in kwargs if name not in signature.parameters), "")
+        return UsageError(f"{body.__name__}: {error}{did_you_mean(unknown, signature.parameters) if unknown else ''}")
+    return None
 
 
 @contextlib.contextmanager

@@ -147,7 +147,13 @@ def _section(name: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
     types = typing.get_type_hints(cls)
     for key in values:
         if key not in types:
-            raise UsageError(f"there is no setting {name}.{key}{did_you_mean(key, types)} (in invoke.yaml)")
+            raise UsageError(f"there is no setting {name}.{key} (in invoke.yaml){did_you_mean(key, types)}")
+    prefix = f"INVOKE_{name}_".upper()
+    for variable in os.environ:
+        key = variable.removeprefix(prefix).lower()
+        if variable.startswith(prefix) and key not in types:
+            where = f"({variable} in the environment)"
+            raise UsageError(f"there is no setting {name}.{key} {where}{did_you_mean(key, types)}")
     chosen = {key: _value(f"{name}.{key}", types[key], value) for key, value in values.items()}
     for key in types.keys() - chosen.keys():
         # Invoke reads variables for the collection of the task that was called: in a task of another one, that calls

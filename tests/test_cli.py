@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from invoke.context import Context
 from invoke.program import Program
 
+from hardway.errors import UsageError
 from tests.conftest import REPOSITORY, Inv
 
 HELP = Path(__file__).parent / "help"
@@ -106,6 +108,15 @@ def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: p
     assert "in broken" in log.read_text()
 
 
+def test_a_call_that_a_task_does_not_take_is_the_callers() -> None:
+    from tasks import ec2
+
+    with pytest.raises(UsageError, match=r"new: got an unexpected keyword argument 'nmu'; did you mean num\?"):
+        ec2.new(Context(), nmu=3)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="ip: missing a required argument: 'selector'"):
+        ec2.ip(Context())  # type: ignore[call-arg]
+
+
 def test_help_is_there_for_who_asks_twice() -> None:
     from tasks import ns
 
@@ -125,7 +136,9 @@ def test_a_flag_tells_its_default_and_what_its_number_counts() -> None:
         section = shown.get(name.partition(".")[0], {})
         for argument in ns[name].get_arguments():
             setting = argument.attr_name or argument.name
-            if argument.default is None and setting in section:
+            if argument.positional:
+                assert "(default:" not in argument.help, f"{name} --{argument.name} is required"
+            elif argument.default is None and setting in section:
                 default = section[setting]
                 if default != "" and default is not False:
                     text = default if isinstance(default, str) else f"{default:g}"

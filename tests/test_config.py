@@ -49,12 +49,16 @@ def test_a_variable_reaches_a_context_that_declares_nothing(monkeypatch: pytest.
     monkeypatch.setenv("INVOKE_EC2_SSH_PORT", "x")
     with pytest.raises(UsageError, match="INVOKE_EC2_SSH_PORT"):
         config.settings(Context())
+    monkeypatch.delenv("INVOKE_EC2_SSH_PORT")
+    monkeypatch.setenv("INVOKE_EC2_SSH_PROT", "2222")
+    with pytest.raises(UsageError, match=r"\(INVOKE_EC2_SSH_PROT in the environment\); did you mean ssh_port\?"):
+        config.settings(Context())
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tpye": "x"}, "ec2.tpye; did you mean type?"),
+        ({"tpye": "x"}, "there is no setting ec2.tpye (in invoke.yaml); did you mean type?"),
         ({"num": "many"}, "ec2.num is 'many'"),
         ({"connect_timeout": -1}, "ec2.connect_timeout is '-1'"),
         ({"spot": "nan"}, "ec2.spot is 'nan'"),

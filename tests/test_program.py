@@ -26,6 +26,10 @@ PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
         ("ec2.id --regoin eu-west-1 web", "ec2.id has no flag --regoin; did you mean --region?"),
         ("ec2.ls --zzz", "ec2.ls has no flag --zzz"),
         ("--lst", "there is no flag --lst; did you mean --list?"),
+        ("ec2", "ec2 is a group of tasks: --list ec2 shows them"),
+        ("xyz", "there is no task 'xyz'; --list shows all"),
+        ("ec2.new --seconds-timeout", "--seconds-timeout needs a value"),
+        ("--config no.yaml ec2.ls", "--config no.yaml: there is no such file"),
         ("ec2.id", "'ec2.id' did not receive required positional arguments: 'selector'"),
         ("--print-completion-script csh", 'Completion for shell "csh" not supported (options are: bash, fish, zsh).'),
     ],
@@ -40,6 +44,55 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
         Program(binary="hardway", namespace=ns).run(["hardway", *arguments.split()])
     output = capsys.readouterr()
     assert (exit.value.code, output.out, output.err) == (2, "", f"{said}\n")
+
+
+@pytest.mark.parametrize("arguments", ["ec2.ssh --help", "ec2.ssh -h", "ec2.ssh web --help", "ec2.ssh web -c x -h"])
+def test_help_of_a_task_may_stand_behind_it(
+    arguments: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hardway.program import Program
+    from tasks import ns
+
+    with pytest.raises(SystemExit) as exit:
+        Program(binary="hardway", namespace=ns).run(["hardway", *arguments.split()])
+    output = capsys.readouterr()
+    assert (exit.value.code, output.err) == (0, "")
+    assert output.out.startswith("Usage: hardway [--core-opts] ec2.ssh ")
+
+
+TASKS = """
+from invoke import Collection, task
+from hardway import config
+from hardway.tasks import ec2
+
+@task
+def mine(c, num=1):
+    print(num, config.settings(c).ec2.name)
+
+ns = Collection(mine, ec2)
+"""
+
+
+def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    settings = tmp_path / "invoke.yaml"
+
+    def said(program: str, *arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", program, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    settings.write_text("ec2:\n  num: many\n")
+    assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 0 or more\n")
+    settings.write_text("ec2:\n  name: mine\n")
+    assert said("invoke", "mine") == (0, "1 mine\n")
+    assert said("invoke", "mine", "--num", "x") == (2, "'x' is not a number\n")
+    for text, why in (("ec2: [\n", " in line 2: "), ("- ec2\n", ": it must hold sections")):
+        settings.write_text(text)
+        for program, task in (("invoke", "mine"), ("hardway", "ec2.ls")):
+            code, error = said(program, task)
+            assert (code, len(error.splitlines())) == (2, 1)
+            assert error.startswith(f"invoke.yaml can't be read{why}")
 
 
 @pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["ours", "theirs"])
