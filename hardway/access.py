@@ -149,11 +149,11 @@ def security_groups(
     own, made = groups.make(settings, SECURITY_GROUP, vpc, "SSH to instances that hardway launches")
     if made:
         say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
-    sources = [source]
+    sources: list[str | None] = [source or None]
     if settings.ec2.via:
         sources = []
     elif private and not source:
-        sources = networks.seen_from(settings, vpc)
+        sources = [*networks.seen_from(settings, vpc)]
     rules = [groups.read_rule(settings, port, each, "tcp") for each in sources]
     own_rule = groups.read_rule(settings, port, own.id, "tcp")
     for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):

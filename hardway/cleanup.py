@@ -1,6 +1,6 @@
 """What hardway has made in a region and nothing uses any more: found, and removed.
 
-Key pairs, the groups `hardway-ssh`, VPCs, and what launches that never ended have left: instances and launch templates.
+Key pairs, security groups, VPCs, and what launches that never ended have left: instances and launch templates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardway import aws, networks, unfinished
+from hardway import aws, networks, security_groups, unfinished
 from hardway.access import SECURITY_GROUP
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
@@ -109,12 +109,11 @@ def _templates(settings: Settings) -> Iterator[Thing]:
 
 
 def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
-    named: list[Any] = [{"Name": "group-name", "Values": [SECURITY_GROUP]}]
-    for page in aws.ec2(settings).get_paginator("describe_security_groups").paginate(Filters=named):
-        for raw in page["SecurityGroups"]:
-            users = [i for i in alive if raw["GroupId"] in i.security_groups]
-            kept = _foreign(_tags(raw)) or _used_by(users) or _under_way()
-            yield Thing("security group", raw["GroupId"], f"{SECURITY_GROUP} ({raw['VpcId']})", kept)
+    for group in security_groups.find(settings):
+        if group.name == SECURITY_GROUP or aws.MADE_TAG in group.tags:
+            users = [i for i in alive if group.id in i.security_groups]
+            kept = _foreign(group.tags) or _used_by(users) or _under_way()
+            yield Thing("security group", group.id, f"{group.name} ({group.vpc})", kept)
 
 
 def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:

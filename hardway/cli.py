@@ -42,8 +42,8 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def new_name(text: str) -> str:
-    """A name for something new. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
+def checked_name(text: str) -> str:
+    """A name. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
     if not text.strip() or text.startswith("-"):
         raise UsageError(f"{text!r} is neither a known flag nor a name; see the task's --help")
     return text

@@ -65,6 +65,8 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
     """
     if stdin:
         raise UsageError("--each and --stdin both say what the command reads: leave one of them out")
+    if not each.strip():
+        raise UsageError("--each is empty: it takes a file, or - for stdin")
     if command == each == "-":
         raise UsageError("--command - and --each - cannot both read our stdin")
     try:

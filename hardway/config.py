@@ -132,6 +132,8 @@ def settings(c: Context, region: str | None = None) -> Settings:
     sections = {name: _section(name, cls, c.config.get(name) or {}) for name, cls in _SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
     stub = {key: os.environ[key] for key in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(key)}
+    if not sections["ec2"].max_connections:
+        raise UsageError("ec2.max_connections is 0: it must be 1 or more")
     return Settings(**{**sections, "aws": aws}, stub_session=stub)
 
 

@@ -42,7 +42,15 @@ _TIMED_OUT = (124, 137)
 
 
 class CommandError(Failed):
-    """A command that ran on an instance and did not succeed, or did not end."""
+    """A command that ran on an instance and did not succeed, or did not end; `result` is what came of it."""
+
+    result: CommandResult | None = None
+
+
+class ConnectionLost(ssh.ConnectError):
+    """A connection that was lost under a command; `result` is what came of it."""
+
+    result: CommandResult | None = None
 
 
 class OutputClosed(Exception):
@@ -153,18 +161,20 @@ class FoldingPrinter(Printer):
     def fold(self, outcomes: Iterable[Any]) -> None:
         """Print each output once, that of the most instances first, under a line that says from which it came.
 
-        Outputs are the same where every byte and the exit code are. Raises BrokenPipeError.
+        Outputs are the same where every byte and how the command ended are. Raises BrokenPipeError.
         """
-        same: dict[tuple[int, bytes], list[CommandResult]] = {}
+        same: dict[tuple[str, bytes], list[CommandResult]] = {}
         for outcome in outcomes:
-            if isinstance(outcome, CommandResult):
+            result = outcome.result if isinstance(outcome, CommandError | ConnectionLost) else outcome
+            if isinstance(result, CommandResult):
                 digest = hashlib.blake2b()
-                for chunk in outcome.chunks():
+                for chunk in result.chunks():
                     digest.update(chunk)
-                same.setdefault((outcome.exit_code, digest.digest()), []).append(outcome)
+                ended = describe_outcome(outcome) or ""
+                same.setdefault((ended, digest.digest()), []).append(result)
         try:
-            for results in sorted(same.values(), key=len, reverse=True):
-                self._emit(f"--- {_whose(results)}\n".encode(), error=False)
+            for (ended, _), results in sorted(same.items(), key=lambda group: len(group[1]), reverse=True):
+                self._emit(f"--- {_whose(results, ended)}\n".encode(), error=False)
                 last = b""
                 for last in results[0].chunks():
                     self._emit(last, error=False)
@@ -174,14 +184,14 @@ class FoldingPrinter(Printer):
             raise BrokenPipeError from closed
 
 
-def _whose(results: Sequence[CommandResult]) -> str:
-    """How many instances, their exit code if it is none of success, and their names and ids."""
+def _whose(results: Sequence[CommandResult], ended: str) -> str:
+    """How many instances, how their command ended if that was no success, and their names and ids."""
     by_name: dict[str, list[str]] = {}
     for result in results:
         by_name.setdefault(result.instance.name, []).append(result.instance.id)
-    code = f", exit code {results[0].exit_code}" if results[0].exit_code else ""
+    how = f", {ended}" if ended else ""
     names = "; ".join(" ".join(filter(None, [name, *ids])) for name, ids in by_name.items())
-    return f"{count(len(results), 'instance')}{code}: {names}"
+    return f"{count(len(results), 'instance')}{how}: {names}"
 
 
 @contextlib.contextmanager
@@ -346,6 +356,15 @@ class _Command:
         else:
             self.channel.shutdown_write()
         try:
+            return self._run(started, timeout, answer_timeout, feeder)
+        except (CommandError, ConnectionLost) as error:
+            error.result = CommandResult(self.instance, -1, time.monotonic() - started, self.stdout, self.stderr)
+            raise
+
+    def _run(
+        self, started: float, timeout: float, answer_timeout: float, feeder: threading.Thread | None
+    ) -> CommandResult:
+        try:
             in_time = self._read(started + timeout + KILL_AFTER_SECONDS + answer_timeout if timeout else None)
         finally:
             self.channel.close()
@@ -353,13 +372,13 @@ class _Command:
                 feeder.join(answer_timeout)
         seconds = time.monotonic() - started
         if not in_time:
-            raise ssh.ConnectError(f"no answer for {seconds:.0f} s: the host hangs")
+            raise ConnectionLost(f"no answer for {seconds:.0f} s: the host hangs")
         if timeout and seconds >= timeout and self.channel.exit_status in _TIMED_OUT:
             raise CommandError(f"still running after {timeout:g} s, ended")
         if self.channel.exit_status < 0:
             if self.channel.transport.is_active():
                 raise CommandError("ended by a signal")
-            raise ssh.ConnectError("connection lost before the command ended")
+            raise ConnectionLost("connection lost before the command ended")
         return CommandResult(self.instance, self.channel.exit_status, seconds, self.stdout, self.stderr)
 
     def _feed(self, stdin: Callable[[], Iterator[bytes]]) -> None:

@@ -5,6 +5,7 @@ Also one's own AMIs and snapshots: listed, made of instances, removed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,8 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
         images = _images(lambda: ec2.describe_images(ImageIds=[value]))
     else:
         named = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
-        images = _images(lambda: ec2.describe_images(Owners=["self"], Filters=named))
+        # EC2 takes a name in a filter for a glob.
+        images = [i for i in _images(lambda: ec2.describe_images(Owners=["self"], Filters=named)) if i["Name"] == name]
     if not images:
         raise UsageError(
             f"there is no AMI {name!r} in {aws.region_of(settings)} (--ami takes {', '.join(IMAGES)}, an id (ami-...), "
@@ -186,12 +188,30 @@ def _own_image(raw: Mapping[str, Any]) -> OwnImage:
 def find_own(settings: Settings, name: str) -> OwnImage:
     """The account's own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for a name."""
     images = own(settings)
-    found = [image for image in images if name in (image.id, image.name)]
+    found = [image for image in images if name == image.id] or [image for image in images if name == image.name]
     if found:
         return found[0]
     kind = UsageError if name.startswith("ami-") else NothingMatched
     hint = did_you_mean(name, [image.name for image in images]) or "; see `inv ec2.amis`"
     raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{hint}")
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for what `--ami` would not take for the name of one's own, or EC2 for no name of an AMI at all.
+
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+    """
+    if name in IMAGES or name.startswith("ami-"):
+        raise UsageError(f"{name!r} would be another AMI's for `ec2.new --ami`: take another name")
+    if name.startswith("-") or not re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
+        raise UsageError(
+            f"{name!r} can't be the name of an AMI: 3 to 128 letters, digits, blanks and ()[]./-'@_ can, not - at first"
+        )
+
+
+def refuse_foreign(image: OwnImage, any_owner: bool) -> None:
+    """Raise UsageError where an AMI carries another user's `owner` tag, unless `any_owner`."""
+    tagging.refuse_foreign(f"{image.name} {image.id}", image.tags, any_owner)
 
 
 def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:

@@ -327,9 +327,18 @@ def start(settings: Settings, instances: Iterable[Instance]) -> None:
 
 
 def stop(settings: Settings, instances: Iterable[Instance]) -> None:
-    """Stop running instances. Idempotent. EC2 refuses spot instances whose request is for one time."""
-    for ids in in_batches(instances):
-        aws.ec2(settings).stop_instances(InstanceIds=ids)
+    """Stop running instances. Idempotent. Raises UsageError for spot instances whose request is for one time."""
+    chosen = list(instances)
+    for ids in in_batches(chosen):
+        try:
+            aws.ec2(settings).stop_instances(InstanceIds=ids)
+        except Exception as error:
+            spot = ", ".join(str(instance) for instance in chosen if instance.spot)
+            if not spot or aws.error_code(error) != "UnsupportedOperation":
+                raise
+            raise UsageError(
+                f"nothing was stopped: EC2 can't stop spot instances ({spot}); `inv ec2.rm` terminates them"
+            ) from None
 
 
 def reboot(settings: Settings, instances: Iterable[Instance]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import operator
@@ -13,11 +14,13 @@ from typing import Any, Protocol
 
 from hardway import aws, images, prices
 from hardway.config import Settings
-from hardway.errors import NothingMatched, UsageError
+from hardway.errors import NothingMatched, UsageError, did_you_mean
 from hardway.prices import Say
 from hardway.tables import aligned, money
 
 HISTORY_DAYS = 90  # that EC2 remembers
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
+ARCHITECTURES = ("x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
 
 
 class Row(Protocol):
@@ -104,19 +107,27 @@ def types(
 ) -> Table:
     """The types that match one of the globs `only` and have at least so much, cheapest first, unknown prices last.
 
-    Raises NothingMatched.
+    Raises NothingMatched, also for one of `only` that is no glob and no type of the region.
     """
-    filters = [{"Name": "instance-type", "Values": re.split(r"[\s,]+", only.strip())}] if only.strip() else []
+    if arch not in ("", *ARCHITECTURES):
+        known = ", ".join(ARCHITECTURES)
+        raise UsageError(f"--arch is {arch!r}: it must be one of {known}{did_you_mean(arch, ARCHITECTURES)}")
+    wanted = list(filter(None, re.split(r"[\s,]+", only)))
+    filters = [{"Name": "instance-type", "Values": wanted}] if wanted else []
     pages = aws.ec2(settings).get_paginator("describe_instance_types").paginate(Filters=filters)
+    all_ = [_type(raw) for page in pages for raw in page["InstanceTypes"]]
+    for name in wanted:
+        if not any(fnmatch.fnmatchcase(one.name, name) for one in all_):
+            hint = images.near_type(settings, name)
+            raise NothingMatched(f"{aws.region_of(settings)} has no instance type {name!r}{hint}")
     found = [
         one
-        for one in (_type(raw) for page in pages for raw in page["InstanceTypes"])
+        for one in all_
         if (one.vcpus >= vcpus and one.memory_gib >= memory and one.nvme_gb >= nvme)
         and (not arch or arch in one.architectures)
     ]
     if not found:
-        hint = images.near_type(settings, only.strip()) if only.strip() else ""
-        raise NothingMatched(f"{aws.region_of(settings)} has no such instance type{hint}")
+        raise NothingMatched(f"no instance type in {aws.region_of(settings)} has all of that: ask for less")
     names = [one.name for one in found]
     on_demand = prices.on_demand(settings, names, say)
     spot: dict[str, dict[str, float]] = {}
@@ -157,7 +168,9 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table:
     Raises UsageError for days that EC2 doesn't remember, NothingMatched for a type without spot prices.
     """
     if not 0 < days <= HISTORY_DAYS:
-        raise UsageError(f"--days is {days:g}: EC2 remembers the spot prices of {HISTORY_DAYS} days")
+        raise UsageError(f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, which EC2 remembers")
+    if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", type):
+        raise UsageError(f"{type!r} is no instance type: name one, such as m7i.large (`inv ec2.types` lists them)")
     end = datetime.now(timezone.utc)
     start = end - timedelta(days=days)
     changes: dict[str, dict[datetime, float]] = {}

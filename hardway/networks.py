@@ -27,12 +27,12 @@ _PAUSES = (0, 0.3, 1, 3)  # before each look for what EC2 may show late
 
 @dataclass(frozen=True)
 class Subnet:
-    """A subnet and the VPC it is in; a VPC without any is one with no `id`. `free` is in addresses."""
+    """A subnet and the VPC it is in; a VPC without any is one with no `subnet`. `free` is in addresses."""
 
     name: str
     vpc: str
     default: bool
-    id: str
+    subnet: str
     zone: str
     cidr: str
     public: bool
@@ -47,9 +47,9 @@ def subnets(settings: Settings) -> list[Subnet]:
     for page in ec2.get_paginator("describe_subnets").paginate():
         for raw in page["Subnets"]:
             found.setdefault(raw["VpcId"], []).append(raw)
-    none = {"SubnetId": "", "AvailabilityZone": "", "CidrBlock": ""}
     result = []
     for vpc in sorted(_vpcs(settings), key=lambda raw: (not raw["IsDefault"], tags.of(raw).get("Name", ""))):
+        none = {"SubnetId": "", "AvailabilityZone": "", "CidrBlock": vpc["CidrBlock"]}
         for raw in sorted(found.get(vpc["VpcId"], [none]), key=lambda raw: raw["AvailabilityZone"]):
             result.append(
                 Subnet(
@@ -119,7 +119,8 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     """
     if name.startswith("vpc-"):
         raise UsageError(f"{name!r} would be taken for an id: take another name")
-    named = _vpcs(settings, {"tag:Name": name})
+    # EC2 takes a name in a filter for a glob.
+    named = [vpc for vpc in _vpcs(settings, {"tag:Name": name}) if tags.of(vpc)["Name"] == name]
     if len(named) > 1 or (named and VPC_TAG not in tags.of(named[0])):
         ids = ", ".join(vpc["VpcId"] for vpc in named)
         raise UsageError(f"the name {name!r} is taken by {ids}, not made by hardway or not alone: take another name")
@@ -132,6 +133,7 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
             vpc = aws.ec2(settings).create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"]
+            say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
         except BaseException as error:
             if vpc or not aws.is_answered(error):
@@ -187,7 +189,7 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
 
 def _gateway(ec2: Any, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
     """The internet gateway of a VPC, made and attached if it has none."""
-    if attached := ec2.describe_internet_gateways(Filters=_filters({"attachment.vpc-id": vpc}))["InternetGateways"]:
+    if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
     # One that was made, but not attached before the end came.
     made = ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": own[VPC_TAG]}))["InternetGateways"]
@@ -198,6 +200,11 @@ def _gateway(ec2: Any, vpc: str, own: Mapping[str, str], say: Callable[[str], No
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
+
+
+def _gateways(ec2: Any, vpc: str) -> list[Any]:
+    attached = _filters({"attachment.vpc-id": vpc})
+    return list(ec2.describe_internet_gateways(Filters=attached)["InternetGateways"])
 
 
 def _main_table(ec2: Any, vpc: str) -> Any:
@@ -221,6 +228,12 @@ def _zones(ec2: Any) -> list[str]:
     return sorted(z["ZoneName"] for z in ec2.describe_availability_zones(Filters=filters)["AvailabilityZones"])
 
 
+def refuse_foreign(settings: Settings, vpc: str, any_owner: bool) -> None:
+    """Raise UsageError where a VPC carries another user's `owner` tag, unless `any_owner`."""
+    for raw in _vpcs(settings, {"vpc-id": vpc}):
+        tags.refuse_foreign(vpc, tags.of(raw), any_owner)
+
+
 def contents(settings: Settings, vpc: str) -> list[str]:
     """Lines that say what goes with a VPC. Raises UsageError where something lives in it, or it is the default one."""
     [raw] = _vpcs(settings, {"vpc-id": vpc}) or [None]
@@ -233,7 +246,8 @@ def contents(settings: Settings, vpc: str) -> list[str]:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         raise UsageError(f"{alive[0]}{more} in {vpc}: `inv ec2.rm {vpc}` terminates what is in it")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
-    lines += [f"{s.id} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.id]
+    lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
+    lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]
     groups = security_groups.find(settings, vpc_id=vpc)
     return lines + [f"{group.id} {group.name}" for group in groups if group.name != "default"]
 
@@ -249,7 +263,7 @@ def remove_vpc(settings: Settings, vpc: str) -> None:
     ec2 = aws.ec2(settings)
     inside = _filters({"vpc-id": vpc})
     token = tags.of(_vpcs(settings, {"vpc-id": vpc})[0]).get(VPC_TAG)
-    for gateway in ec2.describe_internet_gateways(Filters=_filters({"attachment.vpc-id": vpc}))["InternetGateways"]:
+    for gateway in _gateways(ec2, vpc):
         _removed(ec2.detach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
         _removed(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
     if token:

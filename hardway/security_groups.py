@@ -15,6 +15,9 @@ from hardway.errors import UsageError, did_you_mean
 
 PROTOCOLS = ("tcp", "udp", "icmp", "all")
 _ALL_PORTS = (0, 65535)
+_SSH = 22
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
+_NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
 _ADDRESS_URL = "https://checkip.amazonaws.com"
 
@@ -70,11 +73,11 @@ class SecurityGroup:
     tags: Mapping[str, str] = field(hash=False)
 
 
-def read_rule(settings: Settings, port: int | str, source: str, protocol: str) -> Rule:
+def read_rule(settings: Settings, port: int | str | None, source: str | None, protocol: str) -> Rule:
     """A rule from a port or a range of them (`8000-8100`), an address, a network or a group's id, and a protocol.
 
-    Ports are looked at for tcp and udp only; an empty source is who may use SSH: `ec2.ssh_from`, else this machine.
-    Raises UsageError for what cannot be.
+    Ports are for tcp and udp alone, None is that of SSH; no source is who may use SSH: `ec2.ssh_from`, else this
+    machine. Raises UsageError for what cannot be.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
@@ -82,11 +85,15 @@ def read_rule(settings: Settings, port: int | str, source: str, protocol: str) -
         )
     ports = _ALL_PORTS
     if protocol in ("tcp", "udp"):
-        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", str(port).strip())
+        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", str(_SSH if port is None else port).strip())
         ports = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not 0 <= ports[0] <= ports[1] <= 65535:
             raise UsageError(f"--port is {str(port)!r}: it must be a port, or a range such as 8000-8100")
-    source = source.strip() or settings.ec2.ssh_from or own_address()
+    elif port is not None:
+        raise UsageError(f"--port is for tcp and udp: {protocol} has none, and all of it would be let in")
+    if source is not None and not source.strip():
+        raise UsageError("--source is empty: leave it out for this machine's address")
+    source = source.strip() if source else settings.ec2.ssh_from or own_address()
     if re.fullmatch(r"sg-[0-9a-f]+", source):
         return Rule(protocol, ports, source)
     try:
@@ -143,9 +150,14 @@ def one(settings: Settings, name: str) -> SecurityGroup:
 
 
 def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[SecurityGroup, bool]:
-    """The group of this name in a VPC, made if there is none; and whether it was."""
-    if found := find(settings, vpc_id=vpc, group_name=name):
+    """The group of this name in a VPC, made if there is none; and whether it was. Raises UsageError for no name."""
+    if found := _named(settings, name, vpc):
         return found[0], False
+    if name.startswith("sg-") or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} can't be the name of a security group: letters, digits, blanks and ._-:/()#,@[]+=&;{{}}!$* can, "
+            "up to 255 of them, and not sg- at the start"
+        )
     own = {"Name": name}
     try:
         made = aws.ec2(settings).create_security_group(
@@ -157,17 +169,22 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
     except Exception as error:
         if aws.error_code(error) != "InvalidGroup.Duplicate":
             raise
-        return find(settings, vpc_id=vpc, group_name=name)[0], False
+        return _named(settings, name, vpc)[0], False
     return SecurityGroup(name, made["GroupId"], vpc, (), description, own), True
+
+
+def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
+    """EC2 takes a name in a filter for a glob."""
+    return [group for group in find(settings, vpc_id=vpc, group_name=name) if group.name == name]
 
 
 def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
     """Let in what a rule says; False where that very rule is there already."""
     call = aws.ec2(settings).authorize_security_group_ingress
     permission = rule.permission
-    for sources in permission.values():
-        if isinstance(sources, list):
-            sources[0]["Description"] = "by hardway"
+    for kind in ("IpRanges", "Ipv6Ranges"):
+        for each in permission.get(kind, ()):
+            each["Description"] = "by hardway"
     try:
         aws.persistently(lambda: call(GroupId=group.id, IpPermissions=[permission]), ["InvalidGroup.NotFound"])
     except Exception as error:

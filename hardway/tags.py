@@ -16,11 +16,13 @@ _RESOURCES = 1000
 
 def read(texts: Iterable[str]) -> dict[str, str]:
     """Tags from `key=value` texts. Raises UsageError for one that is none, or that only AWS may set."""
-    result = {}
+    result: dict[str, str] = {}
     for text in [texts] if isinstance(texts, str) else texts:
         key, equals, value = text.partition("=")
         if not (key and equals) or key.startswith("aws:"):
             raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
+        if result.get(key, value) != value:
+            raise UsageError(f"--tag {key} is given twice, as {result[key]!r} and as {value!r}")
         result[key] = value
     return result
 
@@ -32,6 +34,15 @@ def read_keys(texts: Iterable[str]) -> list[str]:
         if not key or "=" in key or key.startswith("aws:"):
             raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
     return keys
+
+
+def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
+    """Raise UsageError where the `owner` among the tags is another user, unless `any_owner`."""
+    user = aws.user()
+    if tags.get("owner", user) not in ("", user) and not any_owner:
+        raise UsageError(
+            f"not {user}'s, so nothing was done: {what} ({tags['owner']}'s); add --any-owner if that is meant"
+        )
 
 
 def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> None:

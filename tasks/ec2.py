@@ -276,7 +276,8 @@ def ssh(
     script = commands.read(command or "", stdin)
     chosen = instances.select(settings, selector)
     if lines is not None and len(lines) != len(chosen):
-        raise UsageError(f"--each {each} has {len(lines)} lines and {_count(chosen)} match: it must have one for each")
+        has = count(len(lines), "line")
+        raise UsageError(f"--each {each} has {has} and {_count(chosen)} match: it must have one for each")
     confirm(f"run on {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
     printer = groups.FoldingPrinter() if fold else groups.Printer(prefix=not quiet, sole=len(chosen) == 1)
     return _run(settings, chosen, script, seconds, printer, lines)
@@ -669,7 +670,10 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
     chosen = instances.select(settings, selector, states=instances.ALIVE)
     if len(chosen) > 1:
         raise UsageError(f"{_count(chosen)} match: select the one to look at")
-    return userdata.text(instances.user_data(settings, chosen[0]))
+    data = instances.user_data(settings, chosen[0])
+    if not data:
+        say(f"{chosen[0]} was given nothing to run")
+    return userdata.text(data)
 
 
 def _settings(
@@ -683,7 +687,9 @@ def _settings(
     settings = connections.reached(config.settings(c, region), private_ip, via)
     if max_connections is not None:
         cap = config.number(max_connections, int, "--max-connections")
-        settings = replace(settings, ec2=replace(settings.ec2, max_connections=max(1, cap)))
+        if not cap:
+            raise UsageError("--max-connections is 0: it must be 1 or more")
+        settings = replace(settings, ec2=replace(settings.ec2, max_connections=cap))
     return replace(settings, stub_session={}) if real_s3 else settings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, confirm, listing, new_name, say, task
+from hardway.cli import Lines, checked_name, confirm, listing, say, task
 from hardway.errors import UsageError
 from hardway.later import images, instances
 from hardway.tables import Table
@@ -59,7 +59,7 @@ def ami_new(
     """
     settings = config.settings(c, region)
     seconds = config.number(seconds_timeout, int, "--seconds-timeout")
-    name = new_name(name)
+    images.check_name(name)
     chosen = instances.select(settings, selector, states=STATES)
     if len(chosen) > 1:
         raise UsageError(f"{len(chosen)} instances match: an AMI is made of one")
@@ -74,14 +74,17 @@ def ami_new(
     return Lines([image])
 
 
-@task(autoprint=True, help={"name": "its name or id", "yes": YES, "region": REGION})
-def ami_rm(c: Context, name: str, yes: bool = False, region: str | None = None) -> Lines:
+@task(autoprint=True, help={"name": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+def ami_rm(
+    c: Context, name: str, yes: bool = False, region: str | None = None, any_owner: bool = False
+) -> Lines:
     """Remove an AMI of your own with its snapshots.
 
     Prints its id. Instances made of it stay.
     """
     settings = config.settings(c, region)
-    image = images.find_own(settings, name)
+    image = images.find_own(settings, checked_name(name))
+    images.refuse_foreign(image, any_owner)
     lines = [f"{image.id} {image.name} {image.created}", *image.snapshots]
     confirm("deregister this AMI and delete its snapshots?", lines, yes)
     left = images.remove(settings, image)
@@ -110,4 +113,12 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=STATES)
     confirm("take snapshots of all their volumes?", instances.Instances(chosen).brief(), yes)
-    return Lines(taken for instance in chosen for taken in images.take_snapshots(settings, instance))
+    taken = Lines()
+    try:
+        for instance in chosen:
+            taken += images.take_snapshots(settings, instance)
+    except Exception:
+        if taken:
+            say(f"taken until then: {' '.join(taken)}")
+        raise
+    return taken

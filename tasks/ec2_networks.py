@@ -7,15 +7,15 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, confirm, listing, new_name, say, task
+from hardway.cli import Lines, checked_name, confirm, listing, say, task
 from hardway.later import networks, security_groups
 from hardway.tables import Table
 
-from .flags import JSON, REGION, YES
+from .flags import ANY_OWNER, JSON, REGION, YES
 
 GROUP = "security group, its name or id"
 RULE = {
-    "port": "port, or a range such as 8000-8100; for tcp and udp",
+    "port": "port, or a range such as 8000-8100; for tcp and udp (default: 22)",
     "source": "address, network (203.0.113.0/24) or security group's id; else this machine's public address",
     "protocol": "tcp, udp, icmp or all",
 }
@@ -39,7 +39,7 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
     """
     settings = config.settings(c, region)
     where = networks.find(settings, settings.ec2.vpc if vpc is None else vpc)
-    group, made = security_groups.make(settings, new_name(name), where, "made by hardway")
+    group, made = security_groups.make(settings, checked_name(name), where, "made by hardway")
     if made:
         say(f"made the security group {name} ({group.id}) in {where}")
     return Lines([group.id])
@@ -49,8 +49,8 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
 def authorize(
     c: Context,
     group: str,
-    port: int | str = "22",
-    source: str = "",
+    port: int | str | None = None,
+    source: str | None = None,
     protocol: str = "tcp",
     region: str | None = None,
 ) -> None:
@@ -60,7 +60,7 @@ def authorize(
     """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
-    found = security_groups.one(settings, group)
+    found = security_groups.one(settings, checked_name(group))
     now = "now" if security_groups.authorize(settings, found, rule) else "already"
     say(f"{found.name} ({found.id}) {now} lets in {rule}")
 
@@ -69,8 +69,8 @@ def authorize(
 def deauthorize(
     c: Context,
     group: str,
-    port: int | str = "22",
-    source: str = "",
+    port: int | str | None = None,
+    source: str | None = None,
     protocol: str = "tcp",
     region: str | None = None,
 ) -> None:
@@ -80,7 +80,7 @@ def deauthorize(
     """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
-    found = security_groups.one(settings, group)
+    found = security_groups.one(settings, checked_name(group))
     removed, others = security_groups.deauthorize(settings, found, rule)
     say(f"{found.name} ({found.id}) {'no longer has' if removed else 'did not have'} the rule {rule}")
     for other in others:
@@ -94,7 +94,7 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     Name, id, default, subnet, zone, network, public, free addresses.
     """
     found = networks.subnets(config.settings(c, region))
-    columns = ("name", "vpc", "default", "id", "zone", "cidr", "public", "free")
+    columns = ("name", "vpc", "default", "subnet", "zone", "cidr", "public", "free")
     return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
 
 
@@ -104,17 +104,20 @@ def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
 
     Or add what it lacks; prints its id. Never left half made.
     """
-    return Lines([networks.make(config.settings(c, region), new_name(name), say)])
+    return Lines([networks.make(config.settings(c, region), checked_name(name), say)])
 
 
-@task(autoprint=True, help={"vpc": "its name or id", "yes": YES, "region": REGION})
-def rm_vpc(c: Context, vpc: str, yes: bool = False, region: str | None = None) -> Lines:
+@task(autoprint=True, help={"vpc": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+def rm_vpc(
+    c: Context, vpc: str, yes: bool = False, region: str | None = None, any_owner: bool = False
+) -> Lines:
     """Remove a VPC with all that is in it.
 
     Its subnets, gateway and security groups, unless an instance is in it; prints its id.
     """
     settings = config.settings(c, region)
-    id_ = networks.find(settings, vpc)
+    id_ = networks.find(settings, checked_name(vpc))
+    networks.refuse_foreign(settings, id_, any_owner)
     confirm("remove all of this?", networks.contents(settings, id_), yes)
     networks.remove_vpc(settings, id_)
     return Lines([id_])

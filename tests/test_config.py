@@ -63,6 +63,7 @@ def test_a_variable_reaches_a_context_that_declares_nothing(monkeypatch: pytest.
         ({"connect_timeout": -1}, "ec2.connect_timeout is '-1'"),
         ({"spot": "nan"}, "ec2.spot is 'nan'"),
         ({"num": 1.5}, "ec2.num is '1.5'"),
+        ({"max_connections": 0}, "ec2.max_connections is 0"),
     ],
 )
 def test_what_cannot_be_is_named(values: dict[str, object], said: str) -> None:

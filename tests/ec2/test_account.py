@@ -143,7 +143,7 @@ def test_a_spot_instance_cannot_be_stopped(shell: Shell, name: str) -> None:
     )
     eventually(lambda: set(shell.states(name).values()) == {"running"})
     error = refused(ec2.stop, name, yes=True)
-    assert (error.code, "one-time" in str(error)) == (2, True)
+    assert (error.code, "nothing was stopped" in str(error), "inv ec2.rm" in str(error)) == (2, True, True)
     assert set(shell.states(name).values()) == {"running"}
 
 
@@ -164,6 +164,7 @@ def test_tags_are_set_and_taken_off(ids: list[str]) -> None:
         (ec2.tag, ["novalue"], "write key=value"),
         (ec2.tag, ["=x"], "write key=value"),
         (ec2.tag, ["aws:x=y"], "aws:"),
+        (ec2.tag, ["a=1", "a=2"], "--tag a is given twice"),
         (ec2.untag, None, "add --tag"),
         (ec2.untag, ["key=value"], "the key alone"),
         (ec2.untag, [""], "the key alone"),
@@ -244,7 +245,31 @@ def test_images_that_are_not_there_or_not_to_be_made(image: str, ids: list[str])
     assert refused(ec2.ami_rm, "ami-00000000000000000", yes=True).code == 2
     assert "already in use" in str(refused(ec2.ami_new, ids[0], image, yes=True))
     assert "made of one" in str(refused(ec2.ami_new, NAME, "two", yes=True))
-    assert "--bogus" in str(refused(ec2.ami_new, ids[0], "--bogus", yes=True))
+    for name in ("--bogus", "noble", "ami-a95eee98633040143", "ab", "a*b", "x" * 129):
+        assert refused(ec2.ami_new, ids[0], name, yes=True).code == 2
+    assert "there is no AMI" in str(refused(ec2.new, ami=f"{image[:-1]}*"))
+    [made] = [each for each in ec2.amis(C) if each.name == image]
+    api().create_tags(Resources=[made.id], Tags=[{"Key": "owner", "Value": "somebody"}])
+    assert "add --any-owner" in str(refused(ec2.ami_rm, image, yes=True))
+    assert ec2.ami_rm(C, image, yes=True, any_owner=True) == [made.id]
+
+
+def test_snapshots_that_were_taken_before_one_failed_are_told(
+    ids: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client, real = api(), api().create_snapshots
+    asked: list[str] = []
+
+    def fails(**given: Any) -> Any:
+        asked.append(given["InstanceSpecification"]["InstanceId"])
+        return real(**given) if len(asked) == 1 else client.describe_instances(InstanceIds=["i-00000000"])
+
+    monkeypatch.setattr(client, "create_snapshots", fails)
+    before = {each.id for each in ec2.snapshots(C)}
+    refused(ec2.snapshot, ids, yes=True)
+    [taken] = {each.id for each in ec2.snapshots(C)} - before
+    assert f"taken until then: {taken}\n" in capfd.readouterr().err
+    client.delete_snapshot(SnapshotId=taken)
 
 
 def test_an_ami_is_waited_for_as_long_as_it_can_come(shell: Shell) -> None:
@@ -289,6 +314,11 @@ def rules(id_: str) -> set[str]:
 def test_a_group_is_made_once(group: str, name: str) -> None:
     assert ec2.sg(C, name) == [group]
     assert rules(group) == set()
+    [other] = ec2.sg(C, f"{name[:-1]}*")  # which EC2 itself would take for a glob
+    assert other != group
+    api().delete_security_group(GroupId=other)
+    for wrong in ("sg-web", "a\tb", "-web", "x" * 256):
+        assert refused(ec2.sg, wrong).code == 2
 
 
 def test_what_is_authorized_can_come_in_until_it_is_not(
@@ -320,13 +350,16 @@ def test_what_is_authorized_can_come_in_until_it_is_not(
     ec2.deauthorize(C, name, port="8000-8100", source="203.0.113.7")
     ec2.deauthorize(C, name)
     assert "still" not in capfd.readouterr().err
-    assert rules(group) == {"udp/53:2001:db8::/32", f"all:{group}", "icmp:0.0.0.0/0"}
+    ec2.deauthorize(C, name, source=group, protocol="all")
+    assert rules(group) == {"udp/53:2001:db8::/32", "icmp:0.0.0.0/0"}
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"port": "x"}, "--port is 'x'"),
+        ({"port": "80", "protocol": "all"}, "--port is for tcp and udp"),
+        ({"source": ""}, "--source is empty"),
         ({"port": "90-80"}, "--port is '90-80'"),
         ({"port": "65536"}, "--port is '65536'"),
         ({"source": "10.0.0.1/8"}, "host bits set"),
@@ -464,6 +497,11 @@ def test_from_an_account_without_a_network_to_a_cluster_and_back(
     zones = {zone["ZoneName"] for zone in api().describe_availability_zones()["AvailabilityZones"]}
     assert {subnet.zone for subnet in ec2.vpcs(C)} == zones
     assert all((subnet.vpc, subnet.name, subnet.public) == (vpc, "net", True) for subnet in ec2.vpcs(C))
+    assert f"made the VPC net ({vpc})\n" in capfd.readouterr().err
+    [another] = ec2.new_vpc(C, "ne?")  # which EC2 itself would take for a glob
+    assert another != vpc
+    assert any(line.startswith("igw-") for line in networks.contents(config.settings(C), another))
+    ec2.rm_vpc(C, another, yes=True)
     launched = ec2.new(C, name=name, vpc="net", num=2)
     [kept, other] = ec2.sg(C, "one", vpc="net") + ec2.sg(C, "two", vpc="net")
     ec2.authorize(C, kept, source=other)
@@ -481,8 +519,8 @@ def test_from_an_account_without_a_network_to_a_cluster_and_back(
 def test_what_a_vpc_of_ours_lacks_is_added(empty: str) -> None:
     [vpc] = ec2.new_vpc(C, "net")
     first, second = ec2.vpcs(C)
-    api().delete_subnet(SubnetId=first.id)
-    api().modify_subnet_attribute(SubnetId=second.id, MapPublicIpOnLaunch={"Value": False})
+    api().delete_subnet(SubnetId=first.subnet)
+    api().modify_subnet_attribute(SubnetId=second.subnet, MapPublicIpOnLaunch={"Value": False})
     api().modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": False})
     [table] = api().describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
     api().delete_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0")
@@ -491,7 +529,7 @@ def test_what_a_vpc_of_ours_lacks_is_added(empty: str) -> None:
     assert ec2.new_vpc(C, "net") == [vpc]
     again = ec2.vpcs(C)
     assert [(s.zone, s.cidr, s.public) for s in again] == [(s.zone, s.cidr, True) for s in (first, second)]
-    assert again[1].id == second.id
+    assert again[1].subnet == second.subnet
     assert api().describe_vpc_attribute(VpcId=vpc, Attribute="enableDnsHostnames")["EnableDnsHostnames"]["Value"]
     [table] = api().describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
     routes = {route["DestinationCidrBlock"]: route["GatewayId"] for route in table["Routes"]}
@@ -536,7 +574,7 @@ def test_whichever_call_fails_nothing_is_left_half_made(
 def test_a_vpc_in_use_stays_whole(empty: str) -> None:
     [vpc] = ec2.new_vpc(C, "net")
     subnet = ec2.vpcs(C)[0]
-    made = api().create_network_interface(SubnetId=subnet.id, Description="of a database")["NetworkInterface"]
+    made = api().create_network_interface(SubnetId=subnet.subnet, Description="of a database")["NetworkInterface"]
     before = _everything(empty)
     error = refused(ec2.rm_vpc, vpc, yes=True)
     assert (error.code, "of a database" in str(error)) == (1, True)
@@ -553,7 +591,11 @@ def test_vpcs_that_are_not_ours_to_make_or_remove(shell: Shell) -> None:
     vpc = api().create_vpc(CidrBlock="10.1.0.0/16", TagSpecifications=tags)["Vpc"]["VpcId"]
     assert vpc in str(refused(ec2.new_vpc, "taken"))
     [shown] = [each for each in ec2.vpcs(C) if each.vpc == vpc]
-    assert (shown.name, shown.id) == ("taken", "")
+    assert (shown.name, shown.subnet, shown.cidr) == ("taken", "", "10.1.0.0/16")
+    assert refused(ec2.rm_vpc, "--yse").code == 2
+    api().create_tags(Resources=[vpc], Tags=[{"Key": "owner", "Value": "somebody"}])
+    assert "add --any-owner" in str(refused(ec2.rm_vpc, "taken", yes=True))
+    api().delete_tags(Resources=[vpc], Tags=[{"Key": "owner"}])
     assert ec2.rm_vpc(C, "taken", yes=True) == [vpc]
 
 

@@ -193,7 +193,15 @@ def test_types_are_listed_by_price_with_what_they_have(shell: Shell, capsys: pyt
     assert [one["on_demand"] for one in listed] == sorted(one["on_demand"] for one in listed)
     assert all(one["nvme_gb"] >= 900 and one["architectures"] == ["arm64"] and len(one["spot"]) > 1 for one in listed)
     assert capsys.readouterr().err == ""
-    for nothing in ({"only": "m7x.*"}, {"only": "m7i.*", "arch": "arm64"}, {"only": "m7i.*", "vcpus": 500}):
+    with pytest.raises(UsageError, match=r"--arch is 'X86_64'.*did you mean x86_64\?"):
+        ec2.types(C, arch="X86_64")
+    impossible: tuple[dict[str, Any], ...] = (
+        {"only": "m7x.*"},
+        {"only": "m7i.*", "arch": "arm64"},
+        {"only": "m7i.large,nosuch.large"},
+        {"vcpus": 9999},
+    )
+    for nothing in impossible:
         with pytest.raises(NothingMatched):
             ec2.types(C, **nothing)
     with pytest.raises(NothingMatched, match=r"did you mean m7i\.large\?"):
@@ -218,6 +226,9 @@ def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
     assert any(one["min"] < one["now"] for one in listed)
     first = str(ec2.spot_prices(C, "m7i.large", days=90)).split()
     assert first[0] == listed[0]["zone"]
+    for wrong in ("", "m7i.*", "--help"):
+        with pytest.raises(UsageError, match="is no instance type"):
+            ec2.spot_prices(C, wrong)
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):
             ec2.spot_prices(C, "m7i.large", days=days)

@@ -167,6 +167,16 @@ def test_the_same_output_is_shown_once(ids: list[str], capfdbinary: pytest.Captu
     assert sorted(err.decode().splitlines()[:2]) == sorted(f"{NAME} {i}: err" for i in ids[:2])
 
 
+def test_what_a_command_wrote_until_its_time_was_up_is_folded_too(
+    ids: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(GroupFailed, match="failed on 3 of 3"):
+        ec2.ssh(C, NAME, command="echo partial; sleep 20", timeout=1, yes=True, fold=True)
+    heading, line = capfdbinary.readouterr().out.decode().splitlines()
+    assert heading.startswith(f"--- 3 instances, still running after 1 s, ended: {NAME} ")
+    assert line == "partial"
+
+
 def test_each_instance_reads_its_own_line(
     ids: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -184,6 +194,8 @@ def test_each_instance_reads_its_own_line(
     for options, said in (
         ({"each": str(lines)}, "has 2 lines and 3 instances match"),
         ({"each": str(home / "none")}, "cannot read --each"),
+        ({"each": ""}, "--each is empty"),
+        ({"max_connections": 0}, "--max-connections is 0"),
         ({"each": str(lines), "stdin": str(lines)}, "leave one of them out"),
         ({"each": "-", "command": "-"}, "cannot both read our stdin"),
         ({"fold": True, "quiet": True}, "leave one of them out"),

@@ -94,15 +94,16 @@ def test_cleanup_removes_what_nothing_uses(
     assert "lets SSH (port 2222) in from its own instances" in made
     [vpc] = tasks.new_vpc(Context(), name)
     [pair] = re.findall(r"imported the key pair (\S+)", made)
+    [web] = tasks.sg(Context(), "web")
     owned = [{"ResourceType": "launch-template", "Tags": [{"Key": "hardway-launch", "Value": f"{'0' * 16}-1"}]}]
     data = {"InstanceType": "m7i.large"}
     ec2.create_launch_template(LaunchTemplateName="old", LaunchTemplateData=data, TagSpecifications=owned)
     ec2.create_launch_template(LaunchTemplateName="not ours", LaunchTemplateData=data)
 
-    [template, unused] = tasks.cleanup(Context(), yes=True)
+    [template, made_group, unused] = tasks.cleanup(Context(), yes=True)
     said = capsys.readouterr().err
     assert template.startswith("lt-")
-    assert unused == vpc
+    assert (made_group, unused) == (web, vpc)
     assert vpc not in [found["VpcId"] for found in ec2.describe_vpcs()["Vpcs"]]
     assert re.search(rf"kept: security group hardway-ssh .*{group}: {name} {running} uses it", said)
     assert re.search(rf"kept: key pair {pair} key-\w+: {name} {running} uses it", said)
