@@ -21,7 +21,7 @@ from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 Answer = TypeVar("Answer")
 
 _GET_CREDENTIALS = (
-    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(inv local.up)\""
+    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(hardway local.up)\""
 )
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -233,7 +233,8 @@ def translate(error: Exception) -> HardwayError | None:
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
-            f"cannot reach AWS: {error}; check the network and the region, or, for the local cloud, `inv local.up`"
+            f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
+            'pointed at it, by eval "$(hardway local.up)"'
         )
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")

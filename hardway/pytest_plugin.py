@@ -61,6 +61,24 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """See `pytest_runtest_call`: fixtures launch, too."""
+    _interrupt((yield))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Ctrl-C in a task of ours, which raises a HardwayError, ends the run of pytest, as it does anywhere else."""
+    _interrupt((yield))
+
+
+def _interrupt(outcome: Any) -> None:
+    errors = sys.modules.get("hardway.errors")
+    if errors and outcome.excinfo and isinstance(outcome.excinfo[1], errors.Interrupted):
+        outcome.force_exception(KeyboardInterrupt(str(outcome.excinfo[1])))
+
+
 @contextlib.contextmanager
 def run_local_cloud(state: Path, settings: Local | None = None) -> Iterator[LocalCloud]:
     """A local cloud in the directory `state` for the time of the block; this process's environment stays as it is.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import confirm, task
+from hardway.cli import confirm, say, task
 from hardway.later import arguments, journal, run, shuffle
 from hardway.later import report as reports
 from hardway.later import ssh as connections
@@ -154,6 +154,8 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     Oldest first: name, state, tasks done, failed attempts, age, command.
     """
     found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    if not found:
+        say("no jobs on this machine yet")
     return found.json() if json else found
 
 

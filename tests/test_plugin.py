@@ -110,6 +110,36 @@ def test_a_run_of_pytest_without_our_fixtures_imports_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("begun", "boot_delay"), [("jobs/*/journal", 0), ("launches/*", 60)], ids=["in a task", "in a launch"]
+)
+def test_ctrl_c_in_what_is_ours_ends_the_run(home: Path, tmp_path: Path, begun: str, boot_delay: int) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pathlib, pytest\n"
+        "from invoke import Context\n"
+        "from hardway.tasks import ec2, mapreduce\n"
+        "def test_before(): pass\n"
+        "def test_it(instances):\n"
+        "    mapreduce.pmap(Context(), instances, ['1'], 'sleep 60')\n"
+        "def test_after(): pathlib.Path('after').touch()\n"
+    )
+    directory = tmp_path / "tmp"
+    command = [*pytest_command("-p", "no:randomly"), f"--basetemp={directory}"]
+    environment = {**os.environ, "INVOKE_LOCAL_BOOT_DELAY": str(boot_delay)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        try:
+            eventually(lambda: any(directory.glob(f"hardway0/state/hardway/{begun}")))
+            os.killpg(running.pid, signal.SIGINT)
+            output, _ = running.communicate(timeout=SECONDS)
+        finally:
+            running.kill()
+    assert running.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "1 passed" in output
+    assert not (tmp_path / "after").exists()
+
+
+@pytest.mark.parametrize(
     ("how", "options", "conftest"),
     [(signal.SIGINT, ["-n2"], ""), (signal.SIGKILL, [], blocks("Test your own job", "python")[2])],
 )

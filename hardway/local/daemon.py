@@ -120,7 +120,7 @@ def find(directory: Path | None = None) -> Running:
     """The running daemon. Raises NothingMatched when there is none."""
     running = _find(directory or state_directory())
     if running is None:
-        raise NothingMatched('the local cloud is not running; eval "$(inv local.up)" starts it')
+        raise NothingMatched('the local cloud is not running; eval "$(hardway local.up)" starts it')
     return running
 
 

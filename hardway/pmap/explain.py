@@ -108,6 +108,11 @@ class Figures:
         there = self.time.total - self.time.connecting
         return self.time.busy / there if there else 0.0
 
+    @property
+    def median(self) -> float:
+        """Of the durations of attempts with a result, in seconds; 0 for none."""
+        return median(self.durations) if self.durations else 0.0
+
     def quantile(self, share: float) -> float:
         """The duration that this share of the attempts with a result stays under."""
         return self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))] if self.durations else 0.0
@@ -236,7 +241,7 @@ def _idle(
 
 def longest_task(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> Advice | None:
     """One task that takes much of the job holds up its end."""
-    task, usual = found.longest, found.quantile(0.5)
+    task, usual = found.longest, found.median
     if task is None or not found.seconds or len(found.durations) < 2:
         return None
     share = min(1.0, task.seconds / found.seconds)
@@ -266,7 +271,7 @@ def idle_between(found: Figures) -> Advice | None:
     if share < BETWEEN_SHARE:
         return None
     what = f"{share:.0%} of the slot time was spent waiting between tasks"
-    usual = found.quantile(0.5)
+    usual = found.median
     if usual < SHORT:
         return Advice("between", share, f"{what}, of {usual:.2g} s each", "fewer, longer tasks")
     failed = found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0)
@@ -437,7 +442,7 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
     instances = f"{len(timeline.hosts)}, {count(found.slots, 'slot')}" + (f", {gone} lost" if gone else "")
     facts = [("took", took), ("tasks", tasks), ("attempts", ", ".join(attempts)), ("instances", instances)]
     if found.durations:
-        middle, most, longest = found.quantile(0.5), found.quantile(0.95), found.durations[-1]
+        middle, most, longest = found.median, found.quantile(0.95), found.durations[-1]
         said = f"median {duration(middle)}, 95 % within {duration(most)}, longest {duration(longest)}"
         facts.append(("durations", said))
     if found.cost:

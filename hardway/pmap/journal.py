@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from platformdirs import user_state_path
 
 from hardway.errors import Failed, UsageError, did_you_mean
+from hardway.tables import count
 
 KEY_SIZE = 16
 HEAD_SIZE = 96
@@ -568,7 +569,7 @@ class Jobs(list[dict[str, Any]]):
                 job["name"],
                 job["state"],
                 f"{job['done']}/{job['tasks']}",
-                f"{job['failed']} failed",
+                count(job["failed"], "failed attempt") if job["failed"] else "-",
                 f"{duration(time.time() - job['created'])} ago",
                 job["command"].replace("\n", " ")[:60],
             )
@@ -594,7 +595,8 @@ def find(names: str | Iterable[str]) -> list[Path]:
 
 
 def _no_job(name: str) -> str:
-    hint = did_you_mean(name, [path.name for path in all_jobs()]) or "; `inv mapreduce.jobs` lists them"
+    known = [path.name for path in all_jobs()]
+    hint = did_you_mean(name, known) or ("; `inv mapreduce.jobs` lists them" if known else "; nor any other yet")
     return f"there is no job {name!r}{hint}"
 
 

@@ -207,7 +207,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
     """Rows of the attempts that took longest."""
-    usual = found.quantile(0.5)
+    usual = found.median
     longest = sorted(record.timeline.attempts, key=lambda one: -one.seconds)[:STRAGGLERS]
     rows = []
     for one in longest:

@@ -205,13 +205,13 @@ class _Run:
         if any(one.host == other.host for one, other in zip(first, second, strict=True)):
             raise Failed(
                 "--verify compares results of different instances, and only one could be used; "
-                f"to go on without it: {_resuming(self.job, self.engine)}"
+                f"{_resuming(self.job, self.engine, 'to go on without it')}"
             )
         if differ:
             self.shown.say(*differ[:GROUPS_TOLD])
             raise Failed(
                 f"{len(differ)} of {count} tasks that were run twice gave different results: the command is not "
-                f"idempotent; to go on all the same: {_resuming(self.job, self.engine)}"
+                f"idempotent; {_resuming(self.job, self.engine, 'to go on all the same')}"
             )
         self.shown.say(f"{count} tasks were run twice, on different instances, with the same results")
 
@@ -220,7 +220,7 @@ class _Run:
             return driver.run()
         except HardwayError as error:
             if "--resume" not in str(error):
-                error.message = f"{error.message}; to go on: {_resuming(self.job, self.engine)}"
+                error.message = f"{error.message}; {_resuming(self.job, self.engine)}"
             raise
         finally:
             self.shown.say(_summary(driver.outcome, len(driver.arguments)))
@@ -231,7 +231,7 @@ class _Run:
             self.shown.say(*failures(job or self.job, items, numbers, outcome, self.options))
             raise Failed(
                 f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
-                f"left; to go on: {_resuming(self.job, self.engine)}"
+                f"left; {_resuming(self.job, self.engine)}"
             )
 
 
@@ -262,12 +262,15 @@ def _look_back(job: Job, shown: Progress) -> None:
     shown.say(f"resuming job {job.asked.name}: {len(history.results)} results are there")
 
 
-def _resuming(job: Job, engine: str) -> str:
-    """The line that goes on with the job, on the engine that it was on."""
+def _resuming(job: Job, engine: str, what: str = "to go on") -> str:
+    """The line that goes on with the job, on the engine that it was on, behind what it is for and what it needs."""
     asked = job.asked
     where = ["--engine", engine] if engine else []
     selector = "-" if engine else asked.selector
-    return shlex.join(["inv", "mapreduce.pmap", selector, asked.source, asked.command, *where, "--resume", asked.name])
+    line = shlex.join(["inv", "mapreduce.pmap", selector, asked.source, asked.command, *where, "--resume", asked.name])
+    where_to = "" if engine else ", on these or other instances"
+    needs = {"-": ", with the same stdin", "ARGS": ", with the same arguments for ARGS"}.get(asked.source, "")
+    return f"{what}{where_to}{needs}: {line}"
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
