@@ -117,10 +117,13 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
 
 
 def find(directory: Path | None = None) -> Running:
-    """The running daemon. Raises NothingMatched when there is none."""
-    running = _find(directory or state_directory())
+    """The running daemon. Raises NothingMatched when there is none, with the log of one that `down` has not ended."""
+    directory = directory or state_directory()
+    running = _find(directory)
     if running is None:
-        raise NothingMatched('the local cloud is not running; eval "$(hardway local.up)" starts it')
+        log = directory / "log"
+        ended = f" (the last one was not ended by local.down; its log is {log})" if log.exists() else ""
+        raise NothingMatched(f'the local cloud is not running{ended}; eval "$(hardway local.up)" starts it')
     return running
 
 
@@ -295,10 +298,15 @@ def main() -> None:
 
 async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -> bool:
     """Returns whether it is over since the owner is gone: then nobody else is there to clear up."""
-    stop, orphaned = asyncio.Event(), asyncio.Event()
+    stop, orphaned, broken = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+
+    def ended_by(number: signal.Signals) -> None:
+        logging.warning("ended by %s", number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended_by, number)
     (directory / "instances").mkdir()
     processes = Spawner(directory)
     try:
@@ -321,8 +329,10 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
             print(json.dumps(said), file=report, flush=True)
             report.close()
             _settle_memory()
-            with _ends(loop, processes.pid, stop), _ends(loop, owner, stop, orphaned):
+            with _ends(loop, processes.pid, stop, broken), _ends(loop, owner, stop, orphaned):
                 await stop.wait()
+            if broken.is_set():
+                logging.error("the process that starts those of instances (%d) was killed", processes.pid)
         finally:
             await cloud.stop()
     finally:

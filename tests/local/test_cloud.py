@@ -58,7 +58,7 @@ def listens(address: str, port: int) -> bool:
 def test_a_whole_life(inv: Inv, home: Path) -> None:
     nothing = inv("local.env")
     assert (nothing.code, nothing.stdout) == (1, "")
-    assert "inv local.up" in nothing.stderr
+    assert "hardway local.up" in nothing.stderr
 
     try:
         # four at once start one; it outlives their terminal
@@ -151,6 +151,13 @@ def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
     for helper in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(helper), signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{pid}").exists())
+    gone = cloud.inv("local.status")
+    log = cloud.directory / "log"
+    assert f"not ended by local.down; its log is {log}" in gone.stderr
+    assert "was killed" in log.read_text()
+    assert cloud.inv("local.up").code == 0
+    os.kill(LocalCloud(cloud.state, daemon.find(cloud.directory)).pid, signal.SIGTERM)
+    eventually(lambda: "ended by SIGTERM" in log.read_text())
 
 
 def test_an_isolation_that_does_not_exist_is_refused(inv: Inv, home: Path) -> None:
