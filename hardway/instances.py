@@ -23,6 +23,7 @@ from hardway.tables import aligned
 
 STATES = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 ALIVE = ("pending", "running", "stopping", "stopped")
+ENDS_TAG = "hardway-ends"
 
 _ID = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
@@ -65,6 +66,15 @@ class Instance:
     platform: str = ""
     """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
     tenancy: str = ""
+
+    @property
+    def ends(self) -> datetime | None:
+        """When it ends itself, by the tag that a launch or `ec2.extend` gave it, which anybody may have changed."""
+        try:
+            ends = datetime.fromisoformat(self.tags.get(ENDS_TAG, ""))
+        except ValueError:
+            return None
+        return ends if ends.tzinfo else None
 
     @property
     def address(self) -> str:

@@ -17,7 +17,7 @@ from hardway.commands import file_content
 from hardway.config import Settings, number, text
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.gather import Gathering, Wanted
-from hardway.instances import Instance
+from hardway.instances import ENDS_TAG, Instance
 from hardway.readiness import Probes, some
 from hardway.tables import count
 from hardway.tags import read as read_tags
@@ -32,7 +32,7 @@ _OUR_TAGS = {
     "creation-date": "",
     "ssh-user": "--ssh-user",
     "ssh-port": "--ssh-port",
-    userdata.ENDS_TAG: "--max-hours",
+    ENDS_TAG: "--max-hours",
     LAUNCH_TAG: "",
 }
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -39,13 +38,7 @@ def check(hours: float) -> None:
 def over(chosen: Iterable[Instance]) -> list[Instance]:
     """Those whose tag says that their time is up within ten minutes: started again, they have these ten."""
     soon = datetime.now(timezone.utc) + _RESTARTED
-    found = []
-    for instance in chosen:
-        # Anybody may have written the tag.
-        with contextlib.suppress(ValueError, TypeError):
-            if datetime.fromisoformat(instance.tags.get(userdata.ENDS_TAG, "")) < soon:
-                found.append(instance)
-    return found
+    return [instance for instance in chosen if instance.ends and instance.ends < soon]
 
 
 def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:

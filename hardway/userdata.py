@@ -24,11 +24,11 @@ from email.mime.multipart import MIMEMultipart
 from functools import cache
 
 from hardway.errors import UsageError
+from hardway.instances import ENDS_TAG
 from hardway.tables import count
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 MOST_BYTES = 16 * 1024
-ENDS_TAG = "hardway-ends"
 MOST_HOURS = 100_000.0
 _GZIP = b"\x1f\x8b"
 # By their first line; of two that fit the longer comes first.

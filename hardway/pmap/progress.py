@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from hardway.pmap.journal import duration
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
+_RATE_AFTER = 10.0  # seconds that a run takes before its rate says much
+_SOON = 600.0
 RETRIES_TOLD = 5  # lines about retries before they are only counted
 
 
@@ -43,6 +46,7 @@ class Progress:
         self._done_at_start = 0
         self._numbers: Sequence[int] = ()
         self._retries = 0
+        self._ends = math.inf
 
     def __enter__(self) -> Progress:
         console = redrawn(self._stream) if self.shown else None
@@ -73,6 +77,10 @@ class Progress:
         elif self._retries == RETRIES_TOLD + 1:
             self.say("further retries are counted, not told")
 
+    def expect_end(self, when: float) -> None:
+        """At `when`, of the monotonic clock, the first instances end themselves: it is told if the job needs longer."""
+        self._ends = when
+
     def begin(self, numbers: Sequence[int], done: int) -> None:
         """A run starts with this many tasks done; `numbers` are the task numbers, by position."""
         self._began = self._said = time.monotonic()
@@ -83,6 +91,12 @@ class Progress:
         """Show where the job stands, if it is time to; `now` is the monotonic clock."""
         if not self.shown:
             return
+        if self._outlasts(standing, now):
+            self.say(
+                f"the first instances end themselves in {duration(max(0.0, self._ends - now))}, and the job may need "
+                "longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
+            )
+            self._ends = math.inf
         if self._live:
             if now - self._drawn >= LIVE_EVERY:
                 self._drawn = now
@@ -90,6 +104,13 @@ class Progress:
         elif now - self._said >= LINE_EVERY:
             self._said = now
             print(self.line(standing, instances, now), file=self._stream, flush=True)
+
+    def _outlasts(self, standing: Standing, now: float) -> bool:
+        """Whether the job needs longer than the instances have; where nothing is done yet, than the last minutes."""
+        ran, done = now - self._began, standing.done - self._done_at_start
+        if done >= max(standing.running, 1) and ran >= _RATE_AFTER:
+            return now + standing.left / done * ran > self._ends
+        return done == 0 and now > self._ends - _SOON
 
     def line(self, standing: Standing, instances: int, now: float) -> str:
         """Where the job stands, in one line."""

@@ -11,8 +11,10 @@ import os
 import random
 import secrets
 import shlex
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,8 @@ def pmap(
         if not arguments.items:
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
+        if ends := [instance.ends for instance in selected if instance.ends]:
+            shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
         found = _earlier(command, depends, resume, shown) if resume else None
         text = " ".join(selector.split() if isinstance(selector, str) else selector)
         about = {"selector": text, "region": settings.aws.region, "source": arguments.source}

@@ -38,6 +38,27 @@ def shown(stream: io.StringIO, after: float) -> str:
         return stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("done", "ran", "ends", "told"),
+    [
+        (12, 60, 100, True),  # 48 more at a fifth of a task a second: 240 s
+        (12, 60, 400, False),
+        (12, 5, 20, False),  # a rate of 5 s says little
+        (0, 60, 500, True),
+        (0, 60, 4000, False),
+    ],
+)
+def test_a_job_that_outlasts_its_instances_is_told_of_once(done: int, ran: float, ends: float, told: bool) -> None:
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress.begin(range(1, 61), 0)
+        now = time.monotonic() + ran
+        progress.expect_end(now + ends)
+        for _ in range(2):
+            progress.update(Job(done=done, left=60 - done), 3, now)
+    assert stream.getvalue().count("and the job may need longer: `inv ec2.extend") == told
+
+
 @pytest.mark.parametrize("columns", [40, 60, 61, 120])
 def test_the_numbers_stand_below_the_bar_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
