@@ -102,14 +102,15 @@ class Task(invoke.Task[Any]):
         texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
         arguments: list[Any] = super().get_arguments(ignore_unknown_help)
         self.help = texts
-        for argument in arguments:
+        for place, argument in enumerate(arguments, 1):
             own = self.short.get(argument.attr_name or argument.name)
             given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
             argument.names = (*given, own) if own else tuple(given)
-            required = argument.positional
-            default = "" if required else self._default(argument.attr_name or argument.name, argument.default)
-            if argument.help and default:
-                argument.help += f" (default: {default})"
+            if argument.positional:
+                # Invoke puts these first, and shows them as if they were flags like any other.
+                argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
+            elif default := self._default(argument.attr_name or argument.name, argument.default):
+                argument.help = f"{argument.help or ''} (default: {default})".lstrip()
         return arguments
 
     def _default(self, parameter: str, given: Any) -> str:

@@ -138,6 +138,7 @@ def test_a_flag_tells_its_default_and_what_its_number_counts() -> None:
             setting = argument.attr_name or argument.name
             if argument.positional:
                 assert "(default:" not in argument.help, f"{name} --{argument.name} is required"
+                assert argument.help.startswith(f"(argument {list(ns[name].positional).index(setting) + 1}) ")
             elif argument.default is None and setting in section:
                 default = section[setting]
                 if default != "" and default is not False:
