@@ -137,7 +137,7 @@ def security_groups(
     """Ids of the groups named, else of our own, made and opened to SSH on `port` where that is missing.
 
     `source` is the network it lets in, in CIDR form; empty for this machine's address, the public one, or with
-    `private` the one that private addresses of the VPC see. Systems Manager needs none. It lets in its own instances,
+    `private` the one that private addresses of the VPC see; Systems Manager needs none. It lets in its own instances,
     too: they pass on to each other what is pushed to many.
     """
     if names:
@@ -150,7 +150,7 @@ def security_groups(
     if made:
         say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
     sources: list[str | None] = [source or None]
-    if settings.ec2.via:
+    if settings.ec2.via and not source:
         sources = []
     elif private and not source:
         sources = [*networks.seen_from(settings, vpc)]

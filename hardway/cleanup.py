@@ -131,7 +131,8 @@ def _vpcs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
         for raw in page["Vpcs"]:
             tags = _tags(raw)
             users = [i for i in alive if i.vpc == raw["VpcId"]]
-            yield Thing("VPC", raw["VpcId"], tags.get("Name", ""), _foreign(tags) or _used_by(users))
+            kept = _foreign(tags) or _used_by(users) or _under_way()
+            yield Thing("VPC", raw["VpcId"], tags.get("Name", ""), kept)
 
 
 def _tags(raw: Any) -> dict[str, str]:

@@ -69,9 +69,9 @@ class Task(invoke.Task[Any]):
         self.short = short or {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
-        """A task that is quick to copy: Invoke copies each twice at each start, and changes nothing in them."""
+        """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
         new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
+        new.__dict__.update(self.__dict__, help=dict(self.help))
         return new
 
     @property
@@ -229,7 +229,10 @@ def _misuse(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     """What is wrong with a call from Python that the body does not take; None where it does."""
     import inspect
 
-    signature = inspect.signature(body)
+    try:
+        signature = inspect.signature(body)
+    except ValueError:  # a builtin
+        return None
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:

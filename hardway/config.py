@@ -102,7 +102,7 @@ class Settings:
     stub_session: Mapping[str, str] = field(default_factory=dict)
 
 
-_SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
+SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
 
 
 def defaults(*sections: str) -> dict[str, dict[str, Any]]:
@@ -112,16 +112,16 @@ def defaults(*sections: str) -> dict[str, dict[str, Any]]:
     that it cannot read as the declared kind: raises UsageError for such a variable first.
     """
     for section in sections:
-        for key, kind in typing.get_type_hints(_SECTIONS[section]).items():
+        for key, kind in typing.get_type_hints(SECTIONS[section]).items():
             variable = f"INVOKE_{section}_{key}".upper()
             if variable in os.environ:
                 _value(variable, kind, os.environ[variable])
-    return {name: dataclasses.asdict(_SECTIONS[name]()) for name in sections}
+    return {name: dataclasses.asdict(SECTIONS[name]()) for name in sections}
 
 
 def default(section: str, key: str) -> Any:
     """The default of a setting; None where there is no such section or setting."""
-    return getattr(_SECTIONS.get(section), key, None)
+    return getattr(SECTIONS.get(section), key, None)
 
 
 def settings(c: Context, region: str | None = None) -> Settings:
@@ -129,7 +129,7 @@ def settings(c: Context, region: str | None = None) -> Settings:
 
     Raises UsageError for a value of the wrong kind or a setting that does not exist.
     """
-    sections = {name: _section(name, cls, c.config.get(name) or {}) for name, cls in _SECTIONS.items()}
+    sections = {name: _section(name, cls, c.config.get(name) or {}) for name, cls in SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
     stub = {key: os.environ[key] for key in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(key)}
     if not sections["ec2"].max_connections:

@@ -120,14 +120,16 @@ def quote(
     return Quote(spot, on_demand, types, "", lowest, highest, unknown, credits)
 
 
-def refuse_above(settings: Settings, quote: Quote, share: float, max_cost: float, max_hours: float) -> None:
+def refuse_above(
+    settings: Settings, quote: Quote, share: float, max_cost: float, max_hours: float, say: Say
+) -> None:
     """Raise UsageError where it could cost more than `max_cost` USD in so many hours (0: no end), or nobody can tell.
 
     A spot instance can cost up to `share` of the on-demand price, whatever it costs now.
     """
     if not max_hours:
         raise UsageError("--max-cost needs an end: --max-hours is 0, which is never")
-    known = {} if quote.platform else prices.on_demand(settings, quote.types)
+    known = {} if quote.platform else prices.on_demand(settings, quote.types, say)
     unknown = [name for name in quote.types if name not in known]
     if unknown:
         license = f" with {quote.platform}" if quote.platform else ""

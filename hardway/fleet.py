@@ -128,6 +128,10 @@ class Fleet:
         """
         return self._create_fleet(count) if self._spot else self._run_instances(count)
 
+    def lacks_on_demand(self, ids: Collection[str]) -> int:
+        """How many of these instances are spot, that were to be on demand."""
+        return max(0, self._on_demand - len(self._on_demand_ids.intersection(ids)))
+
     def look(self) -> dict[str, Instance]:
         """All instances of this launch that EC2 shows, by id: one call a thousand."""
         mine = Selector("", (), (), ((LAUNCH_TAG, self.token),))

@@ -15,6 +15,7 @@ from hardway.errors import Failed
 from hardway.fleet import Fleet, Refusal
 from hardway.instances import ALIVE, Instance
 from hardway.readiness import TICK_SECONDS, Pace, Probes, some, why_late
+from hardway.tables import count
 
 _ASK_AGAIN_SECONDS = (2.0, 30.0)  # after EC2 had no capacity: at first, and at most
 
@@ -161,18 +162,21 @@ class Gathering:
     def _is_enough(self) -> bool:
         """Raises Failed once it can't be any more."""
         wanted, ready, elapsed = self._wanted, len(self._ready), self._elapsed()
-        if ready == wanted.num or (wanted.seconds_wait and elapsed >= wanted.seconds_wait and ready >= wanted.lowest):
+        # Fewer will do only if those on demand are among them.
+        mixed = not self._fleet.lacks_on_demand(self._ready)
+        settled = bool(wanted.seconds_wait) and elapsed >= wanted.seconds_wait and ready >= wanted.lowest and mixed
+        if ready == wanted.num or settled:
             return True
         if elapsed >= wanted.seconds_timeout:
-            enough = ready >= (wanted.least or wanted.num)
+            enough = ready >= (wanted.least or wanted.num) and mixed
         elif self._waiting:
             enough = False
             if self._may_ask() or ready + len(self._waiting) >= wanted.lowest:
                 return False
         elif self._may_ask():
-            return bool(self._short and wanted.least and ready >= wanted.least)
+            return bool(self._short and wanted.least and ready >= wanted.least and mixed)
         else:
-            enough = ready >= wanted.lowest
+            enough = ready >= wanted.lowest and mixed
         if not enough:
             raise Failed(self._why_not())
         return True
@@ -200,6 +204,8 @@ class Gathering:
         parts = []
         if self._short:
             parts.append(self._lacking())
+        if lacking := self._fleet.lacks_on_demand(self._ready):
+            parts.append(f"{count(lacking, 'instance')} on demand {'is' if lacking == 1 else 'are'} missing")
         if self._lost:
             parts.append(some(self._lost))
         if self._lost and self._startable() <= 0:

@@ -37,7 +37,7 @@ class Image:
     """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
 
     `platform` is what is paid for beside the hardware, as EC2 says it; `kept_disks` are devices beside the root's whose
-    volumes would stay after their instance, and the snapshots they are made of.
+    volumes would stay after their instance, and what RunInstances takes to make the same ones.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Image:
     root_device: str
     user: str
     platform: str
-    kept_disks: Mapping[str, str] = field(hash=False)
+    kept_disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
 def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "") -> Image:
@@ -84,11 +84,19 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
         user or known_user or tags.get("ssh-user", "") or "ubuntu",
         newest.get("PlatformDetails", ""),
         {
-            disk["DeviceName"]: disk["Ebs"].get("SnapshotId", "")
+            disk["DeviceName"]: _same_volume(disk["Ebs"])
             for disk in newest.get("BlockDeviceMappings", [])
             if disk["DeviceName"] != root and disk.get("Ebs", {}).get("DeleteOnTermination") is False
         },
     )
+
+
+def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's."""
+    keys = ["VolumeSize", "VolumeType", "SnapshotId" if "SnapshotId" in ebs else "Encrypted"]
+    if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
+        keys += ["Iops", "Throughput"]
+    return {key: ebs[key] for key in keys if key in ebs}
 
 
 def _images(describe: Callable[[], Any]) -> list[Any]:

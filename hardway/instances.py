@@ -346,9 +346,8 @@ def stop(settings: Settings, instances: Iterable[Instance]) -> None:
             spot = ", ".join(str(instance) for instance in chosen if instance.spot)
             if not spot or aws.error_code(error) != "UnsupportedOperation":
                 raise
-            raise UsageError(
-                f"nothing was stopped: EC2 can't stop spot instances ({spot}); `inv ec2.rm` terminates them"
-            ) from None
+            nothing = "nothing was stopped: " if ids[0] == chosen[0].id else ""
+            raise UsageError(f"{nothing}EC2 can't stop spot instances ({spot}); `inv ec2.rm` terminates them") from None
 
 
 def reboot(settings: Settings, instances: Iterable[Instance]) -> None:

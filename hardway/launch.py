@@ -162,7 +162,7 @@ def launch(
     wanted_cost = (request.types, request.num - on_demand, on_demand, request.zone, image.platform)
     quote = costs.quote(settings, *wanted_cost, say)
     if request.max_cost:
-        costs.refuse_above(settings, quote, request.spot, request.max_cost, request.limits.max_hours)
+        costs.refuse_above(settings, quote, request.spot, request.max_cost, request.limits.max_hours, say)
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
@@ -268,7 +268,7 @@ def _call(
     if request.role:
         call["IamInstanceProfile"] = {"Name": request.role}
     disks: dict[str, dict[str, Any]] = {
-        device: {"SnapshotId": snapshot, "DeleteOnTermination": True} for device, snapshot in image.kept_disks.items()
+        device: {**volume, "DeleteOnTermination": True} for device, volume in image.kept_disks.items()
     }
     if request.gigs:
         disks[image.root_device] = {"VolumeSize": request.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}

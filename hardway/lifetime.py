@@ -13,7 +13,7 @@ from fabric.group import GroupResult
 from hardway import aws, tags, userdata
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
-from hardway.group import CommandError, CommandResult, InstanceGroup
+from hardway.group import CommandError, CommandResult, InstanceGroup, describe_outcome
 from hardway.instances import Instance
 from hardway.tables import count
 
@@ -59,9 +59,10 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
         why = aws.translate(error)
         if not why:
             raise
-        raise Failed(
-            f"{count(len(moved), 'instance')} will end {hours:g} hours from now, but could not be tagged so: {why}"
-        ) from error
+        failed = [f"{c.instance}: {reason}" for c, one in outcomes.items() if (reason := describe_outcome(one))]
+        others = f"; and of {count(len(failed), 'other')} it has not moved: {'; '.join(failed)}" if failed else ""
+        those = count(len(moved), "instance")
+        raise Failed(f"{those} will end {hours:g} hours from now, but could not be tagged so: {why}{others}") from error
     return outcomes
 
 

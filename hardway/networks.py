@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hardway import aws, security_groups, signals, tags
@@ -91,16 +92,27 @@ def find(settings: Settings, name: str) -> str:
 def seen_from(settings: Settings, vpc: str) -> list[str]:
     """As which networks, in CIDR form, private addresses of a VPC may see this machine.
 
-    Its own address, if that is one of the VPC's; else also all of the VPC, where a bastion stands, or a VPN ends.
+    Its own address, if it is an instance in the VPC; else also all of the VPC, where a bastion stands, or a VPN ends:
+    the same private addresses are given out at many homes and offices.
     """
     [raw] = aws.ec2(settings).describe_vpcs(VpcIds=[vpc])["Vpcs"]
     associated = [each["CidrBlock"] for each in raw.get("CidrBlockAssociationSet", [])] or [raw["CidrBlock"]]
     inside = [ipaddress.ip_network(each) for each in associated]
     own = _local_address(inside[0])
-    if any(own in network for network in inside):
+    if any(own in network for network in inside) and _is_instance():
         return [f"{own}/32"]
     reached = own.is_private and not own.is_unspecified
     return [*map(str, inside), *([f"{own}/32"] if reached else [])]
+
+
+def _is_instance() -> bool:
+    """Whether this machine is one of EC2's; those of Xen don't tell.
+
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
+    """
+    with contextlib.suppress(OSError):
+        return Path("/sys/class/dmi/id/sys_vendor").read_text().strip() == "Amazon EC2"
+    return False
 
 
 def _local_address(towards: ipaddress.IPv4Network | ipaddress.IPv6Network) -> ipaddress.IPv4Address:

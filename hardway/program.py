@@ -7,17 +7,21 @@ the tasks before it reads their names and flags: `take_over` is for tasks to cal
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+from invoke.config import Config
 from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
-from hardway.cli import Task, closed_stdout_ends
+from hardway.cli import closed_stdout_ends
+from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
 
 
@@ -28,20 +32,28 @@ class Program(InvokeProgram):
         with self._manners():
             super().parse_core(argv)
 
+    def create_config(self) -> None:
+        with _read_settings("the settings of this machine or user (invoke.yaml, .invoke.yaml)"):
+            super().create_config()
+            _check_sections(self.config, "_system", "_user")
+
     def parse_collection(self) -> None:
         super().parse_collection()
         if self.namespace is not None:
-            # Invoke looks for invoke.yaml where it has found tasks, and these come from nowhere.
+            # Invoke looks for invoke.yaml where it has found tasks, and these come from nowhere. An invoke.py would be
+            # run, which is for whoever calls `inv` where there are tasks of theirs.
+            self.config._set(_file_suffixes=("yaml", "yml", "json"))
             self.config.set_project_location(os.getcwd())
-            with _settings_read("invoke.yaml"):
-                self.config.load_project()
+            _load_project(self.config)
 
     def update_config(self, merge: bool = True) -> None:
         path = self.args.config.value
         if path and not os.path.isfile(path):
             raise UsageError(f"--config {path}: there is no such file")
-        with _settings_read(path or "the settings"):
-            super().update_config(merge)
+        with _read_settings(path or "the settings"):
+            super().update_config(merge=False)
+            _check_sections(self.config, "_runtime")
+            self.config.merge()
 
     def parse_tasks(self) -> None:
         with self._manners():
@@ -54,15 +66,15 @@ class Program(InvokeProgram):
             self.tasks = ParseResult()
 
     def _asked_for_help(self) -> str:
-        """The task that `--help` stands behind: Invoke would take it for what the task requires."""
-        words = self.core.unparsed
-        known = {name for task, aliases in self.collection.task_names.items() for name in (task, *aliases)}
-        for place, word in enumerate(words):
-            tasks = [name for name in words[:place] if name in known]
-            if not tasks or not (words[place - 1] == tasks[-1] or place == len(words) - 1):
-                continue
-            if word == "--help" or (word == "-h" and isinstance(self.collection[tasks[-1]], Task)):
-                return tasks[-1]
+        """The task whose `--help` Invoke would take for what the task requires; empty for none such."""
+        for place, word in enumerate(self.core.unparsed):
+            if word in ("--help", "-h"):
+                try:
+                    self._make_parser().parse_argv(self.core.unparsed[:place])
+                except ParseError as error:
+                    # Not where it is the value of a flag.
+                    if error.context and "required positional" in str(error):
+                        return str(error.context.name)
         return ""
 
     def parse_cleanup(self) -> None:
@@ -130,32 +142,57 @@ class Program(InvokeProgram):
 
 
 @contextlib.contextmanager
-def _settings_read(source: str) -> Iterator[None]:
+def _read_settings(source: str) -> Iterator[None]:
     """Files of settings may hold anything, and Invoke shows a traceback of that."""
     try:
         yield
     except HardwayError:
         raise
     except Exception as error:
-        if isinstance(error, AttributeError | TypeError):
-            raise UsageError(f"{source} can't be read: it must hold sections, such as ec2:, of settings") from None
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise UsageError(f"{source} can't be read{where}: {said}") from None
 
 
+def _load_project(config: Config) -> None:
+    suffixes = ("yaml", "yml", "json", "py")
+    found = (f"invoke.{suffix}" for suffix in suffixes if os.path.isfile(f"{config._project_prefix}invoke.{suffix}"))
+    with _read_settings(next(found, "invoke.yaml")):
+        Config.load_project(config, merge=False)
+        _check_sections(config, "_project")
+        config.merge()
+
+
+def _check_sections(config: Config, *levels: str) -> None:
+    """Make an empty section, with all that is in it a comment, one without settings; raise UsageError for nonsense."""
+    for level in levels:
+        settings = getattr(config, level)
+        if not isinstance(settings, dict) or not all(isinstance(section, str) for section in settings):
+            raise UsageError(f"{_file_of(config, level)} must hold sections, such as ec2:, of settings")
+        for section in SECTIONS:
+            if section in settings:
+                values = settings[section] = {} if settings[section] is None else settings[section]
+                if not isinstance(values, dict) or not all(map(_is_setting, values.items())):
+                    file = _file_of(config, level)
+                    raise UsageError(f"{file}: {section} must hold names of settings and their values")
+
+
+def _is_setting(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and not isinstance(item[1], dict)
+
+
+def _file_of(config: Config, level: str) -> str:
+    return str(getattr(config, f"{level}_path", None) or "invoke.yaml")
+
+
 def take_over() -> None:
     """If it is Invoke's own program that is running, give it our manners from here on."""
-    main = sys.modules.get("invoke.main")
-    running = getattr(main, "program", None)
-    if type(running) is InvokeProgram:
-        running.__class__ = Program
-        # Called next, by what runs already and stays as it is.
-        load = running.config.load_project
-
-        def load_project(merge: bool = True) -> None:
-            with _settings_read("invoke.yaml"):
-                load(merge)
-
-        running.config._set(load_project=load_project)
+    running = getattr(sys.modules.get("invoke.main"), "program", None)
+    config = getattr(running, "config", None)
+    if config is None or type(running) is not InvokeProgram:
+        return
+    running.__class__ = Program
+    _check_sections(config, "_system", "_user")
+    # Called next, by what runs already and stays as it is.
+    config._set(load_project=functools.partial(_load_project, config))

@@ -73,6 +73,12 @@ def pytest_runtest_call() -> Iterator[None]:
     _interrupt((yield))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """See `pytest_runtest_call`: fixtures terminate, too."""
+    _interrupt((yield))
+
+
 def _interrupt(outcome: Any) -> None:
     errors = sys.modules.get("hardway.errors")
     if errors and outcome.excinfo and isinstance(outcome.excinfo[1], errors.Interrupted):

@@ -39,6 +39,8 @@ TCP_USER_TIMEOUT_MS = 60_000
 # And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
 _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
+# That sshd lets anybody try (MaxAuthTries).
+_MOST_KEYS = 6
 
 
 class ConnectError(Failed):
@@ -323,6 +325,16 @@ def _in_ssh_directory(key_name: str) -> list[Path]:
     return [file for file in called if file.is_file()]
 
 
+def _keys_in_agent() -> int:
+    with contextlib.suppress(OSError, paramiko.SSHException):
+        agent = paramiko.Agent()
+        try:
+            return len(agent.get_keys())
+        finally:
+            agent.close()
+    return 0
+
+
 def _pair_of(public: Path) -> str:
     """What we call the key pair of a file with a public key; empty for one that can't be read."""
     try:
@@ -444,9 +456,10 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         ("ConnectTimeout", str(settings.ec2.connect_timeout)),
         ("LogLevel", "ERROR"),
     ]
-    options += [("IdentityFile", _quoted(file)) for file in private_keys(instance, settings)]
-    if _named_keys(instance):
-        # An agent's many keys would come first, and sshd takes but six (MaxAuthTries).
+    files = private_keys(instance, settings)
+    options += [("IdentityFile", _quoted(file)) for file in files]
+    # An agent's keys come before those of files that it does not have.
+    if _named_keys(instance) and _keys_in_agent() + len(files) > _MOST_KEYS:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
         options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))

@@ -61,8 +61,11 @@ def under_way(token: str) -> Iterator[Mark]:
 
 def is_any_under_way() -> bool:
     """Whether a launch is under way from this machine."""
-    with contextlib.suppress(FileNotFoundError):
-        return any(not _is_free(path) for path in _directory().iterdir() if _TOKEN.fullmatch(path.name))
+    for path in _directory().glob("*"):
+        # One that is gone by now has ended.
+        with contextlib.suppress(FileNotFoundError):
+            if _TOKEN.fullmatch(path.name) and not _is_free(path):
+                return True
     return False
 
 

@@ -658,7 +658,7 @@ def extend(
     wanted = config.number(hours, float, "--hours")
     lifetime.check(wanted)
     chosen = instances.select(settings, selector)
-    confirm(f"have {_count(chosen)} end {wanted:g} hours from now?", instances.Instances(chosen).brief(), yes)
+    confirm(f"have {_count(chosen)} end {count(wanted, 'hour')} from now?", instances.Instances(chosen).brief(), yes)
     groups.report(lifetime.extend(settings, chosen, wanted), say)
     return Lines(instance.id for instance in chosen)
 

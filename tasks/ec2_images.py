@@ -117,7 +117,7 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     try:
         for instance in chosen:
             taken += images.take_snapshots(settings, instance)
-    except Exception:
+    except BaseException:
         if taken:
             say(f"taken until then: {' '.join(taken)}")
         raise

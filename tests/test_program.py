@@ -46,7 +46,9 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
     assert (exit.value.code, output.out, output.err) == (2, "", f"{said}\n")
 
 
-@pytest.mark.parametrize("arguments", ["ec2.ssh --help", "ec2.ssh -h", "ec2.ssh web --help", "ec2.ssh web -c x -h"])
+@pytest.mark.parametrize(
+    "arguments", ["ec2.ssh --help", "ec2.ssh -h", "ec2.ssh web --help", "ec2.ssh web -c x -h", "ec2.ssh test --help"]
+)
 def test_help_of_a_task_may_stand_behind_it(
     arguments: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +60,15 @@ def test_help_of_a_task_may_stand_behind_it(
     output = capsys.readouterr()
     assert (exit.value.code, output.err) == (0, "")
     assert output.out.startswith("Usage: hardway [--core-opts] ec2.ssh ")
+
+
+def test_help_may_be_a_flags_value(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hardway.program import Program
+    from tasks import ns
+
+    with pytest.raises(SystemExit):
+        Program(binary="hardway", namespace=ns).run(["hardway", "s3.clear", "x", "ec2.ssh", "--command", "--help"])
+    assert "Usage" not in capsys.readouterr().out
 
 
 TASKS = """
@@ -87,12 +98,65 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
     settings.write_text("ec2:\n  name: mine\n")
     assert said("invoke", "mine") == (0, "1 mine\n")
     assert said("invoke", "mine", "--num", "x") == (2, "'x' is not a number\n")
-    for text, why in (("ec2: [\n", " in line 2: "), ("- ec2\n", ": it must hold sections")):
-        settings.write_text(text)
-        for program, task in (("invoke", "mine"), ("hardway", "ec2.ls")):
-            code, error = said(program, task)
-            assert (code, len(error.splitlines())) == (2, 1)
-            assert error.startswith(f"invoke.yaml can't be read{why}")
+    settings.write_text("ec2:\n#  name: mine\n")
+    assert said("invoke", "mine") == (0, "1 hardway\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ec2: [\n", "can't be read in line 2: "),
+        ("- ec2\n", ""),
+        ("ec2: 3\n", "ec2 must hold names of settings"),
+        ("ec2: {3: 4}\n", "ec2 must hold names of settings"),
+        ("ec2: {name: {a: b}}\n", "ec2 must hold names of settings"),
+        ("3: 4\n", "must hold sections"),
+    ],
+)
+@pytest.mark.parametrize("file", ["invoke.yaml", "home/.invoke.yaml", "other.yaml"])
+def test_settings_that_are_none_are_told_in_a_line(
+    file: str, text: str, why: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardway.program import Program
+    from tasks import ns
+
+    (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config", file] if file == "other.yaml" else []
+    with pytest.raises(SystemExit) as exit:
+        Program(binary="hardway", namespace=ns).run(["hardway", *flags, "ec2.ls"])
+    error = capsys.readouterr().err
+    assert (exit.value.code, len(error.splitlines())) == (2, 1)
+    assert why in error
+
+
+def test_hardway_runs_no_python_that_lies_about(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardway.program import Program
+    from tasks import ns
+
+    (tmp_path / "invoke.py").write_text("print('it was run')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        Program(binary="hardway", namespace=ns).run(["hardway", "ec2.ls"])
+    assert "it was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["ec2: [\n", "- ec2\n", "ec2: 3\n"])
+def test_inv_tells_so_too(text: str, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "invoke.yaml").write_text(text)
+    command = [sys.executable, "-m", "invoke", "mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "invoke.yaml" in done.stderr
+
+
+def test_an_import_beside_invokes_program_changes_nothing(home: Path) -> None:
+    script = "import invoke.main, hardway.tasks; assert type(invoke.main.program) is invoke.Program"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["ours", "theirs"])

@@ -162,6 +162,7 @@ class Driver:
         self._until: dict[str, float] = {}  # and when it was given up
         self._prices: dict[str, float] = {}  # USD/hour
         self._error: HardwayError | None = None
+        self._over = threading.Event()
 
     def run(self) -> Outcome:
         """Run until every task is over, or none can be.
@@ -286,7 +287,7 @@ class Driver:
             try:
                 if self._ending and link.name not in self._entrusted:
                     raise EOFError
-                link.connect(self.settings, self.settings.stub_session, folder, self._known)
+                link.connect(self.settings, self.settings.stub_session, folder, self._known, self._over)
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("refused", link, error))
             else:
@@ -759,6 +760,7 @@ class Driver:
         try:
             yield
         finally:
+            self._over.set()
             for _ in self._workers:
                 self._work.put(None)
             # One that is connecting ends by its own timeout; nobody waits for it after an interruption.

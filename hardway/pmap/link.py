@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -100,10 +101,18 @@ class Link:
         self._unheard = 0
 
     def connect(
-        self, settings: Settings, environment: Mapping[str, str], job: str, known: HostKeys | None = None
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        job: str,
+        known: HostKeys | None = None,
+        over: threading.Event | None = None,
     ) -> None:
-        """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread."""
-        connection = ssh.InstanceConnection(self.instance, settings, known)
+        """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread.
+
+        Not any more once `over` is set, if that has not begun.
+        """
+        connection = ssh.InstanceConnection(self.instance, settings, known, over)
         ssh.open_connection(connection)
         try:
             channel = ssh.open_session(connection, environment)

@@ -593,10 +593,12 @@ def test_disks_of_an_image_go_with_the_instance(launcher: Launcher) -> None:
 
     def own(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
         status, content = forward()
-        ebs = "<ebs><snapshotId>snap-1</snapshotId><deleteOnTermination>{}</deleteOnTermination></ebs>"
+        made = "<snapshotId>snap-1</snapshotId><volumeType>gp3</volumeType><throughput>250</throughput>"
+        empty = "<volumeSize>100</volumeSize><volumeType>gp2</volumeType>"
         disks = "".join(
-            f"<item><deviceName>/dev/sd{letter}</deviceName>{ebs.format(ends)}</item>"
-            for letter, ends in (("f", "false"), ("g", "true"))
+            f"<item><deviceName>/dev/sd{letter}</deviceName><ebs>{volume}<encrypted>true</encrypted>"
+            f"<deleteOnTermination>{ends}</deleteOnTermination></ebs></item>"
+            for letter, volume, ends in (("f", made, "false"), ("g", made, "true"), ("h", empty, "false"))
         )
         if action == "DescribeImages":
             content = content.replace(b"<blockDeviceMapping>", b"<blockDeviceMapping>" + disks.encode())
@@ -612,7 +614,14 @@ def test_disks_of_an_image_go_with_the_instance(launcher: Launcher) -> None:
         {
             "BlockDeviceMapping.1.DeviceName": "/dev/sdf",
             "BlockDeviceMapping.1.Ebs.SnapshotId": "snap-1",
+            "BlockDeviceMapping.1.Ebs.VolumeType": "gp3",
+            "BlockDeviceMapping.1.Ebs.Throughput": "250",
             "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+            "BlockDeviceMapping.2.DeviceName": "/dev/sdh",
+            "BlockDeviceMapping.2.Ebs.VolumeSize": "100",
+            "BlockDeviceMapping.2.Ebs.VolumeType": "gp2",
+            "BlockDeviceMapping.2.Ebs.Encrypted": "true",
+            "BlockDeviceMapping.2.Ebs.DeleteOnTermination": "true",
         }
     ]
 
@@ -717,6 +726,26 @@ def test_of_a_mix_so_many_are_on_demand_the_replaced_ones_too(booting: Launcher,
         }
         assert priorities == {("0", B), ("1", A)}
     assert f"3 x {B} or {A} spot and 2 x {B} or {A} on demand: $" in capsys.readouterr().err
+
+
+def test_fewer_will_do_only_with_those_on_demand(launcher: Launcher) -> None:
+    def kill(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        answer = forward()
+        if action == "CreateFleet":
+            alive = [{"Name": "instance-state-name", "Values": ["pending"]}]
+            found = launcher.cloud.client("ec2").describe_instances(Filters=alive)["Reservations"]
+            victims = [i["InstanceId"] for r in found for i in r["Instances"] if i.get("InstanceLifecycle") != kept]
+            launcher.fault("kill", instances=(victims[0],))
+        return answer
+
+    with launcher.plan(kill):
+        kept = None  # on demand
+        ids = launcher(num=4, spot=1, on_demand=1, min=2)
+        assert len(ids) == 3
+        launcher.end(ids)
+        kept = "spot"
+        with pytest.raises(HardwayError, match="1 instance on demand is missing"):
+            launcher(num=4, spot=1, on_demand=1, min=2)
 
 
 def test_replacements_have_an_end(launcher: Launcher) -> None:

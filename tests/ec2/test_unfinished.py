@@ -110,9 +110,11 @@ def test_cleanup_removes_what_nothing_uses(
 
     ec2.terminate_instances(InstanceIds=[running])
     tasks.wait(Context(), running, "terminated")
+    [later] = tasks.new_vpc(Context(), name)
     with unfinished.under_way(unfinished.new_token(60)):
         assert not tasks.cleanup(Context(), yes=True)
-    assert capsys.readouterr().err.count("a launch is under way") == 2
+    assert capsys.readouterr().err.count("a launch is under way") == 3
+    tasks.rm_vpc(Context(), later, yes=True)
     ec2.create_tags(Resources=[group], Tags=[{"Key": "owner", "Value": "somebody"}])
     assert group not in tasks.cleanup(Context(), yes=True)
     assert re.search(rf"kept: security group hardway-ssh .*{group}: it is somebody's", capsys.readouterr().err)

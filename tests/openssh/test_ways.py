@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import http.server
 import itertools
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from hardway.errors import UsageError
 from hardway.group import CommandResult, InstanceGroup, report
 from hardway.instances import Instance
 from hardway.keys import HostKeys, own_key_path
+from hardway.pmap.link import Link
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
 from tests.openssh.test_group import run
@@ -197,6 +200,30 @@ def test_whose_turn_has_not_come_when_ctrl_c_does_is_not_connected_to(
     assert time.monotonic() - begun < 2 * by_ssm.ec2.connect_timeout
     assert len((programs / "running").read_text().splitlines()) <= 8
     assert ended(programs)
+
+
+def test_a_job_that_is_over_connects_to_nobody_any_more(
+    hosts: list[Instance], by_ssm: Settings, stand_in: Path
+) -> None:
+    """Whose turn comes only now would have nobody to end what it starts."""
+    over = threading.Event()
+    refused: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            Link(hosts[0], SimpleQueue()).connect(by_ssm, {}, "job", over=over)
+        except ssh.ConnectError as error:
+            refused.append(error)
+
+    with contextlib.ExitStack() as turns:
+        for _ in range(8):
+            turns.enter_context(ssh._turns)
+        waiting = threading.Thread(target=connect)
+        waiting.start()
+        over.set()
+        waiting.join(10)
+    assert len(refused) == 1
+    assert not (stand_in / "running").exists()
 
 
 def test_ctrl_c_ends_the_programs_too(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
