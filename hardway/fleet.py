@@ -160,6 +160,15 @@ class Fleet:
                 else:
                     aws.persistently(end, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
 
+    def check_keep(self, id: str) -> None:
+        """Raise what AWS will say to `keep` where these credentials may not: better now than when all are ready."""
+        own = {"Resources": [id], "Tags": [{"Key": LAUNCH_TAG}]}
+        try:
+            aws.ec2_once(self._settings).delete_tags(DryRun=True, **own)
+        except Exception as error:
+            if aws.is_denied(error):
+                raise
+
     def keep(self, ids: Collection[str]) -> None:
         """The launch has ended well: take its token off what stays."""
         for some in _portions(sorted(ids), _MOST_TAGGED):

@@ -106,12 +106,14 @@ class Gathering:
         return self._wanted.num + most_replacements(self._wanted.num) - self._started
 
     def _ask(self) -> None:
-        count = min(self._missing(), self._startable())
+        wanted = min(self._missing(), self._startable())
+        ids, self._refusals = self._fleet.start(wanted)
+        if ids and not self._asked:
+            self._fleet.check_keep(ids[0])
         self._asked = True
-        ids, self._refusals = self._fleet.start(count)
         self._started += len(ids)
         self._waiting.update(dict.fromkeys(ids, self._elapsed()))
-        was_short, self._short = self._short, count - len(ids)
+        was_short, self._short = self._short, wanted - len(ids)
         if not self._short:
             return
         self._ask_at = self._elapsed() + self._ask_pause

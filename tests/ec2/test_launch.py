@@ -304,6 +304,17 @@ def test_what_ec2_does_not_know_yet_is_terminated_all_the_same(launcher: Launche
     assert launcher.left() == []
 
 
+def test_who_may_not_end_a_launch_well_is_told_before_it_is_waited_for(launcher: Launcher) -> None:
+    def deny(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
+        return refused("UnauthorizedOperation", 403) if action == "DeleteTags" else forward()
+
+    begun = time.monotonic()
+    with launcher.plan(deny), pytest.raises(HardwayError, match="AWS denies DeleteTags"):
+        launcher(wait=True, seconds_timeout=120)
+    assert time.monotonic() - begun < 60
+    assert launcher.left() == []
+
+
 EMPTY = (
     b'<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
     b"<requestId>x</requestId><reservationSet/></DescribeInstancesResponse>"
