@@ -379,7 +379,7 @@ def open_session(connection: fabric.Connection, environment: Mapping[str, str] |
     """A new session channel, with these variables set by SSH environment requests, ready for exec.
 
     Raises UsageError where the host refuses a variable: what is passed is the session of the S3 stub, and a host that
-    does not take it would run the real `aws`.
+    does not take it would run the real `aws`; ConnectError where the connection is lost.
     """
     channel: paramiko.Channel = connection.transport.open_session()
     for name, value in (environment or {}).items():
@@ -387,11 +387,20 @@ def open_session(connection: fabric.Connection, environment: Mapping[str, str] |
         message.add_string(name)
         message.add_string(value)
         if not request(channel, message, connection.connect_timeout or 15):
-            raise UsageError(
-                f"{connection.host} is no local instance: its `aws` would reach the real S3 though this shell is "
-                "stubbed; run clear-s3-stubbed first, or add --real-s3"
-            )
+            raise _refusal(connection)
     return channel
+
+
+def _refusal(connection: fabric.Connection) -> Failed | UsageError:
+    """Why a variable was not taken: Paramiko tells a host that refuses it no other than one that is just dying."""
+    try:
+        connection.transport.open_session(timeout=connection.connect_timeout or 15).close()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        return ConnectError(f"the connection was lost ({error})" if str(error) else "the connection was lost")
+    return UsageError(
+        f"{connection.host} is no local instance: its `aws` would reach the real S3 though this shell is stubbed; run "
+        "clear-s3-stubbed first, or add --real-s3"
+    )
 
 
 def execute(channel: paramiko.Channel, command: str, timeout: float) -> None:

@@ -108,7 +108,9 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
         assert running
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-        assert process.stderr and "0 of 3 tasks are done; to go on: inv mapreduce.pmap" in process.stderr.read()
+        assert process.stderr
+        said = process.stderr.read()
+        assert "0 of 3 tasks are done; to go on, with the same arguments for ARGS: inv mapreduce.pmap" in said
     assert not [one for one in running if os.path.exists(f"/proc/{one}")]
 
     for flags, said in ((["--slots", "2"], "--slots"), (["--verify", "1"], "--verify"), (["--join"], "--join")):
@@ -134,7 +136,7 @@ def test_a_scheduler_that_goes(home: Path, inv: Inv) -> None:
             cluster.kill()
             gone = job.result(timeout=60)
     assert gone.code == 1
-    assert f"the scheduler at {address} has gone; 1 of 2 tasks are done; to go on:" in gone.stderr
+    assert f"the scheduler at {address} has gone; 1 of 2 tasks are done; to go on" in gone.stderr
     assert "Traceback" not in gone.stderr
     # What a worker ran that was killed comes to its own end.
     eventually(lambda: not [one for one in (home / "pids").read_text().split() if os.path.exists(f"/proc/{one}")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -98,12 +99,14 @@ def test_instances_know_each_other_by_name(pair: tuple[Machine, Machine], isolat
 
 def test_sessions_share_processes_and_other_instances_do_not(pair: tuple[Machine, Machine], isolated: bool) -> None:
     one, other = pair
-    pid = one.output("setsid nohup sleep 4321 >/dev/null 2>&1 </dev/null & echo $!").strip()
-    assert one.output("ps -eo args | grep -c '[s]leep 4321'") == "1\n"
-    assert one.output(f"tr '\\0' ' ' </proc/{pid}/cmdline") == "sleep 4321 "
+    # Without isolation all of this machine's processes are in sight, those of other tests, too.
+    seconds = 1_000_000 + secrets.randbelow(1_000_000)
+    pid = one.output(f"setsid nohup sleep {seconds} >/dev/null 2>&1 </dev/null & echo $!").strip()
+    assert one.output(f"ps -eo args | grep -c '[s]leep {seconds}'") == "1\n"
+    assert one.output(f"tr '\\0' ' ' </proc/{pid}/cmdline") == f"sleep {seconds} "
     assert b"HOME" in one.ssh(f"cat /proc/{pid}/environ").stdout
     if isolated:
-        assert other.ssh("ps -eo args | grep '[s]leep 4321'").returncode == 1
+        assert other.ssh(f"ps -eo args | grep '[s]leep {seconds}'").returncode == 1
         assert len(one.output("ps -e").splitlines()) < 10
     assert one.ssh(f"kill {pid}").returncode == 0
 

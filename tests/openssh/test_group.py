@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from hardway import commands, ssh
@@ -264,6 +266,48 @@ def test_a_server_that_takes_no_stub_session_is_refused(hosts: list[Instance], s
     outcomes = group.execute("echo reached the real S3")
     with pytest.raises(UsageError, match="--real-s3"):
         report(outcomes, lambda line: None)
+
+
+class _Dying(paramiko.ServerInterface):
+    """A host that is gone in the moment in which it is asked to take a variable."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self.transport = transport
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return paramiko.AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_env_request(self, channel: paramiko.Channel, name: bytes, value: bytes) -> bool:
+        self.transport.sock.close()
+        return False
+
+
+def test_a_host_that_dies_is_not_taken_for_one_that_refuses(
+    hosts: list[Instance], settings: Settings, tmp_path: Path
+) -> None:
+    stubbed = replace(settings, stub_session={"s3_stubbed_session": "0-0", "s3_stubbed_tmp": "/tmp"})
+    key = paramiko.RSAKey.generate(2048)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            transport = paramiko.Transport(listener.accept()[0])
+            transport.add_server_key(key)
+            transport.start_server(server=_Dying(transport))
+            transport.join(30)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        tags = {**hosts[0].tags, "ssh-port": str(listener.getsockname()[1])}
+        dying = replace(hosts[0], id="i-0000000000000dead", public_ip="127.0.0.1", tags=tags)
+        [outcome] = run([dying], stubbed, "true")
+        thread.join(30)
+    assert isinstance(outcome, ssh.ConnectError), outcome
 
 
 @pytest.mark.parametrize(
