@@ -444,8 +444,8 @@ class Schedule:
 
     @property
     def running(self) -> int:
-        """Tasks that are with a host."""
-        return len(self._alive)
+        """Tasks that run, as far as hosts have told; those sent ahead wait there for a slot."""
+        return sum(attempt.started is not None for attempt in self._alive.values())
 
     @property
     def left(self) -> int:

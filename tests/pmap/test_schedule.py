@@ -147,6 +147,20 @@ def final(world: World, verdict: Verdict) -> Counter[int]:
     return Counter(task for task, all_of in world.outcomes.items() for one in all_of if one is verdict)
 
 
+def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
+    schedule = Schedule(99, retries=0, retry_sleep=1, keep_going=True, backup=False, seed=0)
+    schedule.join("one", 1)
+    held: list[Start] = []
+    for now in range(1, 9):  # until its tasks are known to be short
+        held += [decision for decision in schedule.decide(float(now)) if isinstance(decision, Start)]
+        schedule.started("one", held[0].task, held[0].attempt, float(now))
+        assert schedule.running == 1
+        schedule.finished("one", held[0].task, held[0].attempt, True, 0.001, now + 0.001)
+        assert schedule.running == 0
+        del held[0]
+    assert held
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     tasks=st.integers(0, 120),
