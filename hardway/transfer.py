@@ -37,8 +37,10 @@ _CHUNK = 1 << 18
 _GREW = "file changed as we read it"
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
-# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
+# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked. A shell that
+# complains to a connection that is gone must not die of that, since it has a file to remove.
 RECEIVE = r"""
+trap 'exit 1' HUP INT TERM; trap '' PIPE
 dst=$1 part=$2; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
@@ -47,7 +49,7 @@ if [ "$#" -gt 3 ] && [ -z "$dir" ]; then echo "$dst is no directory" >&2; exit 1
 while [ "$#" -gt 0 ]; do
   if [ -n "$dir" ]; then to=${dst%/}/$1; else to=$dst; fi
   case $to in */*) tmp=${to%/*}/.$part ;; *) tmp=.$part ;; esac
-  trap 'rm -f -- "$tmp"' EXIT HUP INT TERM
+  trap 'rm -f -- "$tmp"' EXIT
   if [ -d "$to" ]; then echo "$to is a directory" >&2; exit 1; fi
   if [ "$alone" ] && ln -- "$whole" "$tmp" 2>/dev/null; then :; else (umask 077; head -c "$3" >"$tmp") || exit 1; fi
   if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it came" >&2; exit 1; fi
@@ -69,11 +71,12 @@ LC_ALL=C exec tar -chf - -- "$@"
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
 RECEIVE_TREE = r"""
+trap 'exit 1' HUP INT TERM; trap '' PIPE
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
 case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" && tmp=$up/.$2 ;; *) tmp=.$2 ;; esac || exit 1
 if [ -e "$dst" ] && [ ! -d "$dst" ]; then echo "$dst is there and is no directory" >&2; exit 1; fi
-trap 'rm -rf -- "$tmp"' EXIT HUP INT TERM
+trap 'rm -rf -- "$tmp"' EXIT
 mkdir -m 700 -- "$tmp" && tar -xpof - -C "$tmp" || exit 1
 # Fails where the destination is there and not empty; two that merge into it at once would trip over each other.
 mv -T -- "$tmp/tree" "$dst" 2>/dev/null && exit 0
