@@ -37,8 +37,8 @@ _CHUNK = 1 << 18
 _GREW = "file changed as we read it"
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
-# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked. A shell that
-# complains to a connection that is gone must not die of that, since it has a file to remove.
+# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
+# A shell that complains to a connection that is gone must not die of that: it has a file to remove.
 RECEIVE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
 dst=$1 part=$2; shift 2
