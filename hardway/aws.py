@@ -153,6 +153,12 @@ def user() -> str:
         return str(os.getuid())
 
 
+def other_owner(tags: Mapping[str, str]) -> str:
+    """Whom the tag `owner` names, if that is somebody else; else empty."""
+    owner = tags.get("owner", "")
+    return "" if owner == user() else owner
+
+
 def error_code(error: Exception) -> str:
     """The AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for anything else."""
     response = getattr(error, "response", None)

@@ -6,11 +6,11 @@ Key pairs, security groups, VPCs, and what launches that never ended have left: 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardway import aws, networks, security_groups, unfinished
+from hardway import aws, networks, security_groups, tags, unfinished
 from hardway.access import SECURITY_GROUP
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
@@ -101,10 +101,10 @@ def _templates(settings: Settings) -> Iterator[Thing]:
     ours: list[Any] = [{"Name": "tag-key", "Values": [LAUNCH_TAG]}]
     for page in aws.ec2(settings).get_paginator("describe_launch_templates").paginate(Filters=ours):
         for raw in page["LaunchTemplates"]:
-            tags = _tags(raw)
-            under_way = "" if unfinished.is_dead(tags[LAUNCH_TAG]) else _UNDER_WAY
+            own = tags.of(raw)
+            under_way = "" if unfinished.is_dead(own[LAUNCH_TAG]) else _UNDER_WAY
             yield Thing(
-                "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(tags) or under_way
+                "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(own) or under_way
             )
 
 
@@ -118,10 +118,10 @@ def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterato
 
 def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
     for raw in aws.ec2(settings).describe_key_pairs()["KeyPairs"]:
-        tags = _tags(raw)
-        if aws.MADE_TAG in tags or _PAIR_NAME.fullmatch(raw["KeyName"]):
+        own = tags.of(raw)
+        if aws.MADE_TAG in own or _PAIR_NAME.fullmatch(raw["KeyName"]):
             users = [i for i in alive if i.key_name == raw["KeyName"]]
-            kept = _foreign(tags) or _used_by(users) or _under_way()
+            kept = _foreign(own) or _used_by(users) or _under_way()
             yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], kept)
 
 
@@ -129,19 +129,15 @@ def _vpcs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
     ours: list[Any] = [{"Name": "tag-key", "Values": [aws.MADE_TAG]}]
     for page in aws.ec2(settings).get_paginator("describe_vpcs").paginate(Filters=ours):
         for raw in page["Vpcs"]:
-            tags = _tags(raw)
+            own = tags.of(raw)
             users = [i for i in alive if i.vpc == raw["VpcId"]]
-            kept = _foreign(tags) or _used_by(users) or _under_way()
-            yield Thing("VPC", raw["VpcId"], tags.get("Name", ""), kept)
+            kept = _foreign(own) or _used_by(users) or _under_way()
+            yield Thing("VPC", raw["VpcId"], own.get("Name", ""), kept)
 
 
-def _tags(raw: Any) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
-
-
-def _foreign(tags: Any) -> str:
-    owner = tags.get("owner", "")
-    return f"it is {owner}'s" if owner not in ("", aws.user()) else ""
+def _foreign(own: Mapping[str, str]) -> str:
+    owner = aws.other_owner(own)
+    return f"it is {owner}'s" if owner else ""
 
 
 def _under_way() -> str:

@@ -75,13 +75,12 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
     newest = max(images, key=lambda image: image.get("CreationDate", ""))
     if newest["Architecture"] != architecture:
         raise UsageError(f"the AMI {name} is for {newest['Architecture']}, but {'/'.join(types)} is {architecture}")
-    tags = {tag["Key"]: tag["Value"] for tag in newest.get("Tags", [])}
     root = newest.get("RootDeviceName", "/dev/sda1")
     return Image(
         newest["ImageId"],
         architecture,
         root,
-        user or known_user or tags.get("ssh-user", "") or "ubuntu",
+        user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
         newest.get("PlatformDetails", ""),
         {
             disk["DeviceName"]: _same_volume(disk["Ebs"])
@@ -215,11 +214,6 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"{name!r} can't be the name of an AMI: 3 to 128 letters, digits, blanks and ()[]./-'@_ can, not - at first"
         )
-
-
-def refuse_foreign(image: OwnImage, any_owner: bool) -> None:
-    """Raise UsageError where an AMI carries another user's `owner` tag, unless `any_owner`."""
-    tagging.refuse_foreign(f"{image.name} {image.id}", image.tags, any_owner)
 
 
 def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:

@@ -263,12 +263,11 @@ def _refuse_everything(selector: Selector) -> None:
 
 def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
     """Raise UsageError where some of them carry another user's `owner` tag, unless `any_owner`; names up to three."""
-    user = aws.user()
-    foreign = [instance for instance in chosen if instance.tags.get("owner", user) not in ("", user)]
+    foreign = [instance for instance in chosen if aws.other_owner(instance.tags)]
     if foreign and not any_owner:
         named = ", ".join(f"{instance} ({instance.tags['owner']}'s)" for instance in foreign[:3])
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise UsageError(f"not {user}'s, so nothing was done: {named}{more}; add --any-owner if that is meant")
+        raise UsageError(f"not {aws.user()}'s, so nothing was done: {named}{more}; add --any-owner if that is meant")
 
 
 def describe(settings: Settings, selector: Selector | None = None) -> list[Instance]:

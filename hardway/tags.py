@@ -38,10 +38,9 @@ def read_keys(texts: Iterable[str]) -> list[str]:
 
 def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
     """Raise UsageError where the `owner` among the tags is another user, unless `any_owner`."""
-    user = aws.user()
-    if tags.get("owner", user) not in ("", user) and not any_owner:
+    if (other := aws.other_owner(tags)) and not any_owner:
         raise UsageError(
-            f"not {user}'s, so nothing was done: {what} ({tags['owner']}'s); add --any-owner if that is meant"
+            f"not {aws.user()}'s, so nothing was done: {what} ({other}'s); add --any-owner if that is meant"
         )
 
 

@@ -10,7 +10,7 @@ from invoke import Context
 from hardway import config
 from hardway.cli import Lines, checked_name, confirm, listing, say, task
 from hardway.errors import UsageError
-from hardway.later import images, instances
+from hardway.later import images, instances, tags
 from hardway.tables import Table
 
 from .flags import ANY_OWNER, JSON, REGION, SELECTOR, YES
@@ -84,7 +84,7 @@ def ami_rm(
     """
     settings = config.settings(c, region)
     image = images.find_own(settings, checked_name(name))
-    images.refuse_foreign(image, any_owner)
+    tags.refuse_foreign(f"{image.name} {image.id}", image.tags, any_owner)
     lines = [f"{image.id} {image.name} {image.created}", *image.snapshots]
     confirm("deregister this AMI and delete its snapshots?", lines, yes)
     left = images.remove(settings, image)
