@@ -164,7 +164,6 @@ def start(
         "port": engine.port,
         "dashboard": engine.dashboard,
     }
-
     each = {
         i.id: {**common, "role": "master" if i is master else "worker", "name": i.id, "ip": i.private_ip}
         for i in chosen

@@ -159,8 +159,8 @@ def launch(
     image = images.resolve(settings, request.ami, request.types, request.ssh_user)
     bids = _bids(settings, request, image.platform, say)
     on_demand = request.on_demand if request.spot else request.num
-    wanted_cost = (request.types, request.num - on_demand, on_demand, request.zone, image.platform)
-    quote = costs.quote(settings, *wanted_cost, say)
+    spot = request.num - on_demand
+    quote = costs.quote(settings, request.types, spot, on_demand, request.zone, image.platform, say)
     if request.max_cost:
         costs.refuse_above(settings, quote, request.spot, request.max_cost, request.limits.max_hours, say)
     network = access.network(settings, request.subnet, request.vpc, request.zone)

@@ -300,10 +300,12 @@ def _time_limits(settings: Settings) -> dict[str, Any]:
 
 def private_keys(instance: Instance, settings: Settings) -> list[Path]:
     """The files that may hold the private half of the instance's key pair, the likeliest first."""
-    files = []
-    if settings.ec2.key and is_key_file(settings.ec2.key):
-        files.append(Path(settings.ec2.key).expanduser())
-    return files + _named_keys(instance)
+    return _configured_key(settings) + _named_keys(instance)
+
+
+def _configured_key(settings: Settings) -> list[Path]:
+    key = settings.ec2.key
+    return [Path(key).expanduser()] if key and is_key_file(key) else []
 
 
 def _named_keys(instance: Instance) -> list[Path]:
@@ -465,10 +467,11 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         ("ConnectTimeout", str(settings.ec2.connect_timeout)),
         ("LogLevel", "ERROR"),
     ]
-    files = private_keys(instance, settings)
+    named = _named_keys(instance)
+    files = _configured_key(settings) + named
     options += [("IdentityFile", _quoted(file)) for file in files]
     # An agent's keys come before those of files that it does not have.
-    if _named_keys(instance) and _keys_in_agent() + len(files) > _MOST_KEYS:
+    if named and _keys_in_agent() + len(files) > _MOST_KEYS:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
         options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))

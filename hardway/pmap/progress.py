@@ -91,19 +91,23 @@ class Progress:
         """Show where the job stands, if it is time to; `now` is the monotonic clock."""
         if not self.shown:
             return
+        if self._live:
+            if now - self._drawn >= LIVE_EVERY:
+                self._drawn = now
+                self._tell_of_end(standing, now)
+                self._live.update(self._block(standing, instances, now), refresh=True)
+        elif now - self._said >= LINE_EVERY:
+            self._said = now
+            self._tell_of_end(standing, now)
+            print(self.line(standing, instances, now), file=self._stream, flush=True)
+
+    def _tell_of_end(self, standing: Standing, now: float) -> None:
         if self._outlasts(standing, now):
             self.say(
                 f"the first instances end themselves in {duration(max(0.0, self._ends - now))}, and the job may need "
                 "longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
             )
             self._ends = math.inf
-        if self._live:
-            if now - self._drawn >= LIVE_EVERY:
-                self._drawn = now
-                self._live.update(self._block(standing, instances, now), refresh=True)
-        elif now - self._said >= LINE_EVERY:
-            self._said = now
-            print(self.line(standing, instances, now), file=self._stream, flush=True)
 
     def _outlasts(self, standing: Standing, now: float) -> bool:
         """Whether the job needs longer than the instances have; where nothing is done yet, than the last minutes."""
