@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -171,7 +172,8 @@ def test_who_extends_it_while_on_timeout_runs_keeps_it(tmp_path: Path, idle_minu
     else:
         (box.etc / "ends").write_text("1000\n")
     save = box.etc / "on-timeout.sh"
-    save.write_text(f"sh {box.etc}/watch extend 36000; echo saved >>{box.log}\n")
+    watch, log = shlex.quote(str(box.etc / "watch")), shlex.quote(str(box.log))
+    save.write_text(f"sh {watch} extend 36000; echo saved >>{log}\n")
     extended = "systemctl start --no-block hardway.timer"
     assert box.watch("look")[1:] == [extended, "saved"]
     assert box.ends > 35000

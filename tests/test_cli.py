@@ -112,9 +112,9 @@ def test_a_call_that_a_task_does_not_take_is_the_callers() -> None:
     from tasks import ec2
 
     with pytest.raises(UsageError, match=r"new: got an unexpected keyword argument 'nmu'; did you mean num\?"):
-        ec2.new(Context(), nmu=3)  # type: ignore[call-arg]
+        ec2.new(Context(), nmu=3)  # type: ignore[call-arg]  # the mistake that this is about
     with pytest.raises(UsageError, match="ip: missing a required argument: 'selector'"):
-        ec2.ip(Context())  # type: ignore[call-arg]
+        ec2.ip(Context())  # type: ignore[call-arg]  # and another
 
 
 def test_help_is_there_for_who_asks_twice() -> None:
