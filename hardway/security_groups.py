@@ -190,8 +190,8 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
     except Exception as error:
         if aws.error_code(error) == "RulesPerSecurityGroupLimitExceeded":
             raise UsageError(
-                f"the security group {group.name} has as many rules as EC2 takes: `inv ec2.sg {group.id}` shows them, "
-                f"`inv ec2.deauthorize {group.id}` removes one that nobody needs any more"
+                f"the security group {group.name} has as many rules as EC2 takes: `inv ec2.sgs` shows them, "
+                f"`inv ec2.deauthorize {group.id} --port 22 --source ...` removes one that nobody needs any more"
             ) from None
         if aws.error_code(error) != "InvalidPermission.Duplicate":
             raise
