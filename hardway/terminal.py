@@ -1,0 +1,36 @@
+"""Text from outside, made safe for a terminal: `printable` is the one function that does it.
+
+Names, tags, file names, hosts' messages and commands of jobs are shown through it. A task's own output is not: a person
+who runs a command gets its bytes as they are.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Control, format, surrogate and private-use characters, and the separators of lines and paragraphs: a terminal obeys
+# them, or shows nothing, or shows what stands elsewhere. A byte that is no UTF-8 is a surrogate here (PEP 383).
+_UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
+# Format characters that join letters in Persian, Hindi and emoji, and move nothing.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with whatever a terminal would obey written out: `\\x1b`, `\\u202e`, `\\n`; one line, unless told else.
+
+    `keep` has characters that stay as they are: "\\n" for a text of several lines, "\\n\\t" for a host's output.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or c in _JOINERS or not _unsafe(c) else _written_out(c) for c in text)
+
+
+def _unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE
+
+
+def _written_out(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # the byte that it stands for
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
