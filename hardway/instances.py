@@ -66,6 +66,8 @@ class Instance:
     platform: str = ""
     """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
     tenancy: str = ""
+    account: str = ""
+    """The AWS account that it belongs to, a number of twelve digits."""
 
     @property
     def ends(self) -> datetime | None:
@@ -279,7 +281,7 @@ def describe(settings: Settings, selector: Selector | None = None) -> list[Insta
         for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": 1000}):
             for reservation in page["Reservations"]:
                 for raw in reservation["Instances"]:
-                    found[raw["InstanceId"]] = from_description(raw, region)
+                    found[raw["InstanceId"]] = from_description(raw, region, reservation.get("OwnerId", ""))
     return list(found.values())
 
 
@@ -379,8 +381,8 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts.get(char) or re.escape(char) for char in pattern), re.DOTALL)
 
 
-def from_description(raw: Mapping[str, Any], region: str) -> Instance:
-    """An Instance from one element of DescribeInstances' answer."""
+def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> Instance:
+    """An Instance from one element of DescribeInstances' answer; whose it is stands beside that."""
     tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
     return Instance(
         id=raw["InstanceId"],
@@ -405,6 +407,7 @@ def from_description(raw: Mapping[str, Any], region: str) -> Instance:
         ended=_ended(raw),
         platform=raw.get("PlatformDetails", ""),
         tenancy=raw.get("Placement", {}).get("Tenancy", ""),
+        account=account,
     )
 
 

@@ -35,6 +35,9 @@ class Store(Protocol):
     def remove(self, target: Object) -> None:
         """Remove an object. Raises Failed where that can't be done."""
 
+    def exists(self, which: Object) -> bool:
+        """Whether there is such an object. Raises Failed where that can't be found out."""
+
 
 def parse(url: str) -> Object:
     """The object of `s3://bucket/key`. Raises UsageError for what is no such URL."""
@@ -76,6 +79,15 @@ class _S3:
         except Exception as error:
             raise _explained("remove", target, error) from error
 
+    def exists(self, which: Object) -> bool:
+        try:
+            self._client.head_object(Bucket=which.bucket, Key=which.key)
+        except Exception as error:
+            if aws.error_code(error) in ("404", "NoSuchKey", "NoSuchBucket"):
+                return False
+            raise _explained("look at", which, error) from error
+        return True
+
 
 def _explained(what: str, which: Object, error: Exception) -> Exception:
     known = aws.translate(error)
@@ -87,13 +99,23 @@ class _Stub:
         self._environment = s3stub.environment(settings.stub_session)
 
     def read(self, source: Object, target: IO[bytes]) -> None:
-        self._run("read", source, ["cp", str(source), "-"], stdout=target)
+        self._run("read", source, ["s3", "cp", str(source), "-", "--only-show-errors"], stdout=target)
 
     def write(self, target: Object, source: IO[bytes]) -> None:
-        self._run("write", target, ["cp", "-", str(target)], stdin=source)
+        self._run("write", target, ["s3", "cp", "-", str(target), "--only-show-errors"], stdin=source)
 
     def remove(self, target: Object) -> None:
-        self._run("remove", target, ["rm", str(target)])
+        self._run("remove", target, ["s3", "rm", str(target), "--only-show-errors"])
+
+    def exists(self, which: Object) -> bool:
+        named = ["--bucket", which.bucket, f"--key={which.key}"]
+        try:
+            self._run("look at", which, ["s3api", "head-object", *named])
+        except Failed as error:
+            if "(404)" in str(error):
+                return False
+            raise
+        return True
 
     def _run(
         self,
@@ -104,7 +126,7 @@ class _Stub:
         stdout: IO[bytes] | None = None,
     ) -> None:
         process = subprocess.Popen(
-            [str(s3stub.directory() / "aws"), "s3", *command, "--only-show-errors"],
+            [str(s3stub.directory() / "aws"), *command],
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or subprocess.DEVNULL,
             stderr=subprocess.PIPE,

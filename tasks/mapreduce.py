@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
@@ -13,6 +14,7 @@ from hardway.cli import confirm, say, task
 from hardway.later import arguments, journal, run, shuffle
 from hardway.later import report as reports
 from hardway.later import ssh as connections
+from hardway.terminal import printable
 
 from .flags import JSON, REGION, SELECTOR, YES
 
@@ -26,7 +28,7 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
 @task(
     autoprint=True,
     optional=["resume"],
-    iterable=["depends"],
+    iterable=["depends", "files"],
     short={"null": "0"},
     help={
         "selector": SELECTOR,
@@ -40,10 +42,10 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "backup": "run the slowest tasks a second time when instances stand idle",
         "job": "a name for the job; else one is made from the time",
         "resume": "run only what has no result yet in this job, or in the newest one of this command",
-        "depends": "a file the results depend on: when it changes, it is another job; repeat it for more",
+        "depends": "a file here that is on the instances, too: it must be the same there; changed, it is another job",
         "verify": "run this many of the tasks twice first, on different instances, and compare the results",
         "join": "instances that match the selector later, new ones, take part",
-        "results": "a directory for a task's stdout, stderr, exit code and times; prints the paths of the stdouts",
+        "results": "a directory, this job's own, for stdout, stderr, exit code and times; prints the stdouts' paths",
         "progress": "tell on stderr how it goes",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
         "region": REGION,
@@ -51,6 +53,9 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "linger": "seconds until an agent on an instance ends itself when nobody connects to it",
         "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
         "engine": "address of a Dask scheduler, dask://HOST:PORT, to run the tasks on its workers; SELECTOR is - then",
+        "files": "files, directories, globs, commas between, to send along, into each task's directory; repeatable",
+        "workdir": "where a task runs: home, or scratch, a directory of its own (with --files the default)",
+        "expect": "s3://bucket/key that a task leaves, {} for its argument; or results: the URLs it prints",
     },
 )
 def pmap(
@@ -77,6 +82,9 @@ def pmap(
     reconnect: float | str | None = None,
     linger: float | str | None = None,
     engine: str = "",
+    files: str | Iterable[str] | None = None,
+    workdir: str = "",
+    expect: str = "",
 ) -> Results:
     """Run a command for each argument, on instances.
 
@@ -84,7 +92,11 @@ def pmap(
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once: commands must be idempotent.
+
+    With --files it runs in a directory of its own, in which they are, under the names they have here (those that are
+    not below the current directory: under their last name), and which is removed after it. HARDWAY_FILES is its path.
     """
+    flags = _flags(locals())
     settings = connections.reached(config.settings(c, region))
     if real_s3:
         settings = dataclasses.replace(settings, stub_session={})
@@ -93,6 +105,7 @@ def pmap(
         keep_going,
         backup,
         engine,
+        workdir,
         slots=slots,
         retries=retries,
         retry_sleep=retry_sleep,
@@ -108,13 +121,38 @@ def pmap(
         options,
         job=job or "",
         resume=resume or False,
-        depends=[depends] if isinstance(depends, str) else list(depends or ()),
+        depends=_several(depends),
         verify=config.number(verify, int, "--verify"),
         join=join,
         results=results,
         progress=progress,
         engine=engine,
+        send=_several(files),
+        expect=expect,
+        flags=flags,
     )
+
+
+def _several(given: str | Iterable[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else [str(each) for each in given or ()]
+
+
+_NOT_AGAIN = ("job", "resume", "engine")  # which the line that goes on with a job says by itself
+
+
+def _flags(given: dict[str, Any]) -> list[str]:
+    """What a person would type for these of pmap's parameters, but for defaults."""
+    found = []
+    parameters = inspect.signature(pmap.body).parameters  # type: ignore[attr-defined]
+    for name, parameter in parameters.items():
+        value, flag = given[name], name.replace("_", "-")
+        if parameter.default is inspect.Parameter.empty or value in (parameter.default, None) or name in _NOT_AGAIN:
+            continue
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}={each}" for each in (_several(value) if name in ("depends", "files") else [value])]
+    return found
 
 
 _LINES = "text, @file, or - for stdin"
@@ -154,6 +192,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     Oldest first: name, state, tasks done, failed attempts, age, command.
     """
     found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
     if not found:
         say("no jobs on this machine yet")
     return found.json() if json else found

@@ -7,6 +7,7 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     lock      held (flock) by the living agent
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       what the agent had to say when it died
+    files/    what came with the job (`--files`), under its digest
 Outputs of tasks are files without a name in the same directory: nothing to clean up when the agent is killed.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
@@ -42,6 +43,7 @@ INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
+LINKED = 1 << 20  # bytes from which a file that came with the job is linked, not copied, into an attempt's directory
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -99,6 +101,7 @@ class Task:
         self.status = 0
         self.flags = 0
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
+        self.scratch = ""
         self.outputs = []  # type: list[int]
         self.sizes = [0, 0]
         self.inline = b""
@@ -124,6 +127,7 @@ class Agent:
         self.argv = []  # type: list[bytes]
         self.program = ""
         self.environment = {}  # type: dict[bytes, bytes]
+        self.placed = None  # type: list[tuple[bytes, bytes | None, os.stat_result | None]] | None
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[int, Task]
@@ -343,6 +347,21 @@ class Agent:
                 self.environment[os.fsencode(key)] = value
         self.settings = settings
 
+    def place_files(self, scratch: str) -> None:
+        """Put the job's files into an attempt's directory, where they are the attempt's own. Raises OSError."""
+        digest = self.settings.get("files", b"").decode()
+        if not digest:
+            return
+        source = os.path.join(self.directory, "files", digest)
+        if self.placed is None:
+            self.placed = [(name, path, None if path is None else os.stat(path)) for name, path, _ in tree_of(source)]
+        for name, path, before in self.placed:
+            target = os.path.join(os.fsencode(scratch), name)
+            if path is None or before is None:
+                os.mkdir(target, 0o755)
+            else:
+                place_file(path, before, target)
+
     def prepare(self, command: bytes) -> None:
         """Decide how to start the command.
 
@@ -408,6 +427,7 @@ class Agent:
         one.state = RUNNING
         stdin = None
         try:
+            scratch = self.scratch(one)
             one.outputs = [nameless(self.directory), nameless(self.directory)]
             stdin = self.stdin(one.stdin)
             environment = dict(self.environment)
@@ -415,6 +435,13 @@ class Agent:
             environment[b"HARDWAY_TASK"] = b"%d" % one.task
             environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
             environment[b"HARDWAY_WORKER"] = b"%d" % one.worker
+            if scratch:
+                environment[b"HARDWAY_SCRATCH"] = os.fsencode(scratch)
+                if self.settings.get("files"):
+                    environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
+                if self.settings.get("workdir") == b"scratch":
+                    environment[b"PWD"] = os.fsencode(scratch)
+                    os.chdir(scratch)
             if not self.program:
                 raise OSError(errno.ENOENT, "there is no bash here")
             try:
@@ -433,11 +460,21 @@ class Agent:
             self.end(one, 126)
             return
         finally:
+            os.chdir(self.home)
             if stdin is not None:
                 os.close(stdin)
         one.stdin = b""
         self.running[one.pid] = one
         self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
+
+    def scratch(self, one: Task) -> str:
+        """Make the attempt's own directory, with the job's files in it, where the job wants one."""
+        if not self.settings.get("files") and self.settings.get("workdir") != b"scratch":
+            return ""
+        one.scratch = os.path.join(self.directory, "scratch", f"{one.task}.{one.attempt}")
+        os.makedirs(one.scratch, 0o700)
+        self.place_files(one.scratch)
+        return one.scratch
 
     def stdin(self, data: bytes) -> int:
         """A descriptor to read `data` from: a pipe where it holds it all, else a file."""
@@ -522,6 +559,8 @@ class Agent:
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
         one.status = code
+        if one.scratch:
+            remove_tree(one.scratch)
         self.release_worker(one.worker)
         if self.leaving:
             one.close()
@@ -646,6 +685,176 @@ class Agent:
                     self.accept()
                 elif self.link and fd == self.link[0]:
                     self.receive()
+
+
+# What a job brings along, and what it wants to find here
+
+
+def digest_of(entries: "list[tuple[bytes, bool, bytes]]") -> str:
+    """A digest of files: a name, whether it may be executed, and a hash of the content (empty: a directory) of each."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, executable, content in sorted(entries):
+        digest.update(struct.pack("!I?I", len(name), executable, len(content)) + name + content)
+    return digest.hexdigest()
+
+
+def hash_of(path: "bytes | str") -> "hashlib.blake2b":  # type: ignore[name-defined]  # noqa: F821
+    """A hash of a file's content. Raises OSError."""
+    import hashlib
+
+    digest = hashlib.blake2b()
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(1 << 18)
+            if not piece:
+                return digest
+            digest.update(piece)
+
+
+def tree_of(top: str) -> "list[tuple[bytes, bytes | None, bool]]":
+    """What is below a directory, parents first: name, path (None for a directory) and whether it may be executed."""
+    found = []  # type: list[tuple[bytes, bytes | None, bool]]
+    root = os.fsencode(top)
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in folders:
+            found.append((os.path.relpath(os.path.join(folder, name), root), None, True))
+        for name in files:
+            path = os.path.join(folder, name)
+            found.append((os.path.relpath(path, root), path, bool(os.lstat(path).st_mode & 0o100)))
+    return found
+
+
+def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
+    """Copy a file; a large one is linked, and must be what it was `before`. Raises OSError."""
+    mode = 0o755 if before.st_mode & 0o100 else 0o644
+    if before.st_size > LINKED:
+        now = os.stat(path)
+        if (now.st_size, now.st_mtime) != (before.st_size, before.st_mtime):
+            raise OSError(errno.EIO, "a file that came with the job was changed here: " + os.fsdecode(path))
+        try:
+            os.link(path, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                raise
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(fd, "wb") as copy, open(path, "rb") as source:
+        while True:
+            piece = source.read(1 << 18)
+            if not piece:
+                break
+            copy.write(piece)
+    os.chmod(target, mode)
+
+
+def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str]]") -> None:
+    """Tell how files that the job depends on are here, then read its own, of this digest and size, from stdin.
+
+    `wanted` has for each of the former where it may be, and its content's hash. What is said is lines of JSON.
+    """
+    import json
+
+    def say(**said: object) -> None:
+        text = json.dumps(said).encode() + b"\n"
+        while text:
+            text = text[os.write(1, text) :]
+
+    os.write(1, MARK)
+    home = os.path.expanduser("~")
+    os.chdir(home if os.path.isdir(home) else "/")
+    differ, absent = [], []
+    for number, (places, content) in enumerate(wanted):
+        paths = [os.path.expanduser(place.encode("utf-8", "surrogateescape")) for place in places]
+        there = [path for path in paths if os.path.isfile(path)]
+        if not there:
+            absent.append(number)
+        try:
+            if any(hash_of(path).hexdigest() != content for path in there):
+                differ.append(number)
+        except OSError:
+            differ.append(number)
+    top = os.path.join(os.getcwd(), ".hardway", job, "files")
+    have = not digest or is_whole(os.path.join(top, digest), digest)
+    say(differ=differ, absent=absent, have=have)
+    if not have and not differ:
+        try:
+            receive_files(top, digest, size)
+        except Exception as error:
+            say(error=str(error) or type(error).__name__)
+        else:
+            say(error="")
+
+
+def is_whole(tree: str, digest: str) -> bool:
+    """Whether the files of this digest lie there."""
+    try:
+        return digest == digest_of(
+            [(name, executable, hash_of(path).digest() if path else b"") for name, path, executable in tree_of(tree)]
+        )
+    except OSError:
+        return False
+
+
+def receive_files(top: str, digest: str, size: int) -> None:
+    """Unpack files from stdin into a directory named by their digest. Raises OSError or ValueError where that fails."""
+    import io
+    import tarfile
+
+    class Stdin(io.RawIOBase):
+        left = size
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+            data = os.read(0, min(len(buffer), self.left))
+            if not data and self.left:
+                raise ValueError("the connection was lost before all files were here")
+            buffer[: len(data)] = data
+            self.left -= len(data)
+            return len(data)
+
+    os.makedirs(top, 0o700, exist_ok=True)
+    new = os.path.join(top, ".new")
+    remove_tree(new)
+    os.mkdir(new, 0o700)
+    stream = io.BufferedReader(Stdin(), 1 << 18)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                name = member.name.encode("utf-8", "surrogateescape")
+                if name.startswith(b"/") or b".." in name.split(b"/"):
+                    raise ValueError("a name that leads elsewhere")
+                path = os.path.join(os.fsencode(new), name)
+                os.makedirs(path if member.isdir() else os.path.dirname(path), 0o755, exist_ok=True)
+                source = tar.extractfile(member)
+                if source is not None:
+                    with open(path, "xb") as file:
+                        while True:
+                            piece = source.read(1 << 18)
+                            if not piece:
+                                break
+                            file.write(piece)
+                    os.chmod(path, 0o555 if member.mode & 0o100 else 0o444)
+        while stream.read(1 << 18):
+            pass
+        if not is_whole(new, digest):
+            raise ValueError("what came is not what was sent")
+        os.chmod(new, 0o755)
+        remove_tree(os.path.join(top, digest))
+        os.rename(new, os.path.join(top, digest))
+    finally:
+        remove_tree(new)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and all that is in it, if there is one."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
@@ -796,6 +1005,8 @@ def become_agent(directory: str, home: str, lease: int) -> None:
             os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
         raise
     agent.listener.close()
+    for name in ("files", "scratch"):
+        remove_tree(os.path.join(directory, name))
     for name in ("socket", "log", "lock"):
         os.unlink(os.path.join(directory, name))
     for path in (directory, os.path.dirname(directory)):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hardway.errors import UsageError
+from hardway.terminal import printable
+
+ARGUMENTS = "arguments-"
+"""How the name of a file begins that we keep a job's arguments in; a digest of them follows."""
+MOST = 256 << 20  # bytes of one argument: it is held in memory here and there
+_KEPT = re.compile(ARGUMENTS + "([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,14 @@ class Arguments:
     items: list[bytes]
     skipped: int = 0
     source: str = "ARGS"
+
+    def kept(self, null: bool) -> tuple[bytes, bool]:
+        """A file's content that `read` makes these arguments of, and whether with `null`; nothing where none does."""
+        if not null and all(item.find(b"\n") == len(item) - 1 > 0 for item in self.items):
+            return b"".join(self.items), False
+        if all(item and b"\0" not in item for item in self.items):
+            return b"".join(item + b"\0" for item in self.items), True
+        return b"", False
 
 
 def read(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
@@ -29,21 +45,64 @@ def read(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
     if isinstance(args, bytes):
         args = args.decode("utf-8", "surrogateescape")
     if not isinstance(args, str):
-        return Arguments([_item(item, null) for item in args])
+        return Arguments(_bounded([_item(item, null) for item in _items(args)]))
     if args == "-":
-        data = sys.stdin.buffer.read()
+        data = _stdin().read()
     elif args.startswith("@") and "\n" not in args:
         try:
-            data = Path(args[1:]).expanduser().read_bytes()
+            path = _path(args)
+            data = path.read_bytes()
         except OSError as error:
             raise _unreadable(args, error) from None
+        kept = _KEPT.fullmatch(path.name)
+        if kept and hashlib.blake2b(data, digest_size=16).hexdigest() != kept[1]:
+            raise UsageError(f"the arguments in {printable(str(path))} are damaged: give them as you did before")
     else:
         data = args.encode("utf-8", "surrogateescape")
     parts = data.split(b"\0" if null else b"\n")
     if not parts[-1]:
         parts.pop()
     items = [part if null else part + b"\n" for part in parts if part]
-    return Arguments(items, len(parts) - len(items), args if len(args) < 200 and "\n" not in args else "ARGS")
+    return Arguments(_bounded(items), len(parts) - len(items), args if len(args) < 200 and "\n" not in args else "ARGS")
+
+
+def _bounded(items: list[bytes]) -> list[bytes]:
+    for number, item in enumerate(items, 1):
+        if len(item) > MOST:
+            raise UsageError(
+                f"argument {number} has {len(item) >> 20} MiB, and the most is {MOST >> 20}: put it into S3 or a file "
+                "there, and let the argument name that"
+            )
+    return items
+
+
+def _items(args: Any) -> Iterator[Any]:
+    """The items of an iterable. Raises UsageError for what is none, and for a text file that is no UTF-8."""
+    try:
+        yield from args
+    except TypeError:
+        if hasattr(args, "__iter__"):
+            raise
+        raise UsageError(f"arguments are a text or an iterable of texts, not {type(args).__name__}") from None
+    except UnicodeDecodeError as error:
+        name = printable(str(getattr(args, "name", "the arguments")))
+        raise UsageError(f"{name}: {error.reason}; open it with errors='surrogateescape' or mode 'rb'") from None
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("the arguments are to come from stdin (-), which is closed")
+    return sys.stdin.buffer
+
+
+def _path(args: str) -> Path:
+    """The file of `@name`. Raises UsageError for what can't be the name of one."""
+    try:
+        if "\0" in args:
+            raise RuntimeError("a path has no NUL character")
+        return Path(args[1:]).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"cannot read the arguments in {printable(args[1:])}: {str(error).lower()}") from None
 
 
 def _item(item: Any, null: bool) -> bytes:
@@ -63,16 +122,16 @@ def lines(args: str | Iterable[str | bytes]) -> Iterator[bytes]:
     if isinstance(args, bytes):
         args = args.decode("utf-8", "surrogateescape")
     if args == "-":
-        yield from _not_empty(sys.stdin.buffer)
+        yield from _not_empty(_stdin())
     elif isinstance(args, str) and args.startswith("@") and "\n" not in args:
         try:
-            file = Path(args[1:]).expanduser().open("rb")
+            file = _path(args).open("rb")
         except OSError as error:
             raise _unreadable(args, error) from None
         with file:
             yield from _not_empty(file)
     else:
-        for text in [args] if isinstance(args, str) else args:
+        for text in [args] if isinstance(args, str) else _items(args):
             yield from _not_empty(_item(text, null=False).split(b"\n"))
 
 
@@ -81,4 +140,4 @@ def _not_empty(items: Iterable[str | bytes]) -> Iterator[bytes]:
 
 
 def _unreadable(args: str, error: OSError) -> UsageError:
-    return UsageError(f"cannot read the arguments in {args[1:]}: {(error.strerror or str(error)).lower()}")
+    return UsageError(f"cannot read the arguments in {printable(args[1:])}: {(error.strerror or str(error)).lower()}")

@@ -27,6 +27,8 @@ from hardway.errors import Failed, HardwayError, Interrupted, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
 from hardway.pmap import agent
+from hardway.pmap.expect import Expected, message
+from hardway.pmap.files import Load
 from hardway.pmap.journal import Job, Outputs, Result
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
 from hardway.pmap.progress import Progress
@@ -41,7 +43,8 @@ ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 3.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
-LOST, WORKERS_DIED = 8, 16  # an attempt's flags, beside the agent's
+LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
+LOOKS_MOST = 8  # tasks whose objects one thread looks for in a row
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
 
@@ -58,6 +61,7 @@ class Options:
     backup: bool = True
     reconnect: float = 300.0
     linger: float = 3600.0
+    workdir: str = "home"
 
 
 @dataclass
@@ -110,12 +114,15 @@ class Driver:
         on_result: Callable[[int, Result], None] | None = None,
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[Instance]] | None = None,
+        load: Load | None = None,
+        expect: Expected | None = None,
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
         `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
         the instance where the task is not to run if there is another. `find` is asked now and then, in a worker
-        thread, for instances that may join.
+        thread, for instances that may join. Each instance gets `load` before its first task. A result counts once
+        what is to `expect` of it is there.
         """
         self.job = job
         self.arguments = arguments
@@ -150,6 +157,9 @@ class Driver:
         self._leaving: set[str] = set()  # instances about to be interrupted
         self._ending = False
         self._find = find
+        self._load = load
+        self._expect = expect
+        self._unlooked: list[tuple[Link, int, Frame, bytes | Path]] = []  # ended well, if what is expected is there
         self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
@@ -266,6 +276,7 @@ class Driver:
     def _flush(self) -> None:
         """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""
         self.job.flush()
+        self._look_for_expected()
         for link, number, attempt in self._acks:
             link.send(agent.ACK, number, attempt)
             self._touched[link] = None
@@ -287,7 +298,7 @@ class Driver:
             try:
                 if self._ending and link.name not in self._entrusted:
                     raise EOFError
-                link.connect(self.settings, self.settings.stub_session, folder, self._known, self._over)
+                link.connect(self.settings, self.settings.stub_session, folder, self._known, self._over, self._load)
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("refused", link, error))
             else:
@@ -514,6 +525,8 @@ class Driver:
             "linger": self.options.linger,
             "worker": link.worker,
             "HARDWAY_INSTANCE_ID": link.name,
+            "workdir": self.options.workdir,
+            "files": self._load.digest if self._load else "",
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
         return b"\0".join([*items, b"command=" + self.job.asked.command.encode("utf-8", "surrogateescape")])
@@ -575,16 +588,56 @@ class Driver:
         if partial is None:
             stem = self.job.path / "large" / f"{frame.task}.{frame.attempt}.{link.name}"
             paths = [Path(f"{stem}.part{index}") for index in (0, 1)]
-            partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
-        partial.files[frame.payload[0]].write(frame.payload[1:])
+            with self.job.writing():
+                partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
+        with self.job.writing():
+            partial.files[frame.payload[0]].write(frame.payload[1:])
 
-    def _on_done(self, link: Link, position: int, frame: Frame) -> None:
+    def _look_for_expected(self) -> None:
+        """Have worker threads look whether what is expected of results is there."""
+        while self._unlooked:
+            batch, self._unlooked = self._unlooked[:LOOKS_MOST], self._unlooked[LOOKS_MOST:]
+            self._work.put(lambda batch=batch: self._look_for(batch))  # type: ignore[misc]
+
+    def _look_for(self, batch: Sequence[tuple[Link, int, Frame, bytes | Path]]) -> None:
+        for link, position, frame, stdout in batch:
+            try:
+                pieces = [stdout] if isinstance(stdout, bytes) else _pieces(stdout)
+                missing = self._expect.missing(self.arguments[position], pieces) if self._expect else ""
+            except FileNotFoundError:  # the connection was lost meanwhile: all of it comes again
+                continue
+            except Exception as error:  # whatever it is, the driver's thread is told
+                self._events.put(("unknown", error))
+            else:
+                self._events.put(("looked", link, position, frame, missing))
+
+    def _on_looked(self, link: Link, position: int, frame: Frame, missing: str) -> None:
+        sizes = agent.RESULT.unpack_from(frame.payload)[4:]
+        whole = len(frame.payload) - agent.RESULT.size == sum(sizes)
+        if whole or (link.name, frame.task, frame.attempt) in self._partials:
+            self._on_done(link, position, frame, missing)
+
+    def _on_unknown(self, error: Exception) -> None:
+        self._error = error if isinstance(error, HardwayError) else Failed(f"what is expected can't be seen: {error!r}")
+
+    def _on_done(self, link: Link, position: int, frame: Frame, missing: str | None = None) -> None:
+        """An attempt has ended. `missing` is what was expected of it and isn't there; None: not known yet."""
         code, flags, seconds, worker, *sizes = agent.RESULT.unpack_from(frame.payload)
         if not 0 <= seconds < math.inf:
             raise agent.BrokenStream(f"an attempt of {seconds} s")
-        partial = self._partials.pop((link.name, frame.task, frame.attempt), None)
+        key = (link.name, frame.task, frame.attempt)
         inline = frame.payload[agent.RESULT.size :]
         ok = code == 0 and not flags
+        if self._expect and missing is None and ok and position >= 0:
+            if key in self._partials:
+                with self.job.writing():
+                    self._partials[key].files[0].flush()
+            written = self._partials[key].paths[0] if key in self._partials else inline[: sizes[0]]
+            self._unlooked.append((link, position, frame, written))
+            return
+        if missing:
+            ok, flags = False, flags | MISSING
+        partial = self._partials.pop(key, None)
         self._acks.append((link, frame.task, frame.attempt))
         if position < 0:
             return
@@ -604,10 +657,15 @@ class Driver:
         stdout: bytes | Path = inline[: sizes[0]]
         stderr: bytes | Path = inline[sizes[0] :]
         if partial:
-            partial.close()
+            with self.job.writing():
+                if missing:
+                    partial.files[1].write(message(missing))
+                partial.close()
             stdout, stderr = partial.paths
         elif len(inline) != sum(sizes):
             raise agent.BrokenStream("a result without its output")
+        elif missing:
+            stderr = inline[sizes[0] :] + message(missing)
         result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr, worker)
         if verdict is Verdict.DONE:
             self.job.done(frame.task, result)
@@ -818,6 +876,12 @@ class Driver:
         pass
 
 
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
 def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     """The end of an attempt in a person's words."""
     if result.flags & agent.TIMED_OUT:
@@ -828,6 +892,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return "one Dask worker after the other died while the task ran"
     if result.flags & agent.NO_START:
         return "it could not be started"
+    if result.flags & MISSING:
+        return "what is expected of it is not there"
     if result.code < 0:
         try:
             return f"killed by {signal.Signals(-result.code).name}"

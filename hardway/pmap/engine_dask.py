@@ -24,7 +24,8 @@ from typing import Any
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
-from hardway.pmap.driver import WORKERS_DIED, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.driver import MISSING, WORKERS_DIED, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.expect import Expected, message
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import FIRST_WAIT
@@ -71,6 +72,7 @@ class DaskDriver:
         options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        expect: Expected | None = None,
     ) -> None:
         self.job = job
         self.arguments = arguments
@@ -80,6 +82,7 @@ class DaskDriver:
         self.options = options
         self.progress = progress
         self.on_result = on_result
+        self.expect = expect
         self.outcome = Outcome()
         self.standing = Standing(len(arguments))
         self._nonce = f"{job.asked.name}-{secrets.token_hex(4)}"
@@ -226,6 +229,10 @@ class DaskDriver:
                 "start the cluster from this shell, run clear-s3-stubbed first, or add --real-s3"
             )
         number = self.numbers[position]
+        if self.expect and code == 0 and not flags:
+            missing = self.expect.missing(self.arguments[position], [stdout])
+            if missing:
+                flags, stderr = MISSING, stderr + message(missing)
         result = self.job.ended(number, attempt, name, code, flags, seconds, stdout, stderr)
         self.outcome.busy += seconds
         if code == 0 and not flags:

@@ -136,7 +136,7 @@ class Timeline:
 
 
 def read(data: bytes, now: float | None = None) -> Timeline:
-    """What the journal tells; lines that are damaged or make no sense are counted and left out.
+    """What the journal tells; lines that are not what was written, or make no sense, are counted and left out.
 
     `now`, in seconds of Unix, is given where the job is being run.
     """
@@ -156,19 +156,20 @@ class _Reader:
         self.done: dict[int, Attempt] = {}
         self.living: dict[str, Life] = {}
         self.away: dict[str, float] = {}
+        self.chain = 0  # the checksum of the line before
         self.first = math.inf
         self.last = self.before = 0.0  # when something was last seen; and that as it was before this line
 
     def line(self, line: bytes) -> None:
         try:
-            kind, *words = words_of(line)
+            (kind, *words), self.chain = words_of(line, self.chain)
             self.before = self.last
             if kind == "event":
                 handle = getattr(self, f"on_{words[1]}")
                 handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
             elif kind in ("start", "end", "done"):
                 getattr(self, f"line_{kind}")((int(words[0]), int(words[1])), words)
-            else:
+            elif kind not in ("job", "tasks"):  # what those say is for the journal
                 raise ValueError(kind)
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             self.timeline.damaged += 1

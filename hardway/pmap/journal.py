@@ -1,29 +1,48 @@
 """What a job keeps on this machine: what was asked, what happened, and every result. It decides nothing.
 
 A job's directory, mode 0700, under the XDG state directory:
-    job.json   what was asked
+    job.json   what was asked, and a digest of that: the seal
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
     heads      96 bytes a task: how its argument begins and ends, for people to read
-    journal    a line for what happened, each ending in its own checksum; a torn last line is dropped
+    journal    a line for what happened
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
+    resume     the line that goes on with the job, for people to read
+    arguments-DIGEST   the arguments, where that line has no other way to name them
+    failed/    the logs of tasks that failed, for people to read
+
+All of it is sealed. A line of the journal ends in a checksum of itself and of the line before it: one that is changed,
+missing, doubled or moved breaks the chain. Its first line names the seal of job.json. It has checksums of keys, heads
+and each output. What is not as it was written is never used: the job is refused, with the name of the file, or, where
+only a result is damaged, its task runs again.
+
+An end that is torn off the journal is no damage: that is what `kill -9` leaves. What the journal doesn't tell of never
+happened, and runs again; keys and heads that are longer than it says are cut.
+
+What is written is given to the operating system at once, outputs before the line that tells of them, and so survives
+any end of this process. It is on the disk (fsync) when a job is made, when its tasks are numbered, and before results
+are returned. A power cut in between costs what the system had not yet written: those tasks run again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
+import stat
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -31,13 +50,30 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
-from hardway.errors import Failed, UsageError, did_you_mean
+from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.tables import count
+from hardway.terminal import printable
 
 KEY_SIZE = 16
 HEAD_SIZE = 96
+# An instance has a directory of this name, a token and its own id; file names end at 255 bytes, on eCryptfs at 143.
+NAME_MOST = 100
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NEW = ".new-"
 _PIECE = 1 << 20
 _CUT = " … ".encode()
+
+
+class Damaged(Failed):
+    """A job's file isn't what was written there. Exit code 1: nothing of the job was used."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        """`file` is in the job's directory."""
+        super().__init__(
+            f"job {printable(file.parent.name)} is damaged: {printable(str(file))} {what}; without --resume a new job "
+            "is begun, and mapreduce.rm deletes this one"
+        )
+        self.what = printable(f"{file.name} {what}")
 
 
 class Result(NamedTuple):
@@ -54,11 +90,15 @@ class Result(NamedTuple):
     checksum: int
     err_offset: int
     err_size: int
+    err_checksum: int = 0
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on."""
+    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on.
+
+    `where` says in which world it ran: endpoint, account, region, session of the S3 stub; what isn't known is left out.
+    """
 
     name: str
     token: str
@@ -69,20 +109,31 @@ class Asked:
     source: str
     created: float
     cwd: str
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def seal(self) -> str:
+        """A digest of all of it."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
 
 
 @dataclass
 class History:
-    """What earlier runs of a job left: results, last attempts, failed attempts by task; damaged lines.
+    """What earlier runs of a job left: results, last attempts, failed attempts by task.
 
-    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host.
+    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host. `tasks` is how
+    many are numbered, `keys` and `heads` the checksums of those files up to there; `chain` is the last line's checksum.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, int] = field(default_factory=dict)
     open: dict[tuple[int, int], str] = field(default_factory=dict)
-    damaged: int = 0
+    tasks: int = 0
+    keys: int = 0
+    heads: int = 0
+    chain: int = 0
 
 
 def jobs_path() -> Path:
@@ -90,15 +141,30 @@ def jobs_path() -> Path:
     return user_state_path("hardway") / "jobs"
 
 
-def fingerprint(command: str, depends: Sequence[str] = ()) -> str:
-    """A hash of the command and of the content of the files it depends on. Raises UsageError for an unreadable one."""
+def fingerprint(command: str, depends: Sequence[str] = (), files: str = "") -> str:
+    """A hash of the command and of the content of the files it depends on; `files` is the digest of those sent along.
+
+    Raises UsageError for a file that can't be read.
+    """
     digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
     for name in depends:
-        try:
-            digest.update(hashlib.blake2b(Path(name).read_bytes()).digest())
-        except OSError as error:
-            raise UsageError(f"--depends {name}: {(error.strerror or str(error)).lower()}") from None
+        digest.update(digest_of(name).digest())
+    if files:
+        digest.update(b"files " + files.encode())
     return digest.hexdigest()
+
+
+def digest_of(name: str) -> hashlib.blake2b:
+    """A hash of the content of a file that a job depends on. Raises UsageError."""
+    digest = hashlib.blake2b()
+    try:
+        with Path(name).open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise UsageError(f"--depends {printable(name)}: {reason}") from None
+    return digest
 
 
 def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
@@ -118,55 +184,92 @@ class Job:
     """A job's directory, open for this process alone. Use as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing job. Raises UsageError where there is none, Failed while another process drives it."""
+        """Open an existing job.
+
+        Raises UsageError where there is none, Damaged where it isn't what was written, Failed while another process
+        drives it.
+        """
         self.path = path
         self.asked = read_asked(path)
         self._lock = _lock(path, self.asked.name)
-        self.keys = self._read_keys()
-        self.history = self._read_journal()
-        # Unbuffered: what could not be written is not tried again when the file is closed.
-        self._files: dict[str, FileIO] = {
-            name: (path / name).open("ab", buffering=0) for name in ("journal", "stdout", "stderr")
-        }
+        self._files: dict[str, FileIO] = {}
+        self._failed: Failed | None = None
+        try:
+            lines, self.history = read_journal(path, self.asked)
+            self.keys = _read_keys(path, self.history)
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            for name in ("journal", "keys", "heads", "stdout", "stderr"):
+                made = os.O_CREAT if name in ("stdout", "stderr") else 0  # a result that is gone runs again
+                self._files[name] = FileIO(_open(path / name, os.O_WRONLY | os.O_APPEND | made), "ab")
+            tasks = len(self.keys)
+            for name, size in (("journal", len(lines)), ("keys", KEY_SIZE * tasks), ("heads", HEAD_SIZE * tasks)):
+                if self._files[name].seek(0, os.SEEK_END) != size:
+                    self._files[name].truncate(size)
+            with contextlib.suppress(FileExistsError):
+                (path / "large").mkdir(mode=0o700)
+        except OSError as error:
+            self._close_files()
+            raise self.unwritable(error) from None
+        except BaseException:
+            self._close_files()
+            raise
         self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
-        self._pending: dict[str, list[bytes]] = {name: [] for name in self._files}
+        self._pending: dict[str, list[bytes]] = {name: [] for name in ("stdout", "stderr", "journal")}
+        self._large: list[Path] = []
         self.outputs = Outputs(path)
 
     @classmethod
-    def create(cls, command: str, *, name: str = "", depends: Sequence[str] = (), **about: str) -> Job:
-        """A new job. Raises UsageError for a name that is taken or can't be the name of a directory."""
+    def create(
+        cls,
+        command: str,
+        *,
+        name: str = "",
+        depends: Sequence[str] = (),
+        files: str = "",
+        where: Mapping[str, str] | None = None,
+        **about: str,
+    ) -> Job:
+        """A new job; see `fingerprint` and `Asked` for what it is made of.
+
+        Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
+        be made.
+        """
         token = secrets.token_hex(4)
         name = name or time.strftime("%Y%m%d-%H%M%S-") + token
-        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith(("-", ".")):
-            raise UsageError(f"a job's name has letters, digits and - _ . only, not {name!r}")
+        check_name(name)
         path = jobs_path() / name
         asked = Asked(
             name=name,
             token=token,
             command=command,
-            fingerprint=fingerprint(command, depends),
+            fingerprint=fingerprint(command, depends, files),
             selector=about.get("selector", ""),
             region=about.get("region", ""),
             source=about.get("source", ""),
             created=time.time(),
             cwd=os.getcwd(),
+            where=dict(where or {}),
         )
-        made = False
+        new = jobs_path() / f"{_NEW}{token}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.mkdir(mode=0o700)
-            made = True
-            (path / "keys").touch()
-            (path / "large").mkdir()
-            new = path / "job.json.new"
-            new.write_text(json.dumps(asdict(asked), indent=1))
-            new.replace(path / "job.json")
-        except FileExistsError:
-            raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
+            private(jobs_path())
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, "", path)
+            new.mkdir(mode=0o700)
+            (new / "large").mkdir(mode=0o700)
+            line, _ = _sealed(f"job {asked.seal}", 0)
+            about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
+            contents = {"job.json": about_it, "journal": line, "keys": b"", "heads": b"", "stdout": b"", "stderr": b""}
+            for file, content in contents.items():
+                write_file(new / file, content, synced=True)
+            # Of two that take the same name at once one finds the other's, which is not empty.
+            new.rename(path)
+            _sync_directory(path.parent)
         except OSError as error:
-            if made:
-                shutil.rmtree(path, ignore_errors=True)
-            raise Failed(f"cannot write to {path}: {(error.strerror or str(error)).lower()}") from None
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
+                raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
+            raise Failed(f"cannot write to {error.filename or path}: {_reason(error)}") from None
         return cls(path)
 
     def __enter__(self) -> Job:
@@ -180,10 +283,14 @@ class Job:
         try:
             self.flush()
         finally:
-            for file in self._files.values():
-                file.close()
+            self._close_files()
             self.outputs.close()
-            os.close(self._lock)
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # each write was looked at
+                file.close()
+        os.close(self._lock)
 
     # What happens
 
@@ -193,18 +300,23 @@ class Job:
         `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
         """
         known = {key: number for number, key in enumerate(self.keys, 1)}
-        new = [key for key in keys if key not in known]
-        if arguments:
-            heads = [_head(argument) for key, argument in zip(keys, arguments, strict=True) if key not in known]
-            with (self.path / "heads").open("ab") as file:
-                # What a crash left too much or too little of is of no harm: a head's place is its task's number.
-                file.truncate(len(self.keys) * HEAD_SIZE)
-                file.write(b"".join(heads))
-        for key in new:
-            self.keys.append(key)
-            known[key] = len(self.keys)
-        with (self.path / "keys").open("ab") as file:
-            file.write(b"".join(new))
+        new = [place for place, key in enumerate(keys) if key not in known]
+        if new:
+            numbers = b"".join(keys[place] for place in new)
+            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
+            history = self.history
+            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
+            history.tasks += len(new)
+            with self.writing():
+                for name, size, data in (("keys", KEY_SIZE, numbers), ("heads", HEAD_SIZE, heads)):
+                    self._files[name].truncate(len(self.keys) * size)  # what a crash left too much of
+                    _write(self._files[name], data)
+                    os.fsync(self._files[name].fileno())
+            self._line(f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}")
+            self.sync()
+        for place in new:
+            self.keys.append(keys[place])
+            known[keys[place]] = len(self.keys)
         return [known[key] for key in keys]
 
     def started(self, task: int, attempt: int, host: str) -> None:
@@ -229,13 +341,12 @@ class Job:
     ) -> Result:
         """An attempt ended with these outputs; a file is moved into the job. `worker` is its slot's number, or -1."""
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
-        err_offset, err_size, _ = self._keep("stderr", task, attempt, stderr)
-        result = Result(
-            attempt, host, time.time(), code, flags, seconds, offset, size, checksum, err_offset, err_size
-        )
+        err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
+        sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
+        result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
         self._line(
             f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
-            f"{offset} {size} {checksum} {err_offset} {err_size} {worker}"
+            f"{offset} {size} {checksum} {err_offset} {err_size} {worker} {err_checksum}"
         )
         return result
 
@@ -246,24 +357,59 @@ class Job:
 
     def flush(self) -> None:
         """Give everything to the operating system, outputs first: it survives the end of this process."""
-        for name in ("stdout", "stderr", "journal"):
-            if self._pending[name]:
-                data = memoryview(b"".join(self._pending[name]))
-                self._pending[name].clear()
+        if self._failed:
+            raise self._failed
+        for name, pending in self._pending.items():
+            if pending:
+                data = b"".join(pending)
+                pending.clear()
+                with self.writing():
+                    _write(self._files[name], data)
+
+    def sync(self) -> None:
+        """Have everything on the disk, as far as the system can tell: it survives a power cut."""
+        self.flush()
+        with self.writing():
+            large, self._large = self._large, []
+            for path in large:
+                fd = _open(path, os.O_RDONLY)
                 try:
-                    while data:
-                        data = data[self._files[name].write(data) :]
-                except OSError as error:
-                    for pending in self._pending.values():
-                        pending.clear()  # the journal must not tell of outputs that aren't there
-                    raise self.unwritable(error) from None
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            for name in self._pending:
+                os.fsync(self._files[name].fileno())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """For what writes into the job's directory: an OSError is raised as Failed, which says so.
+
+        From then on nothing more is written: the journal must not tell of outputs that aren't there, and what follows
+        a line that was torn would be damage.
+        """
+        try:
+            yield
+        except OSError as error:
+            self._failed = self.unwritable(error)
+            raise self._failed from None
 
     def unwritable(self, error: OSError) -> Failed:
         """What to say where the job's directory takes no more."""
+        file = error.filename if isinstance(error.filename, str | Path) else self.path
         return Failed(
-            f"cannot write to {self.path}: {(error.strerror or str(error)).lower()}; "
+            f"cannot write to {printable(str(file))}: {_reason(error)}; "
             f"once it can be written to, --resume {self.asked.name} goes on"
         )
+
+    def leave(self, name: str, content: bytes) -> Path:
+        """Put a file for people to read into the directory; returns its path. Raises Failed."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            write_file(path, content)
+        except OSError as error:
+            raise self.unwritable(error) from None
+        return path
 
     # Results
 
@@ -287,11 +433,15 @@ class Job:
     def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
         if isinstance(data, Path):
             checksum = size = 0
-            with data.open("rb") as file:
-                while piece := file.read(_PIECE):
-                    checksum = zlib.crc32(piece, checksum)
-                    size += len(piece)
-            data.replace(self.outputs.large(task, attempt, which))
+            with self.writing():
+                os.chmod(data, 0o600)
+                with data.open("rb") as file:
+                    while piece := file.read(_PIECE):
+                        checksum = zlib.crc32(piece, checksum)
+                        size += len(piece)
+                target = self.outputs.large(task, attempt, which)
+                data.replace(target)
+                self._large.append(target)
             return -1, size, checksum
         offset = self._ends[which]
         self._ends[which] += len(data)
@@ -299,25 +449,8 @@ class Job:
         return offset, len(data), zlib.crc32(data)
 
     def _line(self, text: str) -> None:
-        data = text.encode()
-        self._pending["journal"].append(b"%b %08x\n" % (data, zlib.crc32(data)))
-
-    def _read_keys(self) -> list[bytes]:
-        data = (self.path / "keys").read_bytes()
-        whole = len(data) // KEY_SIZE * KEY_SIZE
-        if whole != len(data):
-            os.truncate(self.path / "keys", whole)
-        return [data[at : at + KEY_SIZE] for at in range(0, whole, KEY_SIZE)]
-
-    def _read_journal(self) -> History:
-        path = self.path / "journal"
-        if not path.exists():
-            return History()
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data):
-            os.truncate(path, whole)
-        return read_history(data[:whole])
+        line, self.history.chain = _sealed(text, self.history.chain)
+        self._pending["journal"].append(line)
 
 
 class Outputs:
@@ -340,6 +473,7 @@ class Outputs:
         """An output, piece by piece. Raises Failed where it isn't what was written, for stdout, or can't be read."""
         out = which == "stdout"
         offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
+        written = result.checksum if out else result.err_checksum
         checksum = 0
         try:
             for piece in self._read(task, result.attempt, which, offset, size):
@@ -347,36 +481,35 @@ class Outputs:
                 size -= len(piece)
                 yield piece
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise Failed(f"the result of task {task} in {self.path} can't be read: {reason}") from None
-        if size or (out and checksum != result.checksum):
-            raise Failed(
-                f"the result of task {task} in {self.path} is damaged; --resume {self.path.name} runs it again"
-            )
+            raise Failed(f"the {which} of task {task} in {self.path} can't be read: {_reason(error)}") from None
+        if size or checksum != written:
+            what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
+            raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
 
     def tail(self, task: int, result: Result, most: int) -> bytes:
-        """The last bytes of a stderr; nothing where it can't be read."""
-        size = min(most, result.err_size)
+        """The last bytes of a stderr; where it isn't what was written, a word about that."""
+        last = b""
         try:
-            if result.err_offset >= 0:
-                return os.pread(self._file("stderr"), size, result.err_offset + result.err_size - size) if size else b""
-            with self.large(task, result.attempt, "stderr").open("rb") as file:
-                file.seek(-size, os.SEEK_END)
-                return file.read()
-        except OSError:
-            return b""
+            for piece in self.pieces(task, result, "stderr"):
+                last = (last + piece)[-most:] if most else b""
+        except Failed:
+            return b"(what it wrote to stderr is damaged)"
+        return last
 
     def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
-        if offset < 0:
-            with self.large(task, attempt, which).open("rb") as file:
-                while piece := file.read(_PIECE):
-                    yield piece
-        elif size:
-            yield os.pread(self._file(which), size, offset)
+        if offset >= 0:
+            yield os.pread(self._file(which), size, offset) if size else b""
+            return
+        fd = _open(self.large(task, attempt, which), os.O_RDONLY)
+        try:
+            while piece := os.read(fd, _PIECE):
+                yield piece
+        finally:
+            os.close(fd)
 
     def _file(self, which: str) -> int:
         if which not in self._files:
-            self._files[which] = os.open(self.path / which, os.O_RDONLY)
+            self._files[which] = _open(self.path / which, os.O_RDONLY)
         return self._files[which]
 
 
@@ -385,12 +518,22 @@ def _close(files: dict[str, int]) -> None:
         os.close(files.popitem()[1])
 
 
-def words_of(line: bytes) -> list[str]:
-    """The words of a journal's line. Raises ValueError where it isn't what was written."""
+def _sealed(text: str, chain: int) -> tuple[bytes, int]:
+    """A line of the journal, and the checksum that it ends in; `chain` is that of the line before it."""
+    data = text.encode()
+    checksum = zlib.crc32(data, chain)
+    return b"%b %08x\n" % (data, checksum), checksum
+
+
+def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
+    """The words of a journal's line and its checksum; `chain` is that of the line before it.
+
+    Raises ValueError where the line isn't what was written behind that one.
+    """
     text, _, checksum = line.rpartition(b" ")
-    if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
-        raise ValueError("damaged")
-    return text.decode("ascii").split(" ")
+    if checksum != b"%08x" % zlib.crc32(text, chain):
+        raise ValueError("not what was written")
+    return text.decode("ascii").split(" "), int(checksum, 16)
 
 
 def result_of(words: Sequence[str]) -> Result:
@@ -402,18 +545,21 @@ def result_of(words: Sequence[str]) -> Result:
         int(words[3]),
         int(words[4]),
         float(words[5]),
-        *(int(word) for word in words[6:11]),
+        *map(int, [*words[6:11], *words[12:13]]),
     )
 
 
 def read_history(data: bytes) -> History:
-    """What the lines of a journal say; damaged ones are counted and otherwise ignored."""
+    """What the lines of a journal say. Raises ValueError with the number of the first line that is no such line."""
     history = History()
     ended: dict[tuple[int, int], Result] = {}
-    for line in data.split(b"\n")[:-1]:
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            kind, *words = words_of(line)
-            if kind == "event":
+            (kind, *words), history.chain = words_of(line, history.chain)
+            if kind == "event" or (kind == "job" and number == 1):
+                continue
+            if kind == "tasks":
+                history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)
                 continue
             task, attempt = int(words[0]), int(words[1])
             history.attempts[task] = max(history.attempts.get(task, 0), attempt)
@@ -429,29 +575,77 @@ def read_history(data: bytes) -> History:
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError, TypeError):
-            history.damaged += 1
+            raise ValueError(f"line {number}") from None
     return history
 
 
-def read_asked(path: Path) -> Asked:
-    """What a job was asked. Raises UsageError where there is no such job, or its description can't be read."""
+def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
+    """The whole lines of a job's journal, and what they say, whoever drives the job. Raises Damaged."""
+    file = path / "journal"
+    data = _content(file)
+    data = data[: data.rfind(b"\n") + 1]
+    if not data.startswith(_sealed(f"job {asked.seal}", 0)[0]):
+        raise Damaged(file, "is not of this job.json")
     try:
-        return Asked(**json.loads((path / "job.json").read_text()))
+        return data, read_history(data)
+    except ValueError as error:
+        raise Damaged(file, f"is not what was written, from {error} on") from None
+
+
+def _read_keys(path: Path, history: History) -> list[bytes]:
+    """The tasks' keys. Raises Damaged for these and for the heads."""
+    sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
+    contents = {name: _content(path / name)[:size] for name, size in sizes.items()}
+    for name, checksum in (("keys", history.keys), ("heads", history.heads)):
+        if len(contents[name]) != sizes[name]:
+            raise Damaged(path / name, f"has {len(contents[name])} of its {sizes[name]} bytes")
+        if zlib.crc32(contents[name]) != checksum:
+            raise Damaged(path / name, "is not what was written")
+    keys = contents["keys"]
+    return [keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE)]
+
+
+def read_asked(path: Path) -> Asked:
+    """What a job was asked.
+
+    Raises UsageError where there is no such job, Damaged where its description isn't what was written, Failed where
+    its directory is not this user's alone.
+    """
+    try:
+        about = os.stat(path)
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
+            raise Failed(
+                f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
+                "mapreduce.rm deletes it, chmod 700 trusts it"
+            )
     except FileNotFoundError:
         raise UsageError(_no_job(path.name)) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path / 'job.json'} can't be read: {error}") from None
-
-
-def read_heads(path: Path) -> list[bytes]:
-    """How the argument of each task begins, and ends where it is longer; empty where that isn't known."""
-    tasks = (path / "keys").stat().st_size // KEY_SIZE
+    except (OSError, ValueError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise UsageError(f"there is no job {printable(path.name)!r}: {reason}") from None
+    file = path / "job.json"
     try:
-        data = (path / "heads").read_bytes()
-    except FileNotFoundError:
-        data = b""
-    records = (data[at : at + HEAD_SIZE] for at in range(0, HEAD_SIZE * tasks, HEAD_SIZE))
-    return [_read_head(record) for record in records]
+        about_it = json.loads(_content(file))
+        seal = about_it.pop("seal")
+        asked = Asked(**about_it)
+        sealed = seal == asked.seal
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Damaged(file, "is not what was written") from None
+    if not sealed:
+        raise Damaged(file, "is not what was written")
+    if asked.name != path.name:
+        raise Damaged(file, f"is of a job named {asked.name}")
+    return asked
+
+
+def read_heads(path: Path, history: History) -> list[bytes]:
+    """How the argument of each task begins, and ends where it is longer; empty where that isn't known.
+
+    Raises Damaged.
+    """
+    _read_keys(path, history)
+    data = _content(path / "heads")
+    return [_read_head(data[at : at + HEAD_SIZE]) for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
 
 
 def _head(argument: bytes) -> bytes:
@@ -469,57 +663,163 @@ def _read_head(record: bytes) -> bytes:
 
 
 def _lock(path: Path, name: str) -> int:
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fd = _open(path / "lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise Damaged(path / "lock", f"can't be used: {_reason(error)}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        holder = os.read(fd, 32).decode(errors="replace").strip()
+        holder = os.read(fd, 32).strip()
         os.close(fd)
-        raise Failed(f"job {name} is being run by another process here (pid {holder or 'unknown'})") from None
-    os.ftruncate(fd, 0)
-    os.write(fd, b"%d\n" % os.getpid())
+        pid = holder.decode() if holder.isdigit() else "unknown"
+        raise Failed(f"job {name} is being run by another process here (pid {pid})") from None
+    with contextlib.suppress(OSError):  # the number is for people; a full disk is told by what matters
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
     return fd
 
 
-def latest(fingerprint: str) -> Path | None:
-    """The directory of the newest job with this fingerprint."""
+def _open(path: Path, flags: int) -> int:
+    """A descriptor of a regular file of this user's. Raises OSError."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _content(path: Path) -> bytes:
+    """All of a file in a job's directory. Raises Damaged where it can't be read."""
+    try:
+        with FileIO(_open(path, os.O_RDONLY)) as file:
+            return file.readall() or b""
+    except OSError as error:
+        raise Damaged(path, f"can't be read: {_reason(error)}") from None
+
+
+def write_file(path: Path, content: bytes, synced: bool = False) -> None:
+    """Write a file for this user alone, whatever the umask; what was there is replaced. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    try:
+        with FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            _write(file, content)
+            if synced:
+                os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    data = memoryview(content)
+    while data:
+        data = data[file.write(data) :]
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def private(path: Path) -> None:
+    """Make the directory of all jobs and the one it is in, for this user alone, and mend what others may enter.
+
+    Raises OSError, and Failed where one of them is another user's.
+    """
+    path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in (path.parent, path):
+        with contextlib.suppress(FileExistsError):
+            each.mkdir(mode=0o700)
+        about = each.stat()
+        if about.st_uid != os.geteuid():
+            raise Failed(f"cannot write to {each}: it is another user's; XDG_STATE_HOME says where jobs are kept")
+        if stat.S_IMODE(about.st_mode) != 0o700:
+            each.chmod(0o700)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what can't be the name of a job, here or on an instance."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a job's name has letters of ASCII, digits and - _ . only, not {printable(name)!r}")
+    if len(name) > NAME_MOST:
+        raise UsageError(f"a job's name has {NAME_MOST} characters at most: {name[:20]}... has {len(name)}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
+    """The directory of the newest job with this fingerprint that ran there; and what is to be said of others.
+
+    Those are newer jobs of this fingerprint that ran elsewhere, and jobs that can't be looked at.
+    """
+    said = []
     for path in reversed(all_jobs()):
-        with contextlib.suppress(UsageError):
-            if read_asked(path).fingerprint == fingerprint:
-                return path
-    return None
+        try:
+            asked = read_asked(path)
+        except HardwayError as error:
+            said.append(str(error))
+            continue
+        if asked.fingerprint == fingerprint:
+            if not (other := elsewhere(asked.where, where)):
+                return path, said
+            said.append(f"job {asked.name} is not gone on with: it ran elsewhere ({other})")
+    return None, said
+
+
+def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """How the world in which a job ran differs from this one; empty where it doesn't, as far as is known."""
+    unlike = [
+        f"{what} {then.get(what) or 'none'}, here {now.get(what) or 'none'}"
+        for what in ("endpoint", "account", "region", "session of the S3 stub")
+        if then.get(what, "") != now.get(what, "") and (what != "account" or (then.get(what) and now.get(what)))
+    ]
+    return "; ".join(unlike)
 
 
 def latest_durations(command: str, besides: Path) -> dict[bytes, float]:
     """What tasks took, in seconds, by key, in the newest other job that ran the command; empty where none did.
 
-    The files a job depended on may have changed since: this is for estimates.
+    The files a job depended on may have changed since, and nothing is checked: this is for estimates.
     """
     for path in reversed(all_jobs()):
-        with contextlib.suppress(UsageError, OSError):
+        with contextlib.suppress(HardwayError, OSError):
             if path != besides and read_asked(path).command == command:
                 return _durations(path)
     return {}
 
 
 def _durations(path: Path) -> dict[bytes, float]:
-    keys = (path / "keys").read_bytes()
+    keys = _content(path / "keys")
     found = {}
-    with (path / "journal").open("rb") as journal:
-        for line in journal:
-            # end TASK ATTEMPT HOST ENDED CODE FLAGS SECONDS ...
-            words = line.split(b" ", 8)
-            if len(words) == 9 and words[0] == b"end" and words[5:7] == [b"0", b"0"]:
-                with contextlib.suppress(ValueError):
-                    at = (int(words[1]) - 1) * KEY_SIZE
-                    found[keys[at : at + KEY_SIZE]] = float(words[7])
+    for line in _content(path / "journal").split(b"\n"):
+        # end TASK ATTEMPT HOST ENDED CODE FLAGS SECONDS ...
+        words = line.split(b" ", 8)
+        if len(words) == 9 and words[0] == b"end" and words[5:7] == [b"0", b"0"]:
+            with contextlib.suppress(ValueError):
+                at = (int(words[1]) - 1) * KEY_SIZE
+                seconds = float(words[7])
+                if 0 <= seconds < math.inf:
+                    found[keys[at : at + KEY_SIZE]] = seconds
     return found
 
 
 def is_driven(path: Path) -> bool:
     """Whether a living process drives the job."""
     try:
-        fd = os.open(path / "lock", os.O_RDWR)
+        fd = _open(path / "lock", os.O_RDWR)
     except OSError:
         return False
     try:
@@ -543,17 +843,40 @@ def duration(seconds: float) -> str:
 
 
 def all_jobs() -> list[Path]:
-    """The directories of all jobs, oldest first."""
-    if not jobs_path().is_dir():
+    """The directories of all jobs, oldest first, damaged ones too."""
+    try:
+        with os.scandir(jobs_path()) as entries:
+            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [path for path in jobs_path().iterdir() if (path / "job.json").exists()]
-    return sorted(found, key=lambda path: (path / "job.json").stat().st_mtime)
+    except OSError as error:
+        raise Failed(f"cannot read {jobs_path()}: {_reason(error)}") from None
+    return sorted(found, key=_made)
+
+
+def _made(path: Path) -> float:
+    """When a job was made, in seconds of Unix, whatever is left of it."""
+    for file in (path / "job.json", path):
+        with contextlib.suppress(OSError):
+            return file.lstat().st_mtime
+    return 0.0
 
 
 def remove(path: Path) -> None:
-    """Delete a job, one that can't be read too. Raises Failed while it is driven."""
-    os.close(_lock(path, path.name))
-    shutil.rmtree(path)
+    """Delete a job, one that is damaged too. Raises Failed while it is driven, and where it can't be deleted."""
+    lock = -1
+    with contextlib.suppress(Damaged):
+        lock = _lock(path, path.name)
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise Failed(f"cannot delete {printable(str(error.filename or path))}: {_reason(error)}") from None
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 class Jobs(list[dict[str, Any]]):
@@ -566,12 +889,12 @@ class Jobs(list[dict[str, Any]]):
     def __str__(self) -> str:
         rows = [
             (
-                job["name"],
+                printable(job["name"]),
                 job["state"],
                 f"{job['done']}/{job['tasks']}",
                 count(job["failed"], "failed attempt") if job["failed"] else "-",
                 f"{duration(time.time() - job['created'])} ago",
-                job["command"].replace("\n", " ")[:60],
+                job["damage"] or printable(job["command"].replace("\n", " "))[:60],
             )
             for job in self
         ]
@@ -594,6 +917,13 @@ def find(names: str | Iterable[str]) -> list[Path]:
     return list(found)
 
 
+def named(name: str) -> Path:
+    """The directory of the job of this name, whatever is in it. Raises UsageError for what is no name of a job."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(_no_job(name))
+    return jobs_path() / name
+
+
 def _no_job(name: str) -> str:
     known = [path.name for path in all_jobs()]
     hint = did_you_mean(name, known) or ("; `inv mapreduce.jobs` lists them" if known else "; nor any other yet")
@@ -601,27 +931,19 @@ def _no_job(name: str) -> str:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A job: name, state (running, done, stopped), tasks, done, failed attempts, created (seconds of Unix), command."""
+    """A job: name, state (running, done, stopped, damaged), tasks, done, failed attempts, created (seconds of Unix).
+
+    And its command; `damage` says what is damaged.
+    """
+    found: dict[str, Any] = {"name": path.name, "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
+    found |= {"created": _made(path), "command": "", "damage": ""}
     try:
         asked = read_asked(path)
-    except UsageError:
-        created = (path / "job.json").stat().st_mtime
-        unknown = {"tasks": 0, "done": 0, "failed": 0, "created": created, "command": ""}
-        return {"name": path.name, "state": "damaged", **unknown}
-    try:
-        journal = (path / "journal").read_bytes()
-    except FileNotFoundError:
-        journal = b""
-    history = read_history(journal[: journal.rfind(b"\n") + 1])
-    tasks = (path / "keys").stat().st_size // KEY_SIZE
-    done = len(history.results)
+        found |= {"created": asked.created, "command": asked.command}
+        _, history = read_journal(path, asked)
+        _read_keys(path, history)
+    except HardwayError as error:
+        return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
+    tasks, done = history.tasks, len(history.results)
     state = "running" if is_driven(path) else "done" if done == tasks else "stopped"
-    return {
-        "name": asked.name,
-        "state": state,
-        "tasks": tasks,
-        "done": done,
-        "failed": sum(history.failed.values()),
-        "created": asked.created,
-        "command": asked.command,
-    }
+    return found | {"state": state, "tasks": tasks, "done": done, "failed": sum(history.failed.values())}

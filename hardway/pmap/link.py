@@ -25,6 +25,7 @@ from hardway.errors import HardwayError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
 from hardway.pmap import agent
+from hardway.pmap.files import Load
 
 # Reads the agent's source, its length first, from the connection that it will talk on.
 BOOT = (
@@ -107,14 +108,23 @@ class Link:
         job: str,
         known: HostKeys | None = None,
         over: threading.Event | None = None,
+        load: Load | None = None,
     ) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread.
 
-        Not any more once `over` is set, if that has not begun.
+        Not any more once `over` is set, if that has not begun. `load` is what the instance gets before its first task.
         """
         connection = ssh.InstanceConnection(self.instance, settings, known, over)
         ssh.open_connection(connection)
         try:
+            if load:
+                with contextlib.closing(ssh.open_session(connection, environment)) as channel:
+                    channel.settimeout(settings.ec2.connect_timeout)
+                    ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
+                    source = _source() + load.call(job)
+                    with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
+                        channel.sendall(b"%08d" % len(source) + source)
+                    load.deliver(channel, self.instance.id)
             channel = ssh.open_session(connection, environment)
             channel.settimeout(settings.ec2.connect_timeout)
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)

@@ -81,12 +81,9 @@ def _newest(name: str) -> Path:
 def _load(path: Path) -> tuple[Record, Outputs]:
     asked = journal.read_asked(path)
     driven = journal.is_driven(path)
-    try:
-        data = (path / "journal").read_bytes()
-        heads = [printable(head) for head in journal.read_heads(path)]
-    except OSError as error:
-        raise Failed(f"{error.filename} can't be read: {(error.strerror or str(error)).lower()}") from None
-    timeline = history.read(data[: data.rfind(b"\n") + 1], time.time() if driven else None)
+    data, told = journal.read_journal(path, asked)
+    heads = [printable(head) for head in journal.read_heads(path, told)]
+    timeline = history.read(data, time.time() if driven else None)
     state = "running" if driven else "done" if timeline.done == len(heads) else "stopped"
     outputs = Outputs(path)
     failures = _failures(timeline, outputs)

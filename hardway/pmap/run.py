@@ -6,38 +6,53 @@ driver's.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 import os
 import random
 import secrets
 import shlex
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hardway import config, instances
+from hardway import aws, config, instances
 from hardway.config import Settings
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError
-from hardway.pmap import engine_dask, journal
-from hardway.pmap.arguments import Arguments
+from hardway.errors import Failed, HardwayError, UsageError
+from hardway.pmap import engine_dask, files, folder, journal
+from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.expect import Expected
+from hardway.pmap.files import Load
+from hardway.pmap.folder import Folder
 from hardway.pmap.journal import Job, Result, duration
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
-from hardway.tables import money
+from hardway.tables import count, money
+from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
+Value = TypeVar("Value")
 
 
-def options(settings: Settings, keep_going: bool, backup: bool, engine: str = "", **given: Any) -> Options:
+def options(
+    settings: Settings, keep_going: bool, backup: bool, engine: str = "", workdir: str = "", **given: Any
+) -> Options:
     """What was given, else what is configured; None is not given.
 
     Raises UsageError for what is no number, and for what another engine than ours doesn't have.
     """
+    if workdir not in ("", "home", "scratch"):
+        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+    if engine and workdir:
+        raise UsageError("--workdir is for our own driver: with --engine that is up to the engine")
     if not_ours := [name for name in ("slots", "reconnect", "linger") if engine and given.get(name) is not None]:
         raise UsageError(f"--{not_ours[0]} is for our own driver: with --engine that is up to the engine")
     kinds = {"slots": int, "retries": int, "retry_sleep": float, "timeout": float, "reconnect": float, "linger": float}
@@ -46,7 +61,7 @@ def options(settings: Settings, keep_going: bool, backup: bool, engine: str = ""
         value = given.get(name)
         configured = getattr(settings.mapreduce, name)
         values[name] = configured if value is None else config.number(value, kind, f"--{name.replace('_', '-')}")
-    return Options(keep_going=keep_going, backup=backup, **values)
+    return Options(keep_going=keep_going, backup=backup, workdir=workdir, **values)
 
 
 def pmap(
@@ -64,15 +79,21 @@ def pmap(
     results: str | os.PathLike[str] | None = None,
     progress: bool = True,
     engine: str = "",
+    send: Sequence[str] = (),
+    expect: str = "",
+    flags: Sequence[str] = (),
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
 
-    `resume` names a job of the same command and the same content of the files in `depends`, True is the newest: what
-    has its result there is not run again. `verify` of the tasks, a random sample, run twice before the rest starts, on
-    different instances: where the results differ it is Failed. With `join`, instances that come to match the selector
-    meanwhile take part. With `results`, a directory, each task's stdout,
-    stderr, exit code and times are files there and their paths are returned. `engine`, the address of a Dask scheduler,
-    has that run the tasks, wherever its workers are: then no instance is selected.
+    `resume` names a job of the same command and the same content of the files in `depends` and `send`, that ran in the
+    same world (endpoint, account, region, session of the S3 stub); True is the newest: what has its result there is not
+    run again. Files in `depends` must be on the instances as they are here, those in `send` are sent there. `verify` of
+    the tasks, a random sample, run twice before the rest starts, on different instances: where the results differ it is
+    Failed. With `join`, instances that come to match the selector meanwhile take part. With `results`, a directory,
+    each task's stdout, stderr, exit code and times are files there and their paths are returned. `engine`, the address
+    of a Dask scheduler, has that run the tasks, wherever its workers are: then no instance is selected. What is to
+    `expect` of a task (see `Expected`) is looked for before its result counts. `flags` are those that a person gave, or
+    would have to, for the line that goes on with the job.
 
     Raises UsageError for bad input, Failed where tasks failed or no instance is left, Interrupted, and HardwayError for
     SIGTERM and SIGHUP.
@@ -81,58 +102,102 @@ def pmap(
         raise UsageError("an empty command: say what each task runs")
     if "\0" in command:
         raise UsageError("the command contains a NUL character: no shell can run that")
-    address = _read_engine(engine, selector, verify, join) if engine else ""
-    folder = _results_folder(results)
-    selected = [] if engine else instances.select(settings, selector)
-    with Progress(progress) as shown:
+    if job:
+        journal.check_name(job)
+    address = _read_engine(engine, selector, verify, join, send) if engine else ""
+    expected = Expected(settings, expect) if expect else None
+    with contextlib.ExitStack() as stack:
+        packed = files.pack(send)
+        if packed:
+            stack.enter_context(packed)
+        load = Load(packed, depends, command)
+        selected = [] if engine else instances.select(settings, selector)
+        where = _where(settings, selected)
+        shown = stack.enter_context(Progress(progress))
         if arguments.skipped:
-            shown.say(f"{arguments.skipped} empty lines are no arguments")
+            shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if not arguments.items:
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
         if ends := [instance.ends for instance in selected if instance.ends]:
             shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
-        found = _earlier(command, depends, resume, shown) if resume else None
+        wanted = journal.fingerprint(command, depends, load.digest)
+        found = _earlier(wanted, command, where, resume, shown) if resume else None
+        target = folder.check(results, journal.read_asked(found) if found else None) if results is not None else None
         text = " ".join(selector.split() if isinstance(selector, str) else selector)
-        about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
-        opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
-        with opened:
-            try:
-                job_run = _Run(opened, settings, selected, arguments.items, options, folder, shown, address)
-                if join:
-                    job_run.find = partial(instances.select, settings, selector)
-                if verify:
-                    job_run.verify(min(verify, len(arguments.items)))
-                return job_run.all()
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                raise opened.unwritable(error) from None
+        about = {"selector": text, "region": where["region"], "source": arguments.source}
+        opened = stack.enter_context(
+            Job(found)
+            if found
+            else Job.create(command, name=job, depends=depends, files=load.digest, where=where, **about)
+        )
+        workdir = options.workdir or ("scratch" if load.digest else "home")
+        job_run = _Run(
+            opened,
+            settings,
+            selected,
+            arguments,
+            replace(options, workdir=workdir),
+            target,
+            shown,
+            engine=address,
+            load=load,
+            expect=expected,
+            flags=flags,
+        )
+        if join:
+            job_run.find = partial(instances.select, settings, selector)
+        if verify:
+            job_run.verify(min(verify, len(arguments.items)))
+        return job_run.all()
 
 
-def _read_engine(engine: str, selector: str | Iterable[str], verify: int, join: bool) -> str:
+def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
+    """The world in which a job runs: in another one its objects are not there. What isn't known is left out."""
+    stub = settings.stub_session.get("s3_stubbed_session", "")
+    s3 = "" if stub else os.environ.get("AWS_ENDPOINT_URL_S3", "")
+    endpoint = str(aws.ec2(settings).meta.endpoint_url)
+    found = {
+        "endpoint": f"{endpoint} {s3}" if s3 not in ("", endpoint) else endpoint,
+        "account": next((instance.account for instance in selected), ""),
+        "region": aws.region_of(settings),
+        "session of the S3 stub": stub,
+    }
+    return {what: value for what, value in found.items() if value}
+
+
+def _read_engine(
+    engine: str, selector: str | Iterable[str], verify: int, join: bool, send: Sequence[str]
+) -> str:
     """The scheduler's address. Raises UsageError for what has no meaning there."""
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
         raise UsageError("with --engine the tasks run wherever the engine has workers: write - in place of SELECTOR")
-    if verify or join:
-        which = "--verify" if verify else "--join"
+    if verify or join or send:
+        which = "--verify" if verify else "--join" if join else "--files"
         raise UsageError(f"{which} is for our own driver: with --engine, which worker runs a task is up to the engine")
     return engine_dask.read_address(engine)
 
 
-def _earlier(command: str, depends: Sequence[str], resume: str | bool, shown: Progress) -> Path | None:
+def _earlier(
+    wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress
+) -> Path | None:
     """The directory of the job to go on with; None for a new one."""
-    wanted = journal.fingerprint(command, depends)
     if resume is True:
-        found = journal.latest(wanted)
+        found, said = journal.latest(wanted, where)
+        shown.say(*said)
         if found is None:
-            shown.say("no earlier job ran this command with the files it depends on as they are: this is a new job")
+            shown.say("no earlier job ran this command here, with its files as they are now: this is a new job")
         return found
-    path = journal.jobs_path() / str(resume)
+    path = journal.named(str(resume))
     asked = journal.read_asked(path)
     if asked.fingerprint != wanted:
         what = "another command" if asked.command != command else "with other content of the files it depends on"
         raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
+    if other := journal.elsewhere(asked.where, where):
+        raise UsageError(
+            f"job {resume} ran elsewhere ({other}), and its results are there; that makes this another job: "
+            f"leave out --resume {resume}"
+        )
     return path
 
 
@@ -144,25 +209,32 @@ class _Run:
         job: Job,
         settings: Settings,
         selected: Sequence[instances.Instance],
-        items: list[bytes],
+        arguments: Arguments,
         options: Options,
-        folder: Path | None,
+        target: Path | None,
         shown: Progress,
-        engine: str = "",
+        *,
+        engine: str,
+        load: Load,
+        expect: Expected | None,
+        flags: Sequence[str],
     ) -> None:
         self.job = job
         self.settings = settings
         self.selected = selected
-        self.items = items
+        self.items = items = arguments.items
         self.options = options
         self.shown = shown
         self.engine = engine
+        self.load = load
+        self.expect = expect
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
-        _look_back(job, shown)
         keys = journal.keys_of(items)
         self.numbers = job.number(keys, items)
+        self.resuming = _Resuming(job, arguments, engine, flags)
+        self._look_back()
         self.order = longest_first(keys, journal.latest_durations(job.asked.command, job.path))
-        self.writer = _Writer(job, self.numbers, folder) if folder else None
+        self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def all(self) -> Results:
         """Run what has no result yet; the results of all tasks."""
@@ -171,15 +243,18 @@ class _Run:
         numbers = [self.numbers[position] for position in order]
         on_result = (lambda place, result: writer.write(order[place], result)) if writer else None
         rest = (self.settings, self.options, self.shown, on_result)
-        outcome = self._drive(
-            engine_dask.DaskDriver(self.job, items, numbers, self.engine, *rest)
-            if self.engine
-            else Driver(self.job, items, numbers, self.selected, *rest, find=self.find)
-        )
+        driver: Driver | engine_dask.DaskDriver
+        if self.engine:
+            driver = engine_dask.DaskDriver(self.job, items, numbers, self.engine, *rest, expect=self.expect)
+        else:
+            more: dict[str, Any] = {"find": self.find, "load": self.load, "expect": self.expect}
+            driver = Driver(self.job, items, numbers, self.selected, *rest, **more)
+        outcome = self._drive(driver)
         self._check(outcome, items, numbers)
+        self._resumable(self.job.sync)
         if writer:
             path = writer.path
-            return Results(len(self.items), lambda position: [os.fsencode(path(position))])
+            return Results(len(self.items), lambda position: [os.fsencode(path(position))], lines=True)
         outputs, tasks, results = self.job.outputs, self.numbers, self.job.history.results
         return Results(len(tasks), lambda position: outputs.pieces(tasks[position], results[tasks[position]]))
 
@@ -191,13 +266,14 @@ class _Run:
         items = [self.items[position] for position in sample]
         numbers = [self.numbers[position] for position in sample]
         common = (self.selected, self.settings, self.options, self.shown)
-        self._check(self._drive(Driver(self.job, items, numbers, *common)), items, numbers)
+        more: dict[str, Any] = {"load": self.load, "expect": self.expect}
+        self._check(self._drive(Driver(self.job, items, numbers, *common, **more)), items, numbers)
         first = [self.job.history.results[number] for number in numbers]
-        again = Job.create(self.job.asked.command, name=f"{self.job.asked.name}-verify-{secrets.token_hex(3)}")
+        again = Job.create(self.job.asked.command, name=f"{self.job.asked.name[:80]}-verify-{secrets.token_hex(3)}")
         with again:
             again_numbers = again.number(journal.keys_of(items))
             avoid = {position: result.host for position, result in enumerate(first)}
-            driver = Driver(again, items, again_numbers, *common, avoid=avoid)
+            driver = Driver(again, items, again_numbers, *common, avoid=avoid, **more)
             self._check(self._drive(driver), items, again_numbers, again)
             second = [again.history.results[number] for number in again_numbers]
             differ = [
@@ -209,25 +285,53 @@ class _Run:
         if any(one.host == other.host for one, other in zip(first, second, strict=True)):
             raise Failed(
                 "--verify compares results of different instances, and only one could be used; "
-                f"{_resuming(self.job, self.engine, 'to go on without it')}"
+                f"{self.resuming.line('to go on without it')}"
             )
         if differ:
             self.shown.say(*differ[:GROUPS_TOLD])
             raise Failed(
                 f"{len(differ)} of {count} tasks that were run twice gave different results: the command is not "
-                f"idempotent; {_resuming(self.job, self.engine, 'to go on all the same')}"
+                f"idempotent; {self.resuming.line('to go on all the same')}"
             )
         self.shown.say(f"{count} tasks were run twice, on different instances, with the same results")
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
         try:
-            return driver.run()
-        except HardwayError as error:
-            if "--resume" not in str(error):
-                error.message = f"{error.message}; {_resuming(self.job, self.engine)}"
-            raise
+            return self._resumable(driver.run)
         finally:
-            self.shown.say(_summary(driver.outcome, len(driver.arguments)))
+            self.shown.say(*self.load.notes(), _summary(driver.outcome, len(driver.arguments)))
+
+    def _resumable(self, work: Callable[[], Value]) -> Value:
+        """Do something; an error of a person's gets the line that goes on with the job."""
+        try:
+            return work()
+        except HardwayError as error:
+            if "mapreduce.pmap" not in str(error):
+                error.message = f"{error.message}; {self.resuming.line()}"
+            raise
+
+    def _look_back(self) -> None:
+        """Say what an earlier run left, and forget results that can't be read back, or whose objects are gone."""
+        job, history, say = self.job, self.job.history, self.shown.say
+        if not history.attempts:
+            return
+        broken = [task for task, result in history.results.items() if not job.intact(task, result)]
+        for task in broken:
+            del history.results[task]
+        if broken:
+            say(f"{count(len(broken), 'result')} of job {job.asked.name} damaged on disk: run again")
+        if self.expect:
+            tasks = zip(self.items, self.numbers, strict=True)
+            done = [(item, task) for item, task in tasks if task in history.results]
+            looked = [(item, job.pieces(task, history.results[task])) for item, task in done]
+            missing = self.expect.missing_of(looked)
+            gone = [task for (_, task), url in zip(done, missing, strict=True) if url]
+            for task in gone:
+                del history.results[task]
+            if gone:
+                url = printable(next(filter(None, missing)))
+                say(f"{count(len(gone), 'result')} run again: what is expected of them is not there, such as {url}")
+        say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job | None = None) -> None:
         """Raises Failed, with the failures explained, if a task failed."""
@@ -235,7 +339,7 @@ class _Run:
             self.shown.say(*failures(job or self.job, items, numbers, outcome, self.options))
             raise Failed(
                 f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
-                f"left; {_resuming(self.job, self.engine)}"
+                f"left; {self.resuming.line()}"
             )
 
 
@@ -251,30 +355,40 @@ def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Se
     return sorted(range(len(keys)), key=lambda position: -durations.get(keys[position], average))
 
 
-def _look_back(job: Job, shown: Progress) -> None:
-    """Say what an earlier run left, and forget results that can't be read back."""
-    history = job.history
-    if not history.attempts:
-        return
-    broken = [task for task, result in history.results.items() if not job.intact(task, result)]
-    for task in broken:
-        del history.results[task]
-    if history.damaged:
-        shown.say(f"{history.damaged} lines of {job.path / 'journal'} are damaged; what they told is run again")
-    if broken:
-        shown.say(f"{len(broken)} results are damaged; their tasks run again")
-    shown.say(f"resuming job {job.asked.name}: {len(history.results)} results are there")
+class _Resuming:
+    """The command that goes on with a job, on the engine that it was on; it lies in the job's directory, too."""
+
+    def __init__(self, job: Job, arguments: Arguments, engine: str, flags: Sequence[str]) -> None:
+        asked = job.asked
+        source, needs = arguments.source, ""
+        if source in ("-", "ARGS"):
+            # Neither what was read from a pipe nor a long text can be named again.
+            data, null = arguments.kept("--null" in flags)
+            if data:
+                source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
+                flags = [*flags, "--null"] if null and "--null" not in flags else flags
+            else:
+                needs = ", with the same arguments for ARGS"
+        where = ["--engine", engine] if engine else []
+        selector = "-" if engine else asked.selector
+        words = [_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
+        self._line = shlex.join(words)
+        self._where_to = ("" if engine else ", on these or other instances") + needs
+        job.leave("resume", f"cd {shlex.quote(os.getcwd())} && {self._line}\n".encode("utf-8", "surrogateescape"))
+
+    def line(self, what: str = "to go on") -> str:
+        """The line, behind what it is for."""
+        return f"{what}{self._where_to}: {self._line}"
 
 
-def _resuming(job: Job, engine: str, what: str = "to go on") -> str:
-    """The line that goes on with the job, on the engine that it was on, behind what it is for and what it needs."""
-    asked = job.asked
-    where = ["--engine", engine] if engine else []
-    selector = "-" if engine else asked.selector
-    line = shlex.join(["inv", "mapreduce.pmap", selector, asked.source, asked.command, *where, "--resume", asked.name])
-    where_to = "" if engine else ", on these or other instances"
-    needs = {"-": ", with the same stdin", "ARGS": ", with the same arguments for ARGS"}.get(asked.source, "")
-    return f"{what}{where_to}{needs}: {line}"
+def _program() -> str:
+    """What a person types to run us: as it was typed, where that is known, and can be found again."""
+    called = sys.argv[0] if sys.argv else ""
+    name = os.path.basename(called)
+    if name not in ("inv", "invoke", "hardway"):
+        return "inv"
+    found = shutil.which(name)
+    return name if found and os.path.realpath(found) == os.path.realpath(called) else os.path.abspath(called)
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
@@ -305,9 +419,9 @@ def failures(
     for position, result in outcome.failed.items():
         said[position] = (how_it_ended(result, options.timeout), last_line(job.outputs, numbers[position], result))
     groups = Counter(said.values())
-    for (how, line), count in groups.most_common(GROUPS_TOLD):
+    for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))
-        yield f"{count} {'task' if count == 1 else 'tasks'} failed, {how}{': ' if line else ''}{line}"
+        yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
         yield from _by_hand(job, items[position], numbers[position], outcome.failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"
@@ -315,71 +429,13 @@ def failures(
 
 def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str]:
     """Where the whole log of one failed task is, and the line that runs it again."""
-    folder = job.path / "failed"
-    folder.mkdir(exist_ok=True)
-    log, stdin = folder / f"{number}.stderr", folder / f"{number}.stdin"
-    with log.open("wb") as file:
-        for piece in job.pieces(number, result, "stderr"):
-            file.write(piece)
-    stdin.write_bytes(item)
-    yield f"  such as task {number} on {result.host}: {log}"
+    try:
+        said = b"".join(job.pieces(number, result, "stderr"))
+    except Failed as error:
+        said = f"{error}\n".encode()
+    log, stdin = job.leave(f"failed/{number}.stderr", said), job.leave(f"failed/{number}.stdin", item)
+    yield f"  such as task {number} on {printable(result.host)}: {log}"
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
     command = shlex.quote(job.asked.command)
-    yield f"  by hand: inv ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
-
-
-def _results_folder(results: str | os.PathLike[str] | None) -> Path | None:
-    if results is None:
-        return None
-    folder = Path(results).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--results {folder}: {(error.strerror or str(error)).lower()}") from None
-    return folder
-
-
-class _Writer:
-    """Files for the outcome of each task, named by the place of its argument, from 1."""
-
-    def __init__(self, job: Job, numbers: Sequence[int], folder: Path) -> None:
-        self.job = job
-        self.numbers = numbers
-        self.folder = folder
-        self.width = len(str(len(numbers)))
-        for position, number in enumerate(numbers):
-            if number in job.history.results:
-                self.write(position, job.history.results[number])
-
-    def path(self, position: int, ending: str = "stdout") -> Path:
-        """The file of this kind for the task at this position."""
-        return self.folder / f"{position + 1:0{self.width}}.{ending}"
-
-    def write(self, position: int, result: Result) -> None:
-        """Write all of a task's files; stdout, the one whose path is printed, last and in one piece.
-
-        Raises Failed where the folder takes no more.
-        """
-        try:
-            self._write(position, result)
-        except OSError as error:
-            raise Failed(f"cannot write to {self.folder}: {(error.strerror or str(error)).lower()}") from None
-
-    def _write(self, position: int, result: Result) -> None:
-        number = self.numbers[position]
-        about = {
-            "task": number,
-            "attempt": result.attempt,
-            "instance": result.host,
-            "exit_code": result.code,
-            "seconds": round(result.seconds, 6),
-            "ended": round(result.ended, 3),
-        }
-        self.path(position, "json").write_text(json.dumps(about) + "\n")
-        for which in ("stderr", "stdout"):
-            new = self.path(position, f"{which}.new")
-            with new.open("wb") as file:
-                for piece in self.job.pieces(number, result, which):
-                    file.write(piece)
-            new.replace(self.path(position, which))
+    yield f"  by hand: {_program()} ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"

@@ -19,7 +19,12 @@ from hardway.pmap.history import Attempt, Host, Life, Outcome, Run, Timeline
 
 
 def journal(*texts: str) -> bytes:
-    return b"".join(b"%b %08x\n" % (text.encode(), zlib.crc32(text.encode())) for text in texts)
+    """Lines as a job writes them, each sealed with the one before it."""
+    lines, chain = [], 0
+    for text in texts:
+        chain = zlib.crc32(text.encode(), chain)
+        lines.append(b"%b %08x\n" % (text.encode(), chain))
+    return b"".join(lines)
 
 
 def event(time: float, kind: str, **about: Any) -> str:

@@ -190,5 +190,5 @@ def test_events_say_nothing_to_a_job_that_is_resumed(home: Path) -> None:
         job.started(1, 1, "i-1")
         job.event("lost", task=1, attempt=1, host="i-1", seconds=None)
     with Job(journal.jobs_path() / "old") as again:
-        assert (again.history.damaged, again.history.open) == (0, {(1, 1): "i-1"})
+        assert again.history.open == {(1, 1): "i-1"}
         assert history.read((again.path / "journal").read_bytes()).damaged == 0

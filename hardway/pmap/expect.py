@@ -1,0 +1,75 @@
+"""Whether what a task should have written to S3 is there, before its result counts: `--expect`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hardway import s3
+from hardway.config import Settings
+from hardway.errors import UsageError
+from hardway.terminal import printable
+
+RESULTS = "results"
+AT_ONCE = 16  # objects looked at at the same time
+_URL = re.compile(rb"(?<!\S)s3://\S+")
+
+
+class Expected:
+    """Which objects a task is to leave, and a look at whether they are there. For use from several threads."""
+
+    def __init__(self, settings: Settings, pattern: str) -> None:
+        """`pattern` is the URL of an object, with `{}` for a task's argument, or `results` for the URLs in its stdout.
+
+        Raises UsageError.
+        """
+        if pattern != RESULTS:
+            try:
+                s3.parse(pattern.replace("{}", "x"))
+            except UsageError:
+                raise UsageError(
+                    f"--expect {printable(pattern)!r}: write s3://bucket/key, with {{}} for the argument, or {RESULTS}"
+                ) from None
+        self._pattern = pattern
+        self._store = s3.store(settings)
+
+    def missing(self, argument: bytes, stdout: Iterable[bytes]) -> str:
+        """The first object that should be there for this task and is not; empty where all are.
+
+        Raises Failed where S3 can't be asked.
+        """
+        return next((url for url in self._urls(argument, stdout) if not self._is_there(url)), "")
+
+    def missing_of(self, tasks: Sequence[tuple[bytes, Iterable[bytes]]]) -> list[str]:
+        """The same for many tasks, several at the same time."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda task: self.missing(*task), tasks))
+
+    def _urls(self, argument: bytes, stdout: Iterable[bytes]) -> Iterator[str]:
+        if self._pattern != RESULTS:
+            text = argument.rstrip(b"\n").decode("utf-8", "surrogateescape")
+            yield self._pattern.replace("{}", text)
+            return
+        rest = b""
+        for piece in stdout:
+            # What may go on in the next piece waits for it.
+            words = re.split(rb"(?<=\s)(?=\S)", rest + piece)
+            rest = words.pop()
+            yield from _urls_in(b"".join(words))
+        yield from _urls_in(rest)
+
+    def _is_there(self, url: str) -> bool:
+        try:
+            return self._store.exists(s3.parse(url))
+        except (UsageError, UnicodeError):  # no object's URL
+            return False
+
+
+def _urls_in(text: bytes) -> Iterator[str]:
+    return (found.decode("utf-8", "surrogateescape") for found in _URL.findall(text))
+
+
+def message(url: str) -> bytes:
+    """What is added to the stderr of an attempt."""
+    return f"hardway: expected {printable(url)}, which is not there\n".encode()

@@ -1,0 +1,289 @@
+"""What a job brings to an instance, and what it wants to find there: `--files` and `--depends`.
+
+Files are packed here once, as one tar stream that is the same wherever and whenever it is made. Its digest, of names,
+modes and contents, is a part of what the job is. An instance gets them with its first connection, into the directory of
+the job's agent, under their digest: they count as there once the digest of what lies there is the same. What is to be
+there already (`--depends`) is compared, by its digest, before an instance gets a first task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import stat
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import paramiko
+
+from hardway.errors import Failed, UsageError
+from hardway.pmap import agent, journal
+from hardway.tables import count
+from hardway.terminal import printable
+
+_PIECE = 1 << 18
+_ANSWER_MOST = 1 << 16
+_STALL = 120.0  # seconds in which nothing moved: the host hangs
+_MTIME = 946684800  # of all files, the same everywhere; zip takes none before 1980
+_WORDS = re.compile(r"""[^\s'"`=;|&<>(){}]+""")
+
+
+class Files:
+    """Files packed to be sent with a job. Use as a context manager: they are in a temporary file."""
+
+    def __init__(self, archive: IO[bytes], digest: str, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self._archive = archive
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._archive.close()
+
+    def pieces(self) -> Iterator[bytes]:
+        """The tar stream from its start; for use from several threads."""
+        at = 0
+        while piece := os.pread(self._archive.fileno(), _PIECE, at):
+            at += len(piece)
+            yield piece
+
+
+def pack(given: Iterable[str]) -> Files | None:
+    """Pack the files and directories that these paths and globs mean, commas between; None for none.
+
+    A relative path keeps its name, so that a command which works here works there; an absolute one, and one that leads
+    out of here, lands under its last part. Links are followed. Raises UsageError for what can't be sent, Failed where
+    there is no room to pack it.
+    """
+    found: dict[str, Path | None] = {}
+    for path in _named(given):
+        for name, file in _below(path, _name(path), ()):
+            if found.setdefault(name, file) != file and (file is not None or found[name] is not None):
+                both = f"{printable(str(file))} and {printable(str(found[name]))}"
+                raise UsageError(f"--files: {both} would both be {printable(name)}")
+            for parent in list(PurePosixPath(name).parents)[:-1]:
+                if found.setdefault(str(parent), None) is not None:
+                    raise UsageError(f"--files: {printable(str(parent))} would be a file and a directory")
+    if not found:
+        return None
+    try:
+        archive = tempfile.TemporaryFile()  # noqa: SIM115 (it is Files' to close)
+    except OSError as error:
+        raise _no_room(error) from None
+    try:
+        digest = _write(archive, found)
+        archive.flush()
+        return Files(archive, digest, archive.tell())
+    except OSError as error:
+        archive.close()
+        raise _no_room(error) from None
+    except BaseException:
+        archive.close()
+        raise
+
+
+def _named(given: Iterable[str]) -> Iterator[Path]:
+    """The paths that are meant; one that is there as it is written is taken as it is, whatever is in its name."""
+    for text in given:
+        whole = _expanded(text)
+        for part in [text] if os.path.lexists(whole) else text.split(","):
+            if not part.strip():
+                continue
+            path = _expanded(part)
+            matching = [path] if os.path.lexists(path) else [Path(match) for match in sorted(glob.glob(str(path)))]
+            if not matching:
+                raise UsageError(f"--files {printable(part)}: there is no such file")
+            yield from matching
+
+
+def _expanded(text: str) -> Path:
+    try:
+        if "\0" in text:
+            raise RuntimeError("a path has no NUL character")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"--files {printable(text)}: {str(error).lower()}") from None
+
+
+def _name(path: Path) -> str:
+    """Where a path's file lands; empty for what is taken from here, the current directory itself."""
+    inside = os.path.normpath(path)
+    if not path.is_absolute() and inside.split("/", 1)[0] != "..":
+        return "" if inside == "." else inside
+    return Path(os.path.realpath(path) if path.name in ("", "..") else path).name
+
+
+def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Path | None]]:
+    """A path and what is below it: names, and the file of each, None for a directory."""
+    try:
+        about = path.stat()
+        if stat.S_ISREG(about.st_mode):
+            yield name, path
+            return
+        if not stat.S_ISDIR(about.st_mode):
+            raise UsageError(f"--files {printable(str(path))}: it is no file or directory")
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            raise UsageError(f"--files {printable(str(path))}: a link leads back to a directory that it is in")
+        if name:
+            yield name, None
+        for each in sorted(os.listdir(path)):
+            yield from _below(path / each, f"{name}/{each}" if name else each, (*above, own))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"--files {printable(str(error.filename or path))}: {reason}") from None
+
+
+def _write(archive: IO[bytes], found: Mapping[str, Path | None]) -> str:
+    """Write the tar stream; returns the digest."""
+    entries: list[tuple[bytes, bool, bytes]] = []
+    with tarfile.open(fileobj=archive, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
+        for name in sorted(found):
+            file = found[name]
+            member = tarfile.TarInfo(name)
+            member.mtime = _MTIME
+            if file is None:
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(member)
+                entries.append((os.fsencode(name), True, b""))
+                continue
+            try:
+                fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise UsageError(f"--files {printable(str(file))}: {reason}") from None
+            with open(fd, "rb") as source:
+                about = os.fstat(source.fileno())
+                executable = bool(about.st_mode & stat.S_IXUSR)
+                member.size, member.mode = about.st_size, 0o755 if executable else 0o644
+                reader = _Reader(source, file)
+                tar.addfile(member, reader)  # type: ignore[arg-type]
+            entries.append((os.fsencode(name), executable, reader.digest.digest()))
+    return agent.digest_of(entries)
+
+
+class _Reader:
+    """A file that is hashed as it is read."""
+
+    def __init__(self, source: IO[bytes], path: Path) -> None:
+        self.digest = hashlib.blake2b()
+        self._source = source
+        self._path = path
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (piece := self._source.read(size - len(data))):
+            data += piece
+        if len(data) < size:
+            raise UsageError(f"--files {printable(str(self._path))}: it became shorter while it was read")
+        self.digest.update(data)
+        return data
+
+
+def _no_room(error: OSError) -> Failed:
+    where = error.filename or tempfile.gettempdir()
+    return Failed(f"cannot write to {where}, to pack what --files names: {(error.strerror or str(error)).lower()}")
+
+
+class Load:
+    """What each instance gets, and what it must have, before its first task. For use from several threads."""
+
+    def __init__(self, files: Files | None, depends: Sequence[str], command: str) -> None:
+        """`depends` are files here. Raises UsageError for one that can't be read."""
+        self.digest = files.digest if files else ""
+        self._files = files
+        self._wanted = [(name, journal.digest_of(name).hexdigest(), _places(name, command)) for name in depends]
+        self._absent: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._files or self._wanted)
+
+    def notes(self) -> list[str]:
+        """What could not be compared."""
+        return [
+            f"{printable(name)} was not found on {count(len(hosts), 'instance')}, so that it could not be compared "
+            "with the one here: --files sends it"
+            for name, hosts in self._absent.items()
+        ]
+
+    def call(self, folder: str) -> bytes:
+        """The line of Python that, behind the agent's source, does the instance's part for the job of this folder."""
+        wanted = [(places, digest) for _, digest, places in self._wanted]
+        size = self._files.size if self._files else 0
+        return f"\nentrust({folder!a}, {self.digest!r}, {size}, {wanted!a})\n".encode()
+
+    def deliver(self, channel: paramiko.Channel, name: str) -> None:
+        """Talk to `entrust` on the instance of this name until all is there.
+
+        Raises UsageError where a file there differs, Failed where files can't be put there.
+        """
+        channel.settimeout(_STALL)
+        lines = _lines(channel)
+        told = _answer(next(lines))
+        for place, (file, _, _) in enumerate(self._wanted):
+            if place in told["differ"]:
+                raise UsageError(
+                    f"{printable(file)} on {name} differs from {printable(file)} here: copy it again (ec2.scp), or "
+                    "name it with --files"
+                )
+            if place in told["absent"]:
+                with self._lock:
+                    self._absent.setdefault(file, set()).add(name)
+        if self._files is None or told["have"]:
+            return
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # what it says of that is the better reason
+            for piece in self._files.pieces():
+                channel.sendall(piece)
+        if error := _answer(next(lines)).get("error"):
+            raise Failed(f"the job's files can't be put there: {printable(str(error))[:200]}")
+
+
+def _places(name: str, command: str) -> list[str]:
+    """Where a file of this name may be on an instance: as here, in the home directory, where the command says."""
+    last = os.path.basename(name)
+    words = [word for word in _WORDS.findall(command) if os.path.basename(word) == last]
+    return list(dict.fromkeys([name, last, *words]))
+
+
+def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
+    """What the instance says behind the mark, line by line. Raises Failed where it says no more."""
+    said = b""
+    begun = False
+    try:
+        while True:
+            piece = channel.recv(1 << 14)
+            said += piece
+            if not begun and agent.MARK in said:
+                begun, said = True, said.partition(agent.MARK)[2]
+            while begun and b"\n" in said:
+                line, _, said = said.partition(b"\n")
+                yield line
+            if not piece or len(said) > _ANSWER_MOST:
+                break
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise Failed(f"the connection was lost while files were looked at ({error or type(error).__name__})") from None
+    raise Failed("it ended before it had said that the job's files are there; is there a python3?")
+
+
+def _answer(line: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+        if not isinstance(said, dict):
+            raise ValueError
+        places = [said.get("differ", []), said.get("absent", [])]
+        if not all(isinstance(each, list) and all(type(place) is int for place in each) for each in places):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise Failed("what it says of the job's files makes no sense") from None
+    return {"differ": [], "absent": [], "have": False, **said}
