@@ -750,10 +750,11 @@ def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
     os.chmod(target, mode)
 
 
-def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str]]") -> None:
+def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str]]") -> bool:
     """Tell how files that the job depends on are here, then read its own, of this digest and size, from stdin.
 
-    `wanted` has for each of the former where it may be, and its content's hash. What is said is lines of JSON.
+    `wanted` has for each of the former where it may be, and its content's hash. What is said is lines of JSON. Returns
+    whether all is as it has to be; else nothing is left.
     """
     import json
 
@@ -779,13 +780,22 @@ def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str
     top = os.path.join(os.getcwd(), ".hardway", job, "files")
     have = not digest or is_whole(os.path.join(top, digest), digest)
     say(differ=differ, absent=absent, have=have)
-    if not have and not differ:
-        try:
-            receive_files(top, digest, size)
-        except Exception as error:
-            say(error=str(error) or type(error).__name__)
-        else:
-            say(error="")
+    if differ:
+        return False
+    if have:
+        return True
+    try:
+        receive_files(top, digest, size)
+        say(error="")
+        return True
+    except Exception as error:
+        for path in (top, os.path.dirname(top), os.path.dirname(os.path.dirname(top))):
+            try:
+                os.rmdir(path)
+            except OSError:
+                break
+        say(error=str(error) or type(error).__name__)
+        return False
 
 
 def is_whole(tree: str, digest: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hardway.errors import UsageError
+from hardway.pmap.paths import expanded
 from hardway.terminal import printable
 
 ARGUMENTS = "arguments-"
@@ -49,11 +50,14 @@ def read(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
     if args == "-":
         data = _stdin().read()
     elif args.startswith("@") and "\n" not in args:
+        path = _path(args)
         try:
-            path = _path(args)
             data = path.read_bytes()
+            again = path.is_file()  # what came through a pipe can't be read a second time
         except OSError as error:
             raise _unreadable(args, error) from None
+        if not again:
+            args = "-"
         kept = _KEPT.fullmatch(path.name)
         if kept and hashlib.blake2b(data, digest_size=16).hexdigest() != kept[1]:
             raise UsageError(f"the arguments in {printable(str(path))} are damaged: give them as you did before")
@@ -97,12 +101,7 @@ def _stdin() -> BinaryIO:
 
 def _path(args: str) -> Path:
     """The file of `@name`. Raises UsageError for what can't be the name of one."""
-    try:
-        if "\0" in args:
-            raise RuntimeError("a path has no NUL character")
-        return Path(args[1:]).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"cannot read the arguments in {printable(args[1:])}: {str(error).lower()}") from None
+    return expanded(args[1:], f"cannot read the arguments in {printable(args[1:])}")
 
 
 def _item(item: Any, null: bool) -> bytes:
@@ -124,8 +123,9 @@ def lines(args: str | Iterable[str | bytes]) -> Iterator[bytes]:
     if args == "-":
         yield from _not_empty(_stdin())
     elif isinstance(args, str) and args.startswith("@") and "\n" not in args:
+        path = _path(args)
         try:
-            file = _path(args).open("rb")
+            file = path.open("rb")
         except OSError as error:
             raise _unreadable(args, error) from None
         with file:

@@ -14,6 +14,7 @@ from statistics import median
 
 from rich.cells import cell_len, set_cell_size
 
+from hardway import terminal
 from hardway.pmap.history import GOOD, Attempt, Life, Outcome, Timeline
 from hardway.tables import count, money
 
@@ -504,12 +505,7 @@ def fitted(line: str, columns: int = COLUMNS) -> str:
 
 
 def printable(text: bytes | str) -> str:
-    """Whatever somebody wrote, in one line without anything that a terminal or a browser would obey."""
+    """Whatever somebody wrote, in one line, without what a terminal or a browser would obey, as wide as it is long."""
     said = text.decode(errors="replace") if isinstance(text, bytes) else text
-    if said.isprintable():
-        return said
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in said)
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode() if letter != "\n" else " "
+    shown = terminal.printable(said.replace("\n", " "))
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)

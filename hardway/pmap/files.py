@@ -26,6 +26,7 @@ import paramiko
 
 from hardway.errors import Failed, UsageError
 from hardway.pmap import agent, journal
+from hardway.pmap.paths import expanded
 from hardway.tables import count
 from hardway.terminal import printable
 
@@ -95,24 +96,15 @@ def pack(given: Iterable[str]) -> Files | None:
 def _named(given: Iterable[str]) -> Iterator[Path]:
     """The paths that are meant; one that is there as it is written is taken as it is, whatever is in its name."""
     for text in given:
-        whole = _expanded(text)
+        whole = expanded(text, f"--files {printable(text)}")
         for part in [text] if os.path.lexists(whole) else text.split(","):
             if not part.strip():
                 continue
-            path = _expanded(part)
+            path = expanded(part, f"--files {printable(part)}")
             matching = [path] if os.path.lexists(path) else [Path(match) for match in sorted(glob.glob(str(path)))]
             if not matching:
                 raise UsageError(f"--files {printable(part)}: there is no such file")
             yield from matching
-
-
-def _expanded(text: str) -> Path:
-    try:
-        if "\0" in text:
-            raise RuntimeError("a path has no NUL character")
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"--files {printable(text)}: {str(error).lower()}") from None
 
 
 def _name(path: Path) -> str:
@@ -218,19 +210,26 @@ class Load:
         ]
 
     def call(self, folder: str) -> bytes:
-        """The line of Python that, behind the agent's source, does the instance's part for the job of this folder."""
+        """What, behind the agent's source, is the instance's part for the job of this folder, and its agent's start."""
         wanted = [(places, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
-        return f"\nentrust({folder!a}, {self.digest!r}, {size}, {wanted!a})\n".encode()
+        return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()
 
     def deliver(self, channel: paramiko.Channel, name: str) -> None:
-        """Talk to `entrust` on the instance of this name until all is there.
+        """Talk to `entrust` on the instance of this name until all is there, and the agent is to speak next.
 
-        Raises UsageError where a file there differs, Failed where files can't be put there.
+        Where the connection ends before that, who waits for the agent finds out why. Raises UsageError where a file
+        there differs, Failed where files can't be put there.
         """
         channel.settimeout(_STALL)
-        lines = _lines(channel)
-        told = _answer(next(lines))
+        try:
+            self._deliver(channel, name)
+        except EOFError:
+            return
+
+    def _deliver(self, channel: paramiko.Channel, name: str) -> None:
+        _skip_preface(channel)
+        told = _answer(_line(channel))
         for place, (file, _, _) in enumerate(self._wanted):
             if place in told["differ"]:
                 raise UsageError(
@@ -245,7 +244,7 @@ class Load:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # what it says of that is the better reason
             for piece in self._files.pieces():
                 channel.sendall(piece)
-        if error := _answer(next(lines)).get("error"):
+        if error := _answer(_line(channel)).get("error"):
             raise Failed(f"the job's files can't be put there: {printable(str(error))[:200]}")
 
 
@@ -256,24 +255,33 @@ def _places(name: str, command: str) -> list[str]:
     return list(dict.fromkeys([name, last, *words]))
 
 
-def _lines(channel: paramiko.Channel) -> Iterator[bytes]:
-    """What the instance says behind the mark, line by line. Raises Failed where it says no more."""
+def _skip_preface(channel: paramiko.Channel) -> None:
+    """Read what a login shell prints, until ours is the word. Raises EOFError, Failed."""
     said = b""
-    begun = False
+    while not said.endswith(agent.MARK):
+        if len(said) > _ANSWER_MOST:
+            raise Failed("its login shell prints without end before the agent can speak")
+        said += _byte(channel)
+
+
+def _line(channel: paramiko.Channel) -> bytes:
+    """The next line, and not a byte of what follows, which is the agent's. Raises EOFError, Failed."""
+    said = bytearray()
+    while not said.endswith(b"\n"):
+        if len(said) > _ANSWER_MOST:
+            raise Failed("what it says of the job's files has no end")
+        said += _byte(channel)
+    return bytes(said)
+
+
+def _byte(channel: paramiko.Channel) -> bytes:
     try:
-        while True:
-            piece = channel.recv(1 << 14)
-            said += piece
-            if not begun and agent.MARK in said:
-                begun, said = True, said.partition(agent.MARK)[2]
-            while begun and b"\n" in said:
-                line, _, said = said.partition(b"\n")
-                yield line
-            if not piece or len(said) > _ANSWER_MOST:
-                break
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        raise Failed(f"the connection was lost while files were looked at ({error or type(error).__name__})") from None
-    raise Failed("it ended before it had said that the job's files are there; is there a python3?")
+        said = channel.recv(1)
+    except TimeoutError:
+        raise Failed(f"it has not answered for {_STALL:.0f} s, asked for the job's files") from None
+    if not said:
+        raise EOFError
+    return said
 
 
 def _answer(line: bytes) -> dict[str, Any]:

@@ -6,23 +6,21 @@ write into it again; what it wrote there before and has no place any more is rem
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hardway.errors import Failed, UsageError
 from hardway.pmap.journal import Asked, Job, Result
+from hardway.pmap.paths import expanded, is_systems, put
 from hardway.terminal import printable
 
 MARK = ".hardway-job"
 _OURS = re.compile(r"\d+\.(stdout|stderr|json)(\.new)?")
 _ENDINGS = ("stdout", "stderr", "json")
-_SYSTEMS = ("/dev", "/proc", "/sys")  # where nothing of anybody's is kept; but for shared memory
-_SHARED_MEMORY = "/dev/shm"
 
 
 def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
@@ -30,18 +28,17 @@ def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
 
     Raises UsageError where it may not, and has changed nothing.
     """
-    folder = expanded(results, "--results")
-    said = f"--results {printable(str(folder))}"
+    said = f"--results {printable(os.fspath(results))}"
+    folder = expanded(results, said)
     try:
-        real = os.path.realpath(folder)
-        if _within(real, _SYSTEMS) and not (_within(real, [_SHARED_MEMORY]) and real != _SHARED_MEMORY):
+        if is_systems(folder):
             raise UsageError(f"{said}: it is the system's; name a directory of your own")
         if not os.path.lexists(folder):
             return folder
         if not folder.is_dir():
             raise UsageError(f"{said}: it is no directory")
         owner = _owner(folder)
-        ours = [name for name in os.listdir(folder) if _OURS.fullmatch(name)]
+        ours = [name for name in os.listdir(folder) if _OURS.fullmatch(name) and _is_regular(folder / name)]
     except OSError as error:
         raise UsageError(f"{said}: {(error.strerror or str(error)).lower()}") from None
     if owner and (asked is None or owner != _mark(asked)):
@@ -49,10 +46,6 @@ def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
     if ours and not owner:
         raise UsageError(f"{said}: it has results of no known job, such as {ours[0]}; name another directory")
     return folder
-
-
-def _within(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def _mark(asked: Asked) -> str:
@@ -63,7 +56,7 @@ def _owner(folder: Path) -> str:
     """Which job's the directory is, as `_mark` says it; empty for nobody's."""
     mark = folder / MARK
     try:
-        if not stat.S_ISREG(mark.lstat().st_mode):
+        if not _is_regular(mark) and os.path.lexists(mark):
             return "unknown"
         with mark.open("rb") as file:
             return " ".join(file.read(1000).decode(errors="replace").split()) or "unknown"
@@ -71,14 +64,11 @@ def _owner(folder: Path) -> str:
         return ""
 
 
-def expanded(path: str | os.PathLike[str], what: str) -> Path:
-    """The path with `~` replaced. Raises UsageError, which begins with `what`, where there is no such user."""
+def _is_regular(path: Path) -> bool:
     try:
-        if "\0" in str(path):
-            raise RuntimeError("a path has no NUL character")
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{what} {printable(str(path))}: {str(error).lower()}") from None
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class Folder:
@@ -93,17 +83,17 @@ class Folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             check(folder, job.asked)
-            _put(folder / MARK, [_mark(job.asked).encode() + b"\n"])
+            put(folder / MARK, [_mark(job.asked).encode() + b"\n"])
             places = range(len(numbers))
             wanted = {self.path(place, ending).name for place in places for ending in _ENDINGS}
             for name in os.listdir(folder):
-                if _OURS.fullmatch(name) and name not in wanted and stat.S_ISREG((folder / name).lstat().st_mode):
+                if _OURS.fullmatch(name) and name not in wanted and _is_regular(folder / name):
                     (folder / name).unlink()
             for position, number in enumerate(numbers):
                 if number not in job.history.results:
-                    for ending in _ENDINGS:
-                        with contextlib.suppress(FileNotFoundError):
-                            self.path(position, ending).unlink()  # of a run with its arguments in other places
+                    for ending in _ENDINGS:  # of a run with its arguments in other places
+                        if _is_regular(self.path(position, ending)):
+                            self.path(position, ending).unlink()
         except OSError as error:
             raise self._unwritable(error) from None
         for position, number in enumerate(numbers):
@@ -129,24 +119,12 @@ class Folder:
             "ended": round(result.ended, 3),
         }
         try:
-            _put(self.path(position, "json"), [json.dumps(about).encode() + b"\n"])
+            put(self.path(position, "json"), [json.dumps(about).encode() + b"\n"])
             for which in ("stderr", "stdout"):
-                _put(self.path(position, which), self.job.pieces(number, result, which))
+                put(self.path(position, which), self.job.pieces(number, result, which))
         except OSError as error:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> Failed:
         return Failed(f"cannot write to {printable(str(self.folder))}: {(error.strerror or str(error)).lower()}")
 
-
-def _put(path: Path, pieces: Iterable[bytes]) -> None:
-    """Put a file there, whole or not at all; never over what is no regular file. Raises OSError, Failed for that."""
-    new = path.with_name(f"{path.name}.new")
-    for each in (path, new):
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(each.lstat().st_mode):
-                raise Failed(f"{printable(str(each))} is no regular file: it is not written over")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-    new.replace(path)

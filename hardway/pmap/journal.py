@@ -60,6 +60,7 @@ HEAD_SIZE = 96
 NAME_MOST = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NEW = ".new-"
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
 _PIECE = 1 << 20
 _CUT = " … ".encode()
 
@@ -207,8 +208,12 @@ class Job:
                     self._files[name].truncate(size)
             with contextlib.suppress(FileExistsError):
                 (path / "large").mkdir(mode=0o700)
+            for left in (path / "large").glob("*.part?"):  # by a driver that was killed
+                left.unlink()
         except OSError as error:
             self._close_files()
+            if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
+                raise Damaged(Path(error.filename), f"can't be used: {_reason(error)}") from None
             raise self.unwritable(error) from None
         except BaseException:
             self._close_files()
@@ -498,7 +503,8 @@ class Outputs:
 
     def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
         if offset >= 0:
-            yield os.pread(self._file(which), size, offset) if size else b""
+            if size:
+                yield os.pread(self._file(which), size, offset)
             return
         fd = _open(self.large(task, attempt, which), os.O_RDONLY)
         try:
@@ -784,7 +790,8 @@ def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     unlike = [
         f"{what} {then.get(what) or 'none'}, here {now.get(what) or 'none'}"
         for what in ("endpoint", "account", "region", "session of the S3 stub")
-        if then.get(what, "") != now.get(what, "") and (what != "account" or (then.get(what) and now.get(what)))
+        if then.get(what, "") != now.get(what, "")
+        and (what not in ("account", "region") or (then.get(what) and now.get(what)))
     ]
     return "; ".join(unlike)
 

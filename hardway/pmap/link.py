@@ -117,20 +117,14 @@ class Link:
         connection = ssh.InstanceConnection(self.instance, settings, known, over)
         ssh.open_connection(connection)
         try:
-            if load:
-                with contextlib.closing(ssh.open_session(connection, environment)) as channel:
-                    channel.settimeout(settings.ec2.connect_timeout)
-                    ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
-                    source = _source() + load.call(job)
-                    with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
-                        channel.sendall(b"%08d" % len(source) + source)
-                    load.deliver(channel, self.instance.id)
             channel = ssh.open_session(connection, environment)
             channel.settimeout(settings.ec2.connect_timeout)
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
-            source = _source() + b"\nmain(%r)\n" % job
+            source = _source() + (load.call(job) if load else b"\nmain(%r)\n" % job)
             with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
                 channel.sendall(b"%08d" % len(source) + source)
+            if load:
+                load.deliver(channel, self.instance.id)
             channel.settimeout(0.0)
         except BaseException:
             cut(connection)

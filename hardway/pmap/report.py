@@ -12,6 +12,7 @@ import html
 import importlib.resources
 import json
 import math
+import os
 import re
 import time
 import zlib
@@ -25,6 +26,7 @@ from hardway.pmap.driver import how_it_ended, last_line
 from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime, duration, printable
 from hardway.pmap.history import GOOD, Attempt, Host, Outcome, Timeline
 from hardway.pmap.journal import Outputs
+from hardway.pmap.paths import expanded, is_systems, put
 from hardway.tables import count
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
@@ -59,13 +61,13 @@ def write(name: str, to: str = "") -> Path:
     """Write the page about a job, by default to JOB.html in the current directory; returns its path."""
     path = _newest(name)
     record, outputs = _load(path)
-    target = Path(to).expanduser() if to else Path(f"{path.name}.html")
-    new = target.with_name(f".{target.name}.new")
+    target = expanded(to, f"cannot write {to}") if to else Path(f"{path.name}.html")
+    text = page(record, outputs)
     try:
-        new.write_text(page(record, outputs))
-        new.replace(target)
+        if is_systems(target.parent) and not os.path.lexists(target):
+            raise UsageError(f"cannot write {target}: the directory is the system's")
+        put(target, [text.encode()])
     except OSError as error:
-        new.unlink(missing_ok=True)
         kind = Failed if error.errno in NO_ROOM else UsageError
         raise kind(f"cannot write {target}: {(error.strerror or str(error)).lower()}") from None
     return target

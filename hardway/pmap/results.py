@@ -11,18 +11,18 @@ class Results(Sequence[str]):
     """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
 
     Nothing is kept in memory: it is read from the job's directory each time, for as long as that is there. Equal to
-    any list of the same texts. Prints as one text: each of several ends with a newline, its own or one that is added; a
-    single one is printed byte for byte, as what `gzip` or `tar` wrote must be.
+    any list of the same texts. Prints as one text: results follow each other, with a newline where one lacks it, and
+    the last newline left to `print`.
     """
 
     def __init__(self, count: int, pieces: Callable[[int], Iterable[bytes]], lines: bool = False) -> None:
         """`pieces` gives the output at a position, from 0, piece by piece; it raises HardwayError where it can't.
 
-        With `lines` a single one, too, is printed with a newline.
+        The last one is printed as it is, too: it may be what `tar` wrote. With `lines` it gets a newline.
         """
         self._positions = range(count)
         self._pieces = pieces
-        self._ended = lines or count > 1
+        self._lines = lines
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -36,7 +36,7 @@ class Results(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Results:
         if isinstance(index, slice):
             chosen = self._positions[index]
-            return Results(len(chosen), lambda position: self._pieces(chosen[position]), self._ended)
+            return Results(len(chosen), lambda position: self._pieces(chosen[position]), self._lines)
         return b"".join(self._pieces(self._positions[index])).decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
@@ -58,7 +58,7 @@ class Results(Sequence[str]):
         return f"<{len(self)} results>"
 
     def write_to(self, stream: BinaryIO) -> None:
-        """Write all results, a piece at a time; of several, each that lacks it gets a newline behind it."""
+        """Write all results, exact, a piece at a time; a newline between two where the first lacks it."""
         last = b"\n"
         for position in self._positions:
             begins = True
@@ -68,6 +68,6 @@ class Results(Sequence[str]):
                 begins = False
                 stream.write(piece)
                 last = piece[-1:]
-        if self._ended and last != b"\n":
+        if self._lines and last != b"\n":
             stream.write(b"\n")
         stream.flush()

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import secrets
 import shlex
 import shutil
@@ -40,6 +41,7 @@ from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
 Value = TypeVar("Value")
+_OF_AWS = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)(:\d+)?/?$")
 
 
 def options(
@@ -125,7 +127,7 @@ def pmap(
         found = _earlier(wanted, command, where, resume, shown) if resume else None
         target = folder.check(results, journal.read_asked(found) if found else None) if results is not None else None
         text = " ".join(selector.split() if isinstance(selector, str) else selector)
-        about = {"selector": text, "region": where["region"], "source": arguments.source}
+        about = {"selector": text, "region": where.get("region", ""), "source": arguments.source}
         opened = stack.enter_context(
             Job(found)
             if found
@@ -155,12 +157,16 @@ def pmap(
 def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
     """The world in which a job runs: in another one its objects are not there. What isn't known is left out."""
     stub = settings.stub_session.get("s3_stubbed_session", "")
-    s3 = "" if stub else os.environ.get("AWS_ENDPOINT_URL_S3", "")
-    endpoint = str(aws.ec2(settings).meta.endpoint_url)
+    region, endpoints = settings.aws.region, [os.environ.get("AWS_ENDPOINT_URL", "")]
+    with contextlib.suppress(UsageError):  # with another engine than ours no region is needed
+        region, endpoints = aws.region_of(settings), [str(aws.ec2(settings).meta.endpoint_url)]
+    # In a session of the stub the latter is nobody's.
+    endpoints += [] if stub else [os.environ.get("AWS_ENDPOINT_URL_S3", "")]
+    other_clouds = [url for url in endpoints if not _OF_AWS.search(url)]
     found = {
-        "endpoint": f"{endpoint} {s3}" if s3 not in ("", endpoint) else endpoint,
+        "endpoint": " ".join(dict.fromkeys(filter(None, other_clouds))),
         "account": next((instance.account for instance in selected), ""),
-        "region": aws.region_of(settings),
+        "region": region,
         "session of the S3 stub": stub,
     }
     return {what: value for what, value in found.items() if value}
@@ -371,7 +377,7 @@ class _Resuming:
                 needs = ", with the same arguments for ARGS"
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
-        words = [_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
+        words = [*_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
         self._line = shlex.join(words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         job.leave("resume", f"cd {shlex.quote(os.getcwd())} && {self._line}\n".encode("utf-8", "surrogateescape"))
@@ -381,14 +387,17 @@ class _Resuming:
         return f"{what}{self._where_to}: {self._line}"
 
 
-def _program() -> str:
+def _program() -> list[str]:
     """What a person types to run us: as it was typed, where that is known, and can be found again."""
-    called = sys.argv[0] if sys.argv else ""
-    name = os.path.basename(called)
-    if name not in ("inv", "invoke", "hardway"):
-        return "inv"
-    found = shutil.which(name)
-    return name if found and os.path.realpath(found) == os.path.realpath(called) else os.path.abspath(called)
+    called = Path(sys.argv[0] if sys.argv else "")
+    core = sys.argv[1 : sys.argv.index("mapreduce.pmap")] if "mapreduce.pmap" in sys.argv else []
+    if called.name == "__main__.py" and called.parent.name in ("invoke", "hardway"):
+        return [sys.executable, "-m", called.parent.name, *core]
+    if called.name not in ("inv", "invoke", "hardway"):
+        return ["inv"]
+    found = shutil.which(called.name)
+    same = found is not None and os.path.realpath(found) == os.path.realpath(called)
+    return [called.name if same else os.path.abspath(called), *core]
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
@@ -438,4 +447,5 @@ def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
     command = shlex.quote(job.asked.command)
-    yield f"  by hand: {_program()} ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
+    by_hand = f"ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
+    yield f"  by hand: {shlex.join(_program())} {by_hand}"

@@ -1,0 +1,62 @@
+"""Paths as a person gives them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from hardway.errors import UsageError
+from hardway.terminal import printable
+
+_SYSTEMS = ("/dev", "/proc", "/sys")
+_SHARED_MEMORY = "/dev/shm"
+
+
+def is_systems(folder: str | os.PathLike[str]) -> bool:
+    """Whether a directory is one in which nothing of anybody's is kept: nothing new is put there."""
+    real = os.path.realpath(folder)
+    within = [each for each in (*_SYSTEMS, _SHARED_MEMORY) if real == each or real.startswith(each + "/")]
+    return bool(within) and not (_SHARED_MEMORY in within and real != _SHARED_MEMORY)
+
+
+def expanded(path: str | os.PathLike[str], what: str) -> Path:
+    """The path with `~` replaced. Raises UsageError, which begins with `what`, for what can't be a path here."""
+    text = os.fspath(path)
+    if "\0" in text:
+        raise UsageError(f"{what}: a path has no NUL character")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{what}: there is no user {printable(text[1:].partition('/')[0])} here") from None
+
+
+def put(path: Path, pieces: Iterable[bytes]) -> None:
+    """Put a file there, whole or not at all. Raises OSError.
+
+    What is there and is no regular file, such as a device or a pipe, or a link to one, is written through.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            # Of a pipe that nobody reads that is an error; else it would be a wait without end.
+            _write(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC), pieces)
+            return
+    new = path.with_name(f"{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()
+    try:
+        _write(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), pieces)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def _write(fd: int, pieces: Iterable[bytes]) -> None:
+    with open(fd, "wb") as file:
+        os.set_blocking(fd, True)
+        for piece in pieces:
+            file.write(piece)
