@@ -18,8 +18,7 @@ def nightly(c: Context, logs: str = "s3_inputs.txt") -> dict[str, int]:
     with open(logs) as urls:
         ids = ec2.new(c)
         try:
-            ec2.scp(c, "step*.sh", ":", ids, yes=True)
-            counts = mapreduce.pmap(c, ids, urls, "bash step1.sh")
+            counts = mapreduce.pmap(c, ids, urls, "bash step1.sh", files=["step1.sh"])
             total: Counter[str] = Counter()
             for line in str(counts).splitlines():
                 status, count = line.split("\t")

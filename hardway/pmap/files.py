@@ -194,7 +194,9 @@ class Load:
         """`depends` are files here. Raises UsageError for one that can't be read."""
         self.digest = files.digest if files else ""
         self._files = files
-        self._wanted = [(name, journal.digest_of(name).hexdigest(), _places(name, command)) for name in depends]
+        self.depends = [journal.digest_of(name) for name in depends]
+        named = zip(depends, self.depends, strict=True)
+        self._wanted = [(name, digest.hex(), _places(name, command)) for name, digest in named]
         self._absent: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 

@@ -44,6 +44,7 @@ import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,20 +143,17 @@ def jobs_path() -> Path:
     return user_state_path("hardway") / "jobs"
 
 
-def fingerprint(command: str, depends: Sequence[str] = (), files: str = "") -> str:
-    """A hash of the command and of the content of the files it depends on; `files` is the digest of those sent along.
-
-    Raises UsageError for a file that can't be read.
-    """
+def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
+    """A hash of the command and of the files it depends on: `digest_of` each, and the digest of those sent along."""
     digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
-    for name in depends:
-        digest.update(digest_of(name).digest())
+    for each in depends:
+        digest.update(each)
     if files:
         digest.update(b"files " + files.encode())
     return digest.hexdigest()
 
 
-def digest_of(name: str) -> hashlib.blake2b:
+def digest_of(name: str) -> bytes:
     """A hash of the content of a file that a job depends on. Raises UsageError."""
     digest = hashlib.blake2b()
     try:
@@ -165,7 +163,7 @@ def digest_of(name: str) -> hashlib.blake2b:
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise UsageError(f"--depends {printable(name)}: {reason}") from None
-    return digest
+    return digest.digest()
 
 
 def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
@@ -229,12 +227,11 @@ class Job:
         command: str,
         *,
         name: str = "",
-        depends: Sequence[str] = (),
-        files: str = "",
+        made_of: str = "",
         where: Mapping[str, str] | None = None,
         **about: str,
     ) -> Job:
-        """A new job; see `fingerprint` and `Asked` for what it is made of.
+        """A new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
 
         Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
         be made.
@@ -247,7 +244,7 @@ class Job:
             name=name,
             token=token,
             command=command,
-            fingerprint=fingerprint(command, depends, files),
+            fingerprint=made_of or fingerprint(command),
             selector=about.get("selector", ""),
             region=about.get("region", ""),
             source=about.get("source", ""),
@@ -258,6 +255,7 @@ class Job:
         new = jobs_path() / f"{_NEW}{token}"
         try:
             private(jobs_path())
+            _sweep()
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "", path)
             new.mkdir(mode=0o700)
@@ -266,7 +264,7 @@ class Job:
             about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
             contents = {"job.json": about_it, "journal": line, "keys": b"", "heads": b"", "stdout": b"", "stderr": b""}
             for file, content in contents.items():
-                write_file(new / file, content, synced=True)
+                write_file(new / file, content, synced=bool(content))
             # Of two that take the same name at once one finds the other's, which is not empty.
             new.rename(path)
             _sync_directory(path.parent)
@@ -318,7 +316,7 @@ class Job:
                     _write(self._files[name], data)
                     os.fsync(self._files[name].fileno())
             self._line(f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}")
-            self.sync()
+            self.sync("journal")
         for place in new:
             self.keys.append(keys[place])
             known[keys[place]] = len(self.keys)
@@ -371,8 +369,8 @@ class Job:
                 with self.writing():
                     _write(self._files[name], data)
 
-    def sync(self) -> None:
-        """Have everything on the disk, as far as the system can tell: it survives a power cut."""
+    def sync(self, *names: str) -> None:
+        """Have all of it, or these files, on the disk, as far as the system can tell: it survives a power cut."""
         self.flush()
         with self.writing():
             large, self._large = self._large, []
@@ -382,7 +380,7 @@ class Job:
                     os.fsync(fd)
                 finally:
                     os.close(fd)
-            for name in self._pending:
+            for name in names or self._pending:
                 os.fsync(self._files[name].fileno())
 
     @contextlib.contextmanager
@@ -425,11 +423,7 @@ class Job:
     def intact(self, task: int, result: Result) -> bool:
         """Whether the stdout that counts can be read back as it was written."""
         try:
-            checksum = size = 0
-            for piece in self.pieces(task, result):
-                checksum = zlib.crc32(piece, checksum)
-                size += len(piece)
-            return size == result.size and checksum == result.checksum
+            return _checksum(self.pieces(task, result)) == (result.checksum, result.size)
         except (OSError, Failed):
             return False
 
@@ -437,13 +431,10 @@ class Job:
 
     def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
         if isinstance(data, Path):
-            checksum = size = 0
             with self.writing():
                 os.chmod(data, 0o600)
                 with data.open("rb") as file:
-                    while piece := file.read(_PIECE):
-                        checksum = zlib.crc32(piece, checksum)
-                        size += len(piece)
+                    checksum, size = _checksum(iter(partial(file.read, _PIECE), b""))
                 target = self.outputs.large(task, attempt, which)
                 data.replace(target)
                 self._large.append(target)
@@ -475,21 +466,26 @@ class Outputs:
         return self.path / "large" / f"{task}.{attempt}.{which}"
 
     def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """An output, piece by piece. Raises Failed where it isn't what was written, for stdout, or can't be read."""
+        """An output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
+
+        That is found out before the first piece is given: a file is read twice.
+        """
         out = which == "stdout"
         offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
         written = result.checksum if out else result.err_checksum
-        checksum = 0
         try:
-            for piece in self._read(task, result.attempt, which, offset, size):
-                checksum = zlib.crc32(piece, checksum)
-                size -= len(piece)
-                yield piece
+            pieces: Iterable[bytes] = self._read(task, result.attempt, which, offset, size)
+            if offset >= 0:
+                pieces = list(pieces)
+            checksum, length = _checksum(pieces)
+            if offset < 0 and (checksum, length) == (written, size):
+                pieces = self._read(task, result.attempt, which, offset, size)
         except OSError as error:
             raise Failed(f"the {which} of task {task} in {self.path} can't be read: {_reason(error)}") from None
-        if size or checksum != written:
+        if (checksum, length) != (written, size):
             what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
             raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
+        yield from pieces
 
     def tail(self, task: int, result: Result, most: int) -> bytes:
         """The last bytes of a stderr; where it isn't what was written, a word about that."""
@@ -517,6 +513,15 @@ class Outputs:
         if which not in self._files:
             self._files[which] = _open(self.path / which, os.O_RDONLY)
         return self._files[which]
+
+
+def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:
+    """The checksum and the length of what these pieces are together."""
+    checksum = length = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+        length += len(piece)
+    return checksum, length
 
 
 def _close(files: dict[str, int]) -> None:
@@ -754,6 +759,14 @@ def private(path: Path) -> None:
             each.chmod(0o700)
 
 
+def _sweep() -> None:
+    """Remove what is left of jobs that were being made when their process was killed, an hour ago or more."""
+    for left in jobs_path().glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > 3600:
+                shutil.rmtree(left)
+
+
 def check_name(name: str) -> None:
     """Raises UsageError for what can't be the name of a job, here or on an instance."""
     if not _NAME.fullmatch(name):
@@ -854,7 +867,7 @@ def all_jobs() -> list[Path]:
     try:
         with os.scandir(jobs_path()) as entries:
             found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     except OSError as error:
         raise Failed(f"cannot read {jobs_path()}: {_reason(error)}") from None

@@ -123,7 +123,7 @@ def pmap(
             return Results(0, lambda position: [])
         if ends := [instance.ends for instance in selected if instance.ends]:
             shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
-        wanted = journal.fingerprint(command, depends, load.digest)
+        wanted = journal.fingerprint(command, load.depends, load.digest)
         found = _earlier(wanted, command, where, resume, shown) if resume else None
         target = folder.check(results, journal.read_asked(found) if found else None) if results is not None else None
         text = " ".join(selector.split() if isinstance(selector, str) else selector)
@@ -131,7 +131,7 @@ def pmap(
         opened = stack.enter_context(
             Job(found)
             if found
-            else Job.create(command, name=job, depends=depends, files=load.digest, where=where, **about)
+            else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
         workdir = options.workdir or ("scratch" if load.digest else "home")
         job_run = _Run(
@@ -312,7 +312,7 @@ class _Run:
         try:
             return work()
         except HardwayError as error:
-            if "mapreduce.pmap" not in str(error):
+            if "--resume" not in str(error):
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 

@@ -146,12 +146,13 @@ def test_a_job_whose_description_is_damaged_is_listed_and_can_be_removed(job: Jo
 def test_the_files_a_job_depends_on_are_part_of_what_it_is(tmp_path: Path) -> None:
     file = tmp_path / "step.sh"
     file.write_text("1")
-    before = journal.fingerprint("cat", [str(file)])
+    before = journal.fingerprint("cat", [journal.digest_of(str(file))])
     assert before != journal.fingerprint("cat")
     file.write_text("2")
-    assert journal.fingerprint("cat", [str(file)]) != before
+    assert journal.fingerprint("cat", [journal.digest_of(str(file))]) != before
+    assert journal.fingerprint("cat", [], "a digest") != journal.fingerprint("cat")
     with pytest.raises(UsageError, match="no such file"):
-        journal.fingerprint("cat", [str(tmp_path / "none")])
+        journal.digest_of(str(tmp_path / "none"))
 
 
 KINDS = ("start", "end", "done", "tasks", "event", "job")
