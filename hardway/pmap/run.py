@@ -391,10 +391,10 @@ def _program() -> list[str]:
     """What a person types to run us: as it was typed, where that is known, and can be found again."""
     called = Path(sys.argv[0] if sys.argv else "")
     core = sys.argv[1 : sys.argv.index("mapreduce.pmap")] if "mapreduce.pmap" in sys.argv else []
-    if called.name == "__main__.py" and called.parent.name in ("invoke", "hardway"):
-        return [sys.executable, "-m", called.parent.name, *core]
+    if called.name == "__main__.py" and called.parent.name == "hardway":
+        return [sys.executable, "-m", "hardway", *core]
     if called.name not in ("inv", "invoke", "hardway"):
-        return ["inv"]
+        return ["inv", *core]
     found = shutil.which(called.name)
     same = found is not None and os.path.realpath(found) == os.path.realpath(called)
     return [called.name if same else os.path.abspath(called), *core]

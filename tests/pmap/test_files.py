@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -108,19 +108,17 @@ def test_what_is_not_there_can_not_be_compared_and_that_is_said(
     assert "step.sh was not found on 1 instance, so that it could not be compared" in capsys.readouterr().err
 
 
-def test_an_instance_without_room_is_not_used_and_the_others_are(c: Context, cluster: Cluster, here: Path) -> None:
+def test_an_instance_without_room_is_not_used_and_the_others_are(
+    new_cluster: Callable[[int], Cluster], here: Path
+) -> None:
     """Its home takes no directory for the job's files."""
-    bad = cluster.homes[0] / ".hardway"
-    eventually(lambda: not bad.exists())
-    bad.write_text("in the way")
-    try:
-        done = run_in(here, cluster, "a\nb\nc", "bash step.sh; echo $HARDWAY_INSTANCE_ID", "--files", "step.sh,lib")
-    finally:
-        bad.unlink()
+    own = new_cluster(2)
+    (own.homes[0] / ".hardway").write_text("in the way")
+    done = run_in(here, own, "a\nb\nc", "bash step.sh; echo $HARDWAY_INSTANCE_ID; sleep .5", "--files", "step.sh,lib")
     assert done.code == 0, done.stderr
-    assert cluster.ids[0] not in done.stdout
+    assert own.ids[0] not in done.stdout
     assert done.stdout.count("old") == 3
-    assert f"{cluster.ids[0]}: the job's files can't be put there" in done.stderr
+    assert f"{own.ids[0]}: the job's files can't be put there" in done.stderr
 
 
 def run_in(folder: Path, cluster: Cluster, *arguments: str) -> Result:
