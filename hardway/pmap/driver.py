@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -159,7 +160,9 @@ class Driver:
         self._find = find
         self._load = load
         self._expect = expect
-        self._unlooked: list[tuple[Link, int, Frame, bytes | Path]] = []  # ended well, if what is expected is there
+        # Attempts that have ended well, if what is expected of them is there: what to look at, and whom to tell.
+        self._unlooked: list[tuple[int, bytes | Path, Callable[[str], None]]] = []
+        self._looking: set[tuple[str, int, int]] = set()  # all of these, looked at or not
         self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
@@ -584,65 +587,92 @@ class Driver:
         if frame.task not in self.positions:
             return  # its argument has been dropped from the job since
         key = (link.name, frame.task, frame.attempt)
-        partial = self._partials.get(key)
-        if partial is None:
+        if key in self._looking:
+            return  # it came before, over another connection
+        kept = self._partials.get(key)
+        if kept is None:
             stem = self.job.path / "large" / f"{frame.task}.{frame.attempt}.{link.name}"
             paths = [Path(f"{stem}.part{index}") for index in (0, 1)]
             with self.job.writing():
-                partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
+                kept = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
         with self.job.writing():
-            partial.files[frame.payload[0]].write(frame.payload[1:])
+            kept.files[frame.payload[0]].write(frame.payload[1:])
 
     def _look_for_expected(self) -> None:
         """Have worker threads look whether what is expected of results is there."""
         while self._unlooked:
             batch, self._unlooked = self._unlooked[:LOOKS_MOST], self._unlooked[LOOKS_MOST:]
-            self._work.put(lambda batch=batch: self._look_for(batch))  # type: ignore[misc]
+            self._work.put(partial(self._look_for, batch))
 
-    def _look_for(self, batch: Sequence[tuple[Link, int, Frame, bytes | Path]]) -> None:
-        for link, position, frame, stdout in batch:
+    def _look_for(self, batch: Sequence[tuple[int, bytes | Path, Callable[[str], None]]]) -> None:
+        for position, stdout, settle in batch:
             try:
                 pieces = [stdout] if isinstance(stdout, bytes) else _pieces(stdout)
                 missing = self._expect.missing(self.arguments[position], pieces) if self._expect else ""
-            except FileNotFoundError:  # the connection was lost meanwhile: all of it comes again
-                continue
             except Exception as error:  # whatever it is, the driver's thread is told
                 self._events.put(("unknown", error))
             else:
-                self._events.put(("looked", link, position, frame, missing))
+                self._events.put(("looked", settle, missing))
 
-    def _on_looked(self, link: Link, position: int, frame: Frame, missing: str) -> None:
-        sizes = agent.RESULT.unpack_from(frame.payload)[4:]
-        whole = len(frame.payload) - agent.RESULT.size == sum(sizes)
-        if whole or (link.name, frame.task, frame.attempt) in self._partials:
-            self._on_done(link, position, frame, missing)
+    @staticmethod
+    def _on_looked(settle: Callable[[str], None], missing: str) -> None:
+        settle(missing)
 
     def _on_unknown(self, error: Exception) -> None:
         self._error = error if isinstance(error, HardwayError) else Failed(f"what is expected can't be seen: {error!r}")
 
-    def _on_done(self, link: Link, position: int, frame: Frame, missing: str | None = None) -> None:
-        """An attempt has ended. `missing` is what was expected of it and isn't there; None: not known yet."""
+    def _on_done(self, link: Link, position: int, frame: Frame) -> None:
         code, flags, seconds, worker, *sizes = agent.RESULT.unpack_from(frame.payload)
         if not 0 <= seconds < math.inf:
             raise agent.BrokenStream(f"an attempt of {seconds} s")
         key = (link.name, frame.task, frame.attempt)
+        kept = self._partials.pop(key, None)
         inline = frame.payload[agent.RESULT.size :]
-        ok = code == 0 and not flags
-        if self._expect and missing is None and ok and position >= 0:
-            if key in self._partials:
-                with self.job.writing():
-                    self._partials[key].files[0].flush()
-            written = self._partials[key].paths[0] if key in self._partials else inline[: sizes[0]]
-            self._unlooked.append((link, position, frame, written))
+        if position < 0 or key in self._looking:
+            self._acks.append((link, frame.task, frame.attempt))
             return
+        stdout: bytes | Path = inline[: sizes[0]]
+        stderr: bytes | Path = inline[sizes[0] :]
+        if kept:
+            with self.job.writing():
+                kept.close()
+            stdout, stderr = kept.paths
+        elif len(inline) != sum(sizes):
+            raise agent.BrokenStream("a result without its output")
+        about = (link, position, frame.task, frame.attempt, code, flags, seconds, worker, stdout, stderr)
+        if self._expect and code == 0 and not flags:
+            self._looking.add(key)
+            self._unlooked.append((position, stdout, partial(self._settle, *about)))
+        else:
+            self._settle(*about)
+
+    def _settle(
+        self,
+        link: Link,
+        position: int,
+        task: int,
+        attempt: int,
+        code: int,
+        flags: int,
+        seconds: float,
+        worker: int,
+        stdout: bytes | Path,
+        stderr: bytes | Path,
+        missing: str = "",
+    ) -> None:
+        """An attempt has ended; of what is expected of it, this is missing."""
+        self._looking.discard((link.name, task, attempt))
+        self._acks.append((link, task, attempt))
         if missing:
-            ok, flags = False, flags | MISSING
-        partial = self._partials.pop(key, None)
-        self._acks.append((link, frame.task, frame.attempt))
-        if position < 0:
-            return
+            flags |= MISSING
+            if isinstance(stderr, bytes):
+                stderr += message(missing)
+            else:
+                with self.job.writing(), stderr.open("ab") as file:
+                    file.write(message(missing))
+        ok = code == 0 and not flags
         self.outcome.busy += seconds
-        verdict = self.schedule.finished(link.name, position, frame.attempt, ok, seconds, now())
+        verdict = self.schedule.finished(link.name, position, attempt, ok, seconds, now())
         while self.schedule.put_aside:
             bad = self._links.get(str(self.schedule.put_aside.pop()))
             if bad is not None:
@@ -650,25 +680,14 @@ class Driver:
                 self.progress.say(f"{bad.instance}: set aside, tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
             about = {"code": code, "seconds": round(seconds, 6), "worker": worker}
-            self.job.event("ended", task=frame.task, attempt=frame.attempt, host=link.name, **about)
-            if partial:
-                self._discard(partial)
+            self.job.event("ended", task=task, attempt=attempt, host=link.name, **about)
+            for output in (stdout, stderr):
+                if isinstance(output, Path):
+                    output.unlink(missing_ok=True)
             return
-        stdout: bytes | Path = inline[: sizes[0]]
-        stderr: bytes | Path = inline[sizes[0] :]
-        if partial:
-            with self.job.writing():
-                if missing:
-                    partial.files[1].write(message(missing))
-                partial.close()
-            stdout, stderr = partial.paths
-        elif len(inline) != sum(sizes):
-            raise agent.BrokenStream("a result without its output")
-        elif missing:
-            stderr = inline[sizes[0] :] + message(missing)
-        result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr, worker)
+        result = self.job.ended(task, attempt, link.name, code, flags, seconds, stdout, stderr, worker)
         if verdict is Verdict.DONE:
-            self.job.done(frame.task, result)
+            self.job.done(task, result)
         elif verdict is Verdict.FAILED:
             self.outcome.failed[position] = result
         if not ok:
