@@ -11,6 +11,7 @@ from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli import confirm, say, task
+from hardway.errors import Failed, HardwayError
 from hardway.later import arguments, journal, run, shuffle
 from hardway.later import report as reports
 from hardway.later import ssh as connections
@@ -203,8 +204,14 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     """Delete jobs with all their results from this machine."""
     found = journal.find(job)
     confirm(f"delete {len(found)} jobs?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
+    kept = []
     for path in found:
-        journal.remove(path)
+        try:
+            journal.remove(path)
+        except HardwayError as error:
+            kept.append(str(error))
+    if kept:
+        raise Failed(f"{len(kept)} of {len(found)} jobs are still there: {'; '.join(kept)}")
 
 
 @task(

@@ -51,7 +51,8 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
-from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway.pmap.paths import here
 from hardway.tables import count
 from hardway.terminal import printable
 
@@ -249,7 +250,7 @@ class Job:
             region=about.get("region", ""),
             source=about.get("source", ""),
             created=time.time(),
-            cwd=os.getcwd(),
+            cwd=here(),
             where=dict(where or {}),
         )
         new = jobs_path() / f"{_NEW}{token}"
@@ -262,7 +263,8 @@ class Job:
             (new / "large").mkdir(mode=0o700)
             line, _ = _sealed(f"job {asked.seal}", 0)
             about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
-            contents = {"job.json": about_it, "journal": line, "keys": b"", "heads": b"", "stdout": b"", "stderr": b""}
+            contents = {"job.json": about_it, "journal": line}
+            contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
             for file, content in contents.items():
                 write_file(new / file, content, synced=bool(content))
             # Of two that take the same name at once one finds the other's, which is not empty.
@@ -677,6 +679,8 @@ def _lock(path: Path, name: str) -> int:
     try:
         fd = _open(path / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise Failed(f"cannot write to {path / 'lock'}: {_reason(error)}") from None
         raise Damaged(path / "lock", f"can't be used: {_reason(error)}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

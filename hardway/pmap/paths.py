@@ -33,6 +33,14 @@ def expanded(path: str | os.PathLike[str], what: str) -> Path:
         raise UsageError(f"{what}: there is no user {printable(text[1:].partition('/')[0])} here") from None
 
 
+def here() -> str:
+    """The current directory; empty where it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def put(path: Path, pieces: Iterable[bytes]) -> None:
     """Put a file there, whole or not at all. Raises OSError.
 

@@ -34,6 +34,7 @@ from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
 from hardway.pmap.journal import Job, Result, duration
+from hardway.pmap.paths import here
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
 from hardway.tables import count, money
@@ -118,6 +119,8 @@ def pmap(
         shown = stack.enter_context(Progress(progress))
         if arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
+        if address and depends:
+            shown.say("--depends: what Dask's workers have of these files is not compared with what is here")
         if not arguments.items:
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
@@ -380,7 +383,8 @@ class _Resuming:
         words = [*_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
         self._line = shlex.join(words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
-        job.leave("resume", f"cd {shlex.quote(os.getcwd())} && {self._line}\n".encode("utf-8", "surrogateescape"))
+        text = f"cd {shlex.quote(here())} && {self._line}\n" if here() else f"{self._line}\n"
+        job.leave("resume", text.encode("utf-8", "surrogateescape"))
 
     def line(self, what: str = "to go on") -> str:
         """The line, behind what it is for."""

@@ -249,6 +249,15 @@ def test_what_is_damaged_is_named_and_the_others_are_listed(cluster: Cluster) ->
     assert not path.exists()
 
 
+def test_of_several_jobs_those_that_may_be_deleted_are(home: Path) -> None:
+    make("one")
+    make("two")
+    said = "1 of 3 jobs are still there: job driven is being run"
+    with Job.create("cat", name="driven"), pytest.raises(Failed, match=said):
+        mapreduce.rm(Context(), "*", yes=True)
+    assert [path.name for path in journal.all_jobs()] == ["driven"]
+
+
 def test_a_journal_that_can_not_be_written_is_no_damage(home: Path) -> None:
     """The line that was torn by a full disk is cut, and nothing is written behind it."""
     job = Job.create("cat", name="full")
