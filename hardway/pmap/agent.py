@@ -750,11 +750,11 @@ def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
     os.chmod(target, mode)
 
 
-def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str]]") -> bool:
+def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], int, str]]") -> bool:
     """Tell how files that the job depends on are here, then read its own, of this digest and size, from stdin.
 
-    `wanted` has for each of the former where it may be, and its content's hash. What is said is lines of JSON. Returns
-    whether all is as it has to be; else nothing is left.
+    `wanted` has for each of the former where it may be, how many of these places are looked at if it is in one of them,
+    and its content's hash. What is said is lines of JSON. Returns whether all is as it has to be; else nothing is left.
     """
     import json
 
@@ -767,16 +767,18 @@ def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], str
     home = os.path.expanduser("~")
     os.chdir(home if os.path.isdir(home) else "/")
     differ, absent = [], []
-    for number, (places, content) in enumerate(wanted):
+    for number, (places, first, content) in enumerate(wanted):
         paths = [os.path.expanduser(place.encode("utf-8", "surrogateescape")) for place in places]
-        there = [path for path in paths if os.path.isfile(path)]
+        there = [place for place, path in enumerate(paths) if os.path.isfile(path)]
         if not there:
             absent.append(number)
-        try:
-            if any(hash_of(path).hexdigest() != content for path in there):
-                differ.append(number)
-        except OSError:
-            differ.append(number)
+        for place in [place for place in there if place < first] or there:
+            try:
+                same = hash_of(paths[place]).hexdigest() == content
+            except OSError:
+                same = False
+            if not same:
+                differ.append((number, place))
     top = os.path.join(os.getcwd(), ".hardway", job, "files")
     have = not digest or is_whole(os.path.join(top, digest), digest)
     say(differ=differ, absent=absent, have=have)

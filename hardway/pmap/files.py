@@ -213,7 +213,8 @@ class Load:
 
     def call(self, folder: str) -> bytes:
         """What, behind the agent's source, is the instance's part for the job of this folder, and its agent's start."""
-        wanted = [(places, digest) for _, digest, places in self._wanted]
+        # In the home directory itself, under its last name, it is only looked for where it is in no other place.
+        wanted = [(places, len(places) - 1, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
         return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()
 
@@ -231,16 +232,16 @@ class Load:
 
     def _deliver(self, channel: paramiko.Channel, name: str) -> None:
         _skip_preface(channel)
-        told = _answer(_line(channel))
-        for place, (file, _, _) in enumerate(self._wanted):
-            if place in told["differ"]:
-                raise UsageError(
-                    f"{printable(file)} on {name} differs from {printable(file)} here: copy it again (ec2.scp), or "
-                    "name it with --files"
-                )
-            if place in told["absent"]:
-                with self._lock:
-                    self._absent.setdefault(file, set()).add(name)
+        told = self._told(_line(channel))
+        for number, place in told["differ"]:
+            file, _, places = self._wanted[number]
+            there, here = printable(places[place]), printable(file)
+            raise UsageError(
+                f"{there} on {name} differs from {here} here: copy it again (ec2.scp), or name it with --files"
+            )
+        for number in told["absent"]:
+            with self._lock:
+                self._absent.setdefault(self._wanted[number][0], set()).add(name)
         if self._files is None or told["have"]:
             return
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # what it says of that is the better reason
@@ -249,12 +250,34 @@ class Load:
         if error := _answer(_line(channel)).get("error"):
             raise Failed(f"the job's files can't be put there: {printable(str(error))[:200]}")
 
+    def _told(self, line: bytes) -> dict[str, Any]:
+        """What the instance says of what is there. Raises Failed where it can't be that."""
+        said = {"differ": [], "absent": [], "have": False, **_answer(line)}
+        try:
+            for number in said["absent"]:
+                _check(number, self._wanted)
+            for number, place in said["differ"]:
+                _check(number, self._wanted)
+                _check(place, self._wanted[number][2])
+        except (TypeError, ValueError):
+            raise _senseless() from None
+        return said
+
+
+def _check(place: object, among: Sequence[object]) -> None:
+    if type(place) is not int or not 0 <= place < len(among):
+        raise ValueError
+
+
+def _senseless() -> Failed:
+    return Failed("what it says of the job's files makes no sense")
+
 
 def _places(name: str, command: str) -> list[str]:
     """Where a file of this name may be on an instance: as here, in the home directory, where the command says."""
     last = os.path.basename(name)
     words = [word for word in _WORDS.findall(command) if os.path.basename(word) == last]
-    return list(dict.fromkeys([name, last, *words]))
+    return [*dict.fromkeys([name, *words]), last]
 
 
 def _skip_preface(channel: paramiko.Channel) -> None:
@@ -289,11 +312,8 @@ def _byte(channel: paramiko.Channel) -> bytes:
 def _answer(line: bytes) -> dict[str, Any]:
     try:
         said = json.loads(line)
-        if not isinstance(said, dict):
-            raise ValueError
-        places = [said.get("differ", []), said.get("absent", [])]
-        if not all(isinstance(each, list) and all(type(place) is int for place in each) for each in places):
-            raise ValueError
     except (ValueError, RecursionError):
-        raise Failed("what it says of the job's files makes no sense") from None
-    return {"differ": [], "absent": [], "have": False, **said}
+        raise _senseless() from None
+    if not isinstance(said, dict):
+        raise _senseless()
+    return said

@@ -639,13 +639,13 @@ def read_asked(path: Path) -> Asked:
     file = path / "job.json"
     try:
         about_it = json.loads(_content(file))
-        seal = about_it.pop("seal")
+        seal = about_it.pop("seal", "")
         asked = Asked(**about_it)
         sealed = seal == asked.seal
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Damaged(file, "is not what was written") from None
     if not sealed:
-        raise Damaged(file, "is not what was written")
+        raise Damaged(file, "is not what was written" if seal else "has no seal: it is damaged, or of an older hardway")
     if asked.name != path.name:
         raise Damaged(file, f"is of a job named {asked.name}")
     return asked
@@ -969,5 +969,5 @@ def describe(path: Path) -> dict[str, Any]:
     except HardwayError as error:
         return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
     tasks, done = history.tasks, len(history.results)
-    state = "running" if is_driven(path) else "done" if done == tasks else "stopped"
+    state = "running" if is_driven(path) else "done" if 0 < tasks == done else "stopped"
     return found | {"state": state, "tasks": tasks, "done": done, "failed": sum(history.failed.values())}

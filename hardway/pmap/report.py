@@ -86,7 +86,7 @@ def _load(path: Path) -> tuple[Record, Outputs]:
     data, told = journal.read_journal(path, asked)
     heads = [printable(head) for head in journal.read_heads(path, told)]
     timeline = history.read(data, time.time() if driven else None)
-    state = "running" if driven else "done" if timeline.done == len(heads) else "stopped"
+    state = "running" if driven else "done" if 0 < len(heads) == timeline.done else "stopped"
     outputs = Outputs(path)
     failures = _failures(timeline, outputs)
     return Record(asked.name, printable(asked.command), state, timeline, heads, failures), outputs

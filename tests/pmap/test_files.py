@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -99,6 +100,25 @@ def test_a_stale_step_is_not_run(c: Context, cluster: Cluster, here: Path) -> No
     with pytest.raises(UsageError, match="other content"):
         mapreduce.pmap(c, cluster.ids, "x", command, depends=["stale.sh"], resume="stale")
     cluster.remove("stale.sh")
+
+
+def test_the_file_that_a_command_names_is_compared(c: Context, cluster: Cluster, here: Path) -> None:
+    """Wherever it lies there; one of the same name that the command does not name is another file."""
+    one = cluster.ids[:1]
+    folder = cluster.homes[0] / "steps"
+    folder.mkdir()
+    (folder / "step.sh").write_text("stale")
+    (cluster.homes[0] / "f.sh").write_text("another file")
+    try:
+        with pytest.raises(UsageError, match=r"^~/steps/step\.sh on i-[0-9a-f]* differs from step\.sh here"):
+            mapreduce.pmap(c, one, "x", "bash ~/steps/step.sh", depends="step.sh")
+        (folder / "step.sh").write_bytes((here / "step.sh").read_bytes())
+        assert mapreduce.pmap(c, one, "x", "cat; : ~/steps/step.sh", depends="step.sh") == ["x\n"]
+        with pytest.raises(UsageError, match=r"^f\.sh on i-[0-9a-f]* differs from lib/f\.sh here"):
+            mapreduce.pmap(c, one, "x", "cat", depends="lib/f.sh")
+    finally:
+        shutil.rmtree(folder)
+        (cluster.homes[0] / "f.sh").unlink()
 
 
 def test_what_is_not_there_can_not_be_compared_and_that_is_said(

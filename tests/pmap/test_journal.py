@@ -155,6 +155,26 @@ def test_the_files_a_job_depends_on_are_part_of_what_it_is(tmp_path: Path) -> No
         journal.digest_of(str(tmp_path / "none"))
 
 
+def test_a_job_that_ran_elsewhere_is_another_job(home: Path) -> None:
+    here = {"endpoint": "http://127.0.0.1:1", "account": "1", "region": "us-east-1"}
+    made_of = journal.fingerprint("cat")
+    Job.create("cat", name="here", where=here).close()
+    Job.create("cat", name="unknown", where={"endpoint": here["endpoint"]}).close()
+    for what, unlike in {
+        "endpoint": {**here, "endpoint": "http://127.0.0.1:2"},
+        "account": {**here, "account": "2"},
+        "region": {**here, "region": "eu-west-1"},
+        "session of the S3 stub": {**here, "session of the S3 stub": "a"},
+    }.items():
+        said = journal.elsewhere(here, unlike)
+        assert said == f"{what} {here.get(what, 'none')}, here {unlike[what]}"
+        assert journal.elsewhere(unlike, unlike) == ""
+    assert journal.latest(made_of, here) == (journal.jobs_path() / "unknown", [])
+    found, told = journal.latest(made_of, {**here, "endpoint": ""})
+    assert found is None
+    assert [line.split(":")[0] for line in told] == [f"job {name} is not gone on with" for name in ("unknown", "here")]
+
+
 KINDS = ("start", "end", "done", "tasks", "event", "job")
 ASCII = st.characters(max_codepoint=127, exclude_characters="\n")
 TEXTS = st.one_of(st.text(ASCII, max_size=60), st.just("1 1 i-1 0.000"))
