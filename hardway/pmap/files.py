@@ -59,7 +59,7 @@ class Files:
             yield piece
 
 
-def pack(given: Iterable[str]) -> Files | None:
+def pack(given: Sequence[str]) -> Files | None:
     """Pack the files and directories that these paths and globs mean, commas between; None for none.
 
     A relative path keeps its name, so that a command which works here works there; an absolute one, and one that leads
@@ -75,8 +75,10 @@ def pack(given: Iterable[str]) -> Files | None:
             for parent in list(PurePosixPath(name).parents)[:-1]:
                 if found.setdefault(str(parent), None) is not None:
                     raise UsageError(f"--files: {printable(str(parent))} would be a file and a directory")
-    if not found:
+    if not given:
         return None
+    if not found:
+        raise UsageError(f"--files {printable(','.join(given))!r}: that means no file")
     try:
         archive = tempfile.TemporaryFile()  # noqa: SIM115 (it is Files' to close)
     except OSError as error:

@@ -127,4 +127,3 @@ class Folder:
 
     def _unwritable(self, error: OSError) -> Failed:
         return Failed(f"cannot write to {printable(str(self.folder))}: {(error.strerror or str(error)).lower()}")
-

@@ -132,9 +132,7 @@ def pmap(
         text = " ".join(selector.split() if isinstance(selector, str) else selector)
         about = {"selector": text, "region": where.get("region", ""), "source": arguments.source}
         opened = stack.enter_context(
-            Job(found)
-            if found
-            else Job.create(command, name=job, made_of=wanted, where=where, **about)
+            Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
         workdir = options.workdir or ("scratch" if load.digest else "home")
         job_run = _Run(
@@ -175,9 +173,7 @@ def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[s
     return {what: value for what, value in found.items() if value}
 
 
-def _read_engine(
-    engine: str, selector: str | Iterable[str], verify: int, join: bool, send: Sequence[str]
-) -> str:
+def _read_engine(engine: str, selector: str | Iterable[str], verify: int, join: bool, send: Sequence[str]) -> str:
     """The scheduler's address. Raises UsageError for what has no meaning there."""
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
         raise UsageError("with --engine the tasks run wherever the engine has workers: write - in place of SELECTOR")
@@ -187,9 +183,7 @@ def _read_engine(
     return engine_dask.read_address(engine)
 
 
-def _earlier(
-    wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress
-) -> Path | None:
+def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress) -> Path | None:
     """The directory of the job to go on with; None for a new one."""
     if resume is True:
         found, said = journal.latest(wanted, where)

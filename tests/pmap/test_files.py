@@ -176,6 +176,7 @@ def test_what_can_not_be_sent_is_refused(here: Path) -> None:
     (here / "other" / "step.sh").write_text("another")
     refused = {
         "none.sh": "there is no such file",
+        "": "that means no file",
         "fifo": "it is no file or directory",
         "other": "no such file",
         "lib": "a link leads back to a directory that it is in",
