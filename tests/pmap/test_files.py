@@ -257,3 +257,13 @@ def test_a_result_counts_once_what_is_expected_is_there(
         assert newest.code == 0
         assert "job expects is not gone on with: it ran elsewhere" in newest.stderr
         assert "this is a new job" in newest.stderr
+
+
+def test_what_is_expected_is_looked_for_in_s3_itself(c: Context, cluster: Cluster, cloud: LocalCloud) -> None:
+    client = cloud.client("s3")
+    client.create_bucket(Bucket="expected")
+    client.put_object(Bucket="expected", Key="out/a b", Body=b"")
+    assert mapreduce.pmap(c, cluster.ids[:1], "a b", "cat", expect="s3://expected/out/{}") == ["a b\n"]
+    for place in ("s3://expected/none/{}", "s3://never-made/{}"):
+        with pytest.raises(Failed, match="1 of 1 tasks failed"):
+            mapreduce.pmap(c, cluster.ids[:1], "a b", "cat", expect=place, retries=0)
