@@ -789,12 +789,11 @@ TABLE = [
 def prepare(side: Side, one: Case) -> None:
     for name, text in one.files.items():
         write(name, text)(side.root)
-    if isinstance(side, RealSide):
-        text = " ".join([str(one.steps), *one.objects])
-        for bucket in one.buckets:
-            if bucket in text:
-                side.client.create_bucket(Bucket=bucket)
-    elif one.objects is KEYS:
+    text = " ".join([str(one.steps), *one.objects])
+    for bucket in one.buckets:
+        if bucket in text:
+            side.make(bucket)
+    if isinstance(side, StubSide) and one.objects is KEYS:
         source = side.root.parent / "objects"
         for name, text in KEYS.items():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
