@@ -296,24 +296,21 @@ Error: Invalid argument type'
   finish 1
 }
 
-empty_bucket() { # rb --force: removes the objects of $bucket; or sets $error
+empty_bucket() { # rb --force: removes the objects of $bucket, or ends
   local i
   [[ ${value[force]-} ]] || return 0
   load many
   if ! list_bucket "$bucket" ''; then
     printf 'fatal error: %s\n' "$error" >&2
-    error='Unable to delete all objects in the bucket, bucket will not be deleted.'
-    return 1
+    fail 255 'remove_bucket failed: Unable to delete all objects in the bucket, bucket will not be deleted.'
   fi
   chunked=()
   for i in "${keys[@]}"; do
     locate "$bucket" "$i"
     chunked+=("$file")
   done
-  if ! in_chunks rm -f --; then
-    error='Unable to delete all objects in the bucket, bucket will not be deleted.'
-    return 1
-  fi
+  in_chunks rm -f -- ||
+    fail 255 'remove_bucket failed: Unable to delete all objects in the bucket, bucket will not be deleted.'
   ((${#keys[@]})) && out "delete: s3://$bucket/%s\n" "${keys[@]}"
   return 0
 }
