@@ -126,7 +126,7 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
   reason=$({
     list_files "$follow" "$1" | sort -z >"$temporary"
     printf '\n/%s' "${PIPESTATUS[*]}"
-    printf '\0' >>"$temporary"
+    printf '\0' 2>/dev/null >>"$temporary"
   } 2>&1)
   status=${reason##*$'\n/'} reason=${reason%$'\n/'*}
   if [[ $status == '1 0' && $reason == find:* ]]; then
@@ -138,6 +138,7 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
       warn "${line%: *}" "${line##*: }."
     done
   elif [[ $status != '0 0' ]]; then
+    reason=${reason%%$'\n'*}
     os_error
     fatal "$error"
   fi
@@ -315,6 +316,10 @@ compare() { # what sync has to do: both sides come in the order of their keys
   done
   # the CLI would delete what it could not read the source of
   [[ -z $kept ]] || warn "$source_path" 'Not all of it could be read, so nothing is deleted.'
+  [[ $source_kind == s3 && " ${operations[*]}" == *' d'[ie][sl]* ]] || return 0
+  # of a bucket, or a session, that somebody is removing just now, a part was listed
+  gather s3 "$source_path" ''
+  ((${#rels[@]} >= n)) || fatal "objects of s3://$source_path are being removed: nothing is copied, nothing is deleted"
 }
 
 gather() { # KIND PATH MAKING
