@@ -174,7 +174,8 @@ get_object() {
     about_object "$temporary" || fail 255 "$error"
   fi
   absolute "${positional[0]}"
-  open_through "$path" || fail 255 "$error"
+  no_rename "$path"
+  open_through "$through" || fail 255 "$error"
   reason=$(cat -- "$temporary" 2>&1 >&3) || { os_error "${positional[0]}" && fail 255 "$error"; }
   exec 3>&-
   answer
