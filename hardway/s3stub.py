@@ -1,7 +1,7 @@
 """Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
 
 What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
-and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds no address, whatever
+and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds a closed port, whatever
 PATH says: stubs/closed.sh lists the variables.
 """
 
@@ -96,7 +96,7 @@ def variables(session: Mapping[str, str]) -> dict[str, str]:
 
 @functools.cache
 def closed() -> Mapping[str, str]:
-    """The variables that lead every client of S3 but the stub to no address."""
+    """The variables that lead every client of S3 but the stub to a closed port."""
     lines = (directory() / "closed.sh").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 

@@ -2,7 +2,7 @@
 # with a fresh session of objects on local disk. `clear-s3-stubbed` removes them and gives the real `aws` back.
 # Sourced again while its session lives, it changes nothing.
 # PATH alone would not keep a script from the real S3: it is changed by a virtual environment, a shim, a login shell. So
-# the variables of closed.sh, which lead every other client of S3 to no address, are set as well, and given back.
+# the variables of closed.sh, which lead every other client of S3 to a closed port, are set as well, and given back.
 # What NAME was is kept in s3_stubbed_was_NAME: e and its value if it was exported, s and its value if it was only set,
 # and nothing if it was not. Where it was exported that is exported as well, so that a sub-shell can give it back, too.
 # shellcheck shell=sh
@@ -28,7 +28,7 @@ _s3_stubbed_is_exported() { # NAME: a child of this shell sees it
   /bin/sh -c 'eval "test -n \"\${$1+x}\""' sh "$1"
 }
 
-_s3_stubbed_close() { # leads all but the stub to no address; remembers what was
+_s3_stubbed_close() { # leads all but the stub to a closed port; remembers what was
   while IFS= read -r _s3_stubbed_line || [ -n "$_s3_stubbed_line" ]; do
     case $_s3_stubbed_line in
       '' | '#'*) continue ;;
@@ -98,7 +98,7 @@ _s3_stubbed_start() {
     s3_stubbed_session=$_s3_stubbed_uuid s3_stubbed_tmp=$_s3_stubbed_tmp
     export s3_stubbed_session s3_stubbed_tmp
     printf 'S3 is stubbed in this shell: %s\n' \
-      'aws is the stub, other clients of S3 find no address, until clear-s3-stubbed' >&2 || :
+      'aws is the stub, other clients of S3 find a closed port, until clear-s3-stubbed' >&2 || :
   fi
   if [ "$(command -v aws)" != "$_s3_stubbed_bin/aws" ]; then
     printf 'stub_s3.sh: aws is a function or an alias in this shell and hides the stub: %s\n' \
