@@ -97,8 +97,9 @@ _s3_stubbed_start() {
     fi
     s3_stubbed_session=$_s3_stubbed_uuid s3_stubbed_tmp=$_s3_stubbed_tmp
     export s3_stubbed_session s3_stubbed_tmp
-    printf 'S3 is stubbed in this shell: %s\n' \
-      'aws is the stub, other clients of S3 find a closed port, until clear-s3-stubbed' >&2 || :
+    # to a person; of a script, stderr is what its commands say
+    [ ! -t 2 ] || printf 'S3 is stubbed in this shell: %s\n' \
+      'aws is the stub, other clients of S3 find a closed port, until clear-s3-stubbed' >&2
   fi
   if [ "$(command -v aws)" != "$_s3_stubbed_bin/aws" ]; then
     printf 'stub_s3.sh: aws is a function or an alias in this shell and hides the stub: %s\n' \
