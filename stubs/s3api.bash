@@ -174,6 +174,7 @@ get_object() {
     about_object "$temporary" || fail 255 "$error"
   fi
   absolute "${positional[0]}"
+  load odd
   no_rename "$path"
   open_through "$through" || fail 255 "$error"
   reason=$(cat -- "$temporary" 2>&1 >&3) || { os_error "${positional[0]}" && fail 255 "$error"; }
@@ -205,6 +206,7 @@ delete_object() {
 }
 
 create_bucket_call() {
+  load buckets
   create_bucket "${value[bucket]}" || fail 255 "$error"
   names=() plain_values=() json_values=()
   field Location "/${value[bucket]}"

@@ -140,7 +140,7 @@ def test_a_listing_whose_tool_fails_is_no_empty_one(stub: StubSide, command: str
         path = str(tools)
     else:
         real = shutil.which(tool)
-        body = f"{real} \"$@\" | head -n 1\nexit 2" if broken == "half a find" else "exit 2"
+        body = f'{real} "$@" | head -n 1\nexit 2' if broken == "half a find" else "exit 2"
         (tools / tool).write_text(f"#!/bin/sh\n{body}\n")
         (tools / tool).chmod(0o755)
         path = f"{tools}:{os.environ['PATH']}"
