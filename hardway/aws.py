@@ -104,7 +104,7 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     from botocore.config import Config
     from botocore.session import Session
 
-    from hardway import models
+    from hardway import models, s3stub
 
     session = Session(profile=settings.aws.profile or None)
     if settings.aws.region:
@@ -125,7 +125,12 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     config = Config(
         retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
     )
-    return session.create_client(service, config=config)
+    endpoint = s3stub.endpoint_before() if service == "s3" else None
+    if endpoint is None:
+        return session.create_client(service, config=config)
+    # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.
+    known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
+    return session.create_client(service, config=known_here, endpoint_url=endpoint or None)
 
 
 def _timestamp(value: Any) -> datetime:

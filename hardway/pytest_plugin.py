@@ -172,8 +172,7 @@ def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3stub.Session
 
     with _no_aws(), s3stub.session(tmp_path_factory.mktemp("s3")) as session:
         stubbed = session.environment
-        names = (s3stub.SESSION_VARIABLE, s3stub.TMP_VARIABLE, "PATH")
-        with _environment({name: stubbed[name] for name in names}):
+        with _environment({name: value for name, value in stubbed.items() if os.environ.get(name) != value}):
             yield session
 
 

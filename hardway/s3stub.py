@@ -1,12 +1,14 @@
 """Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
 
 What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
-and everything `aws` does, by stubs/aws.
+and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds a closed port, whatever
+PATH says: stubs/closed.sh lists the variables.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import stat
@@ -22,8 +24,11 @@ from hardway.errors import HardwayError, NothingMatched, UsageError
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
 TMP_VARIABLE = "s3_stubbed_tmp"
+_WAS = "s3_stubbed_was_"
 _WORK = "^tmp"
 _STARTED = "^started"
+_ATTEMPTS = 5
+"""How often a session is removed: a command that still runs may have added to it meanwhile, but only once."""
 _UUID = re.compile(r"[0-9A-Za-z-]+")
 
 
@@ -51,7 +56,7 @@ class Session:
         for bucket in _scan(self.path):
             if bucket.name == _WORK or not bucket.is_dir(follow_symlinks=False):
                 continue
-            for parent, _, names in os.walk(bucket.path):
+            for parent, _, names in os.walk(bucket.path, onerror=_unreadable):
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
                         size += os.stat(os.path.join(parent, name)).st_size
@@ -80,8 +85,30 @@ def directory() -> Path:
 
 def environment(session: Mapping[str, str]) -> dict[str, str]:
     """A copy of this process's environment in which `aws` is the stub, on the session that these variables name."""
+    return {**os.environ, **variables(session)}
+
+
+def variables(session: Mapping[str, str]) -> dict[str, str]:
+    """What an environment needs besides its own to be stubbed, on the session that these variables name."""
     where = f"{directory()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **session, "PATH": where}
+    return {**session, **closed(), "PATH": where}
+
+
+@functools.cache
+def closed() -> Mapping[str, str]:
+    """The variables that lead every client of S3 but the stub to a closed port."""
+    lines = (directory() / "closed.sh").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def endpoint_before() -> str | None:
+    """Where S3 was before this process's environment was stubbed: a URL, or empty for AWS's own; None if it is not."""
+    name = "AWS_ENDPOINT_URL_S3"
+    if os.environ.get(name) != closed()[name]:
+        return None
+    before = os.environ.get(f"{_WAS}{name}", "").removeprefix("e")
+    ignored = os.environ.get(f"{_WAS}AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "etrue"
+    return "" if ignored else before or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def script() -> Path:
@@ -104,7 +131,12 @@ def start(parent: Path | None = None) -> Session:
     uuid = str(uuids.uuid4())
     path = (parent or _tmp()) / f"{PREFIX}{uuid}"
     path.mkdir(mode=0o700)
-    (path / _STARTED).touch()
+    path.chmod(0o700)  # whatever the umask
+    try:
+        (path / _STARTED).touch()
+    except OSError:
+        path.rmdir()
+        raise
     return Session(uuid, path)
 
 
@@ -130,10 +162,16 @@ def find(uuid: str) -> Session:
 
 
 def remove(session: Session) -> None:
-    """Remove a session and its objects; one that is gone already is no error."""
-    # keys may nest directories deeper than shutil.rmtree recurses
-    subprocess.run(["rm", "-rf", "--", session.path], stderr=subprocess.DEVNULL, check=False)
-    if session.path.exists():
+    """Remove a session and its objects; one that is gone already is no error. Raises HardwayError where some stay."""
+    # the mark goes first: a command that still runs sees that the session has ended, and not just that objects are gone
+    with contextlib.suppress(OSError):
+        (session.path / _STARTED).unlink()
+    for _ in range(_ATTEMPTS):
+        # keys may nest directories deeper than shutil.rmtree recurses
+        subprocess.run(["rm", "-rf", "--", session.path], stderr=subprocess.DEVNULL, check=False)
+        if not os.path.lexists(session.path):
+            break
+    else:
         raise HardwayError(f"could not remove all of {session.path}: is another process writing to it?", 1)
 
 
@@ -145,8 +183,15 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
             return list(entries)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except OSError as error:
+        _unreadable(error)
         return []
+
+
+def _unreadable(error: OSError) -> None:
+    """What is gone holds nothing; of what can't be read nobody knows. Raises HardwayError."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise HardwayError(f"cannot read {error.filename}: {error.strerror}", 1) from error
 
 
 def _is_own_directory(entry: os.DirEntry[str]) -> bool:

@@ -1,13 +1,45 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Lists of objects and buckets, and the commands about them: aws s3 ls, mb, rb, presign, website. Read by aws, whose
-# parser, names of keys and errors it uses.
+# Lists of objects and buckets, and aws s3 ls. Read by aws, whose parser, names of keys and errors it uses.
 
 # ---------------------------------------------------------------- what there is
 
-list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's order
-  local prefix=$2 found start dir file line path lead='' previous=$'\n' lines=() odd=()
+whole() { # COMMAND...: sets $found to all that it prints, or $error; a failure can't be taken for nothing
+  found=$("$@" 2>/dev/null && printf '\n/')
+  if [[ $? -eq 0 && $found == *$'\n/' ]]; then
+    found=${found%$'\n/'}
+    return
+  fi
+  reason=$({ "$@" >/dev/null; } 2>&1) || [[ $reason ]] || reason="$1 failed"
+  reason=${reason%%$'\n'*}
+  os_error "${!#}"
+  return 1
+}
+
+find_objects() { # DIRECTORY FORMAT SORT-ARG...: an object that is removed meanwhile is no error
+  find "$1" -ignore_readdir_race -type f -printf "$2" | tr -d % | sort "${@:3}"
+}
+
+look() { # DIRECTORY FORMAT SORT-ARG...: sets $found to the lines of find_objects, or $error; nothing where it is gone
+  local _
+  no_links "$1"
+  for _ in 1 2 3; do
+    [[ -d $1 ]] || break
+    if whole find_objects "$@"; then
+      # what a listing is worth whose session was removed meanwhile is nothing
+      alive || removed
+      return
+    fi
+    # the directories of a bucket may be removed while it is read
+    alive || removed
+  done
+  found=''
+  [[ ! -d $1 ]]
+}
+
+list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's order; or $error
+  local prefix=$2 found start dir file line path bucket=$1 lead='' previous=$'\n' lines=() odd=()
   keys=() sizes=() times=()
-  bucket_directory "$1"
+  bucket_exists ListObjectsV2 || return
   start=$dir
   if [[ $prefix == */* ]]; then
     lead=${prefix%/*}/
@@ -17,8 +49,7 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's o
     start=${file%/*}
     prefix=${prefix#"$lead"}
   fi
-  [[ -d $start ]] || return
-  found=$(find "$start" -type f -printf '%P\003%s\003%T@\n' 2>/dev/null | tr -d % | sort)
+  look "$start" '%P\003%s\003%T@\n' || return
   local IFS=$'\n'
   if [[ $found == *^* ]]; then
     # shellcheck disable=SC2206
@@ -27,7 +58,7 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's o
       unescape "${line%%$'\003'*}"
       odd+=("$ordered"$'\003'"${line#*$'\003'}")
     done
-    found=$(printf '%s\n' "${odd[@]}" | sort)
+    whole sort_lines "${odd[@]}" || return
   fi
   # shellcheck disable=SC2206
   lines=($found)
@@ -47,7 +78,10 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's o
     line=${line##*$'\003'}
     times+=("${line%%.*}")
   done
+  return 0
 }
+
+sort_lines() { printf '%s\n' "$@" | sort; }
 
 unescape() { # a path as listed: sets $plain, the key, and $ordered, one line without ^ that sorts as the key does
   local left=$1 code char
@@ -85,10 +119,13 @@ decode_order() { # what `unescape` made to be sorted: sets $plain
   plain+=$left
 }
 
-list_buckets() { # PREFIX: sets names and times
+find_buckets() { find "$store" -mindepth 1 -maxdepth 1 -type d ! -name ^tmp -printf '%f\003%T@\n' | sort; }
+
+list_buckets() { # PREFIX: sets names and times; or ends
   local found line
-  found=$(find "$store" -mindepth 1 -maxdepth 1 -type d ! -name ^tmp -printf '%f\003%T@\n' 2>/dev/null | sort)
   names=() times=()
+  whole find_buckets || whole find_buckets || fail 255 "$error"
+  alive || removed
   local IFS=$'\n'
   for line in $found; do
     unescape "${line%%$'\003'*}"
@@ -110,7 +147,7 @@ list() { # aws s3 ls
     list_buckets "${value[bucket-name-prefix]-}"
     for i in "${!names[@]}"; do
       printf -v stamp '%(%F %T)T' "${times[i]}"
-      printf '%s %s\n' "$stamp" "${names[i]}"
+      out '%s %s\n' "$stamp" "${names[i]}"
     done
   else
     good_bucket "$bucket" || fail 255 "$error"
@@ -118,7 +155,7 @@ list() { # aws s3 ls
     if [[ ${value[recursive]-} && -z ${value[human-readable]-} ]]; then
       list_quickly "$wanted" "$start" && finish 0
     fi
-    list_bucket "$wanted" "$start"
+    list_bucket "$wanted" "$start" || fail 255 "$error"
     page=${value[page-size]-1000}
     ((page > 0 && page < 1000)) || page=1000
     for i in "${!keys[@]}"; do
@@ -173,14 +210,13 @@ list_quickly() { # BUCKET PREFIX: print a recursive listing without looking at e
   local found format fields=() i total=0
   [[ (-z $2 || ($2 == */ && $2 != / && $2 != *//)) && $2 != *[%^\\[:cntrl:]]* ]] || return
   locate "$1" "${2}x"
-  [[ -d ${file%/*} ]] || return
   format="%TY-%Tm-%Td %TH:%TM:%TS\\003%s\\003$2%P\\n"
-  found=$(find "${file%/*}" -type f -printf "$format" 2>/dev/null | tr -d % | sort -u -t $'\003' -k 3)
+  look "${file%/*}" "$format" -u -t $'\003' -k 3 || fail 255 "$error"
   [[ $found && $found != *^* ]] || return
   local IFS=$'\003\n'
   # shellcheck disable=SC2206
   fields=($found)
-  printf '%.19s %10s %s\n' "${fields[@]}"
+  out '%.19s %10s %s\n' "${fields[@]}"
   if [[ ${value[summarize]-} ]]; then
     for ((i = 1; i < ${#fields[@]}; i += 3)); do ((total += fields[i])); done
     print_summary "$((${#fields[@]} / 3))" "$total"
@@ -188,8 +224,8 @@ list_quickly() { # BUCKET PREFIX: print a recursive listing without looking at e
 }
 
 flush_page() { # S3 lists a page at a time, and of each page the CLI shows the prefixes first
-  ((${#prefixes[@]})) && printf '%s\n' "${prefixes[@]}"
-  ((${#rows[@]})) && printf '%s\n' "${rows[@]}"
+  ((${#prefixes[@]})) && out '%s\n' "${prefixes[@]}"
+  ((${#rows[@]})) && out '%s\n' "${rows[@]}"
   prefixes=() rows=()
 }
 
@@ -215,97 +251,5 @@ human_size() { # BYTES: sets $human
 print_summary() { # OBJECTS BYTES
   human=$2
   [[ ${value[human-readable]-} ]] && human_size "$2"
-  printf '\nTotal Objects: %s\n   Total Size: %s\n' "$1" "$human"
-}
-
-# ---------------------------------------------------------------- aws s3 mb, rb, presign, website
-
-make_bucket() { # aws s3 mb
-  parse 1 "$@" || usage_error 'the following arguments are required: path'
-  no_more_arguments
-  [[ ${positional[0]} == s3://* ]] || fail 255 '<S3Uri>
-Error: Invalid argument type'
-  split_path "${positional[0]}"
-  if create_bucket "$bucket"; then
-    printf 'make_bucket: %s\n' "$bucket"
-    finish 0
-  fi
-  printf 'make_bucket failed: %s %s\n' "${positional[0]}" "$error" >&2
-  finish 1
-}
-
-create_bucket() { # BUCKET: sets $error
-  good_bucket "$1" || return 1
-  if [[ ${#1} -lt 3 || ${#1} -gt 63 || ! $1 =~ ^[a-zA-Z0-9] || $1 == *- ]]; then
-    error='An error occurred (InvalidBucketName) when calling the CreateBucket operation: The specified bucket is not valid.'
-    return 1
-  fi
-  bucket_directory "$1"
-  mkdir -p -- "$dir"
-}
-
-remove_bucket() { # aws s3 rb
-  parse 1 "$@" || usage_error 'the following arguments are required: path'
-  no_more_arguments
-  local path=${positional[0]} i
-  [[ $path == s3://* ]] || fail 255 '<S3Uri>
-Error: Invalid argument type'
-  split_path "$path"
-  [[ -z $key ]] || fail 255 "Please specify a valid bucket name only. E.g. s3://$bucket"
-  if good_bucket "$bucket"; then
-    if [[ ${value[force]-} ]]; then
-      load many
-      list_bucket "$bucket" ''
-      chunked=()
-      for i in "${keys[@]}"; do
-        printf 'delete: s3://%s/%s\n' "$bucket" "$i"
-        locate "$bucket" "$i"
-        chunked+=("$file")
-      done
-      in_chunks rm -f --
-    fi
-    bucket_directory "$bucket"
-    find "$dir" -depth -type d -empty -delete 2>/dev/null
-    if [[ ! -d $dir ]]; then
-      printf 'remove_bucket: %s\n' "$bucket"
-      finish 0
-    fi
-    error='An error occurred (BucketNotEmpty) when calling the DeleteBucket operation: The bucket you tried to delete is not empty'
-  fi
-  printf 'remove_bucket failed: %s %s\n' "$path" "$error" >&2
-  finish 1
-}
-
-url_encode() { # KEY: sets $encoded
-  local i char
-  encoded=''
-  for ((i = 0; i < ${#1}; i++)); do
-    char=${1:i:1}
-    if [[ $char == [a-zA-Z0-9/_.~-] ]]; then
-      encoded+=$char
-    else
-      printf -v char '%d' "'$char"
-      printf -v char '%%%02X' "$((char & 255))"
-      encoded+=$char
-    fi
-  done
-}
-
-presign() {
-  parse 1 "$@" || usage_error 'the following arguments are required: path'
-  whole_number expires-in
-  no_more_arguments
-  split_path "${positional[0]}"
-  if ! good_bucket "$bucket" || ! legal_key GetObject; then fail 255 "$error"; fi
-  url_encode "$key"
-  now
-  printf 'https://%s.s3.amazonaws.com/%s?AWSAccessKeyId=stub&Signature=stub&Expires=%s\n' \
-    "$bucket" "$encoded" "$((now + ${value[expires-in]-3600}))"
-  finish 0
-}
-
-website() {
-  parse 1 "$@" || usage_error 'the following arguments are required: paths'
-  no_more_arguments
-  finish 0
+  out '\nTotal Objects: %s\n   Total Size: %s\n' "$1" "$human"
 }

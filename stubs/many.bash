@@ -87,12 +87,13 @@ apply_filters() { # keeps of rels, paths, sizes and times what the last matching
   paths=("${paths[@]}") rels=("${rels[@]}") sizes=("${sizes[@]}") times=("${times[@]}")
 }
 
-gather_objects() { # BUCKET/PREFIX DELETING: sets rels, paths, sizes, times
+gather_objects() { # BUCKET/PREFIX DELETING MAKING: sets rels, paths, sizes, times; a bucket that will be made is empty
   local i
   split_path "$1"
   good_bucket "$bucket" || fatal "$error"
-  list_bucket "$bucket" "$key"
-  rels=() paths=()
+  rels=() paths=() sizes=() times=()
+  [[ -z ${3-} ]] || bucket_exists ListObjectsV2 || return 0
+  list_bucket "$bucket" "$key" || fatal "$error"
   for i in "${!keys[@]}"; do
     if [[ -z $2 && ${sizes[i]} == 0 && ${keys[i]} == */ ]]; then
       unset "sizes[$i]" "times[$i]"
@@ -104,23 +105,45 @@ gather_objects() { # BUCKET/PREFIX DELETING: sets rels, paths, sizes, times
   sizes=("${sizes[@]}") times=("${times[@]}")
 }
 
-gather_files() { # DIRECTORY/: sets rels, paths, sizes, times
-  local record kind follow=-L
+gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete where not all could be read
+  local record kind follow=-L last=none status line
   rels=() paths=() sizes=() times=()
   [[ ${value[no-follow-symlinks]-} ]] && follow=-P
-  [[ $follow == -P && -L ${1%/} ]] && return
-  if [[ ! -d $1 ]]; then
+  if [[ $follow == -P && -L ${1%/} ]]; then
+    incomplete=1
+    return
+  elif [[ ! -d $1 ]]; then
+    incomplete=1
     warn "$1" 'File does not exist.'
     return
   elif [[ ! -r $1 ]]; then
+    incomplete=1
     warn "$1" 'File/Directory is not readable.'
     return
   fi
   claim || fatal "$error"
-  find "$follow" "$1" -mindepth 1 \( -type d -readable \) -o -type d -prune -printf '%P\003u\003\003\0' \
-    -o -type f -readable -printf '%P\003f\003%s\003%T@\0' -o -type f -printf '%P\003u\003\003\0' \
-    -o -type l -printf '%P\003l\003\003\0' -o -printf '%P\003s\003\003\0' 2>/dev/null | sort -z >"$temporary"
+  # what is written ends in an empty record, and what is said about it in both exit codes
+  reason=$({
+    list_files "$follow" "$1" | sort -z >"$temporary"
+    printf '\n/%s' "${PIPESTATUS[*]}"
+    printf '\0' 2>/dev/null >>"$temporary"
+  } 2>&1)
+  status=${reason##*$'\n/'} reason=${reason%$'\n/'*}
+  if [[ $status == '1 0' && $reason == find:* ]]; then
+    # find goes on after what it can't read, and names it
+    incomplete=1
+    while [[ $reason ]]; do
+      line=${reason%%$'\n'*} reason=${reason#"${reason%%$'\n'*}"} reason=${reason#$'\n'}
+      line=${line#find: }
+      warn "${line%: *}" "${line##*: }."
+    done
+  elif [[ $status != '0 0' ]]; then
+    reason=${reason%%$'\n'*}
+    os_error
+    fatal "$error"
+  fi
   while IFS= read -r -d '' record; do
+    last=$record
     path=$1${record%$'\003'*$'\003'*$'\003'*}
     kind=${record#"${path:${#1}}"$'\003'}
     case $kind in
@@ -129,11 +152,22 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times
         kind=${kind#f?}
         sizes+=("${kind%$'\003'*}") times+=("${kind#*$'\003'}")
         ;;
-      u*) warn "$path" 'File/Directory is not readable.' ;;
+      u*)
+        incomplete=1
+        warn "$path" 'File/Directory is not readable.'
+        ;;
       s*) warn_special "$path" ;;
       l*) [[ $follow == -P ]] || warn "$path" 'File does not exist.' ;;
     esac
   done <"$temporary"
+  [[ -z $last ]] || fatal "the list of the files in $1 could not be kept: $session/${temporary#./}"
+  alive || removed
+}
+
+list_files() { # -L|-P DIRECTORY/
+  find "$1" "$2" -ignore_readdir_race -mindepth 1 \( -type d -readable \) -o -type d -prune -printf '%P\003u\003\003\0' \
+    -o -type f -readable -printf '%P\003f\003%s\003%T@\0' -o -type f -printf '%P\003u\003\003\0' \
+    -o -type l -printf '%P\003l\003\003\0' -o -printf '%P\003s\003\003\0'
 }
 
 # ---------------------------------------------------------------- many at a time
@@ -147,7 +181,7 @@ in_chunks() { # COMMAND...: run it with the words of $chunked, so many at a time
 }
 
 perform_many() { # all that a tool can do for many files at a time, a directory after the other
-  local i g from to stage names name local_stage=''
+  local i g from to stage names name here_stage=''
   local -A group
   local froms=() tos=() members=() ids=()
   chunked=()
@@ -165,8 +199,10 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
         ;;
     esac
   done
+  alive || removed
   in_chunks rm -f -- && for i in "${ids[@]}"; do done_already[i]=1; done
   ids=()
+  [[ $operation != download ]] || here_stage=1
   for i in "${!operations[@]}"; do
     from=${sources[i]} to=${targets[i]}
     [[ ${done_already[i]-} || ${operations[i]} == d[ie][sl]* ]] && continue
@@ -175,12 +211,12 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
       locate "$bucket" "$key"
       from=$file
     fi
-    if [[ ${operations[i]} == download ]]; then
-      local_stage=${target_path%/}
-      [[ -e $to && ! -f $to ]] && continue
+    if [[ $here_stage ]]; then
+      # what must not be renamed over goes on its own
+      [[ (-e $to && ! -f $to) || -L $to || $to == /dev/* || $to == /proc/* ]] && continue
     else
       split_path "$to"
-      [[ $key && ${#key} -le 1024 && ${sources[i]} != "$to" ]] || continue
+      { [[ $key && ${#key} -le 1024 && ${sources[i]} != "$to" ]] && may_be_made PutObject; } || continue
       locate "$bucket" "$key"
       to=$file
     fi
@@ -195,47 +231,52 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     members[g]+=/${from##*/} ids[g]+=" $i"
   done
   ((${#froms[@]})) || return
-  claim || return
-  stage=$temporary
-  if [[ $local_stage ]]; then
-    stage=$local_stage/.${temporary##*/}
+  if [[ $here_stage ]]; then
+    stage=${target_path%/}
+    [[ $stage/ -ef /dev/ || $stage/ == /dev/* || $stage/ == /proc/* ]] && return
+    stage+=/.aws-$$.$RANDOM$RANDOM
+    mkdir -m 700 -- "$stage" 2>/dev/null || return
     scratch+=("$stage")
   else
+    claim || return
+    stage=$temporary
     rm -f -- "$stage"
   fi
   chunked=("${!froms[@]}")
   chunked=("${chunked[@]/#/$stage/}")
-  in_chunks mkdir -p -- || return
+  in_chunks mkdir -p -- || { clear_stage && return; }
   chunked=()
   for to in "${tos[@]}"; do [[ -d $to ]] || chunked+=("$to"); done
   in_chunks mkdir -p --
-  local keep=--no-preserve=mode copied=()
-  [[ $local_stage ]] && keep=--preserve=timestamps
+  local keep=--no-preserve=mode follow=-P copied=()
+  [[ $here_stage ]] && keep=--preserve=timestamps
+  [[ $operation == upload ]] && follow=-L
   for g in "${!froms[@]}"; do
     split_names "${members[g]}"
     chunked=("${names[@]/#/${froms[g]}/}")
-    in_chunks cp --no-preserve=mode "$keep" -t "$stage/$g" -- && copied+=("$g")
+    if in_chunks cp "$follow" --no-preserve=mode "$keep" -t "$stage/$g" --; then copied+=("$g"); else rm -rf -- "${stage:?}/$g"; fi
   done
-  if [[ -z $local_stage ]]; then
+  if [[ -z $here_stage ]]; then
     now
-    find "$stage" -type f -exec touch -d "@$now" -- {} +
+    find "$stage" -type f -exec touch -d "@$now" -- {} + 2>/dev/null || { clear_stage && return; }
   fi
-  local doomed=()
+  # only what a tool says is done counts as done; all else is tried again, each on its own, and its error shown
   for g in "${copied[@]}"; do
     split_names "${members[g]}"
     chunked=("${names[@]/#/$stage/$g/}")
-    in_chunks mv -f -t "${tos[g]}" --
-    local n=0
-    for i in ${ids[g]}; do
-      if [[ ! -e ${chunked[n]} ]]; then
-        done_already[i]=1
-        [[ $command == mv ]] && doomed+=("${froms[g]}/${names[n]}")
-      fi
-      ((n++))
-    done
+    for i in "${chunked[@]}"; do [[ -L $i ]] && continue 2; done
+    in_chunks mv -f -t "${tos[g]}" -- || continue
+    alive || removed
+    if [[ $command == mv ]]; then
+      chunked=("${names[@]/#/${froms[g]}/}")
+      in_chunks rm -f -- || continue
+    fi
+    for i in ${ids[g]}; do done_already[i]=1; done
   done
-  chunked=("${doomed[@]}")
-  in_chunks rm -f --
+  clear_stage
+}
+
+clear_stage() {
   rm -rf -- "${scratch[@]}"
   scratch=()
 }
@@ -249,10 +290,12 @@ split_names() { # /NAME/NAME: sets names
 # ---------------------------------------------------------------- sync and case conflicts
 
 compare() { # what sync has to do: both sides come in the order of their keys
-  local i=0 j=0 n m src dst
-  gather "$source_kind" "$source_path"
+  local i=0 j=0 n m src dst kept='' incomplete=''
+  gather "$source_kind" "$source_path" ''
+  local whole_source=1
+  [[ $incomplete ]] && whole_source=''
   local s_rels=("${rels[@]}") s_paths=("${paths[@]}") s_sizes=("${sizes[@]}") s_times=("${times[@]}")
-  gather "$target_kind" "$target_path"
+  gather "$target_kind" "$target_path" making
   n=${#s_rels[@]} m=${#rels[@]}
   while ((i < n || j < m)); do
     src=${s_rels[i]-} dst=${rels[j]-}
@@ -263,16 +306,24 @@ compare() { # what sync has to do: both sides come in the order of their keys
       consider "${s_paths[i]}" "$src"
       ((i++))
     else
-      if [[ ${value[delete]-} ]]; then
+      if [[ ${value[delete]-} && -z $whole_source ]]; then
+        kept+=1
+      elif [[ ${value[delete]-} ]]; then
         if [[ $target_kind == s3 ]]; then plan delete "${paths[j]}" ''; else plan discard "${paths[j]}" ''; fi
       fi
       ((j++))
     fi
   done
+  # the CLI would delete what it could not read the source of
+  [[ -z $kept ]] || warn "$source_path" 'Not all of it could be read, so nothing is deleted.'
+  [[ $source_kind == s3 && " ${operations[*]}" == *' d'[ie][sl]* ]] || return 0
+  # of a bucket, or a session, that somebody is removing just now, a part was listed
+  gather s3 "$source_path" ''
+  ((${#rels[@]} >= n)) || fatal "objects of s3://$source_path are being removed: nothing is copied, nothing is deleted"
 }
 
-gather() { # KIND PATH
-  if [[ $1 == s3 ]]; then gather_objects "$2" ''; else gather_files "$2"; fi
+gather() { # KIND PATH MAKING
+  if [[ $1 == s3 ]]; then gather_objects "$2" '' "$3"; else gather_files "$2"; fi
   apply_filters
 }
 

@@ -50,14 +50,16 @@ iso_date() {
   printf -v date '%(%Y-%m-%dT%H:%M:%S.000Z)T' "$1"
 }
 
-md5() { # FILE...: sets md5s
-  local line
+md5() { # FILE...: sets md5s; or $error
+  local line found
   md5s=()
+  whole md5sum -- "$@" || return
   # a name with a backslash or a newline is quoted by a leading backslash
-  while IFS= read -r line; do
+  while [[ $found ]]; do
+    line=${found%%$'\n'*} found=${found#"$line"} found=${found#$'\n'}
     line=${line#\\}
     md5s+=("${line%% *}")
-  done < <(md5sum -- "$@" 2>/dev/null)
+  done
 }
 
 field() { # NAME VALUE [raw]: a member of the answer
@@ -71,7 +73,7 @@ answer() { # print the fields as --output and --query ask
   if [[ $query ]]; then
     for i in "${!names[@]}"; do
       [[ ${names[i]} == "$query" ]] || continue
-      if [[ $output == text ]]; then printf '%s\n' "${plain_values[i]}"; else printf '%s\n' "${json_values[i]}"; fi
+      if [[ $output == text ]]; then out '%s\n' "${plain_values[i]}"; else out '%s\n' "${json_values[i]}"; fi
       finish 0
     done
     refuse "it cannot answer --query $query of $command; it knows --query NAME, with one of: ${names[*]}"
@@ -84,18 +86,24 @@ answer() { # print the fields as --output and --query ask
       ;;
     text)
       # the CLI sorts the columns by name; Metadata is empty and not shown
-      local columns=()
+      local columns=() found
+      whole sort_fields || fail 255 "$error"
       local IFS=$'\n'
-      # shellcheck disable=SC2207
-      columns=($(for i in "${!names[@]}"; do
-        [[ ${names[i]} == Metadata ]] || printf '%s %s\n' "${names[i]}" "${plain_values[i]}"
-      done | sort))
+      # shellcheck disable=SC2206
+      columns=($found)
       IFS=$'\t'
-      printf '%s\n' "${columns[*]#* }"
+      out '%s\n' "${columns[*]#* }"
       ;;
     *) refuse "it has no --output $output" ;;
   esac
   finish 0
+}
+
+sort_fields() {
+  local i
+  for i in "${!names[@]}"; do
+    [[ ${names[i]} == Metadata ]] || printf '%s %s\n' "${names[i]}" "${plain_values[i]}"
+  done | sort
 }
 
 an_object() { # OPERATION: $bucket and $key from the options, found at $file
@@ -104,11 +112,12 @@ an_object() { # OPERATION: $bucket and $key from the options, found at $file
   locate "$bucket" "$key"
 }
 
-about_object() { # FILE [LENGTH RANGE]: fields of what head-object and get-object say
-  local times
+about_object() { # FILE [LENGTH RANGE]: fields of what head-object and get-object say; or $error
+  local times found
   names=() plain_values=() json_values=()
-  times=$(find "$1" -printf '%T@ %s')
-  md5 "$1"
+  whole find "$1" -printf '%T@ %s' || return
+  times=$found
+  md5 "$1" || return
   http_date "${times%%.*}"
   field AcceptRanges bytes
   field LastModified "$date"
@@ -121,22 +130,31 @@ about_object() { # FILE [LENGTH RANGE]: fields of what head-object and get-objec
 
 head_object() {
   an_object HeadObject
-  [[ -f $file ]] || fail 255 'An error occurred (404) when calling the HeadObject operation: Not Found'
-  about_object "$file"
+  if ! is_object "$file" || ! about_object "$file"; then
+    alive || removed
+    is_object "$file" || error='An error occurred (404) when calling the HeadObject operation: Not Found'
+    fail 255 "$error"
+  fi
   answer
 }
 
 get_object() {
-  local first last size
+  local first last size found path
   an_object GetObject
+  bucket_exists GetObject || fail 255 "$error"
   claim || fail 255 "$error"
   # a copy of its own: what it says of the object and what it writes are the same object
-  cp --preserve=timestamps -- "$file" "$temporary" 2>/dev/null ||
-    fail 255 'An error occurred (NoSuchKey) when calling the GetObject operation: The specified key does not exist.'
+  if ! is_object "$file" || ! try cp -P --preserve=timestamps -- "$file" "$temporary"; then
+    alive || removed
+    os_error
+    [[ -e $file ]] || error='An error occurred (NoSuchKey) when calling the GetObject operation: The specified key does not exist.'
+    fail 255 "$error"
+  fi
   if [[ ${value[range]+x} ]]; then
     [[ ${value[range]} =~ ^bytes=([0-9]*)-([0-9]*)$ ]] || refuse "it has no --range ${value[range]}"
     first=${BASH_REMATCH[1]} last=${BASH_REMATCH[2]}
-    size=$(find "$temporary" -printf %s)
+    whole find "$temporary" -printf %s || fail 255 "$error"
+    size=$found
     if [[ -z $first ]]; then
       first=$((size - last))
       ((first < 0)) && first=0
@@ -145,26 +163,39 @@ get_object() {
     ((first < size)) ||
       fail 255 'An error occurred (InvalidRange) when calling the GetObject operation: The requested range is not satisfiable'
     [[ -n $last ]] && ((last < size)) || last=$((size - 1))
-    about_object "$temporary" "$((last - first + 1))" "bytes $first-$last/$size"
-    tail -c "+$((first + 1))" -- "$temporary" | head -c "$((last - first + 1))" >"${positional[0]}"
+    about_object "$temporary" "$((last - first + 1))" "bytes $first-$last/$size" || fail 255 "$error"
+    scratch+=("$temporary.part")
+    if ! reason=$(tail -c "$((size - first))" -- "$temporary" 2>&1 >"$temporary.part") ||
+      ! reason=$(head -c "$((last - first + 1))" -- "$temporary.part" 2>&1 >"$temporary"); then
+      os_error
+      fail 255 "$error"
+    fi
   else
-    about_object "$temporary"
-    cat -- "$temporary" >"${positional[0]}"
-  fi || finish 255
+    about_object "$temporary" || fail 255 "$error"
+  fi
+  absolute "${positional[0]}"
+  load odd
+  no_rename "$path"
+  open_through "$through" || fail 255 "$error"
+  reason=$(cat -- "$temporary" 2>&1 >&3) || { os_error "${positional[0]}" && fail 255 "$error"; }
+  exec 3>&-
   answer
 }
 
 put_object() {
-  local source=/dev/null
+  local source=/dev/null path
   bucket=${value[bucket]} key=${value[key]}
   if [[ ${value[body]+x} ]]; then
-    source=${value[body]}
+    absolute "${value[body]}"
+    source=$path
     [[ -e $source && ! -d $source ]] || fail 255 "Error parsing parameter '--body': Blob values must be a path to a file."
   fi
   good_bucket "$bucket" || fail 255 "$error"
-  put - "$bucket/$key" PutObject <"$source" || fail 255 "$error"
+  { exec <"$source"; } 2>/dev/null || fail 255 "[Errno 13] Permission denied: '${value[body]}'"
+  put - "$bucket/$key" PutObject || fail 255 "$error"
   names=() plain_values=() json_values=()
-  md5 "$file"
+  md5 "$file" || fail 255 "$error"
+  alive || removed
   field ETag "\"${md5s[0]}\""
   answer
 }
@@ -175,6 +206,7 @@ delete_object() {
 }
 
 create_bucket_call() {
+  load buckets
   create_bucket "${value[bucket]}" || fail 255 "$error"
   names=() plain_values=() json_values=()
   field Location "/${value[bucket]}"
@@ -188,7 +220,7 @@ rows() { # MEMBER FIELD...: print rows_json (objects), or of columns[row * field
   n=$((${#columns[@]} / $#))
   if [[ $query == "length($member)" ]]; then
     ((n)) || fail 255 "In function length(), invalid type for value: None, expected one of: ['string', 'array', 'object'], received: \"null\""
-    printf '%s\n' "$n"
+    out '%s\n' "$n"
     finish 0
   fi
   local shape="^$member\\[(\\*|-?[0-9]+)?\\]\\.([A-Za-z]+|\\[[A-Za-z, ]+\\])\$"
@@ -209,7 +241,7 @@ rows() { # MEMBER FIELD...: print rows_json (objects), or of columns[row * field
     ((index >= 0 && index < n)) && picked=("$index")
   fi
   if ((${#picked[@]} == 0)); then
-    if [[ $output == text ]]; then printf 'None\n'; else printf 'null\n'; fi
+    if [[ $output == text ]]; then out 'None\n'; else out 'null\n'; fi
     finish 0
   fi
   local lines=() cells=() page=() margin='    '
@@ -240,30 +272,34 @@ $margin]")
   done
   ((${#page[@]})) && lines+=("${page[*]}")
   if [[ $output == text || -z $margin ]]; then
-    printf '%s\n' "${lines[@]}"
+    out '%s\n' "${lines[@]}"
   else
     printf -v text '%s,\n' "${lines[@]}"
-    printf '[\n%s\n]\n' "${text%,*}"
+    out '[\n%s\n]\n' "${text%,*}"
   fi
   finish 0
 }
 
 list_objects() {
   local bucket=${value[bucket]} prefix=${value[prefix]-} delimiter=${value[delimiter]-} after=${value[start-after]-}
-  local i name count=0 limit='' skip=0 last='' more='' seen='' objects=() prefixes=() files=() shown=() members=() text
+  local i name found count=0 limit='' skip=0 last='' more='' seen='' objects=() prefixes=() files=() members=() text skipped=0
   local token='^\{"ContinuationToken": null, "boto_truncate_amount": ([0-9]+)\}$'
   good_bucket "$bucket" || fail 255 "$error"
-  list_bucket "$bucket" "$prefix"
+  list_bucket "$bucket" "$prefix" || fail 255 "$error"
   if [[ ${value[max-keys]+x} ]]; then
     limit=${value[max-keys]}
     ((limit > 1000)) && limit=1000
   elif [[ ${value[no-paginate]-} ]]; then
     limit=1000
   fi
-  [[ ${value[continuation-token]+x} ]] && after=$(base64 -d <<<"${value[continuation-token]}")
+  if [[ ${value[continuation-token]+x} ]]; then
+    whole decode "${value[continuation-token]}" ||
+      fail 255 'An error occurred (InvalidArgument) when calling the ListObjectsV2 operation: The continuation token provided is incorrect'
+    after=$found
+  fi
   if [[ ${value[starting-token]+x} ]]; then
-    [[ $(base64 -d <<<"${value[starting-token]}" 2>/dev/null) =~ $token ]] || fail 255 'Bad starting token: '"${value[starting-token]}"
-    skip=${BASH_REMATCH[1]}
+    { whole decode "${value[starting-token]}" && [[ $found =~ $token ]]; } || fail 255 'Bad starting token: '"${value[starting-token]}"
+    skip=${BASH_REMATCH[1]} skipped=$skip
   fi
   for i in "${!keys[@]}"; do
     name=${keys[i]}
@@ -294,7 +330,12 @@ list_objects() {
   done
   local sums=() columns=() rows_json=()
   for ((i = 0; i < ${#files[@]}; i += 500)); do
-    md5 "${files[@]:i:500}"
+    if ! md5 "${files[@]:i:500}"; then
+      # an object that is gone since the listing is left out by another one
+      alive || removed
+      ((${1-0} < 3)) || fail 255 "$error"
+      list_objects "$((${1-0} + 1))"
+    fi
     sums+=("${md5s[@]}")
   done
   for i in "${!objects[@]}"; do
@@ -302,7 +343,7 @@ list_objects() {
     columns+=("${keys[objects[i]]}" "$date" "\"${sums[i]}\"" "${sizes[objects[i]]}" STANDARD)
   done
   if [[ $query == 'KeyCount' && -n $limit ]]; then
-    printf '%s\n' "$count"
+    out '%s\n' "$count"
     finish 0
   fi
   [[ $query == CommonPrefixes* ]] && columns=("${prefixes[@]}") && rows CommonPrefixes Prefix
@@ -341,14 +382,24 @@ list_objects() {
   add_list CommonPrefixes "${rows_json[@]}"
   if [[ -n $limit ]]; then
     members+=('    "EncodingType": "url"' "    \"KeyCount\": $count")
-    [[ $more ]] && members+=("    \"NextContinuationToken\": \"$(printf %s "$more" | base64 -w 0)\"")
+    if [[ $more ]]; then
+      whole encode "$more" || fail 255 "$error"
+      members+=("    \"NextContinuationToken\": \"$found\"")
+    fi
   else
     json "$prefix" && members+=('    "RequestCharged": null' "    \"Prefix\": $quoted")
-    [[ $more ]] && members+=("    \"NextToken\": \"$(printf '{"ContinuationToken": null, "boto_truncate_amount": %d}' \
-      "$((${value[max-items]} + ${BASH_REMATCH[1]:-0}))" | base64 -w 0)\"")
+    if [[ $more ]]; then
+      printf -v text '{"ContinuationToken": null, "boto_truncate_amount": %d}' "$((${value[max-items]} + skipped))"
+      whole encode "$text" || fail 255 "$error"
+      members+=("    \"NextToken\": \"$found\"")
+    fi
   fi
   print_members
 }
+
+decode() { printf %s "$1" | base64 -d; }
+
+encode() { printf %s "$1" | base64 -w 0; }
 
 add_list() { # NAME ITEM...: a member of $members, unless it is empty
   local name=$1 text
@@ -363,7 +414,7 @@ ${text%,*}
 print_members() {
   local text
   printf -v text '%s,\n' "${members[@]}"
-  printf '{\n%s\n}\n' "${text%,*}"
+  out '{\n%s\n}\n' "${text%,*}"
   finish 0
 }
 
@@ -436,6 +487,7 @@ s3api() {
   whole_number max-keys
   whole_number max-items
   [[ $no_paginate ]] && value[no-paginate]=1
+  [[ $command == get-object ]] || umask 077
   case $command in
     head-object) head_object ;;
     get-object) get_object ;;

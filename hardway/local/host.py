@@ -25,6 +25,7 @@ import asyncssh
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
+from hardway import s3stub
 from hardway.local import cloudinit
 from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
@@ -330,6 +331,7 @@ class _Session(SSHServerStreamSession[Any]):
         binds = []
         session = requested.get("s3_stubbed_session", "")
         if re.fullmatch(r"[\w-]+", session):
+            requested.update(s3stub.closed())
             top = requested.setdefault("s3_stubbed_tmp", "/tmp")
             directory = os.path.normpath(os.path.join("/", top, f"s3_stubbed_session_{session}"))
             if os.path.isdir(directory):

@@ -45,6 +45,9 @@ class Side:
     def run(self, args: list[str], stdin: bytes = b"") -> Result:
         raise NotImplementedError
 
+    def make(self, bucket: str) -> None:
+        raise NotImplementedError
+
     def put(self, bucket: str, key: str, body: bytes) -> None:
         raise NotImplementedError
 
@@ -87,6 +90,9 @@ class RealSide(Side):
         answer = json.loads(self._process.stdout.readline())
         return Result(answer["code"], answer["stdout"], answer["stderr"])
 
+    def make(self, bucket: str) -> None:
+        self.client.create_bucket(Bucket=bucket)
+
     def put(self, bucket: str, key: str, body: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=body)
 
@@ -114,10 +120,17 @@ class StubSide(Side):
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
 
+    @property
+    def session(self) -> Path:
+        """The directory of its session."""
+        return Path(self.environment["s3_stubbed_tmp"], f"s3_stubbed_session_{self.environment['s3_stubbed_session']}")
+
     def leftovers(self) -> list[Path]:
         """Temporary files of commands that have ended."""
-        session = f"s3_stubbed_session_{self.environment['s3_stubbed_session']}"
-        return list((Path(self.environment["s3_stubbed_tmp"]) / session / "^tmp").glob("*"))
+        return list((self.session / "^tmp").glob("*"))
+
+    def make(self, bucket: str) -> None:
+        assert self.run(["s3", "mb", f"s3://{bucket}"]).code == 0
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
         command = ["s3api", "put-object", "--bucket", bucket, f"--key={key}", "--body", "/dev/stdin"]

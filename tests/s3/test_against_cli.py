@@ -666,6 +666,63 @@ FLAGS = [
     case("only errors of a recursive copy", "s3 cp t s3://bkt --recursive --only-show-errors", files=TREE),
 ]
 
+NEVER = [
+    case(
+        f"{command}",
+        command,
+        files={"t/a": "1", "t/b/c": "2", "a": "3"},
+        objects={"bkt/k": "1"},
+    )
+    for command in (
+        "s3 ls s3://never",
+        "s3 ls s3://never/p/ --recursive",
+        "s3 ls s3://never --recursive --human-readable --summarize",
+        "s3 cp s3://never/k x",
+        "s3 cp s3://never/k -",
+        "s3 cp s3://never x",
+        "s3 mv s3://never/ x",
+        "s3 cp s3://never s3://bkt/x",
+        "s3 cp s3://never x --recursive",
+        "s3 cp s3://never x --recursive --exclude *",
+        "s3 cp s3://never/k s3://bkt/x",
+        "s3 cp s3://never s3://bkt --recursive",
+        "s3 mv s3://never/k x",
+        "s3 mv s3://never x --recursive",
+        "s3 mv s3://never/k s3://bkt/x",
+        "s3 mv s3://never s3://bkt --recursive",
+        "s3 rm s3://never/k",
+        "s3 rm s3://never/k --quiet",
+        "s3 rm s3://never/k --dryrun",
+        "s3 rm s3://never",
+        "s3 rm s3://never --recursive",
+        "s3 rm s3://never/p/ --recursive --dryrun",
+        "s3 sync s3://never t",
+        "s3 sync s3://never/x t --delete",
+        "s3 sync s3://never t --delete --dryrun",
+        "s3 sync s3://never t --delete --quiet",
+        "s3 sync s3://never s3://bkt --delete",
+        "s3 rb s3://never",
+        "s3 rb s3://never --force",
+        "s3api head-object --bucket never --key k",
+        "s3api get-object --bucket never --key k out",
+        "s3api delete-object --bucket never --key k",
+        "s3api list-objects-v2 --bucket never",
+        "s3api list-objects-v2 --bucket never --query Contents[].Key",
+        "s3 ls s3://NEVER",
+        "s3 ls s3://..",
+        "s3 cp s3://../k x",
+        "s3 cp a s3://../k",
+        "s3 cp a s3://./k",
+        "s3 rm s3://../k",
+        "s3 mb s3://..",
+        "s3 mb s3://a..b",
+        "s3 mb s3://NEVER",
+        f"s3 mb s3://{'n' * 64}",
+        f"s3 mb s3://{'n' * 256}",
+        f"s3 cp a s3://{'n' * 256}/k",
+    )
+]
+
 NO_CRC = {"differs": "ChecksumCRC32", "why": "nothing in coreutils or bash computes this CRC"}
 
 API = [
@@ -781,6 +838,7 @@ TABLE = [
         "sync": SYNC,
         "flag": FLAGS,
         "s3api": API,
+        "a bucket nobody made": NEVER,
     }.items()
     for one in cases
 ]
@@ -789,12 +847,11 @@ TABLE = [
 def prepare(side: Side, one: Case) -> None:
     for name, text in one.files.items():
         write(name, text)(side.root)
-    if isinstance(side, RealSide):
-        text = " ".join([str(one.steps), *one.objects])
-        for bucket in one.buckets:
-            if bucket in text:
-                side.client.create_bucket(Bucket=bucket)
-    elif one.objects is KEYS:
+    text = " ".join([str(one.steps), *one.objects])
+    for bucket in one.buckets:
+        if bucket in text:
+            side.make(bucket)
+    if isinstance(side, StubSide) and one.objects is KEYS:
         source = side.root.parent / "objects"
         for name, text in KEYS.items():
             (source / name).parent.mkdir(parents=True, exist_ok=True)

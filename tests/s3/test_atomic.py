@@ -83,11 +83,13 @@ def test_recursive_writers_and_removers_do_not_disturb_each_other(stub: StubSide
         path = stub.root / "in" / f"d{n % 4}" / f"f{n}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{n}\n" * 100)
+    for n in range(6):
+        stub.make(f"empty-{n}")
     processes = []
     for n in range(6):
         processes.append(start(stub, ["s3", "cp", "in", "s3://bkt/shared", "--recursive", "--quiet"]))
         processes.append(start(stub, ["s3", "sync", "in", f"s3://bkt/own-{n}", "--quiet"]))
-        processes.append(start(stub, ["s3", "rb", "s3://never"], stdout=subprocess.DEVNULL))
+        processes.append(start(stub, ["s3", "rb", f"s3://empty-{n}"], stdout=subprocess.DEVNULL))
     with ended(processes):
         pass
     for prefix in ["shared", *(f"own-{n}" for n in range(6))]:

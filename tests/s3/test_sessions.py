@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,170 @@ def test_sourced_in_a_function_and_by_a_relative_path(command: list[str], clean:
     assert (done.returncode, done.stdout.splitlines()[0], done.stderr) == (0, str(STUB), "")
 
 
+VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_S3_CONTROL", "AWS_S3_ENDPOINT", "S3_ENDPOINT_URL", "S3_ENDPOINT")
+SHOW = f"""show() {{
+for name in AWS_IGNORE_CONFIGURED_ENDPOINT_URLS {" ".join(VARIABLES)}; do
+  eval "value=\\${{$name-unset}}"
+  printf '%s=%s\\n' "$name" "$value"
+  sh -c "printf '%s in a child\\n' \"\${{$name-unset}}\""
+done; }}
+"""
+
+
+@pytest.mark.parametrize("options", ["", "set -eu"], ids=["plain", "strict"])
+@pytest.mark.parametrize("command", SHELLS)
+def test_what_leads_to_s3_is_closed_and_given_back(
+    command: list[str], options: str, clean: dict[str, str], tmp_path: Path
+) -> None:
+    """Set, unset, empty, exported or not; sourced twice, its session removed in between, ended in a sub-shell first."""
+    values = {
+        "AWS_ENDPOINT_URL_S3": "http://a 'b'\nc",
+        "S3_ENDPOINT_URL": "",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "TRUE",
+    }
+    text = f"""{options}
+S3_ENDPOINT=set AWS_S3_ENDPOINT=
+{SHOW}
+show >before
+. {SOURCED}
+show >during
+. {SOURCED}
+sh ./child.sh
+. {SOURCED}
+show >again
+clear-s3-stubbed
+show >after
+clear-s3-stubbed
+show >twice
+set | grep -a "^s3_stubbed" || echo nothing left
+"""
+    (tmp_path / "child.sh").write_text(f"{SHOW}\n. {SOURCED}\n_s3_stubbed_clear >&2\nshow >child\n")
+    done = shell(command, text, {**clean, **values}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = {name: (tmp_path / name).read_text() for name in ("before", "during", "child", "again", "after", "twice")}
+    assert said["during"].count("127.0.0.1:9/") == 2 * len(VARIABLES)
+    assert "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=false\nfalse in a child" in said["during"]
+    assert said["again"] == said["during"]
+    assert said["after"] == said["twice"] == said["before"]
+    never_exported = {"S3_ENDPOINT=set\n": "S3_ENDPOINT=unset\n", "AWS_S3_ENDPOINT=\n": "AWS_S3_ENDPOINT=unset\n"}
+    for here, child in never_exported.items():
+        said["before"] = said["before"].replace(here, child)
+    assert said["child"] == said["before"]
+    assert done.stdout.splitlines()[-1] == "nothing left"
+
+
+def test_what_was_set_in_a_session_stays(clean: dict[str, str], tmp_path: Path) -> None:
+    text = f'. {SOURCED}; export S3_ENDPOINT=mine; clear-s3-stubbed >&2; echo "$S3_ENDPOINT"'
+    assert shell(["bash"], text, clean, tmp_path).stdout == "mine\n"
+
+
+REAL_CLIENT = """
+import boto3, sys
+ec2 = boto3.client("ec2", "us-east-1")
+print(len(ec2.describe_instances()["Reservations"]))
+for service, call, more in (
+    ("s3", "list_buckets", {}),
+    ("s3", "put_object", {"Bucket": "bkt", "Key": "k", "Body": b"x"}),
+    ("s3control", "list_jobs", {"AccountId": "123456789012"}),
+):
+    try:
+        getattr(boto3.client(service, "us-east-1"), call)(**more)
+    except Exception as error:
+        print("S3-is-stubbed-in-this-shell" in str(error))
+"""
+
+
+def test_a_real_client_of_s3_fails_whatever_path_says(
+    endpoint: str, real: RealSide, clean: dict[str, str], tmp_path: Path
+) -> None:
+    """As after `activate`, under a shim, in a login shell: the real CLI is found first. Calls of EC2 arrive."""
+    config = tmp_path / "config"
+    config.write_text(
+        f"[default]\nservices = mine\nignore_configured_endpoint_urls = true\n"
+        f"[services mine]\ns3 =\n  endpoint_url = {endpoint}\n"
+    )
+    environment = {
+        **clean,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+    }
+    venv = shlex.quote(str(Path(sys.executable).parent))
+    text = f""". {SOURCED}
+PATH={venv}:$PATH
+command -v aws
+python -c {shlex.quote(REAL_CLIENT)}
+aws s3 ls; echo $?
+aws ec2 describe-instances --query Reservations
+bash -lc "$(command -v aws) s3 cp - s3://bkt/k" <<<x
+clear-s3-stubbed
+export AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=false
+aws s3 mb s3://made-after
+"""
+    done = shell(["bash"], text, environment, tmp_path)
+    first, *rest = done.stdout.splitlines()
+    assert Path(first).parent == Path(sys.executable).parent
+    assert rest[:6] == ["0", "True", "True", "True", "255", "[]"], done
+    assert rest[-1] == "make_bucket: made-after"
+    assert done.stderr.count("https://127.0.0.1:9/S3-is-stubbed-in-this-shell") == 2
+    assert [bucket["Name"] for bucket in real.client.list_buckets()["Buckets"]] == ["made-after"]
+
+
+def test_a_person_is_told(clean: dict[str, str], tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    try:
+        subprocess.run(
+            ["bash", "-c", f". {SOURCED}; . {SOURCED}; clear-s3-stubbed"],
+            env=clean, cwd=tmp_path, stderr=terminal, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT,
+        )  # fmt: skip
+        said = os.read(master, 10_000).decode()
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert said.count("\n") == said.count("S3 is stubbed in this shell") == 1
+
+
+def test_a_full_disk_starts_no_session(clean: dict[str, str], tmp_path: Path) -> None:
+    text = f"mount -t tmpfs -o nr_inodes=2 none tmp && . {SOURCED}; echo $? ${{s3_stubbed_session-none}}\n"
+    text += "ls -A tmp; aws s3 ls"
+    namespace = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "bash"]
+    done = shell(namespace, text, clean, tmp_path)
+    assert (done.stdout, "no session" in done.stderr) == ("1 none\n", True), done
+
+
+def test_a_session_from_python_has_modes_of_its_own(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        started = s3stub.start(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(started.path.stat().st_mode) == 0o700
+    assert started.usage() == (0, 0)
+    s3stub.remove(started)
+
+
+def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
+    """What root may read anyway is read without root's right to."""
+    code = "from hardway import s3stub; print(s3stub.sessions())"
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o311)
+    plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*plain, sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(shut), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"cannot read {shut}: Permission denied" in done.stderr
+
+
 def test_only_its_owner_can_read_a_session(clean: dict[str, str], tmp_path: Path) -> None:
     done = shell(["bash"], f'umask 0; . {SOURCED}; ls -ld "$TMPDIR"/*; clear-s3-stubbed', clean, tmp_path)
     assert done.stdout.startswith("drwx------")
@@ -167,10 +332,14 @@ def test_key_of_more_than_1024_bytes(stub: StubSide) -> None:
     assert (done.code, "(400) when calling the HeadObject operation" in done.stderr) == (1, True)
 
 
-def test_presign_names_the_object(stub: StubSide) -> None:
-    done = stub.run(["s3", "presign", "s3://bkt/a b/é", "--expires-in", "60"])
-    assert done.code == 0
-    assert re.fullmatch(r"https://bkt\.s3\.amazonaws\.com/a%20b/%C3%A9\?.*Expires=\d+\n", done.stdout)
+@pytest.mark.parametrize("key", ["plain", "a b/é?#%", "x" * 300, "line\nbreak/../up"])
+def test_presign_gives_the_object_and_no_address_of_the_real_s3(stub: StubSide, key: str) -> None:
+    stub.put("bkt", key, b"body")
+    done = stub.run(["s3", "presign", f"s3://bkt/{key}", "--expires-in", "60"])
+    assert (done.code, done.stdout.count("\n"), "amazonaws" in done.stdout) == (0, 1, False)
+    assert "stub" in done.stderr
+    with urllib.request.urlopen(done.stdout.strip()) as answer:
+        assert answer.read() == b"body"
 
 
 def test_a_flag_of_version_2_is_no_error(stub: StubSide) -> None:
@@ -179,11 +348,18 @@ def test_a_flag_of_version_2_is_no_error(stub: StubSide) -> None:
     assert stub.run(["s3", "ls", "--no-cli-pager"]).code == 0
 
 
-def test_a_bucket_that_was_never_used_is_empty(stub: StubSide) -> None:
-    """The real CLI says NoSuchBucket; a script under test should not need the buckets of production."""
-    assert stub.run(["s3", "ls", "s3://never-used"]).code == 0
-    assert stub.run(["s3", "rb", "s3://never-used"]).stdout == "remove_bucket: never-used\n"
-    assert stub.run(["s3", "ls"]).stdout == ""
+def test_a_bucket_is_made_by_the_first_put(stub: StubSide) -> None:
+    """S3 wants a bucket made first; a script under test should not have to make the buckets of production."""
+    (stub.root / "a").write_text("a")
+    for number, put in enumerate(("cp a s3://new-0/k", "cp . s3://new-1 --recursive", "sync . s3://new-2 --delete")):
+        assert stub.run(["s3", "ls", f"s3://new-{number}"]).code == 255
+        assert stub.run(["s3", *put.split()]).code == 0
+        assert stub.run(["s3", "ls", f"s3://new-{number}"]).code == 0
+    stub.put("new-3", "k", b"")
+    assert stub.run(["s3", "rm", "s3://new-3/k"]).code == 0
+    assert stub.run(["s3", "ls", "s3://new-3"]).code == 0, "a bucket stays when it is empty"
+    assert stub.run(["s3", "rb", "s3://new-3"]).stdout == "remove_bucket: new-3\n"
+    assert stub.run(["s3", "ls", "s3://new-3"]).code == 255
 
 
 def test_downloads_have_the_time_of_the_object(stub: StubSide) -> None:
