@@ -455,9 +455,7 @@ class Host:
         """What cloud-init prints on it at the first boot: the host key."""
         key = self._key.export_public_key("openssh").decode().strip()
         return (
-            "-----BEGIN SSH HOST KEY KEYS-----\n"
-            f"{key} root@{self.sandbox.hostname}\n"
-            "-----END SSH HOST KEY KEYS-----\n"
+            f"-----BEGIN SSH HOST KEY KEYS-----\n{key} root@{self.sandbox.hostname}\n-----END SSH HOST KEY KEYS-----\n"
         )
 
     async def boot(self) -> None:
