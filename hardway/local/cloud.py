@@ -609,7 +609,10 @@ class Cloud:
     async def _end(self, instance: Instance) -> None:
         if host := self.hosts.pop(instance.id, None):
             await host.halt()
-            host.sandbox.remove()
+            try:
+                await self._loop.run_in_executor(None, host.sandbox.remove)
+            except OSError as error:
+                log.error("%s: its directory stays until the cloud ends: %s", instance.id, error)
         self._metadata.pop(instance.id).close()
         self.addresses.free(instance.address)
         instance.settle("terminated")

@@ -17,7 +17,6 @@ import logging
 import os
 import secrets
 import select
-import shutil
 import signal
 import stat
 import subprocess
@@ -33,8 +32,8 @@ import platformdirs
 
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, UsageError
-from hardway.local import signing, spawner
-from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, remove_tree
+from hardway.local import beneath, signing, spawner
+from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose
 
 REGION = "us-east-1"
 ACCESS_KEY = "local"
@@ -146,7 +145,7 @@ def down(directory: Path | None = None) -> bool:
         if running:
             _end(running.pid)
         _clear(directory)
-        shutil.rmtree(directory)
+        beneath.remove(directory)
     with contextlib.suppress(OSError):
         directory.parent.rmdir()  # ours, unless jobs are in it
     return running is not None
@@ -247,12 +246,8 @@ def _clear(directory: Path) -> None:
         time.sleep(0.02)
     spawner.kill_marked(str(directory))
     for entry in directory.iterdir():
-        if entry.name == "lock":
-            continue
-        if entry.is_dir():
-            remove_tree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+        if entry.name != "lock":
+            beneath.remove(entry)
 
 
 def _start(directory: Path, settings: Local, owner: int) -> Running:
@@ -327,7 +322,7 @@ def main() -> None:
     with open(ready, "w") as report:
         try:
             if asyncio.run(_serve(directory, settings, owner, report)):
-                remove_tree(directory)
+                beneath.remove(directory)
         except HardwayError as error:
             print(json.dumps({"error": str(error)}), file=report)
         except BaseException:

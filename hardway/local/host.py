@@ -25,7 +25,7 @@ import asyncssh
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
-from hardway.local import cloudinit
+from hardway.local import beneath, cloudinit
 from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
 
@@ -36,6 +36,8 @@ until a stream of a gigabyte costs one of memory; a packet is no longer than thi
 RUN_SECONDS = 0.02
 """How long a slowed host runs between two stops: short enough to look slow, not jerky."""
 SFTP_VERSION = 3
+MOST_KEYS = 1 << 16
+"""Bytes of a user's authorized_keys that are read."""
 HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
 ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
@@ -393,10 +395,11 @@ class _Server(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         # As sshd does: what is in the login user's own authorized_keys lets in too.
-        with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
-            home = "/root" if username == "root" else f"/home/{username}"
-            file = self._host.sandbox.host_path(f"{home}/.ssh/authorized_keys")
-            self._connection.set_authorized_keys(asyncssh.import_authorized_keys(file.read_text()))
+        home = {"root": "root", **{user: f"home/{user}" for user in self._host.sandbox.users}}.get(username)
+        if home is not None:
+            with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
+                text = beneath.read(self._host.sandbox.directory, f"{home}/.ssh/authorized_keys", MOST_KEYS).decode()
+                self._connection.set_authorized_keys(asyncssh.import_authorized_keys(text))
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -461,7 +464,7 @@ class Host:
     async def boot(self) -> None:
         """Make the sandbox ready, run the boothooks, then listen. Raises SandboxError, OSError."""
         await self.sandbox.boot()
-        self._power_pipe = os.open(self.sandbox.power, os.O_RDWR | os.O_NONBLOCK)
+        self._power_pipe = self.sandbox.open_power()
         self.loop.add_reader(self._power_pipe, self._power_asked)
         for part in self._user_data:
             if part.kind == cloudinit.BOOTHOOK:
@@ -551,27 +554,35 @@ class Host:
             if part.kind == cloudinit.SCRIPT:
                 await self._run_part(part, {})
             elif part.kind != cloudinit.BOOTHOOK:
-                with open(self.sandbox.log, "a") as output:
-                    output.write("hardway: only user data that starts with #! is run by a local instance\n")
+                self._note("only user data that starts with #! is run by a local instance")
 
     async def _run_part(self, part: cloudinit.Part, environment: dict[str, str]) -> None:
         """Run a script as root of the instance, its output in the cloud-init log."""
-        with open(self.sandbox.log, "ab") as output, open(os.devnull, "rb") as null:
-            path = self.sandbox.host_path("/run/hardway/user-data") / part.name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(part.content)
-            path.chmod(0o700)
-            process = self.sandbox.spawn(
-                [f"/run/hardway/user-data/{part.name}" if self.sandbox.isolated else str(path)],
-                [null.fileno(), output.fileno(), output.fileno()],
-                user="root",
-                environment=environment,
-            )
+        path = f"/run/hardway/user-data/{part.name}"
+        try:
+            beneath.write(self.sandbox.directory, path[1:], part.content, 0o700)
+            with open(self.sandbox.open_log(), "ab") as output, open(os.devnull, "rb") as null:
+                process = self.sandbox.spawn(
+                    [path if self.sandbox.isolated else str(self.sandbox.host_path(path))],
+                    [null.fileno(), output.fileno(), output.fileno()],
+                    user="root",
+                    environment=environment,
+                )
+        except OSError as error:
+            log.error("%s: user data %s was not run: %s", self.name, part.name, error)
+            return
         with contextlib.suppress(SandboxError):
             status = await asyncio.shield(process.exited)
             if status:
-                with open(self.sandbox.log, "a") as output:
-                    output.write(f"hardway: user data ended with {status}\n")
+                self._note(f"user data ended with {status}")
+
+    def _note(self, text: str) -> None:
+        """Write a line to the cloud-init log."""
+        try:
+            with open(self.sandbox.open_log(), "ab") as output:
+                output.write(f"hardway: {text}\n".encode())
+        except OSError as error:
+            log.error("%s: %s; and its cloud-init log can't be written: %s", self.name, text, error)
 
     def background(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine that this host owns: `halt` ends it."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hardway.errors import HardwayError
-from hardway.local import shims, spawner
+from hardway.local import beneath, shims, spawner
 from hardway.local.spawner import MARK, Request, Terminal
 
 LEVELS = ("bwrap", "unshare", "none")
@@ -44,11 +44,13 @@ OWN_ETC = ("passwd", "group", "hostname", "hosts")
 """Files in an instance's /etc that are not the host's."""
 HOST_ETC = "/run/hardway/etc"
 """Where the links in an isolated instance's /etc lead."""
+POWER = "run/hardway/power"
 VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
 
 # pid 1 of the namespaces: reaps what is orphaned there, ends when its stdin does, which is when the daemon ends
-HOLD = "exec 3<&0; { echo ready; read x <&3; } & wait $!"
+# its child may be killed by anybody in there (kill -9 -1), it can't: then another one waits
+HOLD = "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do :; done"
 
 # Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
 UNSHARE = r"""
@@ -152,6 +154,8 @@ class Spawner:
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
+        # Its environment is what a process of an instance has until it becomes what was asked for: nobody's secrets.
+        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / "spawner", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._child = subprocess.Popen(
@@ -159,6 +163,7 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), lock.fileno()],
                 cwd="/",
+                env=environment,
             )
         # one descriptor a process in there, several here: the usual 1024 would end at 200 instances
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -277,21 +282,20 @@ class Sandbox:
                 return self.directory / name / path[len(top) :].lstrip("/")
         return Path(path)
 
-    @property
-    def log(self) -> Path:
-        """Where user data's output goes: /var/log/cloud-init-output.log."""
-        return self.directory / "log" / "cloud-init-output.log"
+    def open_log(self) -> int:
+        """Where user data's output goes, open for appending: /var/log/cloud-init-output.log. Raises OSError."""
+        return beneath.append(self.directory, "log/cloud-init-output.log")
 
-    @property
-    def power(self) -> Path:
-        """A pipe on which processes of the instance ask for `poweroff` or `reboot`."""
-        return self.directory / "run" / "hardway" / "power"
+    def open_power(self) -> int:
+        """A pipe on which processes of the instance ask for `poweroff` or `reboot`. Raises OSError."""
+        return beneath.open_pipe(self.directory, POWER)
 
     def create(self) -> None:
         """Make the directories, as a fresh root disk has them."""
         self.directory.mkdir(parents=True, mode=0o700)
         for name in (*COVERED.values(), "etc", "etc/hardway", "sbin", "new"):
             (self.directory / name).mkdir()
+        (self.directory / "vartmp").chmod(0o1777)
         for name in ("poweroff", "shutdown"):
             (self.directory / "sbin" / name).symlink_to(self.toolbox.tools / name)
         self._fresh_volatile()
@@ -316,13 +320,18 @@ class Sandbox:
             (self.directory / "etc" / name).write_text("\n".join(lines) + "\n")
 
     def remove(self) -> None:
-        """Delete the directory, whatever modes its files were given."""
-        remove_tree(self.directory)
+        """Delete the directory. Raises OSError."""
+        beneath.remove(self.directory)
 
     async def boot(self) -> None:
         """Make ready to run processes. Raises SandboxError."""
         if not self.isolated:
             return
+        for path in self.toolbox.kept:
+            # what makes them otherwise would follow the links that the instance may have left there
+            for top, name in COVERED.items():
+                if path.is_relative_to(top):
+                    beneath.make_directories(self.directory, f"{name}/{path.relative_to(top)}")
         stdin, self._holder_stdin = os.pipe()
         stdout, stdout_write = os.pipe()
         with open(stdout, "rb", closefd=True) as output:
@@ -360,10 +369,11 @@ class Sandbox:
             with contextlib.suppress(asyncio.TimeoutError, SandboxError):
                 await asyncio.wait_for(process.exited, BOOT_SECONDS)
             self._holder_process = None
+        loop = asyncio.get_running_loop()
         if not self.isolated:
-            await asyncio.get_running_loop().run_in_executor(None, spawner.kill_marked, str(self.directory))
+            await loop.run_in_executor(None, spawner.kill_marked, str(self.directory))
         if self.directory.exists():
-            self._fresh_volatile()
+            await loop.run_in_executor(None, self._fresh_volatile)
 
     def spawn(
         self,
@@ -461,12 +471,12 @@ class Sandbox:
 
     def _fresh_volatile(self) -> None:
         for name in VOLATILE:
-            remove_tree(self.directory / name)
+            beneath.remove(self.directory / name)
             (self.directory / name).mkdir()
         (self.directory / "tmp").chmod(0o1777)
-        (self.directory / "vartmp").chmod(0o1777)
-        self.power.parent.mkdir()
-        os.mkfifo(self.power)
+        power = self.directory / POWER
+        power.parent.mkdir()
+        os.mkfifo(power)
 
     def view(self) -> list[tuple[str, str, str]]:
         """What lies over the host's tree: ("rw" or "ro", path on the host, path in the instance).
@@ -544,15 +554,6 @@ def _links_to_etc(directory: Path) -> Path:
     for name in OWN_ETC:
         (etc / name).touch()
     return etc
-
-
-def remove_tree(directory: Path) -> None:
-    """Delete a directory, whatever modes what is in it was given."""
-    for top, names, _ in os.walk(directory):
-        for name in names:
-            if not os.path.islink(os.path.join(top, name)):
-                os.chmod(os.path.join(top, name), 0o700)
-    shutil.rmtree(directory)
 
 
 async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
