@@ -26,7 +26,7 @@ from typing import Any
 
 from hardway.errors import HardwayError
 from hardway.local import beneath, shims, spawner
-from hardway.local.spawner import MARK, Request, Terminal
+from hardway.local.spawner import MARK, Bind, Request, Terminal
 
 LEVELS = ("bwrap", "unshare", "none")
 UID = 1000
@@ -216,6 +216,8 @@ class Toolbox:
     """What instances get of the host beyond its system directories; the same for all of a daemon.
 
     tools: the directory of shims, first on PATH.
+    hidden: empty directories by the path that they cover: what of this user's lies where an instance would see it, our
+        own secrets among that.
     kept: directories to show at their own paths although an instance covers their parents: Python, the real `aws`.
     hosts: the file that is /etc/hosts in every instance.
     etc: a directory of links to all in the host's /etc, with room for what an instance has of its own.
@@ -227,6 +229,7 @@ class Toolbox:
     hosts: Path
     etc: Path
     nothing: Path
+    hidden: tuple[tuple[Path, Path], ...]
 
     @classmethod
     def create(cls, directory: Path) -> Toolbox:
@@ -234,7 +237,9 @@ class Toolbox:
         tools = directory / "bin"
         tools.mkdir()
         needed = [Path(sys.prefix), Path(sys.base_prefix), *shims.install(tools, PATH)]
-        covered = [path for path in needed if any(path.is_relative_to(top) for top in COVERED)]
+        hidden = _hidden(directory)
+        covers = [*map(Path, COVERED), *hidden]
+        covered = [path for path in needed if any(path.is_relative_to(top) for top in covers)]
         kept = {path for path in covered if not any(path != other and path.is_relative_to(other) for other in covered)}
         hosts = directory / "hosts"
         try:
@@ -244,7 +249,15 @@ class Toolbox:
         hosts.write_text(text.rstrip("\n") + "\n")
         nothing = directory / "nothing"
         nothing.mkdir()
-        return cls(tools, tuple(sorted(kept)), hosts, _links_to_etc(directory), nothing)
+        mounts = []
+        for number, top in enumerate(hidden):
+            cover = directory / f"hidden-{number}"
+            cover.mkdir()
+            for path in kept:  # a mount needs something to lie over
+                if path.is_relative_to(top):
+                    (cover / path.relative_to(top)).mkdir(parents=True, exist_ok=True)
+            mounts.append((top, cover))
+        return cls(tools, tuple(sorted(kept)), hosts, _links_to_etc(directory), nothing, tuple(mounts))
 
 
 @dataclass
@@ -384,7 +397,7 @@ class Sandbox:
         name: str | None = None,
         environment: dict[str, str] | None = None,
         terminal: Terminal | None = None,
-        binds: Sequence[tuple[str, str]] = (),
+        binds: Sequence[Bind] = (),
     ) -> Process:
         """Start a process as `user` in its home directory; see `Spawner.spawn` and `spawner.Request`."""
         home = self.home(user)
@@ -408,6 +421,7 @@ class Sandbox:
                 "holder": self._holder,
                 "root": user == "root" and self.isolated,
                 "binds": list(binds) if self.isolated else [],
+                "spare": not self.isolated,
                 "terminal": terminal,
             },
             stdio,
@@ -487,6 +501,7 @@ class Sandbox:
         hardway = ("rw", str(self.directory / "etc" / "hardway"), "/etc/hardway")
         if not self.isolated:
             return [*own, hardway, ("rw", str(self.directory), str(self.directory))]
+        own += [("ro", str(cover), str(path)) for path, cover in self.toolbox.hidden]
         own.append(("ro", str(self.toolbox.tools), TOOLS))
         own += [("ro", str(path), str(path)) for path in self.toolbox.kept]
         own += [("ro", "/etc", HOST_ETC), ("ro", str(self.toolbox.etc), "/etc"), hardway]
@@ -510,6 +525,7 @@ class Sandbox:
             "holder": 0,
             "root": False,
             "binds": [],
+            "spare": False,
             "terminal": None,
         }
 
@@ -536,6 +552,13 @@ class Sandbox:
             HOLD,
             *own,
         ]
+
+
+def _hidden(directory: Path) -> list[Path]:
+    """What lies outside of all that instances cover anyway: this user's home, and the cloud's own directory."""
+    found = {Path(os.path.realpath(path)) for path in (Path.home(), directory.parent.parent)}
+    outside = [path for path in found if not any(path.is_relative_to(top) for top in ("/proc", "/sys", *COVERED))]
+    return sorted(path for path in outside if path != Path("/") and not set(path.parents) & set(outside))
 
 
 def _links_to_etc(directory: Path) -> Path:
