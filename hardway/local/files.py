@@ -22,6 +22,8 @@ from hardway.local import beneath
 from hardway.local.sandbox import UID, Sandbox
 
 MAX_LINKS = 40
+MOST_CHARACTERS = 4096
+"""Of a path: what the kernel takes at once."""
 NOT_SERVED = (b"/proc", b"/dev", b"/sys")
 
 
@@ -75,6 +77,8 @@ class Files(asyncssh.SFTPServer):
 
     def _walk(self, path: bytes, follow: bool = True) -> bytes:
         """The path inside the instance with every link followed; `follow` is about the last name only."""
+        if len(path) > MOST_CHARACTERS:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         todo = [name for name in reversed(os.path.join(self._home, path).split(b"/")) if name]
         done = b""
         links = 0
@@ -130,6 +134,9 @@ class Files(asyncssh.SFTPServer):
             raise PermissionError(errno.EACCES, "not a file")
         return os.fdopen(descriptor, ("ab+" if reading else "ab") if pflags & sftp.FXF_APPEND
                          else "rb+" if reading and writing else "wb" if writing else "rb", buffering=0)  # fmt: skip
+
+    def read(self, file_obj: object, offset: int, size: int) -> Any:
+        return super().read(file_obj, offset, min(size, sftp.MAX_SFTP_READ_LEN))
 
     def stat(self, path: bytes) -> Any:
         return self._stat(self._walk(path))

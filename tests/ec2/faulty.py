@@ -45,7 +45,9 @@ class FaultyEC2:
 
                 def forward() -> Answer:
                     connection = http.client.HTTPConnection(target, timeout=60)
-                    connection.request("POST", self.path, body, faulty.signed(self.path, body, dict(self.headers.items())))
+                    connection.request(
+                        "POST", self.path, body, faulty.signed(self.path, body, dict(self.headers.items()))
+                    )
                     answered = connection.getresponse()
                     content = answered.read()
                     connection.close()
