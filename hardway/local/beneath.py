@@ -30,7 +30,7 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | ALWAYS
 DEEPEST = 64
 """So many directories within each other are held open at once; what lies deeper is moved up before it is removed."""
 NAMES_AT_ONCE = 10_000
-REMOVE_SECONDS = 120.0
+REMOVE_SECONDS = 600.0
 NOT_THE_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL, errno.EACCES)
 """What opening something else than a file fails with."""
 
@@ -235,20 +235,13 @@ def _go_on_emptying(levels: list[_Level], parent: int) -> None:
 
 
 def _unlinked(parent: int, name: bytes) -> bool:
-    """Delete a name that is no directory's, or an empty directory's; whether it is gone."""
+    """Delete a name that is no directory's; whether it is gone."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         pass
     except (IsADirectoryError, PermissionError):
-        try:
-            os.rmdir(name, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                return False
-            raise
+        return False
     return True
 
 

@@ -145,7 +145,7 @@ def down(directory: Path | None = None) -> bool:
         if running:
             _end(running.pid)
         _clear(directory)
-        beneath.remove(directory)
+        _remove(directory)
     with contextlib.suppress(OSError):
         directory.parent.rmdir()  # ours, unless jobs are in it
     return running is not None
@@ -247,7 +247,14 @@ def _clear(directory: Path) -> None:
     spawner.kill_marked(str(directory))
     for entry in directory.iterdir():
         if entry.name != "lock":
-            beneath.remove(entry)
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    try:
+        beneath.remove(path)
+    except OSError as error:
+        raise HardwayError(f"could not remove all of {path}: {error.strerror}") from None
 
 
 def _start(directory: Path, settings: Local, owner: int) -> Running:

@@ -123,6 +123,24 @@ def test_a_terminal_of_its_own(machine: Machine) -> None:
     assert len(names) == 2 and all(name.startswith("/dev/pts/") for name in names)
 
 
+def test_killing_all_processes_does_not_end_the_instance(machine: Machine, isolated: bool) -> None:
+    if not isolated:
+        # as that would be all of this user's, on the whole machine: not even signal 0 may be sent so
+        refused = machine.ssh("kill -0 -1")
+        assert refused.returncode != 0 and b"not permitted" in refused.stderr
+        assert machine.ssh("sleep 100 & kill -9 $!; wait $!").returncode == 137
+        return
+    machine.output("sleep 1000 >/dev/null 2>&1 </dev/null &")
+    # only where it is for the instance's own
+    for _ in range(3):
+        machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && kill -9 -1")
+        assert machine.output("echo lives; pgrep -x sleep || echo none") == "lives\nnone\n"
+    assert machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && kill -STOP -1; kill -CONT -1").returncode == 0
+    machine.output("for i in 1 2 3; do (bash -c : &); done")
+    eventually(lambda: "Z" not in machine.output("ps -eo stat"))
+    assert machine.state == "running"
+
+
 def test_termination_leaves_nothing(own_cloud: LocalCloud, key: Key, level: str) -> None:
     machine = Machines(own_cloud, key)()[0]
     machine.output("(trap '' HUP TERM; setsid nohup sh -c 'sleep 1000; :') >/dev/null 2>&1 </dev/null &")
