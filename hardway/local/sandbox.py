@@ -556,7 +556,7 @@ class Sandbox:
 
 def _hidden(directory: Path) -> list[Path]:
     """What lies outside of all that instances cover anyway: this user's home, and the cloud's own directory."""
-    found = {Path(os.path.realpath(path)) for path in (Path.home(), directory.parent.parent)}
+    found = {Path(os.path.realpath(path)) for path in (Path.home(), directory.parent)}
     outside = [path for path in found if not any(path.is_relative_to(top) for top in ("/proc", "/sys", *COVERED))]
     return sorted(path for path in outside if path != Path("/") and not set(path.parents) & set(outside))
 

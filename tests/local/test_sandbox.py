@@ -82,6 +82,39 @@ def test_the_host_is_read_only(machine: Machine, isolated: bool, tmp_path: Path)
     )
 
 
+@pytest.fixture
+def uncovered() -> Iterator[Path]:
+    """A directory where an instance sees what is the host's."""
+    place = next((place for place in (Path("/srv"), Path("/opt")) if os.access(place, os.W_OK)), None)
+    if place is None:
+        pytest.skip("this user can write only where instances have directories of their own")
+    directory = place / f"hardway-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_secret_and_the_home_of_the_user_are_hidden_wherever_they_lie(
+    tool: str, uncovered: Path, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which(tool) or subprocess.run(TOOLS[tool], capture_output=True).returncode:
+        pytest.skip(f"{tool} is not installed here or not permitted")
+    home = uncovered / "home"
+    (home / ".ssh").mkdir(parents=True)
+    for file in (home / ".ssh" / "id_ed25519", uncovered / "visible"):
+        file.write_text("text")
+    monkeypatch.setenv("HOME", str(home))
+    with run_local_cloud(uncovered / "state", isolation=tool) as cloud:
+        machine = Machines(cloud, key)()[0]
+        assert machine.output(f"cat {uncovered}/visible") == "text"
+        assert machine.output(f"find {uncovered} -mindepth 2 | grep -v {sys.prefix} || :").split() == [
+            str(uncovered / "state" / "hardway")
+        ]
+        assert machine.ssh(f"grep -rs {cloud.running.secret} {uncovered}").returncode != 0
+        assert machine.ssh(f"touch {home}/x {uncovered}/state/hardway/x").returncode != 0
+
+
 def test_identity(machine: Machine, isolated: bool) -> None:
     if isolated:
         name = f"ip-{machine.address.replace('.', '-')}"
