@@ -33,7 +33,7 @@ import platformdirs
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, UsageError
 from hardway.local import beneath, signing, spawner
-from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose
+from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, own_directories
 
 REGION = "us-east-1"
 ACCESS_KEY = "local"
@@ -184,10 +184,11 @@ def _own(directory: Path) -> None:
     """Have a directory, and the one it lies in, for this user alone, whatever the umask is: who can write to them, or
     read the secret, has all of the cloud. Raises HardwayError for one of somebody else.
     """
-    directory.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in (directory.parent, directory):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+    for path in (*reversed(directory.parents), directory):
+        if not path.is_dir():
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+    for path in own_directories(directory):
         there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             status = os.fstat(there)

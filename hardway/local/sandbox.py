@@ -195,6 +195,11 @@ class Spawner:
             self._child.wait()
 
 
+def own_directories(directory: Path) -> tuple[Path, ...]:
+    """A cloud's directory and, where that is hardway's, the one it lies in."""
+    return (directory.parent, directory) if directory.parent.name == "hardway" else (directory,)
+
+
 @dataclass(frozen=True)
 class Isolation:
     """A level that works here, and why none better does ("" for the best)."""
@@ -556,7 +561,7 @@ class Sandbox:
 
 def _hidden(directory: Path) -> list[Path]:
     """What lies outside of all that instances cover anyway: this user's home, and the cloud's own directory."""
-    found = {Path(os.path.realpath(path)) for path in (Path.home(), directory.parent)}
+    found = {Path(os.path.realpath(path)) for path in (Path.home(), *own_directories(directory))}
     outside = [path for path in found if not any(path.is_relative_to(top) for top in ("/proc", "/sys", *COVERED))]
     return sorted(path for path in outside if path != Path("/") and not set(path.parents) & set(outside))
 

@@ -361,11 +361,13 @@ def test_a_directory_of_somebody_else_is_not_used(
     assert list(theirs.iterdir()) == []
 
 
-def test_modes_are_set_and_not_inherited(home: Path) -> None:
+@pytest.mark.parametrize("existing", [False, True])
+def test_modes_are_set_and_not_inherited(home: Path, existing: bool) -> None:
     top = home / ".local" / "state"
-    (top / "hardway" / "local").mkdir(parents=True)
-    for path in (top / "hardway", top / "hardway" / "local"):
-        path.chmod(0o777)
+    if existing:
+        (top / "hardway" / "local").mkdir(parents=True)
+        for path in (top / "hardway", top / "hardway" / "local"):
+            path.chmod(0o777)
     before = os.umask(0)
     try:
         up = run_inv("local.up")
@@ -376,7 +378,8 @@ def test_modes_are_set_and_not_inherited(home: Path) -> None:
         modes = {
             path: stat.S_IMODE(path.lstat().st_mode) for path in (top / "hardway").rglob("*") if not path.is_symlink()
         }
-        assert stat.S_IMODE((top / "hardway").stat().st_mode) == 0o700
+        for path in (top / "hardway", *(() if existing else (top, top.parent))):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
         assert modes[top / "hardway" / "local"] == 0o700
         assert not [path for path, mode in modes.items() if mode & 0o022 and not mode & stat.S_ISVTX]
         holding = [
