@@ -188,7 +188,8 @@ def _own(directory: Path) -> None:
         if not path.is_dir():
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
-    for path in own_directories(directory):
+        if path not in own_directories(directory):
+            continue
         there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             status = os.fstat(there)
