@@ -177,8 +177,8 @@ def test_sftp_keeps_what_the_instance_rests_on(machine: Machine, victim: Path) -
 
 
 def test_sftp_is_not_raced_out_of_the_instance(machine: Machine, victim: Path) -> None:
-    turns = "while :; do mv -T real d; mv -T d real; mv -T evil d; mv -T d evil; done"
-    swap = f"mkdir -p real; ln -sfn {victim} evil; {turns}"
+    turns = "from os import rename\nwhile True:\n    for n in ('real', 'evil'): rename(n, 'd'); rename('d', n)"
+    swap = f'mkdir -p real/sub; echo own >real/file; ln -sfn {victim} evil; exec python3 -c "{turns}"'
     racing = subprocess.Popen(machine.ssh_command(swap))
     try:
         with sftp_of(machine) as sftp:
@@ -187,18 +187,18 @@ def test_sftp_is_not_raced_out_of_the_instance(machine: Machine, victim: Path) -
                 with contextlib.suppress(OSError), sftp.open("d/planted", "w") as file:
                     file.write("x")
                 with contextlib.suppress(OSError), sftp.open("d/file") as file:
-                    raise AssertionError(file.read())
+                    assert file.read() == b"own\n"
                 with contextlib.suppress(OSError):
                     sftp.chmod("d/file", 0o777)
                 with contextlib.suppress(OSError):
-                    sftp.remove("d/file")
+                    sftp.rename("d/file", "d/stolen")
                 with contextlib.suppress(OSError):
-                    sftp.rename("d/file", "stolen")
+                    sftp.rename("d/stolen", "d/file")
     finally:
-        racing.terminate()
+        machine.ssh("pkill python3")
         racing.wait(SECONDS)
     assert untouched(victim)
-    machine.ssh("pkill -f 'mv -T'; rm -rf real evil d stolen")
+    machine.output("rm -rf real evil d")
 
 
 # the end of it
