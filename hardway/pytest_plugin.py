@@ -49,7 +49,8 @@ class LocalCloud:
         if (service, region) not in self._clients:
             import boto3
 
-            session = boto3.Session("local", "local", region_name=region)
+            keys = (self.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+            session = boto3.Session(*keys, region_name=region)
             self._clients[service, region] = session.client(service, endpoint_url=self.running.endpoint)
         return self._clients[service, region]
 

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import copy
 import hashlib
+import hmac
 import json
 import logging
 import os
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 # before moto is imported: its hundreds of images would each cost time and memory in every region
-os.environ.update(MOTO_EC2_LOAD_DEFAULT_AMIS="false", MOTO_ENABLE_KEYPAIR_VALIDATION="true")
+os.environ.update(
+    MOTO_EC2_LOAD_DEFAULT_AMIS="false", MOTO_ENABLE_KEYPAIR_VALIDATION="true", MOTO_DISABLE_GLOBAL_CORS="true"
+)
 
 import asyncssh
 
@@ -37,16 +40,17 @@ import moto.ec2.models.availability_zones_and_regions
 import moto.ec2.models.instance_types
 import moto.ec2.models.instances
 import moto.ec2.responses.general
+import moto.iam.models
 import moto.ssm.models
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2.utils import Base64EncodedString
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import BaseWSGIServer, make_server
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from hardway.local import capacity, cloudinit, fleets, images, pricing
-from hardway.local.daemon import CREDENTIALS, FAULT_PATH, STATUS_PATH
+from hardway.local.daemon import ACCESS_KEY, FAULT_PATH, STATUS_PATH
 from hardway.local.faults import Faults
+from hardway.local.gate import Gate, Server
 from hardway.local.host import Address, Host
 from hardway.local.metadata import Metadata
 from hardway.local.sandbox import Isolation, Sandbox, SandboxError, Spawner, Toolbox
@@ -372,21 +376,21 @@ def _console_output(self: Any) -> ActionResult:
     return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
 
 
-class _Handler(MotoRequestHandler):
-    """Requests leave no line in the log."""
-
-    def log_request(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
 class Cloud:
-    """The servers and the hosts of one local cloud. `boot_delay` in seconds is how long instances stay pending.
+    """The servers and the hosts of one local cloud. `boot_delay` in seconds is how long instances stay pending;
+    `secret` is that of the owner's key.
 
     `start` and `stop` belong to the event loop; moto's threads only hand work over to it.
     """
 
     def __init__(
-        self, directory: Path, spawner: Spawner, toolbox: Toolbox, isolation: Isolation, boot_delay: float
+        self,
+        directory: Path,
+        spawner: Spawner,
+        toolbox: Toolbox,
+        isolation: Isolation,
+        boot_delay: float,
+        secret: str,
     ) -> None:
         self.addresses = _Addresses()
         self.endpoint = ""
@@ -398,12 +402,14 @@ class Cloud:
         self._toolbox = toolbox
         self._isolation = isolation
         self._boot_delay = boot_delay
+        self._secret = secret
         self._loop = asyncio.get_running_loop()
         self._metadata: dict[str, Metadata] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._cut_short: dict[str, asyncio.Event] = {}
         self._work: set[asyncio.Task[None]] = set()
-        self._server: BaseWSGIServer
+        self._rebooting: set[str] = set()
+        self._server: Server
         self._thread: threading.Thread
 
     def start(self) -> None:
@@ -420,8 +426,11 @@ class Cloud:
         app = DomainDispatcherApplication(create_backend_app)
         for service in SERVICES:
             app.app_instances[service] = create_backend_app(service)
-        self._server = make_server("127.0.0.1", 0, self._answer(app), threaded=True, request_handler=_Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = Server()
+        host = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{host}"
+        s3, sts = app.app_instances["s3"], app.app_instances["sts"]
+        self._server.app = Gate(host, self._secret_of, self._answer(app), s3, sts)
         self._thread = threading.Thread(target=self._server.serve_forever, args=[_POLL_SECONDS], name="moto")
         self._thread.start()
 
@@ -446,6 +455,24 @@ class Cloud:
             return app(environ, start_response)
 
         return answer
+
+    def _secret_of(self, key_id: str) -> tuple[str, bool] | None:
+        """The secret of a key, and whether it is an instance's; None for no such key."""
+        if key_id == ACCESS_KEY:
+            return self._secret, False
+        instance = self.instances.get(key_id)
+        if instance is not None:
+            return (self._instance_secret(key_id), True) if instance.alive else None
+        # What somebody who may do everything has made by IAM or STS.
+        for accounts in list(moto.iam.models.iam_backends.values()):
+            for backend in list(accounts.values()):
+                key: Any = backend.access_keys.get(key_id)
+                if key is not None and key.status == "Active":
+                    return key.secret_access_key, False
+        return None
+
+    def _instance_secret(self, id: str) -> str:
+        return hmac.digest(self._secret.encode(), id.encode(), "sha256").hex()[:40]
 
     async def stop(self) -> None:
         """End every instance, then the servers."""
@@ -487,7 +514,9 @@ class Cloud:
         self._hand_over(instance, self._end)
 
     def reboot(self, instance: Instance) -> None:
-        self._hand_over(instance, self._reboot)
+        if instance.id not in self._rebooting:  # it may ask for that as often as it likes, and must still be endable
+            self._rebooting.add(instance.id)
+            self._hand_over(instance, self._reboot)
 
     def _hand_over(self, instance: Instance, step: Any) -> None:
         self._loop.call_soon_threadsafe(self._begin, instance, step)
@@ -525,7 +554,8 @@ class Cloud:
             instance.users,
             {
                 "AWS_ENDPOINT_URL": self.endpoint,
-                **CREDENTIALS,
+                "AWS_ACCESS_KEY_ID": instance.id,
+                "AWS_SECRET_ACCESS_KEY": self._instance_secret(instance.id),
                 "AWS_DEFAULT_REGION": instance.region_name,
                 "AWS_REGION": instance.region_name,
                 "AWS_EC2_METADATA_DISABLED": "false",
@@ -579,15 +609,22 @@ class Cloud:
     async def _end(self, instance: Instance) -> None:
         if host := self.hosts.pop(instance.id, None):
             await host.halt()
-            host.sandbox.remove()
+            try:
+                await self._loop.run_in_executor(None, host.sandbox.remove)
+            except OSError as error:
+                log.error("%s: its directory stays until the cloud ends: %s", instance.id, error)
         self._metadata.pop(instance.id).close()
         self.addresses.free(instance.address)
         instance.settle("terminated")
         del self._turns[instance.id], self._cut_short[instance.id]
 
     async def _reboot(self, instance: Instance) -> None:
-        host = self.hosts[instance.id]
+        host = self.hosts.get(instance.id)
+        if host is None:  # ended meanwhile
+            self._rebooting.discard(instance.id)
+            return
         await host.halt()
+        self._rebooting.discard(instance.id)
         await self._delay(instance)
         if instance.state == "running":
             try:

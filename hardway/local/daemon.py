@@ -15,32 +15,29 @@ import importlib.util
 import json
 import logging
 import os
+import secrets
 import select
-import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import platformdirs
 
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, UsageError
-from hardway.local import spawner
-from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, remove_tree
+from hardway.local import beneath, signing, spawner
+from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, own_directories
 
 REGION = "us-east-1"
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-"""What a client of the local cloud needs besides an endpoint and a region; anybody on this machine may use it."""
+ACCESS_KEY = "local"
+"""The id of the key that may do everything; its secret is made at each start, and read here alone."""
 STATUS_PATH = "/moto-api/hardway/status"
 """Answers with how many instances there are, by state. moto keeps this prefix from being taken for a bucket."""
 FAULT_PATH = "/moto-api/hardway/fault"
@@ -52,7 +49,9 @@ LOCK_SECONDS = START_SECONDS + STOP_SECONDS
 
 @dataclass(frozen=True)
 class Running:
-    """A daemon: what it said of itself when it was up. `settings` are those it was started with."""
+    """A daemon: what it said of itself when it was up. `settings` are those it was started with; who has `secret` may
+    do everything in it.
+    """
 
     pid: int
     endpoint: str
@@ -60,13 +59,16 @@ class Running:
     isolation: str
     level: str
     settings: Local
+    secret: str = field(repr=False)
 
     @property
     def environment(self) -> dict[str, str]:
         """What points a shell, and what it starts, at this local cloud."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            **CREDENTIALS,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_DEFAULT_REGION": REGION,
             "AWS_REGION": REGION,
             "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
@@ -76,9 +78,16 @@ class Running:
 
     def instances(self) -> dict[str, int]:
         """How many instances there are, by state."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.endpoint + STATUS_PATH, timeout=10) as answer:
+        with self.ask("GET", STATUS_PATH, b"", 10) as answer:
             return {state: int(count) for state, count in json.load(answer).items()}
+
+    def ask(self, method: str, path: str, body: bytes, seconds: float) -> Any:
+        """Send the daemon a request of ours, signed; returns the answer, to be closed. Raises as urlopen."""
+        url = self.endpoint + path
+        headers = signing.sign(method, url, body, ACCESS_KEY, self.secret)
+        request = urllib.request.Request(url, body or None, headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return opener.open(request, timeout=seconds)
 
 
 def _past_proxies() -> dict[str, str]:
@@ -109,7 +118,6 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
     directory = directory or state_directory()
     with _locked(directory):
-        directory.chmod(0o700)
         if running := _find(directory):
             return running, False
         _clear(directory)
@@ -137,7 +145,7 @@ def down(directory: Path | None = None) -> bool:
         if running:
             _end(running.pid)
         _clear(directory)
-        shutil.rmtree(directory)
+        _remove(directory)
     with contextlib.suppress(OSError):
         directory.parent.rmdir()  # ours, unless jobs are in it
     return running is not None
@@ -159,10 +167,10 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _lock(directory: Path) -> int | None:
     """Take the lock, if it is free. Who had it before may have deleted the file: then it isn't the lock any more."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / "lock"
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _own(directory)
+        path = directory / "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         return None
     with contextlib.suppress(FileNotFoundError):
@@ -170,6 +178,34 @@ def _lock(directory: Path) -> int | None:
             return lock
     os.close(lock)
     return None
+
+
+def _own(directory: Path) -> None:
+    """Have a directory, and the one it lies in, for this user alone, whatever the umask is: who can write to them, or
+    read the secret, has all of the cloud. Raises HardwayError for one of somebody else.
+    """
+    for path in (*reversed(directory.parents), directory):
+        if not path.is_dir():
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+        if path not in own_directories(directory):
+            continue
+        there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(there)
+            if status.st_uid != os.geteuid():
+                raise HardwayError(f"{path} is another user's (uid {status.st_uid}): the local cloud needs its own")
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                os.fchmod(there, 0o700)
+        finally:
+            os.close(there)
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for files that only this user may read, whatever the umask is."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -196,7 +232,11 @@ def _find(directory: Path) -> Running | None:
         said = json.loads((directory / "daemon.json").read_text())
     except (FileNotFoundError, ValueError):
         return None  # still starting, and not by one who holds the lock
-    return Running(**{**said, "settings": Local(**said["settings"])})
+    try:
+        return Running(**{**said, "settings": Local(**said["settings"])})
+    except TypeError:
+        pid = said.get("pid")
+        raise HardwayError(f"a local cloud of another version of hardway is running: kill {pid} ends it") from None
 
 
 def _clear(directory: Path) -> None:
@@ -208,12 +248,15 @@ def _clear(directory: Path) -> None:
         time.sleep(0.02)
     spawner.kill_marked(str(directory))
     for entry in directory.iterdir():
-        if entry.name == "lock":
-            continue
-        if entry.is_dir():
-            remove_tree(entry)
-        else:
-            entry.unlink()
+        if entry.name != "lock":
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    try:
+        beneath.remove(path)
+    except OSError as error:
+        raise HardwayError(f"could not remove all of {path}: {error.strerror}") from None
 
 
 def _start(directory: Path, settings: Local, owner: int) -> Running:
@@ -221,7 +264,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
     package = str(Path(__file__).parents[2])
     environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
-    with open(directory / "log", "ab") as log, open(ours) as ready:
+    with open(directory / "log", "ab", opener=private) as log, open(ours) as ready:
         try:
             child = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(directory), str(theirs), json.dumps(asdict(settings)), str(owner)],
@@ -277,18 +320,18 @@ def main() -> None:
     owner = int(sys.argv[4])
     os.set_inheritable(ready, False)
     # Before the fork: whoever is interrupted while we start either still has a child to kill or sees this held.
+    os.umask(0o022)
     alive = os.open(directory / "alive", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(alive, fcntl.LOCK_EX)
     if os.fork():
         os._exit(0)
-    os.umask(0o022)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
     gc.disable()  # until all is loaded: it takes a second off the start
     with open(ready, "w") as report:
         try:
             if asyncio.run(_serve(directory, settings, owner, report)):
-                remove_tree(directory)
+                beneath.remove(directory)
         except HardwayError as error:
             print(json.dumps({"error": str(error)}), file=report)
         except BaseException:
@@ -314,7 +357,8 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
         isolation = await choose(settings.isolation, processes, toolbox, directory / "probe")
         from hardway.local.cloud import Cloud
 
-        cloud = Cloud(directory, processes, toolbox, isolation, settings.boot_delay)
+        secret = secrets.token_urlsafe(30)
+        cloud = Cloud(directory, processes, toolbox, isolation, settings.boot_delay, secret)
         cloud.start()
         try:
             said = {
@@ -324,8 +368,10 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
                 "isolation": str(isolation),
                 "level": isolation.level,
                 "settings": asdict(settings),
+                "secret": secret,
             }
-            (directory / "daemon.json").write_text(json.dumps(said))
+            with open(directory / "daemon.json", "w", opener=private) as file:
+                json.dump(said, file)
             print(json.dumps(said), file=report, flush=True)
             report.close()
             _settle_memory()

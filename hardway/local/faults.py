@@ -15,7 +15,6 @@ import os
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -130,10 +129,8 @@ def send(running: Running, fault: Fault) -> None:
 
     Raises UsageError for what the daemon does not know, Failed for what it could not do.
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(running.endpoint + FAULT_PATH, json.dumps(asdict(fault)).encode(), method="POST")
     try:
-        opener.open(request, timeout=ANSWER_SECONDS).close()
+        running.ask("POST", FAULT_PATH, json.dumps(asdict(fault)).encode(), ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
         with error:
             said = error.read().decode(errors="replace")

@@ -26,9 +26,11 @@ from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
 from hardway import s3stub
-from hardway.local import cloudinit
+from hardway.local import beneath, cloudinit, sessions
 from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
+from hardway.local.spawner import Bind
+from hardway.s3stub import SESSION_VARIABLE, TMP_VARIABLE
 
 CHUNK = 1 << 16
 RECEIVE = 1 << 15
@@ -37,9 +39,14 @@ until a stream of a gigabyte costs one of memory; a packet is no longer than thi
 RUN_SECONDS = 0.02
 """How long a slowed host runs between two stops: short enough to look slow, not jerky."""
 SFTP_VERSION = 3
+MOST_KEYS = 1 << 16
+"""Bytes of a user's authorized_keys that are read."""
 HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
-ACCEPTED_VARIABLES = re.compile(r"s3_stubbed_session|s3_stubbed_tmp|LANG|LC_[A-Z]+")
+ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")
+OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE)
+"""What is accepted besides that of who has the key that the instance was launched with."""
+MOST_VARIABLES, MOST_CHARACTERS = 50, 4096
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
 """What a client of scp runs on the other side."""
 
@@ -100,9 +107,12 @@ class _Channel(asyncssh.SSHServerChannel[Any]):
         name, value = packet.get_string(), packet.get_string()
         packet.check_end()
         text = os.fsdecode(name)
-        if not ACCEPTED_VARIABLES.fullmatch(text):
+        known = self.requested_environment()
+        if not (ACCEPTED_VARIABLES.fullmatch(text) or text in OWNERS_VARIABLES):
             return False
-        self.requested_environment()[text] = os.fsdecode(value)
+        if len(known) >= MOST_VARIABLES or len(value) > MOST_CHARACTERS or b"\0" in value:
+            return False
+        known[text] = os.fsdecode(value)
         return True
 
     def _process_exec_request(self, packet: SSHPacket) -> bool:
@@ -127,11 +137,12 @@ class _Channel(asyncssh.SSHServerChannel[Any]):
 class _Session(SSHServerStreamSession[Any]):
     """One command, login shell, SFTP or scp server. The last two are asyncssh's, on our `Files`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, owner: bool) -> None:
         super().__init__(
             None, lambda channel: Files(channel, host.sandbox, host.user_of(channel)), sftp_version=SFTP_VERSION
         )
         self._host = host
+        self._owner = owner
         self._channel: _Channel
         self._terminal: tuple[str, list[int], list[tuple[int, int]]] | None = None
         self._process: Process | None = None
@@ -150,11 +161,12 @@ class _Session(SSHServerStreamSession[Any]):
         chan.set_write_buffer_limits(high=4 * CHUNK)
 
     def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Any) -> bool:
-        width, height, pixel_width, pixel_height = term_size
+        width, height, pixel_width, pixel_height = (min(size, 0xFFFF) for size in term_size)
         self._terminal = (term_type, [height, width, pixel_width, pixel_height], list(term_modes.items()))
         return True
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        width, height, pixwidth, pixheight = (min(size, 0xFFFF) for size in (width, height, pixwidth, pixheight))
         if self._terminal and self._input >= 0:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, pixwidth, pixheight))
@@ -325,17 +337,17 @@ class _Session(SSHServerStreamSession[Any]):
         if self._input_ended and not self._backlog:
             self._close_input()
 
-    def _environment(self, channel: _Channel) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    def _environment(self, channel: _Channel) -> tuple[dict[str, str], list[Bind]]:
         """What this session's process finds beyond its instance's environment, and the host directory it needs."""
         requested = dict(channel.requested_environment())
-        binds = []
-        session = requested.get("s3_stubbed_session", "")
-        if re.fullmatch(r"[\w-]+", session):
+        if not self._owner:
+            for name in OWNERS_VARIABLES:
+                requested.pop(name, None)
+        session = sessions.find(requested)
+        binds = [session] if session else []
+        if SESSION_VARIABLE in requested:
+            requested.setdefault(TMP_VARIABLE, "/tmp")
             requested.update(s3stub.closed())
-            top = requested.setdefault("s3_stubbed_tmp", "/tmp")
-            directory = os.path.normpath(os.path.join("/", top, f"s3_stubbed_session_{session}"))
-            if os.path.isdir(directory):
-                binds.append((directory, directory))
         peer, ours = channel.get_extra_info("peername"), channel.get_extra_info("sockname")
         requested["SSH_CLIENT"] = f"{peer[0]} {peer[1]} {ours[1]}"
         requested["SSH_CONNECTION"] = f"{peer[0]} {peer[1]} {ours[0]} {ours[1]}"
@@ -376,11 +388,34 @@ class _Session(SSHServerStreamSession[Any]):
             self._input = -1
 
 
+class _GuestKeys:
+    """What a login user's authorized_keys say: whom they let in is the instance's guest, and not its owner's."""
+
+    def __init__(self, server: _Server, keys: asyncssh.SSHAuthorizedKeys) -> None:
+        self._server = server
+        self._keys = keys
+
+    def validate(self, key: asyncssh.SSHKey, *more: Any, **named: Any) -> Any:
+        found = self._keys.validate(key, *more, **named)
+        if found is not None:
+            self._server.entered(key)
+        return found
+
+    def validate_x509(self, *certificate: Any) -> Any:
+        self._server.entered(None)
+        return self._keys.validate_x509(*certificate)
+
+
 class _Server(asyncssh.SSHServer):
-    """One connection: only the instance's key pair opens it."""
+    """One connection: the instance's key pair opens it, or what its user's authorized_keys hold.
+
+    `owner` says whether it was the former, which only who may launch could choose: what those send and ask for that
+    reaches beyond the instance is taken of nobody else.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.owner = False
         self._connection: asyncssh.SSHServerConnection
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -395,22 +430,31 @@ class _Server(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         # As sshd does: what is in the login user's own authorized_keys lets in too.
-        with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
-            home = "/root" if username == "root" else f"/home/{username}"
-            file = self._host.sandbox.host_path(f"{home}/.ssh/authorized_keys")
-            self._connection.set_authorized_keys(asyncssh.import_authorized_keys(file.read_text()))
+        home = {"root": "root", **{user: f"home/{user}" for user in self._host.sandbox.users}}.get(username)
+        if home is not None:
+            with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
+                text = beneath.read(self._host.sandbox.directory, f"{home}/.ssh/authorized_keys", MOST_KEYS).decode()
+                keys: Any = _GuestKeys(self, asyncssh.import_authorized_keys(text))
+                self._connection.set_authorized_keys(keys)
         return True
 
     def public_key_auth_supported(self) -> bool:
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        return username in self._host.sandbox.users and key == self._host.authorized
+        if username not in self._host.sandbox.users or key != self._host.authorized:
+            return False
+        self.entered(key)
+        return True
+
+    def entered(self, key: asyncssh.SSHKey | None) -> None:
+        """A key would do, and is the one that did if its signature is right: each is looked at again with that."""
+        self.owner = key is not None and key == self._host.authorized
 
     def session_requested(self) -> Any:
         channel = self._connection.create_server_channel(encoding=None)
         channel.__class__ = _Channel  # asyncssh has no way to be told which class to make
-        return channel, _Session(self._host)
+        return channel, _Session(self._host, self.owner)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         return True
@@ -457,15 +501,13 @@ class Host:
         """What cloud-init prints on it at the first boot: the host key."""
         key = self._key.export_public_key("openssh").decode().strip()
         return (
-            "-----BEGIN SSH HOST KEY KEYS-----\n"
-            f"{key} root@{self.sandbox.hostname}\n"
-            "-----END SSH HOST KEY KEYS-----\n"
+            f"-----BEGIN SSH HOST KEY KEYS-----\n{key} root@{self.sandbox.hostname}\n-----END SSH HOST KEY KEYS-----\n"
         )
 
     async def boot(self) -> None:
         """Make the sandbox ready, run the boothooks, then listen. Raises SandboxError, OSError."""
         await self.sandbox.boot()
-        self._power_pipe = os.open(self.sandbox.power, os.O_RDWR | os.O_NONBLOCK)
+        self._power_pipe = self.sandbox.open_power()
         self.loop.add_reader(self._power_pipe, self._power_asked)
         for part in self._user_data:
             if part.kind == cloudinit.BOOTHOOK:
@@ -555,27 +597,35 @@ class Host:
             if part.kind == cloudinit.SCRIPT:
                 await self._run_part(part, {})
             elif part.kind != cloudinit.BOOTHOOK:
-                with open(self.sandbox.log, "a") as output:
-                    output.write("hardway: only user data that starts with #! is run by a local instance\n")
+                self._note("only user data that starts with #! is run by a local instance")
 
     async def _run_part(self, part: cloudinit.Part, environment: dict[str, str]) -> None:
         """Run a script as root of the instance, its output in the cloud-init log."""
-        with open(self.sandbox.log, "ab") as output, open(os.devnull, "rb") as null:
-            path = self.sandbox.host_path("/run/hardway/user-data") / part.name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(part.content)
-            path.chmod(0o700)
-            process = self.sandbox.spawn(
-                [f"/run/hardway/user-data/{part.name}" if self.sandbox.isolated else str(path)],
-                [null.fileno(), output.fileno(), output.fileno()],
-                user="root",
-                environment=environment,
-            )
+        path = f"/run/hardway/user-data/{part.name}"
+        try:
+            beneath.write(self.sandbox.directory, path[1:], part.content, 0o700)
+            with open(self.sandbox.open_log(), "ab") as output, open(os.devnull, "rb") as null:
+                process = self.sandbox.spawn(
+                    [path if self.sandbox.isolated else str(self.sandbox.host_path(path))],
+                    [null.fileno(), output.fileno(), output.fileno()],
+                    user="root",
+                    environment=environment,
+                )
+        except OSError as error:
+            log.error("%s: user data %s was not run: %s", self.name, part.name, error)
+            return
         with contextlib.suppress(SandboxError):
             status = await asyncio.shield(process.exited)
             if status:
-                with open(self.sandbox.log, "a") as output:
-                    output.write(f"hardway: user data ended with {status}\n")
+                self._note(f"user data ended with {status}")
+
+    def _note(self, text: str) -> None:
+        """Write a line to the cloud-init log."""
+        try:
+            with open(self.sandbox.open_log(), "ab") as output:
+                output.write(f"hardway: {text}\n".encode())
+        except OSError as error:
+            log.error("%s: %s; and its cloud-init log can't be written: %s", self.name, text, error)
 
     def background(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine that this host owns: `halt` ends it."""

@@ -2,6 +2,8 @@
 
 A listener an instance, on the instance's own address, of a few kilobytes and asleep until it is asked; what it says is
 looked up anew at each request. On EC2 tags are there only where MetadataOptions allow them; here they always are.
+Loopback is not the instance's alone, as its network is on EC2: so the endpoint is a secret path, which its processes
+find in their environment, and it answers to its own address only, and to no web page.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ TTL_HEADER = "x-aws-ec2-metadata-token-ttl-seconds"
 TOKEN_HEADER = "x-aws-ec2-metadata-token"
 MAX_TTL = 21600
 MAX_REQUEST = 1 << 14
+CONNECTION_SECONDS = 60.0
+"""How long a connection may last."""
 
 Headers = Mapping[str, str]
 
@@ -32,13 +36,17 @@ class Metadata:
     def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
         self._describe = describe
         self._secret = secrets.token_bytes(16)
+        self._path = secrets.token_urlsafe(24)
+        self._hosts: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
 
     async def listen(self, ip: str) -> str:
         """Listen there, on any free port; returns the endpoint. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self._answer), ip, 0, family=socket.AF_INET)
-        return f"http://{ip}:{self._server.sockets[0].getsockname()[1]}"
+        host = f"{ip}:{self._server.sockets[0].getsockname()[1]}"
+        self._hosts = (ip, host)
+        return f"http://{host}/{self._path}"
 
     def close(self) -> None:
         """Listen no more."""
@@ -47,6 +55,11 @@ class Metadata:
             self._server = None
 
     def _answer(self, method: str, path: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
+        first, slash, rest = path.lstrip("/").partition("/")
+        ours = hmac.compare_digest(first.encode(), self._path.encode())
+        if not ours or headers.get("host") not in self._hosts or "origin" in headers:
+            return HTTPStatus.FORBIDDEN, "", {}
+        path = slash + rest
         if path == TOKEN_PATH:
             return self._token(method, headers)
         if method != "GET":
@@ -107,6 +120,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._end = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from hardway.errors import HardwayError
-from hardway.local import shims, spawner
-from hardway.local.spawner import MARK, Request, Terminal
+from hardway.local import beneath, shims, spawner
+from hardway.local.spawner import MARK, Bind, Request, Terminal
 
 LEVELS = ("bwrap", "unshare", "none")
 UID = 1000
@@ -44,11 +44,13 @@ OWN_ETC = ("passwd", "group", "hostname", "hosts")
 """Files in an instance's /etc that are not the host's."""
 HOST_ETC = "/run/hardway/etc"
 """Where the links in an isolated instance's /etc lead."""
+POWER = "run/hardway/power"
 VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
 
 # pid 1 of the namespaces: reaps what is orphaned there, ends when its stdin does, which is when the daemon ends
-HOLD = "exec 3<&0; { echo ready; read x <&3; } & wait $!"
+# its child may be killed by anybody in there (kill -9 -1), it can't: then another one waits
+HOLD = "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do :; done"
 
 # Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
 UNSHARE = r"""
@@ -152,6 +154,8 @@ class Spawner:
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
+        # Its environment is what a process of an instance has until it becomes what was asked for: nobody's secrets.
+        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / "spawner", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._child = subprocess.Popen(
@@ -159,6 +163,7 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), lock.fileno()],
                 cwd="/",
+                env=environment,
             )
         # one descriptor a process in there, several here: the usual 1024 would end at 200 instances
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -190,6 +195,11 @@ class Spawner:
             self._child.wait()
 
 
+def own_directories(directory: Path) -> tuple[Path, ...]:
+    """A cloud's directory and, where that is hardway's, the one it lies in."""
+    return (directory.parent, directory) if directory.parent.name == "hardway" else (directory,)
+
+
 @dataclass(frozen=True)
 class Isolation:
     """A level that works here, and why none better does ("" for the best)."""
@@ -211,6 +221,8 @@ class Toolbox:
     """What instances get of the host beyond its system directories; the same for all of a daemon.
 
     tools: the directory of shims, first on PATH.
+    hidden: empty directories by the path that they cover: what of this user's lies where an instance would see it, our
+        own secrets among that.
     kept: directories to show at their own paths although an instance covers their parents: Python, the real `aws`.
     hosts: the file that is /etc/hosts in every instance.
     etc: a directory of links to all in the host's /etc, with room for what an instance has of its own.
@@ -222,6 +234,7 @@ class Toolbox:
     hosts: Path
     etc: Path
     nothing: Path
+    hidden: tuple[tuple[Path, Path], ...]
 
     @classmethod
     def create(cls, directory: Path) -> Toolbox:
@@ -229,7 +242,9 @@ class Toolbox:
         tools = directory / "bin"
         tools.mkdir()
         needed = [Path(sys.prefix), Path(sys.base_prefix), *shims.install(tools, PATH)]
-        covered = [path for path in needed if any(path.is_relative_to(top) for top in COVERED)]
+        hidden = _hidden(directory)
+        covers = [*map(Path, COVERED), *hidden]
+        covered = [path for path in needed if any(path.is_relative_to(top) for top in covers)]
         kept = {path for path in covered if not any(path != other and path.is_relative_to(other) for other in covered)}
         hosts = directory / "hosts"
         try:
@@ -239,7 +254,15 @@ class Toolbox:
         hosts.write_text(text.rstrip("\n") + "\n")
         nothing = directory / "nothing"
         nothing.mkdir()
-        return cls(tools, tuple(sorted(kept)), hosts, _links_to_etc(directory), nothing)
+        mounts = []
+        for number, top in enumerate(hidden):
+            cover = directory / f"hidden-{number}"
+            cover.mkdir()
+            for path in kept:  # a mount needs something to lie over
+                if path.is_relative_to(top):
+                    (cover / path.relative_to(top)).mkdir(parents=True, exist_ok=True)
+            mounts.append((top, cover))
+        return cls(tools, tuple(sorted(kept)), hosts, _links_to_etc(directory), nothing, tuple(mounts))
 
 
 @dataclass
@@ -277,21 +300,20 @@ class Sandbox:
                 return self.directory / name / path[len(top) :].lstrip("/")
         return Path(path)
 
-    @property
-    def log(self) -> Path:
-        """Where user data's output goes: /var/log/cloud-init-output.log."""
-        return self.directory / "log" / "cloud-init-output.log"
+    def open_log(self) -> int:
+        """Where user data's output goes, open for appending: /var/log/cloud-init-output.log. Raises OSError."""
+        return beneath.append(self.directory, "log/cloud-init-output.log")
 
-    @property
-    def power(self) -> Path:
-        """A pipe on which processes of the instance ask for `poweroff` or `reboot`."""
-        return self.directory / "run" / "hardway" / "power"
+    def open_power(self) -> int:
+        """A pipe on which processes of the instance ask for `poweroff` or `reboot`. Raises OSError."""
+        return beneath.open_pipe(self.directory, POWER)
 
     def create(self) -> None:
         """Make the directories, as a fresh root disk has them."""
         self.directory.mkdir(parents=True, mode=0o700)
         for name in (*COVERED.values(), "etc", "etc/hardway", "sbin", "new"):
             (self.directory / name).mkdir()
+        (self.directory / "vartmp").chmod(0o1777)
         for name in ("poweroff", "shutdown"):
             (self.directory / "sbin" / name).symlink_to(self.toolbox.tools / name)
         self._fresh_volatile()
@@ -316,13 +338,18 @@ class Sandbox:
             (self.directory / "etc" / name).write_text("\n".join(lines) + "\n")
 
     def remove(self) -> None:
-        """Delete the directory, whatever modes its files were given."""
-        remove_tree(self.directory)
+        """Delete the directory. Raises OSError."""
+        beneath.remove(self.directory)
 
     async def boot(self) -> None:
         """Make ready to run processes. Raises SandboxError."""
         if not self.isolated:
             return
+        for path in self.toolbox.kept:
+            # what makes them otherwise would follow the links that the instance may have left there
+            for top, name in COVERED.items():
+                if path.is_relative_to(top):
+                    beneath.make_directories(self.directory, f"{name}/{path.relative_to(top)}")
         stdin, self._holder_stdin = os.pipe()
         stdout, stdout_write = os.pipe()
         with open(stdout, "rb", closefd=True) as output:
@@ -360,10 +387,11 @@ class Sandbox:
             with contextlib.suppress(asyncio.TimeoutError, SandboxError):
                 await asyncio.wait_for(process.exited, BOOT_SECONDS)
             self._holder_process = None
+        loop = asyncio.get_running_loop()
         if not self.isolated:
-            await asyncio.get_running_loop().run_in_executor(None, spawner.kill_marked, str(self.directory))
+            await loop.run_in_executor(None, spawner.kill_marked, str(self.directory))
         if self.directory.exists():
-            self._fresh_volatile()
+            await loop.run_in_executor(None, self._fresh_volatile)
 
     def spawn(
         self,
@@ -374,7 +402,7 @@ class Sandbox:
         name: str | None = None,
         environment: dict[str, str] | None = None,
         terminal: Terminal | None = None,
-        binds: Sequence[tuple[str, str]] = (),
+        binds: Sequence[Bind] = (),
     ) -> Process:
         """Start a process as `user` in its home directory; see `Spawner.spawn` and `spawner.Request`."""
         home = self.home(user)
@@ -398,6 +426,7 @@ class Sandbox:
                 "holder": self._holder,
                 "root": user == "root" and self.isolated,
                 "binds": list(binds) if self.isolated else [],
+                "spare": not self.isolated,
                 "terminal": terminal,
             },
             stdio,
@@ -461,12 +490,12 @@ class Sandbox:
 
     def _fresh_volatile(self) -> None:
         for name in VOLATILE:
-            remove_tree(self.directory / name)
+            beneath.remove(self.directory / name)
             (self.directory / name).mkdir()
         (self.directory / "tmp").chmod(0o1777)
-        (self.directory / "vartmp").chmod(0o1777)
-        self.power.parent.mkdir()
-        os.mkfifo(self.power)
+        power = self.directory / POWER
+        power.parent.mkdir()
+        os.mkfifo(power)
 
     def view(self) -> list[tuple[str, str, str]]:
         """What lies over the host's tree: ("rw" or "ro", path on the host, path in the instance).
@@ -477,6 +506,7 @@ class Sandbox:
         hardway = ("rw", str(self.directory / "etc" / "hardway"), "/etc/hardway")
         if not self.isolated:
             return [*own, hardway, ("rw", str(self.directory), str(self.directory))]
+        own += [("ro", str(cover), str(path)) for path, cover in self.toolbox.hidden]
         own.append(("ro", str(self.toolbox.tools), TOOLS))
         own += [("ro", str(path), str(path)) for path in self.toolbox.kept]
         own += [("ro", "/etc", HOST_ETC), ("ro", str(self.toolbox.etc), "/etc"), hardway]
@@ -500,6 +530,7 @@ class Sandbox:
             "holder": 0,
             "root": False,
             "binds": [],
+            "spare": False,
             "terminal": None,
         }
 
@@ -528,6 +559,13 @@ class Sandbox:
         ]
 
 
+def _hidden(directory: Path) -> list[Path]:
+    """What lies outside of all that instances cover anyway: this user's home, and the cloud's own directory."""
+    found = {Path(os.path.realpath(path)) for path in (Path.home(), *own_directories(directory))}
+    outside = [path for path in found if not any(path.is_relative_to(top) for top in ("/proc", "/sys", *COVERED))]
+    return sorted(path for path in outside if path != Path("/") and not set(path.parents) & set(outside))
+
+
 def _links_to_etc(directory: Path) -> Path:
     """Make the directory that instances have for /etc: a mount needs something to lie over, and the host's has not."""
     etc = directory / "etc"
@@ -544,15 +582,6 @@ def _links_to_etc(directory: Path) -> Path:
     for name in OWN_ETC:
         (etc / name).touch()
     return etc
-
-
-def remove_tree(directory: Path) -> None:
-    """Delete a directory, whatever modes what is in it was given."""
-    for top, names, _ in os.walk(directory):
-        for name in names:
-            if not os.path.islink(os.path.join(top, name)):
-                os.chmod(os.path.join(top, name), 0o700)
-    shutil.rmtree(directory)
 
 
 async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:

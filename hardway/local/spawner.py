@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -38,6 +39,11 @@ PR_SET_CHILD_SUBREAPER = 36
 # the mount calls below have these numbers on every architecture
 SYS_OPEN_TREE, SYS_MOVE_MOUNT = 428, 429
 OPEN_TREE_CLONE, AT_RECURSIVE, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, -100, 4
+AT_EMPTY_PATH = 0x1000
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
+KILL = {"x86_64": (0xC000003E, 62), "aarch64": (0xC00000B7, 129), "riscv64": (0xC00000F3, 129)}
+"""What the kernel calls an architecture when it audits it, and the number of kill(2) there."""
 
 TERMINAL_MODES: dict[int, tuple[str, str]] = {
     number: (kind, name)
@@ -66,6 +72,15 @@ class Terminal(TypedDict):
     modes: list[tuple[int, int]]
 
 
+class Bind(TypedDict):
+    """A host directory to make visible at a path in the instance, read and write; only if it is still that one."""
+
+    source: str
+    target: str
+    device: int
+    inode: int
+
+
 class Request(TypedDict):
     """What to start. Texts may hold surrogate escapes for bytes that aren't UTF-8.
 
@@ -73,7 +88,8 @@ class Request(TypedDict):
     cwd: the first of these that can be entered is where it starts.
     holder: a process whose namespaces to enter, 0 for none.
     root: become uid 0 of the instance, as far as its namespaces go.
-    binds: (host directory, path in the instance) to make visible there, read and write.
+    binds: host directories to make visible there.
+    spare: refuse it kill(-1), which without a namespace of its own would be for everything of this user.
     terminal: None for the three descriptors sent along.
     """
 
@@ -83,7 +99,8 @@ class Request(TypedDict):
     cwd: list[str]
     holder: int
     root: bool
-    binds: list[tuple[str, str]]
+    binds: list[Bind]
+    spare: bool
     terminal: Terminal | None
 
 
@@ -175,14 +192,18 @@ class _Namespaces:
             _check(_libc.setns(self.files["user"], CLONE_NEWUSER), "enter user namespace")
 
 
-def _clone_trees(binds: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
+def _clone_trees(binds: Iterable[Bind]) -> list[tuple[int, str]]:
     """Take a copy of each host directory's mount that outlives leaving the host's mount namespace."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare mounts")
-    flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+    flags = OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH | os.O_CLOEXEC
     trees = []
-    for source, target in binds:
-        tree = _libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(source), flags)
-        trees.append((_check(tree, f"open {source}"), target))
+    for bind in binds:
+        found = os.open(bind["source"], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        status = os.fstat(found)
+        if (status.st_dev, status.st_ino) != (bind["device"], bind["inode"]):
+            raise OSError(f"{bind['source']} has been exchanged")
+        tree = _libc.syscall(SYS_OPEN_TREE, found, b"", flags)
+        trees.append((_check(tree, f"open {bind['source']}"), bind["target"]))
     return trees
 
 
@@ -206,6 +227,29 @@ def _map_root() -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+
+
+def _spare_others() -> None:
+    """Have kill(-1) refused, to this process and its children: seccomp's way, see its page of the kernel's manual."""
+    arch, number = KILL.get(os.uname().machine, (0, 0))
+    if not arch:
+        return
+    load, equal, answer = 0x20, 0x15, 0x06
+    steps = [
+        (load, 0, 0, 4),  # the architecture
+        (equal, 0, 4, arch),
+        (load, 0, 0, 0),  # the number of the call
+        (equal, 0, 2, number),
+        (load, 0, 0, 16),  # the lower half of its first argument
+        (equal, 1, 0, 0xFFFFFFFF),
+        (answer, 0, 0, SECCOMP_RET_ALLOW),
+        (answer, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(code))
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "give up privileges")
+    # where the kernel has no filters, it has none
+    _libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.create_string_buffer(program), 0, 0)
 
 
 def _open_terminal(terminal: Terminal, status: socket.socket) -> tuple[int, str]:
@@ -248,6 +292,8 @@ def _execute(request: Request, status: socket.socket, stdio: list[int], nofile: 
             os.chdir(directory)
             break
     path = request["argv"][0]
+    if request["spare"]:
+        _spare_others()
     try:
         os.execve(path, [request["name"], *request["argv"][1:]], env)
     except OSError as error:
@@ -332,7 +378,10 @@ class _Spawner:
         first = os.fork()
         if not first:
             try:
+                # of nobody else's processes: in its namespaces others may look into it before it is what it shall be
                 self.control.close()
+                for other in self.statuses.values():
+                    other.close()
                 _start(request, status, stdio, self.nofile, write)
                 os._exit(0)
             except BaseException as error:

@@ -624,7 +624,9 @@ class Agent:
         endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
         if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
             return
-        host, _, port = (endpoint or METADATA).partition("://")[2].rstrip("/").partition(":")
+        place, _, top = (endpoint or METADATA).partition("://")[2].rstrip("/").partition("/")
+        host, _, port = place.partition(":")
+        base = (b"/" + top.encode() if top else b"") + b"/latest/"
         address = (host, int(port) if port.isdigit() else 80)
         token = b""
         pause = METADATA_EVERY
@@ -632,11 +634,11 @@ class Agent:
             try:
                 if not token:
                     ttl = b"X-aws-ec2-metadata-token-ttl-seconds: 21600"
-                    status, token = http(address, b"PUT /latest/api/token", ttl)
+                    status, token = http(address, b"PUT " + base + b"api/token", ttl)
                     if status != 200:
                         raise ValueError
                 said = b"X-aws-ec2-metadata-token: " + token
-                status, body = http(address, b"GET /latest/meta-data/spot/instance-action", said)
+                status, body = http(address, b"GET " + base + b"meta-data/spot/instance-action", said)
                 if status == 200:
                     self.gone_at = time.monotonic() + max(1.0, seconds_until(body.decode()))
                     os.write(self.wake_in, b"x")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 Answer = tuple[int, bytes]
 Forward = Callable[[], Answer]
@@ -14,14 +18,16 @@ Plan = Callable[[str, dict[str, str], Forward], Answer | None]
 
 
 class FaultyEC2:
-    """Forwards to `endpoint`; counts the calls by their action.
+    """Forwards to where an environment points; counts the calls by their action.
 
     `plan`, if set, answers in place of that: it is given the action, its parameters (JSON has an empty name) and what
     forwards the call, and returns the answer, or None to close the connection without one.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         faulty = self
+        endpoint = self._target = environment["AWS_ENDPOINT_URL"]
+        self._credentials = Credentials(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
         target = endpoint.removeprefix("http://")
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,8 +45,9 @@ class FaultyEC2:
 
                 def forward() -> Answer:
                     connection = http.client.HTTPConnection(target, timeout=60)
-                    headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-                    connection.request("POST", self.path, body, headers)
+                    connection.request(
+                        "POST", self.path, body, faulty.signed(self.path, body, dict(self.headers.items()))
+                    )
                     answered = connection.getresponse()
                     content = answered.read()
                     connection.close()
@@ -69,6 +76,14 @@ class FaultyEC2:
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
+
+    def signed(self, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a call as the client would have sent them to where it is forwarded to."""
+        again = {k: v for k, v in headers.items() if k.lower() not in ("host", "authorization", "x-amz-date")}
+        _, _, region, service, _ = headers["Authorization"].split(",")[0].split("/")
+        request = AWSRequest("POST", self._target + path, again, body)
+        SigV4Auth(self._credentials, service, region).add_auth(request)
+        return dict(request.headers.items())
 
     def close(self) -> None:
         self._server.shutdown()

@@ -22,9 +22,9 @@ import pytest
 from invoke.context import Context
 
 from hardway import prices
-from hardway.config import Local, settings
+from hardway.config import settings
 from hardway.errors import HardwayError, UsageError
-from hardway.local import daemon, faults
+from hardway.local import faults
 from tasks import ec2 as tasks
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, Plan, refused
@@ -57,7 +57,7 @@ def real_proxy(cloud: LocalCloud) -> Iterator[FaultyEC2]:
 
 
 def _proxied(cloud: LocalCloud) -> Iterator[FaultyEC2]:
-    made = FaultyEC2(cloud.env["AWS_ENDPOINT_URL"])
+    made = FaultyEC2(cloud.env)
     yield made
     made.close()
 
@@ -104,8 +104,7 @@ class Launcher:
             self.ec2.plan = None
 
     def fault(self, kind: str, **given: Any) -> None:
-        running = daemon.Running(0, self.cloud.env["AWS_ENDPOINT_URL"], 0, "", "", Local())
-        faults.send(running, faults.Fault(kind, **given))
+        faults.send(self.cloud.running, faults.Fault(kind, **given))
 
 
 def _launcher(

@@ -213,7 +213,8 @@ def test_a_slow_host_gets_a_part_of_the_cpu_and_answers_late(machine: Machine) -
 
 def trying(cloud: LocalCloud, attempts: int) -> Any:
     """A client of EC2 that tries so many times."""
-    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    names = ("aws_access_key_id", "aws_secret_access_key")
+    keys = {name: cloud.env[name.upper()] for name in names}
     config = Config(retries={"total_max_attempts": attempts})
     return boto3.client("ec2", "us-east-1", endpoint_url=cloud.env["AWS_ENDPOINT_URL"], config=config, **keys)
 

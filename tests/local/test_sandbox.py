@@ -82,6 +82,39 @@ def test_the_host_is_read_only(machine: Machine, isolated: bool, tmp_path: Path)
     )
 
 
+@pytest.fixture
+def uncovered() -> Iterator[Path]:
+    """A directory where an instance sees what is the host's."""
+    place = next((place for place in (Path("/srv"), Path("/opt")) if os.access(place, os.W_OK)), None)
+    if place is None:
+        pytest.skip("this user can write only where instances have directories of their own")
+    directory = place / f"hardway-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_secret_and_the_home_of_the_user_are_hidden_wherever_they_lie(
+    tool: str, uncovered: Path, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which(tool) or subprocess.run(TOOLS[tool], capture_output=True).returncode:
+        pytest.skip(f"{tool} is not installed here or not permitted")
+    home = uncovered / "home"
+    (home / ".ssh").mkdir(parents=True)
+    for file in (home / ".ssh" / "id_ed25519", uncovered / "visible"):
+        file.write_text("text")
+    monkeypatch.setenv("HOME", str(home))
+    with run_local_cloud(uncovered / "state", isolation=tool) as cloud:
+        machine = Machines(cloud, key)()[0]
+        assert machine.output(f"cat {uncovered}/visible") == "text"
+        assert machine.output(f"find {uncovered} -mindepth 2 | grep -v {sys.prefix} || :").split() == [
+            str(uncovered / "state" / "hardway")
+        ]
+        assert machine.ssh(f"grep -rs {cloud.running.secret} {uncovered}").returncode != 0
+        assert machine.ssh(f"touch {home}/x {uncovered}/state/hardway/x").returncode != 0
+
+
 def test_identity(machine: Machine, isolated: bool) -> None:
     if isolated:
         name = f"ip-{machine.address.replace('.', '-')}"
@@ -121,6 +154,24 @@ def test_a_terminal_of_its_own(machine: Machine) -> None:
     done = machine.ssh("tty && python3 -c 'import os; print(os.ttyname(os.openpty()[1]))'", options=("-tt",))
     names = done.stdout.decode().split()
     assert len(names) == 2 and all(name.startswith("/dev/pts/") for name in names)
+
+
+def test_killing_all_processes_does_not_end_the_instance(machine: Machine, isolated: bool) -> None:
+    if not isolated:
+        # as that would be all of this user's, on the whole machine: not even signal 0 may be sent so
+        refused = machine.ssh("kill -0 -1")
+        assert refused.returncode != 0 and b"not permitted" in refused.stderr
+        assert machine.ssh("sleep 100 & kill -9 $!; wait $!").returncode == 137
+        return
+    machine.output("sleep 1000 >/dev/null 2>&1 </dev/null &")
+    # only where it is for the instance's own
+    for _ in range(3):
+        machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && kill -9 -1")
+        assert machine.output("echo lives; pgrep -x sleep || echo none") == "lives\nnone\n"
+    assert machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && kill -STOP -1; kill -CONT -1").returncode == 0
+    machine.output("for i in 1 2 3; do (bash -c : &); done")
+    eventually(lambda: "Z" not in machine.output("ps -eo stat"))
+    assert machine.state == "running"
 
 
 def test_termination_leaves_nothing(own_cloud: LocalCloud, key: Key, level: str) -> None:

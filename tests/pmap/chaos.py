@@ -16,9 +16,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hardway.config import Settings
 from hardway.local import faults
-from hardway.local.daemon import Running
 from tests.conftest import REPOSITORY, LocalCloud
 from tests.pmap.conftest import Cluster
 from tests.pmap.proxy import Proxy
@@ -69,7 +67,7 @@ def run(
     over = threading.Event()
     drivers: list[subprocess.Popen[str]] = []
     alive = list(cluster.ids)
-    daemon = Running(cloud.pid, cloud.env["AWS_ENDPOINT_URL"], 0, "", "", Settings().local)
+    daemon = cloud.running
 
     def fault() -> None:
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]

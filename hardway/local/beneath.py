@@ -1,0 +1,258 @@
+"""Files in a tree that somebody hostile may change at any moment, opened by who may do more than they may.
+
+What lies in an instance's directories is its own: it may put a link to any file of ours, a pipe nobody writes to or a
+thousand directories within each other anywhere, and exchange one for the other between two calls. So nothing there is
+opened by its path alone: every name is looked up beneath the top of the tree by descriptor, no link is followed, no
+open waits, and what is read is a regular file of bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import os
+import platform
+import secrets
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SYS_OPENAT2 = 437
+"""On every architecture, since Linux 5.6."""
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | ALWAYS
+DEEPEST = 64
+"""So many directories within each other are held open at once; what lies deeper is moved up before it is removed."""
+NAMES_AT_ONCE = 10_000
+REMOVE_SECONDS = 600.0
+NOT_THE_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL, errno.EACCES)
+"""What opening something else than a file fails with."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_without_openat2 = platform.system() != "Linux"
+
+
+def open_at(top: int, path: str | bytes, flags: int, mode: int = 0o600) -> int:
+    """Open what lies at a path, without "..", beneath an open directory. Raises OSError, ELOOP for any link."""
+    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    if not names:
+        return os.open(".", flags | ALWAYS, dir_fd=top)
+    if len(names) > 1 and not _without_openat2:
+        with contextlib.suppress(NotImplementedError):
+            return _openat2(top, b"/".join(names), flags | ALWAYS, mode)
+    return _open_name_by_name(top, names, flags | ALWAYS, mode)
+
+
+def _openat2(top: int, path: bytes, flags: int, mode: int) -> int:
+    """Raises NotImplementedError where the kernel, or what guards it, knows no such call."""
+    global _without_openat2
+    if flags & os.O_PATH:  # nothing else goes with it here
+        flags &= os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    how = struct.pack(
+        "QQQ", flags, mode if flags & os.O_CREAT else 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+    )
+    while (descriptor := int(_libc.syscall(SYS_OPENAT2, top, path, how, len(how)))) < 0:
+        number = ctypes.get_errno()
+        if number == errno.ENOSYS:
+            _without_openat2 = True
+        if number in (errno.ENOSYS, errno.EPERM):  # a guard's EPERM may be a file's own, which the other way tells
+            raise NotImplementedError
+        if number not in (errno.EINTR, errno.EAGAIN):
+            raise OSError(number, os.strerror(number))
+    return descriptor
+
+
+def _open_name_by_name(top: int, names: list[bytes], flags: int, mode: int) -> int:
+    parent = top
+    try:
+        for name in names[:-1]:
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | ALWAYS, dir_fd=parent)
+            if parent != top:
+                os.close(parent)
+            parent = below
+        return os.open(names[-1], flags, mode, dir_fd=parent)
+    except NotADirectoryError:
+        # with O_PATH and O_DIRECTORY a link is no directory
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+    finally:
+        if parent != top:
+            os.close(parent)
+
+
+@contextlib.contextmanager
+def directory(top: Path | bytes, path: str | bytes = b"") -> Iterator[int]:
+    """A directory beneath `top`, which is trusted, open for the time of the block. Raises OSError."""
+    above = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        below = open_at(above, path, os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(above)
+    try:
+        yield below
+    finally:
+        os.close(below)
+
+
+def read(top: Path, path: str, most: int) -> bytes:
+    """The content of a regular file of at most so many bytes. Raises OSError."""
+    with directory(top) as above, open(_of_kind(open_at(above, path, os.O_RDONLY), stat.S_IFREG), "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content
+
+
+def write(top: Path, path: str, content: bytes, mode: int) -> None:
+    """Make a file, in place of whatever has its name; directories above it are made. Raises OSError."""
+    above, _, name = path.rpartition("/")
+    make_directories(top, above)
+    with directory(top, above) as parent:
+        _remove(parent, os.fsencode(name))
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | ALWAYS, mode, dir_fd=parent), "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+
+
+def append(top: Path, path: str) -> int:
+    """A regular file open for appending; what else has its name gives way to a new one. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    above, _, name = path.rpartition("/")
+    with directory(top, above) as parent:
+        try:
+            return _of_kind(open_at(parent, name, flags, 0o644), stat.S_IFREG)
+        except OSError as error:
+            if error.errno not in NOT_THE_FILE:
+                raise
+        _remove(parent, os.fsencode(name))
+        return open_at(parent, name, flags | os.O_EXCL, 0o644)
+
+
+def open_pipe(top: Path, path: str) -> int:
+    """A named pipe, open for reading and writing. Raises OSError."""
+    with directory(top) as above:
+        return _of_kind(open_at(above, path, os.O_RDWR), stat.S_IFIFO)
+
+
+def make_directories(top: Path, path: str) -> None:
+    """Have a directory, and those above it, beneath `top`; what else has one of their names gives way."""
+    with contextlib.ExitStack() as opened:
+        parent = opened.enter_context(directory(top))
+        for name in filter(None, path.split("/")):
+            for _ in range(2):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                try:
+                    below = open_at(parent, name, os.O_PATH | os.O_DIRECTORY)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                        raise
+                    _remove(parent, os.fsencode(name))
+            else:
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            opened.callback(os.close, below)
+            parent = below
+
+
+def _of_kind(descriptor: int, kind: int) -> int:
+    """The descriptor, of a file of that kind; closed, and OSError raised, for another one."""
+    if stat.S_IFMT(os.fstat(descriptor).st_mode) != kind:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file of the kind it should be")
+    return descriptor
+
+
+def remove(path: Path) -> None:
+    """Delete a directory and all in it, or a file, whatever modes its files were given and however deep they lie.
+
+    One that isn't there is no error. Raises OSError for what stays after REMOVE_SECONDS.
+    """
+    with contextlib.suppress(FileNotFoundError), directory(path.parent) as parent:
+        _remove(parent, os.fsencode(path.name))
+
+
+@dataclass
+class _Level:
+    """A directory that is being emptied: open, its name in the one above, and what of it was seen and not yet done."""
+
+    descriptor: int
+    name: bytes
+    names: list[bytes]
+
+
+def _remove(parent: int, name: bytes) -> None:
+    deadline = time.monotonic() + REMOVE_SECONDS
+    levels: list[_Level] = []
+    try:
+        while levels or not _unlinked(parent, name):
+            if time.monotonic() > deadline:
+                raise OSError(errno.ENOTEMPTY, "what is in it does not stop to change")
+            if levels:
+                _go_on_emptying(levels, parent)
+            elif top := _level(parent, name):
+                levels.append(top)
+    finally:
+        for level in levels:
+            os.close(level.descriptor)
+
+
+def _go_on_emptying(levels: list[_Level], parent: int) -> None:
+    """Delete what the last of these directories holds, up to the next directory, which then is the last; where nothing
+    is left, delete the last itself.
+    """
+    here = levels[-1]
+    if not here.names:
+        with os.scandir(here.descriptor) as entries:
+            here.names = [os.fsencode(entry.name) for entry in itertools.islice(entries, NAMES_AT_ONCE)]
+        if not here.names:
+            levels.pop()
+            os.close(here.descriptor)
+            with contextlib.suppress(OSError):  # something new is in it: it is looked at again
+                os.rmdir(here.name, dir_fd=levels[-1].descriptor if levels else parent)
+            return
+    while here.names:
+        name = here.names.pop()
+        if _unlinked(here.descriptor, name):
+            continue
+        below = _level(here.descriptor, name)
+        if below is None:
+            time.sleep(0.001)  # it is something else by now, or nothing we may delete
+        elif len(levels) < DEEPEST:
+            levels.append(below)
+            return
+        else:
+            os.close(below.descriptor)
+            top = levels[0].descriptor
+            os.rename(name, secrets.token_hex(16), src_dir_fd=here.descriptor, dst_dir_fd=top)
+
+
+def _unlinked(parent: int, name: bytes) -> bool:
+    """Delete a name that is no directory's; whether it is gone."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        return False
+    return True
+
+
+def _level(parent: int, name: bytes) -> _Level | None:
+    """A directory opened to be emptied; None for what is none, or no more."""
+    try:
+        place = os.open(name, os.O_PATH | os.O_DIRECTORY | ALWAYS, dir_fd=parent)
+    except OSError:
+        return None
+    try:
+        os.chmod(f"/proc/self/fd/{place}", 0o700)
+        return _Level(os.open(".", DIRECTORY, dir_fd=place), name, [])
+    finally:
+        os.close(place)
