@@ -1,7 +1,7 @@
 """What `--command` and `--stdin` mean: a line for the login shell of each instance, and what it reads.
 
-A short text is the line itself. A file's content travels over stdin in front of what the command is to read, so it
-may be of any length and in any language its first line names.
+A short text is the line itself, as for ssh. A file's content travels over stdin in front of what the command is to
+read, so it may be of any length and in any language its first line names.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from pathlib import Path
 from typing import IO
 
 from hardway.errors import UsageError
+from hardway.script import Script
 
 # Linux takes no single argument of 128 KiB or more.
 _LINE_BYTES = 100_000
 _CHUNK = 1 << 16
 
-# {size}: a number of ours. Without an interpreter line it is a bash script, as for execvp.
-_RUN_SCRIPT = (
-    'f=$(mktemp) && trap \'rm -f "$f"\' EXIT && head -c {size} >"$f" && '
-    'case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac'
-)
+# $1: its size. Without an interpreter line it is a bash script, as for execvp. Not all shells remove it when a signal
+# ends them.
+_RUN_SCRIPT = r"""
+trap 'exit 143' HUP INT TERM
+f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
+[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
+case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac
+"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and the chunks of bytes that each instance's command reads (None: nothing)."""
+    """A line for the login shell, or a script; and the chunks of bytes that each command reads (None: nothing)."""
 
-    line: str
+    line: str | Script
     stdin: Callable[[], Iterator[bytes]] | None
 
 
@@ -55,7 +59,7 @@ def read(command: str, stdin: str | None = None) -> Command:
         if source:
             yield from source()
 
-    return Command(_RUN_SCRIPT.format(size=len(script)), both)
+    return Command(Script(_RUN_SCRIPT, [str(len(script))]), both)
 
 
 def lines(each: str, command: str, stdin: str | None) -> list[bytes]:

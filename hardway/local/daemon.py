@@ -29,6 +29,7 @@ from typing import TextIO
 
 import platformdirs
 
+from hardway import private
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, UsageError
 from hardway.local import spawner
@@ -160,6 +161,9 @@ def _locked(directory: Path) -> Iterator[None]:
 def _lock(directory: Path) -> int | None:
     """Take the lock, if it is free. Who had it before may have deleted the file: then it isn't the lock any more."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in (directory, directory.parent):
+        if each.name in ("local", "hardway"):
+            private.directory(each)
     path = directory / "lock"
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
+from hardway import private
 from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.tables import count
 
@@ -153,7 +154,8 @@ class Job:
         )
         made = False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private.state()
+            private.directory(path.parent)
             path.mkdir(mode=0o700)
             made = True
             (path / "keys").touch()
