@@ -19,8 +19,9 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hardway import extract
 from hardway.channel import CHUNK, STALL_SECONDS, TransferError
@@ -218,42 +219,54 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
 
 
 def _merge(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
-    for directory, names, files in os.walk(source):
-        below = Path(os.path.relpath(directory, source)).parts
-        here = extract.beneath(None, target, named)
-        try:
-            for name in below:
+    # What stands in the way is found before anything is changed.
+    for change in (False, True):
+        for directory, names, files in os.walk(source):
+            below = Path(os.path.relpath(directory, source)).parts
+            links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+            with extract.told(str(target.joinpath(*below))), _below(target, below, named, make=change) as here:
+                for name in [*files, *links] if here is not None else ():
+                    _merge_file(os.path.join(directory, name), here, name, given_up, change)
+    for below, _ in sorted(work.directories.items(), key=lambda each: len(each[0]), reverse=True):
+        if below:
+            with extract.told(str(target.joinpath(*below))), _below(target, below, named, make=True) as here:
+                work.set_mode(below, here)
+
+
+@contextlib.contextmanager
+def _below(target: Path, names: Sequence[str], named: bool, make: bool) -> Iterator[Any]:
+    """A directory below the target, by descriptor, no symlink followed; made if need be, else None for none."""
+    here = extract.beneath(None, target, named)
+    try:
+        for name in names:
+            if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=here)
-                here, before = extract.beneath(here, name), here
-                os.close(before)
-            for name in [*files, *(n for n in names if os.path.islink(os.path.join(directory, n)))]:
-                _merge_file(os.path.join(directory, name), here, name, given_up)
-        finally:
-            os.close(here)
-    for names_, _ in sorted(work.directories.items(), key=lambda each: len(each[0]), reverse=True):
-        if names_:
-            here = extract.beneath(None, target, named)
             try:
-                for name in names_:
-                    here, before = extract.beneath(here, name), here
-                    os.close(before)
-                work.set_mode(names_, here)
-            finally:
-                os.close(here)
+                found = extract.beneath(here, name)
+            except FileNotFoundError:
+                if make:
+                    raise
+                yield None
+                return
+            os.close(here)
+            here = found
+        yield here
+    finally:
+        os.close(here)
 
 
-def _merge_file(source: str, directory: int, name: str, given_up: threading.Event) -> None:
-    with extract.told(name):
-        try:
-            kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            kind = stat.S_IFREG
-        if stat.S_ISREG(kind) or stat.S_ISLNK(kind):
-            os.replace(source, name, dst_dir_fd=directory)
-        elif stat.S_ISDIR(kind):
-            raise TransferError(f"{printable(name)} is a directory here, and a file there")
-        elif os.path.islink(source):
-            raise TransferError(f"{printable(name)} is no regular file here, and a symlink there")
-        else:
-            _write_through(Path(source), Path(f"/proc/self/fd/{directory}", name), given_up)
+def _merge_file(source: str, directory: int, name: str, given_up: threading.Event, change: bool) -> None:
+    try:
+        kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if stat.S_ISDIR(kind):
+        raise TransferError(f"{printable(name)} is a directory here, and none there")
+    plain = stat.S_ISREG(kind) or stat.S_ISLNK(kind)
+    if not plain and os.path.islink(source):
+        raise TransferError(f"{printable(name)} is no regular file here, and a symlink there")
+    if change and plain:
+        os.replace(source, name, dst_dir_fd=directory)
+    elif change:
+        _write_through(Path(source), Path(f"/proc/self/fd/{directory}", name), given_up)

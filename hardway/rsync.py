@@ -25,16 +25,14 @@ from hardway.errors import UsageError
 from hardway.group import InstanceGroup
 from hardway.script import Script
 from hardway.terminal import printable
-from hardway.transfer import Remote
+from hardway.transfer import PLACE, Remote
 
 # $1: the tree. rsync would replace what is there and no directory.
-_MAKE_PARENT = r"""
+_MAKE_PARENT = PLACE + r"""
 case $1 in */*) mkdir -p -- "${1%/*}/" || exit 1 ;; esac
-if [ -e "$1" ] && [ ! -d "$1" ]; then echo "$1 is there and is no directory" >&2; exit 1; fi
-case $(CDPATH= cd -P -- "$1" 2>/dev/null && pwd -P)/ in
-/dev/shm/*) ;;
-/dev/*|/proc/*|/sys/*) echo "$1 is the machine's: no tree is put there" >&2; exit 1 ;;
-esac
+to=$1; place
+if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
+if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
 """
 
 

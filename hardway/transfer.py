@@ -39,9 +39,9 @@ _GREW = "file changed as we read it"
 #
 # `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
 # written through: it is no regular file, or is in such a directory, where nothing may be renamed. `claim` locks the
-# directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody is
-# at something. What is made there is locked before `claimed` lets others look.
-_COMMON = r"""
+# directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody
+# is at something. What is made there is locked before `claimed` lets others look.
+PLACE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
 machine() { case $1/ in /dev/shm/*) return 1 ;; /dev/*|/proc/*|/sys/*) ;; *) return 1 ;; esac; }
 place() {
@@ -73,7 +73,7 @@ claimed() { exec 8<&-; }
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
 # stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
-RECEIVE = _COMMON + r"""
+RECEIVE = PLACE + r"""
 dst=$1 part=$2-$$; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
@@ -119,7 +119,7 @@ LC_ALL=C exec tar -chf - -- "$@"
 """
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
-RECEIVE_TREE = _COMMON + r"""
+RECEIVE_TREE = PLACE + r"""
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
 case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" ;; esac || exit 1
@@ -132,7 +132,8 @@ trap 'rm -rf -- "$tmp"' EXIT
 claim "$at"
 mkdir -m 700 -- "$tmp" || exit 1
 exec 7<"$tmp"; keep; claimed
-LC_ALL=C tar -xpof - -C "$tmp" || exit 1
+# tar does not say of a disk that it is full.
+LC_ALL=C tar -xpof - -C "$tmp" || { head -c 65536 /dev/zero >"$tmp/full"; exit 1; }
 if [ ! -d "$tmp/tree" ]; then echo "only a part of it came" >&2; exit 1; fi
 # Fails where it is there by now and not empty; two that merge into it at once would trip over each other.
 if [ "$at" = "$up" ] && mv -T -- "$tmp/tree" "$to" 2>/dev/null; then exit 0; fi

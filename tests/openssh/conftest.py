@@ -58,8 +58,8 @@ def settings() -> Settings:
 def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Starts an sshd on a port (0: a free one) that our own key opens, its config ending in `lines`; returns the port.
 
-    With `shell` that is the login shell there, and with `setup`, a script for sh, is run before it, in a mount namespace
-    that all it starts is in. The home of the n-th one is tmp_path/sshd<n>, its log `log` there.
+    With `shell` that is the login shell there; `setup`, a script for sh, is run before it in a mount namespace, which
+    all that it starts is in. The home of the n-th one is tmp_path/sshd<n>, its log `log` there.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
     if not program:
@@ -120,8 +120,8 @@ def hosts(sshd: int) -> list[Instance]:
 def _in_namespace(command: list[str], directory: Path, shell: str, setup: str) -> list[str]:
     user = pwd.getpwuid(os.getuid())
     account = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{directory}:{shell or '/bin/bash'}\n"
-    others = [line for line in Path("/etc/passwd").read_text().splitlines(keepends=True) if f":x:{user.pw_uid}:" not in line]
-    (directory / "passwd").write_text(account + "".join(others))
+    others = [line for line in Path("/etc/passwd").read_text().splitlines() if f":x:{user.pw_uid}:" not in line]
+    (directory / "passwd").write_text(account + "\n".join(others) + "\n")
     (directory / "setup").write_text(f'set -e\nmount --bind "{directory}/passwd" /etc/passwd\n{setup}\nexec "$@"\n')
     if user.pw_uid == 0:
         return ["unshare", "-m", "sh", str(directory / "setup"), *command]

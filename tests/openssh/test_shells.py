@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hardway import commands, globs, lifetime, readiness, spread, transfer
-from hardway.channel import TransferError
 from hardway.config import Settings
 from hardway.group import CommandError, CommandResult, InstanceGroup, Printer
 from hardway.instances import Instance
@@ -68,10 +67,10 @@ def test_all_that_runs_there_runs_or_fails(
     assert isinstance(outcome, CommandError)
     assert "still running after 0.5 s" in str(outcome)
 
-    # ec2.extend, with and without a watch to extend
-    [outcome] = _extend(one, settings, monkeypatch)
+    # What ec2.extend and readiness run
+    [outcome] = lifetime.extend(settings, one, 1).values()
     assert "it has no limit that could be moved" in str(outcome)
-    assert readiness._try(one[0], settings, HostKeys(consoles=0), InstanceGroup(one, settings).interrupted) == ("", False)
+    assert readiness._try(one[0], settings, HostKeys(consoles=0), threading.Event()) == ("", False)
 
     # Copies there and back
     source = tmp_path / "source"
@@ -96,11 +95,6 @@ def test_all_that_runs_there_runs_or_fails(
     assert not outcomes.failed, outcomes.failed
     assert (home / "spread" / ODD).read_bytes() == (source / ODD).read_bytes()
     assert not [name for name in os.listdir(home) if name.startswith(".hardway")]
-
-
-def _extend(hosts: list[Instance], settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    monkeypatch.setattr(lifetime.tags, "add", lambda *_: None)
-    return list(lifetime.extend(settings, hosts, 1).values())
 
 
 @pytest.mark.parametrize("program", ["true", "false", "nologin"])
@@ -133,13 +127,16 @@ def test_what_a_login_shell_prints_stays_in_a_commands_output(
     (tmp_path / "sshd0" / ".bashrc").write_text("echo hello\n")
     (tmp_path / "script").write_text("printf 'no newline\\0'")
     script = commands.read(str(tmp_path / "script"))
-    for line, stdin, timeout in (("printf 'no newline\\0'", None, 0), ("printf 'no newline\\0'", None, 9), (script.line, script.stdin, 9)):
+    text = "printf 'no newline\\0'"
+    for line, stdin, timeout in ((text, None, 0), (text, None, 9), (script.line, script.stdin, 9)):
         printer = Printer(prefix=False, sole=True)
         [result] = run([host], settings, line, stdin=stdin, timeout=timeout, printer=printer)
         assert result.stdout == capfdbinary.readouterr().out == b"hello\nno newline\0"
 
 
-def test_a_script_that_comes_short_or_mixed_does_not_run(start_sshd: Callable[..., int], settings: Settings, tmp_path: Path) -> None:
+def test_a_script_that_comes_short_or_mixed_does_not_run(
+    start_sshd: Callable[..., int], settings: Settings, tmp_path: Path
+) -> None:
     """A start-up file has read some of what was for us."""
     host = instance(0, start_sshd(0, shell=shutil.which("bash")))
     (tmp_path / "sshd0" / ".bashrc").write_text("head -c 5 >/dev/null\n")
