@@ -25,6 +25,8 @@ _LOOK_SECONDS = 0.5
 # Of what the script sends, this is taken before it is asked for; of what it complains, the end.
 _AHEAD_BYTES = 1 << 20
 _COMPLAINT_BYTES = 1 << 16
+# tar pads what it sends.
+_BEHIND_BYTES = 1 << 20
 # It comes on a stream of its own, a little behind the last word.
 _COMPLAINT_SECONDS = 1.0
 _LOST = "the connection was lost before the copy was whole"
@@ -125,8 +127,12 @@ class Channel:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self.channel.shutdown_write()
         # Something that a start-up file left behind may hold the output open for longer.
+        behind = 0
         while self._words.code is None and self._pump():
+            behind += len(self._out)
             self._out.clear()
+            if behind > _BEHIND_BYTES:
+                raise TransferError("it sends more than it was asked for")
         if self._words.code != 0:
             deadline = time.monotonic() + _COMPLAINT_SECONDS
             while time.monotonic() < deadline and self._pump(deadline):

@@ -32,6 +32,10 @@ DEPTH = 200
 DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
+class NotWholeError(TransferError):
+    """What came is no tar stream, or none that is whole."""
+
+
 Read = Callable[[int], bytes]
 
 
@@ -167,7 +171,7 @@ def _time(value: bytes) -> float:
 def _exactly(read: Read, size: int) -> bytes:
     data = read(size)
     if len(data) != size:
-        raise TransferError("what came is no whole tar stream: it ends too early")
+        raise NotWholeError("what came is no whole tar stream: it ends too early")
     return data
 
 
@@ -176,8 +180,8 @@ def _skip(read: Read, size: int) -> None:
         size -= len(_exactly(read, min(size, CHUNK)))
 
 
-def _broken() -> TransferError:
-    return TransferError("what came is no whole tar stream: it has a header that is none")
+def _broken() -> NotWholeError:
+    return NotWholeError("what came is no whole tar stream: it has a header that is none")
 
 
 def _shown(name: str) -> str:

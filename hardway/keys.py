@@ -96,6 +96,8 @@ class HostKeys:
 
     def __init__(self, path: Path | None = None, consoles: int = CONSOLES) -> None:
         self.path = path or user_state_path("hardway") / "known_hosts"
+        if path is None and self.path.parent.is_dir():
+            private.state()
         self._consoles = consoles
         self._lock = threading.Lock()
         self._asked: set[str] = set()

@@ -240,6 +240,8 @@ def address(instance: Instance, settings: Settings) -> str:
 def checked_address(instance: Instance, text: str) -> str:
     """An address of the instance, or the empty text. Raises UsageError for anything else."""
     try:
+        if "%" in text:  # an address of this link alone, with the name of an interface
+            raise ValueError
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise UsageError(f"{_shown(instance)} has {printable(text)!r} for an address, which is none") from None

@@ -356,12 +356,8 @@ class _Unpacking:
     progress: Progress
 
     def members(self) -> Iterator[extract.Member]:
-        """The members. Raises TransferError with what the script complained of where the stream is not whole."""
-        try:
-            yield from extract.members(self.channel.read)
-        except TransferError:
-            self.finish()
-            raise
+        """The members."""
+        return extract.members(self.channel.read)
 
     def finish(self) -> None:
         """Take what is behind the archive, and the script's last word. Raises TransferError."""
@@ -377,7 +373,13 @@ def _unpacking(
     connection: ssh.InstanceConnection, script: str, source: Remote, progress: Progress
 ) -> Iterator[_Unpacking]:
     with Channel(connection, Script(script, [source.path])) as channel:
-        yield _Unpacking(channel, progress)
+        stream = _Unpacking(channel, progress)
+        try:
+            yield stream
+        except extract.NotWholeError:
+            # What the script complained of, or that it was lost, is the better reason.
+            stream.finish()
+            raise
 
 
 def push(

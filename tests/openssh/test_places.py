@@ -1,8 +1,9 @@
-"""What a copy is put in place of, on both sides: never of a device, a FIFO or a descriptor; and nothing stays behind."""
+"""What a copy is put in place of, on both sides: no device, no FIFO, no descriptor. And nothing stays behind."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import stat
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fabric.group import GroupResult
 
 from hardway import landing, rsync, transfer
 from hardway.config import Settings
@@ -37,7 +39,7 @@ ln -s fd/1 /dev/stdout
 ln -s fd/2 /dev/stderr
 """
 LIST = "find /dev -printf '%y %M %p %l\\n' | sort"
-# argv: the way, source, destination, port; what is said goes to stderr
+# argv: a port, and ways, sources and destinations; what is said goes to stderr, in the end the copies' exit codes
 COPY = """
 import sys
 from dataclasses import replace
@@ -47,14 +49,19 @@ from hardway.config import Settings
 from hardway.group import InstanceGroup, report
 from hardway.transfer import Remote
 from tests.openssh.conftest import instance
-way, source, destination, port = sys.argv[1:]
-group = InstanceGroup([instance(0, int(port))], Settings())
-copy = {"scp": transfer.fetch_files, "pull": transfer.pull}[way]
-try:
-    report(copy(group, Remote(source), destination), lambda line: print(line, file=sys.stderr))
-except BaseException as error:
-    from hardway import signals
-    sys.exit(getattr(signals.as_error(error) if isinstance(error, KeyboardInterrupt) else error, "code", 99))
+from hardway import signals
+port, *rest = sys.argv[1:]
+codes = []
+for way, source, destination in zip(rest[::3], rest[1::3], rest[2::3]):
+    group = InstanceGroup([instance(0, int(port))], Settings())
+    copy = {"scp": transfer.fetch_files, "pull": transfer.pull}[way]
+    try:
+        report(copy(group, Remote(source), destination), lambda line: print(line, file=sys.stderr))
+        codes.append(0)
+    except BaseException as error:
+        codes.append(getattr(signals.as_error(error) if isinstance(error, KeyboardInterrupt) else error, "code", 99))
+print(*codes, file=sys.stderr)
+sys.exit(max(codes))
 """
 ROOT = pytest.mark.skipif(os.getuid() != 0, reason="to make devices takes root")
 
@@ -77,29 +84,16 @@ def test_nothing_here_is_put_in_place_of_a_device(start_sshd: Callable[..., int]
     (tmp_path / "link").symlink_to("/dev/null")
     run = f'{DEVICES}\nbefore=$({LIST})\nif "$@"; then code=0; else code=$?; fi\n'
     run += f'[ "$({LIST})" = "$before" ] || exit 42\nexit $code'
-    for target, out in (
-        ("/dev/null", b""),
-        ("/dev/stdout", b"content"),
-        ("/dev/fd/1", b"content"),
-        ("/proc/self/fd/1", b"content"),
-        (str(tmp_path / "link"), b""),
-    ):
-        done = copy("scp", "f", target, port, namespace=run)
-        said = done.communicate(timeout=60)
-        assert (done.returncode, said[0]) == (0, out), (target, said)
-    for way, source, target in (
-        ("scp", "f", "/dev/new"),
-        ("scp", "f", "/dev/full"),
-        ("scp", "f", "/dev/"),
-        ("scp", "tree/null", "/dev/no/such/place"),
-        ("pull", "tree", "/dev"),
-        ("pull", "tree", "/dev/new"),
-        ("pull", "tree", "/proc/"),
-    ):
-        done = copy(way, source, target, port, namespace=run)
-        said = done.communicate(timeout=60)
-        assert done.returncode == 1, (target, said)
-    done = copy("scp", "f", "/dev/shm/f", port, namespace=run)
+    through = ["/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", str(tmp_path / "link")]
+    refused = [
+        *(("scp", "f", "/dev/new"), ("scp", "f", "/dev/full"), ("scp", "f", "/dev/"), ("scp", "f", "/dev/no/place")),
+        *(("pull", "tree", "/dev"), ("pull", "tree", "/dev/new"), ("pull", "tree", "/proc/")),
+    ]
+    done = copy(port, *(word for to in through for word in ("scp", "f", to)), *itertools.chain(*refused), namespace=run)
+    out, said = done.communicate(timeout=60)
+    assert (done.returncode, out) == (1, b"content" * 3), said
+    assert said.splitlines()[-1] == b" ".join([b"0"] * len(through) + [b"1"] * len(refused)), said
+    done = copy(port, "scp", "f", "/dev/shm/f", namespace=run)
     done.communicate(timeout=60)
     assert done.returncode == 42  # a plain directory, in which it is now
     assert (tmp_path / "link").is_symlink()
@@ -176,12 +170,11 @@ def test_a_symlink_that_a_person_names_stays(hosts: list[Instance], settings: Se
     group = InstanceGroup(hosts[:1], settings)
     (tmp_path / "f").write_text("new")
     (tmp_path / "d").mkdir()
-    for number, copy_it in enumerate(
-        (
-            lambda to: transfer.send_files(group, [tmp_path / "f"], Remote(str(to))),
-            lambda to: transfer.fetch_files(group, Remote(f"{tmp_path}/f"), str(to)),
-        )
-    ):
+    ways: list[Callable[[Path], GroupResult]] = [
+        lambda to: transfer.send_files(group, [tmp_path / "f"], Remote(str(to))),
+        lambda to: transfer.fetch_files(group, Remote(f"{tmp_path}/f"), str(to)),
+    ]
+    for number, copy_it in enumerate(ways):
         real, link, dangling = (tmp_path / "d" / f"{name}{number}" for name in ("real", "link", "dangling"))
         real.write_text("old")
         link.symlink_to(real.name)
@@ -200,8 +193,13 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("way", ["pull", "scp"])
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [
+        *(("pull", number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)),
+        *(("scp", number) for number in (signal.SIGTERM, signal.SIGKILL)),
+    ],
+)
 def test_a_copy_that_is_ended_leaves_nothing_for_long(
     start_sshd: Callable[..., int], settings: Settings, tmp_path: Path, number: signal.Signals, way: str
 ) -> None:
@@ -214,8 +212,7 @@ def test_a_copy_that_is_ended_leaves_nothing_for_long(
     source = "tree" if way == "pull" else "tree/big"
     (into / "t").mkdir(parents=True)
     (into / "t" / "big").write_text("mine")
-    alive = into / "t" / f"{landing.PREFIX}alive"
-    begun = copy(way, source, f"{into}/t", str(port))
+    begun = copy(str(port), way, source, f"{into}/t")
     wait_for(lambda: list(into.rglob(f"{landing.PREFIX}*/**/big")))
     begun.send_signal(number)
     begun.communicate(timeout=30)
@@ -281,10 +278,11 @@ def test_a_full_disk_is_told_and_leaves_all_as_it_was(
         (place / "tree").mkdir()
         (place / "tree" / "big").write_bytes(bytes(3 << 20))
     if way in ("scp", "push"):
-        send = {
+        sends: dict[str, Callable[[], GroupResult]] = {
             "scp": lambda: transfer.send_files(group, [tmp_path / "tree" / "big"], Remote(f"{there}/")),
             "push": lambda: transfer.push(group, tmp_path / "tree", Remote(str(there))),
-        }[way]
+        }
+        send = sends[way]
         assert "no space left" in failure(send()).lower()
         [result] = InstanceGroup([instance(0, port)], settings).execute(f'cd "{there}" && ls -A && cat big').values()
         assert result.stdout == b"big\nmine\n"
@@ -292,7 +290,7 @@ def test_a_full_disk_is_told_and_leaves_all_as_it_was(
     (tmp_path / "into").mkdir()
     (tmp_path / "into" / "big").write_text("mine")
     arguments = ("pull", "tree") if way == "pull" else ("scp", "tree/big")
-    limited = copy(*arguments, f"{tmp_path}/into", str(port), before='ulimit -f 1000; trap "" XFSZ; exec "$@"')
+    limited = copy(str(port), *arguments, f"{tmp_path}/into", before='ulimit -f 1000; trap "" XFSZ; exec "$@"')
     _, said = limited.communicate(timeout=60)
     assert (limited.returncode, b"file too large" in said, b"host0" in said) == (1, True, True), said
     assert contents(tmp_path / "into") == {"big": ("100644", b"mine")}
