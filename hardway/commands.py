@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from hardway.errors import UsageError
+from hardway.paths import here
 from hardway.script import Script
 
 # Linux takes no single argument of 128 KiB or more.
@@ -74,7 +75,7 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
     if command == each == "-":
         raise UsageError("--command - and --each - cannot both read our stdin")
     try:
-        data = sys.stdin.buffer.read() if each == "-" else Path(each).expanduser().read_bytes()
+        data = sys.stdin.buffer.read() if each == "-" else here(each).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
     return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
@@ -94,9 +95,14 @@ def file_content(text: str, flag: str) -> bytes | None:
 
     Raises UsageError for a file that cannot be read.
     """
-    path = Path(text).expanduser() if text.strip() and "\n" not in text and len(text) < 4096 else None
+    if not text.strip() or "\n" in text or len(text) >= 4096:
+        return None
     try:
-        return path.read_bytes() if path and path.is_file() else None
+        path = Path(text).expanduser()
+    except RuntimeError:  # a user there is there
+        return None
+    try:
+        return path.read_bytes() if path.is_file() else None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return None
@@ -105,7 +111,7 @@ def file_content(text: str, flag: str) -> bytes | None:
 
 def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
     try:
-        file: IO[bytes] = _all_of_stdin() if stdin == "-" else Path(stdin).expanduser().open("rb")
+        file: IO[bytes] = _all_of_stdin() if stdin == "-" else here(stdin).open("rb")
     except OSError as error:
         raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
     return lambda: _chunks(file)

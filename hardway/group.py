@@ -327,6 +327,7 @@ class InstanceGroup(ThreadingGroup):
                 return running.run(command, read, timeout, connection.connect_timeout or 15)
             finally:
                 channel.close()
+                running.pulse.end()
                 if printer:
                     printer.finish(connection.instance)
 
@@ -491,6 +492,7 @@ class _Pulse:
         self._say = say or (lambda _line: None)
         self._heard = self._asked = time.monotonic()
         self._hangs = False
+        self._asking: threading.Thread | None = None
 
     def heard(self) -> None:
         """Something came from it."""
@@ -502,6 +504,8 @@ class _Pulse:
         transport = self._connection.transport
         silent = now - max(self._heard, getattr(transport, "answered", 0.0))
         if silent >= GIVE_UP_SECONDS:
+            # Whoever waits to send something to it would wait for ever.
+            transport.close()
             raise ConnectionLost(f"no answer for {silent:.0f} s: the host hangs, given up")
         if self._hangs != (silent >= HANGS_SECONDS):
             self._hangs = not self._hangs
@@ -510,7 +514,19 @@ class _Pulse:
             self._say(f"{name}: {hangs if self._hangs else 'answers again'}")
         if now - max(self._heard, self._asked) >= HANGS_SECONDS / 3 and transport.is_active():
             self._asked = now
+            # A host that hangs takes nothing, not even this, once the buffers on the way are full.
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._ask, args=(transport,), daemon=True)
+                self._asking.start()
+
+    def _ask(self, transport: ssh.Transport) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             transport.ask()
+
+    def end(self) -> None:
+        """Wait for what is still being asked, on a connection that is closed by now."""
+        if self._asking:
+            self._asking.join(self._connection.connect_timeout or 15)
 
 
 def _limited(timeout: float, command: str | Script) -> str:

@@ -30,6 +30,7 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.paths import here
 from hardway.terminal import printable
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.
@@ -359,7 +360,7 @@ def private_keys(instance: Instance, settings: Settings) -> list[Path]:
 
 def _configured_key(settings: Settings) -> list[Path]:
     key = settings.ec2.key
-    return [Path(key).expanduser()] if key and is_key_file(key) else []
+    return [here(key)] if key and is_key_file(key) else []
 
 
 def _named_keys(instance: Instance) -> list[Path]:
@@ -401,7 +402,7 @@ def _pair_of(public: Path) -> str:
 
 def is_key_file(key: str) -> bool:
     """Whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
-    return os.sep in key or Path(key).expanduser().is_file()
+    return os.sep in key or here(key).is_file()
 
 
 def _check_host_key(client: paramiko.SSHClient, name: str, server: str, known: HostKeys) -> None:

@@ -27,6 +27,7 @@ from hardway.channel import CHUNK, Channel, Progress, TransferError, no_progress
 from hardway.errors import UsageError
 from hardway.group import InstanceGroup
 from hardway.instances import Instance
+from hardway.paths import here
 from hardway.script import Script
 from hardway.terminal import printable
 
@@ -182,16 +183,6 @@ def _remote(path: str) -> Remote:
     if path.startswith("~") and not path.startswith("~/"):
         raise UsageError(f":{printable(path)}: of homes there only ~/ is known; write the path out, or :./{path}")
     return Remote(path[2:] or "./" if path.startswith("~/") else path)
-
-
-def here(path: str) -> Path:
-    """A path on this machine as a person writes it. Raises UsageError for the home of nobody."""
-    try:
-        if "\0" in path:
-            raise RuntimeError
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{printable(path)}: there is no such user, or no such path") from None
 
 
 def local_files(pattern: str) -> list[Path]:
