@@ -49,7 +49,7 @@ place() {
   hops=0 through=
   while :; do
     case $to in */*) up=${to%/*}/ ;; *) up=./ ;; esac
-    up=$(CDPATH= cd -P -- "$up" && pwd -P && echo x) || exit 1
+    up=$(CDPATH='' cd -P -- "$up" && pwd -P && echo x) || exit 1
     up=${up%??}; to=${up%/}/${to##*/}
     if machine "$up"; then through=1; return; fi
     [ -L "$to" ] || break
@@ -98,7 +98,11 @@ while [ "$#" -gt 0 ]; do
   fi
   if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it came" >&2; exit 1; fi
   if [ "$through" ]; then
-    cat <"$tmp" >"$to" && rm -f -- "$tmp" || exit 1
+    # Whoever should read from a FIFO may never come, and a shell that waits for that would stay.
+    limit=
+    if [ -p "$to" ]; then limit='timeout 100'; fi
+    $limit sh -c 'cat <"$1" >"$2"' hardway "$tmp" "$to" && rm -f -- "$tmp"
+    case $? in 0) ;; 124) echo "nobody reads from $to" >&2; exit 1 ;; *) exit 1 ;; esac
   else
     chmod "$2" -- "$tmp" && mv -f -- "$tmp" "$to" || exit 1
   fi
@@ -312,7 +316,7 @@ def fetch_files(
 def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[str]:
     """Take the files of a stream, each under the last part of its name; returns these."""
     asked = source.path.rpartition("/")[2]
-    names: list[str] = []
+    names: set[str] = set()
     for member in stream.members():
         member.name, member.link = os.path.basename(member.name), os.path.basename(member.link)
         shown = printable(member.name)
@@ -323,7 +327,7 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
             raise TransferError(f"refused: it sent {shown!r}, and {printable(asked)!r} was asked for")
         if member.name in names:
             raise TransferError(f"two of the files are named {shown}: fetch them apart")
-        names.append(member.name)
+        names.add(member.name)
         tree.add(member, stream.channel.read, stream.progress)
     stream.finish()
     if not names:

@@ -149,6 +149,18 @@ def test_a_script_that_comes_short_or_mixed_does_not_run(
     assert sorted(set(os.listdir(tmp_path / "sshd0")) & {"file", "evil"}) == []
 
 
+def test_a_login_shell_that_never_stops_printing(
+    start_sshd: Callable[..., int], settings: Settings, tmp_path: Path
+) -> None:
+    group = InstanceGroup([instance(0, start_sshd(0, shell=shutil.which("bash")))], settings)
+    (tmp_path / "sshd0" / ".bashrc").write_text("yes\n")
+    (tmp_path / "file").write_text("content")
+    [error] = transfer.send_files(group, [tmp_path / "file"], Remote("file")).failed.values()
+    assert "prints without end" in str(error)
+    [error] = transfer.fetch_files(group, Remote("file"), str(tmp_path / "x")).failed.values()
+    assert "prints without end" in str(error)
+
+
 def test_words_are_found_however_they_come() -> None:
     begin, end = b"begin" * 6, b"endend" * 6
     stream = b"noise beg" + begin + b"data end" + b"endend" * 2 + b"x" + end + b"  0" + b"more"
