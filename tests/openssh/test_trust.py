@@ -97,7 +97,9 @@ def test_a_persons_configuration_gets_nobody_past_the_host_key(
     environment = {**os.environ, "SSH_AUTH_SOCK": str(tmp_path / "agent")}
 
     def login(host: Instance) -> subprocess.CompletedProcess[str]:
-        command = [*ssh.login_command(host, settings), "echo in $SSH_AUTH_SOCK"]
+        # ssh looks for its configuration in the home of the user's account, whatever HOME is.
+        program, *rest = ssh.login_command(host, settings)
+        command = [program, "-F", str(home / ".ssh" / "config"), *rest, "echo in $SSH_AUTH_SOCK"]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
         )
