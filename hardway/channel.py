@@ -25,6 +25,7 @@ _LOOK_SECONDS = 0.5
 # Of what the script sends, this is taken before it is asked for; of what it complains, the end.
 _AHEAD_BYTES = 1 << 20
 _COMPLAINT_BYTES = 1 << 16
+_MOST_COMPLAINTS_BYTES = 1 << 26
 # tar pads what it sends.
 _BEHIND_BYTES = 1 << 20
 # It comes on a stream of its own, a little behind the last word.
@@ -52,6 +53,7 @@ class Channel:
         self._given_up = connection.given_up
         self._out = bytearray()
         self._complaint = bytearray()
+        self._complained = 0
         self._moved = time.monotonic()
         launch = Launch(script.command, both=True)
         self._words = Words(launch.begin, launch.end)
@@ -200,14 +202,17 @@ class Channel:
             data = self.channel.recv(CHUNK)
             came |= bool(data)
             own = self._words.feed(data)
-            if self._words.too_much:
-                raise TransferError("its login shell prints without end before anything runs")
             self._out += own
         if self.channel.recv_stderr_ready():
             data = self.channel.recv_stderr(CHUNK)
             came |= bool(data)
+            self._complained += len(data)
             self._complaint += self._complaints.feed(data)
             del self._complaint[:-_COMPLAINT_BYTES]
+        if self._words.too_much or self._complaints.too_much:
+            raise TransferError("its login shell prints without end before anything runs")
+        if self._complained > _MOST_COMPLAINTS_BYTES:
+            raise TransferError("it complains without end")
         if came:
             self._moved = time.monotonic()
         return came

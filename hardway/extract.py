@@ -203,7 +203,7 @@ class Tree:
     def add(self, member: Member, read: Read, progress: Callable[[int], None]) -> None:
         """Make one member; its content is read. Raises TransferError for what is refused, or can't be written."""
         names = _names(member.name)
-        with told(member.name):
+        with told(member.name, member=True):
             if member.kind == b"5":
                 self._directory(member, names)
                 return
@@ -290,15 +290,15 @@ def beneath(directory: int | None, name: str | os.PathLike[str], follow: bool = 
 
 
 @contextlib.contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turn what this machine's disk refuses into a TransferError that names the file."""
+def told(name: str, member: bool = False) -> Iterator[None]:
+    """Turn what this machine's disk refuses into a TransferError that names the file; `member` of a stream."""
     try:
         yield
     except (OSError, ValueError) as error:
-        if isinstance(error, FileExistsError):
+        if member and isinstance(error, FileExistsError):
             why = "comes twice"
         elif getattr(error, "errno", 0) in (errno.ELOOP, errno.ENOTDIR):
-            why = "would go through a link, or a file"
+            why = "would go through a symlink, or a file"
         else:
             raise TransferError(f"cannot write {_shown(name)}: {_reason(error)}") from error
         raise TransferError(f"refused: {_shown(name)} {why}") from error

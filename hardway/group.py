@@ -469,7 +469,7 @@ class _Command:
             data = self.channel.recv_stderr(_CHUNK)
             got |= bool(data)
             self._take(self.complaints.feed(data) if self.complaints else data, self.stderr, error=True)
-        if self.words and self.words.too_much:
+        if self.words and self.complaints and (self.words.too_much or self.complaints.too_much):
             raise CommandError("its login shell prints without end before anything runs")
         return got
 

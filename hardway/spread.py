@@ -45,6 +45,7 @@ LEAST_BYTES = 32 << 20  # sending it to each from here is as fast
 _LOOK_SECONDS = 0.5
 _CHUNK = 1 << 18
 _LINE_BYTES = 1 << 14
+_OTHER_LINES = 1000  # of what start-up files have left running
 HERE = ""
 """Where it is from the start."""
 
@@ -374,6 +375,7 @@ class _Receiver:
         script = Path(__file__).with_name("spread.sh").read_text()
         # In front of each answer: what a start-up file has left behind may print, too.
         self._word = secrets.token_hex(8)
+        self._others = 0
         about = [self._word, name, str(payload.size), payload.digest, offer.entry(name), installer, *arguments]
         self._channel = Channel(connection, Script(script, about), environment)
 
@@ -418,12 +420,14 @@ class _Receiver:
         self._channel.send([f"{line}\n".encode()])
 
     def _line(self) -> str:
-        """The next line that is the script's; empty for a sign of life."""
-        while True:
+        """The next line that is the script's; empty for a sign of life. Raises TransferError for too many others."""
+        while self._others < _OTHER_LINES:
             line = self._channel.line(_LINE_BYTES).decode(errors="replace")
             if line.startswith(f"{self._word} "):
                 said = line.removeprefix(f"{self._word} ").strip()
                 return "" if said == "." else said
+            self._others += 1
+        raise TransferError("it said what nobody asked it")
 
     def _answer(self, kind: type[TransferError]) -> None:
         while not (said := self._line()):

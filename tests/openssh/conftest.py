@@ -75,7 +75,7 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
         port = port or _free_port(addresses[0])
         config = [
             f"HostKey {directory}/host_key",
-            f"AuthorizedKeysFile {directory}/authorized_keys",
+            f"AuthorizedKeysFile {directory}/authorized_keys {directory}/.ssh/authorized_keys",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",

@@ -294,3 +294,25 @@ def test_a_full_disk_is_told_and_leaves_all_as_it_was(
     _, said = limited.communicate(timeout=60)
     assert (limited.returncode, b"file too large" in said, b"host0" in said) == (1, True, True), said
     assert contents(tmp_path / "into") == {"big": ("100644", b"mine")}
+
+
+@pytest.mark.parametrize("way", ["fetch", "pull"])
+def test_what_stands_in_the_way_here_is_named(
+    hosts: list[Instance], settings: Settings, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_text("content")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "into" / "f").mkdir(parents=True)
+    before = contents(tmp_path / "into")
+    group = InstanceGroup(hosts[:1], settings)
+    for target, word in (("file/x", "file"), ("into", "is a directory")):
+        copies: dict[str, Callable[[str], GroupResult]] = {
+            "fetch": lambda to: transfer.fetch_files(group, Remote(f"{tmp_path}/tree/f"), to),
+            "pull": lambda to: transfer.pull(group, Remote(f"{tmp_path}/tree"), to),
+        }
+        said = failure(copies[way](f"{tmp_path}/{target}"))
+        assert word in said
+        assert "twice" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+    assert contents(tmp_path / "into") == before

@@ -75,7 +75,7 @@ def test_all_that_runs_there_runs_or_fails(
     # Copies there and back
     source = tmp_path / "source"
     source.mkdir()
-    (source / ODD).write_bytes(os.urandom(100_000))
+    (source / ODD).write_bytes(os.urandom(600_000))
     (source / "plain").write_text("plain")
     group = InstanceGroup(one, settings)
     assert not transfer.send_files(group, sorted(source.iterdir()), Remote(f"{ODD}/")).failed
@@ -91,8 +91,10 @@ def test_all_that_runs_there_runs_or_fails(
 
     # From one to the other
     monkeypatch.setattr(spread, "LEAST_BYTES", 1)
-    outcomes = spread.send_files(InstanceGroup(shell, settings), [source / ODD], Remote("spread/"), lambda _: None)
+    came: list[int] = []
+    outcomes = spread.send_files(InstanceGroup(shell, settings), [source / ODD], Remote("spread/"), came.append)
     assert not outcomes.failed, outcomes.failed
+    assert 600_000 in came  # in one go: from another host, past what its login shell prints
     assert (home / "spread" / ODD).read_bytes() == (source / ODD).read_bytes()
     assert not [name for name in os.listdir(home) if name.startswith(".hardway")]
 
