@@ -19,6 +19,7 @@ from hardway.config import Settings
 from hardway.errors import UsageError, did_you_mean
 from hardway.instances import Instance
 from hardway.keys import own_key, own_key_path, pair_name
+from hardway.paths import here
 
 SECURITY_GROUP = "hardway-ssh"
 
@@ -81,7 +82,7 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
             )
         return key
     if key:
-        name, public = _from_key_file(Path(key).expanduser())
+        name, public = _from_key_file(here(key))
     else:
         own = own_key()
         name, public = own.name, own.public
@@ -102,7 +103,7 @@ def own_key_name(settings: Settings) -> str:
     """The name at EC2 of the key pair that new instances get; empty where none was made yet."""
     key = settings.ec2.key
     if key:
-        return _from_key_file(Path(key).expanduser())[0] if ssh.is_key_file(key) else key
+        return _from_key_file(here(key))[0] if ssh.is_key_file(key) else key
     return own_key().name if own_key_path().exists() else ""
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, overload
 
 import invoke
 
-from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError, did_you_mean
+from hardway import signals
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
 from hardway.tables import Table
 
 if TYPE_CHECKING:
@@ -215,8 +216,8 @@ def _translated(body: Body) -> Body:
                 return body(*args, **kwargs)
         except HardwayError:
             raise
-        except KeyboardInterrupt:
-            raise Interrupted() from None
+        except KeyboardInterrupt as interrupt:
+            raise signals.as_error(interrupt) from None
         except TypeError as error:
             raise _misuse(body, args, kwargs) or _as_hardway_error(error) from error
         except Exception as error:
@@ -269,7 +270,7 @@ def _accept_any_bytes() -> None:
 def _as_hardway_error(error: Exception) -> HardwayError:
     from platformdirs import user_state_path
 
-    from hardway import aws
+    from hardway import aws, private
 
     known = aws.translate(error)
     if known:
@@ -278,8 +279,9 @@ def _as_hardway_error(error: Exception) -> HardwayError:
         _forget_what_stdout_holds()
         target = f" to {error.filename}" if error.filename else ""
         return Failed(f"cannot write{target}: {(error.strerror or str(error)).lower()}")
-    log = user_state_path("hardway", ensure_exists=True) / "errors.log"
+    log = user_state_path("hardway") / "errors.log"
     try:
+        private.state()
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
         where = f"the traceback is in {log}"

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import logging
 import re
-import shlex
 import socket
 import subprocess
 import time
@@ -29,6 +28,7 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup, report
 from hardway.instances import Instance, describe, parse
+from hardway.script import Script
 from hardway.tables import Table
 
 TAG = "hardway-cluster"
@@ -218,8 +218,7 @@ def _on_each(
         one: "".join(f"{name}={value}\n" for name, value in own.items() if value != "").encode()
         for one, own in values.items()
     }
-    line = shlex.join(["sh", "-c", script, "cluster", verb])
-    outcomes = InstanceGroup(chosen, settings).execute(line, each=each, timeout=limit)
+    outcomes = InstanceGroup(chosen, settings).execute(Script(script, [verb]), each=each, timeout=limit)
     for connection, outcome in outcomes.items():
         if isinstance(outcome, CommandResult) and outcome.exit_code == REFUSED:
             said = outcome.stderr.decode(errors="replace").strip().splitlines()
@@ -360,9 +359,9 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
     if engine.client_port:
         ports[engine.port] = _free_port(engine.port)
     forwards = [f"-L127.0.0.1:{here}:{host}:{there}" for there, here in ports.items()]
-    *command, login = ssh.login_command(master, settings)
+    program, *options = ssh.login_command(master, settings)
     # The end of its stdin, however we end, is the end of `cat`, and so of ssh.
-    command += ["-T", "-oExitOnForwardFailure=yes", *forwards, login, "exec cat"]
+    command = [program, "-T", "-oExitOnForwardFailure=yes", *forwards, *options, "exec cat"]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except FileNotFoundError:

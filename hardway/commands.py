@@ -1,7 +1,7 @@
 """What `--command` and `--stdin` mean: a line for the login shell of each instance, and what it reads.
 
-A short text is the line itself. A file's content travels over stdin in front of what the command is to read, so it
-may be of any length and in any language its first line names.
+A short text is the line itself, as for ssh. A file's content travels over stdin in front of what the command is to
+read, so it may be of any length and in any language its first line names.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from pathlib import Path
 from typing import IO
 
 from hardway.errors import UsageError
+from hardway.paths import here
+from hardway.script import Script
 
 # Linux takes no single argument of 128 KiB or more.
 _LINE_BYTES = 100_000
 _CHUNK = 1 << 16
 
-# {size}: a number of ours. Without an interpreter line it is a bash script, as for execvp.
-_RUN_SCRIPT = (
-    'f=$(mktemp) && trap \'rm -f "$f"\' EXIT && head -c {size} >"$f" && '
-    'case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac'
-)
+# $1: its size. Without an interpreter line it is a bash script, as for execvp. Not all shells remove it when a signal
+# ends them.
+_RUN_SCRIPT = r"""
+trap 'exit 143' HUP INT TERM
+f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
+[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
+case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac
+"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and the chunks of bytes that each instance's command reads (None: nothing)."""
+    """A line for the login shell, or a script; and the chunks of bytes that each command reads (None: nothing)."""
 
-    line: str
+    line: str | Script
     stdin: Callable[[], Iterator[bytes]] | None
 
 
@@ -55,7 +60,7 @@ def read(command: str, stdin: str | None = None) -> Command:
         if source:
             yield from source()
 
-    return Command(_RUN_SCRIPT.format(size=len(script)), both)
+    return Command(Script(_RUN_SCRIPT, [str(len(script))]), both)
 
 
 def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
@@ -70,7 +75,7 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
     if command == each == "-":
         raise UsageError("--command - and --each - cannot both read our stdin")
     try:
-        data = sys.stdin.buffer.read() if each == "-" else Path(each).expanduser().read_bytes()
+        data = sys.stdin.buffer.read() if each == "-" else here(each).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
     return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
@@ -90,9 +95,14 @@ def file_content(text: str, flag: str) -> bytes | None:
 
     Raises UsageError for a file that cannot be read.
     """
-    path = Path(text).expanduser() if text.strip() and "\n" not in text and len(text) < 4096 else None
+    if not text.strip() or "\n" in text or len(text) >= 4096:
+        return None
     try:
-        return path.read_bytes() if path and path.is_file() else None
+        path = Path(text).expanduser()
+    except RuntimeError:  # a user there is there
+        return None
+    try:
+        return path.read_bytes() if path.is_file() else None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return None
@@ -101,7 +111,7 @@ def file_content(text: str, flag: str) -> bytes | None:
 
 def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
     try:
-        file: IO[bytes] = _all_of_stdin() if stdin == "-" else Path(stdin).expanduser().open("rb")
+        file: IO[bytes] = _all_of_stdin() if stdin == "-" else here(stdin).open("rb")
     except OSError as error:
         raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
     return lambda: _chunks(file)

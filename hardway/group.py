@@ -27,7 +27,9 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
+from hardway.script import Launch, Script, Words, not_run
 from hardway.tables import count
+from hardway.terminal import printable
 
 T = TypeVar("T")
 
@@ -35,9 +37,13 @@ T = TypeVar("T")
 LINGER_SECONDS = 3.0
 KILL_AFTER_SECONDS = 2.0
 INTERRUPT_SECONDS = 3.0
+# Without an answer for so long a host hangs, which is said; and later it is given up. (ssh's own give up by
+# ServerAliveInterval times ServerAliveCountMax, `ssh.ALIVE_SECONDS` here.)
+HANGS_SECONDS = 30.0
+GIVE_UP_SECONDS = float(ssh.ALIVE_SECONDS)
 _CHUNK = 1 << 16
 _LOOK_SECONDS = 0.5
-# `timeout` exits with 124 after TERM; after KILL the shell above it says 128 + 9.
+# `timeout` exits with 124 after TERM; after KILL it, or the shell above it, says 128 + 9.
 _TIMED_OUT = (124, 137)
 
 
@@ -131,7 +137,7 @@ class Printer:
     def _named(self, instance: Instance, lines: bytes) -> bytes:
         if not self.prefix:
             return lines
-        name = f"{instance}: ".encode()
+        name = f"{printable(str(instance))}: ".encode()
         return b"".join(name + line for line in lines.splitlines(keepends=True))
 
     def _emit(self, data: bytes, error: bool) -> None:
@@ -190,7 +196,7 @@ def _whose(results: Sequence[CommandResult], ended: str) -> str:
     for result in results:
         by_name.setdefault(result.instance.name, []).append(result.instance.id)
     how = f", {ended}" if ended else ""
-    names = "; ".join(" ".join(filter(None, [name, *ids])) for name, ids in by_name.items())
+    names = "; ".join(" ".join(filter(None, [printable(name), *ids])) for name, ids in by_name.items())
     return f"{count(len(results), 'instance')}{how}: {names}"
 
 
@@ -293,20 +299,20 @@ class InstanceGroup(ThreadingGroup):
 
     def execute(
         self,
-        command: str,
+        command: str | Script,
         *,
         stdin: Callable[[], Iterator[bytes]] | None = None,
         each: Mapping[str, bytes] | None = None,
         timeout: float = 0,
         printer: Printer | None = None,
         on_outcome: Callable[[ssh.InstanceConnection, Any], None] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> GroupResult:
-        """Run a command of the login shell on each instance; values are CommandResult, or the exception.
+        """Run a command of the login shell, or a script, on each instance; values are CommandResult, or the exception.
 
         `stdin` gives the chunks that every instance reads (nothing, for None), `each` by its id what it reads after
-        them. `timeout` in seconds ends the command
-        with TERM, then KILL; 0 is no limit. `printer` shows the output as it comes. A non-zero exit code is a
-        CommandResult too.
+        them. `timeout` in seconds ends the command with TERM, then KILL; 0 is no limit. `printer` shows the output as
+        it comes; `say` is told of an instance that hangs. A non-zero exit code is a CommandResult too.
         """
 
         def run(connection: ssh.InstanceConnection) -> CommandResult:
@@ -315,12 +321,13 @@ class InstanceGroup(ThreadingGroup):
                 yield from [each[connection.instance.id]] if each else ()
 
             channel = ssh.open_session(connection, self.settings.stub_session)
-            running = _Command(connection.instance, channel, printer, self.interrupted)
+            running = _Command(connection, channel, printer, self.interrupted, say)
             try:
                 read = chunks if stdin or each else None
                 return running.run(command, read, timeout, connection.connect_timeout or 15)
             finally:
                 channel.close()
+                running.pulse.end()
                 if printer:
                     printer.finish(connection.instance)
 
@@ -332,26 +339,43 @@ class _Command:
 
     def __init__(
         self,
-        instance: Instance,
+        connection: ssh.InstanceConnection,
         channel: paramiko.Channel,
         printer: Printer | None,
         interrupted: threading.Event,
+        say: Callable[[str], None] | None,
     ) -> None:
-        self.instance = instance
+        self.instance = connection.instance
         self.channel = channel
         self.printer = printer
         self.interrupted = interrupted
+        self.words: Words | None = None
+        self.complaints: Words | None = None
+        self.pulse = _Pulse(connection, say)
         # They outlive this call, in the result, and are gone with it.
         self.stdout: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
         self.stderr: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
 
     def run(
-        self, command: str, stdin: Callable[[], Iterator[bytes]] | None, timeout: float, answer_timeout: float
+        self,
+        command: str | Script,
+        stdin: Callable[[], Iterator[bytes]] | None,
+        timeout: float,
+        answer_timeout: float,
     ) -> CommandResult:
         started = time.monotonic()
-        ssh.execute(self.channel, _ended_after(timeout, command) if timeout else command, answer_timeout)
-        feeder = threading.Thread(target=self._feed, args=(stdin,), daemon=True) if stdin else None
-        if feeder:
+        line, head = command, b""
+        if isinstance(command, Script) or timeout:
+            launch = Launch(_limited(timeout, command), both=True)
+            line, head = launch.line, launch.head
+            # A person's text is run by a second login shell, which greets a second time.
+            script = isinstance(command, Script)
+            self.words = Words(launch.begin, launch.end, keep_noise=script)
+            self.complaints = Words(launch.begin, keep_noise=script)
+        ssh.execute(self.channel, str(line), answer_timeout)
+        feeder = None
+        if stdin or head:
+            feeder = threading.Thread(target=self._feed, args=(head, stdin), daemon=True)
             feeder.start()
         else:
             self.channel.shutdown_write()
@@ -373,18 +397,30 @@ class _Command:
         seconds = time.monotonic() - started
         if not in_time:
             raise ConnectionLost(f"no answer for {seconds:.0f} s: the host hangs")
-        if timeout and seconds >= timeout and self.channel.exit_status in _TIMED_OUT:
+        code = self.channel.exit_status
+        if self.words:
+            self._take(self.words.rest(), self.stdout, error=False)
+            self._take(self.complaints.rest() if self.complaints else b"", self.stderr, error=True)
+            # What the login shell makes of the command's exit code says nothing.
+            code = code if self.words.code is None else self.words.code
+        if timeout and seconds >= timeout and code in _TIMED_OUT:
             raise CommandError(f"still running after {timeout:g} s, ended")
-        if self.channel.exit_status < 0:
+        if code < 0:
             if self.channel.transport.is_active():
                 raise CommandError("ended by a signal")
             raise ConnectionLost("connection lost before the command ended")
-        return CommandResult(self.instance, self.channel.exit_status, seconds, self.stdout, self.stderr)
+        if self.words and self.complaints and not self.words.begun:
+            raise CommandError(not_run(code, self.complaints, self.words))
+        if self.words and not code and self.words.code is None:
+            raise CommandError("its login shell ended before the command did")
+        return CommandResult(self.instance, code, seconds, self.stdout, self.stderr)
 
-    def _feed(self, stdin: Callable[[], Iterator[bytes]]) -> None:
+    def _feed(self, head: bytes, stdin: Callable[[], Iterator[bytes]] | None) -> None:
         """A command that ends, or closes its stdin, before it has read all of it is no error."""
         try:
-            for chunk in stdin():
+            if head:
+                self.channel.sendall(head)
+            for chunk in stdin() if stdin else ():
                 self.channel.sendall(chunk)
             self.channel.shutdown_write()
         except (OSError, EOFError, paramiko.SSHException):
@@ -398,6 +434,7 @@ class _Command:
         while True:
             if self._drain():
                 quiet_since = time.monotonic()
+                self.pulse.heard()
                 continue
             ended = self.channel.exit_status_ready()
             if self.channel.closed or (ended and self.channel.eof_received):
@@ -413,6 +450,8 @@ class _Command:
             if self.interrupted.is_set():
                 ssh.signal(self.channel, "TERM")
                 raise CommandError("interrupted")
+            if not ended:
+                self.pulse.look()
             wait = _LOOK_SECONDS if deadline is None or ended else min(_LOOK_SECONDS, max(0.0, deadline - now))
             if self.channel.eof_received:
                 # At the end of the output the channel's descriptor is readable for good.
@@ -423,24 +462,84 @@ class _Command:
     def _drain(self) -> bool:
         got = False
         if self.channel.recv_ready():
-            got |= self._take(self.channel.recv(_CHUNK), self.stdout, error=False)
+            data = self.channel.recv(_CHUNK)
+            got |= bool(data)
+            self._take(self.words.feed(data) if self.words else data, self.stdout, error=False)
         if self.channel.recv_stderr_ready():
-            got |= self._take(self.channel.recv_stderr(_CHUNK), self.stderr, error=True)
+            data = self.channel.recv_stderr(_CHUNK)
+            got |= bool(data)
+            self._take(self.complaints.feed(data) if self.complaints else data, self.stderr, error=True)
+        if self.words and self.complaints and (self.words.too_much or self.complaints.too_much):
+            raise CommandError("its login shell prints without end before anything runs")
         return got
 
-    def _take(self, data: bytes, spool: IO[bytes], error: bool) -> bool:
-        spool.write(data)
-        if self.printer and data:
+    def _take(self, data: bytes, spool: IO[bytes], error: bool) -> None:
+        if not data:
+            return
+        try:
+            spool.write(data)
+        except OSError as full:
+            raise CommandError(f"its output can't be kept here: {(full.strerror or str(full)).lower()}") from full
+        if self.printer:
             self.printer.write(self.instance, data, error)
-        return bool(data)
 
 
-def _ended_after(timeout: float, command: str) -> str:
-    """The command line under coreutils' `timeout`, which ends it on the instance, with us or without.
+class _Pulse:
+    """Whether the host of a command that says nothing lives: it is asked, and answers, whatever its command does."""
 
-    sshd passes no signal on for root, and a connection may be gone when the time is up.
+    def __init__(self, connection: ssh.InstanceConnection, say: Callable[[str], None] | None) -> None:
+        self._connection = connection
+        self._say = say or (lambda _line: None)
+        self._heard = self._asked = time.monotonic()
+        self._hangs = False
+        self._asking: threading.Thread | None = None
+
+    def heard(self) -> None:
+        """Something came from it."""
+        self._heard = time.monotonic()
+
+    def look(self) -> None:
+        """Ask it if it is time to. Raises ConnectionLost where it has not answered for too long."""
+        now = time.monotonic()
+        transport = self._connection.transport
+        silent = now - max(self._heard, getattr(transport, "answered", 0.0))
+        if silent >= GIVE_UP_SECONDS:
+            # Whoever waits to send something to it would wait for ever.
+            transport.close()
+            raise ConnectionLost(f"no answer for {silent:.0f} s: the host hangs, given up")
+        if self._hangs != (silent >= HANGS_SECONDS):
+            self._hangs = not self._hangs
+            name = printable(str(self._connection.instance))
+            hangs = f"no answer for {silent:.0f} s: it hangs; waiting for it until {GIVE_UP_SECONDS:g} s"
+            self._say(f"{name}: {hangs if self._hangs else 'answers again'}")
+        if now - max(self._heard, self._asked) >= HANGS_SECONDS / 3 and transport.is_active():
+            self._asked = now
+            # A host that hangs takes nothing, not even this, once the buffers on the way are full.
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._ask, args=(transport,), daemon=True)
+                self._asking.start()
+
+    def _ask(self, transport: ssh.Transport) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            transport.ask()
+
+    def end(self) -> None:
+        """Wait for what is still being asked, on a connection that is closed by now."""
+        if self._asking:
+            self._asking.join(self._connection.connect_timeout or 15)
+
+
+def _limited(timeout: float, command: str | Script) -> str:
+    """A line of the POSIX shell; where there is a limit, under coreutils' `timeout`, which ends it there, with us or
+    without.
+
+    sshd passes no signal on for root, and a connection may be gone when the time is up. A person's text is for the
+    login shell, with and without a limit.
     """
-    return f'timeout -k {KILL_AFTER_SECONDS:g} {timeout:g} "${{SHELL:-sh}}" -c {shlex.quote(command)}'
+    line = command.command if isinstance(command, Script) else f'"${{SHELL:-sh}}" -c {shlex.quote(command)}'
+    # bash reads its start-up file where it is the first one.
+    first = "" if isinstance(command, Script) else "SHLVL=0 "
+    return f"{first}timeout -k {KILL_AFTER_SECONDS:g} {timeout:g} {line}" if timeout else line
 
 
 def describe_outcome(outcome: Any) -> str | None:
@@ -448,7 +547,7 @@ def describe_outcome(outcome: Any) -> str | None:
     if isinstance(outcome, CommandResult):
         return f"exit code {outcome.exit_code}" if outcome.exit_code else None
     if isinstance(outcome, BaseException):
-        return str(outcome) or type(outcome).__name__
+        return printable(str(outcome)) or type(outcome).__name__
     return None
 
 
@@ -460,7 +559,7 @@ def report(outcomes: GroupResult, say: Callable[[str], None]) -> None:
     failures = [(c.instance, why) for c, outcome in outcomes.items() if (why := describe_outcome(outcome))]
     say(f"{len(outcomes) - len(failures)} of {len(outcomes)} instances succeeded")
     for instance, why in sorted(failures, key=lambda failure: str(failure[0])):
-        say(f"failed: {instance}: {why}")
+        say(f"failed: {printable(str(instance))}: {why}")
     for outcome in outcomes.values():
         if isinstance(outcome, UsageError):
             raise outcome

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
+from hardway import private
 from hardway.errors import UsageError
 
 CONSOLES = 50
@@ -55,7 +56,9 @@ def own_key() -> KeyPair:
     if not path.exists():
         _make(path)
     try:
-        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+        with path.open("rb") as file:
+            private.mend_file(file.fileno())
+            key = serialization.load_ssh_private_key(file.read(), password=None)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read our private key {path} ({error}): move it away and a new one is made") from None
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
@@ -68,14 +71,14 @@ def pair_name(public: str) -> str:
 
 
 def _make(path: Path) -> None:
-    private = Ed25519PrivateKey.generate().private_bytes(
+    secret = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private.directory(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(private)
+            file.write(secret)
             os.fsync(file.fileno())
         # A link, unlike a rename, leaves the key of whoever was faster.
         with contextlib.suppress(FileExistsError):
@@ -93,6 +96,8 @@ class HostKeys:
 
     def __init__(self, path: Path | None = None, consoles: int = CONSOLES) -> None:
         self.path = path or user_state_path("hardway") / "known_hosts"
+        if path is None and self.path.parent.is_dir():
+            private.state()
         self._consoles = consoles
         self._lock = threading.Lock()
         self._asked: set[str] = set()
@@ -140,8 +145,9 @@ class HostKeys:
     def _locked(self) -> Iterator[IO[str]]:
         """The file, to append to, after what others have appended was read."""
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self.path.open("a") as file:
+            private.directory(self.path.parent)
+            with open(self.path, "a", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                private.mend_file(file.fileno())
                 fcntl.flock(file, fcntl.LOCK_EX)
                 self._known, self._confirmed = self._read()
                 yield file
@@ -150,7 +156,9 @@ class HostKeys:
         known: dict[str, dict[str, str]] = {}
         confirmed: set[str] = set()
         try:
-            lines = self.path.read_text(errors="replace").splitlines()
+            with self.path.open(errors="replace") as file:
+                private.mend_file(file.fileno())
+                lines = file.read().splitlines()
         except FileNotFoundError:
             return known, confirmed
         for line in lines:

@@ -15,16 +15,17 @@ from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup, describe_outcome
 from hardway.instances import Instance
+from hardway.script import Script
 from hardway.tables import count
 
 _SECONDS = 60.0
 # As `boot.sh` has it.
 _RESTARTED = timedelta(minutes=10)
 _NO_WATCH = 3
-_EXTEND = (
-    'watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {no_watch}; '
-    'sudo -n sh "$watch" extend {seconds}'
-)
+_EXTEND = f"""
+watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {_NO_WATCH}
+sudo -n sh "$watch" extend "$1"
+"""
 
 
 def check(hours: float) -> None:
@@ -48,8 +49,7 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
     """
     group = InstanceGroup(chosen, settings)
     now = datetime.now(timezone.utc)
-    command = _EXTEND.format(no_watch=_NO_WATCH, seconds=userdata.seconds(hours))
-    outcomes = group.execute(command, timeout=_SECONDS)
+    outcomes = group.execute(Script(_EXTEND, [str(userdata.seconds(hours))]), timeout=_SECONDS)
     for connection, outcome in outcomes.items():
         outcomes[connection] = _named(outcome)
     moved = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]

@@ -10,17 +10,19 @@ from typing import Any
 
 import paramiko
 
-from hardway import ssh
+from hardway import channel, ssh
 from hardway.config import Settings
 from hardway.errors import Failed
 from hardway.instances import ALIVE, Instance, described
 from hardway.keys import HostKeys
+from hardway.script import Script
+from hardway.terminal import printable
 
 TICK_SECONDS = 0.05
 _DESCRIBE_SECONDS = 2.0
 _PROBE_SECONDS = 5.0
 _UNWATCHED = 3
-_PROBE = f"""sh -c '[ -e "${{HARDWAY_ROOT-}}/etc/hardway/watch" ] || exit {_UNWATCHED}'"""
+_PROBE = f"""[ -e "${{HARDWAY_ROOT-}}/etc/hardway/watch" ] || exit {_UNWATCHED}"""
 
 
 class Pace:
@@ -96,15 +98,11 @@ def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: thre
     try:
         connection = ssh.connect(instance, settings, known, given_up)
         try:
-            channel = ssh.open_session(connection)
-            ssh.execute(channel, _PROBE, settings.ec2.connect_timeout)
-            channel.status_event.wait(settings.ec2.connect_timeout)
-            ran = channel.exit_status in (0, _UNWATCHED)
-            return "" if ran else "a command did not run", channel.exit_status != _UNWATCHED
+            return "", channel.run(connection, Script(_PROBE), good=(0, _UNWATCHED)) != _UNWATCHED
         finally:
             connection.close()
-    except (ssh.ConnectError, paramiko.SSHException, EOFError, OSError) as error:
-        return str(error) or type(error).__name__, False
+    except (ssh.ConnectError, channel.TransferError, paramiko.SSHException, EOFError, OSError) as error:
+        return printable(str(error)) or type(error).__name__, False
 
 
 def wait(
@@ -142,7 +140,7 @@ def wait(
 
 def why_late(instance: Instance, refusals: dict[str, str]) -> str:
     """Why an instance that is to be ready is not."""
-    return f"{instance} is {instance.state}, {refusals.get(instance.id, 'not reached yet')}"
+    return f"{printable(str(instance))} is {instance.state}, {refusals.get(instance.id, 'not reached yet')}"
 
 
 def some(items: Sequence[str], most: int = 3) -> str:

@@ -19,12 +19,21 @@ from typing import Any
 
 from fabric.group import GroupResult
 
-from hardway import ssh
+from hardway import channel, ssh
+from hardway.channel import TransferError
 from hardway.errors import UsageError
 from hardway.group import InstanceGroup
-from hardway.transfer import Remote, TransferError, run_script
+from hardway.script import Script
+from hardway.terminal import printable
+from hardway.transfer import PLACE, Remote
 
-_MAKE_PARENT = 'case $1 in */*) mkdir -p -- "${1%/*}/" ;; esac'
+# $1: the tree. rsync would replace what is there and no directory.
+_MAKE_PARENT = PLACE + r"""
+case $1 in */*) mkdir -p -- "${1%/*}/" || exit 1 ;; esac
+to=$1; place
+if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
+if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
+"""
 
 
 def sync(group: InstanceGroup, source: Path, destination: Remote) -> GroupResult:
@@ -38,10 +47,10 @@ def sync(group: InstanceGroup, source: Path, destination: Remote) -> GroupResult
     path = destination.path + (source.resolve().name if destination.path.endswith("/") else "")
 
     def copy(connection: ssh.InstanceConnection) -> None:
-        run_script(connection, _MAKE_PARENT, [path])
+        channel.run(connection, Script(_MAKE_PARENT, [path]))
         with _ssh_config(connection) as options:
             rsync(
-                _Target(connection.user, connection.host, connection.port, group),
+                _Target(shlex.quote(connection.user), connection.host, connection.port, group),
                 shlex.quote(f"{source.resolve()}/"),
                 shlex.quote(path),
                 # -s: names are not parsed by the shell there; -l: symlinks stay symlinks.
@@ -76,8 +85,8 @@ class _Target:
 
     def local(self, command: str) -> None:
         """Run rsync; end it on Ctrl-C. Raises TransferError with what it complained of."""
-        # patchwork gives a line for the shell; every value in it was quoted above.
-        process = subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # patchwork gives a line for the shell, which is not asked: its words are all there is in it.
+        process = subprocess.Popen(shlex.split(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             while True:
                 try:
@@ -92,7 +101,7 @@ class _Target:
                 process.communicate()
         if process.returncode:
             said = complaint.decode(errors="replace").strip().splitlines()
-            raise TransferError(said[0] if said else f"rsync ended with {process.returncode}")
+            raise TransferError(printable(said[0]) if said else f"rsync ended with {process.returncode}")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fabric.group import GroupResult
 
 from hardway import s3, ssh, transfer
+from hardway.channel import Channel, Progress, TransferError
 from hardway.errors import UsageError
 from hardway.group import InstanceGroup
 from hardway.instances import Instance
 from hardway.keys import HostKeys
-from hardway.transfer import Channel, Progress, Remote, TransferError, temporary_name
+from hardway.script import Script
+from hardway.terminal import printable
+from hardway.transfer import Remote, temporary_name
 
 CHILDREN = 2  # instances that one serves at the same time
 OTHERS = 3  # instances that one tries to get it from, before it gets it from here
@@ -40,6 +44,8 @@ LEAST_INSTANCES = 4  # with fewer, or less to send in all,
 LEAST_BYTES = 32 << 20  # sending it to each from here is as fast
 _LOOK_SECONDS = 0.5
 _CHUNK = 1 << 18
+_LINE_BYTES = 1 << 14
+_OTHER_LINES = 1000  # of what start-up files have left running
 HERE = ""
 """Where it is from the start."""
 
@@ -367,9 +373,11 @@ class _Receiver:
         environment: Mapping[str, str],
     ) -> None:
         script = Path(__file__).with_name("spread.sh").read_text()
-        about = [name, str(payload.size), payload.digest, offer.entry(name), installer, *arguments]
-        self._channel = Channel(connection, script, about, environment)
-        self._heard = b""
+        # In front of each answer: what a start-up file has left behind may print, too.
+        self._word = secrets.token_hex(8)
+        self._others = 0
+        about = [self._word, name, str(payload.size), payload.digest, offer.entry(name), installer, *arguments]
+        self._channel = Channel(connection, Script(script, about), environment)
 
     def __enter__(self) -> _Receiver:
         return self
@@ -388,7 +396,7 @@ class _Receiver:
     def pull(self, offer: _Offer) -> None:
         """Have it pulled from another instance. Raises _NotGot where that came to nothing."""
         known = offer.known()
-        host = offer.instance.private_ip or offer.instance.address
+        host = ssh.checked_address(offer.instance, offer.instance.private_ip or offer.instance.address)
         self._say(f"pull {host} {offer.port} {offer.user} {len(offer.private)} {len(known)}")
         self._channel.send([offer.private, known])
         self._answer(_NotGot)
@@ -405,27 +413,24 @@ class _Receiver:
 
     def look(self) -> None:
         """Take what it says to show that it lives. Raises TransferError once it doesn't."""
-        while self._channel.channel.recv_ready():
-            self._hear()
+        while self._channel.lines_waiting():
+            self._line()
 
     def _say(self, line: str) -> None:
         self._channel.send([f"{line}\n".encode()])
 
-    def _hear(self) -> None:
-        data = self._channel.channel.recv(1 << 12)
-        if not data:
-            self._channel.finish()
-            raise TransferError("it ended before the copy was whole")
-        self._heard += data
+    def _line(self) -> str:
+        """The next line that is the script's; empty for a sign of life. Raises TransferError for too many others."""
+        while self._others < _OTHER_LINES:
+            line = self._channel.line(_LINE_BYTES).decode(errors="replace")
+            if line.startswith(f"{self._word} "):
+                said = line.removeprefix(f"{self._word} ").strip()
+                return "" if said == "." else said
+            self._others += 1
+        raise TransferError("it said what nobody asked it")
 
     def _answer(self, kind: type[TransferError]) -> None:
-        while True:
-            line, newline, rest = self._heard.partition(b"\n")
-            if not newline:
-                self._hear()
-                continue
-            self._heard = rest
-            if line == b"ok":
-                return
-            if line != b".":
-                raise kind(line.decode(errors="replace").removeprefix("no ").strip() or "it said nothing of why")
+        while not (said := self._line()):
+            pass
+        if said != "ok":
+            raise kind(printable(said.removeprefix("no").strip()) or "it said nothing of why")

@@ -8,8 +8,10 @@ a signal: `request` does both.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -21,18 +23,22 @@ from typing import Any
 
 import fabric
 import paramiko
-from paramiko.common import cMSG_CHANNEL_REQUEST
+from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
-from hardway import console, proxy
+from hardway import console, private, proxy
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.paths import here
+from hardway.terminal import printable
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_SECONDS = 15
+ALIVE_SECONDS = 180
+"""Without a sign of life for so long, a host is given up."""
 # Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
 TCP_USER_TIMEOUT_MS = 60_000
 # sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups): a bastion meets many.
@@ -41,13 +47,16 @@ _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
 # That sshd lets anybody try (MaxAuthTries).
 _MOST_KEYS = 6
+# What a login name may be: also that of a directory's user (anna@corp.example).
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 class ConnectError(Failed):
     """An instance that could not be reached or that let nobody in."""
 
 
-class _Transport(paramiko.Transport):
+class Transport(paramiko.Transport):
     """AES-GCM first: it saves about a third of the client's CPU on bulk data."""
 
     _preferred_ciphers = (
@@ -57,6 +66,24 @@ class _Transport(paramiko.Transport):
     _preferred_kex = tuple(
         sorted(paramiko.Transport._preferred_kex, key=lambda name: not name.startswith("curve25519"))
     )
+    answered = 0.0
+    """When (monotonic seconds) the host last answered `ask`."""
+
+    def ask(self) -> None:
+        """Have the host answer; unlike Paramiko's keepalive, which asks for no answer. As OpenSSH does it."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        self._send_user_message(message)
+
+    def _parse_request_success(self, m: paramiko.Message) -> None:
+        self.answered = time.monotonic()
+        super()._parse_request_success(m)
+
+    def _parse_request_failure(self, m: paramiko.Message) -> None:
+        self.answered = time.monotonic()
+        super()._parse_request_failure(m)
 
 
 class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
@@ -97,7 +124,7 @@ class InstanceConnection(fabric.Connection):
         given_up: threading.Event | None = None,
     ) -> None:
         proxy.check(settings.ec2.via)
-        user = instance.tags.get("ssh-user") or settings.ec2.ssh_user
+        user = _user(instance, settings)
         super().__init__(
             address(instance, settings),
             user=user or None,
@@ -207,8 +234,22 @@ def reached(settings: Settings, private_ip: bool = False, via: str | None = None
 
 
 def address(instance: Instance, settings: Settings) -> str:
-    """Where the instance is connected to; empty before it has any address."""
-    return instance.private_ip if settings.ec2.private_ip else instance.address
+    """Where the instance is connected to; empty before it has any address. Raises UsageError for what is no address."""
+    return checked_address(instance, instance.private_ip if settings.ec2.private_ip else instance.address)
+
+
+def checked_address(instance: Instance, text: str) -> str:
+    """An address of the instance, or the empty text. Raises UsageError for anything else."""
+    try:
+        if "%" in text:  # an address of this link alone, with the name of an interface
+            raise ValueError
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise UsageError(f"{_shown(instance)} has {printable(text)!r} for an address, which is none") from None
+
+
+def _shown(instance: Instance) -> str:
+    return printable(str(instance))
 
 
 def _server_name(connection: fabric.Connection) -> str:
@@ -280,13 +321,27 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     return None
 
 
+def _user(instance: Instance, settings: Settings) -> str:
+    """Who logs in, by its tag; empty where nobody says. Raises UsageError: whoever may tag is trusted with nothing."""
+    tag = instance.tags.get("ssh-user")
+    user = tag or settings.ec2.ssh_user
+    if user and not _USER.fullmatch(user):
+        whose = f"the tag ssh-user of {_shown(instance)}" if tag else "the setting ec2.ssh_user"
+        raise UsageError(f"{whose} is {printable(user)!r}, which is no name of a user")
+    return user
+
+
 def _port(instance: Instance, settings: Settings) -> int:
-    tag = instance.tags.get("ssh-port", "")
-    return int(tag) if tag.isdecimal() else settings.ec2.ssh_port
+    tag = instance.tags.get("ssh-port")
+    text = tag or str(settings.ec2.ssh_port)
+    if not _PORT.fullmatch(text) or not 0 < int(text) < 1 << 16:
+        whose = f"the tag ssh-port of {_shown(instance)}" if tag else "the setting ec2.ssh_port"
+        raise UsageError(f"{whose} is {printable(text)!r}: a port is a number from 1 to 65535")
+    return int(text)
 
 
 def _connect_kwargs(instance: Instance, settings: Settings) -> dict[str, Any]:
-    kwargs = {**_time_limits(settings), "transport_factory": _Transport}
+    kwargs = {**_time_limits(settings), "transport_factory": Transport}
     files = private_keys(instance, settings)
     if files:
         kwargs["key_filename"] = [str(file) for file in files]
@@ -305,7 +360,7 @@ def private_keys(instance: Instance, settings: Settings) -> list[Path]:
 
 def _configured_key(settings: Settings) -> list[Path]:
     key = settings.ec2.key
-    return [Path(key).expanduser()] if key and is_key_file(key) else []
+    return [here(key)] if key and is_key_file(key) else []
 
 
 def _named_keys(instance: Instance) -> list[Path]:
@@ -347,7 +402,7 @@ def _pair_of(public: Path) -> str:
 
 def is_key_file(key: str) -> bool:
     """Whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
-    return os.sep in key or Path(key).expanduser().is_file()
+    return os.sep in key or here(key).is_file()
 
 
 def _check_host_key(client: paramiko.SSHClient, name: str, server: str, known: HostKeys) -> None:
@@ -408,7 +463,7 @@ def _refusal(connection: fabric.Connection) -> Failed | UsageError:
 def execute(channel: paramiko.Channel, command: str, timeout: float) -> None:
     """Start a command on the channel; the host's login shell parses it. Raises ConnectError after `timeout` seconds."""
     message = _message(channel, "exec", reply=True)
-    message.add_string(command)
+    message.add_string(command.encode(errors="surrogateescape"))
     if not request(channel, message, timeout):
         raise ConnectError("the host refused to start a command, or closed the connection")
 
@@ -442,11 +497,30 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
     return bool(channel.event_ready)
 
 
+# What a person's own configuration may say for all hosts, and is not meant for one that may be hostile, or would have
+# another than this instance answer: a connection that is open already knows no host key.
+_CAREFUL = (
+    ("ControlMaster", "no"),
+    ("ControlPath", "none"),
+    ("GlobalKnownHostsFile", "none"),
+    ("VerifyHostKeyDNS", "no"),
+    ("CanonicalizeHostname", "no"),
+    ("PermitLocalCommand", "no"),
+    ("RemoteCommand", "none"),
+    ("ForwardAgent", "no"),
+    ("ForwardX11", "no"),
+    ("Tunnel", "no"),
+    ("GSSAPIDelegateCredentials", "no"),
+    ("ServerAliveInterval", str(ALIVE_SECONDS // 6)),
+    ("ServerAliveCountMax", "6"),
+)
+
+
 def login_command(instance: Instance, settings: Settings) -> list[str]:
     """The command line of the real `ssh` for a login: the same user, port, keys, known host keys, and way there."""
     connection = InstanceConnection(instance, settings)
     options = [f"-o{name}={value}" for name, value in _openssh_options(connection)]
-    return ["ssh", *options, f"{connection.user}@{connection.host}"]
+    return ["ssh", *options, "--", f"{connection.user}@{connection.host}"]
 
 
 def config_file(connection: InstanceConnection) -> str:
@@ -466,6 +540,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         ("StrictHostKeyChecking", "yes" if known.of(instance.id) else "accept-new"),
         ("ConnectTimeout", str(settings.ec2.connect_timeout)),
         ("LogLevel", "ERROR"),
+        *_CAREFUL,
     ]
     named = _named_keys(instance)
     files = _configured_key(settings) + named
@@ -484,7 +559,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
 
 
 def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
-    known.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private.directory(known.path.parent)
     # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
     return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
 
@@ -495,13 +570,14 @@ def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
     It is looked for in the user's as well, and nothing is written there.
     """
     options = [*_host_key_options(known), ("StrictHostKeyChecking", "accept-new"), ("LogLevel", "ERROR")]
+    options += [(name, value) for name, value in _CAREFUL if name != "GlobalKnownHostsFile"]
     options[0] = ("UserKnownHostsFile", f"{options[0][1]} ~/.ssh/known_hosts")
     options += [("IdentityFile", _quoted(Path(file))) for file in gateway.ssh_config.get("identityfile", [])]
     if isinstance(gateway.gateway, fabric.Connection):
         options.append(("ProxyCommand", _jump_command(gateway.gateway, known)))
     command = ["ssh", *(f"-o{name}={value}" for name, value in options)]
-    command += ["-p", str(gateway.port), f"{gateway.user}@{gateway.original_host}"]
-    return f"{proxy.quoted(command)} -W '[%h]:%p'"
+    command += ["-p", str(gateway.port), "-l", gateway.user]
+    return f"{proxy.quoted(command)} -W '[%h]:%p' -- {proxy.quoted([gateway.original_host])}"
 
 
 def _quoted(path: Path) -> str:

@@ -10,50 +10,103 @@ import contextlib
 import glob
 import os
 import shlex
-import shutil
 import stat
 import tarfile
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-import paramiko
 from fabric.group import GroupResult
 
-from hardway import ssh
-from hardway.errors import Failed, UsageError
+from hardway import extract, globs, landing, signals, ssh
+from hardway.channel import CHUNK, Channel, Progress, TransferError, no_progress
+from hardway.errors import UsageError
 from hardway.group import InstanceGroup
 from hardway.instances import Instance
+from hardway.paths import here
+from hardway.script import Script
+from hardway.terminal import printable
 
-# Nothing moved for so long: the host hangs.
-STALL_SECONDS = 120.0
-# A command line ends at 128 KiB: many files go in several commands.
+# What a command line may be, and then some: many files go in several batches.
 _COMMAND_BYTES = 60_000
-_CHUNK = 1 << 18
 _GREW = "file changed as we read it"
+
+# What all scripts that put something in place have in common. A shell that complains to a connection that is gone must
+# not die of that: it has a file to remove.
+#
+# `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
+# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `claim` locks the
+# directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody
+# is at something. What is made there is locked before `claimed` lets others look.
+PLACE = r"""
+trap 'exit 1' HUP INT TERM; trap '' PIPE
+machine() { case $1/ in /dev/shm/*) return 1 ;; /dev/*|/proc/*|/sys/*) ;; *) return 1 ;; esac; }
+place() {
+  hops=0 through=
+  while :; do
+    case $to in */*) up=${to%/*}/ ;; *) up=./ ;; esac
+    up=$(CDPATH='' cd -P -- "$up" && pwd -P && echo x) || exit 1
+    up=${up%??}; to=${up%/}/${to##*/}
+    if machine "$up"; then through=1; return; fi
+    [ -L "$to" ] || break
+    hops=$((hops + 1))
+    if [ "$hops" -gt 40 ]; then echo "$to: too many symlinks lead from one to the next" >&2; exit 1; fi
+    link=$(readlink -n -- "$to" && echo x) || exit 1
+    link=${link%x}
+    case $link in /*) to=$link ;; *) to=$up/$link ;; esac
+  done
+  [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || through=1
+}
+claim() {
+  if ! command -v flock >/dev/null || [ ! -r "$1" ]; then return 0; fi
+  exec 8<"$1"; flock 8
+  for old in "${1%/}"/.hardway-copy-*; do
+    if [ -O "$old" ] && [ ! -L "$old" ]; then flock -n "$old" rm -rf -- "$old"; fi
+  done
+}
+keep() { if command -v flock >/dev/null; then flock 7; fi; }
+claimed() { exec 8<&-; }
+"""
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
 # stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
-# A shell that complains to a connection that is gone must not die of that: it has a file to remove.
-RECEIVE = r"""
-trap 'exit 1' HUP INT TERM; trap '' PIPE
-dst=$1 part=$2; shift 2
+RECEIVE = PLACE + r"""
+dst=$1 part=$2-$$; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
 [ -d "$dst" ] && dir=1
 if [ "$#" -gt 3 ] && [ -z "$dir" ]; then echo "$dst is no directory" >&2; exit 1; fi
 while [ "$#" -gt 0 ]; do
   if [ -n "$dir" ]; then to=${dst%/}/$1; else to=$dst; fi
-  case $to in */*) tmp=${to%/*}/.$part ;; *) tmp=.$part ;; esac
-  trap 'rm -f -- "$tmp"' EXIT
+  place
   if [ -d "$to" ]; then echo "$to is a directory" >&2; exit 1; fi
-  if [ "$alone" ] && ln -- "$whole" "$tmp" 2>/dev/null; then :; else (umask 077; head -c "$3" >"$tmp") || exit 1; fi
+  if [ "$through" ] && [ ! -e "$to" ]; then echo "$to is not there, and not to be made there" >&2; exit 1; fi
+  if [ "$through" ]; then at=${TMPDIR:-/tmp}; else at=$up; fi
+  tmp=${at%/}/.hardway-copy-$part
+  trap 'rm -f -- "$tmp"' EXIT
+  claim "$at"
+  if [ "$alone" ] && [ -z "$through" ] && exec 7<"$whole" && keep && ln -- "$whole" "$tmp" 2>/dev/null; then
+    claimed
+  else
+    umask 077
+    exec 7>"$tmp"; keep; claimed
+    head -c "$3" >&7 || exit 1
+  fi
   if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it came" >&2; exit 1; fi
-  chmod "$2" -- "$tmp" && mv -f -- "$tmp" "$to" || exit 1
+  if [ "$through" ]; then
+    # Whoever should read from a FIFO may never come, and a shell that waits for that would stay.
+    limit=
+    if [ -p "$to" ]; then limit='timeout 100'; fi
+    $limit sh -c 'cat <"$1" >"$2"' hardway "$tmp" "$to" && rm -f -- "$tmp"
+    case $? in 0) ;; 124) echo "nobody reads from $to" >&2; exit 1 ;; *) exit 1 ;; esac
+  else
+    chmod "$2" -- "$tmp" && mv -f -- "$tmp" "$to" || exit 1
+  fi
+  exec 7>&-
   shift 3
 done
 """
@@ -64,23 +117,40 @@ IFS=; pattern=$1; set --
 for file in $pattern; do
   if [ -d "$file" ]; then echo "$file is a directory: use ec2.pull" >&2; exit 3; fi
   if [ ! -r "$file" ]; then echo "$file: no such file that can be read" >&2; exit 3; fi
+  if [ ! -f "$file" ]; then echo "$file is no regular file" >&2; exit 3; fi
   set -- "$@" "$file"
 done
 LC_ALL=C exec tar -chf - -- "$@"
 """
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
-RECEIVE_TREE = r"""
-trap 'exit 1' HUP INT TERM; trap '' PIPE
+RECEIVE_TREE = PLACE + r"""
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
-case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" && tmp=$up/.$2 ;; *) tmp=.$2 ;; esac || exit 1
-if [ -e "$dst" ] && [ ! -d "$dst" ]; then echo "$dst is there and is no directory" >&2; exit 1; fi
+case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" ;; esac || exit 1
+to=$dst; place
+if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
+if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
+if [ -d "$to" ]; then at=$to; else at=$up; fi
+tmp=${at%/}/.hardway-copy-$2-$$
 trap 'rm -rf -- "$tmp"' EXIT
-mkdir -m 700 -- "$tmp" && tar -xpof - -C "$tmp" || exit 1
-# Fails where the destination is there and not empty; two that merge into it at once would trip over each other.
-mv -T -- "$tmp/tree" "$dst" 2>/dev/null && exit 0
-exec 9<"$dst" && { flock 9 2>/dev/null; cp -a --link --remove-destination -- "$tmp/tree/." "$dst/"; }
+claim "$at"
+mkdir -m 700 -- "$tmp" || exit 1
+exec 7<"$tmp"; keep; claimed
+# tar does not say of a disk that it is full.
+LC_ALL=C tar -xpof - -C "$tmp" || { head -c 65536 /dev/zero >"$tmp/full"; exit 1; }
+if [ ! -d "$tmp/tree" ]; then echo "only a part of it came" >&2; exit 1; fi
+# Fails where it is there by now and not empty; two that merge into it at once would trip over each other.
+if [ "$at" = "$up" ] && mv -T -- "$tmp/tree" "$to" 2>/dev/null; then exit 0; fi
+exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
+# What is no file there is written through, as cp does it.
+(cd -- "$tmp/tree" && find . -type f -exec sh -c '
+  to=$1; shift
+  for file; do
+    if [ -e "$to/$file" ] && [ ! -f "$to/$file" ] && [ ! -d "$to/$file" ] && [ ! -L "$to/$file" ]; then
+      cat <"$file" >"$to/$file" && rm -f -- "$file" || exit 1
+    fi
+  done' hardway "$to" {} +) && cp -a --link --remove-destination -- "$tmp/tree/." "$to/"
 """
 
 # $1: the tree.
@@ -88,17 +158,6 @@ _SEND_TREE = r"""
 if [ ! -d "$1" ]; then echo "$1 is no directory: use ec2.scp" >&2; exit 3; fi
 LC_ALL=C exec tar -cf - -C "$1" .
 """
-
-
-class TransferError(Failed):
-    """A copy to or from one instance that did not land; what was there before is still there."""
-
-
-Progress = Callable[[int], None]
-
-
-def _no_progress(_sent: int) -> None:
-    return
 
 
 @dataclass(frozen=True)
@@ -120,15 +179,19 @@ def sides(source: str, destination: str) -> tuple[str | Remote, str | Remote]:
 
 
 def _remote(path: str) -> Remote:
-    """`:` alone is the home directory; `~` is not left to a shell there."""
+    """`:` alone is the home directory; `~` is not left to a shell there. Raises UsageError for another's home."""
     if path in ("", "~"):
         return Remote("./")
+    if "\0" in path:
+        raise UsageError(f"{printable(path)!r} is no path")
+    if path.startswith("~") and not path.startswith("~/"):
+        raise UsageError(f":{printable(path)}: of homes there only ~/ is known; write the path out, or :./{path}")
     return Remote(path[2:] or "./" if path.startswith("~/") else path)
 
 
 def local_files(pattern: str) -> list[Path]:
     """The files a path or quoted glob means, sorted. Raises UsageError for none, and for a directory."""
-    exact = Path(pattern).expanduser()
+    exact = here(pattern)
     found = [exact] if exact.exists() else [Path(p) for p in sorted(glob.glob(str(exact)))]
     if not found:
         raise UsageError(f"there is no file {pattern}")
@@ -142,14 +205,14 @@ def local_files(pattern: str) -> list[Path]:
 
 def local_tree(path: str) -> Path:
     """The directory that a path means. Raises UsageError for what is none."""
-    tree = Path(path).expanduser()
+    tree = here(path)
     if not tree.is_dir():
         raise UsageError(f"{path} is no directory{': use ec2.scp' if tree.is_file() else ''}")
     return tree
 
 
 def send_files(
-    group: InstanceGroup, files: Sequence[Path], destination: Remote, progress: Progress = _no_progress
+    group: InstanceGroup, files: Sequence[Path], destination: Remote, progress: Progress = no_progress
 ) -> GroupResult:
     """Copy files to each instance: content, mode and name; a symlink's target is copied, as scp does.
 
@@ -181,7 +244,10 @@ def batches(files: Sequence[Path]) -> Iterator[list[Path]]:
 def _send_batch(
     connection: ssh.InstanceConnection, files: Sequence[Path], destination: Remote, progress: Progress
 ) -> None:
-    with reading(files, destination) as (arguments, chunks), Channel(connection, RECEIVE, arguments) as channel:
+    with (
+        reading(files, destination) as (arguments, chunks),
+        Channel(connection, Script(RECEIVE, arguments)) as channel,
+    ):
         channel.send(chunks, progress)
         channel.finish()
 
@@ -208,179 +274,111 @@ def temporary_name() -> str:
 def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
     """A file's first `size` bytes. Raises TransferError where it has become shorter."""
     while size:
-        chunk = file.read(min(_CHUNK, size))
+        chunk = file.read(min(CHUNK, size))
         if not chunk:
             raise TransferError(f"{file.name} became shorter while it was copied")
         size -= len(chunk)
         yield chunk
 
 
-class Channel:
-    """A script on one instance with bytes to or from it; ended with the block, whatever happens."""
-
-    def __init__(
-        self,
-        connection: ssh.InstanceConnection,
-        script: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.timeout: float = connection.connect_timeout or 15
-        self.channel = ssh.open_session(connection, environment)
-        command = shlex.join(["sh", "-c", script, "hardway", *arguments])
-        try:
-            ssh.execute(self.channel, command, self.timeout)
-            self.channel.settimeout(STALL_SECONDS)
-        except BaseException:
-            self.channel.close()
-            raise
-
-    def __enter__(self) -> Channel:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.channel.close()
-
-    def send(self, chunks: Iterable[bytes], progress: Progress = _no_progress) -> None:
-        """Send bytes; `progress` is called with how many. Raises what the script complained of where it has ended."""
-        try:
-            for chunk in chunks:
-                self.channel.sendall(chunk)
-                progress(len(chunk))
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            # Where the script ended early, what it said is the better reason.
-            if not isinstance(error, TimeoutError):
-                self.finish()
-            raise
-
-    def finish(self) -> None:
-        """Say that all is sent and wait for the script's end. Raises TransferError with what it complained of."""
-        with contextlib.suppress(OSError):
-            self.channel.shutdown_write()
-        complaint = b""
-        while chunk := self.channel.recv_stderr(_CHUNK):
-            complaint += chunk
-        self.channel.status_event.wait(self.timeout)
-        said = complaint.decode(errors="replace").strip().splitlines()
-        code = self.channel.exit_status
-        # GNU tar's 1: a file grew as it was read; what came is what it was when tar looked.
-        if code != 0 and not (code == 1 and said and all(line.endswith(_GREW) for line in said)):
-            raise TransferError(said[-1] if said else "the connection was lost before the copy was whole")
-
-    def leave(self) -> None:
-        """Say that all is sent, and wait a little for the script's end, whatever that is."""
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            self.channel.shutdown_write()
-        self.channel.status_event.wait(self.timeout)
-
-    def reader(self, progress: Progress) -> IO[bytes]:
-        return _ChannelReader(self.channel, progress)  # type: ignore[return-value]
-
-
-class _ChannelReader:
-    """What tarfile reads from: a channel's stdout."""
-
-    def __init__(self, channel: paramiko.Channel, progress: Progress) -> None:
-        self.channel = channel
-        self.progress = progress
-
-    def read(self, size: int) -> bytes:
-        parts = []
-        while size:
-            part = self.channel.recv(min(size, _CHUNK))
-            if not part:
-                break
-            self.progress(len(part))
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-def run_script(connection: ssh.InstanceConnection, script: str, arguments: Sequence[str]) -> None:
-    """Run a constant script of the POSIX shell to its end. Raises TransferError with what it complained of."""
-    with Channel(connection, script, arguments) as channel:
-        channel.finish()
-
-
 def fetch_files(
-    group: InstanceGroup, source: Remote, destination: str, progress: Progress = _no_progress
+    group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress
 ) -> GroupResult:
-    """Copy the files a remote path or glob means here; from several instances each under its instance id."""
+    """Copy the files a remote path or glob means here; from several instances each under its instance id.
+
+    Only regular files come, and only of names that were asked for. SIGTERM and SIGHUP interrupt it.
+    """
+    here(destination)
 
     def fetch(connection: ssh.InstanceConnection) -> None:
         target, into = _landing(destination, connection.instance, len(group))
-        with Channel(connection, _SEND_FILES, [source.path]) as channel, _workspace(target.parent) as work:
-            _extract(channel, work, progress, flat=True)
-            names = sorted(os.listdir(work))
+        given_up = connection.given_up
+        work_in = target if into and target.is_dir() else target.parent if into else landing.place(target)[0].parent
+        with landing.workspace(work_in) as work, _unpacking(connection, _SEND_FILES, source, progress) as stream:
+            tree = extract.Tree(extract.beneath(None, work))
+            try:
+                names = _take_files(stream, tree, source)
+            finally:
+                tree.close()
+                os.close(tree.root)
             if len(names) > 1 and not into:
-                raise TransferError(f"{source.path} is {len(names)} files, but {target} is no directory")
+                raise TransferError(f"{printable(source.path)} is {len(names)} files, but {target} is no directory")
             if into:
-                target.mkdir(parents=True, exist_ok=True)
+                with extract.told(str(target)):
+                    target.mkdir(parents=True, exist_ok=True)
             for name in names:
-                os.replace(work / name, target / name if into else target)
+                landing.file(work / name, target / name if into else target, given_up, named=not into)
 
-    return group.fanout(fetch)
+    with signals.raised():
+        return group.fanout(fetch)
+
+
+def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[str]:
+    """Take the files of a stream, each under the last part of its name; returns these."""
+    asked = source.path.rpartition("/")[2]
+    names: set[str] = set()
+    for member in stream.members():
+        member.name, member.link = os.path.basename(member.name), os.path.basename(member.link)
+        shown = printable(member.name)
+        # A second name of a file that has come already is a link to it.
+        if member.kind not in (b"0", b"1"):
+            raise TransferError(f"refused: {shown} is no regular file")
+        if not globs.matches(member.name, asked):
+            raise TransferError(f"refused: it sent {shown!r}, and {printable(asked)!r} was asked for")
+        if member.name in names:
+            raise TransferError(f"two of the files are named {shown}: fetch them apart")
+        names.add(member.name)
+        tree.add(member, stream.channel.read, stream.progress)
+    stream.finish()
+    if not names:
+        raise TransferError("it sent no file")
+    return sorted(names)
 
 
 def _landing(destination: str, instance: Instance, instances: int) -> tuple[Path, bool]:
     """Where an instance's files go, and whether that is a directory to put them into."""
-    path = Path(destination).expanduser()
+    path = here(destination)
     if instances > 1:
         return path / instance.id, True
     return path, destination.endswith("/") or path.is_dir()
 
 
+@dataclass
+class _Unpacking:
+    """A tar stream that a script sends."""
+
+    channel: Channel
+    progress: Progress
+
+    def members(self) -> Iterator[extract.Member]:
+        """The members."""
+        return extract.members(self.channel.read)
+
+    def finish(self) -> None:
+        """Take what is behind the archive, and the script's last word. Raises TransferError."""
+        # GNU tar's 1: a file grew as it was read; what came is what it was when tar looked.
+        if self.channel.finish(good=(0, 1)) and not (
+            (said := self.channel.complaints()) and all(line.endswith(_GREW) for line in said)
+        ):
+            raise TransferError(printable(said[-1]) if said else "exit code 1")
+
+
 @contextlib.contextmanager
-def _workspace(parent: Path) -> Iterator[Path]:
-    """A temporary directory in the same file system as what it will be renamed to."""
-    parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".hardway-", dir=parent))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _extract(channel: Channel, into: Path, progress: Progress, flat: bool) -> None:
-    """Unpack the tar stream that the script sends; `flat` keeps only the last part of each name."""
-    trusted: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
-    try:
-        with tarfile.open(fileobj=channel.reader(progress), mode="r|", errorlevel=1) as archive:
-            archive.extractall(into, members=_members(archive, into, flat), **trusted)
-        # The padding behind the archive: unread, it would hold the sender up.
-        while channel.channel.recv(_CHUNK):
-            pass
-    except tarfile.TarError as error:
-        channel.finish()
-        raise TransferError(f"what came is no whole tar stream: {error}") from error
-    channel.finish()
-
-
-def _members(archive: tarfile.TarFile, into: Path, flat: bool) -> Iterator[tarfile.TarInfo]:
-    """The archive's members as they come, none of which leads out of `into`: an instance is not trusted with that.
-
-    tarfile's own filters would change modes, or refuse symlinks that are there on purpose.
-    """
-    root = os.path.realpath(into)
-    seen = set()
-    for member in archive:
-        if flat:
-            member.name = os.path.basename(member.name)
-            if member.name in seen:
-                raise TransferError(f"two of the files are named {member.name}: fetch them apart")
-            seen.add(member.name)
-        names = [member.name, member.linkname] if member.islnk() else [member.name]
-        for name in names:
-            parent = os.path.realpath(os.path.join(root, os.path.dirname(name.rstrip("/"))))
-            if ".." in name.split("/") or name.startswith("/") or os.path.commonpath([parent, root]) != root:
-                raise TransferError(f"refused: {name!r} would land outside of {into.parent}")
-        # Files belong to whoever fetches them, as with scp.
-        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
-        yield member
+def _unpacking(
+    connection: ssh.InstanceConnection, script: str, source: Remote, progress: Progress
+) -> Iterator[_Unpacking]:
+    with Channel(connection, Script(script, [source.path])) as channel:
+        stream = _Unpacking(channel, progress)
+        try:
+            yield stream
+        except extract.NotWholeError:
+            # What the script complained of, or that it was lost, is the better reason.
+            stream.finish()
+            raise
 
 
 def push(
-    group: InstanceGroup, source: Path, destination: Remote, progress: Progress = _no_progress
+    group: InstanceGroup, source: Path, destination: Remote, progress: Progress = no_progress
 ) -> GroupResult:
     """Send a tree to each instance as one tar stream, made once, to all at the same time.
 
@@ -392,7 +390,7 @@ def push(
         maker = threading.Thread(target=_make_archive, args=(source, archive), name="push-tar", daemon=True)
 
         def send(connection: ssh.InstanceConnection) -> None:
-            with Channel(connection, RECEIVE_TREE, tree_arguments(source, destination)) as channel:
+            with Channel(connection, Script(RECEIVE_TREE, tree_arguments(source, destination))) as channel:
                 channel.send(archive.chunks(), progress)
                 channel.finish()
 
@@ -458,7 +456,7 @@ class _GrowingFile:
                 if position == self._size:
                     return
                 available = self._size - position
-            chunk = os.pread(self._descriptor, min(_CHUNK, available), position)
+            chunk = os.pread(self._descriptor, min(CHUNK, available), position)
             position += len(chunk)
             yield chunk
 
@@ -475,7 +473,7 @@ def _make_archive(source: Path, archive: _GrowingFile) -> None:
 def write_archive(source: Path, target: Any) -> None:
     """Write the tree to a file as the tar stream that RECEIVE_TREE reads. Raises TransferError."""
     try:
-        with tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT, bufsize=_CHUNK) as tar:
+        with tarfile.open(fileobj=target, mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK) as tar:
             tar.add(source.resolve(), arcname="tree")
     except TransferError:
         raise
@@ -484,36 +482,37 @@ def write_archive(source: Path, target: Any) -> None:
         raise TransferError(f"cannot read {getattr(error, 'filename', None) or source}: {reason}") from error
 
 
-def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progress = _no_progress) -> GroupResult:
-    """Fetch a tree from each instance as one tar stream; from several instances each under its instance id."""
+def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress) -> GroupResult:
+    """Fetch a tree from each instance as one tar stream; from several instances each under its instance id.
+
+    See `extract` for what is refused. SIGTERM and SIGHUP interrupt it.
+    """
     name = os.path.basename(source.path.rstrip("/"))
+    here(destination)
 
     def fetch(connection: ssh.InstanceConnection) -> None:
-        target = Path(destination).expanduser()
+        target = here(destination)
         if len(group) > 1:
             target = target / connection.instance.id
         elif destination.endswith("/") and name not in ("", ".", ".."):
             target = target / name
-        if target.exists() and not target.is_dir():
+        if os.path.lexists(target) and not target.is_dir():
             raise TransferError(f"{target} is there and is no directory")
-        with Channel(connection, _SEND_TREE, [source.path]) as channel, _workspace(target.parent) as work:
-            _extract(channel, work / "tree", progress, flat=False)
-            _merge(work / "tree", target)
+        work_in = target if target.is_dir() else target.parent
+        with landing.workspace(work_in) as work, _unpacking(connection, _SEND_TREE, source, progress) as stream:
+            with extract.told(str(work)):
+                (work / "tree").mkdir(0o700)
+                tree = extract.Tree(extract.beneath(None, work / "tree"))
+            try:
+                for member in stream.members():
+                    tree.add(member, stream.channel.read, progress)
+                stream.finish()
+                if () not in tree.directories:
+                    raise TransferError("it sent no tree")
+                landing.tree(tree, work / "tree", target, connection.given_up, named=len(group) == 1)
+            finally:
+                tree.close()
+                os.close(tree.root)
 
-    return group.fanout(fetch)
-
-
-def _merge(tree: Path, target: Path) -> None:
-    """Move a tree to its place; into a tree that is there, file by file, each replaced at once."""
-    if not target.exists():
-        os.rename(tree, target)
-        return
-    for directory, names, files in os.walk(tree):
-        here = target / os.path.relpath(directory, tree)
-        here.mkdir(exist_ok=True)
-        shutil.copystat(directory, here)
-        for link in [n for n in names if os.path.islink(os.path.join(directory, n))]:
-            names.remove(link)
-            files.append(link)
-        for name in files:
-            os.replace(os.path.join(directory, name), here / name)
+    with signals.raised():
+        return group.fanout(fetch)

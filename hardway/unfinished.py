@@ -19,7 +19,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from hardway import aws
+from hardway import aws, private
 from hardway.config import Settings
 from hardway.instances import ALIVE, Instance, Selector, describe
 from hardway.tables import count
@@ -46,7 +46,8 @@ class Mark:
 def under_way(token: str) -> Iterator[Mark]:
     """In this block the launch counts as alive; if its mark stays, or the process is killed, as dead."""
     directory = _directory()
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private.state()
+    private.directory(directory)
     _forget_old_files(directory)
     path = directory / token
     with path.open("w") as file:

@@ -731,7 +731,7 @@ def _run(
 ) -> list[CommandResult]:
     group = groups.InstanceGroup(chosen, settings)
     each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
-    outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer)
+    outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer, say=say)
     results = [outcomes[connection] for connection in group]
     if isinstance(printer, groups.FoldingPrinter):
         printer.fold(results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -57,14 +58,15 @@ def settings() -> Settings:
 def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Starts an sshd on a port (0: a free one) that our own key opens, its config ending in `lines`; returns the port.
 
-    The log of the n-th one started is tmp_path/sshd<n>/log.
+    With `shell` that is the login shell there; `setup`, a script for sh, is run before it in a mount namespace, which
+    all that it starts is in. The home of the n-th one is tmp_path/sshd<n>, its log `log` there.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
     if not program:
         pytest.skip("no sshd here: install openssh-server")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(port: int, *lines: str) -> int:
+    def start(port: int, *lines: str, shell: str = "", setup: str = "") -> int:
         directory = tmp_path / f"sshd{len(started)}"
         directory.mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
@@ -73,7 +75,7 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
         port = port or _free_port(addresses[0])
         config = [
             f"HostKey {directory}/host_key",
-            f"AuthorizedKeysFile {directory}/authorized_keys",
+            f"AuthorizedKeysFile {directory}/authorized_keys {directory}/.ssh/authorized_keys",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
@@ -92,6 +94,8 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         with (directory / "log").open("wb") as log:
             command = [program, "-D", "-e", "-f", str(directory / "config")]
+            if shell or setup:
+                command = _in_namespace(command, directory, shell, setup)
             started.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL))
         _wait_for_port(addresses[-1], port)
         return port
@@ -111,6 +115,18 @@ def sshd(start_sshd: Callable[[int], int]) -> int:
 def hosts(sshd: int) -> list[Instance]:
     """Instances whose addresses Debian's sshd listens on."""
     return [instance(number, sshd) for number in range(HOSTS)]
+
+
+def _in_namespace(command: list[str], directory: Path, shell: str, setup: str) -> list[str]:
+    user = pwd.getpwuid(os.getuid())
+    account = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{directory}:{shell or '/bin/bash'}\n"
+    others = [line for line in Path("/etc/passwd").read_text().splitlines() if f":x:{user.pw_uid}:" not in line]
+    (directory / "passwd").write_text(account + "\n".join(others) + "\n")
+    (directory / "setup").write_text(f'set -e\nmount --bind "{directory}/passwd" /etc/passwd\n{setup}\nexec "$@"\n')
+    if user.pw_uid == 0:
+        return ["unshare", "-m", "sh", str(directory / "setup"), *command]
+    back = ["unshare", "-U", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"]
+    return ["unshare", "-rm", "sh", str(directory / "setup"), *back, *command]
 
 
 def _free_port(address: str) -> int:

@@ -22,9 +22,10 @@ from hardway.config import Settings
 from hardway.errors import UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup, Printer, report
 from hardway.instances import Instance
+from hardway.script import Script
 
 
-def run(hosts: list[Instance], settings: Settings, command: str, **options: Any) -> list[Any]:
+def run(hosts: list[Instance], settings: Settings, command: str | Script, **options: Any) -> list[Any]:
     group = InstanceGroup(hosts, settings)
     outcomes = group.execute(command, **options)
     return [outcomes[connection] for connection in group]
