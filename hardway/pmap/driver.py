@@ -14,6 +14,7 @@ import random
 import signal
 import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
 from hardway.prices import hourly
+from hardway.terminal import printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 PING_AFTER = 10.0  # of silence
@@ -88,6 +90,8 @@ class _Partial:
 
     paths: list[Path]
     files: list[BinaryIO]
+    sizes: list[int]
+    checksums: list[int]
 
     def close(self) -> None:
         with contextlib.ExitStack() as files:
@@ -533,6 +537,9 @@ class Driver:
             self.job.event("back", task=frame.task, attempt=frame.attempt, host=link.name)
         elif frame.kind == agent.ERROR:
             self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
+        elif frame.kind == agent.SAID:
+            text = printable(frame.payload.decode(errors="replace"))
+            self.progress.say(f"{link.instance}: task {frame.task}: {text}")
         elif frame.kind == agent.BYE:
             link.left = True
         elif frame.kind == agent.NOTICE:
@@ -575,21 +582,38 @@ class Driver:
         if partial is None:
             stem = self.job.path / "large" / f"{frame.task}.{frame.attempt}.{link.name}"
             paths = [Path(f"{stem}.part{index}") for index in (0, 1)]
-            partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
-        partial.files[frame.payload[0]].write(frame.payload[1:])
+            partial = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths], [0, 0], [0, 0])
+        index, piece = frame.payload[0], frame.payload[1:]
+        partial.files[index].write(piece)
+        partial.sizes[index] += len(piece)
+        partial.checksums[index] = zlib.crc32(piece, partial.checksums[index])
 
     def _on_done(self, link: Link, position: int, frame: Frame) -> None:
-        code, flags, seconds, worker, *sizes = agent.RESULT.unpack_from(frame.payload)
+        code, flags, seconds, worker, *counts = agent.RESULT.unpack_from(frame.payload)
+        sizes, checksums = counts[:2], counts[2:]
         if not 0 <= seconds < math.inf:
             raise agent.BrokenStream(f"an attempt of {seconds} s")
         partial = self._partials.pop((link.name, frame.task, frame.attempt), None)
         inline = frame.payload[agent.RESULT.size :]
+        if partial and flags & agent.HOST_FAULT:  # found when part of it was sent
+            self._discard(partial)
+            partial = None
+        outputs = [inline[: sizes[0]], inline[sizes[0] :]]
+        if (partial.sizes if partial else [len(output) for output in outputs]) != sizes:
+            if partial:
+                self._discard(partial)
+            raise agent.BrokenStream("a result without its output")
+        if (partial.checksums if partial else [zlib.crc32(output) for output in outputs]) != checksums:
+            flags |= agent.HOST_FAULT  # what arrived is not what the agent read
         ok = code == 0 and not flags
         self._acks.append((link, frame.task, frame.attempt))
         if position < 0:
             return
         self.outcome.busy += seconds
-        verdict = self.schedule.finished(link.name, position, frame.attempt, ok, seconds, now())
+        if flags & agent.HOST_FAULT:
+            verdict = self.schedule.spoiled(link.name, position, frame.attempt, now())
+        else:
+            verdict = self.schedule.finished(link.name, position, frame.attempt, ok, seconds, now())
         while self.schedule.put_aside:
             bad = self._links.get(str(self.schedule.put_aside.pop()))
             if bad is not None:
@@ -601,13 +625,12 @@ class Driver:
             if partial:
                 self._discard(partial)
             return
-        stdout: bytes | Path = inline[: sizes[0]]
-        stderr: bytes | Path = inline[sizes[0] :]
+        stdout: bytes | Path
+        stderr: bytes | Path
+        stdout, stderr = outputs
         if partial:
             partial.close()
             stdout, stderr = partial.paths
-        elif len(inline) != sum(sizes):
-            raise agent.BrokenStream("a result without its output")
         result = self.job.ended(frame.task, frame.attempt, link.name, code, flags, seconds, stdout, stderr, worker)
         if verdict is Verdict.DONE:
             self.job.done(frame.task, result)
@@ -826,6 +849,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return f"{DEADLY} times the instance or its agent died while the task ran"
     if result.flags & WORKERS_DIED:
         return "one Dask worker after the other died while the task ran"
+    if result.flags & agent.HOST_FAULT:
+        return "the instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.code < 0:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +115,7 @@ def new_cluster(cloud: LocalCloud, tmp_path: Path) -> Iterator[Callable[[int], C
 @pytest.fixture
 def pmap(cluster: Cluster) -> Pmap:
     def run(args: str, command: str, *flags: str, on: str = "", stdin: str = "") -> Result:
-        return run_inv(
-            "mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin
-        )
+        return run_inv("mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin)
 
     return run
 
@@ -194,11 +193,13 @@ class PipedAgent:
             if frame.kind == agent.CHUNK:
                 outputs[frame.payload[0]] += frame.payload[1:]
                 continue
-            code, flags, _, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+            code, flags, _, _, out, err, *checksums = agent.RESULT.unpack_from(frame.payload)
+            sizes = [out, err]
             inline = frame.payload[agent.RESULT.size :]
             if inline:
                 outputs = [inline[: sizes[0]], inline[sizes[0] :]]
             assert [len(output) for output in outputs] == sizes
+            assert [zlib.crc32(output) for output in outputs] == checksums
             self.send(agent.ACK, frame.task, frame.attempt)
             return code, flags, outputs[0], outputs[1]
 
