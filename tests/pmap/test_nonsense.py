@@ -43,7 +43,7 @@ def nonsense(rng: random.Random) -> bytes:
                 rng.randbytes(rng.randrange(100)),
                 struct.pack("!d", rng.choice(NUMBERS)),
                 b"\x00text",
-                agent.RESULT.pack(rng.choice([0, 1, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0, ABC, 0) + b"abc",
+                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0, ABC, 0) + b"abc",
                 agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5, 0, 0) + b"short",
             ]
         )
