@@ -115,7 +115,9 @@ def new_cluster(cloud: LocalCloud, tmp_path: Path) -> Iterator[Callable[[int], C
 @pytest.fixture
 def pmap(cluster: Cluster) -> Pmap:
     def run(args: str, command: str, *flags: str, on: str = "", stdin: str = "") -> Result:
-        return run_inv("mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin)
+        return run_inv(
+            "mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin
+        )
 
     return run
 
@@ -124,9 +126,17 @@ class PipedAgent:
     """An agent started as over SSH, but with pipes; `python` is the instance's."""
 
     def __init__(
-        self, home: Path, command: str, python: str = sys.executable, job: str = "job", **settings: object
+        self,
+        home: Path,
+        command: str,
+        python: str = sys.executable,
+        job: str = "job",
+        login: Callable[[str], str] = str,
+        **settings: object,
     ) -> None:
+        """`login` makes what the login shell runs from what it is told to; `settings` are the job's."""
         self.home = home
+        self.login = login
         self.job = job
         self.python = python
         self.settings = {"slots": 1, "timeout": 0, "linger": 20, "worker": 0, "HARDWAY_INSTANCE_ID": "i-1", **settings}
@@ -138,7 +148,11 @@ class PipedAgent:
         environment = {"AWS_EC2_METADATA_DISABLED": "true", **os.environ, "HOME": str(self.home)}
         shell = BOOT.replace("exec python3", f"exec {shlex.quote(self.python)}")
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+            ["/bin/sh", "-c", self.login(shell)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
         )
         source = Path(agent.__file__).read_bytes() + b"\nmain(%r)\n" % self.job
         self.write(b"%08d" % len(source) + source)
