@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardway.pmap import agent
+from hardway.pmap import agent, dask_task
 from tests.conftest import run_inv
 from tests.pmap.conftest import Cluster, PipedAgent, Pmap, eventually
 
@@ -255,6 +256,47 @@ def test_who_holds_the_output_of_a_command_that_has_ended_is_said(start_agent: S
     assert "still holds its output" in said.payload.decode()
     (home / "go").touch()
     assert one.result()[:3] == (0, 0, b"done\nlate\n")
+
+
+# On a worker of Dask's
+
+NUMBERS = iter(range(1, 1 << 20))
+
+
+def on_a_worker(script: str, home: Path, stdin: bytes = b"", timeout: float = 0.0) -> tuple[int, int, bytes, bytes]:
+    """Exit code, flags, stdout and stderr, as `dask_task.run` gets them."""
+    mark, since = {"HARDWAY_JOB": str(home), "HARDWAY_TASK": str(next(NUMBERS))}, time.clock_gettime(time.CLOCK_BOOTTIME)
+    process = subprocess.Popen(
+        ["bash", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=home,
+        env={**os.environ, **mark},
+        start_new_session=True,
+    )
+    marks = {os.fsencode(f"{key}={value}") for key, value in mark.items()}
+    flags, out, err = dask_task.wait(process, stdin, timeout, marks, since)
+    return process.returncode, flags, out, err
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_all_that_a_command_prints_comes_back_from_dask(home: Path, tmp_path: Path, script: str) -> None:
+    folder = tmp_path / "by hand"
+    folder.mkdir()
+    code, flags, out, err = on_a_worker(script, home)
+    assert (flags, code, out, err) == (0, *plain(script, b"", folder))
+
+
+@pytest.mark.parametrize("timeout", [0.0, 1.0])
+def test_the_end_of_an_attempt_is_the_end_of_all_it_started_on_dask(home: Path, mark: str, timeout: float) -> None:
+    ways = [leave for how, leave in LEAVING.items() if how != "without its environment" and "script" not in leave]
+    script = "\n".join(leave.format(f"{home}/stay {mark}") for leave in ways)
+    script = f"{{ {script}\n}} {'>/dev/null 2>&1' if not timeout else ''}; sleep .2; echo done"
+    code, flags, out, _ = on_a_worker(script, home, timeout=timeout)
+    assert (code, flags) == (0, dask_task.TIMED_OUT if timeout else 0)
+    assert out == b"done\n"
+    assert marked(mark) == []
 
 
 # What the instance lacks
