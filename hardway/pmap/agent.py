@@ -1100,6 +1100,7 @@ class Agent:
             self.start_tasks(now)
             self.enforce(now)
             if self.leaving and not self.running:
+                end_children()
                 self.out += frame(BYE)
                 self.flush()
                 return
@@ -1518,7 +1519,6 @@ def become_agent(directory: str, home: str, lease: int) -> None:
             os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
         raise
     agent.listener.close()
-    end_children()
     agent.scratch.remove()
     for name in ("socket", "log", "keeper", "lock"):
         os.unlink(os.path.join(directory, name))

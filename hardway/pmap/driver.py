@@ -44,6 +44,7 @@ ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 3.0  # for instances that may join
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 LOST, WORKERS_DIED = 8, 16  # an attempt's flags, beside the agent's
+SAID_MOST, SAID_LONGEST = 5, 300  # of what agents tell of attempts: how many are shown, and how many bytes of one
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
 
@@ -157,6 +158,7 @@ class Driver:
         self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
+        self._told = 0
         self._asked_ec2 = 0.0
         self._asking = False
         self._interrupted = 0
@@ -538,8 +540,7 @@ class Driver:
         elif frame.kind == agent.ERROR:
             self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
         elif frame.kind == agent.SAID:
-            text = printable(frame.payload.decode(errors="replace"))
-            self.progress.say(f"{link.instance}: task {frame.task}: {text}")
+            self._on_said(link, frame)
         elif frame.kind == agent.BYE:
             link.left = True
         elif frame.kind == agent.NOTICE:
@@ -548,6 +549,14 @@ class Driver:
             self._on_pong(link, frame.payload)
         else:
             raise agent.BrokenStream(f"a frame of kind {frame.kind}")
+
+    def _on_said(self, link: Link, frame: Frame) -> None:
+        """An agent has something to tell of an attempt: told a few times."""
+        self._told += 1
+        if self._told <= SAID_MOST:
+            text = printable(frame.payload[:SAID_LONGEST].decode(errors="replace"))
+            more = "; more of this kind is not told" if self._told == SAID_MOST else ""
+            self.progress.say(f"{link.instance}: task {frame.task}: {text}{more}")
 
     def _on_notice(self, link: Link, seconds: float) -> None:
         """The instance is about to be interrupted; told again after each reconnection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -265,7 +266,8 @@ NUMBERS = iter(range(1, 1 << 20))
 
 def on_a_worker(script: str, home: Path, stdin: bytes = b"", timeout: float = 0.0) -> tuple[int, int, bytes, bytes]:
     """Exit code, flags, stdout and stderr, as `dask_task.run` gets them."""
-    mark, since = {"HARDWAY_JOB": str(home), "HARDWAY_TASK": str(next(NUMBERS))}, time.clock_gettime(time.CLOCK_BOOTTIME)
+    mark = {"HARDWAY_JOB": str(home), "HARDWAY_TASK": str(next(NUMBERS))}
+    since = time.clock_gettime(time.CLOCK_BOOTTIME)
     process = subprocess.Popen(
         ["bash", "-c", script],
         stdin=subprocess.PIPE,
@@ -363,11 +365,27 @@ def test_a_shortage_of_descriptors_is_not_the_tasks(start_agent: Start) -> None:
     assert {one.result() for _ in range(200)} == {(0, 0, b"x" * 5000, b"")}
 
 
+def test_a_handful_of_descriptors_is_enough(start_agent: Start) -> None:
+    one = start_agent("cat", login="ulimit -n 16; {}".format, slots=4)
+    for task in range(1, 9):
+        one.send(agent.RUN, task, 1, b"x" * 200_000)
+    assert {one.result() for _ in range(8)} == {(0, 0, b"x" * 200_000, b"")}
+
+
 def test_tasks_have_the_limit_of_descriptors_that_they_would_have(start_agent: Start) -> None:
     assert (
         start_agent("ulimit -Sn; ulimit -Hn", login="ulimit -Sn 100; ulimit -Hn 300; {}".format).run()[2]
         == b"100\n300\n"
     )
+
+
+def test_it_is_said_once_what_holds_an_output(cluster: Cluster, pmap: Pmap) -> None:
+    """And the time limit ends it."""
+    done = pmap("x", "sleep 900 & echo done", "--timeout", "6", "--retries", "0")
+    assert done.code == 1
+    [said] = [line for line in done.stderr.splitlines() if "its command has ended" in line]
+    assert re.search(r": task 1: its command has ended, PID \d+ \(sleep\) still holds its output$", said)
+    assert "1 task failed, timed out after 6 s" in done.stderr
 
 
 # A directory of its own
