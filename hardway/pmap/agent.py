@@ -22,7 +22,7 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       what the agent had to say when it died
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
-Each slot has a directory for its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_root(), emptied after each attempt.
+Each slot has a directory for its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
@@ -1175,6 +1175,11 @@ class Scratch:
 
     def remove(self) -> None:
         """Remove all of it."""
+        for path in self.made.values():
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass  # not empty: that takes longer
         for root in self.roots:
             remove_tree(root)
 
