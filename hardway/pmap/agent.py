@@ -1180,8 +1180,7 @@ class Scratch:
                 os.rmdir(path)
             except OSError:
                 pass  # not empty: that takes longer
-        for root in self.roots:
-            remove_tree(root)
+        remove_roots(self.roots)
 
 
 def scratch_roots(job: str, home: str) -> "list[str]":
@@ -1223,7 +1222,7 @@ def removal(path: str) -> "list[bytes]":
 
 
 def remove_tree(path: str) -> None:
-    """Remove a tree, and the directory above it if that is empty then."""
+    """Remove a tree, if there is one."""
     if os.path.lexists(path) and not remove_few(path):
         pid = os.fork()
         if pid == 0:
@@ -1235,10 +1234,16 @@ def remove_tree(path: str) -> None:
             finally:
                 os._exit(127)
         os.waitpid(pid, 0)
-    try:
-        os.rmdir(os.path.dirname(path))
-    except OSError:
-        pass
+
+
+def remove_roots(roots: "list[str]") -> None:
+    """Remove the directories of a job's attempts, and those above them if they are empty then."""
+    for root in roots:
+        remove_tree(root)
+        try:
+            os.rmdir(os.path.dirname(root))
+        except OSError:
+            pass
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -1559,8 +1564,7 @@ def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
             break
     if status:
         end_children()
-        for root in scratch_roots(os.path.basename(directory), home):
-            remove_tree(root)
+        remove_roots(scratch_roots(os.path.basename(directory), home))
 
 
 def main(job: str) -> None:
@@ -1594,8 +1598,7 @@ def main(job: str) -> None:
         if killed:
             wait_for_keeper(directory)
             end_orphans(job)
-            for root in scratch_roots(job, home):
-                remove_tree(root)
+            remove_roots(scratch_roots(job, home))
         ours, lease = os.pipe()
         if os.fork() == 0:
             code = 1
