@@ -332,6 +332,19 @@ def test_what_a_full_disk_can_not_keep_is_the_instances_fault(start_agent: Start
     folder.rmdir()
 
 
+@pytest.mark.parametrize("harm", ["truncate -s 1000 $f", "printf x | dd of=$f conv=notrunc bs=1 seek=1000 2>&1"])
+def test_a_result_that_was_not_kept_as_it_was_read_never_counts(start_agent: Start, harm: str) -> None:
+    one = start_agent(
+        "head -c 300000 /dev/zero | tr '\\0' y; sleep .3; for f in /proc/$PPID/fd/*; do "
+        f'case "$(readlink $f)" in *deleted*) {harm};; esac; done >/dev/null; echo end'
+    )
+    one.send(agent.RUN, 1, 1)
+    done = one.expect(agent.DONE)
+    code, flags, *_ = agent.RESULT.unpack_from(done.payload)
+    assert (code, flags) == (126, agent.HOST_FAULT)
+    assert b"what was kept of an output is" in done.payload
+
+
 def test_a_result_that_an_instance_can_not_keep_comes_from_another(
     cluster: Cluster, pmap: Pmap, start_limited: None
 ) -> None:
