@@ -3,17 +3,32 @@
 One file, standard library only, Python 3.6 or later, sent over the connection it then talks on. It decides nothing:
 the driver says what runs. It outlives its connection: it is its own session and listens on a socket for the next one.
 
+Outputs are pipes, read to their end, as ssh and xargs do. What comes out of one is counted and hashed as it is read,
+and kept in memory while it is small, else in a file without a name, whose content is checked against count and hash
+when it is sent. Where the instance can't keep it, or can't start a task for want of descriptors, processes, memory or
+disk, that is the instance's fault and not the task's (HOST_FAULT).
+
+An attempt is over when its command has ended, its outputs are at their end, and nothing that descends from it is left.
+The agent is a subreaper: what loses its parent becomes its child, even out of another session and without its
+environment. Commands are started by a thread of their own, so that the main thread has no children but such: one call
+tells that there are none, and /proc is read only where there are some. Whose they are is told by the attempt's mark
+in the environment, the process group or session, what was seen of their ancestors, the pipe they hold, or by when they
+began. A cgroup an attempt would tell the same, but login users may not make one, and moving a process into it costs
+0.6 ms, half of what starting one does. A second process, the keeper, ends all of that when the agent is killed.
+
 On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     lock      held (flock) by the living agent
+    keeper    held by its keeper
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       what the agent had to say when it died
     files/    what came with the job (`--files`), under its digest
-Outputs of tasks are files without a name in the same directory: nothing to clean up when the agent is killed.
+Files without a name lie in the same directory: nothing to clean up when the agent is killed.
+Each slot has a directory for its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
-                  NOTICE that the instance will be gone in so many seconds
+                  NOTICE that the instance will be gone in so many seconds, SAID text for a person
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
 """
 
@@ -25,25 +40,44 @@ import _thread
 import errno
 import fcntl
 import os
+import resource
 import select
 import struct
 import time
+import zlib
 
-VERSION = 1
+VERSION = 2
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
-RESULT = struct.Struct("!hBdIQQ")  # exit code or -signal, flags, seconds, worker, lengths of stdout and stderr
+# Exit code or -signal, flags, seconds, worker, lengths of stdout and stderr, their CRC-32.
+RESULT = struct.Struct("!hBdIQQII")
 HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE = range(65, 74)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID = range(65, 75)
 WAITING, RUNNING, ENDED = range(3)
-TIMED_OUT, KILLED, NO_START = 1, 2, 4
+TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
 LINKED = 1 << 20  # bytes from which a file that came with the job is linked, not copied, into an attempt's directory
+AGAIN = 0.1  # seconds between one KILL and the next, for what was started meanwhile
+STUCK = 10.0  # seconds after the first KILL until an attempt is over though something of it is left
+KEPT_MOST = 1 << 24  # bytes of outputs kept in memory, of all tasks; of one task INLINE
+PIECE = 1 << 16  # read from a pipe at a time
+PIECES = 16  # read from a pipe in a row
+QUIET = 0.05  # seconds for which a new attempt's outputs aren't watched: most have ended by then and fit into the pipe
+HELD_AFTER = 5.0  # seconds after a command's end until it is said what holds its output
+SHORT = frozenset([errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+SHORT_AGAIN = 0.2  # seconds between tries to start a task where something is short
+SHORT_MOST = 10.0  # seconds of that, with nothing else running, until it is called the instance's fault
+PER_TASK = 5  # descriptors: three pipes, two files
+RESERVE = 24  # descriptors for all else
+PR_SET_CHILD_SUBREAPER = 36
+WNOTHREAD = 0x20000000  # waitid: children of this thread alone
+CLOCK_BOOTTIME = 7  # what /proc counts a process's start by
+TICKS = float(os.sysconf("SC_CLK_TCK"))
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -86,30 +120,59 @@ class Frames:
         return found
 
 
+class Output:
+    """What a task writes to stdout or stderr: counted and hashed as it is read, not as it is kept."""
+
+    __slots__ = ("crc", "fd", "parts", "size", "spool")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd  # the pipe; -1 after its end
+        self.size = 0
+        self.crc = 0
+        self.parts = []  # type: list[bytes]
+        self.spool = -1  # the file that has it all, where memory doesn't
+
+
 class Task:
     """One attempt, from its arrival until its result is acknowledged."""
 
     def __init__(self, task: int, attempt: int, stdin: bytes) -> None:
         self.task = task
         self.attempt = attempt
-        self.stdin = stdin
+        self.stdin = memoryview(stdin)
+        self.feed = -1  # the pipe to its stdin
         self.state = WAITING
         self.worker = 0
-        self.pid = 0
+        self.pid = 0  # of the command; its process group
         self.began = 0.0
+        self.ended = 0.0  # when the command did
         self.seconds = 0.0
         self.status = 0
         self.flags = 0
+        self.watched = False
+        self.said = False
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
-        self.scratch = ""
-        self.outputs = []  # type: list[int]
+        self.over_by = 0.0  # when it is over whatever is left; 0: KILL was not sent
+        self.fault = ""  # what the instance lacks
+        self.outputs = []  # type: list[Output]
+        self.kept = 0  # bytes in memory
         self.sizes = [0, 0]
+        self.crcs = [0, 0]
         self.inline = b""
 
-    def close(self) -> None:
-        for fd in self.outputs:
-            os.close(fd)
-        self.outputs = []
+
+class Process:
+    """One line of /proc."""
+
+    __slots__ = ("began", "group", "parent", "pid", "session", "state")
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError, ValueError or IndexError where there is none."""
+        words = read_proc(pid, "stat").rpartition(b")")[2].split()
+        self.pid = pid
+        self.state = words[0]
+        self.parent, self.group, self.session = int(words[1]), int(words[2]), int(words[3])
+        self.began = int(words[19]) / TICKS  # seconds since the machine started
 
 
 class Agent:
@@ -130,13 +193,32 @@ class Agent:
         self.placed = None  # type: list[tuple[bytes, bytes | None, os.stat_result | None]] | None
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
-        self.running = {}  # type: dict[int, Task]
+        self.running = {}  # type: dict[tuple[int, int], Task]
+        self.commands = {}  # type: dict[int, Task]  # by pid, those that haven't ended
+        self.helpers = set()  # type: set[int]
+        self.owners = {}  # type: dict[tuple[int, float], Task]  # of processes seen, by pid and start
+        self.kept = 0
+        self.chatty = False  # a task has filled half a pipe
+        self.retry_at = 0.0  # when to try again to start what could not be started,
+        self.short_since = 0.0  # and since when it can't
+        self.scratch = Scratch(os.path.basename(directory), home)
+        self.limits = raise_limit()  # of descriptors: the tasks', ours, the most there may be
+        self.spools = 0  # files that outputs are in
+        self.subreaper = become_subreaper()
+        self.order = ()  # type: tuple[object, ...]
+        self.spawned = 0  # type: int | OSError
+        self.ordered, self.spawned_one = _thread.allocate_lock(), _thread.allocate_lock()
+        self.ordered.acquire()
+        self.spawned_one.acquire()
+        self.poll = select.poll()
+        self.watched = {}  # type: dict[int, tuple[object, ...]]
         self.link = None  # type: tuple[int, int, int] | None
         self.frames = Frames()
         self.out = bytearray()
         # Ended tasks whose outputs have yet to be sent, and how much of the first one's is.
         self.sending = []  # type: list[Task]
         self.sent = 0
+        self.sent_crc = 0
         self.received = 0
         self.unheard = False  # what is written to the link fails
         self.held_since = 0.0
@@ -161,6 +243,9 @@ class Agent:
         self.listener.listen(8)
         self.listener.setblocking(False)
         os.chdir(home)
+        _thread.start_new_thread(self.serve, ())
+        self.watch(self.wake, select.POLLIN, self.woken)
+        self.watch(self.listener.fileno(), select.POLLIN, self.accept)
         self.attach(*link)
 
     # The connection
@@ -171,6 +256,7 @@ class Agent:
         self.link = (source, sink, lease)
         for fd in (source, sink):
             os.set_blocking(fd, False)
+        self.watch(source, select.POLLIN, self.receive)
         self.frames = Frames()
         now = time.monotonic()
         holdings = [
@@ -184,6 +270,7 @@ class Agent:
     def detach(self) -> None:
         if self.link:
             for fd in self.link:
+                self.unwatch(fd)
                 os.close(fd)
             self.link = None
             self.alone_since = time.monotonic()
@@ -193,6 +280,17 @@ class Agent:
         self.sending = []
         self.sent = 0
         self.unheard = self.told = False
+
+    def watch(self, fd: int, events: int, act: "Callable[..., None]", *args: object) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self.poll.register(fd, events)
+        self.watched[fd] = (act, *args)
+
+    def unwatch(self, fd: int) -> None:
+        if self.watched.pop(fd, None):
+            self.poll.unregister(fd)
+
+    def woken(self) -> None:
+        os.read(self.wake, 4096)
 
     def accept(self) -> None:
         """Another process of ours hands over the stdin and stdout of a new connection."""
@@ -285,19 +383,44 @@ class Agent:
                 index = 1
             size = min(CHUNK_SIZE, one.sizes[index] - offset)
             if size > 0:
-                piece = os.pread(one.outputs[index], size, offset)
-                piece += b"\0" * (size - len(piece))  # another process cut the file short meanwhile
-                self.out += frame(CHUNK, one.task, one.attempt, bytes([index]) + piece)
-                self.sent += size
-                return
+                if not offset:
+                    self.sent_crc = 0
+                try:
+                    piece = self.piece(one.outputs[index], offset, size)
+                    self.sent_crc = zlib.crc32(piece, self.sent_crc)
+                    if offset + size == one.sizes[index] and self.sent_crc != one.crcs[index]:
+                        raise OSError(errno.EIO, "what was kept of an output is not what was read")
+                except OSError as error:
+                    self.accuse(one, error)
+                    self.forget(one)
+                    one.outputs = []
+                else:
+                    self.out += frame(CHUNK, one.task, one.attempt, bytes([index]) + piece)
+                    self.sent += size
+                    return
         self.out += frame(
             DONE,
             one.task,
             one.attempt,
-            RESULT.pack(one.status, one.flags, one.seconds, one.worker, *one.sizes) + one.inline,
+            RESULT.pack(one.status, one.flags, one.seconds, one.worker, *(one.sizes + one.crcs)) + one.inline,
         )
         self.sending.pop(0)
         self.sent = 0
+
+    @staticmethod
+    def piece(output: Output, offset: int, size: int) -> bytes:
+        """So many bytes of an output. Raises OSError where they can't be read back."""
+        if output.spool < 0:
+            if len(output.parts) > 1:
+                output.parts[:] = [b"".join(output.parts)]
+            return output.parts[0][offset : offset + size]
+        piece = os.pread(output.spool, size, offset)
+        while len(piece) < size:
+            more = os.pread(output.spool, size - len(piece), offset + len(piece))
+            if not more:
+                raise OSError(errno.EIO, "what was kept of an output is cut short")
+            piece += more
+        return piece
 
     # What the driver says
 
@@ -308,7 +431,10 @@ class Agent:
             one = self.tasks.get((task, attempt))
             if one and one.state == ENDED:
                 del self.tasks[task, attempt]
-                one.close()
+                if one in self.sending:
+                    self.sent = 0 if one is self.sending[0] else self.sent
+                    self.sending.remove(one)
+                self.forget(one)
         elif kind in (TAKE, KILL):
             one = self.tasks.get((task, attempt))
             if one and one.state == WAITING:
@@ -417,84 +543,180 @@ class Agent:
 
     # Running
 
-    def start_tasks(self) -> None:
-        while self.waiting and len(self.running) < self.slots and self.workers:
-            self.start(self.waiting.pop(0))
+    def start_tasks(self, now: float) -> None:
+        if now < self.retry_at:
+            return
+        while self.waiting and len(self.running) < self.slots and self.workers and self.room():
+            if not self.start(self.waiting[0], now):
+                return
 
-    def start(self, one: Task) -> None:
-        one.began = time.monotonic()
-        one.worker = self.workers.pop()
-        one.state = RUNNING
-        stdin = None
+    def room(self) -> bool:
+        """Whether there are descriptors for one more; one at a time there always are."""
+        return not self.running or self.spools + PER_TASK * (len(self.running) + 1) + RESERVE <= self.limits[1]
+
+    def start(self, one: Task, now: float) -> bool:
+        """Start a task that waits; False where the instance can't at the moment."""
+        worker = self.workers[-1]
+        pipes = []  # type: list[int]
+        ready = False
         try:
-            scratch = self.scratch(one)
-            one.outputs = [nameless(self.directory), nameless(self.directory)]
-            stdin = self.stdin(one.stdin)
-            environment = dict(self.environment)
-            environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
-            environment[b"HARDWAY_TASK"] = b"%d" % one.task
-            environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
-            environment[b"HARDWAY_WORKER"] = b"%d" % one.worker
-            if scratch:
-                environment[b"HARDWAY_SCRATCH"] = os.fsencode(scratch)
-                if self.settings.get("files"):
-                    environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
-                if self.settings.get("workdir") == b"scratch":
-                    environment[b"PWD"] = os.fsencode(scratch)
-                    os.chdir(scratch)
-            if not self.program:
-                raise OSError(errno.ENOENT, "there is no bash here")
+            scratch = self.scratch.of(worker)
+            self.place_files(scratch)
+            for _ in range(3):
+                pipes += os.pipe()
+            stdin, feed, out, out_in, err, err_in = pipes
+            for fd in (feed, out, err):
+                os.set_blocking(fd, False)
+            one.feed = feed
+            self.push(one)
+            environment = self.environment_of(one, worker, scratch)
+            ready = True
+            one.pid = self.spawn_task(environment, scratch, (stdin, out_in, err_in))
+        except OSError as error:
+            one.feed = -1
+            for fd in pipes:
+                os.close(fd)
+            ours = not ready or error.errno in SHORT
+            if ours and self.may_pass(now):
+                self.discard(worker)  # part of the job's files may lie in it
+                return False
+            self.short_since = 0.0
+            self.waiting.pop(0)
+            one.worker = self.workers.pop()
+            one.began = now
+            if ours:
+                self.accuse(one, error)
+            else:
+                one.flags |= NO_START
+                self.excuse(one, f"the agent could not start it: {error}")
+            self.end(one)
+            return True
+        self.short_since = 0.0
+        self.waiting.pop(0)
+        one.worker = self.workers.pop()
+        one.began = now
+        one.state = RUNNING
+        one.outputs = [Output(out), Output(err)]
+        for fd in (stdin, out_in, err_in):
+            os.close(fd)
+        if one.stdin:
+            self.watch(feed, select.POLLOUT, self.push, one)
+        else:
+            os.close(feed)
+            one.feed = -1
+        self.commands[one.pid] = self.running[one.task, one.attempt] = one
+        self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
+        return True
+
+    def environment_of(self, one: Task, worker: int, scratch: str) -> "dict[bytes, bytes]":
+        environment = dict(self.environment)
+        environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
+        environment[b"HARDWAY_TASK"] = b"%d" % one.task
+        environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
+        environment[b"HARDWAY_WORKER"] = b"%d" % worker
+        environment[b"HARDWAY_SCRATCH"] = environment[b"TMPDIR"] = os.fsencode(scratch)
+        if self.settings.get("files"):
+            environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
+        if self.settings.get("workdir") == b"scratch":
+            environment[b"PWD"] = os.fsencode(scratch)
+        return environment
+
+    def may_pass(self, now: float) -> bool:
+        """Whether what hinders a start may pass: then it is tried again soon."""
+        self.short_since = self.short_since or now
+        self.retry_at = now + SHORT_AGAIN
+        return bool(self.running) or now - self.short_since < SHORT_MOST
+
+    def accuse(self, one: Task, error: OSError) -> None:
+        """The attempt fails, and it is the instance's fault."""
+        one.flags |= HOST_FAULT
+        one.fault = f"the instance's fault: {(error.strerror or str(error)).lower()}"
+        self.excuse(one, one.fault)
+
+    @staticmethod
+    def excuse(one: Task, why: str) -> None:
+        """Say on stderr, in place of all output, why there is none."""
+        one.status = 126
+        one.inline = why.encode("utf-8", "replace")
+        one.sizes, one.crcs = [0, len(one.inline)], [0, zlib.crc32(one.inline)]
+
+    def push(self, one: Task) -> None:
+        """Feed the command's stdin, as far as it takes it."""
+        try:
+            while one.stdin:
+                one.stdin = one.stdin[os.write(one.feed, one.stdin[: 1 << 20]) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # it reads no more
+        one.stdin = memoryview(b"")
+        if one.feed in self.watched:
+            self.starve(one)
+
+    def starve(self, one: Task) -> None:
+        """Close the command's stdin."""
+        if one.feed >= 0:
+            self.unwatch(one.feed)
+            os.close(one.feed)
+            one.feed = -1
+
+    def spawn_task(self, environment: "dict[bytes, bytes]", scratch: str, fds: "tuple[int, ...]") -> int:
+        """Start the command. Raises OSError."""
+        if not self.program:
+            raise OSError(errno.ENOENT, "there is no bash here")
+        if self.settings.get("workdir") == b"scratch":
+            os.chdir(scratch)
+        soft, most, hard = self.limits
+        if soft != most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        try:
             try:
-                one.pid = self.spawn(self.program, self.argv, environment, (stdin, *one.outputs))
-            except OSError:
+                return self.child(self.program, self.argv, environment, fds)
+            except OSError as error:
                 # Gone since, or a script without a first line: bash knows what to do.
-                if self.argv[0] == b"bash":
+                if self.argv[0] == b"bash" or error.errno in SHORT:
                     raise
                 bash = [b"bash", b"-c", self.settings["command"]]
-                one.pid = self.spawn(which("bash"), bash, environment, (stdin, *one.outputs))
-        except OSError as error:
-            one.close()
-            one.flags |= NO_START
-            one.inline = f"the agent could not start it: {error}".encode("utf-8", "replace")
-            one.sizes = [0, len(one.inline)]
-            self.end(one, 126)
-            return
+                return self.child(which("bash"), bash, environment, fds)
         finally:
-            os.chdir(self.home)
-            if stdin is not None:
-                os.close(stdin)
-        one.stdin = b""
-        self.running[one.pid] = one
-        self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
+            if soft != most:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            if self.settings.get("workdir") == b"scratch":
+                os.chdir(self.home)
 
-    def scratch(self, one: Task) -> str:
-        """Make the attempt's own directory, with the job's files in it, where the job wants one."""
-        if not self.settings.get("files") and self.settings.get("workdir") != b"scratch":
-            return ""
-        one.scratch = os.path.join(self.directory, "scratch", f"{one.task}.{one.attempt}")
-        os.makedirs(one.scratch, 0o700)
-        self.place_files(one.scratch)
-        return one.scratch
+    def child(self, *order: object) -> int:
+        """Have the other thread start a process. Raises OSError."""
+        self.order = order
+        self.ordered.release()
+        self.spawned_one.acquire()
+        if not isinstance(self.spawned, int):
+            raise self.spawned
+        return self.spawned
 
-    def stdin(self, data: bytes) -> int:
-        """A descriptor to read `data` from: a pipe where it holds it all, else a file."""
-        if len(data) <= 4096:
-            read, write = os.pipe()
-        else:
-            read = nameless(self.directory)
-            write = os.dup(read)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(write, view) :]
-        except OSError:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-        if len(data) > 4096:
-            os.lseek(read, 0, os.SEEK_SET)
-        return read
+    def serve(self) -> None:
+        """Start processes, in a thread of its own: those that the main thread gets are what lost its parent."""
+        while True:
+            self.ordered.acquire()
+            try:
+                self.spawned = self.spawn(*self.order)  # type: ignore[arg-type]
+            except OSError as error:
+                self.spawned = error
+            except BaseException as error:
+                self.spawned = OSError(0, repr(error))
+            self.spawned_one.release()
+
+    def helper(self, argv: "list[bytes]") -> None:
+        """Start a process that isn't a task's and that nobody waits for, if there is such a program."""
+        program = which(os.fsdecode(argv[0]))
+        if program:
+            try:
+                null = os.open(os.devnull, os.O_RDWR)
+                try:
+                    self.helpers.add(self.child(program, argv, dict(os.environb), (null, null, null)))
+                finally:
+                    os.close(null)
+            except OSError:
+                pass
 
     def spawn(
         self, program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", fds: "tuple[int, ...]"
@@ -530,63 +752,285 @@ class Agent:
         return process.pid
 
     def reap(self) -> None:
-        """Take the status of each child that ended; what is left of its process group ends with it."""
+        """Take the status of each child that ended."""
+        some = False
         while True:
             try:
-                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
-            if child is None:
-                return
-            one = self.running.pop(child.si_pid, None)
-            if one:
-                # Before it is waited for its number can't be another process's.
-                kill_group(one.pid, signal.SIGKILL)
-            _, status = os.waitpid(child.si_pid, 0)
-            if one:
-                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-                self.collect(one)
-                self.end(one, code)
+                break
+            if not pid:
+                break
+            self.helpers.discard(pid)
+            one = self.commands.pop(pid, None)
+            if not one:
+                some = True
+                continue
+            one.ended = time.monotonic()
+            if not one.fault:
+                one.status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            for output in one.outputs:
+                if output.fd >= 0:
+                    self.drain(one, output)
+            self.conclude(one)
+        if some:
+            for one in list(self.running.values()):
+                if one.kill_at and one.ended:
+                    self.conclude(one)
 
-    def collect(self, one: Task) -> None:
-        """Keep the outputs: small ones in memory, so that descriptors don't run out."""
-        one.sizes = [os.fstat(fd).st_size for fd in one.outputs]
-        if sum(one.sizes) <= INLINE:
-            one.inline = b"".join(os.pread(fd, size, 0) for fd, size in zip(one.outputs, one.sizes))
-            one.close()
+    def drain(self, one: Task, output: Output) -> None:
+        """Read what there is of an output."""
+        for _ in range(PIECES):
+            try:
+                piece = os.read(output.fd, PIECE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.spoil(one, error)
+                piece = b""
+            if not piece:
+                self.finish(output)
+                return
+            self.keep(one, output, piece)
 
-    def end(self, one: Task, code: int) -> None:
+    def read(self, one: Task, output: Output) -> None:
+        self.drain(one, output)
+        if one.ended and output.fd < 0:
+            self.conclude(one)
+
+    def finish(self, output: Output) -> None:
+        """An output is at its end."""
+        self.unwatch(output.fd)
+        os.close(output.fd)
+        output.fd = -1
+
+    def keep(self, one: Task, output: Output, piece: bytes) -> None:
+        """Count, hash and keep what was read, in memory while it is little."""
+        if one.fault:
+            return
+        size = len(piece)
+        output.size += size
+        output.crc = zlib.crc32(piece, output.crc)
+        if output.spool < 0 and one.kept + size <= INLINE and self.kept + size <= KEPT_MOST:
+            output.parts.append(piece)
+            one.kept += size
+            self.kept += size
+            return
+        self.chatty = True
+        try:
+            if output.spool < 0:
+                output.spool = nameless(self.directory)
+                self.spools += 1
+                before = b"".join(output.parts)
+                output.parts = []
+                one.kept -= len(before)
+                self.kept -= len(before)
+                write_all(output.spool, before)
+            write_all(output.spool, piece)
+        except OSError as error:
+            self.spoil(one, error)
+
+    def spoil(self, one: Task, error: OSError) -> None:
+        """What an attempt prints can't be kept: it ends here, and what it still prints is read to nowhere."""
+        self.accuse(one, error)
+        self.forget(one)
+        self.terminate(one)
+
+    def forget(self, one: Task) -> None:
+        """Keep nothing of what the attempt printed."""
+        for output in one.outputs:
+            output.parts = []
+            if output.spool >= 0:
+                os.close(output.spool)
+                output.spool = -1
+                self.spools -= 1
+        self.kept -= one.kept
+        one.kept = 0
+
+    def conclude(self, one: Task) -> None:
+        """The attempt is over, if its command and its outputs have ended and nothing is left of it."""
+        if (one.task, one.attempt) not in self.running:
+            return
+        if one.outputs[0].fd >= 0 or one.outputs[1].fd >= 0:
+            self.attend(one)
+        elif not self.adopted() or not self.members(one):
+            self.end(one)
+        elif not one.kill_at:
+            self.terminate(one)
+
+    def attend(self, one: Task) -> None:
+        """Read the attempt's outputs as they come."""
+        if not one.watched:
+            one.watched = True
+            for output in one.outputs:
+                if output.fd >= 0:
+                    self.watch(output.fd, select.POLLIN, self.read, one, output)
+
+    def end(self, one: Task) -> None:
+        """The attempt is over."""
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
-        one.status = code
-        if one.scratch:
-            remove_tree(one.scratch)
+        self.running.pop((one.task, one.attempt), None)
+        self.starve(one)
+        for output in one.outputs:
+            if output.fd >= 0:
+                self.finish(output)
+        if one.fault or one.flags & NO_START:
+            one.outputs = []
+        else:
+            one.sizes = [output.size for output in one.outputs]
+            one.crcs = [output.crc for output in one.outputs]
+            if all(output.spool < 0 for output in one.outputs):
+                one.inline = b"".join([part for output in one.outputs for part in output.parts])
+                one.outputs = []
+            self.chatty = self.chatty or max(one.sizes) > PIECE // 2
+        if self.owners:
+            self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
+        self.discard(one.worker)
         self.release_worker(one.worker)
         if self.leaving:
-            one.close()
+            self.forget(one)
+            one.outputs = []
         elif self.link:
             self.sending.append(one)
+
+    def discard(self, worker: int) -> None:
+        """Empty a slot's directory; what is much is removed by a process of its own."""
+        rest = self.scratch.clear(worker)
+        if rest:
+            self.helper(removal(rest))
+
+    # What descends from an attempt
+
+    def adopted(self) -> bool:
+        """Whether there are children that we haven't started."""
+        if not self.subreaper:
+            return True
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WNOTHREAD)
+        except ChildProcessError:
+            return False
+        except OSError:  # a kernel older than 4.7
+            pass
+        return True
+
+    def members(self, one: Task) -> "list[int]":
+        """The living processes of an attempt."""
+        me = os.getpid()
+        now = time.clock_gettime(CLOCK_BOOTTIME) - time.monotonic()
+        processes = all_processes()
+        children = {}  # type: dict[int, list[Process]]
+        for process in processes.values():
+            children.setdefault(process.parent, []).append(process)
+        lost = [process for process in children.get(me, ()) if process.pid not in self.helpers]
+        if not self.subreaper:
+            lost += children.get(1, ())
+        owners = {}  # type: dict[tuple[int, float], Task]
+        found = []
+        for top in lost:
+            owner = self.commands.get(top.pid) or self.owner(top, now)
+            below = [top]
+            for process in below:
+                below += children.get(process.pid, ())
+                if owner:
+                    owners[process.pid, process.began] = owner
+            if owner is one:
+                found += [process.pid for process in below if process.state not in b"ZX"]
+        self.owners = owners
+        return found
+
+    def owner(self, process: Process, zero: float) -> "Task | None":
+        """Whose a process is that has lost its parent."""
+        known = self.owners.get((process.pid, process.began))
+        if known:
+            return known
+        try:
+            variables = read_proc(process.pid, "environ").split(b"\0")
+        except OSError:
+            variables = []
+        said = dict(variable.partition(b"=")[::2] for variable in variables if variable.startswith(b"HARDWAY_"))
+        if said.get(b"HARDWAY_JOB") == os.fsencode(os.path.basename(self.directory)):
+            try:
+                found = self.running.get((int(said[b"HARDWAY_TASK"]), int(said[b"HARDWAY_ATTEMPT"])))
+            except (KeyError, ValueError):
+                found = None
+            if not found:  # of one that was given up
+                kill(process.pid, signal.SIGKILL)
+            return found
+        if not self.subreaper:
+            return next((one for one in self.running.values() if process.group == one.pid), None)
+        for one in self.running.values():
+            if one.pid in (process.group, process.session):
+                return one
+        held = pipes_of(process.pid)
+        for one in self.running.values():
+            if any(output.fd >= 0 and os.fstat(output.fd).st_ino in held for output in one.outputs):
+                return one
+        candidates = [one for one in self.running.values() if one.began + zero <= process.began + 2 / TICKS]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def terminate(self, one: Task) -> None:
+        if not one.kill_at and one.state == RUNNING:
+            one.kill_at = time.monotonic() + GRACE
+            self.signal(one, signal.SIGTERM)
+
+    def signal(self, one: Task, number: int) -> None:
+        """Send a signal to all that is left of an attempt."""
+        members = self.members(one)
+        if not members and not one.ended:
+            kill_group(one.pid, number)  # no /proc
+        refused = []
+        for pid in members:
+            if not kill(pid, number):
+                refused.append(pid)
+        if refused:  # what a task has started by sudo
+            self.helper([b"sudo", b"-n", b"kill", b"-%d" % number, b"--"] + [b"%d" % pid for pid in refused])
+
+    def enforce(self, now: float) -> None:
+        """End what has run too long, and what is left of what was ended."""
+        for one in list(self.running.values()):
+            if not one.watched and (self.chatty or now >= one.began + QUIET):
+                self.attend(one)
+            if one.kill_at:
+                if now >= one.kill_at:
+                    one.over_by = one.over_by or now + STUCK
+                    self.signal(one, signal.SIGKILL)
+                    one.kill_at = now + AGAIN
+                    self.give_up(one, now)
+            elif self.timeout and now - one.began >= self.timeout:
+                one.flags |= TIMED_OUT
+                self.terminate(one)
+            elif one.ended and not one.said and now >= one.ended + HELD_AFTER:
+                one.said = True
+                self.tell(one, f"its command has ended, {self.holders(one)} still holds its output")
+
+    def give_up(self, one: Task, now: float) -> None:
+        """After KILL nothing more is waited for than that there is nothing left, and that not for ever."""
+        left = self.members(one)
+        if now >= one.over_by and (left or not one.ended):
+            self.tell(one, f"{names_of(left)} can't be ended")
+            if not one.ended:
+                one.status = -signal.SIGKILL
+        elif left or not one.ended:
+            return
+        for output in one.outputs:  # who holds one now is none of its own
+            if output.fd >= 0:
+                self.drain(one, output)
+        self.end(one)
+
+    def tell(self, one: Task, text: str) -> None:
+        self.out += frame(SAID, one.task, one.attempt, text.encode("utf-8", "replace"))
+
+    def holders(self, one: Task) -> str:
+        """The processes that hold an output of the attempt."""
+        pipes = {os.fstat(output.fd).st_ino for output in one.outputs if output.fd >= 0}
+        found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
+        return names_of(found)
 
     def release_worker(self, worker: int) -> None:
         base = int(self.settings["worker"])
         if base <= worker < base + self.slots and worker not in self.workers:
             self.workers.append(worker)
-
-    def terminate(self, one: Task) -> None:
-        if not one.kill_at:
-            one.kill_at = time.monotonic() + GRACE
-            kill_group(one.pid, signal.SIGTERM)
-
-    def enforce(self, now: float) -> None:
-        """End what has run too long."""
-        for one in self.running.values():
-            if one.kill_at:
-                if now >= one.kill_at:
-                    kill_group(one.pid, signal.SIGKILL)
-                    one.kill_at = now + GRACE
-            elif self.timeout and now - one.began >= self.timeout:
-                one.flags |= TIMED_OUT
-                self.terminate(one)
 
     # The loop
 
@@ -597,11 +1041,18 @@ class Agent:
             times.append(self.alone_since + self.linger)
         elif self.held_since:
             times.append(self.held_since + HOLD_BACK)
+        if self.waiting and self.retry_at > now:
+            times.append(self.retry_at)
         for one in self.running.values():
+            if not one.watched:
+                times.append(one.began + QUIET)
             if one.kill_at:
                 times.append(one.kill_at)
-            elif self.timeout:
+                continue
+            if self.timeout:
                 times.append(one.began + self.timeout)
+            if one.ended and not one.said:
+                times.append(one.ended + HELD_AFTER)
         return max(0.0, min(times) - now)
 
     def may_hold_back(self, now: float) -> bool:
@@ -619,7 +1070,7 @@ class Agent:
             return False
         return True
 
-    def watch(self) -> None:
+    def look(self) -> None:
         """Look for the notice of a spot interruption, in a thread of its own; silent where nobody can tell."""
         endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
         if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
@@ -652,13 +1103,14 @@ class Agent:
             time.sleep(pause)
 
     def run(self) -> None:
-        _thread.start_new_thread(self.watch, ())
+        _thread.start_new_thread(self.look, ())
         while True:
             self.reap()
-            self.start_tasks()
             now = time.monotonic()
+            self.start_tasks(now)
             self.enforce(now)
             if self.leaving and not self.running:
+                end_children()
                 self.out += frame(BYE)
                 self.flush()
                 return
@@ -673,20 +1125,245 @@ class Agent:
             if self.unheard:
                 self.hear_out()
                 continue
-            poll = select.poll()
-            poll.register(self.wake, select.POLLIN)
-            poll.register(self.listener.fileno(), select.POLLIN)
             if self.link:
-                poll.register(self.link[0], select.POLLIN)
-                if (self.out or self.sending) and not self.held_since:
-                    poll.register(self.link[1], select.POLLOUT)
-            for fd, _ in poll.poll(int(self.wait(now) * 1000) + 1):
-                if fd == self.wake:
-                    os.read(self.wake, 4096)
-                elif fd == self.listener.fileno():
-                    self.accept()
-                elif self.link and fd == self.link[0]:
-                    self.receive()
+                if not (self.out or self.sending) or self.held_since:
+                    self.unwatch(self.link[1])
+                elif self.link[1] not in self.watched:
+                    self.watch(self.link[1], select.POLLOUT, self.flush)
+            for fd, _ in self.poll.poll(int(self.wait(now) * 1000) + 1):
+                act = self.watched.get(fd)
+                if act:
+                    act[0](*act[1:])  # type: ignore[operator]
+
+
+class Scratch:
+    """A directory for each slot, on a disk that came with the instance where there is one; emptied after use."""
+
+    def __init__(self, job: str, home: str) -> None:
+        self.roots = scratch_roots(job, home)
+        self.times = struct.unpack("!I", os.urandom(4))[0]  # what tells one that nobody has touched
+        self.made = {}  # type: dict[int, str]
+        self.trash = 0
+
+    def of(self, worker: int) -> str:
+        """The empty directory of a slot. Raises OSError."""
+        path = self.made.get(worker)
+        if path is None:
+            root = self.roots[worker % len(self.roots)]
+            os.makedirs(root, 0o700, exist_ok=True)
+            path = os.path.join(root, str(worker))
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                os.rename(path, self.rest(root))
+                os.mkdir(path, 0o700)
+            os.utime(path, ns=(self.times, self.times))
+            self.made[worker] = path
+        return path
+
+    def clear(self, worker: int) -> str:
+        """Empty the directory of a slot; returns what has yet to be removed, if that is much."""
+        path = self.made.get(worker, "")
+        try:
+            about = os.lstat(path)
+            if about.st_mtime_ns == self.times and about.st_mode & 0o7777 == 0o700:
+                return ""
+        except OSError:
+            pass
+        if not self.made.pop(worker, None):
+            return ""
+        rest = self.rest(os.path.dirname(path))
+        try:
+            os.rename(path, rest)
+            return "" if remove_few(rest) else rest
+        except OSError:
+            return ""
+
+    def rest(self, root: str) -> str:
+        self.trash += 1
+        return os.path.join(root, f"used-{self.trash}")
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        for path in self.made.values():
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass  # not empty: that takes longer
+        remove_roots(self.roots)
+
+
+def scratch_roots(job: str, home: str) -> "list[str]":
+    """Where the attempts of a job have their directories; short, as sockets are made in such."""
+    name = f"scratch-{zlib.crc32(os.fsencode(job)):08x}"
+    found = []
+    try:
+        with open("/proc/self/mounts", "rb") as file:
+            for line in file:
+                device, path = line.split()[:2]
+                of_boot = device.startswith(b"/dev/") and path.startswith(b"/mnt") and not path[4:].strip(b"0123456789")
+                if of_boot and os.stat(path).st_uid == os.getuid() and os.access(path, os.W_OK):
+                    found.append(os.path.join(os.fsdecode(path), ".hardway", name))
+    except (OSError, ValueError):
+        pass
+    return found or [os.path.join(home, ".hardway", name)]
+
+
+def remove_few(path: str) -> bool:
+    """Remove a directory with a few plain files; False where it is more than that."""
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(33)) if not entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+        return True
+    except OSError:
+        return False
+
+
+def removal(path: str) -> "list[bytes]":
+    """The command that removes a tree, whoever it belongs to: links are not followed, other disks are left alone."""
+    script = (
+        'chmod -R u+rwx -- "$1"; rm -rf --one-file-system -- "$1" || sudo -n rm -rf --one-file-system -- "$1"; '
+        'test ! -e "$1"'
+    )
+    return [b"sh", b"-c", script.encode(), b"sh", os.fsencode(path)]
+
+
+def remove_tree(path: str) -> None:
+    """Remove a tree, if there is one."""
+    if os.path.lexists(path) and not remove_few(path):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(null, fd)
+                os.execvp("sh", removal(path))
+            finally:
+                os._exit(127)
+        os.waitpid(pid, 0)
+
+
+def remove_roots(roots: "list[str]") -> None:
+    """Remove the directories of a job's attempts, and those above them if they are empty then."""
+    for root in roots:
+        remove_tree(root)
+        try:
+            os.rmdir(os.path.dirname(root))
+        except OSError:
+            pass
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write to a file. Raises OSError where it doesn't take all."""
+    count = os.write(fd, data)
+    while count < len(data):
+        more = os.write(fd, data[count:])
+        if not more:
+            raise OSError(errno.ENOSPC, "the disk takes no more")
+        count += more
+
+
+def raise_limit() -> "tuple[int, int, int]":
+    """Have as many descriptors as we may; returns how many we were given, have, and may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft, soft if soft >= 0 else most, hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return soft, most, hard
+
+
+def become_subreaper() -> bool:
+    """Have what loses its parent become our child; False where that can't be had."""
+    try:
+        import _ctypes  # its Python half takes longer to import
+
+        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        return _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    except (ImportError, AttributeError, OSError, TypeError):
+        return False
+
+
+def read_proc(pid: int, name: str) -> bytes:
+    """A file of a process. Raises OSError."""
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+    try:
+        data = os.read(fd, 1 << 16)
+        while len(data) % 4096 == 0 and data:
+            more = os.read(fd, 1 << 16)
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def all_processes() -> "dict[int, Process]":
+    """All processes there are; none where there is no /proc."""
+    found = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        names = []
+    for name in names:
+        if name.isdigit():
+            try:
+                found[int(name)] = Process(int(name))
+            except (OSError, ValueError, IndexError):
+                pass
+    return found
+
+
+def pipes_of(pid: int) -> "set[int]":
+    """The numbers of the pipes that a process has open, if we may know."""
+    found = set()
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            except OSError:
+                continue
+            if target.startswith("pipe:["):
+                found.add(int(target[6:-1]))
+    except OSError:
+        pass
+    return found
+
+
+def names_of(pids: "list[int]") -> str:
+    """Processes as a person looks for them."""
+    names = []
+    for pid in pids[:5]:
+        try:
+            names.append(f"PID {pid} ({read_proc(pid, 'comm').decode('utf-8', 'replace').strip()})")
+        except OSError:
+            pass
+    return ", ".join(names) + (" ..." if len(pids) > 5 else "") if names else "a process that can't be seen from here"
+
+
+def end_children() -> None:
+    """End all that descends from this process, for a few seconds at most."""
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        processes = all_processes()
+        below = {os.getpid()}
+        for _ in processes:
+            more = {process.pid for process in processes.values() if process.parent in below} - below
+            if not more:
+                break
+            below |= more
+        for pid in below - {os.getpid()}:
+            kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 # What a job brings along, and what it wants to find here
@@ -900,6 +1577,17 @@ def seconds_until(notice: str) -> float:
     return at - time.time()
 
 
+def kill(pid: int, number: int) -> bool:
+    """Send a signal to a process, if there is one; False where we may not."""
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def kill_group(pid: int, number: int) -> None:
     """Send a signal to a process group, if there is one."""
     try:
@@ -947,9 +1635,25 @@ def end_orphans(job: str) -> None:
                 with open("/proc/" + pid + "/environ", "rb") as file:
                     ours = mark in file.read().split(b"\0")
                 if ours and int(pid) != os.getpid():
-                    os.kill(int(pid), signal.SIGKILL)
+                    kill(int(pid), signal.SIGKILL)
             except OSError:
                 pass
+
+
+def wait_for_keeper(directory: str) -> None:
+    """Wait until the keeper of an agent that was killed has ended what that left, for a few seconds at most."""
+    try:
+        fd = os.open(os.path.join(directory, "keeper"), os.O_RDWR)
+    except OSError:
+        return
+    until = time.monotonic() + 2 * GRACE
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            time.sleep(0.01)
+    os.close(fd)
 
 
 def locked(directory: str) -> int:
@@ -996,7 +1700,6 @@ def release(lease: int) -> None:
 
 def become_agent(directory: str, home: str, lease: int) -> None:
     """The rest of this process's life is the agent's."""
-    os.setsid()
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -1012,22 +1715,49 @@ def become_agent(directory: str, home: str, lease: int) -> None:
 
         text = traceback.format_exc()
         os.write(2, text.encode("utf-8", "replace"))
-        for one in agent.running.values():
-            kill_group(one.pid, signal.SIGKILL)
+        end_children()
         if agent.link:
             os.set_blocking(agent.link[1], True)
             os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
         raise
     agent.listener.close()
-    for name in ("files", "scratch"):
-        remove_tree(os.path.join(directory, name))
-    for name in ("socket", "log", "lock"):
+    remove_tree(os.path.join(directory, "files"))
+    agent.scratch.remove()
+    for name in ("socket", "log", "keeper", "lock"):
         os.unlink(os.path.join(directory, name))
     for path in (directory, os.path.dirname(directory)):
         try:
             os.rmdir(path)
         except OSError:
             return
+
+
+def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
+    """Start the agent, and end what it leaves when it is killed."""
+    os.setsid()
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    become_subreaper()
+    # Locked while there may be something left: who starts the next agent waits for it.
+    keeper = os.open(os.path.join(directory, "keeper"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    agent = os.fork()
+    if agent == 0:
+        os.close(keeper)
+        become_agent(directory, home, lease)
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    for fd in (null, lock, lease):
+        os.close(fd)
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == agent:
+            break
+    if status:
+        end_children()
+        remove_roots(scratch_roots(os.path.basename(directory), home))
 
 
 def main(job: str) -> None:
@@ -1059,14 +1789,18 @@ def main(job: str) -> None:
             os.close(lock)
             continue
         if killed:
+            wait_for_keeper(directory)
             end_orphans(job)
+            remove_roots(scratch_roots(job, home))
         ours, lease = os.pipe()
         if os.fork() == 0:
+            code = 1
             try:
                 os.close(ours)
-                become_agent(directory, home, lease)
+                keep_agent(directory, home, lock, lease)
+                code = 0
             finally:
-                os._exit(1)
+                os._exit(code)
         os.close(lock)
         os.close(lease)
         release(ours)

@@ -1,7 +1,9 @@
 """One attempt of a task on a worker of Dask: what `engine_dask` sends there, whole, so nothing of ours is needed there.
 
 Python's standard library only, and nothing at the module's level that can't be pickled. What the agent of our own
-driver does is done here the same way: environment, standard input, time limit, and an end for all that a command left.
+driver does is done here the same way: environment, pipes read to their end, time limit, a directory of its own, and an
+end for all that a command left. That is found by its session, its ancestors and the attempt's mark in its environment:
+a worker is no process of ours to make a subreaper of, so what has none of the three any more is not found.
 """
 
 from __future__ import annotations
@@ -34,36 +36,26 @@ def run(
     name = word(worker.name)
     if any(os.environ.get(key) != value for key, value in stub.items()):
         return name, 126, NOT_STUBBED, 0.0, b"", b""
-    with slot(worker) as place, contextlib.ExitStack() as files:
-        given, out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
-        given.write(stdin)
-        given.seek(0)
-        environment = {
-            **os.environ,
-            "HARDWAY_JOB": job,
-            "HARDWAY_TASK": str(number),
-            "HARDWAY_ATTEMPT": str(attempt),
-            "HARDWAY_WORKER": str(place),
-            "HARDWAY_INSTANCE_ID": name,
-        }
-        began = time.monotonic()
+    with slot(worker) as place, tempfile.TemporaryDirectory(prefix="hardway-", ignore_cleanup_errors=True) as scratch:
+        mark = {"HARDWAY_JOB": job, "HARDWAY_TASK": str(number), "HARDWAY_ATTEMPT": str(attempt)}
+        about = {"HARDWAY_WORKER": str(place), "HARDWAY_INSTANCE_ID": name}
+        environment = {**os.environ, **mark, **about, "HARDWAY_SCRATCH": scratch, "TMPDIR": scratch}
+        since, began = time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()
         try:
             process = subprocess.Popen(
                 ["bash", "-c", command],
-                stdin=given,
-                stdout=out,
-                stderr=err,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 cwd=os.path.expanduser("~"),
                 env=environment,
                 start_new_session=True,
             )
         except OSError as error:
             return name, 126, NO_START, 0.0, b"", f"the worker could not start it: {error}".encode()
-        flags = wait(process, timeout)
-        seconds = time.monotonic() - began
-        out.seek(0)
-        err.seek(0)
-        return name, process.returncode, flags, seconds, out.read(), err.read()
+        marks = {os.fsencode(f"{key}={value}") for key, value in mark.items()}
+        flags, out, err = wait(process, stdin, timeout, marks, since)
+        return name, process.returncode, flags, time.monotonic() - began, out, err
 
 
 def word(name: object) -> str:
@@ -76,25 +68,64 @@ def threads(dask_scheduler: Any) -> dict[str, int]:
     return {word(worker.name): worker.nthreads for worker in dask_scheduler.workers.values()}
 
 
-def wait(process: subprocess.Popen[bytes], timeout: float) -> int:
-    """Wait for the command, at most `timeout` seconds (0: for ever); what is left of its process group ends with it."""
-    flags = 0
+def wait(
+    process: subprocess.Popen[bytes], stdin: bytes, timeout: float, marks: set[bytes], since: float
+) -> tuple[int, bytes, bytes]:
+    """Flags, stdout and stderr once the command and its outputs have ended, after at most `timeout` seconds (0: ever).
+
+    What is left of it then is ended, too.
+    """
+    flags, outputs = 0, (b"", b"")
     try:
-        process.wait(timeout or None)
+        outputs = process.communicate(stdin, timeout or None)
     except subprocess.TimeoutExpired:
         flags = TIMED_OUT
-        end_group(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-    end_group(process.pid, signal.SIGKILL)
-    process.wait()
-    return flags
+    signals, give_up = itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL)), time.monotonic() + 3 * GRACE
+    while (left := family(process.pid, marks, since)) and time.monotonic() < give_up:
+        number = next(signals)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until and family(process.pid, marks, since) & left:
+            time.sleep(0.02)
+    if flags:
+        try:
+            outputs = process.communicate(timeout=GRACE)
+        except subprocess.TimeoutExpired as error:  # who holds an output now is none of its own
+            outputs = (error.stdout or b"", error.stderr or b"")
+            for stream in (process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+            process.wait()
+    return flags, *outputs
 
 
-def end_group(pid: int, number: int) -> None:
-    """Send a signal to what is left of a process group, if anything is."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+def family(leader: int, marks: set[bytes], since: float = 0.0) -> set[int]:
+    """The living processes of an attempt: of its session or group, with its mark, or descending from such.
+
+    They began after `since`, in seconds since the machine started.
+    """
+    tick = os.sysconf("SC_CLK_TCK")
+    parents: dict[int, int] = {}
+    found = set()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                words = file.read().rpartition(b")")[2].split()
+            parent, group, session = map(int, words[1:4])
+            if words[0] in (b"Z", b"X") or (int(words[19]) + 1) / tick < since:
+                continue
+            parents[pid] = parent
+            ours = leader in (group, session)
+            if not ours:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    ours = marks <= set(file.read().split(b"\0"))
+            if ours:
+                found.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 @contextlib.contextmanager
@@ -112,10 +143,9 @@ def slot(worker: Any) -> Any:
 
 def end(job: str) -> None:
     """End all that runs here of a job, whichever process started it."""
-    mark = os.fsencode(f"HARDWAY_JOB={job}")
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{name}/environ", "rb") as file:
-                ours = mark in file.read().split(b"\0")
-            if ours:
-                os.kill(int(name), signal.SIGKILL)
+    mark = {os.fsencode(f"HARDWAY_JOB={job}")}
+    until = time.monotonic() + GRACE
+    while (left := family(-1, mark)) and time.monotonic() < until:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)

@@ -279,8 +279,13 @@ def _source() -> bytes:
 def _hello(frame: Frame) -> Hello:
     line, _, rest = frame.payload.partition(b"\n")
     words = line.split()
-    if frame.kind != agent.HELLO or len(words) != 4 or int(words[0]) != agent.VERSION:
-        raise agent.BrokenStream("a greeting of another version")
+    if frame.kind != agent.HELLO or len(words) != 4:
+        raise agent.BrokenStream("a greeting of another kind")
+    if int(words[0]) != agent.VERSION:
+        raise Unusable(
+            "another version of hardway started the agent of this job that still runs there: go on with that version, "
+            "or wait until that agent ends, left alone, by itself"
+        )
     if len(rest) != int(words[3]) * agent.HOLDING.size:
         raise agent.BrokenStream("a greeting that is cut short")
     holdings = [Holding(*item) for item in agent.HOLDING.iter_unpack(rest)]

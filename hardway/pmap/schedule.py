@@ -34,6 +34,7 @@ SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewh
 SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
 NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
 DEADLY = 5  # hosts lost without notice, each while this task ran there: it is taken to be what kills them
+SPOILED_MOST = 20  # attempts of a task that are not charged to it though they failed, as it was their host's fault
 SAMPLE = 1001  # durations kept to estimate the median
 
 Host = Hashable
@@ -175,6 +176,7 @@ class Schedule:
         self._skip: set[int] = set()
         self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
         self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
+        self._uncharged: dict[int, int] = {}  # how many of a task's failures were its host's fault
         self._rests: list[tuple[float, int, _Host]] = []  # when a host's rest is over
         self._announced: list[tuple[float, int, _Host]] = []  # when a host that was to end would have been spared
         self._losses: dict[int, int] = {}  # how often a task ran on a host that was lost without notice
@@ -356,6 +358,20 @@ class Schedule:
             for other_name in set(self._failures.pop(task)):
                 self._suspect(other_name, task)
         return Verdict.DONE
+
+    def spoiled(self, name: Host, task: int, attempt: int, now: float) -> Verdict:
+        """The attempt failed for what its host lacks: the task is not charged, it runs elsewhere if there is a host."""
+        known = self._known(name, task, attempt)
+        if known is None:
+            return Verdict.IGNORED
+        self._end(known)
+        if self._over[task]:
+            self._place(known.host)
+            return Verdict.IGNORED
+        self._uncharged[task] = min(SPOILED_MOST, self._uncharged.get(task, 0) + 1)
+        self._rest(known.host, now)
+        self._place(known.host)
+        return self._fail(known, now)
 
     def stop(self) -> None:
         """Start nothing more; what runs may end, what waits is taken back."""
@@ -734,10 +750,13 @@ class Schedule:
             self._rest(host, now)
         if task in self._alive:
             return Verdict.RETRY
-        if len(failures) > self.retries:
+        if len(failures) - self._uncharged.get(task, 0) > self.retries:
             self._give_up_task(task)
             return Verdict.FAILED
         self.retried += 1
+        if task in self._uncharged and not self._active <= set(failures):
+            self._make_ready(task)
+            return Verdict.RETRY
         longest = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(failures) - 1))
         heapq.heappush(self._retry_at, (now + longest * self._random.uniform(0.5, 1.0), task))
         return Verdict.RETRY
@@ -747,7 +766,7 @@ class Schedule:
         others = (self._hosts[name] for name in self._active)
         if host.resting or not any(len(other.streak) < SET_ASIDE for other in others):
             return
-        seconds = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(host.streak) - SET_ASIDE))
+        seconds = min(self.retry_sleep, FIRST_WAIT * 2.0 ** max(0, len(host.streak) - SET_ASIDE))
         host.resting = True
         heapq.heappush(self._rests, (now + seconds, id(host), host))
         self._place(host)

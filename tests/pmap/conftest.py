@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +126,17 @@ class PipedAgent:
     """An agent started as over SSH, but with pipes; `python` is the instance's."""
 
     def __init__(
-        self, home: Path, command: str, python: str = sys.executable, job: str = "job", **settings: object
+        self,
+        home: Path,
+        command: str,
+        python: str = sys.executable,
+        job: str = "job",
+        login: Callable[[str], str] = str,
+        **settings: object,
     ) -> None:
+        """`login` makes what the login shell runs from what it is told to; `settings` are the job's."""
         self.home = home
+        self.login = login
         self.job = job
         self.python = python
         self.settings = {"slots": 1, "timeout": 0, "linger": 20, "worker": 0, "HARDWAY_INSTANCE_ID": "i-1", **settings}
@@ -139,7 +148,11 @@ class PipedAgent:
         environment = {"AWS_EC2_METADATA_DISABLED": "true", **os.environ, "HOME": str(self.home)}
         shell = BOOT.replace("exec python3", f"exec {shlex.quote(self.python)}")
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+            ["/bin/sh", "-c", self.login(shell)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
         )
         source = Path(agent.__file__).read_bytes() + b"\nmain(%r)\n" % self.job
         self.write(b"%08d" % len(source) + source)
@@ -194,11 +207,13 @@ class PipedAgent:
             if frame.kind == agent.CHUNK:
                 outputs[frame.payload[0]] += frame.payload[1:]
                 continue
-            code, flags, _, _, *sizes = agent.RESULT.unpack_from(frame.payload)
+            code, flags, _, _, out, err, *checksums = agent.RESULT.unpack_from(frame.payload)
+            sizes = [out, err]
             inline = frame.payload[agent.RESULT.size :]
             if inline:
                 outputs = [inline[: sizes[0]], inline[sizes[0] :]]
             assert [len(output) for output in outputs] == sizes
+            assert [zlib.crc32(output) for output in outputs] == checksums
             self.send(agent.ACK, frame.task, frame.attempt)
             return code, flags, outputs[0], outputs[1]
 

@@ -48,7 +48,9 @@ def test_a_bare_command_is_what_bash_makes_of_it(
     (home / "script.sh").write_text("ulimit -a; umask; trap; echo $-; echo /proc/self/fd/*")
     code, _, out, err = start_agent(command).run()
     names = {"JOB": "job0", "TASK": "1", "ATTEMPT": "1", "WORKER": "0", "INSTANCE_ID": "i-1"}
+    scratch = str(next((home / ".hardway").glob("scratch-*/0")))
     variables = {"AWS_EC2_METADATA_DISABLED": "true", **{f"HARDWAY_{name}": value for name, value in names.items()}}
+    variables |= {"HARDWAY_SCRATCH": scratch, "TMPDIR": scratch}
     by_bash = subprocess.run(
         ["bash", "-c", command], cwd=home, env={**os.environ, **variables}, capture_output=True, input=b""
     )
@@ -80,8 +82,9 @@ def test_the_timeout_ends_the_whole_group_with_term_then_kill(start_agent: Start
     assert not Path("/proc", (home / "pid").read_text().strip()).exists()
 
 
-def test_what_a_task_leaves_in_the_background_ends_with_it(start_agent: Start, home: Path) -> None:
-    assert start_agent("sleep 1000 & echo $! > pid; echo done").run()[:3] == (0, 0, b"done\n")
+def test_what_a_task_leaves_in_the_background_without_its_outputs_ends_with_it(start_agent: Start, home: Path) -> None:
+    command = "sleep 1000 >/dev/null 2>&1 & echo $! > pid; echo done"
+    assert start_agent(command).run()[:3] == (0, 0, b"done\n")
     eventually(lambda: not Path("/proc", (home / "pid").read_text().strip()).exists())
 
 

@@ -10,10 +10,14 @@ from queue import SimpleQueue
 import pytest
 
 from hardway.config import Settings
+from hardway.pmap import agent
 from hardway.pmap.link import Link, Unusable, cut, now
 from tests.openssh.conftest import instance, start_sshd
 
 __all__ = ["start_sshd"]
+
+
+OLDER = "".join(f"\\{byte:03o}" for byte in agent.MARK + agent.frame(agent.HELLO, 0, 0, b"1 abc 2 0\n"))
 
 
 def first_words(port: int) -> None:
@@ -40,6 +44,7 @@ def first_words(port: int) -> None:
         ("", "it has no python3: install it there"),
         ("echo cannot allocate memory >&2; exit 1", "the agent did not start: cannot allocate memory"),
         ("yes", "its login shell prints without end"),
+        (f"printf '{OLDER}'", "another version of hardway started the agent of this job"),
     ],
 )
 def test_why_no_agent_starts_is_said(

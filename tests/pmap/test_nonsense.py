@@ -8,6 +8,7 @@ import signal
 import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["start_sshd"]
 
 HELLO = agent.MARK + agent.frame(agent.HELLO, 0, 0, b"%d abc 2 0\n" % agent.VERSION)
 KINDS = [agent.DONE, agent.STARTED, agent.CHUNK, agent.RETURNED, agent.ERROR, agent.NOTICE, agent.PONG, agent.HELLO, 99]
+ABC = zlib.crc32(b"abc")
 NUMBERS = (0.0, -1.0, 5.0, 1e308, float("inf"), float("-inf"), float("nan"))
 
 
@@ -41,8 +43,8 @@ def nonsense(rng: random.Random) -> bytes:
                 rng.randbytes(rng.randrange(100)),
                 struct.pack("!d", rng.choice(NUMBERS)),
                 b"\x00text",
-                agent.RESULT.pack(rng.choice([0, 1, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0) + b"abc",
-                agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5) + b"short",
+                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0, ABC, 0) + b"abc",
+                agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5, 0, 0) + b"short",
             ]
         )
         kind = rng.choice(KINDS)

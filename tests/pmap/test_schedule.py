@@ -509,3 +509,26 @@ def test_tasks_that_fail_everywhere_are_not_held_up() -> None:
     world.run()
     assert schedule.failed == 500
     assert world.ended < 1.2 * 500 / 3
+
+
+def test_what_a_host_lacks_is_not_charged_to_a_task() -> None:
+    """It runs elsewhere at once; where there is nowhere else, again, but not for ever."""
+    schedule = Schedule(1, retries=0, retry_sleep=1.0)
+    schedule.join("full", 1)
+    [start] = schedule.decide(0.0)
+    schedule.started("full", 0, 1, 0.0)
+    schedule.join("other", 1)
+    assert schedule.spoiled("full", 0, start.attempt, 1.0) is Verdict.RETRY
+    [again] = schedule.decide(1.0)
+    assert (again.host, again.attempt) == ("other", 2)
+    now, verdict = 2.0, schedule.spoiled("other", 0, 2, 2.0)
+    for _ in range(50):
+        if verdict is not Verdict.RETRY:
+            break
+        due = schedule.due(now)
+        assert due is not None
+        now = max(now, due)
+        for start in schedule.decide(now):
+            verdict = schedule.spoiled(start.host, 0, start.attempt, now)
+    assert verdict is Verdict.FAILED
+    assert schedule.spoiled("full", 0, 1, now) is Verdict.IGNORED
