@@ -75,13 +75,15 @@ class Asked:
 class History:
     """What earlier runs of a job left: results, last attempts, failed attempts by task; damaged lines.
 
-    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host.
+    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host, `sent` has all
+    that were ever sent, by host.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, int] = field(default_factory=dict)
     open: dict[tuple[int, int], str] = field(default_factory=dict)
+    sent: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     damaged: int = 0
 
 
@@ -426,6 +428,7 @@ def read_history(data: bytes) -> History:
                 history.results[task] = ended[task, attempt]
             elif kind == "start":
                 history.open[task, attempt] = words[2]
+                history.sent.setdefault(words[2], set()).add((task, attempt))
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError, TypeError):
