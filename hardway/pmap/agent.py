@@ -7,6 +7,7 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     lock      held (flock) by the living agent
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       what the agent had to say when it died
+Beside it, slots-<instance> has locks for the slots that the jobs of an instance share.
 Outputs of tasks are files without a name in the same directory: nothing to clean up when the agent is killed.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
@@ -42,6 +43,9 @@ INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
+TURN, PRESENT, SLOT = 1, 64, 1024  # bytes of the file that the jobs of an instance lock
+JOBS_MOST = 512  # that can be told from one another there
+LOOK_FOR_SLOT = 0.02  # seconds, at most
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -121,6 +125,7 @@ class Agent:
         self.timeout = 0.0
         self.linger = 3600.0
         self.workers = []  # type: list[int]
+        self.shared = Slots()
         self.argv = []  # type: list[bytes]
         self.program = ""
         self.environment = {}  # type: dict[bytes, bytes]
@@ -342,6 +347,10 @@ class Agent:
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
         self.settings = settings
+        instance = settings.get("HARDWAY_INSTANCE_ID", b"").decode()
+        self.shared.join(os.path.join(self.home, ".hardway", "slots-" + instance), self.slots, self.wake_in)
+        if self.shared.others():
+            self.out += frame(SHARED)
 
     def prepare(self, command: bytes) -> None:
         """Decide how to start the command.
@@ -399,8 +408,13 @@ class Agent:
     # Running
 
     def start_tasks(self) -> None:
-        while self.waiting and len(self.running) < self.slots and self.workers:
+        while self.waiting and len(self.running) < self.slots and self.workers and self.shared.take():
             self.start(self.waiting.pop(0))
+        if self.shared.told_to_wait:
+            self.shared.told_to_wait = False
+            self.out += frame(SHARED)
+        if not self.waiting:
+            self.shared.decline()
 
     def start(self, one: Task) -> None:
         one.began = time.monotonic()
@@ -523,6 +537,7 @@ class Agent:
         one.state = ENDED
         one.status = code
         self.release_worker(one.worker)
+        self.shared.give()
         if self.leaving:
             one.close()
         elif self.link:
@@ -646,6 +661,137 @@ class Agent:
                     self.accept()
                 elif self.link and fd == self.link[0]:
                     self.receive()
+
+
+class Slots:
+    """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
+
+    A slot is a lock on one byte of a file, one for each that the job may use, so that a killed agent's are free at
+    once. Who finds none waits for it with the lock on TURN, which all who want one need: nobody is overtaken for ever.
+    Where there can be no such file, each job is on its own.
+    """
+
+    # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.fd = -1
+        self.place = -1
+        self.slots = 0
+        self.wake = -1
+        self.taken = []  # type: list[int]
+        self.granted = -1  # got by waiting, not yet used
+        self.waiting = False
+        self.told_to_wait = False
+
+    def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+        try:
+            fcntl.lockf(self.fd, how, count, byte)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self, byte: int, count: int = 1) -> None:
+        self.lock(byte, count, fcntl.LOCK_UN)
+
+    def join(self, path: str, slots: int, wake: int) -> None:
+        """Share with the jobs that have this file; `wake` is written to when there is a slot again."""
+        self.slots, self.wake = slots, wake
+        for _ in range(100 if self.fd < 0 else 0):
+            try:
+                self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError:
+                return
+            if self.lock(0):
+                try:
+                    same = os.fstat(self.fd).st_ino == os.stat(path).st_ino
+                except OSError:
+                    same = False
+                if same:
+                    self.path = path
+                    self.place = next((byte for byte in range(PRESENT, PRESENT + JOBS_MOST) if self.lock(byte)), -1)
+                    self.unlock(0)
+                    return
+            os.close(self.fd)  # somebody is just coming or going
+            self.fd = -1
+            time.sleep(0.01)
+
+    def others(self) -> bool:
+        """Whether another job is here."""
+        if self.place < 0:
+            return False
+        below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
+        for byte, count in ((PRESENT, below), (self.place + 1, above)):
+            if count:
+                if not self.lock(byte, count):
+                    return True
+                self.unlock(byte, count)
+        return False
+
+    def free(self) -> int:
+        """A slot that nobody has, now ours; -1 if there is none."""
+        for slot in range(self.slots):
+            if slot not in self.taken and self.lock(SLOT + slot):
+                return slot
+        return -1
+
+    def take(self) -> bool:
+        """Take a slot; False where all are taken: then `wake` is written to when one has become ours."""
+        if self.waiting:
+            return False
+        if self.granted >= 0:
+            self.taken.append(self.granted)
+            self.granted = -1
+            return True
+        if self.fd < 0:
+            self.taken.append(-1)
+            return True
+        if self.lock(TURN):
+            slot = self.free()
+            if slot >= 0:
+                self.unlock(TURN)
+                self.taken.append(slot)
+                return True
+        self.waiting = self.told_to_wait = True
+        _thread.start_new_thread(self.wait, ())
+        return False
+
+    def wait(self) -> None:
+        """In a thread of its own: get a slot, and say so."""
+        while not self.lock(TURN, how=fcntl.LOCK_EX):
+            time.sleep(LOOK_FOR_SLOT)
+        pause = 0.001
+        slot = self.free()
+        while slot < 0:
+            time.sleep(pause)
+            pause = min(LOOK_FOR_SLOT, 2 * pause)
+            slot = self.free()
+        self.unlock(TURN)
+        self.granted = slot
+        self.waiting = False
+        os.write(self.wake, b"x")
+
+    def give(self) -> None:
+        """One of ours is free."""
+        slot = self.taken.pop()
+        if slot >= 0:
+            self.unlock(SLOT + slot)
+
+    def decline(self) -> None:
+        """Nothing waits for the slot that was waited for."""
+        if not self.waiting and self.granted >= 0:
+            self.unlock(SLOT + self.granted)
+            self.granted = -1
+
+    def leave(self) -> None:
+        """The last one takes the file along."""
+        if self.fd >= 0 and self.lock(0):
+            if not self.others():
+                try:
+                    os.unlink(self.path)
+                except OSError:
+                    pass
+            self.unlock(0)
 
 
 def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
@@ -796,6 +942,7 @@ def become_agent(directory: str, home: str, lease: int) -> None:
             os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
         raise
     agent.listener.close()
+    agent.shared.leave()
     for name in ("socket", "log", "lock"):
         os.unlink(os.path.join(directory, name))
     for path in (directory, os.path.dirname(directory)):

@@ -695,7 +695,6 @@ class Driver:
         link.ledger.shares = True
         if link.name not in self._sharing:
             self._sharing.add(link.name)
-            self.job.event("shares", host=link.name)
             self.progress.say(
                 f"{link.instance}: another job runs there too; together they run no more at a time than one"
             )

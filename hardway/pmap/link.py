@@ -107,6 +107,8 @@ class Incoming:
         while size - start >= head:
             length, kind, task, attempt = unpack(buffer, start)
             if length > longest.get(kind, -1):
+                if kind == agent.HELLO and kind in longest:
+                    raise Lie(f"a greeting of {length} bytes, more than for what was sent there")
                 raise Lie(f"a frame of kind {kind} and {length} bytes")
             body = start + head
             if size - body < length:

@@ -78,7 +78,7 @@ def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
     return found
 
 
-def run(name: str, pair: list[Instance]) -> str:
+def run(name: str, pair: list[Instance], reconnect: float = 0.5) -> str:
     """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
     stream = io.StringIO()
     settings = replace(Settings(), ec2=replace(Settings().ec2, connect_timeout=5))
@@ -88,7 +88,7 @@ def run(name: str, pair: list[Instance]) -> str:
     try:
         with Job.create("until [ -e spoken ]; do sleep .02; done; cat", name=name) as job:
             numbers = job.number(keys_of(items))
-            Driver(job, items, numbers, pair, settings, Options(reconnect=0.5), Progress(stream=stream)).run()
+            Driver(job, items, numbers, pair, settings, Options(reconnect=reconnect), Progress(stream=stream)).run()
             results = job.history.results
             assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
     finally:
