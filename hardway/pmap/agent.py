@@ -43,7 +43,7 @@ INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
-TURN, PRESENT, SLOT = 1, 64, 1024  # bytes of the file that the jobs of an instance lock
+PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
 JOBS_MOST = 512  # that can be told from one another there
 LOOK_FOR_SLOT = 0.02  # seconds, at most
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
@@ -126,6 +126,7 @@ class Agent:
         self.linger = 3600.0
         self.workers = []  # type: list[int]
         self.shared = Slots()
+        self.shared_told = False  # that other jobs are here, over the present connection
         self.argv = []  # type: list[bytes]
         self.program = ""
         self.environment = {}  # type: dict[bytes, bytes]
@@ -348,9 +349,9 @@ class Agent:
                 self.environment[os.fsencode(key)] = value
         self.settings = settings
         instance = settings.get("HARDWAY_INSTANCE_ID", b"").decode()
-        self.shared.join(os.path.join(self.home, ".hardway", "slots-" + instance), self.slots, self.wake_in)
-        if self.shared.others():
-            self.out += frame(SHARED)
+        path = os.path.join(os.path.dirname(self.directory), "slots-" + instance.replace("/", "-"))
+        self.shared.waits = self.shared.join(path, self.slots, self.wake_in)
+        self.shared_told = False
 
     def prepare(self, command: bytes) -> None:
         """Decide how to start the command.
@@ -410,8 +411,8 @@ class Agent:
     def start_tasks(self) -> None:
         while self.waiting and len(self.running) < self.slots and self.workers and self.shared.take():
             self.start(self.waiting.pop(0))
-        if self.shared.told_to_wait:
-            self.shared.told_to_wait = False
+        if self.shared.waits and not self.shared_told:
+            self.shared_told = True
             self.out += frame(SHARED)
         if not self.waiting:
             self.shared.decline()
@@ -666,8 +667,9 @@ class Agent:
 class Slots:
     """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
 
-    A slot is a lock on one byte of a file, one for each that the job may use, so that a killed agent's are free at
-    once. Who finds none waits for it with the lock on TURN, which all who want one need: nobody is overtaken for ever.
+    A slot is a lock on a byte of a file, so that those of a killed agent are free at once. Its turn is another byte,
+    which who takes the slot has for a moment, and who waits for one of some slots has of all of these until then: so
+    nobody is overtaken for ever, and what a small job waits for does not hold up the other slots of a large one.
     Where there can be no such file, each job is on its own.
     """
 
@@ -679,10 +681,11 @@ class Slots:
         self.place = -1
         self.slots = 0
         self.wake = -1
-        self.taken = []  # type: list[int]
+        self.taken = set()  # type: set[int]
+        self.alone = 0  # slots taken where there is no file
         self.granted = -1  # got by waiting, not yet used
         self.waiting = False
-        self.told_to_wait = False
+        self.waits = False  # that was so since it was last looked at
 
     def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
         try:
@@ -694,104 +697,117 @@ class Slots:
     def unlock(self, byte: int, count: int = 1) -> None:
         self.lock(byte, count, fcntl.LOCK_UN)
 
-    def join(self, path: str, slots: int, wake: int) -> None:
-        """Share with the jobs that have this file; `wake` is written to when there is a slot again."""
+    def join(self, path: str, slots: int, wake: int) -> bool:
+        """Share with the jobs that have this file, and say if there are any.
+
+        `wake` is written to when what was waited for is there.
+        """
         self.slots, self.wake = slots, wake
-        for _ in range(100 if self.fd < 0 else 0):
+        path = self.path = self.path or path
+        for _ in range(100):
             try:
-                self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if self.fd < 0:
+                    self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if self.lock(0):
+                    if self.place >= 0 or os.fstat(self.fd).st_ino == os.stat(path).st_ino:
+                        places = range(PRESENT, PRESENT + JOBS_MOST)
+                        if self.place < 0:
+                            self.place = next((byte for byte in places if self.lock(byte)), -1)
+                        found = self.others()
+                        self.unlock(0)
+                        return found
+                    raise FileNotFoundError  # the last one took it along meanwhile
+            except FileNotFoundError:
+                os.close(self.fd)
+                self.fd = -1
             except OSError:
-                return
-            if self.lock(0):
-                try:
-                    same = os.fstat(self.fd).st_ino == os.stat(path).st_ino
-                except OSError:
-                    same = False
-                if same:
-                    self.path = path
-                    self.place = next((byte for byte in range(PRESENT, PRESENT + JOBS_MOST) if self.lock(byte)), -1)
-                    self.unlock(0)
-                    return
-            os.close(self.fd)  # somebody is just coming or going
-            self.fd = -1
+                break
             time.sleep(0.01)
+        if self.place < 0 and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        return False
 
     def others(self) -> bool:
-        """Whether another job is here."""
-        if self.place < 0:
-            return False
+        """Whether another job is here. Only while nobody can come or go, with byte 0."""
         below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
         for byte, count in ((PRESENT, below), (self.place + 1, above)):
-            if count:
+            if count > 0:
                 if not self.lock(byte, count):
                     return True
                 self.unlock(byte, count)
         return False
 
-    def free(self) -> int:
-        """A slot that nobody has, now ours; -1 if there is none."""
-        for slot in range(self.slots):
-            if slot not in self.taken and self.lock(SLOT + slot):
-                return slot
+    def free(self, turns: bool) -> int:
+        """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
+        for slot in range(self.slots - 1, -1, -1):
+            if slot not in self.taken and (not turns or self.lock(TURN + slot)):
+                found = self.lock(SLOT + slot)
+                if turns:
+                    self.unlock(TURN + slot)
+                if found:
+                    return slot
         return -1
 
     def take(self) -> bool:
-        """Take a slot; False where all are taken: then `wake` is written to when one has become ours."""
+        """Take a slot; False where there is none: then `wake` is written to when one has become ours."""
         if self.waiting:
             return False
-        if self.granted >= 0:
-            self.taken.append(self.granted)
-            self.granted = -1
-            return True
         if self.fd < 0:
-            self.taken.append(-1)
+            self.alone += 1
             return True
-        if self.lock(TURN):
-            slot = self.free()
-            if slot >= 0:
-                self.unlock(TURN)
-                self.taken.append(slot)
-                return True
-        self.waiting = self.told_to_wait = True
+        slot = self.granted
+        self.granted = -1
+        if slot < 0:
+            slot = self.free(True)
+        if slot >= 0:
+            self.taken.add(slot)
+            return True
+        self.waiting = self.waits = True
         _thread.start_new_thread(self.wait, ())
         return False
 
     def wait(self) -> None:
         """In a thread of its own: get a slot, and say so."""
-        while not self.lock(TURN, how=fcntl.LOCK_EX):
+        slots = self.slots
+        while not self.lock(TURN, slots, fcntl.LOCK_EX):
             time.sleep(LOOK_FOR_SLOT)
         pause = 0.001
-        slot = self.free()
+        slot = self.free(False)
         while slot < 0:
             time.sleep(pause)
             pause = min(LOOK_FOR_SLOT, 2 * pause)
-            slot = self.free()
-        self.unlock(TURN)
+            slot = self.free(False)
+        self.unlock(TURN, slots)
         self.granted = slot
         self.waiting = False
         os.write(self.wake, b"x")
 
     def give(self) -> None:
         """One of ours is free."""
-        slot = self.taken.pop()
-        if slot >= 0:
-            self.unlock(SLOT + slot)
+        if self.alone:
+            self.alone -= 1
+        elif self.taken:
+            self.unlock(SLOT + self.taken.pop())
 
     def decline(self) -> None:
-        """Nothing waits for the slot that was waited for."""
+        """Nothing is there to run in the slot that was waited for."""
         if not self.waiting and self.granted >= 0:
             self.unlock(SLOT + self.granted)
             self.granted = -1
 
     def leave(self) -> None:
         """The last one takes the file along."""
-        if self.fd >= 0 and self.lock(0):
-            if not self.others():
+        for _ in range(100 if self.fd >= 0 else 0):
+            if self.lock(0):
                 try:
-                    os.unlink(self.path)
+                    if not self.others():
+                        os.unlink(self.path)
                 except OSError:
                     pass
-            self.unlock(0)
+                os.close(self.fd)
+                return
+            time.sleep(0.01)
 
 
 def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":

@@ -40,6 +40,16 @@ def ledger() -> Ledger:
     return made
 
 
+def given_back_while_it_runs(one: Ledger) -> None:
+    one.ordered(1, 1, False, 0.0)
+    one.returned(1, 1, 1.0)
+
+
+def started_after_its_end(one: Ledger) -> None:
+    one.ended(1, 1, result(), 1.0)
+    one.started(1, 1, worker(), 1.0)
+
+
 LIES: dict[str, Callable[[Ledger], object]] = {
     "a start of what was never sent": lambda one: one.started(9, 1, worker(), 1.0),
     "a start of another attempt": lambda one: one.started(2, 2, worker(), 1.0),
@@ -68,10 +78,10 @@ LIES: dict[str, Callable[[Ledger], object]] = {
     "output of no bytes": lambda one: one.chunk(1, 1, b"\0", 1.0),
     "output of no kind": lambda one: one.chunk(1, 1, b"", 1.0),
     "a return that nobody asked for": lambda one: one.returned(2, 1, 1.0),
-    "a return of what runs": lambda one: (one.ordered(1, 1, False, 0.0), one.returned(1, 1, 1.0)),
+    "a return of what runs": given_back_while_it_runs,
     "a return of what was never sent": lambda one: one.returned(9, 1, 1.0),
     "an end twice": lambda one: (one.ended(1, 1, result(), 1.0), one.ended(1, 1, result(), 1.0)),
-    "a start after the end": lambda one: (one.ended(1, 1, result(), 1.0), one.started(1, 1, worker(), 1.0)),
+    "a start after the end": started_after_its_end,
     "a holding that was never sent": lambda one: one.hello([Holding(9, 1, 0, 0.0)], 1.0),
     "a holding of another attempt": lambda one: one.hello([Holding(1, 65_535, 1, 0.0)], 1.0),
     "a holding in no state": lambda one: one.hello([Holding(1, 1, 3, 0.0)], 1.0),
