@@ -13,7 +13,8 @@ Outputs of tasks are files without a name in the same directory: nothing to clea
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
-                  NOTICE that the instance will be gone in so many seconds, SHARED with another job
+                  NOTICE that the instance will be gone in so many seconds, SAID text for a person,
+                  SHARED with another job
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
 """
 
@@ -35,9 +36,9 @@ HEAD = struct.Struct("!IBIH")
 RESULT = struct.Struct("!hBdIQQ")  # exit code or -signal, flags, seconds, worker, lengths of stdout and stderr
 HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SHARED = range(65, 75)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
 WAITING, RUNNING, ENDED = range(3)
-TIMED_OUT, KILLED, NO_START, HOST = 1, 2, 4, 32  # HOST: the instance is to blame, not the task
+TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17

@@ -15,6 +15,7 @@ import random
 import signal
 import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,36 +99,37 @@ class _Spool:
     def __init__(self, folder: Path, host: str) -> None:
         self._folder = folder
         self._host = host
-        self._kept: dict[tuple[int, int], list[Path]] = {}
+        self._kept: dict[tuple[int, int], tuple[list[Path], list[int]]] = {}
         self._open: tuple[Path, BinaryIO] | None = None
 
     def write(self, task: int, attempt: int, which: int, data: memoryview) -> None:
         """Append to an output, 0 is stdout. Raises OSError."""
-        paths = self._kept.get((task, attempt))
-        if paths is None:
+        if (task, attempt) not in self._kept:
             stem = self._folder / f"{task}.{attempt}.{self._host}"
-            paths = self._kept[task, attempt] = [Path(f"{stem}.part{index}") for index in (0, 1)]
-            for path in paths:
+            self._kept[task, attempt] = [Path(f"{stem}.part{index}") for index in (0, 1)], [0, 0]
+            for path in self._kept[task, attempt][0]:
                 path.write_bytes(b"")
+        paths, checksums = self._kept[task, attempt]
         path = paths[which]
         if self._open is None or self._open[0] != path:
             self.close()
             self._open = path, path.open("ab", buffering=0)
+        checksums[which] = zlib.crc32(data, checksums[which])
         while data:
             data = data[self._open[1].write(data) :]
 
-    def take(self, task: int, attempt: int) -> list[Path] | None:
-        """The files of both outputs, complete; None where there are none. Raises OSError."""
-        paths = self._kept.pop((task, attempt), None)
-        if paths:
+    def take(self, task: int, attempt: int) -> tuple[list[Path], list[int]] | None:
+        """The files of both outputs, complete, and their checksums; None where there are none. Raises OSError."""
+        found = self._kept.pop((task, attempt), None)
+        if found:
             self.close()
-        return paths
+        return found
 
     def drop(self) -> None:
         """Forget all of it; the agent sends it again."""
         with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
             self.close()
-        for paths in self._kept.values():
+        for paths, _ in self._kept.values():
             discard(paths)
         self._kept.clear()
 
@@ -621,6 +623,7 @@ class Driver:
                     self.schedule.started(link.name, position, holding.attempt, began)
             elif position < 0 or not self.schedule.adopt(link.name, position, holding.attempt, began):
                 if holding.state == agent.ENDED:
+                    link.ledger.settled(holding.task, holding.attempt)
                     link.send(agent.ACK, holding.task, holding.attempt)
                 else:
                     self._order(link, True, holding.task, holding.attempt)
@@ -685,6 +688,9 @@ class Driver:
             self._on_notice(link, seconds)
         elif kind == agent.PONG:
             self._on_pong(link, payload)
+        elif kind == agent.SAID:
+            link.ledger.said(task, attempt)
+            self.progress.say(f"{link.instance}: task {task}: {text(payload)}")
         elif kind == agent.SHARED:
             self._on_shared(link)
         else:
@@ -739,7 +745,7 @@ class Driver:
         end = link.ledger.ended(task, attempt, frame.payload, now())
         spool = self._spools.get(link.name)
         try:
-            files = spool.take(task, attempt) if spool else None
+            spooled = spool.take(task, attempt) if spool else None
         except OSError as error:
             raise self.job.unwritable(error) from None
         self._acks.append((link, task, attempt))
@@ -747,13 +753,24 @@ class Driver:
         if position < 0 or not end.wanted:
             return
         seconds, flags = end.seconds, end.flags
-        self.outcome.busy += seconds
-        ok = end.code == 0 and not flags
         stdout: bytes | Path = end.inline[: end.sizes[0]]
         stderr: bytes | Path = end.inline[end.sizes[0] :]
-        if flags & agent.HOST:
+        if spooled and flags & agent.HOST_FAULT:  # found when part of it was sent
+            discard(spooled[0])
+        elif spooled:
+            (stdout, stderr), checksums = spooled
+            if end.checksums and checksums != end.checksums:
+                flags |= agent.HOST_FAULT  # what arrived is not what the agent read
+        elif (
+            end.checksums
+            and [zlib.crc32(end.inline[: end.sizes[0]]), zlib.crc32(end.inline[end.sizes[0] :])] != end.checksums
+        ):
+            flags |= agent.HOST_FAULT
+        self.outcome.busy += seconds
+        ok = end.code == 0 and not flags
+        if flags & agent.HOST_FAULT:
             verdict = self.schedule.failed_by_host(link.name, position, attempt, now())
-            said = text(end.inline[end.sizes[0] :])
+            said = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
             self._note_aside(f"it can't run what it is sent{': ' if said else ''}{said}")
         else:
             verdict = self.schedule.finished(link.name, position, attempt, ok, seconds, now())
@@ -761,10 +778,8 @@ class Driver:
         if verdict is Verdict.IGNORED:
             about = {"code": end.code, "seconds": round(seconds, 6), "worker": end.worker}
             self.job.event("ended", task=task, attempt=attempt, host=link.name, **about)
-            discard(files or [])
+            discard([output for output in (stdout, stderr) if isinstance(output, Path)])
             return
-        if files:
-            stdout, stderr = files
         try:
             result = self.job.ended(task, attempt, link.name, end.code, flags, seconds, stdout, stderr, end.worker)
         except OSError as error:
@@ -786,7 +801,7 @@ class Driver:
             how = how_it_ended(result, self.options.timeout)
             said = last_line(self.job.outputs, self.numbers[position], result)
             reason = f"{how}{': ' if said else ''}{said}"
-            failed = "could not run" if result.flags & agent.HOST else "failed"
+            failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
             self.progress.retry(
                 f"task {self.numbers[position]} {failed} on {link.instance}: {reason}; it will be tried again"
             )
@@ -981,7 +996,7 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return f"{DEADLY} times the instance or its agent died while the task ran"
     if result.flags & WORKERS_DIED:
         return "one Dask worker after the other died while the task ran"
-    if result.flags & agent.HOST:
+    if result.flags & agent.HOST_FAULT:
         return "its instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"

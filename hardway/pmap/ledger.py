@@ -16,12 +16,13 @@ from typing import NamedTuple
 from hardway.pmap import agent
 
 CPUS_MOST = 4096
+SAID_MOST = 4  # lines for a person, of one attempt
 CLOCKS_DIFFER = 86_400.0  # seconds by which an attempt may seem older than its job
 # Seconds, without any other progress there, until an agent
 ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it had started it,
 START_PATIENCE = 60.0  # has started something, where nothing runs,
 END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over
-_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST
+_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 
 
@@ -45,7 +46,8 @@ class End(NamedTuple):
     flags: int
     seconds: float
     worker: int
-    sizes: tuple[int, int]
+    sizes: list[int]
+    checksums: list[int]
     inline: bytes
     wanted: bool
 
@@ -53,7 +55,7 @@ class End(NamedTuple):
 class Entry:
     """One attempt that may be on the host."""
 
-    __slots__ = ("got", "killed", "ordered", "orders", "since", "state", "stranger")
+    __slots__ = ("got", "killed", "ordered", "orders", "said", "since", "state", "stranger")
 
     def __init__(self, state: int, since: float, stranger: bool) -> None:
         self.state = state
@@ -61,6 +63,7 @@ class Entry:
         self.orders = 0  # to give it back or end it, over the present connection
         self.ordered = 0.0  # when the last of them was given
         self.killed = False
+        self.said = 0  # how often there was something to say of it
         self.got = [0, 0]  # bytes of its outputs, over the present connection
         self.stranger = stranger  # an earlier driver sent it, to workers of other numbers
 
@@ -144,6 +147,19 @@ class Ledger:
         self.progress = now
         return gone
 
+    def settled(self, task: int, attempt: int) -> None:
+        """An attempt that has ended there is not wanted: the agent is told to forget it, and may not send all of it."""
+        if self.open.pop((task, attempt), None):
+            self.over.add((task, attempt))
+            self._twice.add((task, attempt))
+
+    def said(self, task: int, attempt: int) -> None:
+        """There is something to say of an attempt that runs. Raises Lie."""
+        entry = self.open.get((task, attempt))
+        if entry is None or entry.state == _SENT or entry.said >= SAID_MOST:
+            raise Lie(f"it has something to say of task {task}, which does not run there, or too much")
+        entry.said += 1
+
     def started(self, task: int, attempt: int, payload: bytes, now: float) -> None:
         """It runs. Raises Lie."""
         entry = self.open.get((task, attempt))
@@ -175,7 +191,8 @@ class Ledger:
         key = task, attempt
         if len(payload) < agent.RESULT.size:
             raise Lie(f"an end of task {task} that is cut short")
-        code, flags, seconds, worker, out, err = agent.RESULT.unpack_from(payload)
+        code, flags, seconds, worker, *counts = agent.RESULT.unpack_from(payload)
+        sizes, checksums = counts[:2], counts[2:]
         inline = payload[agent.RESULT.size :]
         if flags & ~_FLAGS or not -65 < code < 256:
             raise Lie(f"task {task} ended in no way that there is: {code}, {flags}")
@@ -185,18 +202,21 @@ class Ledger:
             if key not in self._twice:
                 raise Lie(f"the end of attempt {attempt} of task {task}, which is not there")
             self._twice.discard(key)
-            return End(code, flags, seconds, worker, (out, err), inline, False)
-        if entry.state == _SENT and not flags & (agent.NO_START | agent.HOST | agent.KILLED):
+            return End(code, flags, seconds, worker, sizes, checksums, inline, False)
+        if entry.state == _SENT and not flags & (agent.NO_START | agent.HOST_FAULT | agent.KILLED):
             raise Lie(f"task {task} ended before it had started")
         if not entry.stranger and worker not in self.workers:
             raise Lie(f"task {task} ended in a slot that is not there")
-        whole = [out, err] == entry.got if any(entry.got) else out + err == len(inline) <= agent.INLINE
-        if not whole or (any(entry.got) and inline):
+        # What the agent can't read back it has sent in part, and says so in place of the rest.
+        pieces = any(entry.got) and not flags & agent.HOST_FAULT
+        if pieces and (sizes != entry.got or inline):
+            raise Lie(f"output of task {task} of another size than it says")
+        if not pieces and not sum(sizes) == len(inline) <= agent.INLINE:
             raise Lie(f"output of task {task} of another size than it says")
         del self.open[key]
         self.over.add(key)
         self.progress = now
-        return End(code, flags, seconds, worker, (out, err), inline, True)
+        return End(code, flags, seconds, worker, sizes, checksums, inline, True)
 
     def returned(self, task: int, attempt: int, now: float) -> bool:
         """It gives the attempt back, as asked; False where it had done so. Raises Lie."""

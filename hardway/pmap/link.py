@@ -59,6 +59,7 @@ _LENGTHS = {
     agent.BYE: 0,
     agent.ERROR: _ERROR_MOST,
     agent.NOTICE: 8,
+    agent.SAID: 1 << 12,
     agent.SHARED: 0,
 }
 

@@ -1,12 +1,13 @@
-"""What stands in place of python3 on a host: it gets our agent as python3 would, and tells the driver something else.
+"""What stands in place of python3 on a host: it gets our agent as python3 would, and does something else with it.
 
-`liar.py KIND SEED FILE`: FILE is made once it has spoken. Each kind is one that an honest agent never shows.
+`liar.py KIND SEED FILE`: FILE is made once it has spoken. Each kind but the SICK is one that no honest agent shows.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -198,6 +199,28 @@ class Liar:
             ]
         )
 
+    # An honest agent on a host that is not well
+
+    def dies(self) -> None:
+        """Whenever a task runs, as by the hand of the kernel when memory is out."""
+        start = self.Agent.start
+
+        def start_and_die(*given: Any) -> bool:
+            if start(*given) is not False:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+
+        self.Agent.start = start_and_die
+        self.be_agent()
+
+    def has_no_room(self) -> None:
+        """What is kept of outputs is kept on a full device."""
+        self.agent["nameless"] = lambda directory: os.open("/dev/full", os.O_RDWR)
+        self.be_agent()
+
+    def be_agent(self) -> None:
+        exec(self.source[self.source.rindex(b"\nmain(") :], self.agent)
+
     def listen(self) -> None:
         for _ in self.heard():
             pass
@@ -217,12 +240,12 @@ def main(kind: str, seed: str, spoken: str) -> None:
         pass  # the driver has had enough
 
 
-KINDS = [
-    name
-    for name, method in vars(Liar).items()
-    if callable(method)
-    and not name.startswith("_")
-    and name not in ("say", "hello", "heard", "given", "done", "started", "mutates", "mutated", "listen")
+SICK = ["dies", "has_no_room"]
+GARBLED = "mutates"
+LIES = [
+    *("holds_all", "holds_one", "runs_all", "last_attempt", "many_cpus", "ends_others", "ends_unstarted"),
+    *("starts_twice", "gives_back_unasked", "gives_back_what_runs", "short_output", "greets_twice"),
+    *("stays_after_goodbye", "gibibyte", "floods", "goes_at_once", "complains"),
 ]
 
 if __name__ == "__main__":
