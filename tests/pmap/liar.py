@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,8 +61,11 @@ class Liar:
                 yield task, attempt
 
     def done(self, task: int, attempt: int, forged: bytes = b"forged\n") -> bytes:
-        result = self.RESULT.pack(0, 0, 0.1, self.worker, len(forged), 0)
-        return bytes(self.frame(self.DONE, task, attempt, result + forged))
+        return bytes(self.frame(self.DONE, task, attempt, self.result(len(forged), forged) + forged))
+
+    def result(self, size: int, out: bytes) -> bytes:
+        checksums = [zlib.crc32(out), 0][: len(self.RESULT.unpack(bytes(self.RESULT.size))) - 6]
+        return bytes(self.RESULT.pack(0, 0, 0.1, self.worker, size, 0, *checksums))
 
     def started(self, task: int, attempt: int) -> bytes:
         return bytes(self.frame(self.STARTED, task, attempt, self.worker.to_bytes(4, "big")))
@@ -121,8 +125,8 @@ class Liar:
         """It says that there is more output than it sends."""
         self.hello()
         for task, attempt in self.given():
-            result = self.RESULT.pack(0, 0, 0.1, self.worker, 100, 0)
-            self.say(self.started(task, attempt) + self.frame(self.DONE, task, attempt, result + b"forged"))
+            said = self.result(100, b"forged") + b"forged"
+            self.say(self.started(task, attempt) + self.frame(self.DONE, task, attempt, said))
 
     def greets_twice(self) -> None:
         self.hello()

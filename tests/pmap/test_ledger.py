@@ -16,12 +16,13 @@ from hardway.pmap.ledger import END_PATIENCE, ORDER_PATIENCE, START_PATIENCE, Ho
 from hardway.pmap.link import Incoming
 
 SLOTS = 2
+CHECKSUMS = [0, 0][: len(agent.RESULT.unpack(bytes(agent.RESULT.size))) - 6]  # of outputs: the driver's to look at
 
 
 def result(
     code: int = 0, flags: int = 0, seconds: float = 1.0, worker: int = 0, out: bytes = b"", err: int = 0
 ) -> bytes:
-    return agent.RESULT.pack(code, flags, seconds, worker, len(out), err) + out
+    return agent.RESULT.pack(code, flags, seconds, worker, len(out), err, *CHECKSUMS) + out
 
 
 def worker(number: int = 0) -> bytes:
@@ -72,6 +73,12 @@ LIES: dict[str, Callable[[Ledger], object]] = {
     "more output than it says": lambda one: one.ended(1, 1, result() + b"x", 1.0),
     "an output in pieces and another size": lambda one: (one.chunk(1, 1, b"\0ab", 1.0), one.ended(1, 1, result(), 1.0)),
     "an output both ways": lambda one: (one.chunk(1, 1, b"\0ab", 1.0), one.ended(1, 1, result(out=b"ab"), 1.0)),
+    "an output that is cut short with a fault": lambda one: (
+        one.chunk(1, 1, b"\0ab", 1.0),
+        one.ended(1, 1, result(flags=agent.HOST_FAULT, err=1), 1.0),
+    ),
+    "something to say of what waits": lambda one: one.said(2, 1),
+    "something to say without end": lambda one: [one.said(1, 1) for _ in range(99)],
     "output of what waits": lambda one: one.chunk(2, 1, b"\0a", 1.0),
     "output of what was never sent": lambda one: one.chunk(9, 1, b"\0a", 1.0),
     "output of a third kind": lambda one: one.chunk(1, 1, b"\2a", 1.0),
@@ -96,6 +103,19 @@ LIES: dict[str, Callable[[Ledger], object]] = {
 def test_a_lie_is_one(ledger: Ledger, lie: Callable[[Ledger], object]) -> None:
     with pytest.raises(Lie):
         lie(ledger)
+
+
+def test_an_agent_that_can_not_read_an_output_back_may_say_so_after_a_part_of_it(ledger: Ledger) -> None:
+    ledger.chunk(1, 1, b"\0ab", 1.0)
+    assert ledger.ended(1, 1, result(flags=agent.HOST_FAULT, out=b"why"), 1.0).wanted
+
+
+def test_what_ended_and_is_not_wanted_may_be_forgotten_there(ledger: Ledger) -> None:
+    ledger.hello([Holding(1, 1, agent.ENDED, 1.0)], 1.0)
+    ledger.chunk(1, 1, b"\0ab", 1.0)
+    ledger.settled(1, 1)
+    assert ledger.chunk(1, 1, b"\0ab", 1.0) == (0, False)
+    assert ledger.hello([], 2.0) == []
 
 
 def test_an_earlier_drivers_attempts_are_known_and_no_others() -> None:
@@ -207,7 +227,9 @@ class Honest(RuleBasedStateMachine):
                 if large:
                     self.to_driver.append((agent.CHUNK, *key, b"\0" + bytes(9)))
                     self.to_driver.append((agent.CHUNK, *key, b"\1" + bytes(7)))
-                self.to_driver.append((agent.DONE, *key, agent.RESULT.pack(0, 0, 1.0, 0, 9, 7) if large else result()))
+                self.to_driver.append(
+                    (agent.DONE, *key, agent.RESULT.pack(0, 0, 1.0, 0, 9, 7, *CHECKSUMS) if large else result())
+                )
                 return
 
     @precondition(lambda self: self.to_driver)
