@@ -68,9 +68,9 @@ def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
     home.mkdir()
     python = programs / "python3"
     python.write_text(
-        f"#!/bin/sh\nexec '{sys.executable}' -c '\nimport shutil, sys, time\n"
-        f'shutil.copyfileobj(open("{tmp_path}/said", "rb"), sys.stdout.buffer)\nsys.stdout.flush()\ntime.sleep(0.3)\n'
-        f'open("{home}/spoken", "w")\'\n'
+        f"#!/bin/sh\nexec '{sys.executable}' -c '\nimport shutil, sys, time\ntry:\n"
+        f'    shutil.copyfileobj(open("{tmp_path}/said", "rb"), sys.stdout.buffer)\n    sys.stdout.flush()\n'
+        f'    time.sleep(0.3)\nfinally:\n    open("{home}/spoken", "w")\'\n'
     )
     python.chmod(0o755)
     login(tmp_path / "sshd0", f"PATH={programs}; export PATH")
