@@ -203,6 +203,35 @@ class Liar:
             ]
         )
 
+    # What takes time to find out
+
+    def silent(self) -> None:
+        """It answers pings and does nothing."""
+        self.hello()
+        self.listen()
+
+    def trickles(self) -> None:
+        """A login shell that never comes to the agent."""
+        while True:
+            self.say(b".")
+            time.sleep(0.1)
+
+    def trickles_a_frame(self) -> None:
+        self.hello()
+        self.say(self.HEAD.pack(1000, self.ERROR, 0, 0))
+        for _ in range(990):
+            self.say(b".")
+            time.sleep(0.1)
+
+    def turns(self) -> None:
+        """Its first result is right, and what it says of the second task is a lie."""
+        self.hello()
+        right = True
+        for kind, task, attempt, payload in self.heard():
+            if kind == self.RUN:
+                self.say(self.started(task, attempt) + (self.done(task, attempt, payload) if right else b"\xff" * 99))
+                right = False
+
     # An honest agent on a host that is not well
 
     def dies(self) -> None:

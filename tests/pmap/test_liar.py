@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import resource
 import sys
@@ -11,7 +13,8 @@ import pytest
 
 from hardway.errors import Failed
 from hardway.instances import Instance
-from hardway.pmap import driver
+from hardway.pmap import driver, ledger, link
+from hardway.pmap.journal import Job
 from tests.openssh.conftest import start_sshd
 from tests.pmap import liar
 from tests.pmap.test_nonsense import ec2, pair, run
@@ -73,6 +76,59 @@ def test_one_that_goes_as_soon_as_it_has_come_does_not_keep_the_job_for_ever(
     replace_python(tmp_path, "goes_at_once")
     with pytest.raises(Failed, match="no instance is left: its agent goes as soon as it has come; 0 of 20"):
         run("goes", pair[:1], reconnect=60)
+
+
+def test_what_a_liar_gave_before_is_kept_and_that_is_said(pair: list[Instance], tmp_path: Path) -> None:
+    replace_python(tmp_path, "turns")
+    assert "; 1 of its results are kept; " in run("turns", pair)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("silent", "not from our agent (it "),
+        ("trickles", "our agent has not spoken within 1 s"),
+        ("trickles_a_frame", "a message has not ended within 1 s"),
+    ],
+)
+def test_one_that_is_busy_with_nothing_is_found_out(
+    pair: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, says: str
+) -> None:
+    """Patience is shorter here than it is for people."""
+    for module, names in (
+        (ledger, ("ORDER_PATIENCE", "START_PATIENCE")),
+        (link, ("_GREETS_WITHIN", "_ENDS_WITHIN")),
+        (driver, ("CHECK_EVERY",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, 1.0)
+    replace_python(tmp_path, kind)
+    if kind == "trickles":
+        (tmp_path / "remote" / "spoken").touch()
+    said = run(f"busy-{kind}", pair, command="sleep .3; cat", backup=False)
+    assert says in said
+    assert str(pair[1]) not in said
+
+
+def test_a_shortage_here_is_no_hosts_fault(pair: list[Instance]) -> None:
+    """All descriptors but a few are taken when the connections are opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def take_them_all(job: Job) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        os.close(taken.pop())
+
+    try:
+        with pytest.raises(Failed, match="this machine can't go on: too many open files; 0 of 20 tasks are done"):
+            run("shortage", pair, prepare=take_them_all)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
 
 
 def test_an_agent_whose_words_are_garbled_forges_nothing(pair: list[Instance], tmp_path: Path) -> None:

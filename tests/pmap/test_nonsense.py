@@ -78,7 +78,13 @@ def pair(start_sshd: Callable[[int], int], tmp_path: Path) -> list[Instance]:
     return found
 
 
-def run(name: str, pair: list[Instance], reconnect: float = 0.5) -> str:
+def run(
+    name: str,
+    pair: list[Instance],
+    command: str = "cat",
+    prepare: Callable[[Job], None] = lambda job: None,
+    **options: float,
+) -> str:
     """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
     stream = io.StringIO()
     settings = replace(Settings(), ec2=replace(Settings().ec2, connect_timeout=5))
@@ -86,9 +92,11 @@ def run(name: str, pair: list[Instance], reconnect: float = 0.5) -> str:
     impatience = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
     impatience.start()
     try:
-        with Job.create("until [ -e spoken ]; do sleep .02; done; cat", name=name) as job:
+        with Job.create(f"until [ -e spoken ]; do sleep .02; done; {command}", name=name) as job:
             numbers = job.number(keys_of(items))
-            Driver(job, items, numbers, pair, settings, Options(reconnect=reconnect), Progress(stream=stream)).run()
+            asked = Options(**{"reconnect": 0.5, **options})  # type: ignore[arg-type]
+            prepare(job)
+            Driver(job, items, numbers, pair, settings, asked, Progress(stream=stream)).run()
             results = job.history.results
             assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
     finally:
