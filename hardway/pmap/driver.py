@@ -237,6 +237,8 @@ class Driver:
                         self._farewell()
                 finally:
                     ended = now()
+                    for link in self._links.values():
+                        self.job.history.sent[link.name] = link.ledger.known()
                     self._disconnect()
                     self.job.event("over", why=self._why(), prices=dict(self._prices))
                     self.job.flush()
@@ -511,9 +513,11 @@ class Driver:
                 elif link.up and time - link.heard > PING_AFTER:
                     self._ping(link)
                 elif check and link.up:
-                    late = link.ledger.overdue(time, link.answers_since, self.options.timeout)
+                    late = link.ledger.overdue(link.reached, link.answers_since, self.options.timeout)
                     if late:
                         self._distrust(link, late)
+                    elif link.ledger.open and not link.pinged:
+                        self._ping(link)
         if check:
             self._checked = time
 
@@ -723,8 +727,8 @@ class Driver:
         """The shortest of a few round trips is the link's; the others are the time that somebody was busy."""
         round_trip = link.pong(payload, now())
         if round_trip is not None:
-            link.round_trips.append(round_trip)
-            self.schedule.distance(link.name, min(link.round_trips))
+            link.round_trips = sorted([*link.round_trips, round_trip])[:ROUND_TRIPS]
+            self.schedule.distance(link.name, link.round_trips[0])
             if len(link.round_trips) < ROUND_TRIPS:
                 self._ping(link)
 

@@ -208,10 +208,11 @@ class Ledger:
         if not entry.stranger and worker not in self.workers:
             raise Lie(f"task {task} ended in a slot that is not there")
         # What the agent can't read back it has sent in part, and says so in place of the rest.
-        pieces = any(entry.got) and not flags & agent.HOST_FAULT
+        # And of what it ended when it was about to go it has kept nothing.
+        pieces = any(entry.got) and not flags & (agent.HOST_FAULT | agent.KILLED)
         if pieces and (sizes != entry.got or inline):
             raise Lie(f"output of task {task} of another size than it says")
-        if not pieces and not sum(sizes) == len(inline) <= agent.INLINE:
+        if not pieces and not flags & agent.KILLED and not sum(sizes) == len(inline) <= agent.INLINE:
             raise Lie(f"output of task {task} of another size than it says")
         del self.open[key]
         self.over.add(key)
@@ -235,9 +236,18 @@ class Ledger:
         self.progress = now
         return True
 
+    def known(self) -> set[tuple[int, int]]:
+        """Task and attempt of all that the agent may hold."""
+        return self._earlier.union(self.open, self.over)
+
     def overdue(self, now: float, since: float, timeout: float) -> str:
-        """What an agent that has answered all the time since then should have said by now; empty: nothing."""
+        """What an agent should have said by `now`, having answered all the time since then; empty: nothing.
+
+        `now` is when the last ping that it has answered was sent: all that was sent before has got there.
+        """
         since = max(since, self.progress)
+        if now < since:
+            return ""
         running = sum(entry.state == _RUNNING for entry in self.open.values())
         for (task, _), entry in self.open.items():
             waited = now - max(since, entry.ordered if entry.orders else entry.since)

@@ -46,6 +46,7 @@ _TEXT_MOST = 300  # characters of what an agent or a login shell has to say
 _ERROR_MOST = 1 << 16
 _TURN_MOST = 1 << 20  # bytes taken from one host before others have their turn
 _GREETS_WITHIN = 120.0  # seconds from the connection to the agent's first word
+_ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: much that is slow may be on its way before it
 _ENDS_WITHIN = 300.0  # seconds from the first byte of a frame to its last one
 _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
@@ -141,6 +142,7 @@ class Link:
         self.lost_at = 0.0
         self.heard = 0.0
         self.answers_since = 0.0  # it has never been silent for long since then
+        self.reached = 0.0  # when the last ping was sent that it has answered
         self.left = False  # the agent has ended
         self.results = 0  # of its that count
         self.greeted = 0.0
@@ -199,7 +201,7 @@ class Link:
         self._unheard = self._total = self._signs = 0
         self._pings.clear()
         self._complained = self._marked = self.left = False
-        self.heard = self.answers_since = self._opened = self._whole = now
+        self.heard = self.answers_since = self.reached = self._opened = self._whole = now
         if self.channel is not None:
             self._announcement = _Announcement(self, self._events)
             self.channel.in_buffer.set_event(self._announcement)
@@ -270,6 +272,8 @@ class Link:
             return ""
         if not self.up and now - self._opened > _GREETS_WITHIN:
             return f"our agent has not spoken within {_GREETS_WITHIN:g} s"
+        if self._pings and now - struct.unpack("!d", self._pings[0])[0] > _ANSWERS_WITHIN:
+            return f"it has not answered within {_ANSWERS_WITHIN:g} s"
         if len(self._frames) and now - self._whole > _ENDS_WITHIN:
             return f"a message has not ended within {_ENDS_WITHIN:g} s"
         return ""
@@ -288,10 +292,17 @@ class Link:
             return None
         if len(payload) != 8:
             raise Lie(f"an answer of {len(payload)} bytes to a ping")
-        round_trip: float = now - struct.unpack("!d", payload)[0]
+        sent: float = struct.unpack("!d", payload)[0]
+        round_trip = now - sent
         if not self._pings or self._pings.popleft() != payload:
             raise Lie(f"a round trip of {round_trip} s, of no ping of ours")
+        self.reached = sent
         return round_trip
+
+    @property
+    def pinged(self) -> bool:
+        """Whether a ping awaits its answer."""
+        return bool(self._pings)
 
     def complaint(self, payload: bytes) -> str:
         """What the agent died of. Raises Lie for a second one over the same connection."""

@@ -324,7 +324,8 @@ class Schedule:
             return []
         dead = [known for task, number in attempts if (known := self._known(name, task, number))]
         ran = [attempt for attempt in dead if attempt.started is not None] or dead[: host.slots]
-        self._count_death(host, ran)
+        if ran:
+            self._count_death(host, ran)
         again = [attempt.task for attempt in dead if self._lose(attempt, attempt in ran)]
         self._place(host)
         self._judge(host)

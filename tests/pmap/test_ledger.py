@@ -115,6 +115,10 @@ def test_an_agent_that_can_not_read_an_output_back_may_say_so_after_a_part_of_it
     assert ledger.ended(1, 1, result(flags=agent.HOST_FAULT, out=b"why"), 1.0).wanted
 
 
+def test_what_was_ended_as_the_agent_went_has_no_output(ledger: Ledger) -> None:
+    assert ledger.ended(1, 1, result(code=-15, flags=agent.KILLED, err=70_000), 1.0).wanted
+
+
 def test_what_ended_and_is_not_wanted_may_be_forgotten_there(ledger: Ledger) -> None:
     ledger.hello([Holding(1, 1, agent.ENDED, 1.0)], 1.0)
     ledger.chunk(1, 1, b"\0ab", 1.0)
