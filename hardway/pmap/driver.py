@@ -54,6 +54,7 @@ FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 LOST, WORKERS_DIED = 8, 16  # an attempt's flags, beside the agent's
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
+SAID_MOST = 5  # of what agents tell of attempts is shown
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's fault when a connection fails so
 
 
@@ -208,6 +209,7 @@ class Driver:
         self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
+        self._told = 0  # lines that agents had to say of attempts
         self._asked_ec2 = 0.0
         self._asking = False
         self._interrupted = 0
@@ -694,7 +696,10 @@ class Driver:
             self._on_pong(link, payload)
         elif kind == agent.SAID:
             link.ledger.said(task, attempt)
-            self.progress.say(f"{link.instance}: task {task}: {text(payload)}")
+            self._told += 1
+            if self._told <= SAID_MOST:
+                more = "; more of this kind is not told" if self._told == SAID_MOST else ""
+                self.progress.say(f"{link.instance}: task {task}: {text(payload)}{more}")
         elif kind == agent.SHARED:
             self._on_shared(link)
         else:
@@ -773,7 +778,7 @@ class Driver:
         self.outcome.busy += seconds
         ok = end.code == 0 and not flags
         if flags & agent.HOST_FAULT:
-            verdict = self.schedule.failed_by_host(link.name, position, attempt, now())
+            verdict = self.schedule.spoiled(link.name, position, attempt, now())
             said = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
             self._note_aside(f"it can't run what it is sent{': ' if said else ''}{said}")
         else:
@@ -1001,7 +1006,7 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     if result.flags & WORKERS_DIED:
         return "one Dask worker after the other died while the task ran"
     if result.flags & agent.HOST_FAULT:
-        return "its instance could not run it"
+        return "the instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.code < 0:

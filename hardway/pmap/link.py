@@ -434,8 +434,8 @@ def _hello(frame: Frame, most: int) -> Hello:
     version, cpus, count = (int(found[group]) for group in (1, 3, 4))
     if version != agent.VERSION:
         raise Unusable(
-            f"an agent of another version of hardway runs this job there ({version}, not {agent.VERSION}): it ends by "
-            "itself, left alone"
+            "another version of hardway started the agent of this job that still runs there: go on with that version, "
+            "or wait until that agent ends, left alone, by itself"
         )
     holdings = frame.payload[found.end() :]
     if not 0 < cpus <= CPUS_MOST:

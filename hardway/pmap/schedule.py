@@ -400,7 +400,7 @@ class Schedule:
                 self._suspect(other_name, task)
         return Verdict.DONE
 
-    def failed_by_host(self, name: Host, task: int, attempt: int, now: float) -> Verdict:
+    def spoiled(self, name: Host, task: int, attempt: int, now: float) -> Verdict:
         """The attempt came to nothing since the host had no room, no memory or no descriptors for it.
 
         The task isn't charged, and runs elsewhere if there is an elsewhere. The host rests, and is set aside if its

@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         if how == "lost":
             self.schedule.lost(name, task, attempt)
         elif how == "host":
-            self.schedule.failed_by_host(name, task, attempt, self.now)
+            self.schedule.spoiled(name, task, attempt, self.now)
         else:
             verdict = self.schedule.finished(name, task, attempt, how == "ok", 1.0, self.now)
             self.verdicts[task] += verdict in (Verdict.DONE, Verdict.FAILED)
@@ -179,7 +179,7 @@ def run(
             counts[name] += len(ones)
             for at, one in enumerate(ones):
                 if name == lacking:
-                    schedule.failed_by_host(*one, now)
+                    schedule.spoiled(*one, now)
                     continue
                 schedule.started(*one, now)
                 if name == sick or one.task == deadly:
