@@ -47,6 +47,7 @@ GRACE = 2.0  # seconds between TERM and KILL
 PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
 JOBS_MOST = 512  # that can be told from one another there
 LOOK_FOR_SLOT = 0.02  # seconds, at most
+DESCRIPTORS_LEAST = 64  # with less than that none is left to share slots with
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -705,7 +706,8 @@ class Slots:
         """
         self.slots, self.wake = slots, wake
         path = self.path = self.path or path
-        for _ in range(100):
+        enough = self.fd >= 0 or os.sysconf("SC_OPEN_MAX") >= DESCRIPTORS_LEAST
+        for _ in range(100 if enough else 0):
             try:
                 if self.fd < 0:
                     self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
