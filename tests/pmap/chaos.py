@@ -37,7 +37,7 @@ COMMAND = (
 
 KINDS = {
     "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1,
-    "dies": 1, "has_no_room": 1, "liar": 1,
+    "dies": 1, "has_no_room": 1, "liar": 3,
 }  # fmt: skip
 BAD = "bad"  # a file in the home of a bad instance that says how it is bad
 
