@@ -23,12 +23,14 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     log       what the agent had to say when it died
     files/    what came with the job (`--files`), under its digest
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
-Each slot has a directory for its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
+Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
+its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
-                  NOTICE that the instance will be gone in so many seconds, SAID text for a person
+                  NOTICE that the instance will be gone in so many seconds, SAID text for a person,
+                  SHARED with another job
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
 """
 
@@ -53,7 +55,7 @@ HEAD = struct.Struct("!IBIH")
 RESULT = struct.Struct("!hBdIQQII")
 HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID = range(65, 75)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
 WAITING, RUNNING, ENDED = range(3)
 TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
@@ -78,6 +80,10 @@ PR_SET_CHILD_SUBREAPER = 36
 WNOTHREAD = 0x20000000  # waitid: children of this thread alone
 CLOCK_BOOTTIME = 7  # what /proc counts a process's start by
 TICKS = float(os.sysconf("SC_CLK_TCK"))
+PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
+JOBS_MOST = 512  # that can be told from one another there
+LOOK_FOR_SLOT = 0.02  # seconds, at most
+DESCRIPTORS_LEAST = 64  # with less than that none is left to share slots with
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -187,6 +193,8 @@ class Agent:
         self.timeout = 0.0
         self.linger = 3600.0
         self.workers = []  # type: list[int]
+        self.shared = Slots()
+        self.shared_told = False  # that other jobs are here, over the present connection
         self.argv = []  # type: list[bytes]
         self.program = ""
         self.environment = {}  # type: dict[bytes, bytes]
@@ -472,6 +480,10 @@ class Agent:
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
         self.settings = settings
+        instance = settings.get("HARDWAY_INSTANCE_ID", b"").decode()
+        path = os.path.join(os.path.dirname(self.directory), "slots-" + instance.replace("/", "-"))
+        self.shared.waits = self.shared.join(path, self.slots, self.wake_in)
+        self.shared_told = False
 
     def place_files(self, scratch: str) -> None:
         """Put the job's files into an attempt's directory, where they are the attempt's own. Raises OSError."""
@@ -546,9 +558,15 @@ class Agent:
     def start_tasks(self, now: float) -> None:
         if now < self.retry_at:
             return
-        while self.waiting and len(self.running) < self.slots and self.workers and self.room():
+        while self.waiting and len(self.running) < self.slots and self.workers and self.room() and self.shared.take():
             if not self.start(self.waiting[0], now):
+                self.shared.give()
                 return
+        if self.shared.waits and not self.shared_told:
+            self.shared_told = True
+            self.out += frame(SHARED)
+        if not self.waiting:
+            self.shared.decline()
 
     def room(self) -> bool:
         """Whether there are descriptors for one more; one at a time there always are."""
@@ -888,6 +906,7 @@ class Agent:
             self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
         self.discard(one.worker)
         self.release_worker(one.worker)
+        self.shared.give()
         if self.leaving:
             self.forget(one)
             one.outputs = []
@@ -1541,11 +1560,151 @@ def receive_files(top: str, digest: str, size: int) -> None:
         remove_tree(new)
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory and all that is in it, if there is one."""
-    import shutil
+class Slots:
+    """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
 
-    shutil.rmtree(path, ignore_errors=True)
+    A slot is a lock on a byte of a file, so that those of a killed agent are free at once. Its turn is another byte,
+    which who takes the slot has for a moment, and who waits for one of some slots has of all of these until then: so
+    nobody is overtaken for ever, and what a small job waits for does not hold up the other slots of a large one.
+    Where there can be no such file, each job is on its own.
+    """
+
+    # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.fd = -1
+        self.place = -1
+        self.slots = 0
+        self.wake = -1
+        self.taken = set()  # type: set[int]
+        self.alone = 0  # slots taken where there is no file
+        self.granted = -1  # got by waiting, not yet used
+        self.waiting = False
+        self.waits = False  # that was so since it was last looked at
+
+    def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+        try:
+            fcntl.lockf(self.fd, how, count, byte)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self, byte: int, count: int = 1) -> None:
+        self.lock(byte, count, fcntl.LOCK_UN)
+
+    def join(self, path: str, slots: int, wake: int) -> bool:
+        """Share with the jobs that have this file, and say if there are any.
+
+        `wake` is written to when what was waited for is there.
+        """
+        self.slots, self.wake = slots, wake
+        path = self.path = self.path or path
+        enough = self.fd >= 0 or os.sysconf("SC_OPEN_MAX") >= DESCRIPTORS_LEAST
+        for _ in range(100 if enough else 0):
+            try:
+                if self.fd < 0:
+                    self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if self.lock(0):
+                    if self.place >= 0 or os.fstat(self.fd).st_ino == os.stat(path).st_ino:
+                        places = range(PRESENT, PRESENT + JOBS_MOST)
+                        if self.place < 0:
+                            self.place = next((byte for byte in places if self.lock(byte)), -1)
+                        found = self.others()
+                        self.unlock(0)
+                        return found
+                    raise FileNotFoundError  # the last one took it along meanwhile
+            except FileNotFoundError:
+                os.close(self.fd)
+                self.fd = -1
+            except OSError:
+                break
+            time.sleep(0.01)
+        if self.place < 0 and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        return False
+
+    def others(self) -> bool:
+        """Whether another job is here. Only while nobody can come or go, with byte 0."""
+        below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
+        for byte, count in ((PRESENT, below), (self.place + 1, above)):
+            if count > 0:
+                if not self.lock(byte, count):
+                    return True
+                self.unlock(byte, count)
+        return False
+
+    def free(self, turns: bool) -> int:
+        """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
+        for slot in range(self.slots - 1, -1, -1):
+            if slot not in self.taken and (not turns or self.lock(TURN + slot)):
+                found = self.lock(SLOT + slot)
+                if turns:
+                    self.unlock(TURN + slot)
+                if found:
+                    return slot
+        return -1
+
+    def take(self) -> bool:
+        """Take a slot; False where there is none: then `wake` is written to when one has become ours."""
+        if self.waiting:
+            return False
+        if self.fd < 0:
+            self.alone += 1
+            return True
+        slot = self.granted
+        self.granted = -1
+        if slot < 0:
+            slot = self.free(True)
+        if slot >= 0:
+            self.taken.add(slot)
+            return True
+        self.waiting = self.waits = True
+        _thread.start_new_thread(self.wait, ())
+        return False
+
+    def wait(self) -> None:
+        """In a thread of its own: get a slot, and say so."""
+        slots = self.slots
+        while not self.lock(TURN, slots, fcntl.LOCK_EX):
+            time.sleep(LOOK_FOR_SLOT)
+        pause = 0.001
+        slot = self.free(False)
+        while slot < 0:
+            time.sleep(pause)
+            pause = min(LOOK_FOR_SLOT, 2 * pause)
+            slot = self.free(False)
+        self.unlock(TURN, slots)
+        self.granted = slot
+        self.waiting = False
+        os.write(self.wake, b"x")
+
+    def give(self) -> None:
+        """One of ours is free."""
+        if self.alone:
+            self.alone -= 1
+        elif self.taken:
+            self.unlock(SLOT + self.taken.pop())
+
+    def decline(self) -> None:
+        """Nothing is there to run in the slot that was waited for."""
+        if not self.waiting and self.granted >= 0:
+            self.unlock(SLOT + self.granted)
+            self.granted = -1
+
+    def leave(self) -> None:
+        """The last one takes the file along."""
+        for _ in range(100 if self.fd >= 0 else 0):
+            if self.lock(0):
+                try:
+                    if not self.others():
+                        os.unlink(self.path)
+                except OSError:
+                    pass
+                os.close(self.fd)
+                return
+            time.sleep(0.01)
 
 
 def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
@@ -1723,6 +1882,7 @@ def become_agent(directory: str, home: str, lease: int) -> None:
     agent.listener.close()
     remove_tree(os.path.join(directory, "files"))
     agent.scratch.remove()
+    agent.shared.leave()
     for name in ("socket", "log", "keeper", "lock"):
         os.unlink(os.path.join(directory, name))
     for path in (directory, os.path.dirname(directory)):

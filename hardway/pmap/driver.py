@@ -8,12 +8,14 @@ are in seconds of the monotonic clock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import queue
 import random
 import signal
 import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +33,12 @@ from hardway.pmap import agent
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Job, Outputs, Result
-from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, now
+from hardway.pmap.ledger import End, Ledger, Lie
+from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, cut_short, now, text
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
 from hardway.prices import hourly
+from hardway.terminal import printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 PING_AFTER = 10.0  # of silence
@@ -43,11 +47,19 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
 ROUND_TRIPS = 4  # measured on a new connection
 ASK_EC2_EVERY = 5.0
 LOOK_EVERY = 3.0  # for instances that may join
+HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
+SOON, FRUITLESS_MOST = (
+    10.0,
+    10,
+)  # seconds that a connection lasts at least, and shorter ones in a row that bring nothing
+CHECK_EVERY = 5.0  # whether agents say in time what they have to
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
 LOOKS_MOST = 8  # tasks whose objects one thread looks for in a row
 FAREWELL = 3.0  # for the agents to end their tasks and go
 FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
+SAID_MOST = 5  # of what agents tell of attempts is shown
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's fault when a connection fails so
 
 
 @dataclass(frozen=True)
@@ -87,17 +99,58 @@ class Outcome:
     unpriced: int = 0
 
 
-@dataclass
-class _Partial:
-    """Long outputs of one attempt on their way."""
+class _Spool:
+    """Long outputs of one host's attempts, on their way into the job. One file is open at a time."""
 
-    paths: list[Path]
-    files: list[BinaryIO]
+    def __init__(self, folder: Path, host: str) -> None:
+        self._folder = folder
+        self._host = host
+        self._kept: dict[tuple[int, int], tuple[list[Path], list[int]]] = {}
+        self._open: tuple[Path, BinaryIO] | None = None
+
+    def write(self, task: int, attempt: int, which: int, data: memoryview) -> None:
+        """Append to an output, 0 is stdout. Raises OSError."""
+        if (task, attempt) not in self._kept:
+            stem = self._folder / f"{task}.{attempt}.{self._host}"
+            self._kept[task, attempt] = [Path(f"{stem}.part{index}") for index in (0, 1)], [0, 0]
+            for path in self._kept[task, attempt][0]:
+                path.write_bytes(b"")
+        paths, checksums = self._kept[task, attempt]
+        path = paths[which]
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, path.open("ab", buffering=0)
+        checksums[which] = zlib.crc32(data, checksums[which])
+        while data:
+            data = data[self._open[1].write(data) :]
+
+    def take(self, task: int, attempt: int) -> tuple[list[Path], list[int]] | None:
+        """The files of both outputs, complete, and their checksums; None where there are none. Raises OSError."""
+        found = self._kept.pop((task, attempt), None)
+        if found:
+            self.close()
+        return found
+
+    def drop(self) -> None:
+        """Forget all of it; the agent sends it again."""
+        with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
+            self.close()
+        for paths, _ in self._kept.values():
+            discard(paths)
+        self._kept.clear()
 
     def close(self) -> None:
-        with contextlib.ExitStack() as files:
-            for file in self.files:
-                files.callback(file.close)
+        """Close the file that is open. Raises OSError."""
+        if self._open is not None:
+            file, self._open = self._open[1], None
+            file.close()
+
+
+def discard(paths: Sequence[Path]) -> None:
+    """Remove files that nobody needs."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class Driver:
@@ -149,13 +202,16 @@ class Driver:
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._workers: list[threading.Thread] = []
-        self._links = {instance.id: Link(instance, self._events) for instance in instances}
-        self._partials: dict[tuple[str, int, int], _Partial] = {}
+        self._links = {instance.id: self._link(instance) for instance in instances}
+        self._spools: dict[str, _Spool] = {}
         self._touched: dict[Link, None] = {}  # links with frames to send
         self._acks: list[tuple[Link, int, int]] = []
         self._gone: set[str] = set()
+        self._aside: set[str] = set()  # instances that get no more tasks
+        self._checked = now()
         self._entrusted: set[str] = set()  # instances whose agents may hold tasks
         self._leaving: set[str] = set()  # instances about to be interrupted
+        self._sharing: set[str] = set()  # instances where another job runs
         self._ending = False
         self._find = find
         self._load = load
@@ -166,6 +222,7 @@ class Driver:
         self._looked = now()
         self._next_worker = 0
         self._reasons: Counter[str] = Counter()
+        self._told = 0  # lines that agents had to say of attempts
         self._asked_ec2 = 0.0
         self._asking = False
         self._interrupted = 0
@@ -195,6 +252,8 @@ class Driver:
                         self._farewell()
                 finally:
                     ended = now()
+                    for link in self._links.values():
+                        self.job.history.sent[link.name] = link.ledger.known()
                     self._disconnect()
                     self.job.event("over", why=self._why(), prices=dict(self._prices))
                     self.job.flush()
@@ -235,6 +294,7 @@ class Driver:
             self._keep_links(time)
             self._decide(time)
             self._flush()
+            self._end_if_none_is_left()
             self.progress.update(self.schedule, sum(link.up for link in self._links.values()), time)
 
     def _patience(self) -> float:
@@ -248,11 +308,14 @@ class Driver:
         return max(0.0, min(times) - time)
 
     def _handle_all(self, timeout: float) -> None:
-        """Wait for an event, then handle all there are."""
+        """Wait for an event, then handle all there are; no host can keep us from the rest by saying more and more."""
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=timeout)
+            end = now() + HANDLE_MOST
             while True:
                 getattr(self, f"_on_{event[0]}")(*event[1:])
+                if now() > end:
+                    break
                 event = self._events.get_nowait()
 
     def _decide(self, time: float) -> None:
@@ -260,21 +323,29 @@ class Driver:
         if self._avoids and any(untried):
             return  # the one that is to be avoided may be the first that is there
         for decision in self.schedule.decide(time):
-            link = self._links[str(decision.host)]
+            link = self._links.get(str(decision.host))
+            if link is None:
+                continue  # it has gone since that was decided
             number = self.numbers[decision.task]
             if isinstance(decision, Start):
                 self.job.started(number, decision.attempt, link.name)
+                link.ledger.sent(number, decision.attempt, time)
                 link.send(agent.RUN, number, decision.attempt, self.arguments[decision.task])
-            elif isinstance(decision, Recall):
-                link.send(agent.TAKE, number, decision.attempt)
-            elif isinstance(decision, Cancel):
-                link.send(agent.KILL, number, decision.attempt)
+            elif isinstance(decision, Recall | Cancel):
+                self._order(link, isinstance(decision, Cancel), number, decision.attempt)
             self._touched[link] = None
+        self._note_deadly()
         while self.schedule.spared:
             spared = self._links.get(str(self.schedule.spared.pop()))
             if spared is not None:
                 self.job.event("spared", host=spared.name)
                 self.progress.say(f"{spared.instance}: it was not interrupted, it takes tasks again")
+
+    @staticmethod
+    def _order(link: Link, kill: bool, number: int, attempt: int) -> None:
+        """Ask for an attempt back, or for its end."""
+        link.ledger.ordered(number, attempt, kill, now())
+        link.send(agent.KILL if kill else agent.TAKE, number, attempt)
 
     def _flush(self) -> None:
         """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""
@@ -289,6 +360,11 @@ class Driver:
                 del self._touched[link]
 
     # Links
+
+    def _link(self, instance: Instance) -> Link:
+        history = self.job.history
+        sent = history.sent.get(instance.id, ())
+        return Link(instance, self._events, Ledger(sent, self.job.asked.created))
 
     def _open(self, link: Link) -> None:
         link.opening = True
@@ -318,30 +394,49 @@ class Driver:
 
     def _on_refused(self, link: Link, error: Exception) -> None:
         link.opening = False
+        if self._is_ours(error):
+            return
         if isinstance(error, UsageError) or not isinstance(error, HardwayError | OSError | EOFError):
             self._error = error if isinstance(error, HardwayError) else Failed(f"{link.instance}: {error!r}")
             return
         self._lost(link, str(error))
 
+    def _is_ours(self, error: BaseException) -> bool:
+        """Whether it is this machine that can't go on, and no host; then the job ends."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in _OURS:
+                reason = (cause.strerror or str(cause)).lower()
+                self._error = Failed(f"this machine can't go on: {reason}; {self._unfinished()}")
+                return True
+            cause = cause.__cause__ or cause.__context__
+        return False
+
     def _lost(self, link: Link, reason: str) -> None:
         """The connection is gone or could not be made: try again later."""
-        self._drop(link)
-        link.reason = reason
-        link.failures += 1
         time = now()
+        if link.up:
+            soon = time - link.greeted < SOON and link.ledger.progress <= link.greeted
+            link.fruitless = link.fruitless + 1 if soon else 0
+        self._drop(link)
+        if link.fruitless > FRUITLESS_MOST:
+            self._give_up(link, "its agent goes as soon as it has come", gone=True)
+            return
+        reason = link.reason = printable(reason)
+        link.failures += 1
         if not link.lost_at:
             link.lost_at = time
             if link.ever_up:
                 self.schedule.pause(link.name, time)
             self.job.event("away", host=link.name, reason=reason)
             self.progress.say(f"{link.instance}: {reason or 'the connection was lost'}; trying again")
-        wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (link.failures - 1))
+        wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (max(link.failures, link.fruitless) - 1))
         link.retry_at = time + wait * random.uniform(0.7, 1.0)
 
     def _drop(self, link: Link) -> None:
         self._touched.pop(link, None)
-        for key in [key for key in self._partials if key[0] == link.name]:
-            self._discard(self._partials.pop(key))
+        if spool := self._spools.pop(link.name, None):
+            spool.drop()
         connection = link.detach()
         if connection is not None:
 
@@ -363,6 +458,7 @@ class Driver:
         if link.given_up:
             return
         link.given_up = True
+        reason = printable(reason)
         time = self._until[link.name] = now()
         for (position, attempt), started in self.schedule.held(link.name).items():
             self._note_lost(link, position, attempt, started, time)
@@ -373,9 +469,34 @@ class Driver:
         self._reasons[reason] += 1
         tasks = f"; {len(again)} {'task runs' if len(again) == 1 else 'tasks run'} elsewhere" if again else ""
         self.progress.say(f"{link.instance}: {reason}{tasks}")
-        if all(other.given_up for other in self._links.values()):
-            reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
-            self._error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
+
+    def _end_if_none_is_left(self) -> None:
+        """Nothing runs, and nobody is there or may come to whom anything could be sent."""
+        usable = (not link.given_up and link.name not in self._aside for link in self._links.values())
+        if self._error or self.schedule.finished_all or not self.schedule.idle or any(usable):
+            return
+        reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
+        self._error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
+
+    def _distrust(self, link: Link, lie: str) -> None:
+        """Its agent says what can't be, or nothing where it has to: nothing more is sent there or taken from there."""
+        if link.channel is not None:
+            self._stop(link)
+        kept = f"; {link.results} of its results are kept" if link.results else ""
+        reason = f"set aside, what arrives is not from our agent ({cut_short(lie)}){kept}"
+        if link.given_up:
+            self.progress.say(f"{link.instance}: {reason}")
+        self._give_up(link, reason, gone=True)
+
+    def _note_aside(self, reason: str) -> None:
+        """Hosts that the schedule gives no more tasks, since what happened last."""
+        while self.schedule.put_aside:
+            bad = self._links.get(str(self.schedule.put_aside.pop()))
+            if bad is not None and bad.name not in self._aside:
+                self._aside.add(bad.name)
+                self._reasons[reason] += 1
+                self.job.event("aside", host=bad.name)
+                self.progress.say(f"{bad.instance}: set aside, {reason}")
 
     def _note_lost(self, link: Link, position: int, attempt: int, started: float | None, time: float) -> None:
         ran = None if started is None else round(time - started, 3)
@@ -398,12 +519,23 @@ class Driver:
             self._ask_ec2([link.name for link in lost])
         if self._find and time - self._looked > LOOK_EVERY:
             self._look()
+        check = time - self._checked > CHECK_EVERY
         for link in list(self._links.values()):
             if link.channel is not None:
                 if time - link.heard > DEAD_AFTER:
                     self._lost(link, "it does not answer")
+                elif check and (stalled := link.stalled(time)):
+                    self._lost(link, stalled)
                 elif link.up and time - link.heard > PING_AFTER:
                     self._ping(link)
+                elif check and link.up:
+                    late = link.ledger.overdue(link.reached, link.answers_since, self.options.timeout)
+                    if late:
+                        self._distrust(link, late)
+                    elif link.ledger.open and not link.pinged:
+                        self._ping(link)
+        if check:
+            self._checked = time
 
     def _look(self) -> None:
         """Look for instances that may join."""
@@ -423,7 +555,7 @@ class Driver:
             self._ask_prices(joining)
         for instance in joining:
             self.progress.say(f"{instance}: it joins")
-            link = self._links[instance.id] = Link(instance, self._events)
+            link = self._links[instance.id] = self._link(instance)
             self._open(link)
 
     def _ask_ec2(self, ids: list[str]) -> None:
@@ -459,11 +591,16 @@ class Driver:
             self._lost(link, "")
         except Unusable as error:
             self._give_up(link, str(error), gone=True)
-        except (agent.BrokenStream, ValueError, IndexError, OverflowError, struct.error) as error:
-            self._lost(link, f"what arrives is not from our agent ({error})")
+        except Lie as error:
+            self._distrust(link, str(error))
 
     def _greet(self, link: Link, hello: Hello) -> None:
-        """An agent is there: a new one, or one that we or an earlier driver knew."""
+        """An agent is there: a new one, or one that we or an earlier driver knew. Raises Lie."""
+        link.greeted = now()
+        gone = link.ledger.hello(hello.holdings, link.greeted)
+        anew = bool(link.identity) and link.identity != hello.identity
+        if not anew and any(runs for _, _, runs in gone):
+            raise Lie("it has forgotten what runs there")
         link.lost_at = 0.0
         link.failures = 0
         if link.given_up:
@@ -475,23 +612,25 @@ class Driver:
         if link.worker < 0:
             link.worker = self._next_worker
             self._next_worker += slots
+        link.ledger.workers = range(link.worker, link.worker + slots)
         link.send(agent.JOB, payload=self._settings_of(link, slots))
         instance = link.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         seconds = round(now() - link.made, 3)
         self.job.event("up", host=link.name, slots=slots, worker=link.worker, seconds=seconds, **about)
-        if link.identity and link.identity != hello.identity:
+        if anew:
             self.job.event("died", host=link.name)
             self.progress.say(f"{link.instance}: the agent had died; another one is there")
         link.identity = hello.identity
         self._entrusted.add(link.name)
         self.schedule.join(link.name, slots)
-        self._reconcile(link, hello)
+        self._reconcile(link, hello, anew)
+        self._note_aside("it died time after time, whatever ran there")
         link.round_trips.clear()
         self._ping(link)
 
-    def _reconcile(self, link: Link, hello: Hello) -> None:
-        """Agree with the agent on what it holds."""
+    def _reconcile(self, link: Link, hello: Hello, anew: bool) -> None:
+        """Agree with the agent on what it holds; an agent that came `anew` took the place of one that died."""
         time = now()
         known = self.schedule.held(link.name)
         found = set()
@@ -503,10 +642,19 @@ class Driver:
                 if began is not None:
                     self.schedule.started(link.name, position, holding.attempt, began)
             elif position < 0 or not self.schedule.adopt(link.name, position, holding.attempt, began):
-                link.send(agent.ACK if holding.state == agent.ENDED else agent.KILL, holding.task, holding.attempt)
-        for position, attempt in known.keys() - found:
+                if holding.state == agent.ENDED:
+                    link.ledger.settled(holding.task, holding.attempt)
+                    link.send(agent.ACK, holding.task, holding.attempt)
+                else:
+                    self._order(link, True, holding.task, holding.attempt)
+        lost = [key for key in known if key not in found]
+        for position, attempt in lost:
             self._note_lost(link, position, attempt, known[position, attempt], time)
-            self.schedule.lost(link.name, position, attempt)
+        if anew:
+            self.schedule.died(link.name, lost)
+        else:
+            for position, attempt in lost:
+                self.schedule.lost(link.name, position, attempt)
         self._note_deadly()
 
     def _note_deadly(self) -> None:
@@ -537,26 +685,50 @@ class Driver:
     # Frames
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
-        position = self.positions.get(frame.task, -1)
-        if frame.kind == agent.DONE:
-            self._on_done(link, position, frame)
-        elif frame.kind == agent.STARTED:
-            self.schedule.started(link.name, position, frame.attempt, now())
-        elif frame.kind == agent.CHUNK:
+        """Take in what the agent says, once the ledger has found that it may be true. Raises Lie."""
+        if link.left:
+            raise Lie("it speaks after its goodbye")
+        kind, task, attempt, payload = frame
+        if kind == agent.DONE:
+            self._on_done(link, frame)
+        elif kind == agent.STARTED:
+            link.ledger.started(task, attempt, payload, now())
+            self.schedule.started(link.name, self.positions.get(task, -1), attempt, now())
+        elif kind == agent.CHUNK:
             self._on_chunk(link, frame)
-        elif frame.kind == agent.RETURNED:
-            self.schedule.returned(link.name, position, frame.attempt)
-            self.job.event("back", task=frame.task, attempt=frame.attempt, host=link.name)
-        elif frame.kind == agent.ERROR:
-            self.progress.say(f"{link.instance}: {frame.payload.decode(errors='replace').strip()}")
-        elif frame.kind == agent.BYE:
+        elif kind == agent.RETURNED:
+            if link.ledger.returned(task, attempt, now()):
+                self.schedule.returned(link.name, self.positions.get(task, -1), attempt)
+                self.job.event("back", task=task, attempt=attempt, host=link.name)
+        elif kind == agent.ERROR:
+            self.progress.say(f"{link.instance}: {link.complaint(payload)}")
+        elif kind == agent.BYE:
             link.left = True
-        elif frame.kind == agent.NOTICE:
-            self._on_notice(link, *struct.unpack("!d", frame.payload))
-        elif frame.kind == agent.PONG:
-            self._on_pong(link, frame.payload)
+        elif kind == agent.NOTICE:
+            if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
+                raise Lie("a notice of an interruption at no time")
+            self._on_notice(link, seconds)
+        elif kind == agent.PONG:
+            self._on_pong(link, payload)
+        elif kind == agent.SAID:
+            link.ledger.said(task, attempt)
+            self._told += 1
+            if self._told <= SAID_MOST:
+                more = "; more of this kind is not told" if self._told == SAID_MOST else ""
+                self.progress.say(f"{link.instance}: task {task}: {text(payload)}{more}")
+        elif kind == agent.SHARED:
+            self._on_shared(link)
         else:
-            raise agent.BrokenStream(f"a frame of kind {frame.kind}")
+            raise Lie(f"a frame of kind {kind} in the middle")
+
+    def _on_shared(self, link: Link) -> None:
+        """Another job runs there."""
+        link.ledger.shares = True
+        if link.name not in self._sharing:
+            self._sharing.add(link.name)
+            self.progress.say(
+                f"{link.instance}: another job runs there too; together they run no more at a time than one"
+            )
 
     def _on_notice(self, link: Link, seconds: float) -> None:
         """The instance is about to be interrupted; told again after each reconnection."""
@@ -564,39 +736,32 @@ class Driver:
             return
         self._leaving.add(link.name)
         urgent = self.schedule.interrupt(link.name, seconds, now())
-        self.job.event("notice", host=link.name, seconds=round(seconds, 3) if math.isfinite(seconds) else 0.0)
+        self.job.event("notice", host=link.name, seconds=round(seconds, 3))
         tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
         self.progress.say(f"{link.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}")
 
     def _ping(self, link: Link) -> None:
-        link.send(agent.PING, payload=struct.pack("!d", now()))
+        link.ping(now())
         self._touched[link] = None
 
     def _on_pong(self, link: Link, payload: bytes) -> None:
         """The shortest of a few round trips is the link's; the others are the time that somebody was busy."""
-        if payload:
-            round_trip = now() - struct.unpack("!d", payload)[0]
-            if not 0 <= round_trip < math.inf:
-                raise agent.BrokenStream(f"a round trip of {round_trip} s")
-            link.round_trips.append(round_trip)
-            self.schedule.distance(link.name, min(link.round_trips))
+        round_trip = link.pong(payload, now())
+        if round_trip is not None:
+            link.round_trips = sorted([*link.round_trips, round_trip])[:ROUND_TRIPS]
+            self.schedule.distance(link.name, link.round_trips[0])
             if len(link.round_trips) < ROUND_TRIPS:
                 self._ping(link)
 
     def _on_chunk(self, link: Link, frame: Frame) -> None:
-        if frame.task not in self.positions:
-            return  # its argument has been dropped from the job since
-        key = (link.name, frame.task, frame.attempt)
-        if key in self._looking:
-            return  # it came before, over another connection
-        kept = self._partials.get(key)
-        if kept is None:
-            stem = self.job.path / "large" / f"{frame.task}.{frame.attempt}.{link.name}"
-            paths = [Path(f"{stem}.part{index}") for index in (0, 1)]
-            with self.job.writing():
-                kept = self._partials[key] = _Partial(paths, [path.open("wb") for path in paths])
+        which, wanted = link.ledger.chunk(frame.task, frame.attempt, frame.payload, now())
+        if not wanted or frame.task not in self.positions:
+            return  # it has ended already, or its argument has been dropped from the job since
+        spool = self._spools.get(link.name)
+        if spool is None:
+            spool = self._spools[link.name] = _Spool(self.job.path / "large", link.name)
         with self.job.writing():
-            kept.files[frame.payload[0]].write(frame.payload[1:])
+            spool.write(frame.task, frame.attempt, which, memoryview(frame.payload)[1:])
 
     def _look_for_expected(self) -> None:
         """Have worker threads look whether what is expected of results is there."""
@@ -621,46 +786,48 @@ class Driver:
     def _on_unknown(self, error: Exception) -> None:
         self._error = error if isinstance(error, HardwayError) else Failed(f"what is expected can't be seen: {error!r}")
 
-    def _on_done(self, link: Link, position: int, frame: Frame) -> None:
-        code, flags, seconds, worker, *sizes = agent.RESULT.unpack_from(frame.payload)
-        if not 0 <= seconds < math.inf:
-            raise agent.BrokenStream(f"an attempt of {seconds} s")
-        key = (link.name, frame.task, frame.attempt)
-        kept = self._partials.pop(key, None)
-        inline = frame.payload[agent.RESULT.size :]
-        if position < 0 or key in self._looking:
-            self._acks.append((link, frame.task, frame.attempt))
+    def _on_done(self, link: Link, frame: Frame) -> None:
+        task, attempt = frame.task, frame.attempt
+        end = link.ledger.ended(task, attempt, frame.payload, now())
+        spool = self._spools.get(link.name)
+        with self.job.writing():
+            spooled = spool.take(task, attempt) if spool else None
+        position = self.positions.get(task, -1)
+        if (link.name, task, attempt) in self._looking:
+            return  # it came before, over another connection, and is acknowledged when it has been looked at
+        if position < 0 or not end.wanted:
+            self._acks.append((link, task, attempt))
             return
-        stdout: bytes | Path = inline[: sizes[0]]
-        stderr: bytes | Path = inline[sizes[0] :]
-        if kept:
-            with self.job.writing():
-                kept.close()
-            stdout, stderr = kept.paths
-        elif len(inline) != sum(sizes):
-            raise agent.BrokenStream("a result without its output")
-        about = (link, position, frame.task, frame.attempt, code, flags, seconds, worker, stdout, stderr)
-        if self._expect and code == 0 and not flags:
-            self._looking.add(key)
-            self._unlooked.append((position, stdout, partial(self._settle, *about)))
+        flags = end.flags
+        stdout: bytes | Path = end.inline[: end.sizes[0]]
+        stderr: bytes | Path = end.inline[end.sizes[0] :]
+        if spooled and flags & agent.HOST_FAULT:  # found when part of it was sent
+            discard(spooled[0])
+        elif spooled:
+            (stdout, stderr), checksums = spooled
+            if checksums != end.checksums:
+                flags |= agent.HOST_FAULT  # what arrived is not what the agent read
+        elif [zlib.crc32(end.inline[: end.sizes[0]]), zlib.crc32(end.inline[end.sizes[0] :])] != end.checksums:
+            flags |= agent.HOST_FAULT
+        end = end._replace(flags=flags)
+        if self._expect and end.code == 0 and not flags:
+            self._looking.add((link.name, task, attempt))
+            self._unlooked.append((position, stdout, partial(self._settle, link, position, frame, end, stdout, stderr)))
         else:
-            self._settle(*about)
+            self._settle(link, position, frame, end, stdout, stderr)
 
     def _settle(
         self,
         link: Link,
         position: int,
-        task: int,
-        attempt: int,
-        code: int,
-        flags: int,
-        seconds: float,
-        worker: int,
+        frame: Frame,
+        end: End,
         stdout: bytes | Path,
         stderr: bytes | Path,
         missing: str = "",
     ) -> None:
         """An attempt has ended; of what is expected of it, this is missing."""
+        task, attempt, flags = frame.task, frame.attempt, end.flags
         self._looking.discard((link.name, task, attempt))
         self._acks.append((link, task, attempt))
         if missing:
@@ -670,23 +837,23 @@ class Driver:
             else:
                 with self.job.writing(), stderr.open("ab") as file:
                     file.write(message(missing))
-        ok = code == 0 and not flags
-        self.outcome.busy += seconds
-        verdict = self.schedule.finished(link.name, position, attempt, ok, seconds, now())
-        while self.schedule.put_aside:
-            bad = self._links.get(str(self.schedule.put_aside.pop()))
-            if bad is not None:
-                self.job.event("aside", host=bad.name)
-                self.progress.say(f"{bad.instance}: set aside, tasks that fail there succeed elsewhere")
+        self.outcome.busy += end.seconds
+        ok = end.code == 0 and not flags
+        if flags & agent.HOST_FAULT:
+            verdict = self.schedule.spoiled(link.name, position, attempt, now())
+            said = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
+            self._note_aside(f"it can't run what it is sent{': ' if said else ''}{said}")
+        else:
+            verdict = self.schedule.finished(link.name, position, attempt, ok, end.seconds, now())
+            self._note_aside("tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
-            about = {"code": code, "seconds": round(seconds, 6), "worker": worker}
+            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
             self.job.event("ended", task=task, attempt=attempt, host=link.name, **about)
-            for output in (stdout, stderr):
-                if isinstance(output, Path):
-                    output.unlink(missing_ok=True)
+            discard([output for output in (stdout, stderr) if isinstance(output, Path)])
             return
-        result = self.job.ended(task, attempt, link.name, code, flags, seconds, stdout, stderr, worker)
+        result = self.job.ended(task, attempt, link.name, end.code, flags, end.seconds, stdout, stderr, end.worker)
         if verdict is Verdict.DONE:
+            link.results += 1
             self.job.done(task, result)
         elif verdict is Verdict.FAILED:
             self.outcome.failed[position] = result
@@ -702,16 +869,10 @@ class Driver:
             how = how_it_ended(result, self.options.timeout)
             said = last_line(self.job.outputs, self.numbers[position], result)
             reason = f"{how}{': ' if said else ''}{said}"
+            failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
             self.progress.retry(
-                f"task {self.numbers[position]} failed on {link.instance}: {reason}; it will be tried again"
+                f"task {self.numbers[position]} {failed} on {link.instance}: {reason}; it will be tried again"
             )
-
-    @staticmethod
-    def _discard(partial: _Partial) -> None:
-        with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
-            partial.close()
-        for path in partial.paths:
-            path.unlink(missing_ok=True)
 
     # Beginning and end
 
@@ -787,16 +948,16 @@ class Driver:
     def _last_ready(self, link: Link) -> None:
         try:
             frames = link.receive(now())
-        except (EOFError, HardwayError, agent.BrokenStream, ValueError):
+        except (EOFError, HardwayError, Lie):
             self._drop(link)
             self._last_refused(link)
         else:
-            link.left |= any(getattr(frame, "kind", 0) == agent.BYE for frame in frames)
+            link.left |= any(isinstance(frame, Frame) and frame.kind == agent.BYE for frame in frames)
 
     def _disconnect(self) -> None:
         """Close all connections, at the same time."""
-        for key in list(self._partials):
-            self._discard(self._partials.pop(key))
+        for spool in self._spools.values():
+            spool.drop()
         connections = [connection for link in self._links.values() if (connection := link.detach())]
         for connection in connections:
             cut(connection)
@@ -909,6 +1070,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return f"{DEADLY} times the instance or its agent died while the task ran"
     if result.flags & WORKERS_DIED:
         return "one Dask worker after the other died while the task ran"
+    if result.flags & agent.HOST_FAULT:
+        return "the instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.flags & MISSING:
@@ -922,6 +1085,6 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
 
 
 def last_line(outputs: Outputs, number: int, result: Result) -> str:
-    """The last line an attempt wrote to stderr, shortened."""
+    """The last line an attempt wrote to stderr, shortened and safe to show."""
     lines = outputs.tail(number, result, 2000).decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:200] if lines else ""
+    return printable(lines[-1].strip()[:200]) if lines else ""

@@ -125,14 +125,16 @@ class Asked:
 class History:
     """What earlier runs of a job left: results, last attempts, failed attempts by task.
 
-    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host. `tasks` is how
-    many are numbered, `keys` and `heads` the checksums of those files up to there; `chain` is the last line's checksum.
+    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host, `sent` has all
+    that were ever sent, by host. `tasks` is how many are numbered, `keys` and `heads` the checksums of those files up
+    to there; `chain` is the last line's checksum.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, int] = field(default_factory=dict)
     open: dict[tuple[int, int], str] = field(default_factory=dict)
+    sent: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     tasks: int = 0
     keys: int = 0
     heads: int = 0
@@ -585,6 +587,7 @@ def read_history(data: bytes) -> History:
                 history.results[task] = ended[task, attempt]
             elif kind == "start":
                 history.open[task, attempt] = words[2]
+                history.sent.setdefault(words[2], set()).add((task, attempt))
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError, TypeError):

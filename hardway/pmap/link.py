@@ -1,16 +1,20 @@
 """One instance as the driver knows it: a connection, the agent at its other end, and frames in and out.
 
 Opening is for a worker thread and may take long; everything else is called by the driver's one thread and never
-waits. What arrives is announced by putting the link on the driver's queue.
+waits. What arrives is announced by putting the link on the driver's queue. How much of it is kept here is bounded,
+whatever the other end sends; what it may say when is the ledger's to judge.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import re
 import socket
+import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from queue import SimpleQueue
@@ -26,6 +30,8 @@ from hardway.instances import Instance
 from hardway.keys import HostKeys
 from hardway.pmap import agent
 from hardway.pmap.files import Load
+from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
+from hardway.terminal import printable
 
 # Reads the agent's source, its length first, from the connection that it will talk on.
 BOOT = (
@@ -35,8 +41,29 @@ BOOT = (
 )
 # Bytes sent without a sign of life: more could block on a host that hangs. The agent speaks up after half of it.
 _UNHEARD_MOST = 2 * agent.SPEAK_UP
+_SILENT = 20.0  # seconds: nobody who answers pings is silent for so long
 _PREFACE_MOST = 1 << 16  # what login shells may print before the agent's first word
+_TEXT_MOST = 300  # characters of what an agent or a login shell has to say
+_ERROR_MOST = 1 << 16
+_TURN_MOST = 1 << 20  # bytes taken from one host before others have their turn
+_GREETS_WITHIN = 120.0  # seconds from the connection to the agent's first word
+_ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: much that is slow may be on its way before it
+_ENDS_WITHIN = 300.0  # seconds from the first byte of a frame to its last one
 _NOT_FOUND = 127
+_GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
+# What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
+_LENGTHS = {
+    agent.STARTED: 4,
+    agent.RETURNED: 0,
+    agent.CHUNK: 1 + agent.CHUNK_SIZE,
+    agent.DONE: agent.RESULT.size + agent.INLINE,
+    agent.PONG: 8,
+    agent.BYE: 0,
+    agent.ERROR: _ERROR_MOST,
+    agent.NOTICE: 8,
+    agent.SAID: 1 << 12,
+    agent.SHARED: 0,
+}
 
 
 class Unusable(HardwayError):
@@ -44,15 +71,6 @@ class Unusable(HardwayError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 1)
-
-
-class Holding(NamedTuple):
-    """An attempt that an agent holds; `seconds` since it started."""
-
-    task: int
-    attempt: int
-    state: int
-    seconds: float
 
 
 class Hello(NamedTuple):
@@ -72,12 +90,46 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+class Incoming:
+    """Cuts what an agent sends into frames. No more of it is kept than the longest frame that it may send then."""
+
+    def __init__(self) -> None:
+        self.longest = dict(_LENGTHS)
+        self._buffer = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises Lie for one that no agent would send."""
+        buffer = self._buffer
+        buffer += data
+        found: list[Frame] = []
+        start, size, head = 0, len(buffer), agent.HEAD.size
+        longest, unpack = self.longest, agent.HEAD.unpack_from
+        while size - start >= head:
+            length, kind, task, attempt = unpack(buffer, start)
+            if length > longest.get(kind, -1):
+                if kind == agent.HELLO and kind in longest:
+                    raise Lie(f"a greeting of {length} bytes, more than for what was sent there")
+                raise Lie(f"a frame of kind {kind} and {length} bytes")
+            body = start + head
+            if size - body < length:
+                break
+            start = body + length
+            found.append(Frame(kind, task, attempt, bytes(buffer[body:start])))
+        if start:
+            del buffer[:start]
+        return found
+
+
 class Link:
     """Made for an instance once; opened as often as its connection is lost."""
 
-    def __init__(self, instance: Instance, events: SimpleQueue[Any]) -> None:
+    def __init__(self, instance: Instance, events: SimpleQueue[Any], ledger: Ledger | None = None) -> None:
         self.instance = instance
         self.name = instance.id
+        self.ledger = ledger or Ledger()
         self.made = now()
         self.channel: paramiko.Channel | None = None
         self.up = False  # the agent has said hello over the present connection
@@ -90,16 +142,28 @@ class Link:
         self.retry_at = 0.0
         self.lost_at = 0.0
         self.heard = 0.0
+        self.answers_since = 0.0  # it has never been silent for long since then
+        self.reached = 0.0  # when the last ping was sent that it has answered
         self.left = False  # the agent has ended
+        self.results = 0  # of its that count
+        self.greeted = 0.0
+        self.fruitless = 0  # connections in a row that ended soon and brought nothing
         self.given_up = False  # what it held runs elsewhere
         self.round_trips: list[float] = []
         self._connection: fabric.Connection | None = None
         self._events = events
         self._announcement = _Announcement(self, events)
-        self._frames = agent.Frames()
+        self._frames = Incoming()
         self._preface = bytearray()
+        self._marked = False  # what a login shell prints is over
         self._out = bytearray()
         self._unheard = 0
+        self._opened = 0.0
+        self._whole = 0.0  # when the last frame was complete
+        self._pings: deque[bytes] = deque()
+        self._total = 0  # bytes sent over the present connection
+        self._signs = 0  # of life that the agent gave as it received them
+        self._complained = False
 
     def connect(
         self,
@@ -122,7 +186,7 @@ class Link:
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
             source = _source() + (load.call(job) if load else b"\nmain(%r)\n" % job)
             with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
-                channel.sendall(b"%08d" % len(source) + source)
+                _send_within(channel, b"%08d" % len(source) + source, settings.ec2.connect_timeout)
             if load:
                 load.deliver(channel, self.instance.id)
             channel.settimeout(0.0)
@@ -135,11 +199,13 @@ class Link:
 
     def opened(self, now: float) -> None:
         """The driver takes over what `connect` made."""
-        self._frames = agent.Frames()
+        self._frames = Incoming()
         self._preface = bytearray()
         self._out = bytearray()
-        self._unheard = 0
-        self.heard = now
+        self._unheard = self._total = self._signs = 0
+        self._pings.clear()
+        self._complained = self._marked = self.left = False
+        self.heard = self.answers_since = self.reached = self._opened = self._whole = now
         if self.channel is not None:
             self._announcement = _Announcement(self, self._events)
             self.channel.in_buffer.set_event(self._announcement)
@@ -156,23 +222,39 @@ class Link:
     # Frames
 
     def receive(self, now: float) -> list[Hello | Frame]:
-        """What has arrived. Raises EOFError at the end of the connection, Unusable or BrokenStream for what is none."""
+        """What has arrived. Raises EOFError at the end of the connection, Unusable where no agent will ever speak.
+
+        Raises Lie for what our agent doesn't send.
+        """
         channel = self.channel
         if channel is None:
             return []
         found: list[Hello | Frame] = []
+        taken = 0
         while channel.recv_ready():
+            if taken >= _TURN_MOST:
+                self._events.put(("ready", self))
+                return found
             data = channel.recv(1 << 18)
+            taken += len(data)
+            if now - self.heard > _SILENT:
+                self.answers_since = now
             self.heard = now
             self._unheard = 0
-            if not self.up:
+            if not self._marked:
                 data = self._skip_preface(data)
-            frames = [Frame(*raw) for raw in self._frames.feed(data)]
+            frames = self._frames.feed(data)
+            if frames:
+                self._whole = now
             if frames and not self.up:
                 if frames[0].kind == agent.ERROR:
-                    raise Unusable(frames[0].payload.decode(errors="replace"))
-                found.append(_hello(frames.pop(0)))
+                    raise Unusable(text(frames[0].payload))
+                found.append(_hello(frames[0], self._greeting_most()))
                 self.up = self.ever_up = True
+                del frames[0]
+                self._frames.longest = _LENGTHS
+            if not len(self._frames):
+                self._whole = now
             found += frames
         if channel.eof_received or channel.closed:
             if not self.up and not channel.exit_status_ready():
@@ -187,6 +269,51 @@ class Link:
                 self._explain(channel)
             raise EOFError
         return found
+
+    def stalled(self, now: float) -> str:
+        """Why the connection is of no use though something arrives; empty where it is."""
+        if self.channel is None:
+            return ""
+        if not self.up and now - self._opened > _GREETS_WITHIN:
+            return f"our agent has not spoken within {_GREETS_WITHIN:g} s"
+        if self._pings and now - struct.unpack("!d", self._pings[0])[0] > _ANSWERS_WITHIN:
+            return f"it has not answered within {_ANSWERS_WITHIN:g} s"
+        if len(self._frames) and now - self._whole > _ENDS_WITHIN:
+            return f"a message has not ended within {_ENDS_WITHIN:g} s"
+        return ""
+
+    def ping(self, now: float) -> None:
+        """Put a ping in line; `pong` judges what comes back."""
+        self._pings.append(struct.pack("!d", now))
+        self.send(agent.PING, payload=self._pings[-1])
+
+    def pong(self, payload: bytes, now: float) -> float | None:
+        """The round trip of a ping, in seconds; None for a sign of life alone. Raises Lie."""
+        if not payload:
+            self._signs += 1
+            if self._signs > 1 + self._total // agent.SPEAK_UP:
+                raise Lie("signs of life that nothing calls for")
+            return None
+        if len(payload) != 8:
+            raise Lie(f"an answer of {len(payload)} bytes to a ping")
+        sent: float = struct.unpack("!d", payload)[0]
+        round_trip = now - sent
+        if not self._pings or self._pings.popleft() != payload:
+            raise Lie(f"a round trip of {round_trip} s, of no ping of ours")
+        self.reached = sent
+        return round_trip
+
+    @property
+    def pinged(self) -> bool:
+        """Whether a ping awaits its answer."""
+        return bool(self._pings)
+
+    def complaint(self, payload: bytes) -> str:
+        """What the agent died of. Raises Lie for a second one over the same connection."""
+        if self._complained:
+            raise Lie("it complains twice")
+        self._complained = True
+        return text(payload)
 
     def send(self, kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> None:
         """Put a frame in line; `flush` sends it."""
@@ -208,6 +335,7 @@ class Link:
                 return True
             del self._out[:sent]
             self._unheard += sent
+            self._total += sent
         return True
 
     def _skip_preface(self, data: bytes) -> bytes:
@@ -219,19 +347,23 @@ class Link:
             return b""
         rest = bytes(self._preface[at + len(agent.MARK) :])
         self._preface = bytearray()
+        self._marked = True
+        self._frames.longest = {**_LENGTHS, agent.HELLO: self._greeting_most()}
         return rest
+
+    def _greeting_most(self) -> int:
+        return 64 + 3 * 10 + self.ledger.most * agent.HOLDING.size
 
     def _explain(self, channel: paramiko.Channel) -> None:
         said = b""
         with contextlib.suppress(OSError):
-            while channel.recv_stderr_ready():
+            while channel.recv_stderr_ready() and len(said) < _PREFACE_MOST:
                 said += channel.recv_stderr(1 << 16)
-        lines = said.decode(errors="replace").strip().splitlines()
         code = channel.recv_exit_status() if channel.exit_status_ready() else -1
         if code == _NOT_FOUND:
             raise Unusable("it has no python3: install it there (on Ubuntu and Debian: apt-get install python3)")
         if code > 0:
-            raise Unusable(f"the agent did not start: {lines[-1] if lines else f'exit code {code}'}")
+            raise Unusable(f"the agent did not start: {text(said) or f'exit code {code}'}")
 
 
 class _Announcement:
@@ -276,20 +408,45 @@ def _source() -> bytes:
     return importlib.resources.files("hardway.pmap").joinpath("agent.py").read_bytes()
 
 
-def _hello(frame: Frame) -> Hello:
-    line, _, rest = frame.payload.partition(b"\n")
-    words = line.split()
-    if frame.kind != agent.HELLO or len(words) != 4:
-        raise agent.BrokenStream("a greeting of another kind")
-    if int(words[0]) != agent.VERSION:
+def _send_within(channel: paramiko.Channel, data: bytes, seconds: float) -> None:
+    """Send all of it in so many seconds, however little is taken at a time. Raises OSError."""
+    end = now() + seconds
+    view = memoryview(data)
+    while view:
+        channel.settimeout(max(0.0, end - now()))
+        sent = channel.send(bytes(view[: 1 << 15]))
+        if not sent:
+            raise OSError("the connection is closed")
+        view = view[sent:]
+
+
+def text(said: bytes) -> str:
+    """The last line of what an agent or a program says, which has the reason: safe to show, and short."""
+    lines = said[-_ERROR_MOST:].decode(errors="replace").strip().splitlines()
+    return cut_short(lines[-1]) if lines else ""
+
+
+def cut_short(said: str) -> str:
+    """A text from outside, safe to show, and short."""
+    return printable(said[:_TEXT_MOST]) + ("..." if len(said) > _TEXT_MOST else "")
+
+
+def _hello(frame: Frame, most: int) -> Hello:
+    found = _GREETING.match(frame.payload)
+    if frame.kind != agent.HELLO or not found or len(frame.payload) > most:
+        raise Lie("no greeting of our agent")
+    version, cpus, count = (int(found[group]) for group in (1, 3, 4))
+    if version != agent.VERSION:
         raise Unusable(
             "another version of hardway started the agent of this job that still runs there: go on with that version, "
             "or wait until that agent ends, left alone, by itself"
         )
-    if len(rest) != int(words[3]) * agent.HOLDING.size:
-        raise agent.BrokenStream("a greeting that is cut short")
-    holdings = [Holding(*item) for item in agent.HOLDING.iter_unpack(rest)]
-    return Hello(words[1].decode(), int(words[2]), holdings)
+    holdings = frame.payload[found.end() :]
+    if not 0 < cpus <= CPUS_MOST:
+        raise Lie(f"an instance of {cpus} CPUs")
+    if len(holdings) != count * agent.HOLDING.size:
+        raise Lie("a greeting that is cut short")
+    return Hello(found[2].decode(), cpus, [Holding(*item) for item in agent.HOLDING.iter_unpack(holdings)])
 
 
 def now() -> float:

@@ -6,6 +6,11 @@ argument and no result, and imports nothing of ours.
 
 A host has `slots` places where tasks run, and some places ahead where tasks wait for one, so that the host does
 not stand idle for a round trip. A task may have several attempts alive (a backup); the first to succeed counts.
+
+Who is to blame: an attempt that ends with an exit code is charged to its task. One that its host says it could not
+run as it should, and one that died with its host, are charged to the host first: the task goes to another host, and a
+host to which that happens again and again, with different tasks, is set aside. Only a task that died on several hosts
+is taken to be what kills them.
 """
 
 from __future__ import annotations
@@ -30,11 +35,13 @@ BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
 PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
-SET_ASIDE = 3  # different tasks that fail in a row on a host and succeed elsewhere
+# Of a host, without a success in between: tasks that fail there and succeed elsewhere, times that it could not run what
+# it was sent, times that it died while different tasks ran.
+SET_ASIDE = 3
 SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
 NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
-DEADLY = 5  # hosts lost without notice, each while this task ran there: it is taken to be what kills them
-SPOILED_MOST = 20  # attempts of a task that are not charged to it though they failed, as it was their host's fault
+DEADLY = 5  # times that a host or its agent died while this task ran there: it is taken to be what kills them
+LAST_ATTEMPT = 65_000  # numbers end there
 SAMPLE = 1001  # durations kept to estimate the median
 
 Host = Hashable
@@ -93,7 +100,9 @@ class _Host:
     __slots__ = (
         "ahead",
         "connected",
+        "deaths",
         "duration",
+        "faults",
         "high",
         "leaving",
         "load",
@@ -125,6 +134,8 @@ class _Host:
         self.leaving = False  # it will be interrupted, and said so
         self.streak: set[int] = set()  # tasks failed here since the last success here
         self.proven = 0  # those of them that succeeded elsewhere
+        self.faults = 0  # times that it could not run what it was sent, since the last success here
+        self.deaths: list[frozenset[int]] = []  # what ran each time it died or was lost, since the last success here
 
 
 def ahead(slots: int, round_trip: float, duration: float) -> int:
@@ -171,16 +182,19 @@ class Schedule:
         self._free: OrderedDict[_Host, None] = OrderedDict()  # active hosts with a free slot, longest first
         self._room: OrderedDict[_Host, None] = OrderedDict()  # active hosts whose slots are full, with a place ahead
         self._over = bytearray(tasks)  # 1: has its result or has failed for good
-        self._number = array("H", bytes(2 * tasks))  # the number of the last attempt
+        self._number = array("I", bytes(4 * tasks))  # the number of the last attempt
         self._next = 0  # tasks from here on were never touched, unless in _skip
         self._skip: set[int] = set()
         self._again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
         self._failures: dict[int, list[Host]] = {}  # where a task failed, each time
-        self._uncharged: dict[int, int] = {}  # how many of a task's failures were its host's fault
         self._rests: list[tuple[float, int, _Host]] = []  # when a host's rest is over
         self._announced: list[tuple[float, int, _Host]] = []  # when a host that was to end would have been spared
-        self._losses: dict[int, int] = {}  # how often a task ran on a host that was lost without notice
-        self._ready: dict[frozenset[Host], deque[int]] = {}  # retries that are due, by where they failed
+        self._losses: dict[int, list[Host]] = {}  # where a task ran when the host was lost without notice, each time
+        self._deaths: dict[Host, list[frozenset[int]]] = {}  # of hosts that were lost and may come back
+        self._unfit: dict[int, set[Host]] = {}  # hosts that could not run the task, through no fault of its own
+        # Tasks that may run again now, by where they failed, were lost or could not run, and whether
+        # that was without an end of its own.
+        self._ready: dict[tuple[frozenset[Host], bool], deque[int]] = {}
         self._ready_count = 0
         self._retry_at: list[tuple[float, int]] = []
         self._alive: dict[int, _Attempt] = {}  # by task; a second one is its twin
@@ -219,11 +233,13 @@ class Schedule:
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(name, slots)
+            host.deaths = self._deaths.pop(name, [])
         host.slots = slots
         host.connected = True
         if not host.set_aside:
             self._active.add(name)
         self._place(host)
+        self._judge(host)
 
     def distance(self, name: Host, round_trip: float) -> None:
         """A round trip to the host takes this many seconds."""
@@ -237,7 +253,7 @@ class Schedule:
         Wanted is what an earlier driver started, or what was given up and waits to be run again.
         """
         host = self._hosts[name]
-        if self._over[task] or task in self._alive or task in self._failures or self.stopped:
+        if self._over[task] or task in self._alive or self._shunned(task) or self.stopped:
             return False
         self.used(task, attempt)
         if task in self._again:
@@ -282,15 +298,37 @@ class Schedule:
         host.connected = False
         self._active.discard(name)
         self._place(host)
-        return [attempt.task for attempt in list(host.load.values()) if self._lose(attempt)]
+        load = list(host.load.values())
+        if ran := [attempt for attempt in load if attempt.started is not None and not host.leaving]:
+            self._count_death(host, ran)
+            self._deaths[name] = host.deaths
+        return [attempt.task for attempt in load if self._lose(attempt, attempt in ran)]
 
     def lost(self, name: Host, task: int, attempt: int) -> bool:
-        """The host no longer knows this attempt; True if the task runs again."""
+        """The attempt, sent or running, never came to an end there, by no death; True if the task runs again."""
         known = self._known(name, task, attempt)
         if known is None:
             return False
-        again = self._lose(known)
+        again = self._lose(known, False)
         self._place(known.host)
+        return again
+
+    def died(self, name: Host, attempts: Iterable[tuple[int, int]]) -> list[int]:
+        """The host's agent died with these attempts; returns the tasks that run again.
+
+        Where none is known to have started, those that would have been first did: what kills may be fast. The host is
+        set aside if that happens time after time and no task was always there.
+        """
+        host = self._hosts.get(name)
+        if host is None:
+            return []
+        dead = [known for task, number in attempts if (known := self._known(name, task, number))]
+        ran = [attempt for attempt in dead if attempt.started is not None] or dead[: host.slots]
+        if ran:
+            self._count_death(host, ran)
+        again = [attempt.task for attempt in dead if self._lose(attempt, attempt in ran)]
+        self._place(host)
+        self._judge(host)
         return again
 
     def returned(self, name: Host, task: int, attempt: int) -> None:
@@ -301,7 +339,7 @@ class Schedule:
         if self._number[task] == attempt:
             self._number[task] -= 1
         self.attempts -= 1
-        self._lose(known)
+        self._lose(known, False)
         self._place(known.host)
 
     def started(self, name: Host, task: int, attempt: int, now: float) -> None:
@@ -350,6 +388,9 @@ class Schedule:
         if host.streak:
             host.streak.clear()
             host.proven = 0
+        if host.faults or host.deaths:
+            host.faults = 0
+            host.deaths.clear()
         if task in self._alive:
             other = self._alive[task]
             other.single = False
@@ -360,18 +401,26 @@ class Schedule:
         return Verdict.DONE
 
     def spoiled(self, name: Host, task: int, attempt: int, now: float) -> Verdict:
-        """The attempt failed for what its host lacks: the task is not charged, it runs elsewhere if there is a host."""
+        """The attempt came to nothing since the host had no room, no memory or no descriptors for it.
+
+        The task isn't charged, and runs elsewhere if there is an elsewhere. The host rests, and is set aside if its
+        next tasks after a rest fare the same; what runs while it rests doesn't count.
+        """
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
-        self._end(known)
-        if self._over[task]:
-            self._place(known.host)
-            return Verdict.IGNORED
-        self._uncharged[task] = min(SPOILED_MOST, self._uncharged.get(task, 0) + 1)
-        self._rest(known.host, now)
-        self._place(known.host)
-        return self._fail(known, now)
+        host = known.host
+        if not self._over[task]:
+            self._unfit.setdefault(task, set()).add(name)
+        over = not self._lose(known, False) and self._over[task]
+        if not host.resting:
+            host.faults += 1
+            if host.faults >= SET_ASIDE:
+                self._put_aside(host)
+            else:
+                self._rest(host, FIRST_WAIT * 2.0 ** (host.faults - 1), now)
+        self._place(host)
+        return Verdict.IGNORED if over else Verdict.RETRY
 
     def stop(self) -> None:
         """Start nothing more; what runs may end, what waits is taken back."""
@@ -382,7 +431,9 @@ class Schedule:
 
     def give_up(self, name: Host) -> None:
         """Start nothing more on this host; what runs there may end, what waits is taken back."""
-        host = self._hosts[name]
+        host = self._hosts.get(name)
+        if host is None:
+            return
         host.set_aside = True
         self._active.discard(name)
         self._place(host)
@@ -459,6 +510,11 @@ class Schedule:
         return self.left == 0 or (self.stopped and not self._alive)
 
     @property
+    def idle(self) -> bool:
+        """Nothing is sent to any host, or runs there, as far as is known."""
+        return not self._alive
+
+    @property
     def running(self) -> int:
         """Tasks that run, as far as hosts have told; those sent ahead wait there for a slot."""
         return sum(attempt.started is not None for attempt in self._alive.values())
@@ -524,16 +580,21 @@ class Schedule:
         """The task to run next on this host, removed from where it waited."""
         if self._again:
             return self._again.popleft()
+        self._advance()
         if self._ready_count:
-            for where, tasks in self._ready.items():
-                if host.name in where and not (len(where) >= len(self._active) and self._active <= where):
-                    continue
+            for key, tasks in self._ready.items():
+                where, unlucky = key
+                if host.name in where:
+                    if not (len(where) >= len(self._active) and self._active <= where):
+                        continue
+                    # What died here, or didn't fit, comes last: other tasks show whether the host is to blame.
+                    if unlucky and self._next < self.total:
+                        continue
                 task = tasks.popleft()
                 self._ready_count -= 1
                 if not tasks:
-                    del self._ready[where]
+                    del self._ready[key]
                 return task
-        self._advance()
         if self._next < self.total:
             self._next += 1
             return self._next - 1
@@ -608,8 +669,12 @@ class Schedule:
 
     def _welcome(self, task: int) -> bool:
         """Whether a host with a free slot would take the task."""
-        failed = self._failures.get(task, ())
-        return any(host.name not in failed for host in self._first(self._free, len(failed) + 1))
+        shunned = self._shunned(task)
+        return any(host.name not in shunned for host in self._first(self._free, len(shunned) + 1))
+
+    def _shunned(self, task: int) -> frozenset[Host]:
+        """Hosts where the task failed, was lost or could not run: it goes to another, if there is one."""
+        return frozenset((*self._failures.get(task, ()), *self._losses.get(task, ()), *self._unfit.get(task, ())))
 
     def _back_up(self, orders: list[Decision], now: float) -> None:
         """Slots stand free and nothing is left to start: run the stragglers twice."""
@@ -656,9 +721,11 @@ class Schedule:
 
     def _double(self, attempt: _Attempt, orders: list[Decision]) -> int:
         """Start a second attempt on another host; returns how many were started."""
-        failed = self._failures.get(attempt.task, ())
-        for host in self._first(self._free, 2 + len(failed)):
-            if host is attempt.host or host.name in failed or attempt.task in host.load:
+        if self._number[attempt.task] >= LAST_ATTEMPT:
+            return 0
+        shunned = self._shunned(attempt.task)
+        for host in self._first(self._free, 2 + len(shunned)):
+            if host is attempt.host or host.name in shunned or attempt.task in host.load:
                 continue
             self._number[attempt.task] += 1
             self.attempts += 1
@@ -701,25 +768,48 @@ class Schedule:
             twin.single = True
             self._stragglers.append(twin)
 
-    def _lose(self, attempt: _Attempt) -> bool:
-        """The attempt came to nothing, as far as is known through no fault of its own; True if the task runs again."""
+    def _lose(self, attempt: _Attempt, died: bool) -> bool:
+        """The attempt came to nothing, as far as is known through no fault of its own; True if the task runs again.
+
+        `died`: its host did while it ran.
+        """
         task = attempt.task
         self._end(attempt)
         if self._over[task]:
             return False
-        if attempt.started is not None and not attempt.host.leaving:
-            self._losses[task] = losses = self._losses.get(task, 0) + 1
-            if losses >= DEADLY and task not in self._alive:
-                self.deadly.append((task, attempt.number, attempt.host.name))
-                self._give_up_task(task)
-                return False
+        losses = self._losses.get(task, [])
+        if died and not attempt.host.leaving:
+            losses = self._losses.setdefault(task, losses)
+            losses.append(attempt.host.name)
         if task in self._alive:
             return False
-        if task in self._failures:
+        if (len(losses) >= DEADLY and self._deadly(task)) or attempt.number >= LAST_ATTEMPT:
+            self.deadly.append((task, attempt.number, attempt.host.name))
+            for host in self._hosts.values():
+                host.deaths = [ran for ran in host.deaths if task not in ran]
+            self._give_up_task(task)
+            return False
+        if task in self._failures or task in self._losses or task in self._unfit:
             self._make_ready(task)
         else:
             self._again.append(task)
         return True
+
+    def _count_death(self, host: _Host, ran: list[_Attempt]) -> None:
+        suspects = frozenset(attempt.task for attempt in ran)
+        # Where another host has died with one of them, too, this proves nothing of the host.
+        if not any(where != host.name for task in suspects for where in self._losses.get(task, ())):
+            host.deaths.append(suspects)
+
+    def _judge(self, host: _Host) -> None:
+        """Set the host aside if it died time after time, and no task was always there."""
+        if len(host.deaths) >= SET_ASIDE and not frozenset.intersection(*host.deaths):
+            self._put_aside(host)
+
+    def _deadly(self, task: int) -> bool:
+        """Whether different hosts died with the task, as far as there are different ones."""
+        where = set(self._losses[task])
+        return len(where) > 1 or all(host.set_aside or host.name in where for host in self._hosts.values())
 
     def _recall(self, attempt: _Attempt) -> None:
         attempt.recalled = True
@@ -737,9 +827,13 @@ class Schedule:
         if host is None or task not in host.streak:
             return
         host.proven += 1
-        if host.proven >= SET_ASIDE and not host.set_aside and self._active - {name}:
-            self.give_up(name)
-            self.put_aside.append(name)
+        if host.proven >= SET_ASIDE and self._active - {name}:
+            self._put_aside(host)
+
+    def _put_aside(self, host: _Host) -> None:
+        if not host.set_aside:
+            self.give_up(host.name)
+            self.put_aside.append(host.name)
 
     def _fail(self, attempt: _Attempt, now: float) -> Verdict:
         task, host = attempt.task, attempt.host
@@ -747,29 +841,25 @@ class Schedule:
         failures.append(host.name)
         host.streak.add(task)
         if len(host.streak) >= SET_ASIDE:
-            self._rest(host, now)
+            # Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong.
+            others = (self._hosts[other] for other in self._active)
+            if any(len(other.streak) < SET_ASIDE for other in others):
+                self._rest(host, FIRST_WAIT * 2.0 ** (len(host.streak) - SET_ASIDE), now)
         if task in self._alive:
             return Verdict.RETRY
-        if len(failures) - self._uncharged.get(task, 0) > self.retries:
+        if len(failures) > self.retries or attempt.number >= LAST_ATTEMPT:
             self._give_up_task(task)
             return Verdict.FAILED
         self.retried += 1
-        if task in self._uncharged and not self._active <= set(failures):
-            self._make_ready(task)
-            return Verdict.RETRY
         longest = min(self.retry_sleep, FIRST_WAIT * 2.0 ** (len(failures) - 1))
         heapq.heappush(self._retry_at, (now + longest * self._random.uniform(0.5, 1.0), task))
         return Verdict.RETRY
 
-    def _rest(self, host: _Host, now: float) -> None:
-        """Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong."""
-        others = (self._hosts[name] for name in self._active)
-        if host.resting or not any(len(other.streak) < SET_ASIDE for other in others):
-            return
-        seconds = min(self.retry_sleep, FIRST_WAIT * 2.0 ** max(0, len(host.streak) - SET_ASIDE))
-        host.resting = True
-        heapq.heappush(self._rests, (now + seconds, id(host), host))
-        self._place(host)
+    def _rest(self, host: _Host, seconds: float, now: float) -> None:
+        if not host.resting:
+            host.resting = True
+            heapq.heappush(self._rests, (now + min(self.retry_sleep, seconds), id(host), host))
+            self._place(host)
 
     def _give_up_task(self, task: int) -> None:
         self._over[task] = 1
@@ -778,7 +868,7 @@ class Schedule:
             self.stop()
 
     def _make_ready(self, task: int) -> None:
-        self._ready.setdefault(frozenset(self._failures[task]), deque()).append(task)
+        self._ready.setdefault((self._shunned(task), task in self._losses or task in self._unfit), deque()).append(task)
         self._ready_count += 1
 
     def _sample(self, duration: float) -> None:

@@ -1,5 +1,8 @@
 """A job under random faults: killed drivers and agents, failing tasks, cut connections, instances that go or limp.
 
+And instances that turn bad: where the agent dies whenever a task runs, where there is no room for outputs, where what
+answers in the agent's place lies.
+
 Used by the tests, for seconds, and by bench/chaos.py, for as long as one likes.
 """
 
@@ -8,16 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hardway.local import faults
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.pmap import liar
 from tests.pmap.conftest import Cluster
 from tests.pmap.proxy import Proxy
 
@@ -27,8 +34,10 @@ COMMAND = (
 )
 
 KINDS = {
-    "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1
+    "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1,
+    "dies": 1, "has_no_room": 1, "liar": 3,
 }  # fmt: skip
+BAD = "bad"  # a file in the home of a bad instance that says how it is bad
 
 
 @dataclass
@@ -38,6 +47,8 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     doubled: int = 0
+    forged: int = 0
+    accused: set[str] = field(default_factory=set)  # instances that were called liars and are none
     exact: bool = False
     said: str = ""
 
@@ -57,28 +68,37 @@ def run(
     job: str,
     spare: int = 2,
     seconds: float = 15.0,
+    pause: tuple[float, float] = (0.3, 1.5),
 ) -> Report:
-    """Run a job of `tasks` until it ends, with faults for `seconds` at most; at least `spare` instances survive.
+    """Run a job of `tasks` until it ends, with faults for `seconds` at most; at least `spare` instances stay well.
 
-    Takes two minutes at most, else TimeoutExpired.
+    `pause` is the shortest and the longest time between faults. Takes two minutes at most, else TimeoutExpired.
     """
     rng = random.Random(seed)
     report = Report()
     over = threading.Event()
     drivers: list[subprocess.Popen[str]] = []
-    alive = list(cluster.ids)
+    alive, well = list(cluster.ids), list(cluster.ids)
+    homes = dict(zip(cluster.ids, cluster.homes, strict=True))
     daemon = cloud.running
 
     def fault() -> None:
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         one = rng.choice(alive)
+        if kind in ("instance", "interrupt", "liar", *liar.SICK):
+            if len(well) <= spare or (kind not in ("instance", "interrupt") and one not in well):
+                return
+            if one in well:
+                well.remove(one)
         if kind == "cut":
             proxy.cut()
+        elif kind == "liar":
+            turn_bad(homes[one], rng.choice([*liar.LIES, *[liar.GARBLED] * 4]), rng.randrange(1 << 20))
+        elif kind in liar.SICK:
+            turn_bad(homes[one], kind)
         elif kind == "agent" and not kill_agent(cluster, rng):
             return
         elif kind in ("instance", "interrupt"):
-            if len(alive) <= spare:
-                return
             alive.remove(one)
             if kind == "instance":
                 cloud.client("ec2").terminate_instances(InstanceIds=[one])
@@ -98,7 +118,7 @@ def run(
 
     def harm() -> None:
         end = time.monotonic() + seconds
-        while not over.wait(rng.uniform(0.3, 1.5)) and time.monotonic() < end:
+        while not over.wait(rng.uniform(*pause)) and time.monotonic() < end:
             fault()
 
     arguments = "\n".join(str(x) for x in range(tasks))
@@ -136,6 +156,11 @@ def run(
         line.split()[1] for line in (cluster.jobs / job / "journal").read_text().splitlines() if line.startswith("done")
     )
     report.exact = out == expected(tasks)
+    report.forged = out.count("forged")
+    liars = {one for one, home in homes.items() if (home / BAD).exists()}
+    report.accused = {
+        one for one in cluster.ids for line in report.said.splitlines() if one in line and "not from our agent" in line
+    } - liars
     report.lost = tasks - len(results)
     report.doubled = sum(count - 1 for count in results.values())
     return report
@@ -146,12 +171,41 @@ def _raced(said: str) -> bool:
     return "not running" in said
 
 
+@contextlib.contextmanager
+def may_turn_bad(cloud: LocalCloud) -> Iterator[None]:
+    """Have the instances look, before they start an agent, whether they are to be bad."""
+    tools = cloud.directory / "bin"
+    shutil.copy(liar.__file__, tools / "liar.py")
+    python = tools / "python3"
+    python.write_text(
+        f'#!/bin/sh\n[ -e ~/{BAD} ] || exec /usr/bin/python3 "$@"\nread -r kind seed <~/{BAD}\n'
+        'exec /usr/bin/python3 "${0%/*}/liar.py" "$kind" "$seed" /tmp/spoken\n'
+    )
+    python.chmod(0o755)
+    try:
+        yield
+    finally:
+        python.unlink()
+
+
+def turn_bad(home: Path, kind: str, seed: int = 0) -> None:
+    """From now on nothing good answers there."""
+    (home / BAD).write_text(f"{kind} {seed}\n")
+    for lock in home.glob(".hardway/*/lock"):
+        end_holders(lock)
+
+
 def kill_agent(cluster: Cluster, rng: random.Random) -> bool:
     """End an agent, as the kernel does when memory runs out; False where there is none."""
     locks = [lock for home in cluster.homes for lock in home.glob(".hardway/*/lock")]
     if not locks:
         return False
-    holders = subprocess.run(["fuser", rng.choice(locks)], capture_output=True, text=True).stdout.split()
+    return end_holders(rng.choice(locks))
+
+
+def end_holders(lock: Path) -> bool:
+    """Kill the processes that have this file open; False where there are none."""
+    holders = subprocess.run(["fuser", lock], capture_output=True, text=True).stdout.split()
     for holder in holders:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(holder), signal.SIGKILL)
