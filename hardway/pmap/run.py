@@ -93,7 +93,7 @@ def pmap(
         if ends := [instance.ends for instance in selected if instance.ends]:
             shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
         found = _earlier(command, depends, resume, shown) if resume else None
-        text = " ".join(selector.split() if isinstance(selector, str) else selector)
+        text = "-" if engine else instances.text_of(selector)
         about = {"selector": text, "region": settings.aws.region, "source": arguments.source}
         opened = Job(found) if found else Job.create(command, name=job, depends=depends, **about)
         with opened:
