@@ -12,6 +12,7 @@ import random
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -285,7 +286,7 @@ def translate(error: Exception) -> HardwayError | None:
     """
     if isinstance(error, HardwayError):
         return error
-    if isinstance(error, KeyError) and _MEMBER.fullmatch(str(error.args[0] if error.args else "")):
+    if isinstance(error, KeyError) and error.args and _MEMBER.fullmatch(str(error.args[0])) and _is_ours(error):
         return Garbled(f"AWS's answer has no {error.args[0]!r}, which it must have")
     from botocore import exceptions as b
 
@@ -305,6 +306,12 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised in this package, and not by the tasks of others that call it."""
+    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
+    return frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__
 
 
 def _refused(error: Any) -> HardwayError:

@@ -8,6 +8,7 @@ and end the task there. `Lines` prints a list one item a line. Nothing here know
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import sys
 import threading
@@ -406,6 +407,8 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
         return Failed(f"cannot write{target}: {why}")
     if error.filename:
         return Failed(f"{_named(error)}: {why}")
+    if error.errno in (errno.EISDIR, errno.EIO, errno.EAGAIN, errno.EBADF):  # a standard stream, which has no name
+        return Failed(f"cannot read or write: {why}")
     if isinstance(error, ConnectionError | TimeoutError):
         return Failed(f"a connection was lost: {why}")
     return None

@@ -148,6 +148,8 @@ def unwritable(error: OSError | ValueError) -> HardwayError:
     _forget_what_stdout_holds()
     if isinstance(error, BrokenPipeError):
         return HardwayError("", 128 + signal.SIGPIPE)
+    if isinstance(error, UnicodeEncodeError):
+        return Failed(f"cannot write to stdout: its encoding, {error.encoding}, has no {error.object[error.start]!a}")
     closed = isinstance(error, ValueError) or error.errno == errno.EBADF
     why = "it is closed" if closed else (getattr(error, "strerror", None) or str(error)).lower()
     return Failed(f"cannot write to stdout: {why}")
