@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardway.errors import UsageError
@@ -114,6 +114,7 @@ LEGAL = st.text(
 )
 
 
+@settings(deadline=None)
 @given(LEGAL, LEGAL, st.sampled_from(["", " ", ",", " web-2 ", " role=db "]))
 def test_any_name_and_no_other_is_selected_in_quotes(name: str, other: str, around: str) -> None:
     own, others = instance(4, name), instance(5, other)
@@ -124,12 +125,14 @@ def test_any_name_and_no_other_is_selected_in_quotes(name: str, other: str, arou
     assert parse(f"Name={quoted(name)}").match([own, others]) == [own, others][: 2 if other == name else 1]
 
 
+@settings(deadline=None)
 @given(LEGAL, LEGAL)
 def test_any_value_and_no_other_is_selected_in_quotes(value: str, other: str) -> None:
     own, others = instance(4, "x", key=value), instance(5, "x", key=other)
     assert parse(f"key={quoted(value)}").match([own, others]) == [own, others][: 2 if other == value else 1]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=" ,=*?\"'\\-ab\n", max_size=20))
 def test_a_text_in_one_line_means_the_same(text: str) -> None:
     try:
@@ -140,6 +143,7 @@ def test_a_text_in_one_line_means_the_same(text: str) -> None:
     assert (again.hosts, again.networks, again.tags) == (parsed.hosts, parsed.networks, parsed.tags)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet=" ,=*?\"'\\-ab", min_size=1, max_size=8), max_size=4))
 def test_a_list_as_a_text_means_the_same(items: list[str]) -> None:
     try:
