@@ -86,7 +86,10 @@ class _Face:
             if not self._changes:
                 raise
             why = str(error) or "nobody reads stdout"
-            raise Failed(f"{why}; what has been done, and could not be printed: {' '.join(text.split())}") from error
+            ids = text.splitlines()
+            # Ids, a URL, an address: what is more, such as a shell's settings, may be a secret, and can be asked for.
+            told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
+            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
 
 
 _nothing = _Face(False, False)
