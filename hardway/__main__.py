@@ -11,6 +11,7 @@ def main() -> None:
     # Ctrl-C would interrupt the imports with a traceback; once a task runs, it raises again.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    import_module("hardway.streams").secure()
     import_module("hardway.tasks").main()
 
 

@@ -1,6 +1,7 @@
 """botocore clients, kept as long as they are used, with retries set; and botocore's errors as sentences.
 
-Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile).
+Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile). An
+answer that is none, such as the login page of a network, is an error here, and never an empty list.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import getpass
 import os
 import random
+import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -40,6 +43,11 @@ _NO_CAPACITY = _NO_CAPACITY_NOW | {
 }
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
+# The first element of an answer in XML, and what tells something in every answer.
+_ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->)*<(?:\w+:)?(\w+)", re.DOTALL)
+_TELLS = re.compile(r"Describe|Run|Start|Stop|Terminate|Create(?!Route)")
+# What our own code looks for in an answer.
+_MEMBER = re.compile(r"[A-Z][A-Za-z0-9]+")
 
 MADE_TAG = "hardway-made"
 """On what hardway has made and `ec2.cleanup` may remove; its value is when."""
@@ -50,6 +58,13 @@ KEPT_CLIENTS = 8
 _clients: dict[Any, Any] = {}
 """The one used last is the last."""
 _lock = threading.Lock()
+
+
+class Garbled(Failed):
+    """An answer that AWS can't have given, or that was cut on its way: nobody knows what the call has done."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; is a proxy, or the login page of a network, between here and AWS?")
 
 
 def ec2(settings: Settings) -> Any:
@@ -114,7 +129,10 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", models.loader(service))
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_timestamp)
+    make = parsers.create_parser
+    parsers.create_parser = lambda protocol: _checked(make(protocol), protocol == "ec2")
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
@@ -131,6 +149,37 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.
     known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
     return session.create_client(service, config=known_here, endpoint_url=endpoint or None)
+
+
+def _checked(parser: Any, of_ec2: bool) -> Any:
+    """botocore's parser; raises Garbled for what is no answer, of which it makes any exception, or an empty answer."""
+    parse = parser.parse
+
+    def parsed(response: Any, shape: Any) -> Any:
+        body = response["body"]
+        try:
+            answer = parse(response, shape)
+        except Exception as error:
+            raise Garbled(f"AWS's answer can't be read{_excerpt(body)}") from error
+        if of_ec2 and 300 <= response["status_code"] < 500 and not answer.get("Error", {}).get("Code"):
+            raise Garbled(f"EC2 refuses this, and does not say why{_excerpt(body)}")
+        if of_ec2 and response["status_code"] == 200:
+            root = _ROOT.match(body)
+            if not root or not root[1].endswith(b"Response"):
+                raise Garbled(f"this is no answer of EC2{_excerpt(body)}")
+            told = answer.keys() - {"ResponseMetadata"}
+            if shape is not None and not told and _TELLS.match(shape.name):
+                raise Garbled(f"EC2's answer tells nothing{_excerpt(body)}")
+        return answer
+
+    parser.parse = parsed
+    return parser
+
+
+def _excerpt(body: Any) -> str:
+    if not isinstance(body, bytes):
+        return ""
+    return f" ({body[:60].decode(errors='replace')!a}{'...' if len(body) > 60 else ''})" if body else " (empty)"
 
 
 def _timestamp(value: Any) -> datetime:
@@ -221,17 +270,29 @@ def is_answered(error: BaseException) -> bool:
     return isinstance(error, Exception) and bool(error_code(error)) and not _is_outage(error)
 
 
+def is_about_one(error: Exception) -> bool:
+    """Whether EC2 has refused what was asked for, which it may do for something else."""
+    return is_answered(error) and error_code(error) not in _EXPIRED | _UNKNOWN_KEY | _THROTTLED
+
+
 def _is_outage(error: Exception) -> bool:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
-    if isinstance(error, HTTPClientError | ConnectionError):
+    if isinstance(error, HTTPClientError | ConnectionError | Garbled):
         return True
     status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status >= 500 and error_code(error) not in _NO_CAPACITY | _THROTTLED
 
 
 def translate(error: Exception) -> HardwayError | None:
-    """The sentence for an error of botocore's; None for what is not one."""
+    """The sentence for an error of botocore's, or for an answer that lacks what it must have; None for others.
+
+    One that is a sentence already stays as it is.
+    """
+    if isinstance(error, HardwayError):
+        return error
+    if isinstance(error, KeyError) and error.args and _MEMBER.fullmatch(str(error.args[0])) and _is_ours(error):
+        return Garbled(f"AWS's answer has no {error.args[0]!r}, which it must have")
     from botocore import exceptions as b
 
     if isinstance(error, b.ClientError):
@@ -252,9 +313,15 @@ def translate(error: Exception) -> HardwayError | None:
     return None
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised in this package, and not by the tasks of others that call it."""
+    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
+    return frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__
+
+
 def _refused(error: Any) -> HardwayError:
     code = error_code(error)
-    said = error.response["Error"].get("Message", "")
+    said = error.response.get("Error", {}).get("Message", "")
     if code in _EXPIRED:
         return UsageError(f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code})")
     if code in _UNKNOWN_KEY:

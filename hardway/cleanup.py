@@ -13,7 +13,7 @@ from typing import Any
 from hardway import aws, networks, security_groups, tags, unfinished
 from hardway.access import SECURITY_GROUP
 from hardway.config import Settings
-from hardway.errors import Failed, UsageError
+from hardway.errors import PartlyFailed, UsageError
 from hardway.instances import ALIVE, Instance, describe
 from hardway.unfinished import LAUNCH_TAG
 
@@ -61,7 +61,7 @@ def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
 def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], None]) -> list[str]:
     """Remove things, and return the ids of those that are gone; of one that turns out to be in use `say` is told.
 
-    Raises Failed at the end where one can't be removed for another reason.
+    Raises PartlyFailed at the end where one can't be removed for another reason.
     """
     ec2 = aws.ec2(settings)
     calls: dict[str, Callable[[Thing], Any]] = {
@@ -87,7 +87,7 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
         else:
             removed.append(thing.id)
     if failed:
-        raise Failed(f"{len(removed)} removed, {len(failed)} not: {'; '.join(failed)}")
+        raise PartlyFailed(f"{len(removed)} removed, {len(failed)} not: {'; '.join(failed)}", removed)
     return removed
 
 

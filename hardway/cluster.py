@@ -25,9 +25,9 @@ from fabric.group import GroupResult
 from hardway import access, ssh, tags
 from hardway.config import Cluster as Defaults
 from hardway.config import Settings
-from hardway.errors import Failed, UsageError
+from hardway.errors import Failed, HardwayError, UsageError
 from hardway.group import CommandError, CommandResult, InstanceGroup, report
-from hardway.instances import Instance, describe, parse
+from hardway.instances import Instance, describe, tagged
 from hardway.script import Script
 from hardway.tables import Table
 
@@ -169,7 +169,7 @@ def start(
         for i in chosen
     }
     report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if asked.install else START_SECONDS), say)
-    tags.add(settings, chosen, {TAG: address})
+    tags.add(settings, chosen, {TAG: address}).complete()
     _until_registered(settings, engine, master, chosen, seconds)
     return _cluster(address, chosen)
 
@@ -190,7 +190,7 @@ def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance])
         other = instance.tags.get(TAG, address)
         if other == address:
             continue
-        for cluster in _clusters(describe(settings, parse(f"{TAG}={other}"))):
+        for cluster in _clusters(describe(settings, tagged(TAG, other))):
             moves = cluster.engine == _engine(address).name and cluster.master in ids
             if cluster.master and not moves:
                 raise UsageError(
@@ -295,7 +295,7 @@ def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: 
         else:
             continue
         log = outcome.stdout.decode(errors="replace").strip() or "(its log is empty)"
-        raise Failed(f"the {role} on {connection.instance} {why}\n{log}")
+        raise Failed(f"the {role} on {connection.instance} {why}", log.splitlines())
 
 
 def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> list[Instance]:
@@ -306,14 +306,19 @@ def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], No
     outcomes = _on_each(settings, chosen, "stop", {i.id: {} for i in chosen}, START_SECONDS)
     done = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
     ran = {c.instance.id for c, outcome in outcomes.items() if c.instance in done and outcome.stdout.strip()}
-    tags.remove(settings, done, [TAG])
-    report(outcomes, say)
-    return [instance for instance in chosen if instance.id in ran]
+    tags.remove(settings, done, [TAG]).complete()
+    ended = [instance for instance in chosen if instance.id in ran]
+    try:
+        report(outcomes, say)
+    except HardwayError as error:
+        error.result = [instance.id for instance in ended]
+        raise
+    return ended
 
 
 def clusters(settings: Settings) -> Table[Cluster]:
     """All clusters of the region."""
-    found = _clusters(describe(settings, parse(f"{TAG}=*")))
+    found = _clusters(describe(settings, tagged(TAG)))
     return Table(found, "engine", "address", "dashboard", "master", "size")
 
 
@@ -351,7 +356,7 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
         raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists those there are")
     [address] = addresses
     engine, host = _engine(address), _host(address)
-    members = describe(settings, parse(f"{TAG}={address}"))
+    members = describe(settings, tagged(TAG, address))
     master = next((one for one in members if one.private_ip == host and one.state == "running"), None)
     if not master:
         raise UsageError(f"the master of {address} is gone: start the cluster again")

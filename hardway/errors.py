@@ -9,24 +9,40 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import Any
 
 from invoke.exceptions import Exit
+
+from hardway.terminal import printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """The numbers of those OSErrors that say of a file that it can't be written: a person's disk, and no bug of ours."""
 
 
 class HardwayError(Exit):
-    """What went wrong and what to do about it, in one line.
+    """What went wrong and what to do about it, in one line; below it, `lines` that show it, such as the end of a log.
 
-    `message` is shown to a person as it is; `code` becomes the exit code of the process.
+    `message` is what a person is shown: whatever a terminal would obey in the names, and answers of others, that were
+    put into it is written out. `code` becomes the exit code of the process. `result` is what the task would have
+    returned, of what is done: the command line prints it.
     """
 
-    def __init__(self, message: str, code: int = 2) -> None:
-        super().__init__(message, code)
+    result: Any = None
+
+    def __init__(self, message: str, code: int = 2, lines: Iterable[str] = ()) -> None:
+        super().__init__("\n".join(map(printable, (message, *lines))), code)
 
     def __str__(self) -> str:
-        return self.message or ""
+        return self.message
+
+    @property
+    def message(self) -> str:
+        """What a person is shown."""
+        return self._message
+
+    @message.setter
+    def message(self, text: str) -> None:
+        self._message = printable(text, keep="\n")
 
 
 class UsageError(HardwayError):
@@ -46,8 +62,16 @@ class NothingMatched(HardwayError):
 class Failed(HardwayError):
     """The work itself failed, on an instance or in a task of a job. Exit code 1."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, 1)
+    def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
+        super().__init__(message, 1, lines)
+
+
+class PartlyFailed(Failed):
+    """Some of the work failed, or was bad input, and some is done, which is the `result`."""
+
+    def __init__(self, message: str, result: Any, code: int = 1) -> None:
+        HardwayError.__init__(self, message, code)
+        self.result = result
 
 
 class Interrupted(HardwayError):

@@ -22,9 +22,9 @@ from typing import IO, Any, TypeVar
 import paramiko
 from fabric.group import GroupException, GroupResult, ThreadingGroup
 
-from hardway import ssh
+from hardway import ssh, streams
 from hardway.config import Settings
-from hardway.errors import Failed, UsageError
+from hardway.errors import Failed, HardwayError, UsageError
 from hardway.instances import Instance
 from hardway.keys import HostKeys
 from hardway.script import Launch, Script, Words, not_run
@@ -60,7 +60,11 @@ class ConnectionLost(ssh.ConnectError):
 
 
 class OutputClosed(Exception):
-    """Whoever read our stdout has gone: no failure of the instance whose output was to be printed."""
+    """Our stdout can't be written: no failure of the instance whose output was to be printed. `error` is what it is."""
+
+    def __init__(self, error: HardwayError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class GroupFailed(Failed):
@@ -141,8 +145,9 @@ class Printer:
         return b"".join(name + line for line in lines.splitlines(keepends=True))
 
     def _emit(self, data: bytes, error: bool) -> None:
-        stream = sys.stderr if error or self.to_stderr else sys.stdout
-        with self._lock, _closed_is_no_failure():
+        talk = error or self.to_stderr
+        stream = streams.talk() if talk else sys.stdout
+        with self._lock, contextlib.nullcontext() if talk else _closed_is_no_failure():
             stream.flush()
             # A stream that a Python caller put in place may take only text.
             binary = getattr(stream, "buffer", None)
@@ -167,7 +172,8 @@ class FoldingPrinter(Printer):
     def fold(self, outcomes: Iterable[Any]) -> None:
         """Print each output once, that of the most instances first, under a line that says from which it came.
 
-        Outputs are the same where every byte and how the command ended are. Raises BrokenPipeError.
+        Outputs are the same where every byte and how the command ended are. Raises HardwayError for a stdout that
+        can't be written.
         """
         same: dict[tuple[str, bytes], list[CommandResult]] = {}
         for outcome in outcomes:
@@ -187,7 +193,7 @@ class FoldingPrinter(Printer):
                 if last and not last.endswith(b"\n"):
                     self._emit(b"\n", error=False)
         except OutputClosed as closed:
-            raise BrokenPipeError from closed
+            raise closed.error from closed
 
 
 def _whose(results: Sequence[CommandResult], ended: str) -> str:
@@ -203,9 +209,10 @@ def _whose(results: Sequence[CommandResult], ended: str) -> str:
 @contextlib.contextmanager
 def _closed_is_no_failure() -> Iterator[None]:
     try:
-        yield
-    except BrokenPipeError as error:
-        raise OutputClosed from error
+        with streams.writing():
+            yield
+    except HardwayError as error:
+        raise OutputClosed(error) from error
 
 
 class InstanceGroup(ThreadingGroup):
@@ -230,8 +237,8 @@ class InstanceGroup(ThreadingGroup):
         """Do `action` with an open connection to each instance; returns connection to result or exception.
 
         Connections are closed as each ends. `on_outcome` is called in the caller's thread. On Ctrl-C running commands
-        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised; BrokenPipeError where a
-        printer's reader is gone.
+        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised; HardwayError where a
+        printer's stdout can't be written.
         """
         waiting: queue.SimpleQueue[ssh.InstanceConnection] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[tuple[ssh.InstanceConnection, T | Exception]] = queue.SimpleQueue()
@@ -260,7 +267,7 @@ class InstanceGroup(ThreadingGroup):
                 except queue.Empty:
                     continue
                 if isinstance(outcome, OutputClosed):
-                    raise BrokenPipeError
+                    raise outcome.error
                 results[connection] = outcome
                 if on_outcome:
                     on_outcome(connection, outcome)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from hardway import aws
 from hardway import tags as tagging
 from hardway.config import Settings
-from hardway.errors import Failed, NothingMatched, UsageError, did_you_mean
+from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
 from hardway.instances import Instance
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
@@ -288,11 +288,28 @@ def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def take_snapshots(settings: Settings, instance: Instance) -> list[str]:
-    """Snapshots of all volumes of an instance as they are at one moment; EC2 copies them while the instance goes on."""
-    answer = aws.ec2(settings).create_snapshots(
-        InstanceSpecification={"InstanceId": instance.id},
-        Description=f"of {instance}",
-        TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
-    )
-    return [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]
+def take_snapshots(
+    settings: Settings, instances: Iterable[Instance]
+) -> tuple[list[str], dict[Instance, HardwayError]]:
+    """Snapshots of all volumes of each instance as they are at one moment; EC2 copies them while the instance goes on.
+
+    And what it said of those that failed. Raises Interrupted with the ids of those taken.
+    """
+    taken: list[str] = []
+    failed = {}
+    for instance in instances:
+        try:
+            answer = aws.ec2(settings).create_snapshots(
+                InstanceSpecification={"InstanceId": instance.id},
+                Description=f"of {instance}",
+                TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
+            )
+            taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; taken until then: {' '.join(taken) or 'none'}") from None
+        except Exception as error:
+            why = aws.translate(error)
+            if not why:
+                raise
+            failed[instance] = why
+    return taken, failed

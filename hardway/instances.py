@@ -2,6 +2,12 @@
 
 A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
 tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow what is left.
+
+What stands in quotes, or behind a backslash, means nothing but itself: `"gpu box"` and `gpu\\ box` are one Name,
+`"web*"` is no pattern, `"i-1234abcd"` no id, `role="a, b"` one value. A quote opens at the start of a token or of a
+value; in quotes a backslash stands before a quote or a backslash. The items of a list are tokens as they are, and are
+neither split nor unquoted; a backslash before `*`, `?` or a backslash makes that no wildcard.
+
 `parse` and `Selector.match` are pure; `select` asks EC2.
 """
 
@@ -13,13 +19,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 from hardway import aws
 from hardway.config import Settings
-from hardway.errors import NothingMatched, UsageError, did_you_mean
-from hardway.tables import aligned
+from hardway.errors import HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
+from hardway.tables import aligned, count
+from hardway.terminal import printable
+
+T = TypeVar("T")
 
 STATES = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 ALIVE = ("pending", "running", "stopping", "stopped")
@@ -30,9 +39,20 @@ _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _DNS = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.(?:internal|amazonaws\.com|amazonaws\.com\.cn)")
 _NETWORK = re.compile(r"(vpc|subnet|sg)-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _FILTERS = {"vpc": "vpc-id", "subnet": "subnet-id", "sg": "instance.group-id"}
+_ANY_ID = re.compile(r"(?:i|vpc|subnet|sg)-[0-9a-f]+")
+_SEPARATOR = re.compile(r"[\s,]")
+_SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # what a backslash takes the meaning from
+_MOST_VALUE = 256  # characters in a tag's value
+# A name of more words, or a selector of more names, is not looked for.
+_LONGEST_RUN = 5
+_MOST_IN_RUNS = 20
 _TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 # EC2 takes at most this many values in one filter.
 _FILTER_VALUES = 200
+# As many instances as one call is for.
+_BATCH = 500
+# So many times running denied, and never allowed: none of the others will be.
+_MOST_DENIALS = 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,8 @@ class Instance:
         return self.public_ip or self.private_ip
 
     def __str__(self) -> str:
-        return f"{self.name} {self.id}" if self.name else self.id
+        """Which it is, for a person: anybody may have written its name."""
+        return f"{printable(self.name)} {self.id}" if self.name else self.id
 
 
 class Instances(list[Instance]):
@@ -119,12 +140,17 @@ class Instances(list[Instance]):
 
 @dataclass(frozen=True)
 class Selector:
-    """A parsed selector: `hosts` add up, each kind of `networks` and each tag key narrows."""
+    """A parsed selector: `hosts` add up, each kind of `networks` and each tag key narrows.
+
+    Names and values are patterns, with EC2's wildcards, and a backslash before a character that is none. `runs` are
+    tokens that stand side by side, with what is between them: an instance may be named so.
+    """
 
     text: str
     hosts: tuple[str, ...]
     networks: tuple[str, ...]
     tags: tuple[tuple[str, str], ...]
+    runs: tuple[str, ...] = ()
 
     def narrows(self, instance: Instance) -> bool:
         """Whether the instance is in the networks and has the tags asked for (of one kind or key: any of them)."""
@@ -151,38 +177,189 @@ def token_names(token: str, instance: Instance) -> bool:
     """Whether one host token (id, address, DNS name, Name with globs) names the instance."""
     if _ID.fullmatch(token):
         return token == instance.id
+    return _addresses(token, instance) or (
+        not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name))
+    )
+
+
+def _addresses(token: str, instance: Instance) -> bool:
+    """Whether a token is an address, or a DNS name, of the instance."""
     if _IPV4.fullmatch(token):
         return token in (instance.public_ip, instance.private_ip)
-    if _DNS.fullmatch(token) and token in (instance.public_dns, instance.private_dns):
-        return True
-    return bool(_glob(token).fullmatch(instance.name))
+    return bool(_DNS.fullmatch(token)) and token in (instance.public_dns, instance.private_dns)
+
+
+def tagged(key: str, value: str | None = None) -> Selector:
+    """The selector of those that have a tag, with exactly this value if one is given."""
+    return Selector("", (), (), ((key, "*" if value is None else _literally(value)),))
+
+
+def quoted(name: str) -> str:
+    """The selector that means the instances of exactly this name."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise UsageError for what nobody should name an instance, or anything else that is asked for by its name.
+
+    What would be taken for something else, what can't be seen, and what EC2 doesn't take for a value:
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions
+    """
+    why = ""
+    if not name.strip():
+        why = "it is empty"
+    elif name.startswith("-"):
+        why = "it would be taken for a flag"
+    elif printable(name) != name or name != name.strip():
+        why = "it has characters that can't be seen"
+    elif len(name) > _MOST_VALUE:
+        why = f"it has more than {_MOST_VALUE} characters"
+    elif _ANY_ID.fullmatch(name) or _IPV4.fullmatch(name) or _DNS.fullmatch(name):
+        why = "it would be taken for an id or an address"
+    if why:
+        raise UsageError(f"{what} {name[:80]!r} can't be a name: {why}")
+
+
+def is_plain(name: str) -> bool:
+    """Whether the name, as it is, is the selector of what is named so; else it is to be quoted."""
+    parsed = parse(name)
+    return (parsed.hosts, parsed.networks, parsed.tags) == ((name,), (), ()) and not re.search(r"[*?]", name)
+
+
+# A token as it was written: where it begins and ends, its characters, and whether each stands for nothing but itself.
+_Token = tuple[int, int, list[tuple[str, bool]]]
 
 
 def parse(selector: str | Iterable[str]) -> Selector:
     """Read a selector given as text or as a list of tokens.
 
-    Raises UsageError for a token that starts with `-` (Invoke hands an unknown flag over as a selector), and for an
-    id that is cut short.
+    Raises UsageError for a token that starts with `-` (Invoke hands an unknown flag over as a selector), for an id that
+    is cut short, a quote that is not closed, and what is no text.
     """
-    text = selector if isinstance(selector, str) else " ".join(selector)
-    hosts, networks, tags = [], [], []
-    for token in re.split(r"[\s,]+", text.strip()):
-        if not token:
+    if isinstance(selector, str):
+        text = selector
+        tokens = list(_tokens(text))
+    else:
+        items = [_item(item) for item in selector]
+        tokens = [(0, 0, item) for item in items if item]
+        text = " ".join(map(_written, (item for _, _, item in tokens)))
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"the selector {text!r} is not UTF-8, which all names at EC2 are")
+    hosts, networks, tags, places = [], [], [], []
+    for begin, end, token in tokens:
+        plain = "".join(character for character, _ in token)
+        is_literal = any(literal for _, literal in token)
+        if token and token[0] == ("-", False):
+            raise UsageError(f"{plain!r} is neither a known flag nor a selector; see the task's --help")
+        if ("=", False) in token:
+            equals = token.index(("=", False))
+            if not equals:
+                raise UsageError(f"{plain!r} is no tag: write key=value")
+            tags.append((plain[:equals], _pattern(token[equals + 1 :])))
             continue
-        if token.startswith("-"):
-            raise UsageError(f"{token!r} is neither a known flag nor a selector; see the task's --help")
-        if "=" in token:
-            key, _, value = token.partition("=")
-            if not key:
-                raise UsageError(f"{token!r} is no tag: write key=value")
-            tags.append((key, value))
-        elif _NETWORK.fullmatch(token):
-            networks.append(token)
-        elif re.fullmatch(r"(i|vpc|subnet|sg)-[0-9a-f]+", token) and not _ID.fullmatch(token):
-            raise UsageError(f"{token!r} is no whole id: it has 8 or 17 hexadecimal digits")
+        if not plain:
+            raise UsageError("an empty name in quotes: no instance can be selected so")
+        if is_literal:
+            pattern = _pattern(token)
+            # Whatever it looks like, it is a name.
+            hosts.append(f"\\{pattern}" if pattern == plain and _looks_special(plain) else pattern)
+        elif _NETWORK.fullmatch(plain):
+            networks.append(plain)
+            continue
+        elif _ANY_ID.fullmatch(plain) and not _ID.fullmatch(plain):
+            raise UsageError(f"{plain!r} is no whole id: it has 8 or 17 hexadecimal digits")
         else:
-            hosts.append(token)
-    return Selector(text, tuple(dict.fromkeys(hosts)), tuple(dict.fromkeys(networks)), tuple(dict.fromkeys(tags)))
+            hosts.append(_pattern(token))
+        if end and not is_literal and not _is_exact(plain):
+            places.append((begin, end))
+    return Selector(text, _once(hosts), _once(networks), _once(tags), _runs(text, places))
+
+
+def _once(items: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def text_of(selector: str | Iterable[str]) -> str:
+    """A selector as one text in one line that means the same."""
+    if isinstance(selector, str):
+        return " ".join(selector[begin:end] for begin, end, _ in _tokens(selector))
+    return parse(selector).text
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    place = 0
+    while place < len(text):
+        if _SEPARATOR.match(text[place]):
+            place += 1
+            continue
+        begin, token, may_quote = place, list[tuple[str, bool]](), True
+        while place < len(text) and not _SEPARATOR.match(text[place]):
+            character = text[place]
+            if character == "\\" and _SPECIAL.match(text[place + 1 : place + 2]):
+                token.append((text[place + 1], True))
+                place += 2
+                may_quote = False
+            elif character in "\"'" and may_quote:
+                inside, place = _until_closed(text, place)
+                token += [(each, True) for each in inside] or [("", True)]
+                may_quote = False
+            else:
+                may_quote = character == "=" and ("=", False) not in token
+                token.append((character, False))
+                place += 1
+        yield begin, place, token
+
+
+def _until_closed(text: str, place: int) -> tuple[str, int]:
+    """What stands in the quotes that open at this place, and the place behind them."""
+    quote, inside = text[place], ""
+    place += 1
+    while place < len(text) and text[place] != quote:
+        if text[place] == "\\" and text[place + 1 : place + 2] in (quote, "\\"):
+            place += 1
+        inside += text[place]
+        place += 1
+    if place >= len(text):
+        raise UsageError(f"the quote {quote} is not closed in {text!r}; for a name with one in it write \\{quote}")
+    return inside, place + 1
+
+
+def _item(item: Any) -> list[tuple[str, bool]]:
+    """A list's item as a token; empty for a blank one. A line read from a file has its newline yet."""
+    if not isinstance(item, str):
+        raise UsageError(f"a selector is text, or a list of texts, and not of {type(item).__name__}")
+    found = re.findall(r"\\([*?\\])|(.)", item.strip("\r\n"), re.DOTALL) if item.strip() else []
+    return [(escaped or character, bool(escaped)) for escaped, character in found]
+
+
+def _written(token: Iterable[tuple[str, bool]]) -> str:
+    """A token as it is written in a text."""
+    return "".join(f"\\{c}" if literal or (_SPECIAL.match(c) and c not in "*?=-") else c for c, literal in token)
+
+
+def _pattern(token: Iterable[tuple[str, bool]]) -> str:
+    return "".join(f"\\{c}" if (literal and c in ("*", "?")) or c == "\\" else c for c, literal in token)
+
+
+def _literally(text: str) -> str:
+    return re.sub(r"([*?\\])", r"\\\1", text)
+
+
+def _looks_special(name: str) -> bool:
+    return bool(_is_exact(name) or _NETWORK.fullmatch(name) or _ANY_ID.fullmatch(name))
+
+
+def _runs(text: str, places: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """What in the text may be one name that was not quoted: tokens with nothing else between them than separators."""
+    if len(places) > _MOST_IN_RUNS:
+        return ()
+    found = []
+    for first in range(len(places)):
+        for last in range(first + 1, min(len(places), first + _LONGEST_RUN)):
+            run = text[places[first][0] : places[last][1]]
+            if len(re.findall(r"[^\s,]+", run)) == last - first + 1:
+                found.append(run)
+    return tuple(found)
 
 
 def select(
@@ -206,6 +383,9 @@ def select(
     found = sorted(describe(settings, parsed), key=lambda i: (i.launched, i.id))
     matching = parsed.match(found)
     result = [i for i in matching if i.state in states]
+    if acting:
+        _refuse_unquoted(parsed, found, states)
+        _refuse_ambiguous(parsed, result)
     for token in parsed.hosts:
         named = [i for i in found if token_names(token, i)]
         if on_unknown and not named and _is_exact(token):
@@ -213,9 +393,40 @@ def select(
         else:
             _check_token(settings, token, named, states)
     if acting and not result:
-        hint = _near_tag(describe(settings), parsed) or "; `inv ec2.ls` shows them all"
+        every = describe(settings)
+        hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or "; `inv ec2.ls` shows them all"
         raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}{hint}")
     return result
+
+
+def _refuse_unquoted(parsed: Selector, found: Iterable[Instance], states: Sequence[str]) -> None:
+    """Raise UsageError where an instance is named like two tokens together: it, or two others, may be meant."""
+    for instance in found:
+        if instance.name in parsed.runs and instance.state in states and instance.state in ALIVE:
+            raise UsageError(
+                f"{instance.name!r} is two names or more in a selector, and also the one name of {instance.id}: write "
+                f"{quoted(instance.name)}, with the quotes, for that, or the others' ids"
+            )
+
+
+def _refuse_ambiguous(parsed: Selector, result: Sequence[Instance]) -> None:
+    """Raise UsageError where an address is that of several instances, as private ones in several VPCs may be."""
+    for token in parsed.hosts:
+        having = [i for i in result if _addresses(token, i)]
+        alive = [i for i in having if i.state in ALIVE] or having
+        if len(alive) > 1:
+            each = ", ".join(f"{i} in {i.vpc or 'no VPC'}" for i in alive)
+            raise UsageError(
+                f"{token} is the address of {len(alive)} instances ({each}): give the id of the one that is meant"
+            )
+
+
+def _unquoted(text: str, instances: Iterable[Instance]) -> str:
+    """A hint where what was written is an instance's name as a whole."""
+    whole = text.strip()
+    if any(instance.name == whole for instance in instances) and not is_plain(whole):
+        return f"; for the one that is named so write {quoted(whole)}, with the quotes"
+    return ""
 
 
 def _check_token(settings: Settings, token: str, named: Sequence[Instance], states: Sequence[str]) -> None:
@@ -228,7 +439,9 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
         raise UsageError(f"{named[-1]} is {named[-1].state}, not{_in(states)}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
     known = {i.name for i in describe(settings) if i.name and i.state in states} if not named else ()
-    hint = did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
+    near = next((name for name in known if token in re.split(r"[\s,]+", name) and not is_plain(name)), "")
+    hint = f"; an instance is named {near!r}: write {quoted(near)}, with the quotes" if near else ""
+    hint = hint or did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
     raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}{hint}")
 
 
@@ -259,8 +472,17 @@ def _refuse_everything(selector: Selector) -> None:
     if not (selector.hosts or selector.networks or selector.tags):
         raise UsageError("an empty selector: say which instances are meant (ids, addresses, names, key=value)")
     for token in selector.hosts:
-        if not token.strip("*?"):
+        if _is_everything(token):
             raise UsageError(f"{token!r} would mean every instance of the account: say which are meant")
+    keys = {key: [value for each, value in selector.tags if each == key] for key, _ in selector.tags}
+    if not selector.hosts and not selector.networks and all(any(map(_is_everything, keys[key])) for key in keys):
+        each = " ".join(f"{key}=*" for key in keys)
+        raise UsageError(f"{each!r} would mean every instance that has such a tag: say which are meant")
+
+
+def _is_everything(pattern: str) -> bool:
+    """Whether it leaves out nothing, or nothing but what is short."""
+    return bool(pattern) and not pattern.strip("*?")
 
 
 def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
@@ -294,18 +516,25 @@ def _queries(selector: Selector) -> list[list[dict[str, Any]]]:
     for network in selector.networks:
         narrow.setdefault(_FILTERS[_kind(network)], []).append(network)
     for key, value in selector.tags:
-        narrow.setdefault(f"tag:{key}", []).append(value)
+        narrow.setdefault(f"tag:{key}", []).append(_asked(value))
     if not selector.hosts:
         return [[{"Name": name, "Values": values} for name, values in narrow.items()]]
     by_filter: dict[str, list[str]] = {}
     for token in selector.hosts:
         for name in _host_filters(token):
-            by_filter.setdefault(name, []).append(token)
+            by_filter.setdefault(name, []).append(_asked(token) if name == "tag:Name" else token)
+    if selector.runs:
+        by_filter.setdefault("tag:Name", []).extend(_asked(_literally(run)) for run in selector.runs)
     return [
         [{"Name": name, "Values": values[start : start + _FILTER_VALUES]}]
         for name, values in by_filter.items()
         for start in range(0, len(values), _FILTER_VALUES)
     ]
+
+
+def _asked(pattern: str) -> str:
+    """The pattern as a filter's value: of what an API may read in another way any one character is asked for."""
+    return re.sub(r"\\.|[\[\]\\]", "?", pattern, flags=re.DOTALL)
 
 
 def _host_filters(token: str) -> tuple[str, ...]:
@@ -325,39 +554,101 @@ def described(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
     yield from describe(settings, Selector("", tuple(ids), (), ()))
 
 
-def terminate(settings: Settings, instances: Iterable[Instance]) -> None:
+class Done(list[Instance]):
+    """The instances that EC2 has done something to; `failed` are the others, with the error that says why."""
+
+    def __init__(self, done: Iterable[Instance], failed: Mapping[Instance, HardwayError]) -> None:
+        super().__init__(done)
+        self.failed = dict(failed)
+
+    def complete(self) -> None:
+        """Raise what EC2 said of the first that failed, if one has."""
+        for instance, why in self.failed.items():
+            raise HardwayError(f"{instance}: {why}" if self else str(why), why.code) from why
+
+
+def terminate(settings: Settings, instances: Iterable[Instance]) -> Done:
     """Terminate instances, each of which EC2 must know. Idempotent."""
-    for ids in in_batches(instances):
-        aws.ec2(settings).terminate_instances(InstanceIds=ids)
+    call = aws.ec2_once(settings).terminate_instances
+    return each(instances, lambda ids: call(InstanceIds=ids), "TerminatingInstances")
 
 
-def start(settings: Settings, instances: Iterable[Instance]) -> None:
+def start(settings: Settings, instances: Iterable[Instance]) -> Done:
     """Start stopped instances. Idempotent."""
-    for ids in in_batches(instances):
-        aws.ec2(settings).start_instances(InstanceIds=ids)
+    call = aws.ec2_once(settings).start_instances
+    return each(instances, lambda ids: call(InstanceIds=ids), "StartingInstances")
 
 
-def stop(settings: Settings, instances: Iterable[Instance]) -> None:
-    """Stop running instances. Idempotent. Raises UsageError for spot instances whose request is for one time."""
-    chosen = list(instances)
-    for ids in in_batches(chosen):
-        try:
-            aws.ec2(settings).stop_instances(InstanceIds=ids)
-        except Exception as error:
-            spot = ", ".join(str(instance) for instance in chosen if instance.spot)
-            if not spot or aws.error_code(error) != "UnsupportedOperation":
-                raise
-            nothing = "nothing was stopped: " if ids[0] == chosen[0].id else ""
-            raise UsageError(f"{nothing}EC2 can't stop spot instances ({spot}); `inv ec2.rm` terminates them") from None
+def stop(settings: Settings, instances: Iterable[Instance]) -> Done:
+    """Stop running instances. Idempotent. Spot instances whose request is for one time can't be stopped."""
+    call = aws.ec2_once(settings).stop_instances
+    done = each(instances, lambda ids: call(InstanceIds=ids), "StoppingInstances")
+    for instance in done.failed:
+        error = done.failed[instance].__cause__
+        if instance.spot and isinstance(error, Exception) and aws.error_code(error) == "UnsupportedOperation":
+            done.failed[instance].message = "EC2 can't stop spot instances; `inv ec2.rm` terminates them"
+    return done
 
 
-def reboot(settings: Settings, instances: Iterable[Instance]) -> None:
+def reboot(settings: Settings, instances: Iterable[Instance]) -> Done:
     """Ask EC2 to reboot running instances, which it does within minutes."""
-    for ids in in_batches(instances):
-        aws.ec2(settings).reboot_instances(InstanceIds=ids)
+    call = aws.ec2_once(settings).reboot_instances
+    return each(instances, lambda ids: call(InstanceIds=ids))
 
 
-def in_batches(instances: Iterable[Instance], size: int = 500) -> Iterator[list[str]]:
+def each(
+    instances: Iterable[Instance], call: Callable[[list[str]], Any], answered: str = "", size: int = _BATCH
+) -> Done:
+    """Have EC2 do something to each instance by calls for many, whichever of them it refuses. The call is idempotent.
+
+    For one that it refuses EC2 does nothing to any, or to those of another zone alone: so the others are asked for
+    again without those that the refusal names, else in halves. `answered` is the list in the answer that has each.
+    Raises what EC2 says to all: that it is not reached, or does not know these credentials.
+    """
+    chosen = {instance.id: instance for instance in instances}
+    batches = list(in_batches(chosen.values(), size))
+    done: set[str] = set()
+    failed: dict[str, HardwayError] = {}
+    denials = 0
+    try:
+        while batches:
+            ids = batches.pop(0)
+            try:
+                answer = aws.persistently(partial(call, ids))
+            except Exception as error:
+                why = aws.translate(error)
+                if why is None:
+                    raise
+                if why is not error:
+                    why.__cause__ = error
+                denials += aws.is_denied(error) and len(ids) == 1
+                if not aws.is_about_one(error) or (denials >= _MOST_DENIALS and not done):
+                    if not done and not failed:
+                        raise
+                    failed |= dict.fromkeys([*ids, *(id for batch in batches for id in batch)], why)
+                    break
+                if len(ids) == 1:
+                    failed[ids[0]] = why
+                    continue
+                named = [id for id in ids if id in str(error)]
+                rest = [id for id in ids if id not in named]
+                if named and rest:
+                    batches[:0] = [rest, *([id] for id in named)]
+                else:
+                    batches[:0] = [ids[: len(ids) // 2], ids[len(ids) // 2 :]]
+            else:
+                shown = {each["InstanceId"] for each in answer.get(answered, [])} if answered else {*ids}
+                done |= shown & {*ids}
+                failed |= {id: aws.Garbled(f"EC2's answer has no {id}") for id in ids if id not in shown}
+    except KeyboardInterrupt as error:
+        ids = [id for id in chosen if id in done]
+        if not ids:
+            raise
+        raise Interrupted(f"interrupted; done by then for {count(len(ids), 'instance')}: {' '.join(ids)}") from error
+    return Done([i for i in chosen.values() if i.id in done], {chosen[id]: why for id, why in failed.items()})
+
+
+def in_batches(instances: Iterable[Instance], size: int = _BATCH) -> Iterator[list[str]]:
     """Their ids, as many at a time as one call takes."""
     ids = [instance.id for instance in instances]
     for first in range(0, len(ids), size):
@@ -376,9 +667,13 @@ def _kind(network: str) -> str:
 
 @cache
 def _glob(pattern: str) -> re.Pattern[str]:
-    """EC2's own wildcards in filters: `*` for any text, `?` for one character; nothing else is special."""
+    """EC2's own wildcards in filters: `*` for any text, `?` for one character, and a backslash before what is none.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html#Filtering_Resources_CLI
+    """
     parts = {"*": ".*", "?": "."}
-    return re.compile("".join(parts.get(char) or re.escape(char) for char in pattern), re.DOTALL)
+    pieces = re.findall(r"\\(.)|(.)", pattern, re.DOTALL)
+    return re.compile("".join(re.escape(c) if c else parts.get(p) or re.escape(p) for c, p in pieces), re.DOTALL)
 
 
 def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> Instance:

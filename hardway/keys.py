@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
-from hardway import private
+from hardway import state
 from hardway.errors import UsageError
 
 CONSOLES = 50
@@ -57,7 +57,7 @@ def own_key() -> KeyPair:
         _make(path)
     try:
         with path.open("rb") as file:
-            private.mend_file(file.fileno())
+            state.mend_file(file.fileno())
             key = serialization.load_ssh_private_key(file.read(), password=None)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read our private key {path} ({error}): move it away and a new one is made") from None
@@ -74,7 +74,7 @@ def _make(path: Path) -> None:
     secret = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    private.directory(path.parent)
+    state.private(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -97,7 +97,7 @@ class HostKeys:
     def __init__(self, path: Path | None = None, consoles: int = CONSOLES) -> None:
         self.path = path or user_state_path("hardway") / "known_hosts"
         if path is None and self.path.parent.is_dir():
-            private.state()
+            state.state_directory()
         self._consoles = consoles
         self._lock = threading.Lock()
         self._asked: set[str] = set()
@@ -145,9 +145,9 @@ class HostKeys:
     def _locked(self) -> Iterator[IO[str]]:
         """The file, to append to, after what others have appended was read."""
         with self._lock:
-            private.directory(self.path.parent)
-            with open(self.path, "a", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                private.mend_file(file.fileno())
+            state.private(self.path.parent)
+            with open(self.path, "a", opener=state.private_file) as file:
+                state.mend_file(file.fileno())
                 fcntl.flock(file, fcntl.LOCK_EX)
                 self._known, self._confirmed = self._read()
                 yield file
@@ -157,7 +157,7 @@ class HostKeys:
         confirmed: set[str] = set()
         try:
             with self.path.open(errors="replace") as file:
-                private.mend_file(file.fileno())
+                state.mend_file(file.fileno())
                 lines = file.read().splitlines()
         except FileNotFoundError:
             return known, confirmed

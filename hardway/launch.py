@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -17,7 +18,7 @@ from hardway.commands import file_content
 from hardway.config import Settings, number, text
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.gather import Gathering, Wanted
-from hardway.instances import ENDS_TAG, Instance
+from hardway.instances import ENDS_TAG, Instance, check_name, is_plain, quoted
 from hardway.readiness import Probes, some
 from hardway.tables import count
 from hardway.tags import read as read_tags
@@ -116,6 +117,7 @@ def read_request(settings: Settings, wait: bool, tags: Iterable[str] | None, **o
         raise UsageError("--on-demand is for a mix with spot instances: add --spot 1.0; without it all are on demand")
     if not 0 < numbers["ssh_port"] < 65536:
         raise UsageError("--ssh-port is between 1 and 65535")
+    check_name(str(chosen["name"]), "--name")
     init = _read_init(str(chosen["init"]))
     limits = userdata.Limits(numbers.pop("max_hours"), numbers.pop("idle_minutes"))
     userdata.compose(init, limits, texts["ssh_user"], numbers["ssh_port"])
@@ -148,10 +150,15 @@ def launch(
     *,
     on_ready: Callable[[int], None] = lambda count: None,
     prepare: Callable[[list[Instance]], None] | None = None,
+    publish: Callable[[list[Instance]], None] | None = None,
+    before: Callable[[str], None] = lambda plan: None,
 ) -> list[Instance]:
     """Launch, wait until each instance answers over SSH (unless told not to), and return them.
 
-    `on_ready` is told how many more are ready; `prepare` is called with them all, as a part of the launch. On any
+    `before` is called with a sentence (`start 3 instances ...`) when all is looked up, right before the first thing is
+    made; what it raises ends the launch. `on_ready` is told how many more are ready; `prepare` is called with them
+    all, as a part of the launch, and `publish` when they are to be told to whoever asked for them: a launch of which
+    nobody learns has not ended well. On any
     failure, Ctrl-C, SIGTERM and SIGHUP included, what was started is terminated, `say` is told, and the error raised:
     UsageError before anything was started, Failed for what EC2 or the instances could not do.
     """
@@ -165,6 +172,9 @@ def launch(
         costs.refuse_above(settings, quote, request.spot, request.max_cost, request.limits.max_hours, say)
     network = access.network(settings, request.subnet, request.vpc, request.zone)
     pools = fleet.pools(settings, request.types, network)
+    before(f"start {count(request.num, 'instance')} named {request.name}, of {image.id} in {network.vpc}: {quote}")
+    if not is_plain(request.name):
+        say(f"in a selector the name is to be quoted: {shlex.quote(quoted(request.name))}")
     token = unfinished.new_token(request.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with unfinished.under_way(token) as mark:
         call = _call(settings, request, image, network, token, say)
@@ -179,7 +189,7 @@ def launch(
             bids=bids,
             on_demand=request.on_demand,
         )
-        ready = _gather(settings, request, started, mark, say, on_ready, prepare)
+        ready = _gather(settings, request, started, mark, say, on_ready, prepare, publish)
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
 
@@ -191,6 +201,7 @@ def _gather(
     say: Callable[[str], None],
     on_ready: Callable[[int], None],
     prepare: Callable[[list[Instance]], None] | None,
+    publish: Callable[[list[Instance]], None] | None,
 ) -> list[Instance]:
     """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
     wanted = Wanted(request.num, request.min, request.wait, request.seconds_timeout, request.seconds_wait)
@@ -201,6 +212,9 @@ def _gather(
                 _warn_of_endless(ready, probes.unwatched, say)
             if prepare:
                 prepare(ready)
+            # Until their ids are out the tag says whose they are, should we be killed.
+            if publish:
+                publish(ready)
             started.keep([instance.id for instance in ready])
         except BaseException as error:
             raise _with_near_role(settings, request.role, _ended(started, error, mark, say)) from error

@@ -54,7 +54,7 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
         outcomes[connection] = _named(outcome)
     moved = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
     try:
-        tags.add(settings, moved, userdata.ends_tag(now, hours))
+        tags.add(settings, moved, userdata.ends_tag(now, hours)).complete()
     except Exception as error:
         why = aws.translate(error)
         if not why:

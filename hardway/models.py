@@ -18,9 +18,9 @@ from typing import Any
 import botocore
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
-from platformdirs import user_cache_path
 
 from hardway import whole
+from hardway.state import cache_directory
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
@@ -88,7 +88,7 @@ def loader(service: str) -> Loader:
         # Models that this user has put before botocore's.
         return Loader()
     try:
-        file = user_cache_path("hardway") / f"botocore-{botocore.__version__}-{service}.models"
+        file = cache_directory() / f"botocore-{botocore.__version__}-{service}.models"
         try:
             return KeptLoader(file.read_text())
         except (OSError, ValueError, KeyError, TypeError):

@@ -15,7 +15,7 @@ from typing import Any
 from hardway import aws, security_groups, signals, tags
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError, did_you_mean
-from hardway.instances import ALIVE, Selector, describe
+from hardway.instances import ALIVE, Selector, check_name, describe
 
 VPC_TAG = "hardway-vpc"
 """On all that `make` makes; its value is new for each VPC, so that one whose making was never answered is found."""
@@ -131,6 +131,7 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     """
     if name.startswith("vpc-"):
         raise UsageError(f"{name!r} would be taken for an id: take another name")
+    check_name(name, "the VPC's name")
     # EC2 takes a name in a filter for a glob.
     named = [vpc for vpc in _vpcs(settings, {"tag:Name": name}) if tags.of(vpc)["Name"] == name]
     if len(named) > 1 or (named and VPC_TAG not in tags.of(named[0])):

@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
-from platformdirs import user_cache_path
 
 from hardway import aws, whole
 from hardway.config import Settings
 from hardway.errors import HardwayError
 from hardway.instances import Instance
+from hardway.state import cache_directory
 
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]
@@ -160,7 +160,7 @@ def _add_to_cache(where: str, asked: Known) -> None:
 
 
 def _cache_path() -> Path:
-    return user_cache_path("hardway") / "on-demand.json"
+    return cache_directory() / "on-demand.json"
 
 
 def spot(settings: Settings, types: Iterable[str], say: Say = _nothing) -> dict[tuple[str, str], float]:

@@ -17,16 +17,40 @@ from typing import Any
 
 from invoke.config import Config
 from invoke.exceptions import ParseError
-from invoke.parser import Parser, ParserContext, ParseResult
+from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
-from hardway.cli import closed_stdout_ends
+from hardway import streams
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
+
+# Invoke's own flags that mean something to our tasks, which run no shell commands of Invoke's here.
+_FLAGS = {
+    "complete", "config", "debug", "dry", "help", "list", "list-depth", "list-format", "print-completion-script",
+    "version", "write-pyc",
+}  # fmt: skip
 
 
 class Program(InvokeProgram):
     """A program of the tasks it is given. Exit code 2 for what it can't read, and 130 for Ctrl-C."""
+
+    def core_args(self) -> list[Argument]:
+        """Those of Invoke's flags that do something; all, where the tasks are somebody else's."""
+        every: list[Argument] = super().core_args()
+        if self.namespace is None:
+            return every
+        offered = [argument for argument in every if argument.name in _FLAGS]
+        for argument in offered:
+            if argument.name == "dry":
+                argument.help = "Show what tasks would change, and change nothing."
+        return offered
+
+    def parse_core_args(self) -> None:
+        super().parse_core_args()
+        for argument in super().core_args():
+            # Invoke looks at their values.
+            if argument.name not in self.core[0].args:
+                self.core[0].add_arg(argument)
 
     def parse_core(self, argv: list[str] | None) -> None:
         with self._manners():
@@ -105,18 +129,25 @@ class Program(InvokeProgram):
 
     @contextlib.contextmanager
     def _manners(self) -> Iterator[None]:
-        with closed_stdout_ends():
-            try:
-                yield
-            except ParseError as error:
-                raise self._explained(error) from None
-            except ValueError as error:
-                # Of a task whose default is a number.
-                wrong = re.fullmatch(r"(?:invalid literal|could not convert).*: ('.*')", str(error))
-                if not wrong:
-                    raise
-                raise UsageError(f"{wrong[1]} is not a number") from None
-            finally:
+        try:
+            yield
+        except ParseError as error:
+            raise self._explained(error) from None
+        except BrokenPipeError as error:
+            raise streams.unwritable(error) from None
+        except OSError as error:
+            # Invoke's own lists and texts of help; a file that can't be read has a name.
+            if error.filename:
+                raise
+            raise streams.unwritable(error) from None
+        except ValueError as error:
+            # Of a task whose default is a number.
+            wrong = re.fullmatch(r"(?:invalid literal|could not convert).*: ('.*')", str(error))
+            if not wrong:
+                raise
+            raise UsageError(f"{wrong[1]} is not a number") from None
+        finally:
+            with streams.writing():
                 sys.stdout.flush()
 
     def _explained(self, error: ParseError) -> UsageError:
@@ -193,6 +224,7 @@ def take_over() -> None:
     if config is None or type(running) is not InvokeProgram:
         return
     running.__class__ = Program
+    streams.secure()
     _check_sections(config, "_system", "_user")
     # Called next, by what runs already and stays as it is.
     config._set(load_project=functools.partial(_load_project, config))

@@ -26,12 +26,13 @@ def as_error(interrupt: KeyboardInterrupt) -> HardwayError:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does."""
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does; one that was ignored when we were started, by `nohup`, does not."""
 
     def interrupt(number: int, _frame: Any) -> None:
         raise Signal(number)
 
-    with _handled(interrupt, signal.SIGTERM, signal.SIGHUP):
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    with _handled(interrupt, *heeded):
         yield
 
 

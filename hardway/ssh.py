@@ -25,7 +25,7 @@ import fabric
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
-from hardway import console, private, proxy
+from hardway import console, proxy, state
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 from hardway.instances import Instance
@@ -559,7 +559,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
 
 
 def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
-    private.directory(known.path.parent)
+    state.private(known.path.parent)
     # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
     return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
+from hardway.terminal import printable
+
 Row = TypeVar("Row")
 
 _LEAST = 0.0001  # USD that are told exactly
@@ -31,7 +33,8 @@ class Table(list[Row]):
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, its cells padded to the width of their column."""
+    """A line for each row, its cells padded to the width of their column; nothing in a cell ends it, or is obeyed."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

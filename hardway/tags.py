@@ -8,10 +8,13 @@ from typing import Any
 from hardway import aws
 from hardway.config import Settings
 from hardway.errors import UsageError
-from hardway.instances import Instance, in_batches
+from hardway.instances import Done, Instance, check_name, each
+from hardway.terminal import printable
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
 _RESOURCES = 1000
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions, in characters
+_MOST_KEY, _MOST_VALUE = 128, 256
 
 
 def read(texts: Iterable[str]) -> dict[str, str]:
@@ -21,6 +24,13 @@ def read(texts: Iterable[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not (key and equals) or key.startswith("aws:"):
             raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
+        if len(key) > _MOST_KEY or len(value) > _MOST_VALUE or printable(text) != text:
+            raise UsageError(
+                f"--tag {text[:80]!r}: a key has at most {_MOST_KEY} characters and a value {_MOST_VALUE}, "
+                "all of which can be seen"
+            )
+        if key == "Name":
+            check_name(value, "--tag Name=")
         if result.get(key, value) != value:
             raise UsageError(f"--tag {key} is given twice, as {result[key]!r} and as {value!r}")
         result[key] = value
@@ -31,7 +41,7 @@ def read_keys(texts: Iterable[str]) -> list[str]:
     """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
     keys = [texts] if isinstance(texts, str) else list(texts)
     for key in keys:
-        if not key or "=" in key or key.startswith("aws:"):
+        if not key or "=" in key or key.startswith("aws:") or len(key) > _MOST_KEY or printable(key) != key:
             raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
     return keys
 
@@ -44,16 +54,16 @@ def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
         )
 
 
-def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> None:
+def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> Done:
     """Set tags on instances; one that is there already gets the new value."""
-    for ids in in_batches(instances, _RESOURCES):
-        aws.ec2(settings).create_tags(Resources=ids, Tags=listed(tags))
+    call = aws.ec2_once(settings).create_tags
+    return each(instances, lambda ids: call(Resources=ids, Tags=listed(tags)), size=_RESOURCES)
 
 
-def remove(settings: Settings, instances: Iterable[Instance], keys: Sequence[str]) -> None:
+def remove(settings: Settings, instances: Iterable[Instance], keys: Sequence[str]) -> Done:
     """Take tags off instances, whatever their value; one that is not there is no error."""
-    for ids in in_batches(instances, _RESOURCES):
-        aws.ec2(settings).delete_tags(Resources=ids, Tags=[{"Key": key} for key in keys])
+    call = aws.ec2_once(settings).delete_tags
+    return each(instances, lambda ids: call(Resources=ids, Tags=[{"Key": key} for key in keys]), size=_RESOURCES)
 
 
 def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:

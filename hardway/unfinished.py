@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_state_path
-
-from hardway import aws, private
+from hardway import aws
 from hardway.config import Settings
 from hardway.instances import ALIVE, Instance, Selector, describe
+from hardway.state import state_directory
 from hardway.tables import count
 
 LAUNCH_TAG = "hardway-launch"
@@ -46,8 +45,6 @@ class Mark:
 def under_way(token: str) -> Iterator[Mark]:
     """In this block the launch counts as alive; if its mark stays, or the process is killed, as dead."""
     directory = _directory()
-    private.state()
-    private.directory(directory)
     _forget_old_files(directory)
     path = directory / token
     with path.open("w") as file:
@@ -125,4 +122,4 @@ def _forget_old_files(directory: Path) -> None:
 
 
 def _directory() -> Path:
-    return user_state_path("hardway") / "launches"
+    return state_directory("launches")

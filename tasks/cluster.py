@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, confirm, say, task
+from hardway.cli import Lines, act, confirm, nothing, say, task
 from hardway.later import cluster as clusters
 from hardway.later import instances
 from hardway.later import ssh as connections
@@ -32,7 +32,7 @@ _HELP = {
 }
 
 
-@task(autoprint=True, help=_HELP)
+@task(changes=str, autoprint=True, help=_HELP)
 def spark(
     c: Context,
     selector: str | Iterable[str],
@@ -56,7 +56,7 @@ def spark(
     return _start(settings, clusters.SPARK, selector, asked, yes, seconds_timeout)
 
 
-@task(autoprint=True, help=_HELP)
+@task(changes=str, autoprint=True, help=_HELP)
 def dask(
     c: Context,
     selector: str | Iterable[str],
@@ -80,7 +80,7 @@ def dask(
     return _start(settings, clusters.DASK, selector, asked, yes, seconds_timeout)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
 def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Make instances of a cluster plain ones again.
 
@@ -102,14 +102,16 @@ def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     return found.json() if json else found
 
 
-@task(help={"selector": SELECTOR, "region": REGION})
+@task(changes=nothing, help={"selector": SELECTOR, "region": REGION})
 def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
     """Reach a cluster's dashboard from this machine.
 
     And for Dask the scheduler: at ports of this machine, until Ctrl-C.
     """
     settings = _settings(c, region, real_s3=True)
-    clusters.tunnel(settings, instances.select(settings, selector), say)
+    chosen = instances.select(settings, selector)
+    act("open a tunnel to the cluster of these", instances.Instances(chosen).brief())
+    clusters.tunnel(settings, chosen, say)
 
 
 def _settings(c: Context, region: str | None, real_s3: bool) -> config.Settings:

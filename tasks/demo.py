@@ -11,13 +11,13 @@ from pathlib import Path
 from invoke import Context
 
 from hardway import config
-from hardway.cli import say, task
+from hardway.cli import act, nothing, say, task
 from hardway.errors import Failed, Interrupted, UsageError, did_you_mean
 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-@task(help={"num": "how many instances"})
+@task(changes=nothing, help={"num": "how many instances"})
 def demo(c: Context, num: int | str = "4") -> None:
     """Run the whole job on this machine, to watch.
 
@@ -39,6 +39,7 @@ def demo(c: Context, num: int | str = "4") -> None:
 
 
 @task(
+    changes=nothing,
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
         "engines": "install Spark and Dask into .venv first, and run the tests that need them, too",
@@ -55,7 +56,7 @@ def test(c: Context, args: str = "", engines: bool = False) -> None:
     _run([sys.executable, "-m", "pytest", *(["-m", ""] if engines else []), *shlex.split(args)])
 
 
-@task(help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
+@task(changes=nothing, help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
 def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks.
 
@@ -75,6 +76,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
 
     Raises Failed, or Interrupted.
     """
+    act(f"run {shlex.join(command)}")
     process = subprocess.Popen(command, cwd=_ROOT, env=environment)
     try:
         code = process.wait()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, confirm, progress, say, task
-from hardway.errors import Failed, NothingMatched, UsageError
+from hardway.cli import Lines, act, confirm, nothing, progress, publish, say, task
+from hardway.errors import Failed, HardwayError, NothingMatched, PartlyFailed, UsageError
 from hardway.later import (
     commands,
     costs,
@@ -56,6 +56,7 @@ def region(c: Context, name: str) -> Iterator[None]:
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     iterable=["tag"],
     help={
@@ -124,7 +125,8 @@ def new(
 ) -> Lines:
     """Start instances, ready to log in.
 
-    Waits until they answer over SSH and prints their ids. On any failure nothing is left running.
+    Waits until they answer over SSH and prints their ids. On any failure nothing is left running, nor where the ids
+    can't be written.
     """
     taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
     given = {k: v for k, v in locals().items() if k not in taken}
@@ -145,14 +147,22 @@ def new(
             if script:
                 _run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
 
-        started = launch.launch(settings, request, say, on_ready=on_ready, prepare=prepare if script else None)
+        started = launch.launch(
+            settings,
+            request,
+            say,
+            on_ready=on_ready,
+            prepare=prepare if script else None,
+            publish=lambda ready: publish(_ids(ready)),
+            before=act,
+        )
     if login:
         # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
         try:
             _login(settings, started[0])
         except (Failed, KeyboardInterrupt) as error:
             say(str(error) or "interrupted")
-    return Lines(instance.id for instance in started)
+    return _ids(started)
 
 
 @task(
@@ -229,6 +239,7 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
 
 
 @task(
+    changes=list,
     help={
         "selector": SELECTOR,
         "command": "what to run: text, a file, or - for stdin; without it, log in",
@@ -284,6 +295,7 @@ def ssh(
 
 
 @task(
+    changes=nothing,
     help={
         "source": "a file or a quoted glob; with a leading ':' on the instances",
         "destination": "where to; with a leading ':' on the instances, ending with '/' for a directory",
@@ -328,6 +340,7 @@ def scp(
 
 
 @task(
+    changes=nothing,
     help={
         "source": "a directory here",
         "destination": "':' and its path on the instances, ending with '/' to put it into that directory",
@@ -374,6 +387,7 @@ def push(
 
 
 @task(
+    changes=nothing,
     help={
         "source": "':' and the path of a directory on the instances",
         "destination": "where to here; from several instances each lands under its id",
@@ -410,7 +424,7 @@ def pull(
         groups.report(transfer.pull(groups.InstanceGroup(chosen, settings), there, here, on_bytes), say)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
 def rm(
     c: Context,
     selector: str | Iterable[str],
@@ -427,18 +441,26 @@ def rm(
     found = instances.select(settings, selector, states=instances.STATES, on_unknown=unknown.append)
     alive = [instance for instance in found if instance.state in instances.ALIVE]
     instances.refuse_foreign(alive, any_owner)
+    done: list[Instance] = []
     if alive:
         confirm(f"terminate {_count(alive)}?", instances.Instances(alive).brief(), yes)
-        instances.terminate(settings, alive)
-        say(f"terminated {_count(alive)}, cost so far: {costs.Bill(settings, alive, say).usd}")
+        ended = instances.terminate(settings, alive)
+        done = ended
+        if ended:
+            say(f"terminated {_count(ended)}, cost so far: {costs.Bill(settings, ended, say).usd}")
+        _say_failed(ended.failed, "terminated", len(alive))
+        if ended.failed and not unknown:
+            return _all(_ids(ended), ended.failed, "terminated", len(alive))
     elif found:
         say(f"{_count(found)} terminated already")
     if unknown:
-        raise UsageError(f"there is no instance {', '.join(unknown)}; {len(alive)} others were terminated")
-    return Lines(instance.id for instance in alive)
+        message = f"there is no instance {', '.join(unknown)}; {len(done)} others were terminated"
+        raise PartlyFailed(message, _ids(done), code=2)
+    return _ids(done)
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     help={
         "selector": SELECTOR,
@@ -470,6 +492,7 @@ def wait(
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     help={
         "selector": SELECTOR,
@@ -501,13 +524,15 @@ def start(
     stopped = [instance for instance in chosen if instance.state == "stopped"]
     if stopped:
         confirm(f"start {_count(stopped)}?", instances.Instances(stopped).brief(), yes)
-        instances.start(settings, stopped)
-        if over := lifetime.over(stopped):
+        started = instances.start(settings, stopped)
+        if over := lifetime.over(started):
             say(f"the time of {_count(over)} was over: each ends itself in ten minutes; `inv ec2.extend` moves that")
-    return _wait(settings, chosen, "running", seconds) if wait else Lines(instance.id for instance in chosen)
+        return _going_on(settings, chosen, started.failed, "started", "running", seconds if wait else None)
+    return _going_on(settings, chosen, {}, "started", "running", seconds if wait else None)
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     help={
         "selector": SELECTOR,
@@ -538,11 +563,12 @@ def stop(
     instances.refuse_foreign(going, any_owner)
     if going:
         confirm(f"stop {_count(going)}?", instances.Instances(going).brief(), yes)
-        instances.stop(settings, going)
-    return _wait(settings, chosen, "stopped", seconds) if wait else Lines(instance.id for instance in chosen)
+        stopped = instances.stop(settings, going)
+        return _going_on(settings, chosen, stopped.failed, "stopped", "stopped", seconds if wait else None)
+    return _going_on(settings, chosen, {}, "stopped", "stopped", seconds if wait else None)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
 def reboot(
     c: Context,
     selector: str | Iterable[str],
@@ -558,11 +584,13 @@ def reboot(
     chosen = instances.select(settings, selector)
     instances.refuse_foreign(chosen, any_owner)
     confirm(f"reboot {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
-    instances.reboot(settings, chosen)
-    return Lines(instance.id for instance in chosen)
+    done = instances.reboot(settings, chosen)
+    _say_failed(done.failed, "rebooted", len(chosen))
+    return _all(_ids(done), done.failed, "rebooted", len(chosen))
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     iterable=["tag"],
     help={"selector": SELECTOR, "tag": "key=value; repeat it for more", "yes": YES, "region": REGION},
@@ -582,6 +610,7 @@ def tag(
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     iterable=["tag"],
     help={"selector": SELECTOR, "tag": "key, without a value; repeat it for more", "yes": YES, "region": REGION},
@@ -607,15 +636,51 @@ def _retag(
     given: Any,
     yes: bool,
     verb: str,
-    change: Callable[[config.Settings, list[Instance], Any], None],
+    change: Callable[[config.Settings, list[Instance], Any], instances.Done],
 ) -> Lines:
     if not given:
         raise UsageError(f"there is nothing to {verb}: add --tag, once or more")
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=instances.ALIVE)
     confirm(f"{verb} {_count(chosen)}?", instances.Instances(chosen).brief(), yes)
-    change(settings, chosen, given)
+    done = change(settings, chosen, given)
+    _say_failed(done.failed, f"{verb}ged", len(chosen))
+    return _all(_ids(done), done.failed, f"{verb}ged", len(chosen))
+
+
+def _ids(chosen: Iterable[Instance]) -> Lines:
     return Lines(instance.id for instance in chosen)
+
+
+def _say_failed(failed: Mapping[Instance, HardwayError], verb: str, total: int) -> None:
+    if failed and total > 1:  # else it is the error
+        say(f"{verb} {total - len(failed)} of {count(total, 'instance')}")
+        say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
+
+
+def _all(ids: Lines, failed: Mapping[Instance, HardwayError], verb: str, total: int) -> Lines:
+    """The ids of those that something was done to. Raises HardwayError with them as its result where some failed."""
+    if not failed:
+        return ids
+    if len(failed) == total == 1:
+        [(instance, why)] = failed.items()
+        raise HardwayError(f"nothing was {verb}: {instance}: {why}", why.code)
+    raise PartlyFailed(f"failed on {len(failed)} of {count(total, 'instance')}", ids)
+
+
+def _going_on(
+    settings: config.Settings,
+    chosen: list[Instance],
+    failed: Mapping[Instance, HardwayError],
+    verb: str,
+    state: str,
+    seconds: int | None,
+) -> Lines:
+    """Wait until those that did not fail are in a state, if for so many seconds; their ids, as `_all` tells them."""
+    _say_failed(failed, verb, len(chosen))
+    going = [instance for instance in chosen if instance not in failed]
+    ids = _ids(going) if seconds is None else _wait(settings, going, state, seconds)
+    return _all(ids, failed, verb, len(chosen))
 
 
 def _seconds(settings: config.Settings, flag: int | str | None) -> int:
@@ -623,12 +688,14 @@ def _seconds(settings: config.Settings, flag: int | str | None) -> int:
 
 
 def _wait(settings: config.Settings, chosen: list[Instance], state: str, seconds: int) -> Lines:
+    act(f"wait until {_count(chosen)} are {state}")
     with progress(f"instances {state}", len(chosen)) as on_ready:
         readiness.wait(settings, chosen, state, seconds, on_ready)
-    return Lines(instance.id for instance in chosen)
+    return _ids(chosen)
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     help={
         "selector": SELECTOR,
@@ -659,8 +726,13 @@ def extend(
     lifetime.check(wanted)
     chosen = instances.select(settings, selector)
     confirm(f"have {_count(chosen)} end {count(wanted, 'hour')} from now?", instances.Instances(chosen).brief(), yes)
-    groups.report(lifetime.extend(settings, chosen, wanted), say)
-    return Lines(instance.id for instance in chosen)
+    outcomes = lifetime.extend(settings, chosen, wanted)
+    try:
+        groups.report(outcomes, say)
+    except HardwayError as error:
+        error.result = _ids(c.instance for c, outcome in outcomes.items() if not groups.describe_outcome(outcome))
+        raise
+    return _ids(chosen)
 
 
 @task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
@@ -716,6 +788,7 @@ def _count(chosen: list[Instance]) -> str:
 
 def _login(settings: config.Settings, instance: Instance) -> None:
     """Hand the terminal over to the real `ssh`. Raises HardwayError with its exit code."""
+    act(f"log in to {instance}")
     code = subprocess.call(connections.login_command(instance, settings))
     if code:
         raise Failed(f"ssh ended with {code}")

@@ -11,7 +11,7 @@ from hardway.later import cleanup as cleaning
 from .flags import REGION, YES
 
 
-@task(autoprint=True, help={"yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"yes": YES, "region": REGION})
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     """Remove what hardway made and nothing uses.
 

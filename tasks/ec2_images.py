@@ -9,9 +9,9 @@ from invoke import Context
 
 from hardway import config
 from hardway.cli import Lines, checked_name, confirm, listing, say, task
-from hardway.errors import UsageError
+from hardway.errors import PartlyFailed, UsageError
 from hardway.later import images, instances, tags
-from hardway.tables import Table
+from hardway.tables import Table, count
 
 from .flags import ANY_OWNER, JSON, REGION, SELECTOR, YES
 
@@ -30,6 +30,7 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     help={
         "selector": "the one instance to make it of, as for the other tasks",
@@ -74,7 +75,11 @@ def ami_new(
     return Lines([image])
 
 
-@task(autoprint=True, help={"name": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(
+    changes=Lines,
+    autoprint=True,
+    help={"name": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER},
+)
 def ami_rm(
     c: Context, name: str, yes: bool = False, region: str | None = None, any_owner: bool = False
 ) -> Lines:
@@ -104,7 +109,7 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, *columns), json, "no snapshots")
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
 def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Take snapshots of instances' volumes.
 
@@ -113,12 +118,10 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=STATES)
     confirm("take snapshots of all their volumes?", instances.Instances(chosen).brief(), yes)
-    taken = Lines()
-    try:
-        for instance in chosen:
-            taken += images.take_snapshots(settings, instance)
-    except BaseException:
-        if taken:
-            say(f"taken until then: {' '.join(taken)}")
-        raise
-    return taken
+    taken, failed = images.take_snapshots(settings, chosen)
+    say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
+    if failed and taken:
+        say(f"taken until then: {' '.join(taken)}")
+    if failed:
+        raise PartlyFailed(f"failed on {len(failed)} of {count(len(chosen), 'instance')}", Lines(taken))
+    return Lines(taken)

@@ -7,7 +7,7 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, checked_name, confirm, listing, say, task
+from hardway.cli import Lines, act, checked_name, confirm, listing, nothing, say, task
 from hardway.later import networks, security_groups
 from hardway.tables import Table
 
@@ -31,7 +31,11 @@ def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, "name", "id", "vpc", "rules", "description"), json, "no security groups")
 
 
-@task(autoprint=True, help={"name": "of the group", "vpc": "VPC, name or id; else the default one", "region": REGION})
+@task(
+    changes=Lines,
+    autoprint=True,
+    help={"name": "of the group", "vpc": "VPC, name or id; else the default one", "region": REGION},
+)
 def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
     """Make a security group.
 
@@ -39,13 +43,14 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
     """
     settings = config.settings(c, region)
     where = networks.find(settings, settings.ec2.vpc if vpc is None else vpc)
-    group, made = security_groups.make(settings, checked_name(name), where, "made by hardway")
+    act(f"make the security group {checked_name(name)} in {where}, unless it is there")
+    group, made = security_groups.make(settings, name, where, "made by hardway")
     if made:
         say(f"made the security group {name} ({group.id}) in {where}")
     return Lines([group.id])
 
 
-@task(help={"group": GROUP, **RULE, "region": REGION})
+@task(changes=nothing, help={"group": GROUP, **RULE, "region": REGION})
 def authorize(
     c: Context,
     group: str,
@@ -61,11 +66,12 @@ def authorize(
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
     found = security_groups.one(settings, checked_name(group))
+    act(f"let {rule} in to {found.name} ({found.id})")
     now = "now" if security_groups.authorize(settings, found, rule) else "already"
     say(f"{found.name} ({found.id}) {now} lets in {rule}")
 
 
-@task(help={"group": GROUP, **RULE, "region": REGION})
+@task(changes=nothing, help={"group": GROUP, **RULE, "region": REGION})
 def deauthorize(
     c: Context,
     group: str,
@@ -81,6 +87,7 @@ def deauthorize(
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
     found = security_groups.one(settings, checked_name(group))
+    act(f"remove the rule {rule} of {found.name} ({found.id})")
     removed, others = security_groups.deauthorize(settings, found, rule)
     say(f"{found.name} ({found.id}) {'no longer has' if removed else 'did not have'} the rule {rule}")
     for other in others:
@@ -98,16 +105,22 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
 
 
-@task(autoprint=True, help={"name": "its Name tag, which --vpc takes", "region": REGION})
+@task(changes=Lines, autoprint=True, help={"name": "its Name tag, which --vpc takes", "region": REGION})
 def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
     """Make a VPC with a public subnet in every zone.
 
     Or add what it lacks; prints its id. Never left half made.
     """
-    return Lines([networks.make(config.settings(c, region), checked_name(name), say)])
+    settings = config.settings(c, region)
+    act(f"make the VPC {checked_name(name)}, or add what it lacks")
+    return Lines([networks.make(settings, name, say)])
 
 
-@task(autoprint=True, help={"vpc": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(
+    changes=Lines,
+    autoprint=True,
+    help={"vpc": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER},
+)
 def rm_vpc(
     c: Context, vpc: str, yes: bool = False, region: str | None = None, any_owner: bool = False
 ) -> Lines:

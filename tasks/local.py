@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Argument, Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, Task, say, task
+from hardway.cli import Lines, Task, act, nothing, say, task
 from hardway.later import daemon, faults
 from hardway.local import kinds
 
@@ -43,13 +43,14 @@ class _KindAndSelector(Task):
         return [_Kind(argument, selector) if argument.name == "kind" else argument for argument in arguments]
 
 
-@task(autoprint=True)
+@task(changes=Lines, autoprint=True)
 def up(c: Context) -> Lines:
     """Start the local cloud, and point this shell at it.
 
     Or find it running: `eval "$(inv local.up)"`.
     """
     settings = config.settings(c).local
+    act("start the local cloud, unless it runs already")
     running, new = daemon.up(settings)
     if new:
         say(f"the local cloud is up at {running.endpoint}; isolation of instances: {running.isolation}")
@@ -84,16 +85,18 @@ def status(c: Context, json: bool = False) -> Lines | str:
     return Lines(f"{name}: {value}" for name, value in {**about, "instances": counts, "log": log}.items())
 
 
-@task
+@task(changes=nothing)
 def down(c: Context) -> None:
     """End the local cloud and everything in it.
 
     No process, no file stays.
     """
+    act("end the local cloud and everything in it")
     say("the local cloud is down" if daemon.down() else "the local cloud was not running")
 
 
 @task(
+    changes=nothing,
     klass=_KindAndSelector,
     positional=["kind", "selector"],
     help={
@@ -135,7 +138,9 @@ def fault(
     clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
     """
     given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
-    faults.cause(config.settings(c), daemon.find(), faults.read(kind, selector, after, **given), selector)
+    asked = faults.read(kind, selector, after, **given)
+    act(f"have the local cloud cause {kind}")
+    faults.cause(config.settings(c), daemon.find(), asked, selector)
 
 
 def _exports(running: Running) -> Lines:

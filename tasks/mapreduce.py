@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import confirm, say, task
+from hardway.cli import Lines, act, confirm, is_dry, nothing, say, task
 from hardway.errors import Failed, HardwayError
-from hardway.later import arguments, journal, run, shuffle
+from hardway.later import arguments, instances, journal, run, shuffle
 from hardway.later import report as reports
 from hardway.later import ssh as connections
+from hardway.tables import count
 from hardway.terminal import printable
 
 from .flags import JSON, REGION, SELECTOR, YES
@@ -27,6 +28,7 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
 
 
 @task(
+    changes=Lines,
     autoprint=True,
     optional=["resume"],
     iterable=["depends", "files"],
@@ -114,10 +116,15 @@ def pmap(
         reconnect=reconnect,
         linger=linger,
     )
+    given = arguments.read(args, null)
+    if is_dry():
+        chosen = [] if engine else instances.select(settings, selector)
+        lines = instances.Instances(chosen).brief()
+        act(f"run {command!r} for {count(len(given.items), 'argument')} on {engine or 'these'}", lines)
     return run.pmap(
         settings,
         selector,
-        arguments.read(args, null),
+        given,
         command,
         options,
         job=job or "",
@@ -171,6 +178,7 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
 
 
 @task(
+    changes=str,
     autoprint=True,
     help={
         "urls": f"S3 URLs of objects, one a line: {_LINES}",
@@ -183,6 +191,7 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
 
     In the order of their URLs; prints the URL of the one.
     """
+    act(f"put objects together as {destination}")
     return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
 
 
@@ -199,7 +208,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     return found.json() if json else found
 
 
-@task(help={"job": "names, white space between them; globs allowed", "yes": YES})
+@task(changes=nothing, help={"job": "names, white space between them; globs allowed", "yes": YES})
 def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     """Delete jobs with all their results from this machine."""
     found = journal.find(job)
@@ -215,6 +224,7 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
 
 
 @task(
+    changes=str,
     autoprint=True,
     help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
 )
@@ -225,6 +235,7 @@ def report(c: Context, job: str, to: str | None = None) -> str:
 
     A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
     """
+    act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context
 
-from hardway.cli import Lines, Task, task
+from hardway.cli import Lines, Task, act, nothing, task
 from hardway.errors import UsageError
 from hardway.later import s3stub
+from hardway.tables import count
 
 from .flags import JSON
 
@@ -61,6 +62,7 @@ def sessions(c: Context, json: bool = False) -> Lines | str:
 
 
 @task(
+    changes=nothing,
     klass=_UuidOrAll,
     positional=["uuid"],
     help={"uuid": "the session to remove", "all": "remove every session of this user"},
@@ -72,7 +74,9 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     """
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
-    for session in s3stub.sessions() if all else [s3stub.find(uuid)]:
+    found = s3stub.sessions() if all else [s3stub.find(uuid)]
+    act(f"remove {count(len(found), 'session')}", map(_line, found))
+    for session in found:
         s3stub.remove(session)
 
 

@@ -108,6 +108,20 @@ def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: p
     assert "in broken" in log.read_text()
 
 
+def test_what_others_have_said_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    from hardway.cli import say
+    from hardway.errors import Failed, HardwayError
+
+    hostile = "web\x1b]52;c;eA==\x07\nfailed: db\u202e \x9b2J"
+    say(hostile, f"{hostile} again")
+    for error in (HardwayError(hostile), Failed("its log", [hostile, "and more"])):
+        print(error, file=sys.stderr)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6
+    assert all(line.isprintable() for line in said)
+    assert said[0] == r"web\x1b]52;c;eA==\x07\nfailed: db\u202e \x9b2J"
+
+
 def test_a_call_that_a_task_does_not_take_is_the_callers() -> None:
     from tasks import ec2
 

@@ -5,13 +5,29 @@ from __future__ import annotations
 import getpass
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardway.errors import UsageError
-from hardway.instances import Instance, Instances, _glob, from_description, parse, refuse_foreign
+from hardway.instances import (
+    Instance,
+    Instances,
+    Selector,
+    _glob,
+    _refuse_ambiguous,
+    _refuse_everything,
+    check_name,
+    from_description,
+    is_plain,
+    parse,
+    quoted,
+    refuse_foreign,
+    text_of,
+)
+from hardway.terminal import printable
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -72,8 +88,11 @@ def test_what_a_selector_means(selector: str, meant: list[Instance]) -> None:
     assert parse(selector.replace(",", " ").split()).match([ONE, TWO, THREE]) == meant
 
 
-@pytest.mark.parametrize("selector", ["--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12"])
-def test_what_is_refused(selector: str) -> None:
+@pytest.mark.parametrize(
+    "selector",
+    ["--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12", '"', "'web", 'Name="gpu box', '""', "\udcff", [3]],
+)
+def test_what_is_refused(selector: Any) -> None:
     with pytest.raises(UsageError) as error:
         parse(selector)
     assert "\n" not in str(error.value)
@@ -84,16 +103,123 @@ def test_an_address_is_matched_whole() -> None:
 
 
 @given(st.text(max_size=20))
-def test_a_name_matches_itself(name: str) -> None:
-    assert _glob(name).fullmatch(name)
+def test_everything_matches_any_name(name: str) -> None:
     assert _glob("*").fullmatch(name)
 
 
-@given(st.text(alphabet="ab*?[]{}()^$.+\\|", max_size=8), st.text(alphabet="ab[]^$.+\\", max_size=8))
+LEGAL = st.text(
+    alphabet=st.one_of(st.sampled_from(" ,=*?\"'\\-ab[]i0123456789."), st.characters(exclude_categories=["Cs", "Cc"])),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(deadline=None)
+@given(LEGAL, LEGAL, st.sampled_from(["", " ", ",", " web-2 ", " role=db "]))
+def test_any_name_and_no_other_is_selected_in_quotes(name: str, other: str, around: str) -> None:
+    own, others = instance(4, name), instance(5, other)
+    chosen = parse(around.replace(" role=db ", "") + quoted(name)).match([ONE, TWO, own, others])
+    assert own in chosen
+    assert (others in chosen) == (other == name)
+    assert (TWO in chosen) == (name == TWO.name or "web-2" in around)
+    assert parse(f"Name={quoted(name)}").match([own, others]) == [own, others][: 2 if other == name else 1]
+
+
+@settings(deadline=None)
+@given(LEGAL, LEGAL)
+def test_any_value_and_no_other_is_selected_in_quotes(value: str, other: str) -> None:
+    own, others = instance(4, "x", key=value), instance(5, "x", key=other)
+    assert parse(f"key={quoted(value)}").match([own, others]) == [own, others][: 2 if other == value else 1]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=" ,=*?\"'\\-ab\n", max_size=20))
+def test_a_text_in_one_line_means_the_same(text: str) -> None:
+    try:
+        parsed = parse(text)
+    except UsageError:
+        return
+    again = parse(text_of(text))
+    assert (again.hosts, again.networks, again.tags) == (parsed.hosts, parsed.networks, parsed.tags)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(alphabet=" ,=*?\"'\\-ab", min_size=1, max_size=8), max_size=4))
+def test_a_list_as_a_text_means_the_same(items: list[str]) -> None:
+    try:
+        parsed = parse(items)
+    except UsageError:
+        return
+    again = parse(text_of(items))
+    assert (again.hosts, again.networks, again.tags) == (parsed.hosts, parsed.networks, parsed.tags)
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ('"gpu box"', ["gpu box"]),
+        ("'gpu box'", ["gpu box"]),
+        (r"gpu\ box", ["gpu box"]),
+        (r"gpu\ *", ["gpu box", "gpu rack"]),
+        ('"gpu "*', ["gpu box", "gpu rack"]),
+        ('Name="gpu box"', ["gpu box"]),
+        ("Name='gpu box' role=x", []),
+        ("gpu box", ["gpu", "box"]),
+        ("gpu,box", ["gpu", "box"]),
+        ('gpu,"gpu box"', ["gpu", "gpu box"]),
+        (["gpu box"], ["gpu box"]),
+        (["gpu box\n", "gpu"], ["gpu", "gpu box"]),
+        (["gpu*"], ["gpu", "gpu box", "gpu rack"]),
+        (["Name=gpu box"], ["gpu box"]),
+        (["bob's"], ["bob's"]),
+        ("bob's", ["bob's"]),
+        ("web*", ["web*", "web1"]),
+        ('"web*"', ["web*"]),
+        (r"web\*", ["web*"]),
+        ([r"web\*"], ["web*"]),
+        ('"i-1234abcd"', ["i-1234abcd"]),
+        (r"i\-1234abcd", ["i-1234abcd"]),
+        ("Name=i-1234abcd", ["i-1234abcd"]),
+        ('"x=y"', ["x=y"]),
+        (["Name=x=y"], ["x=y"]),
+        ('"10.0.0.1"', ["10.0.0.1"]),
+        (r"a\b", [r"a\b"]),
+        ([r"a\b"], [r"a\b"]),
+    ],
+)
+def test_what_is_quoted_means_itself(selector: str | list[str], names: list[str]) -> None:
+    known = [
+        "gpu", "box", "gpu box", "gpu rack", "bob's", "web*", "web1", "i-1234abcd", "x=y", "10.0.0.1", "a\\b"
+    ]  # fmt: skip
+    there = [instance(number, name) for number, name in enumerate(known, 1)]
+    assert [i.name for i in parse(selector).match(there)] == names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "-x", "i-1234abcd", "i-0", "vpc-1234abcd", "10.0.0.5", "ip-10-0-0-1.ec2.internal", "a\nb", "a\x1b[2Jb",
+     "\u202egpu", "x" * 257, " gpu", "gpu\t", "\udcff"],
+)  # fmt: skip
+def test_what_nobody_should_be_named_is_refused(name: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_name(name, "--name")
+    assert printable(str(error.value)) == str(error.value)
+
+
+@pytest.mark.parametrize("name", ["web", "gpu box", "a,b", "x=y", "web*", "bob's", "é", "x" * 256])
+def test_other_names_are_taken(name: str) -> None:
+    check_name(name, "--name")
+    assert parse(quoted(name)).match([instance(1, name)])
+    assert is_plain(name) == (name in ("web", "bob's", "é", "x" * 256))
+
+
+@given(st.text(alphabet="ab*?[]{}()^$.+\\|", max_size=8), st.text(alphabet="ab*[]^$.+\\", max_size=8))
 def test_globs_are_those_of_ec2(pattern: str, text: str) -> None:
     def matches(p: str, t: str) -> bool:
         if not p:
             return not t
+        if p[0] == "\\" and len(p) > 1:
+            return bool(t) and p[1] == t[0] and matches(p[2:], t[1:])
         if p[0] == "*":
             return matches(p[1:], t) or bool(t and matches(p, t[1:]))
         return bool(t) and p[0] in ("?", t[0]) and matches(p[1:], t[1:])
@@ -131,3 +257,41 @@ def test_only_another_users_tag_makes_an_instance_foreign() -> None:
     assert all(f"{i} (somebody-else's)" in said for i in theirs[:3])
     assert ("and 2 more" in said, "--any-owner" in said) == (True, True)
     assert own[0].id not in said and own[1].id not in said
+
+
+@pytest.mark.parametrize(
+    "selector",
+    ["*", "**", "?*", "web *", "Name=*", "Name=**", "Name=?*", "owner=*", "Name=* role=?", "Name=web Name=*"],
+)
+def test_what_would_mean_everything_is_refused_where_something_is_done(selector: str) -> None:
+    with pytest.raises(UsageError, match="would mean every instance"):
+        _refuse_everything(parse(selector))
+
+
+@pytest.mark.parametrize(
+    "selector", ["web*", "?eb", '"*"', r"\*", 'Name="*"', "owner=* web", "owner=* role=db", "vpc-0000000a", "role="]
+)
+def test_what_means_something_is_not(selector: str) -> None:
+    _refuse_everything(parse(selector))
+
+
+def test_an_address_of_two_instances_names_neither() -> None:
+    twin = replace(TWO, private_ip=ONE.private_ip, private_dns=ONE.private_dns, vpc="vpc-0000000b")
+    for token in (ONE.private_ip, ONE.private_dns):
+        selector = parse(token)
+        with pytest.raises(UsageError) as error:
+            _refuse_ambiguous(selector, selector.match([ONE, twin]))
+        assert (ONE.id in str(error.value), twin.id in str(error.value)) == (True, True)
+        narrowed = parse(f"{token} vpc-0000000b")
+        _refuse_ambiguous(narrowed, narrowed.match([ONE, twin]))
+        gone = replace(twin, state="terminated")
+        _refuse_ambiguous(selector, selector.match([ONE, gone]))
+
+
+def test_what_others_wrote_forges_no_row() -> None:
+    hostile = instance(7, "web\n\x1b[2Jdb  m7i.large", role="a\u202eb")
+    shown = Instances([hostile, ONE])
+    assert len(str(shown).splitlines()) == len(shown.brief()) == 2
+    for text in (*str(shown).splitlines(), *shown.brief(), str(hostile)):
+        assert printable(text) == text
+    assert str(Selector("", (hostile.id,), (), ()).match([hostile])[0]) == f"web\\n\\x1b[2Jdb  m7i.large {hostile.id}"

@@ -51,6 +51,7 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
+from hardway import state
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
 from hardway.pmap.paths import here
 from hardway.tables import count
@@ -257,7 +258,7 @@ class Job:
         )
         new = jobs_path() / f"{_NEW}{token}"
         try:
-            private(jobs_path())
+            _own(jobs_path())
             _sweep()
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "", path)
@@ -750,20 +751,14 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def private(path: Path) -> None:
+def _own(path: Path) -> None:
     """Make the directory of all jobs and the one it is in, for this user alone, and mend what others may enter.
 
     Raises OSError, and Failed where one of them is another user's.
     """
-    path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     for each in (path.parent, path):
-        with contextlib.suppress(FileExistsError):
-            each.mkdir(mode=0o700)
-        about = each.stat()
-        if about.st_uid != os.geteuid():
+        if state.private(each).stat().st_uid != os.geteuid():
             raise Failed(f"cannot write to {each}: it is another user's; XDG_STATE_HOME says where jobs are kept")
-        if stat.S_IMODE(about.st_mode) != 0o700:
-            each.chmod(0o700)
 
 
 def _sweep() -> None:

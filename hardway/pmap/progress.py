@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
+from hardway import streams
 from hardway.cli import redrawn
 from hardway.pmap.journal import duration
+from hardway.terminal import printable
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
@@ -40,7 +41,7 @@ class Progress:
 
     def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
         self.shown = shown
-        self._stream = stream or sys.stderr
+        self._stream = stream or streams.talk()
         self._live: Any = None
         self._began = self._said = self._drawn = time.monotonic()
         self._done_at_start = 0
@@ -63,7 +64,7 @@ class Progress:
 
     def say(self, *lines: str) -> None:
         """Something happened."""
-        for line in lines if self.shown else ():
+        for line in map(printable, lines) if self.shown else ():
             if self._live:
                 self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
@@ -130,7 +131,7 @@ class Progress:
             parts.append(f"{duration(standing.left / rate)} left")
         if slowest := standing.slowest:
             task, host, since = slowest
-            parts.append(f"slowest: task {self._numbers[task]} on {host} for {duration(now - since)}")
+            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {duration(now - since)}")
         return ", ".join(parts)
 
     def _block(self, standing: Standing, instances: int, now: float) -> object:

@@ -129,7 +129,7 @@ def pmap(
         wanted = journal.fingerprint(command, load.depends, load.digest)
         found = _earlier(wanted, command, where, resume, shown) if resume else None
         target = folder.check(results, journal.read_asked(found) if found else None) if results is not None else None
-        text = " ".join(selector.split() if isinstance(selector, str) else selector)
+        text = "-" if engine else instances.text_of(selector)
         about = {"selector": text, "region": where.get("region", ""), "source": arguments.source}
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)

@@ -1,0 +1,78 @@
+"""Where hardway keeps what is its own on this machine: state, caches and data, for this user's eyes alone.
+
+The mode of these directories is set, whatever the umask is, and mended where it was inherited.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+_PRIVATE = 0o700
+
+
+def state_directory(*below: str) -> Path:
+    """The directory of what must last: jobs, known hosts, launches; or one below it. It is there when this returns."""
+    from platformdirs import user_state_path
+
+    return _own(user_state_path, *below)
+
+
+def cache_directory(*below: str) -> Path:
+    """The same for what can be had again."""
+    from platformdirs import user_cache_path
+
+    return _own(user_cache_path, *below)
+
+
+def data_directory(*below: str) -> Path:
+    """The same for what is the user's, such as the key."""
+    from platformdirs import user_data_path
+
+    return _own(user_data_path, *below)
+
+
+def private(directory: Path) -> Path:
+    """Make a directory, and those above it that are missing, for this user alone; one that is there is made so.
+
+    Raises OSError where that can't be done, and where others may write in one that is not ours to mend.
+    """
+    missing = []
+    for each in (directory, *directory.parents):
+        if each.exists():
+            break
+        missing.append(each)
+    for each in reversed(missing):
+        # `Path.mkdir(parents=True)` gives those above the mode of the umask.
+        each.mkdir(_PRIVATE, exist_ok=True)
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & ~_PRIVATE:
+        try:
+            directory.chmod(_PRIVATE)
+        except PermissionError:
+            if mode & (stat.S_IWGRP | stat.S_IWOTH):
+                what = "it is another user's, and others may write there, too"
+                raise PermissionError(errno.EACCES, what, str(directory)) from None
+    return directory
+
+
+def _own(place: Callable[[str], Path], *below: str) -> Path:
+    path = private(place("hardway"))
+    for name in below:
+        path = private(path / name)
+    return path
+
+
+def private_file(path: str, flags: int) -> int:
+    """Open a file of ours for `open(opener=)`: what is made is for this user alone."""
+    return os.open(path, flags, 0o600)
+
+
+def mend_file(descriptor: int) -> None:
+    """Have an open file of ours that only we can read and write. Raises OSError."""
+    status = os.fstat(descriptor)
+    if stat.S_IMODE(status.st_mode) & 0o177 and status.st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o600)
