@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import subprocess
 import sys
@@ -12,12 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from invoke.context import Context
-from invoke.program import Program
 
 from hardway.errors import UsageError
+from tests import tasks_page
 from tests.conftest import REPOSITORY, Inv
-
-HELP = Path(__file__).parent / "help"
 
 
 def tasks() -> list[str]:
@@ -29,23 +25,16 @@ def tasks() -> list[str]:
 @pytest.mark.parametrize("task", tasks())
 def test_flags_are_public(task: str, home: Path) -> None:
     """Invoke gives out short flags by the order of parameters: a changed order changes people's scripts."""
-    from tasks import ns
-
-    inv = Program(name="Invoke", binary="inv[oke]", binary_names=["invoke", "inv"], namespace=ns)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        inv.run(["inv", "--help", task], exit=False)
-    pinned = HELP / f"{task}.txt"
-    assert pinned.exists(), f"a new task: inv --help {task} > tests/help/{task}.txt"
-    assert said.getvalue() == pinned.read_text()
+    assert tasks_page.block(task) in tasks_page.PAGE.read_text(), "python -m tests.tasks_page writes docs/tasks.md anew"
 
 
 def test_help_at_the_prompt_is_the_same(inv: Inv) -> None:
     result = inv("--help", "ec2.new-vpc")
-    assert (result.code, result.stdout) == (0, (HELP / "ec2.new-vpc.txt").read_text())
+    assert (result.code, result.stdout) == (0, tasks_page.help_of("ec2.new-vpc"))
 
 
-def test_no_help_is_left_of_a_task_that_is_gone() -> None:
-    assert sorted(file.stem for file in HELP.glob("*.txt")) == tasks()
+def test_the_page_of_tasks_has_them_all_and_no_other(home: Path) -> None:
+    assert tasks_page.page() == tasks_page.PAGE.read_text(), "python -m tests.tasks_page writes docs/tasks.md anew"
 
 
 def test_every_flag_has_help() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud
-from tests.test_readme import run
+from tests.test_docs import run
 
 MAIN = "from hardway.__main__ import main; main()"
 

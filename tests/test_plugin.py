@@ -19,7 +19,7 @@ from hardway.pytest_plugin import LocalCloud, start_local_cloud
 from hardway.s3stub import Session
 from tasks import ec2
 from tests.conftest import exports, run_inv
-from tests.test_readme import blocks
+from tests.test_docs import blocks
 
 SECONDS = 30
 OF_A_PERSON = {
@@ -141,7 +141,7 @@ def test_ctrl_c_in_what_is_ours_ends_the_run(home: Path, tmp_path: Path, begun: 
 
 @pytest.mark.parametrize(
     ("how", "options", "conftest"),
-    [(signal.SIGINT, ["-n2"], ""), (signal.SIGKILL, [], blocks("Test your own job", "python")[2])],
+    [(signal.SIGINT, ["-n2"], ""), (signal.SIGKILL, [], blocks("testing", "python")[2])],
 )
 def test_nothing_stays_however_pytest_ends(
     home: Path, tmp_path: Path, how: signal.Signals, options: list[str], conftest: str

@@ -1,0 +1,77 @@
+"""docs/tasks.md is made of the tasks' help: `python -m tests.tasks_page` writes it, and a test compares."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+from invoke.program import Program
+
+PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
+GROUPS = {
+    "ec2": "Instances, copies, images, networks and prices",
+    "mapreduce": "Jobs",
+    "cluster": "Clusters of Spark and Dask",
+    "s3": "The S3 stub",
+    "local": "The local cloud",
+    "": "This repository",
+}
+HEAD = """# Tasks
+
+Each task is a command (`inv ec2.ls`, or `hardway ec2.ls` where hardway is installed) and a function
+(`hardway.tasks.ec2.ls`). `inv --list` lists them, and `inv --help ec2.new` shows one of the texts below.
+
+## What all tasks have in common
+
+A **selector** says which instances, in one argument of tokens with white space or commas between them:
+
+- ids, addresses, DNS names and Name tags (with `*` and `?`) add up,
+- `key=value` tags and `vpc-`, `subnet-`, `sg-` ids narrow,
+- quotes or a backslash take a name literally: `Name="gpu box"`, `gpu\\ box`. A Python list's items are taken whole.
+
+An id that doesn't exist, or isn't in the wanted state, is an error that names it. A task that acts on instances lists
+them and asks, unless `--yes` is given. `--dry` shows what a task would do, and does nothing.
+
+**stdout** carries only results, one a line (what lists also takes `--json`). stderr is for people. Exit code 0: done;
+1: an instance or a task failed, or nothing matched; 2: bad input or configuration, nothing was started; 130: interrupted.
+
+**Settings** have their defaults in [invoke.yaml](../invoke.yaml). A flag, a line in an `invoke.yaml` of your own or the
+environment changes them: `INVOKE_EC2_TYPE=c7i.large inv ec2.new`.
+
+The **region** is `--region`, else `INVOKE_AWS_REGION`, `AWS_REGION`, `AWS_DEFAULT_REGION` or plain `region` in the
+environment, else `aws.region` in invoke.yaml, else the AWS profile's. In Python, tasks called with `c` inside
+`with ec2.region(c, "eu-west-1"):` act in that region.
+
+The prompt completes tasks and flags, in fish and zsh as well: `source <(inv --print-completion-script bash)`.
+"""
+
+
+def help_of(task: str) -> str:
+    """What `inv --help TASK` prints."""
+    from tasks import ns
+
+    inv = Program(name="Invoke", binary="inv[oke]", binary_names=["invoke", "inv"], namespace=ns)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        inv.run(["inv", "--help", task], exit=False)
+    return said.getvalue()
+
+
+def block(task: str) -> str:
+    """A task's part of the page."""
+    return f"### {task}\n\n```text\n{help_of(task).strip()}\n```\n"
+
+
+def page() -> str:
+    """The whole page."""
+    from tasks import ns
+
+    parts = [HEAD]
+    for group, title in GROUPS.items():
+        parts.append(f"## {title}\n")
+        parts += [block(task) for task in sorted(ns.task_names) if task.rpartition(".")[0] == group]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
