@@ -34,7 +34,8 @@ An id that doesn't exist, or isn't in the wanted state, is an error that names i
 them and asks, unless `--yes` is given. `--dry` shows what a task would do, and does nothing.
 
 **stdout** carries only results, one a line (what lists also takes `--json`). stderr is for people. Exit code 0: done;
-1: an instance or a task failed, or nothing matched; 2: bad input or configuration, nothing was started; 130: interrupted.
+1: an instance or a task failed, or nothing matched; 2: bad input or configuration, nothing was started; 130:
+interrupted.
 
 **Settings** have their defaults in [invoke.yaml](../invoke.yaml). A flag, a line in an `invoke.yaml` of your own or the
 environment changes them: `INVOKE_EC2_TYPE=c7i.large inv ec2.new`.

@@ -29,10 +29,8 @@ PAGES = {path: path.read_text() for path in (REPOSITORY / "README.md", *sorted((
 def chapters() -> dict[str, str]:
     """By name, what is read in one go: the sections of the README, and each page of docs/."""
     found = {path.stem: text for path, text in PAGES.items() if path.name != "README.md"}
-    titles = re.findall(
-        r"^##? (.*)\n", re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
-    )
-    for title in titles:
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    for title in re.findall(r"^##? (.*)\n", prose, re.MULTILINE):
         [text] = re.findall(rf"^##? {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
         found[title] = text
     return found
