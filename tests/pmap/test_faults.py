@@ -27,13 +27,17 @@ def taken(cluster: Cluster, job: str) -> Counter[str]:
 def test_an_interruption_is_seen_coming(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
     own = new_cluster(2)
     fault(cloud, "interrupt", own.ids[0], "--notice", "100")
-    waits = f"[ $HARDWAY_INSTANCE_ID != {own.ids[0]} ] || sleep 1000"
+    # The other one holds the job up until the notice has been seen.
+    waits = f"[ $HARDWAY_INSTANCE_ID != {own.ids[0]} ] || sleep 1000; until [ -e go ]; do sleep 0.05; done"
     command = f'read x; echo $x >> log; {waits}; echo "<$x>"'
     with started(own, ARGUMENTS, command, "--job", "spot") as process:
+        assert process.stderr
+        line = next(line for line in process.stderr if "spot interruption" in line)
+        (own.homes[1] / "go").touch()
         out, said = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, ANSWERS), said
-    assert f"{own.ids[0]}: spot interruption in " in said
-    assert "nothing new starts" in said
+    assert f"{own.ids[0]}: spot interruption in " in line
+    assert "nothing new starts" in line
     here = own.homes[0] / "log"
     assert not here.exists() or len(here.read_text().splitlines()) == 1
     assert set(taken(own, "spot").values()) == {1}
@@ -71,7 +75,7 @@ def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
     own = new_cluster(2)
     hung = own.ids[0]
     command = (
-        'read x; echo $x >> log; if [ $x = 11 ]; then until [ -e last ]; do sleep .02; done; '
+        "read x; echo $x >> log; if [ $x = 11 ]; then until [ -e last ]; do sleep .02; done; "
         f'elif [ $HARDWAY_INSTANCE_ID = {hung} ]; then until [ -e go ]; do sleep .02; done; fi; echo "<$x>"'
     )
     here, there = own.homes

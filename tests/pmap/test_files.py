@@ -57,11 +57,13 @@ def test_files_are_sent_and_a_change_makes_another_job(c: Context, cluster: Clus
 
 
 def test_a_task_may_change_its_files_and_no_other_task_sees_it(c: Context, cluster: Cluster, here: Path) -> None:
-    command = 'cat step.sh lib/f.sh | md5sum; echo x >>step.sh; rm lib/f.sh; chmod +x step.sh; echo "$PWD"'
+    command = (
+        'cat step.sh lib/f.sh | md5sum; ls; echo x >>step.sh; rm lib/f.sh; chmod +x step.sh; touch mine; echo "$PWD"'
+    )
     results = mapreduce.pmap(c, cluster.ids, list("abcdefgh"), command, files="step.sh,lib", slots=2)
+    assert {tuple(text.splitlines()[1:-1]) for text in results} == {("lib", "step.sh")}
     assert len({text.splitlines()[0] for text in results}) == 1
-    places = [text.splitlines()[1] for text in results]
-    assert len(set(places)) == 8
+    places = [text.splitlines()[-1] for text in results]
     assert not any((home / place.removeprefix("/home/ubuntu/")).exists() for home in cluster.homes for place in places)
 
 
