@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
-ended() { inv local.down; clear-s3-stubbed >&2; rm -rf "$work"; }
+ended() { set +v; inv local.down; clear-s3-stubbed >&2; rm -rf "$work"; }
 
 sed -n '/^# 1/,/^$/p' examples/wordcount/demo.sh >&2
 # 1. A cloud on this machine, and an `aws s3` that keeps its objects on the local disk.
