@@ -191,7 +191,7 @@ class Schedule:
         self._announced: list[tuple[float, int, _Host]] = []  # when a host that was to end would have been spared
         self._losses: dict[int, list[Host]] = {}  # where a task ran when the host was lost without notice, each time
         self._deaths: dict[Host, list[frozenset[int]]] = {}  # of hosts that were lost and may come back
-        self._unfit: dict[int, set[Host]] = {}  # hosts that could not run the task, through no fault of its own
+        self._unfit: dict[int, list[Host]] = {}  # hosts that could not run the task, each time
         # Tasks that may run again now, by where they failed, were lost or could not run, and whether
         # that was without an end of its own.
         self._ready: dict[tuple[frozenset[Host], bool], deque[int]] = {}
@@ -404,23 +404,31 @@ class Schedule:
         """The attempt came to nothing since the host had no room, no memory or no descriptors for it.
 
         The task isn't charged, and runs elsewhere if there is an elsewhere. The host rests, and is set aside if its
-        next tasks after a rest fare the same; what runs while it rests doesn't count.
+        next tasks after a rest fare the same; what runs while it rests doesn't count, nor does a task that another
+        host could not run either. Such a task has failed after DEADLY times: it needs more than there is.
         """
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
         host = known.host
-        if not self._over[task]:
-            self._unfit.setdefault(task, set()).add(name)
-        over = not self._lose(known, False) and self._over[task]
-        if not host.resting:
+        where = self._unfit.setdefault(task, []) if not self._over[task] else []
+        elsewhere = any(other != name for other in where)
+        where.append(name)
+        if elsewhere and len(where) >= DEADLY and known.twin is None:
+            self._end(known)
+            self._give_up_task(task)
+            verdict = Verdict.FAILED
+        else:
+            over = not self._lose(known, False) and self._over[task]
+            verdict = Verdict.IGNORED if over else Verdict.RETRY
+        if not elsewhere and not host.resting:
             host.faults += 1
             if host.faults >= SET_ASIDE:
                 self._put_aside(host)
             else:
                 self._rest(host, FIRST_WAIT * 2.0 ** (host.faults - 1), now)
         self._place(host)
-        return Verdict.IGNORED if over else Verdict.RETRY
+        return verdict
 
     def stop(self) -> None:
         """Start nothing more; what runs may end, what waits is taken back."""

@@ -512,7 +512,7 @@ def test_tasks_that_fail_everywhere_are_not_held_up() -> None:
 
 
 def test_what_a_host_lacks_is_not_charged_to_a_task() -> None:
-    """It runs elsewhere at once; where there is nowhere else, again, until no host is left that might run it."""
+    """It runs elsewhere at once; what no host can do fails after a few times, and sets no host aside."""
     schedule = Schedule(1, retries=0, retry_sleep=1.0)
     schedule.join("full", 1)
     [start] = schedule.decide(0.0)
@@ -521,12 +521,31 @@ def test_what_a_host_lacks_is_not_charged_to_a_task() -> None:
     assert schedule.spoiled("full", 0, start.attempt, 1.0) is Verdict.RETRY
     [again] = schedule.decide(1.0)
     assert (again.host, again.attempt) == ("other", 2)
-    now = 2.0
-    assert schedule.spoiled("other", 0, 2, now) is Verdict.RETRY
-    while (due := schedule.due(now)) is not None:
-        now = max(now, due)
+    now, verdict = 2.0, schedule.spoiled("other", 0, 2, 2.0)
+    for _ in range(50):
         for start in schedule.decide(now):
-            assert schedule.spoiled(start.host, 0, start.attempt, now) is Verdict.RETRY
-    assert sorted(map(str, schedule.put_aside)) == ["full", "other"]
-    assert (schedule.failed, schedule.idle) == (0, True)
+            verdict = schedule.spoiled(start.host, 0, start.attempt, now)
+        if verdict is not Verdict.RETRY:
+            break
+        now = max(now, schedule.due(now) or now)
+    assert verdict is Verdict.FAILED
+    assert not schedule.put_aside  # two hosts can't do it, which says nothing of either
     assert schedule.spoiled("full", 0, 1, now) is Verdict.IGNORED
+
+
+def test_a_host_that_can_run_nothing_is_set_aside_and_no_task_fails() -> None:
+    schedule = Schedule(40, retries=0, retry_sleep=1.0)
+    schedule.join("full", 2)
+    schedule.join("well", 2)
+    now = 0.0
+    for _ in range(1000):
+        now = max(now + 0.1, schedule.due(now) or now)
+        for one in schedule.decide(now):
+            if isinstance(one, Recall):
+                schedule.returned(*one)
+            elif isinstance(one, Start) and one.host == "full":
+                assert schedule.spoiled("full", one.task, one.attempt, now) is Verdict.RETRY
+            elif isinstance(one, Start):
+                schedule.started("well", one.task, one.attempt, now)
+                assert schedule.finished("well", one.task, one.attempt, True, 0.1, now) is Verdict.DONE
+    assert (schedule.done, schedule.failed, schedule.put_aside) == (40, 0, ["full"])
