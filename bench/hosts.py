@@ -110,7 +110,7 @@ def sshd(folder: Path, addresses: list[str], own_homes: bool = False) -> Iterato
 
     With `own_homes`, which needs root, each address has a process and a home directory, in `folder`, of its own.
     """
-    from hardway.keys import own_key
+    from hardway.ssh.keys import own_key
 
     with socket.socket() as probe:
         probe.bind((addresses[0], 0))
@@ -174,7 +174,7 @@ def moto(
     from moto.ec2.models import ec2_backends
     from moto.server import ThreadedMotoServer
 
-    from hardway.keys import own_key
+    from hardway.ssh.keys import own_key
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

@@ -79,7 +79,7 @@ def xargs(arguments: Sequence[str]) -> float:
 
 
 def parallel(one: Cluster, arguments: Sequence[str]) -> float:
-    from hardway.keys import own_key_path
+    from hardway.ssh.keys import own_key_path
 
     config = one.folder / "ssh_config"
     config.write_text(
@@ -134,7 +134,7 @@ DASK_ON_HOSTS = """SSHCluster(
 
 def distributed(python: str, kind: str, arguments: Sequence[str], one: Cluster | None = None) -> float:
     """Seconds of the tasks alone, on a Dask cluster of this kind; with hosts, over Dask's own SSH."""
-    from hardway.keys import own_key_path
+    from hardway.ssh.keys import own_key_path
 
     options = {"username": getpass.getuser(), "client_keys": [str(own_key_path())], "port": one.port if one else 0}
     hosts = one.addresses if one else []

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hardway import s3stub
+from hardway import stub_sessions
 
 SMALL_FILES = 1_000
 LISTED_KEYS = 10_000
@@ -106,7 +106,7 @@ def main() -> int:
     options = parser.parse_args()
     real_aws = Path(sys.executable).with_name("aws")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with tempfile.TemporaryDirectory() as work, moto() as endpoint, s3stub.session() as session:
+    with tempfile.TemporaryDirectory() as work, moto() as endpoint, stub_sessions.session() as session:
         fill(Path(work))
         cli = {
             **clean,
@@ -116,7 +116,7 @@ def main() -> int:
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        stub = measure(str(s3stub.directory() / "aws"), session.environment, Path(work), options.runs)
+        stub = measure(str(stub_sessions.directory() / "aws"), session.environment, Path(work), options.runs)
         real = measure(shutil.which("aws", path=str(real_aws.parent)) or str(real_aws), cli, Path(work), options.runs)
     rows = {
         name: {

@@ -119,7 +119,7 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     from botocore.config import Config
     from botocore.session import Session
 
-    from hardway import models, s3stub
+    from hardway import models, stub_sessions
 
     session = Session(profile=settings.aws.profile or None)
     if settings.aws.region:
@@ -143,7 +143,7 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     config = Config(
         retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
     )
-    endpoint = s3stub.endpoint_before() if service == "s3" else None
+    endpoint = stub_sessions.endpoint_before() if service == "s3" else None
     if endpoint is None:
         return session.create_client(service, config=config)
     # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.

@@ -19,7 +19,7 @@ import botocore
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
-from hardway import whole
+from hardway import atomic
 from hardway.state import cache_directory
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
@@ -134,7 +134,7 @@ def _undocumented(model: Any) -> Any:
 
 def _write(file: Path, text: str) -> None:
     """Write the file, and clear out old ones."""
-    whole.write(file, text)
+    atomic.write(file, text)
     for other in file.parent.glob("botocore-*.models"):
         with contextlib.suppress(FileNotFoundError):
             if other.stat().st_mtime < time.time() - _OTHERS_STAY:

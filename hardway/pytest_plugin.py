@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hardway import s3stub
+    from hardway import stub_sessions
     from hardway.config import Local
     from hardway.local.daemon import Running
 
@@ -135,8 +135,9 @@ def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterat
     """
     from invoke import Config, Context
 
-    from hardway import aws, config, launch
-    from hardway.cli import Lines, say
+    from hardway import aws, config
+    from hardway.cli.task import Lines, say
+    from hardway.launch import launch
 
     mark = request.node.get_closest_marker("instances")
     values = {**dict(zip(["num"], mark.args, strict=False)), **mark.kwargs} if mark else {}
@@ -167,11 +168,11 @@ def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture
-def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3stub.Session]:
+def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stub_sessions.Session]:
     """An empty session of the S3 stub: what the test starts, on instances too, has the stub as its `aws`."""
-    from hardway import s3stub
+    from hardway import stub_sessions
 
-    with _no_aws(), s3stub.session(tmp_path_factory.mktemp("s3")) as session:
+    with _no_aws(), stub_sessions.session(tmp_path_factory.mktemp("s3")) as session:
         stubbed = session.environment
         with _environment({name: value for name, value in stubbed.items() if os.environ.get(name) != value}):
             yield session
@@ -192,12 +193,12 @@ def _no_aws() -> Iterator[None]:
     if os.environ.get("AWS_CONFIG_FILE") == _NO_PROFILES:
         yield
         return
-    from hardway import s3stub
+    from hardway import stub_sessions
 
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(_HIDDEN) or name == "region"]:
             patch.delenv(name)
-        stub = str(s3stub.directory())
+        stub = str(stub_sessions.directory())
         folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
         patch.setenv("PATH", os.pathsep.join(folder for folder in folders if folder != stub))
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):

@@ -6,7 +6,7 @@ import re
 import subprocess
 from typing import IO, Any, NamedTuple, Protocol
 
-from hardway import aws, s3stub
+from hardway import aws, stub_sessions
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
 
@@ -96,7 +96,7 @@ def _explained(what: str, which: Object, error: Exception) -> Exception:
 
 class _Stub:
     def __init__(self, settings: Settings) -> None:
-        self._environment = s3stub.environment(settings.stub_session)
+        self._environment = stub_sessions.environment(settings.stub_session)
 
     def read(self, source: Object, target: IO[bytes]) -> None:
         self._run("read", source, ["s3", "cp", str(source), "-", "--only-show-errors"], stdout=target)
@@ -126,7 +126,7 @@ class _Stub:
         stdout: IO[bytes] | None = None,
     ) -> None:
         process = subprocess.Popen(
-            [str(s3stub.directory() / "aws"), *command],
+            [str(stub_sessions.directory() / "aws"), *command],
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Text from outside, made safe for a terminal: `printable` is the one function that does it.
+"""What a terminal is shown: text from outside is made safe by `printable`, the one function that does it.
 
 Names, tags, file names, hosts' messages and commands of jobs are shown through it. A task's own output is not: a person
 who runs a command gets its bytes as they are.
@@ -7,6 +7,10 @@ who runs a command gets its bytes as they are.
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control, format, surrogate and private-use characters, and the separators of lines and paragraphs: a terminal obeys
 # them, or shows nothing, or shows what stands elsewhere. A byte that is no UTF-8 is a surrogate here (PEP 383).
@@ -23,6 +27,16 @@ def printable(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c in keep or c in _JOINERS or not _unsafe(c) else _written_out(c) for c in text)
+
+
+def redrawn(stream: TextIO) -> Console | None:
+    """rich's console for a terminal on which something can be drawn again and again; None for what only takes lines."""
+    if not stream.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(file=stream)
+    return console if console.is_interactive else None
 
 
 def _unsafe(character: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from invoke import Collection
 
-from hardway.program import Program, take_over
+from hardway.cli.program import Program, take_over
 
 from . import cluster, demo, ec2, local, mapreduce, s3
 

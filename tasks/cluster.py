@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, act, confirm, nothing, say, task
-from hardway.later import cluster as clusters
-from hardway.later import instances
-from hardway.later import ssh as connections
+from hardway.cli.lazy import engines as clusters
+from hardway.cli.lazy import instances
+from hardway.cli.lazy import ssh as connections
+from hardway.cli.task import Lines, act, confirm, nothing, say, task
 
 from .flags import JSON, REGION, SELECTOR, YES
 
 if TYPE_CHECKING:
-    from hardway.cluster import Engine, Request
+    from hardway.clusters.engines import Engine, Request
 
 _HELP = {
     "selector": SELECTOR,

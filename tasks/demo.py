@@ -11,7 +11,7 @@ from pathlib import Path
 from invoke import Context
 
 from hardway import config
-from hardway.cli import act, nothing, say, task
+from hardway.cli.task import act, nothing, say, task
 from hardway.errors import Failed, Interrupted, UsageError, did_you_mean
 
 _ROOT = Path(__file__).resolve().parent.parent

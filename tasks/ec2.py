@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, act, confirm, nothing, progress, publish, say, task
-from hardway.errors import Failed, HardwayError, NothingMatched, PartlyFailed, UsageError
-from hardway.later import (
+from hardway.cli.lazy import (
+    broadcast,
     commands,
     costs,
     instances,
     launch,
     lifetime,
+    orphans,
     readiness,
     rsync,
-    spread,
     tags,
     transfer,
-    unfinished,
-    userdata,
 )
-from hardway.later import group as groups
-from hardway.later import ssh as connections
+from hardway.cli.lazy import group as groups
+from hardway.cli.lazy import ssh as connections
+from hardway.cli.lazy import (
+    user_data as userdata,
+)
+from hardway.cli.task import Lines, act, confirm, nothing, progress, publish, say, task
+from hardway.errors import Failed, HardwayError, NothingMatched, PartlyFailed, UsageError
 from hardway.tables import count
 
 from .ec2_account import events, keys, roles
@@ -39,9 +41,9 @@ from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .flags import ANY_OWNER, CONNECTIONS, DIRECT, JSON, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
 
 if TYPE_CHECKING:
-    from hardway.commands import Command
-    from hardway.group import CommandResult, Printer
-    from hardway.instances import Instance
+    from hardway.ec2.instances import Instance
+    from hardway.fanout.commands import Command
+    from hardway.fanout.group import CommandResult, Printer
 
 
 @contextlib.contextmanager
@@ -195,7 +197,7 @@ def ls(
     states = instances.states(state) if state else instances.STATES
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
-    unfinished.report(found, say)
+    orphans.report(found, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
@@ -333,7 +335,7 @@ def scp(
     with progress("copying", total, "bytes") as on_bytes:
         group = groups.InstanceGroup(chosen, settings)
         if isinstance(here, str) and isinstance(there, transfer.Remote):
-            outcomes = spread.send_files(group, files, there, on_bytes, direct=direct, bucket=bucket)
+            outcomes = broadcast.send_files(group, files, there, on_bytes, direct=direct, bucket=bucket)
             groups.report(outcomes, say)
         elif isinstance(here, transfer.Remote) and isinstance(there, str):
             groups.report(transfer.fetch_files(group, here, there, on_bytes), say)
@@ -382,7 +384,7 @@ def push(
     if sync:
         return groups.report(rsync.sync(group, tree, there), say)
     with progress("sending", 0, "bytes") as on_bytes:
-        outcomes = spread.push(group, tree, there, on_bytes, direct=direct, bucket=bucket)
+        outcomes = broadcast.push(group, tree, there, on_bytes, direct=direct, bucket=bucket)
         return groups.report(outcomes, say)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import listing, task
-from hardway.later import account
+from hardway.cli.lazy import account, prerequisites
+from hardway.cli.task import listing, task
 from hardway.tables import Table
 
 from .flags import JSON, REGION
@@ -20,7 +20,8 @@ def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
 
     Name, id, type, time made, and `ours` for the one that new instances get.
     """
-    found = account.key_pairs(config.settings(c, region))
+    settings = config.settings(c, region)
+    found = account.key_pairs(settings, prerequisites.own_key_name(settings))
     return listing(Table(found, "name", "id", "type", "created", "ours"), json, "no key pairs; `ec2.new` makes one")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, confirm, say, task
-from hardway.later import cleanup as cleaning
+from hardway.cli.lazy import cleanup as cleaning
+from hardway.cli.task import Lines, confirm, say, task
 
 from .flags import REGION, YES
 

@@ -8,9 +8,9 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, checked_name, confirm, listing, say, task
+from hardway.cli.lazy import images, instances, tags
+from hardway.cli.task import Lines, checked_name, confirm, listing, say, task
 from hardway.errors import PartlyFailed, UsageError
-from hardway.later import images, instances, tags
 from hardway.tables import Table, count
 
 from .flags import ANY_OWNER, JSON, REGION, SELECTOR, YES

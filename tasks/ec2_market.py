@@ -7,8 +7,8 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import say, task
-from hardway.later import market
+from hardway.cli.lazy import market
+from hardway.cli.task import say, task
 
 from .flags import JSON, REGION
 

@@ -7,8 +7,8 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli import Lines, act, checked_name, confirm, listing, nothing, say, task
-from hardway.later import networks, security_groups
+from hardway.cli.lazy import networks, security_groups
+from hardway.cli.task import Lines, act, checked_name, confirm, listing, nothing, say, task
 from hardway.tables import Table
 
 from .flags import ANY_OWNER, JSON, REGION, YES

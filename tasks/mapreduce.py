@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli import Lines, act, confirm, is_dry, nothing, say, task
+from hardway.cli.lazy import arguments, instances, journal, run, shuffle
+from hardway.cli.lazy import report as reports
+from hardway.cli.lazy import ssh as connections
+from hardway.cli.task import Lines, act, confirm, is_dry, nothing, say, task
 from hardway.errors import Failed, HardwayError
-from hardway.later import arguments, instances, journal, run, shuffle
-from hardway.later import report as reports
-from hardway.later import ssh as connections
 from hardway.tables import count
 from hardway.terminal import printable
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Argument, Collection, Context
 
-from hardway.cli import Lines, Task, act, nothing, task
+from hardway.cli.lazy import stub_sessions
+from hardway.cli.task import Lines, Task, act, nothing, task
 from hardway.errors import UsageError
-from hardway.later import s3stub
 from hardway.tables import count
 
 from .flags import JSON
 
 if TYPE_CHECKING:
-    from hardway.s3stub import Session
+    from hardway.stub_sessions import Session
 
 
 class _Instead(Argument):
@@ -48,7 +48,7 @@ def stub(c: Context) -> str:
 
     `. "$(inv s3.stub)"` begins a session of it in this shell.
     """
-    return str(s3stub.script())
+    return str(stub_sessions.script())
 
 
 @task(autoprint=True, help={"json": JSON})
@@ -57,7 +57,7 @@ def sessions(c: Context, json: bool = False) -> Lines | str:
 
     Oldest first: uuid, age, keys, bytes.
     """
-    found = s3stub.sessions()
+    found = stub_sessions.sessions()
     return dumps([session.describe() for session in found], indent=2) if json else Lines(map(_line, found))
 
 
@@ -74,10 +74,10 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     """
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
-    found = s3stub.sessions() if all else [s3stub.find(uuid)]
+    found = stub_sessions.sessions() if all else [stub_sessions.find(uuid)]
     act(f"remove {count(len(found), 'session')}", map(_line, found))
     for session in found:
-        s3stub.remove(session)
+        stub_sessions.remove(session)
 
 
 def _line(session: Session) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hardway import userdata
+from hardway.launch import user_data as userdata
+from hardway.launch.user_data import Limits
 from hardway.local import cloudinit
-from hardway.userdata import Limits
 from tests.conftest import REPOSITORY
 from tests.pmap.conftest import PipedAgent
 
@@ -79,7 +79,7 @@ class Box:
 
 
 def test_it_is_clean() -> None:
-    script = str(REPOSITORY / "hardway" / "boot.sh")
+    script = str(REPOSITORY / "hardway" / "launch" / "boot.sh")
     for shell in ("dash", "bash"):
         if shutil.which(shell):
             subprocess.run([shell, "-n", script], check=True)

@@ -79,7 +79,7 @@ def test_a_task_that_another_calls_prints_nothing(home: Path, tmp_path: Path) ->
 def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from invoke.context import Context
 
-    from hardway.cli import task
+    from hardway.cli.task import task
     from hardway.errors import HardwayError
 
     @task
@@ -98,7 +98,7 @@ def test_a_bug_is_a_line_with_its_traceback_in_a_file(home: Path, monkeypatch: p
 
 
 def test_what_others_have_said_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
-    from hardway.cli import say
+    from hardway.cli.task import say
     from hardway.errors import Failed, HardwayError
 
     hostile = "web\x1b]52;c;eA==\x07\nfailed: db\u202e \x9b2J"

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardway import aws, console
+from hardway import aws
 from hardway.config import Aws, Settings
-from hardway.keys import HostKeys
+from hardway.ssh import host_keys
+from hardway.ssh.keys import HostKeys
 from tests.test_instances import ONE, instance
 
 SETTINGS = Settings(aws=Aws(region="us-east-1"))
@@ -63,7 +64,7 @@ def test_keys_are_found_between_all_that_a_console_shows(
     keys = {kind: KEYS[kind] for kind in kinds}
     other = dict([public(ed25519.Ed25519PrivateKey.generate())])
     blocks = ["\n".join(before), shown(other), shown(keys, prefix, newline), "\n".join(after), f"{BEGIN}\ncut off"]
-    assert console.host_keys("\n".join(blocks)) == keys
+    assert host_keys.host_keys("\n".join(blocks)) == keys
 
 
 NOT_BASE64 = st.characters(codec="ascii", exclude_categories=["L", "N"], exclude_characters="+/=")
@@ -73,12 +74,12 @@ NOT_BASE64 = st.characters(codec="ascii", exclude_categories=["L", "N"], exclude
 def test_a_torn_key_is_none(at: int, noise: str) -> None:
     """The kernel writes where it likes; what then stands there must not pass for another key."""
     torn = {KIND: f"{KEY[:at]}{noise}{KEY[at:]}"}
-    assert console.host_keys(shown(torn, newline="\n")) == {}
+    assert host_keys.host_keys(shown(torn, newline="\n")) == {}
 
 
 @given(st.text(), st.text())
 def test_nothing_else_is_a_key(inside: str, outside: str) -> None:
-    assert console.host_keys(f"{BEGIN}\n{inside}\n{END}\n{outside}\n{KIND} {KEY}\n") == {}
+    assert host_keys.host_keys(f"{BEGIN}\n{inside}\n{END}\n{outside}\n{KIND} {KEY}\n") == {}
 
 
 @pytest.fixture
@@ -98,26 +99,26 @@ def answer(ec2: Stubber, output: str, **asked: object) -> None:
 def test_one_call_until_it_is_confirmed_and_none_then(ec2: Stubber) -> None:
     known = HostKeys()
     answer(ec2, "booting", Latest=True)
-    console.confirm(SETTINGS, NEW, known)
+    host_keys.confirm(SETTINGS, NEW, known)
     assert known.remember(ONE.id, KIND, KEY)
-    console.confirm(SETTINGS, NEW, known)
+    host_keys.confirm(SETTINGS, NEW, known)
     assert not known.confirmed(ONE.id)
 
     later = HostKeys()
     nitro_only = {"InstanceId": ONE.id, "Latest": True}
     ec2.add_client_error("get_console_output", "UnsupportedOperation", expected_params=nitro_only)
     answer(ec2, f"booted\n{shown(KEYS)}")
-    console.confirm(SETTINGS, NEW, later)
+    host_keys.confirm(SETTINGS, NEW, later)
     assert later.of(ONE.id) == KEYS
     for again in (later, HostKeys()):
-        console.confirm(SETTINGS, NEW, again)
+        host_keys.confirm(SETTINGS, NEW, again)
         assert again.confirmed(ONE.id)
 
 
 def test_no_call_for_what_is_known_for_long_or_at_a_launch(ec2: Stubber) -> None:
     assert HostKeys().remember(ONE.id, KIND, KEY)
-    console.confirm(SETTINGS, OLD, HostKeys())
-    console.confirm(SETTINGS, replace(NEW, id="i-0000000000000beef"), HostKeys(consoles=0))
+    host_keys.confirm(SETTINGS, OLD, HostKeys())
+    host_keys.confirm(SETTINGS, replace(NEW, id="i-0000000000000beef"), HostKeys(consoles=0))
 
 
 def test_not_more_calls_than_ec2_answers_at_once(ec2: Stubber) -> None:
@@ -125,7 +126,7 @@ def test_not_more_calls_than_ec2_answers_at_once(ec2: Stubber) -> None:
     for _ in range(2):
         ec2.add_client_error("get_console_output", "RequestLimitExceeded")
     for number in range(5):
-        console.confirm(SETTINGS, instance(number), known)
+        host_keys.confirm(SETTINGS, instance(number), known)
     assert not known.confirmed(instance(0).id)
 
 

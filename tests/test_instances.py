@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardway.errors import UsageError
-from hardway.instances import (
+from hardway.ec2.instances import (
     Instance,
     Instances,
     Selector,
@@ -27,6 +26,7 @@ from hardway.instances import (
     refuse_foreign,
     text_of,
 )
+from hardway.errors import UsageError
 from hardway.terminal import printable
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import aws, config, market, prices
+from hardway import aws, config
 from hardway.config import Settings
 from hardway.errors import NothingMatched
+from hardway.money import market, prices
 from hardway.tables import money
 from tests.conftest import LocalCloud
 

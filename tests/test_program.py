@@ -37,7 +37,7 @@ PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
 def test_what_cannot_be_read_is_told_with_what_was_meant(
     arguments: str, said: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hardway.program import Program
+    from hardway.cli.program import Program
     from tasks import ns
 
     with pytest.raises(SystemExit) as exit:
@@ -52,7 +52,7 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
 def test_help_of_a_task_may_stand_behind_it(
     arguments: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hardway.program import Program
+    from hardway.cli.program import Program
     from tasks import ns
 
     with pytest.raises(SystemExit) as exit:
@@ -63,7 +63,7 @@ def test_help_of_a_task_may_stand_behind_it(
 
 
 def test_help_may_be_a_flags_value(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hardway.program import Program
+    from hardway.cli.program import Program
     from tasks import ns
 
     with pytest.raises(SystemExit):
@@ -118,7 +118,7 @@ def test_settings_that_are_none_are_told_in_a_line(
     file: str, text: str, why: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hardway.program import Program
+    from hardway.cli.program import Program
     from tasks import ns
 
     (tmp_path / file).write_text(text)
@@ -134,7 +134,7 @@ def test_settings_that_are_none_are_told_in_a_line(
 def test_hardway_runs_no_python_that_lies_about(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hardway.program import Program
+    from hardway.cli.program import Program
     from tasks import ns
 
     (tmp_path / "invoke.py").write_text("print('it was run')\n")

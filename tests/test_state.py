@@ -45,7 +45,7 @@ def test_what_was_open_to_all_is_mended(home: Path) -> None:
 
 def test_a_tasks_own_files_are_private(home: Path) -> None:
     script = (
-        "from invoke import Context; from hardway.cli import task\n"
+        "from invoke import Context; from hardway.cli.task import task\n"
         "@task\ndef broken(c):\n    '''A bug.'''\n    raise ZeroDivisionError\n"
         "broken(Context())"
     )

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from hardway import userdata
 from hardway.errors import UsageError
+from hardway.launch import user_data as userdata
+from hardway.launch.user_data import Limits
 from hardway.local import cloudinit
-from hardway.userdata import Limits
 
 NEVER = Limits(0, 0)
 HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]

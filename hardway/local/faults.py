@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from hardway import instances
 from hardway.config import Settings, number
+from hardway.ec2 import instances
 from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.local.daemon import FAULT_PATH, Running
-from hardway.local.kinds import KINDS, NOTICE_SECONDS, ON_EC2, ON_INSTANCES, THROTTLE_SECONDS
+from hardway.local.fault_kinds import KINDS, NOTICE_SECONDS, ON_EC2, ON_INSTANCES, THROTTLE_SECONDS
 
 if TYPE_CHECKING:
     from hardway.local.cloud import Cloud, Instance

@@ -25,12 +25,12 @@ import asyncssh
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from asyncssh.stream import SSHServerStreamSession
 
-from hardway import s3stub
+from hardway import stub_sessions
 from hardway.local import beneath, cloudinit, sessions
 from hardway.local.files import Files
 from hardway.local.sandbox import Process, Sandbox, SandboxError
 from hardway.local.spawner import Bind
-from hardway.s3stub import SESSION_VARIABLE, TMP_VARIABLE
+from hardway.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
 
 CHUNK = 1 << 16
 RECEIVE = 1 << 15
@@ -347,7 +347,7 @@ class _Session(SSHServerStreamSession[Any]):
         binds = [session] if session else []
         if SESSION_VARIABLE in requested:
             requested.setdefault(TMP_VARIABLE, "/tmp")
-            requested.update(s3stub.closed())
+            requested.update(stub_sessions.closed())
         peer, ours = channel.get_extra_info("peername"), channel.get_extra_info("sockname")
         requested["SSH_CLIENT"] = f"{peer[0]} {peer[1]} {ours[1]}"
         requested["SSH_CONNECTION"] = f"{peer[0]} {peer[1]} {ours[0]} {ours[1]}"

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hardway import s3stub
+from hardway import stub_sessions
 
 SUDO = r"""#!/bin/bash
 # sudo: who logs in here already may do all there is to do, so the command just runs
@@ -88,7 +88,7 @@ def install(directory: Path, path: str) -> list[Path]:
 
     Returns the directories of the host that they need to reach.
     """
-    stub = s3stub.directory().resolve()
+    stub = stub_sessions.directory().resolve()
     needed = [stub]
     real = _real_aws(stub)
     if real:

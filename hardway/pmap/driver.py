@@ -24,11 +24,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from hardway import instances as ec2
 from hardway.config import Settings
+from hardway.ec2 import instances as ec2
+from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, Interrupted, UsageError
-from hardway.instances import Instance
-from hardway.keys import HostKeys
+from hardway.money.prices import hourly
 from hardway.pmap import agent
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.files import Load
@@ -37,7 +37,7 @@ from hardway.pmap.ledger import End, Ledger, Lie
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, cut_short, now, text
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdict
-from hardway.prices import hourly
+from hardway.ssh.keys import HostKeys
 from hardway.terminal import printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 import fabric
 import paramiko
 
-from hardway import ssh
 from hardway.config import Settings
+from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
-from hardway.instances import Instance
-from hardway.keys import HostKeys
 from hardway.pmap import agent
 from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
+from hardway.ssh import connection as ssh
+from hardway.ssh.keys import HostKeys
 from hardway.terminal import printable
 
 # Reads the agent's source, its length first, from the connection that it will talk on.

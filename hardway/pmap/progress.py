@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
 from hardway import streams
-from hardway.cli import redrawn
 from hardway.pmap.journal import duration
-from hardway.terminal import printable
+from hardway.terminal import printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2

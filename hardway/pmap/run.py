@@ -24,8 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hardway import aws, config, instances
+from hardway import aws, config
 from hardway.config import Settings
+from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, journal
 from hardway.pmap.arguments import ARGUMENTS, Arguments

@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import access, aws, config, images, networks, security_groups
+from hardway import aws, config
+from hardway.ec2 import images, networks, security_groups
+from hardway.ec2.images import OwnImage
+from hardway.ec2.security_groups import Rule
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError
-from hardway.images import OwnImage
-from hardway.security_groups import Rule
+from hardway.launch import prerequisites
 from tasks import ec2
 from tests.conftest import LocalCloud, run_inv
 from tests.ec2.conftest import Shell
@@ -445,7 +447,7 @@ def test_systems_manager_needs_no_open_port(shell: Shell, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_REGION", "ap-northeast-3")
     plain = config.settings(C)
     vpc = networks.find(plain, "")
-    [own] = access.security_groups(replace(plain, ec2=replace(plain.ec2, via="ssm")), (), vpc, 22, "", print)
+    [own] = prerequisites.security_groups(replace(plain, ec2=replace(plain.ec2, via="ssm")), (), vpc, 22, "", print)
     assert rules(own) == {f"tcp/22:{own}"}
 
 

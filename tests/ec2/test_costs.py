@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from hardway import config, costs
+from hardway import config
+from hardway.ec2.instances import from_description
 from hardway.errors import NothingMatched, UsageError
-from hardway.instances import from_description
+from hardway.money import costs
 from hardway.tables import money
 from tasks import ec2
 from tests.ec2.conftest import Shell

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from invoke import Config, Context
 
-from hardway import config, images
+from hardway import config
+from hardway.cli.program import Program
+from hardway.ec2 import images
 from hardway.pmap import journal
-from hardway.program import Program
 from tasks import ec2, mapreduce, ns
 from tests.conftest import LocalCloud, run_inv
 from tests.ec2.conftest import Shell

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from hardway import prices
 from hardway.config import settings
 from hardway.errors import HardwayError, UsageError
 from hardway.local import faults
+from hardway.money import prices
 from tasks import ec2 as tasks
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, Plan, refused

@@ -11,9 +11,11 @@ from datetime import datetime, timezone
 import pytest
 from invoke.context import Context
 
-from hardway import config, instances, ssh
+from hardway import config
+from hardway.ec2 import instances
+from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError, UsageError
-from hardway.instances import Instance
+from hardway.ssh import connection as ssh
 from tasks import ec2
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually

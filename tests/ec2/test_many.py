@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from hardway import config, images
+from hardway import config
+from hardway.ec2 import images
 from hardway.errors import Failed, HardwayError, Interrupted, UsageError
 from tasks import ec2
 from tests.conftest import LocalCloud

@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import config, instances, s3stub, spread, transfer
+from hardway import config, stub_sessions
+from hardway.ec2 import instances
+from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
-from hardway.group import GroupFailed, InstanceGroup
-from hardway.instances import Instance
-from hardway.spread import Board, Payload
+from hardway.fanout import broadcast, transfer
+from hardway.fanout.broadcast import Board, Payload
+from hardway.fanout.group import GroupFailed, InstanceGroup
 from tasks import ec2
 from tests.conftest import Inv, LocalCloud
 from tests.ec2.conftest import Shell
@@ -88,7 +90,7 @@ def send(
         payload = Payload(file, payload.size, digest or payload.digest)
         counter = Counter(payload.size)
         arguments = [to, transfer.temporary_name(), "name", "640", str(payload.size)]
-        outcomes = spread.spread(group, payload, transfer.RECEIVE, arguments, counter)
+        outcomes = broadcast.spread(group, payload, transfer.RECEIVE, arguments, counter)
         return counter, [outcomes[connection] for connection in group]
 
 
@@ -151,7 +153,7 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
     (tree / "sub" / "large").write_bytes(os.urandom(SIZE))
     (tree / "link").symlink_to("sub/large")
     ec2.push(Context(), str(tree), ":pushed", ids, yes=True)
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         shell.succeed("ec2.push", str(tree), ":fetched", NAME, "--yes", "--via", "s3://b/p", env=session.environment)
         assert not list(session.path.rglob("hardway*"))
     for one in five:
@@ -248,7 +250,7 @@ def test_everybody_alive_gets_it_whatever_fails(
             try:
                 while name not in got:
                     source = board.source(name)
-                    if source != spread.HERE and ((int(source), n) in broken or source not in got):
+                    if source != broadcast.HERE and ((int(source), n) in broken or source not in got):
                         board.failed(name, source)
                     else:
                         got[name] = source
@@ -265,4 +267,4 @@ def test_everybody_alive_gets_it_whatever_fails(
         thread.join(30)
     assert set(got) == {str(n) for n in range(count)}
     if not broken and not dead and cap >= count:
-        assert [source for source in got.values() if source == spread.HERE] == [spread.HERE]
+        assert [source for source in got.values() if source == broadcast.HERE] == [broadcast.HERE]

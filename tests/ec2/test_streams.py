@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hardway import signals
-from hardway.program import Program
+from hardway.cli.program import Program
 from tasks import ns
 from tests.conftest import REPOSITORY
 from tests.ec2.conftest import Shell

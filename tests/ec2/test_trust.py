@@ -17,11 +17,12 @@ import pytest
 from invoke.config import Config
 from invoke.context import Context
 
-from hardway import config, ssh
+from hardway import config
+from hardway.ec2.instances import Instance, select
 from hardway.errors import UsageError
-from hardway.group import GroupFailed, InstanceGroup
-from hardway.instances import Instance, select
-from hardway.keys import HostKeys
+from hardway.fanout.group import GroupFailed, InstanceGroup
+from hardway.ssh import connection as ssh
+from hardway.ssh.keys import HostKeys
 from tasks import ec2, mapreduce, s3
 from tests.conftest import LocalCloud
 from tests.ec2.conftest import Shell

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from invoke.context import Context
 
-from hardway import unfinished
+from hardway.launch import orphans
 from tasks import ec2 as tasks
 from tests.conftest import LocalCloud
 from tests.ec2.conftest import Shell
@@ -54,7 +54,7 @@ def elsewhere(cloud: LocalCloud, shell: Shell) -> Iterator[list[str]]:
     ec2.create_key_pair(KeyName=pair)
     ids = []
     for token in tokens:
-        own = {unfinished.LAUNCH_TAG: token, "owner": "somebody"}
+        own = {orphans.LAUNCH_TAG: token, "owner": "somebody"}
         tags = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in own.items()]}]
         launch = {"ImageId": image(cloud), "KeyName": pair, "MinCount": 1, "MaxCount": 1, "TagSpecifications": tags}
         ids.append(ec2.run_instances(**launch)["Instances"][0]["InstanceId"])
@@ -70,14 +70,14 @@ def test_of_launches_elsewhere_only_those_whose_time_is_over_are_dead(elsewhere:
 
 
 def test_a_launch_under_way_lives_until_its_process_ends(home: Path) -> None:
-    token = unfinished.new_token(-3600)
-    with unfinished.under_way(token) as mark:
-        assert not unfinished.is_dead(token)
-        with unfinished.under_way(unfinished.new_token(60)) as other:  # it removes marks whose time is over
+    token = orphans.new_token(-3600)
+    with orphans.under_way(token) as mark:
+        assert not orphans.is_dead(token)
+        with orphans.under_way(orphans.new_token(60)) as other:  # it removes marks whose time is over
             other.stays = True
         mark.stays = True
-    assert unfinished.is_dead(token)
-    with unfinished.under_way(unfinished.new_token(60)):
+    assert orphans.is_dead(token)
+    with orphans.under_way(orphans.new_token(60)):
         assert len(list((home / ".local/state/hardway/launches").iterdir())) == 2
 
 
@@ -111,7 +111,7 @@ def test_cleanup_removes_what_nothing_uses(
     ec2.terminate_instances(InstanceIds=[running])
     tasks.wait(Context(), running, "terminated")
     [later] = tasks.new_vpc(Context(), name)
-    with unfinished.under_way(unfinished.new_token(60)):
+    with orphans.under_way(orphans.new_token(60)):
         assert not tasks.cleanup(Context(), yes=True)
     assert capsys.readouterr().err.count("a launch is under way") == 3
     tasks.rm_vpc(Context(), later, yes=True)

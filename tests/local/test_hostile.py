@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import s3stub
+from hardway import stub_sessions
 from hardway.local import beneath
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
 from tests.local.test_files import sftp_of
@@ -101,7 +101,7 @@ def set_env(session: str, top: str) -> tuple[str, ...]:
 
 
 def test_a_session_is_shown_to_the_owner_only(machine: Machine, guest: Machine) -> None:
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         options = set_env(session.uuid, str(session.path.parent))
         look = f"env | grep -c s3_stubbed; ls -d {session.path}"
         assert guest.ssh(look, options=options).stdout == b"0\n"
@@ -117,7 +117,7 @@ def test_only_a_session_of_ours_is_bound(machine: Machine, tmp_path: Path) -> No
     top.mkdir()
 
     def shown(name: str, where: str = str(top)) -> bool:
-        prefixed = os.path.normpath(f"{where}/{s3stub.PREFIX}{name}")
+        prefixed = os.path.normpath(f"{where}/{stub_sessions.PREFIX}{name}")
         return machine.ssh(f"ls '{prefixed}/mark'", options=set_env(name, where)).returncode == 0
 
     def make(path: Path, mode: int = 0o700) -> Path:

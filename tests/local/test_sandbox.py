@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import s3stub, userdata
+from hardway import stub_sessions
+from hardway.launch import user_data as userdata
 from hardway.local.sandbox import LEVELS
 from hardway.local.spawner import marked
 from tests.conftest import LocalCloud, run_local_cloud
@@ -248,7 +249,7 @@ def test_a_stubbed_session_reaches_the_hosts_objects(
 ) -> None:
     if place == "elsewhere":
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         variables = {"s3_stubbed_session": session.uuid, "s3_stubbed_tmp": str(session.path.parent)}
         options = ("-o", "SetEnv=" + " ".join(f"{name}={value}" for name, value in variables.items()))
         for machine in pair:
@@ -257,7 +258,7 @@ def test_a_stubbed_session_reaches_the_hosts_objects(
         assert sorted(listed.split()) == sorted(machine.id for machine in pair)
         # from the host, and from a grandchild that got rid of its descriptors
         stub = subprocess.run(
-            [str(s3stub.directory() / "aws"), "s3", "cp", f"s3://bucket/{pair[1].id}", "-"],
+            [str(stub_sessions.directory() / "aws"), "s3", "cp", f"s3://bucket/{pair[1].id}", "-"],
             env={**os.environ, **variables},
             capture_output=True,
             text=True,

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from hardway.config import Settings
-from hardway.instances import Instance
-from hardway.keys import own_key
+from hardway.ec2.instances import Instance
+from hardway.ssh.keys import own_key
 
 HOSTS = 6
 

@@ -17,12 +17,13 @@ from typing import Any
 import paramiko
 import pytest
 
-from hardway import commands, ssh
 from hardway.config import Settings
+from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
-from hardway.group import CommandError, CommandResult, InstanceGroup, Printer, report
-from hardway.instances import Instance
-from hardway.script import Script
+from hardway.fanout import commands
+from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, Printer, report
+from hardway.ssh import connection as ssh
+from hardway.ssh.script import Script
 
 
 def run(hosts: list[Instance], settings: Settings, command: str | Script, **options: Any) -> list[Any]:
@@ -127,7 +128,7 @@ def test_a_silent_host_is_given_up(hosts: list[Instance], settings: Settings) ->
 
 def test_what_paramiko_logs_is_for_nobody() -> None:
     """It would be a traceback on stderr, of an error that is told in a line."""
-    code = "import hardway.ssh, logging; logging.getLogger('paramiko.transport').error('Traceback')"
+    code = "import hardway.ssh.connection, logging; logging.getLogger('paramiko.transport').error('Traceback')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr == ""
 
@@ -194,7 +195,7 @@ def test_a_changed_host_key_is_refused(start_sshd: Callable[[int], int], setting
 def test_agent_key_file_and_ssh_config_let_us_in(
     hosts: list[Instance], settings: Settings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hardway.keys import own_key_path
+    from hardway.ssh.keys import own_key_path
 
     elsewhere = tmp_path / "a key"
     shutil.move(own_key_path(), elsewhere)
@@ -243,7 +244,7 @@ def test_a_public_key_nobody_can_read_is_passed_over(hosts: list[Instance], sett
 def test_proxy_jump(hosts: list[Instance], settings: Settings, home: Path) -> None:
     import getpass
 
-    from hardway.keys import own_key_path
+    from hardway.ssh.keys import own_key_path
 
     port = hosts[0].tags["ssh-port"]
     (home / ".ssh").mkdir(exist_ok=True)

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from hardway import extract, transfer
-from hardway.channel import TransferError
 from hardway.config import Settings
-from hardway.group import GroupFailed, InstanceGroup, report
-from hardway.instances import Instance
-from hardway.transfer import Remote
+from hardway.ec2.instances import Instance
+from hardway.fanout import extract, transfer
+from hardway.fanout.group import GroupFailed, InstanceGroup, report
+from hardway.fanout.transfer import Remote
+from hardway.ssh.channel import TransferError
 from tests.openssh.conftest import instance
 from tests.openssh.test_transfer import contents
 

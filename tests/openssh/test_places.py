@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from fabric.group import GroupResult
 
-from hardway import landing, rsync, transfer
 from hardway.config import Settings
-from hardway.group import InstanceGroup
-from hardway.instances import Instance
-from hardway.transfer import Remote
+from hardway.ec2.instances import Instance
+from hardway.fanout import landing, rsync, transfer
+from hardway.fanout.group import InstanceGroup
+from hardway.fanout.transfer import Remote
 from tests.openssh.conftest import instance
 from tests.openssh.test_hostile import failure
 from tests.openssh.test_transfer import contents
@@ -44,10 +44,10 @@ COPY = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from hardway import transfer
+from hardway.fanout import transfer
 from hardway.config import Settings
-from hardway.group import InstanceGroup, report
-from hardway.transfer import Remote
+from hardway.fanout.group import InstanceGroup, report
+from hardway.fanout.transfer import Remote
 from tests.openssh.conftest import instance
 from hardway import signals
 port, *rest = sys.argv[1:]

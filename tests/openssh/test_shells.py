@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from hardway import commands, globs, lifetime, readiness, spread, transfer
 from hardway.config import Settings
-from hardway.group import CommandError, CommandResult, InstanceGroup, Printer
-from hardway.instances import Instance
-from hardway.keys import HostKeys
-from hardway.script import Words
-from hardway.transfer import Remote
+from hardway.ec2.instances import Instance
+from hardway.fanout import broadcast, commands, globs, transfer
+from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, Printer
+from hardway.fanout.transfer import Remote
+from hardway.launch import lifetime, readiness
+from hardway.ssh.keys import HostKeys
+from hardway.ssh.script import Words
 from tests.openssh.conftest import instance
 from tests.openssh.test_group import run
 from tests.openssh.test_transfer import contents
@@ -90,9 +91,9 @@ def test_all_that_runs_there_runs_or_fails(
     assert transfer.fetch_files(group, Remote("nothing*"), str(tmp_path / "x")).failed
 
     # From one to the other
-    monkeypatch.setattr(spread, "LEAST_BYTES", 1)
+    monkeypatch.setattr(broadcast, "LEAST_BYTES", 1)
     came: list[int] = []
-    outcomes = spread.send_files(InstanceGroup(shell, settings), [source / ODD], Remote("spread/"), came.append)
+    outcomes = broadcast.send_files(InstanceGroup(shell, settings), [source / ODD], Remote("spread/"), came.append)
     assert not outcomes.failed, outcomes.failed
     assert 600_000 in came  # in one go: from another host, past what its login shell prints
     assert (home / "spread" / ODD).read_bytes() == (source / ODD).read_bytes()

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from hardway import rsync, transfer
 from hardway.config import Settings
+from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
-from hardway.group import InstanceGroup
-from hardway.instances import Instance
-from hardway.transfer import Remote
+from hardway.fanout import rsync, transfer
+from hardway.fanout.group import InstanceGroup
+from hardway.fanout.transfer import Remote
 
 ODD_NAMES = ["plain", "-dash", "a b", "new\nline", "quote's", 'double"', "$HOME", "*", "ümlaut", "back\\slash", ".dot"]
 

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from fabric.group import GroupResult
 
-from hardway import group as groups
-from hardway import rsync, ssh, transfer
 from hardway.config import Settings
+from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
-from hardway.group import CommandResult, ConnectionLost, InstanceGroup, Printer, report
-from hardway.instances import Instance
-from hardway.keys import HostKeys, own_key
-from hardway.transfer import Remote
+from hardway.fanout import group as groups
+from hardway.fanout import rsync, transfer
+from hardway.fanout.group import CommandResult, ConnectionLost, InstanceGroup, Printer, report
+from hardway.fanout.transfer import Remote
+from hardway.ssh import connection as ssh
+from hardway.ssh.keys import HostKeys, own_key
 from tests.openssh.conftest import instance
 from tests.openssh.test_group import run
 from tests.openssh.test_hostile import failure

@@ -22,13 +22,14 @@ from typing import Any
 
 import pytest
 
-from hardway import rsync, ssh, transfer
 from hardway.config import Settings
+from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
-from hardway.group import CommandResult, InstanceGroup, report
-from hardway.instances import Instance
-from hardway.keys import HostKeys, own_key_path
+from hardway.fanout import rsync, transfer
+from hardway.fanout.group import CommandResult, InstanceGroup, report
 from hardway.pmap.link import Link
+from hardway.ssh import connection as ssh
+from hardway.ssh.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
 from tests.openssh.test_group import run

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hardway.pmap import explain, history
+from hardway.pmap.afterwards import explain, history
 from tests.conftest import LocalCloud
 from tests.pmap import chaos
 from tests.pmap.conftest import Cluster

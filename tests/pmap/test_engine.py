@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from invoke import Context
 
-from hardway import cluster as clusters
+from hardway.clusters import engines as clusters
 from hardway.config import Cluster as Defaults
 from hardway.errors import UsageError
 from tasks import mapreduce

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke import Config, Context
 
-from hardway import s3stub
+from hardway import stub_sessions
 from hardway.errors import Failed, UsageError
 from hardway.pmap import agent, files
 from tasks import ec2, mapreduce
@@ -217,13 +217,13 @@ def test_any_files_arrive_as_they_are(
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[s3stub.Session]:
-    with s3stub.session() as session:
+def session(tmp_path: Path) -> Iterator[stub_sessions.Session]:
+    with stub_sessions.session() as session:
         yield session
 
 
 def test_a_result_counts_once_what_is_expected_is_there(
-    cluster: Cluster, session: s3stub.Session, cloud: LocalCloud
+    cluster: Cluster, session: stub_sessions.Session, cloud: LocalCloud
 ) -> None:
     """And a job is not gone on with where its objects are not."""
     stub = {"s3_stubbed_session": session.uuid, "s3_stubbed_tmp": str(session.path.parent)}
@@ -239,7 +239,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     done = pmap("a\nb\nc", forgets, "--expect", "results", "--job", "expects")
     assert (done.code, done.stdout) == (0, "".join(f"is s3://b/out/{x}\n" for x in "abc")), done.stderr
     assert "hardway: expected s3://b/out/b, which is not there" in done.stderr
-    aws = [str(s3stub.directory() / "aws"), "s3", "rm", "--quiet", "s3://b/out/b"]
+    aws = [str(stub_sessions.directory() / "aws"), "s3", "rm", "--quiet", "s3://b/out/b"]
     subprocess.run(aws, env=session.environment, check=True)
     again = pmap("a\nb\nc", forgets, "--expect", "s3://b/out/{}", "--resume", "expects")
     assert again.code == 0, again.stderr
@@ -249,7 +249,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     assert "what is expected of it is not there: hardway: expected s3://b/d/none" in failed.stderr
     with pytest.raises(UsageError, match="write s3://bucket/key"):
         mapreduce.pmap(Context(), cluster.ids, "d", "cat", expect="out/{}")
-    with s3stub.session() as other:
+    with stub_sessions.session() as other:
         there = Cluster(cluster.ids, {**stubbed.env, "s3_stubbed_session": other.uuid}, cloud)
         elsewhere = pmap("a\nb\nc", forgets, "--resume", "expects", on=there)
         assert (elsewhere.code, elsewhere.stdout) == (2, "")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from hardway.pmap import explain, history
-from hardway.pmap.explain import Failure, Figures, HostFigures, Record, SlotTime
-from hardway.pmap.history import Attempt, Host, Life, Outcome, Run, Timeline
+from hardway.pmap.afterwards import explain, history
+from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime
+from hardway.pmap.afterwards.history import Attempt, Host, Life, Outcome, Run, Timeline
 
 
 def journal(*texts: str) -> bytes:

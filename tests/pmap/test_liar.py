@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hardway.ec2.instances import Instance
 from hardway.errors import Failed
-from hardway.instances import Instance
 from hardway.pmap import driver, ledger, link
 from hardway.pmap.journal import Job
 from tests.openssh.conftest import start_sshd

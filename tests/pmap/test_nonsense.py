@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hardway.config import Settings
-from hardway.instances import Instance
+from hardway.ec2.instances import Instance
 from hardway.pmap import agent
 from hardway.pmap.driver import Driver, Options
 from hardway.pmap.journal import Job, keys_of

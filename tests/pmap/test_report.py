@@ -10,9 +10,10 @@ import pytest
 from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
-from hardway.pmap import explain, history, journal, report
-from hardway.pmap.explain import Record
-from hardway.pmap.history import Attempt, Host, Life, Outcome, Run, Timeline
+from hardway.pmap import journal
+from hardway.pmap.afterwards import explain, history, report
+from hardway.pmap.afterwards.explain import Record
+from hardway.pmap.afterwards.history import Attempt, Host, Life, Outcome, Run, Timeline
 from hardway.pmap.journal import Job, Outputs, Result
 from tasks import mapreduce
 from tests.pmap import chromium

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from invoke import Context
 
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.pmap import journal, report
+from hardway.pmap import journal
+from hardway.pmap.afterwards import report
 from hardway.pmap.journal import Job
 from tasks import mapreduce
 from tests.conftest import run_inv

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import s3stub
+from hardway import stub_sessions
 from hardway.errors import Failed, UsageError
 from hardway.pmap import arguments, shuffle
 from tasks import mapreduce
@@ -84,7 +84,7 @@ def bucket(
 ) -> Iterator[str]:
     """A bucket with the objects 0 to 99, in the stub or behind an endpoint."""
     if request.param == "stub":
-        with s3stub.session() as session:
+        with stub_sessions.session() as session:
             for name, value in session.environment.items():
                 monkeypatch.setenv(name, value)
             source = home / "objects"

@@ -18,7 +18,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from hardway import s3stub
+from hardway import stub_sessions
 
 STUBS = Path(__file__).resolve().parents[2] / "stubs"
 STUB = STUBS / "aws"
@@ -217,7 +217,7 @@ def real(judge: subprocess.Popen[str], endpoint: str, client: Any, tmp_path: Pat
 def stub(tmp_path: Path) -> Iterator[StubSide]:
     root = tmp_path / "stub" / "work"
     root.mkdir(parents=True)
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         environment = {name: value for name, value in session.environment.items() if not name.startswith("AWS_")}
         yield StubSide(root, environment)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import s3stub
+from hardway import stub_sessions
 from hardway.errors import NothingMatched, UsageError
 from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
 
@@ -231,17 +231,17 @@ def test_a_full_disk_starts_no_session(clean: dict[str, str], tmp_path: Path) ->
 def test_a_session_from_python_has_modes_of_its_own(tmp_path: Path) -> None:
     before = os.umask(0o777)
     try:
-        started = s3stub.start(tmp_path)
+        started = stub_sessions.start(tmp_path)
     finally:
         os.umask(before)
     assert stat.S_IMODE(started.path.stat().st_mode) == 0o700
     assert started.usage() == (0, 0)
-    s3stub.remove(started)
+    stub_sessions.remove(started)
 
 
 def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
     """What root may read anyway is read without root's right to."""
-    code = "from hardway import s3stub; print(s3stub.sessions())"
+    code = "from hardway import stub_sessions as s3stub; print(s3stub.sessions())"
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o311)
     plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -259,7 +259,7 @@ def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
 def test_only_its_owner_can_read_a_session(clean: dict[str, str], tmp_path: Path) -> None:
     done = shell(["bash"], f'umask 0; . {SOURCED}; ls -ld "$TMPDIR"/*; clear-s3-stubbed', clean, tmp_path)
     assert done.stdout.startswith("drwx------")
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         assert stat.S_IMODE(session.path.stat().st_mode) == 0o700
 
 
@@ -379,23 +379,23 @@ def test_downloads_have_the_time_of_the_object(stub: StubSide) -> None:
 
 
 def test_sessions_from_python() -> None:
-    with s3stub.session() as session:
+    with stub_sessions.session() as session:
         environment = session.environment
         run = ["aws", "s3", "cp", "-", "s3://bkt/key"]
         subprocess.run(run, input=b"four", env=environment, check=True, timeout=TIMEOUT)
         assert session.usage() == (1, 4)
-        assert session in s3stub.sessions()
-        assert s3stub.find(session.uuid).path == session.path
+        assert session in stub_sessions.sessions()
+        assert stub_sessions.find(session.uuid).path == session.path
         assert 0 <= session.age < TIMEOUT
     assert not session.path.exists()
     with pytest.raises(NothingMatched, match=session.uuid):
-        s3stub.find(session.uuid)
+        stub_sessions.find(session.uuid)
     with pytest.raises(UsageError):
-        s3stub.find("../x")
+        stub_sessions.find("../x")
 
 
 def test_a_session_is_removed_when_the_block_fails() -> None:
-    with pytest.raises(ZeroDivisionError), s3stub.session() as session:
+    with pytest.raises(ZeroDivisionError), stub_sessions.session() as session:
         _ = 1 / 0
     assert not session.path.exists()
 

@@ -1,0 +1,1 @@
+"""What every task shares at the prompt, and the program `hardway`."""

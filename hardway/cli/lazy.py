@@ -1,0 +1,75 @@
+"""The library's modules, each imported when something of it is first used: `from hardway.cli.lazy import launch`.
+
+For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
+a signature comes under TYPE_CHECKING from where it lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hardway import stub_sessions
+    from hardway.clusters import engines
+    from hardway.ec2 import account, images, instances, networks, security_groups, tags
+    from hardway.fanout import broadcast, commands, group, rsync, transfer
+    from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
+    from hardway.local import daemon, faults
+    from hardway.money import costs, market
+    from hardway.pmap import arguments, journal, run, shuffle
+    from hardway.pmap.afterwards import report
+    from hardway.ssh import connection as ssh
+
+_MODULES = {
+    "account": "hardway.ec2.account",
+    "arguments": "hardway.pmap.arguments",
+    "broadcast": "hardway.fanout.broadcast",
+    "cleanup": "hardway.launch.cleanup",
+    "commands": "hardway.fanout.commands",
+    "costs": "hardway.money.costs",
+    "daemon": "hardway.local.daemon",
+    "engines": "hardway.clusters.engines",
+    "faults": "hardway.local.faults",
+    "group": "hardway.fanout.group",
+    "images": "hardway.ec2.images",
+    "instances": "hardway.ec2.instances",
+    "journal": "hardway.pmap.journal",
+    "launch": "hardway.launch.launch",
+    "lifetime": "hardway.launch.lifetime",
+    "market": "hardway.money.market",
+    "networks": "hardway.ec2.networks",
+    "orphans": "hardway.launch.orphans",
+    "prerequisites": "hardway.launch.prerequisites",
+    "readiness": "hardway.launch.readiness",
+    "report": "hardway.pmap.afterwards.report",
+    "rsync": "hardway.fanout.rsync",
+    "run": "hardway.pmap.run",
+    "security_groups": "hardway.ec2.security_groups",
+    "shuffle": "hardway.pmap.shuffle",
+    "ssh": "hardway.ssh.connection",
+    "stub_sessions": "hardway.stub_sessions",
+    "tags": "hardway.ec2.tags",
+    "transfer": "hardway.fanout.transfer",
+    "user_data": "hardway.launch.user_data",
+}
+__all__ = [
+    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "faults", "group",
+    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
+    "user_data",
+]  # fmt: skip
+
+
+class _Later(ModuleType):
+    """Stands in for a module; safe from several threads, as imports are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _Later(_MODULES[name])

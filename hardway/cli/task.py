@@ -1,0 +1,408 @@
+"""What every task shares on its way between a person and the library.
+
+`task` is Invoke's decorator with errors translated to a sentence and an exit code; `confirm` asks before something
+acts, and `act` is called where nobody is asked: in a dry run (`--dry`, `c.config.run.dry`) both show what would be done
+and end the task there. `Lines` prints a list one item a line. Nothing here knows EC2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar, overload
+
+import invoke
+
+from hardway import signals, streams
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway.state import private_file, state_directory
+from hardway.tables import Table
+from hardway.terminal import printable, redrawn
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class Lines(list[str]):
+    """A list that prints one item a line."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+
+def say(*lines: str) -> None:
+    """Talk to a person, on stderr: a line each, whatever is in it. Whether somebody reads it decides about nothing."""
+    for line in lines:
+        print(printable(line), file=streams.talk(), flush=True)
+
+
+def checked_name(text: str) -> str:
+    """A name. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
+    if not text.strip() or text.startswith("-"):
+        raise UsageError(f"{text!r} is neither a known flag nor a name; see the task's --help")
+    return text
+
+
+def listing(found: Table[Any], json: bool, nothing: str) -> Any:
+    """What a task that lists returns: the table, or its JSON; `nothing` is said where it is empty."""
+    if not found:
+        say(nothing)
+    return found.json() if json else found
+
+
+class _Face:
+    """Prints what a task that was named on the command line returns; once, and nothing for other calls."""
+
+    def __init__(self, prints: bool, changes: bool) -> None:
+        self._prints = prints
+        self._changes = changes
+
+    def put(self, result: Any) -> None:
+        """Print a result. Raises HardwayError where stdout can't be written; of what was changed that says which."""
+        if not self._prints:
+            return
+        self._prints = False
+        if type(result) is list:
+            result = Lines(result)
+        if hasattr(result, "write_to"):  # it may be more than fits in memory
+            _translated(result.write_to)(streams.Out())
+            return
+        text = _translated(str)(result)
+        if not text:  # Invoke itself would print a blank line
+            return
+        try:
+            streams.put(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
+        except HardwayError as error:
+            if not self._changes:
+                raise
+            why = str(error) or "nobody reads stdout"
+            ids = text.splitlines()
+            # Ids, a URL, an address: what is more, such as a shell's settings, may be a secret, and can be asked for.
+            told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
+            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
+
+
+_nothing = _Face(False, False)
+_face: ContextVar[_Face] = ContextVar("_face", default=_nothing)
+"""That of the task that runs."""
+_dry: ContextVar[bool] = ContextVar("_dry", default=False)
+
+
+class _DryRun(Exception):
+    """All is said that a dry run says."""
+
+
+def publish(result: Any) -> None:
+    """Print the task's result before it is over, for what must be undone if it can't be; it is not printed again then.
+
+    Nothing is printed for a caller from Python. Raises HardwayError where stdout can't be written.
+    """
+    face = _face.get()
+    try:
+        face.put(result)
+    except HardwayError as error:
+        raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
+
+
+def is_dry() -> bool:
+    """Whether this is a dry run, for what is looked up for `act` alone."""
+    return _dry.get()
+
+
+def act(what: str, listing: Iterable[str] = ()) -> None:
+    """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
+
+    `what` is a sentence without its subject, such as `start 3 instances`.
+    """
+    if _dry.get():
+        say(*listing, f"dry run: would {what}; nothing was done")
+        raise _DryRun
+
+
+class Task(invoke.Task[Any]):
+    """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
+
+    `short` maps a parameter to a short flag that is no letter of its name. With `autoprint`, prints its result when it
+    is named on the command line. `changes` says that it changes something: what makes its result in a dry run.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        short: dict[str, str] | None = None,
+        changes: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self._named = False
+        self.changes = changes
+        super().__init__(*args, **options)
+        self.short = short or {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Task:
+        """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, help=dict(self.help))
+        return new
+
+    @property
+    def autoprint(self) -> bool:
+        """Always False; but Invoke only asks about a task that was named on the command line, right before its call."""
+        self._named = True
+        return False
+
+    @autoprint.setter
+    def autoprint(self, prints: bool) -> None:
+        self._prints = prints
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        named, self._named = self._named, False
+        if named:
+            streams.secure()
+            _accept_any_bytes()
+        face = _Face(self._prints, self.changes is not None) if named else _nothing
+        token = _face.set(face)
+        try:
+            result = super().__call__(*args, **kwargs)
+        except HardwayError as error:
+            if error.result is not None:
+                face.put(error.result)
+            raise
+        finally:
+            _face.reset(token)
+        face.put(result)
+        return result
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
+        """See `invoke.Task.get_arguments`."""
+        texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
+        arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        self.help = texts
+        for place, argument in enumerate(arguments, 1):
+            own = self.short.get(argument.attr_name or argument.name)
+            given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
+            argument.names = (*given, own) if own else tuple(given)
+            if argument.positional:
+                # Invoke puts these first, and shows them as if they were flags like any other.
+                argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
+            elif default := self._default(argument.attr_name or argument.name, argument.default):
+                argument.help = f"{argument.help or ''} (default: {default})".lstrip()
+        return arguments
+
+    def _default(self, parameter: str, given: Any) -> str:
+        """What a flag that is left out stands for, as text: its own default, else its setting's; empty for nothing."""
+        from hardway import config
+
+        if given is None:
+            # ec2_images is a part of ec2
+            section = self.body.__module__.rpartition(".")[2].partition("_")[0]
+            given = config.default(section, parameter)
+        if given is None or given is False or isinstance(given, list | tuple):
+            return ""
+        if given is True:
+            return "yes"
+        return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+@overload
+def task(body: Callable[Given, Result], /) -> Callable[Given, Result]: ...
+
+
+@overload
+def task(**options: Any) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]: ...
+
+
+def task(*args: Any, **options: Any) -> Any:
+    """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError.
+
+    What changes something says with `changes` what makes its result where it is only shown: `list`, `str`. To a type
+    checker a task is its body, which is how other people's tasks call it.
+    """
+    if args:
+        return invoke.task(_translated(args[0]), klass=Task)
+    return lambda body: invoke.task(**{"klass": Task, **options})(_translated(body, options.get("changes")))
+
+
+def nothing() -> None:
+    """What a task that returns nothing makes in a dry run: for `changes`."""
+
+
+def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
+    """Show what will be acted on and ask; `yes` skips both. A dry run shows it, and ends the task.
+
+    Raises UsageError where nobody can be asked, and HardwayError(code 1) for a no.
+    """
+    lines = list(listing)
+    act(question.rstrip("?"), lines)
+    if yes:
+        return
+    say(*lines)
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody to ask, there is no terminal: add --yes")
+    answer = ""
+    talk = streams.talk()
+    while answer not in ("y", "yes", "n", "no"):
+        print(f"{printable(question)} y/n ", end="", file=talk, flush=True)
+        if not getattr(talk, "works", True):
+            raise UsageError(f"{question} Nobody to ask, stderr can't be written: add --yes")
+        line = ""
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError:
+            line = "?\n"
+        finally:
+            if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: what is said next begins a line
+                say("")
+        answer = line.strip().lower() if line else "n"
+    if answer.startswith("n"):
+        raise Failed("nothing done")
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for what takes more than a second, on a terminal; yields what advances it, from any thread.
+
+    `total` is in items, or in bytes where `unit` says so; 0 is not known.
+    """
+    console = redrawn(streams.talk())
+    if not console:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+    task_id = bar.add_task(label, total=total or None)
+    show = threading.Timer(1.0, bar.start)
+    show.daemon = True
+    show.start()
+    try:
+        yield lambda count: bar.advance(task_id, count)
+    finally:
+        show.cancel()
+        show.join()
+        bar.stop()
+
+
+def _translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
+    @functools.wraps(body)
+    def translated(*args: Any, **kwargs: Any) -> Any:
+        context = args[0] if args else kwargs.get("c")
+        dry = _dry.set(_is_dry(context)) if isinstance(context, invoke.Context) else None
+        try:
+            if changes and _dry.get() and _is_of_nothing(args[1] if len(args) > 1 else kwargs.get("selector")):
+                act(f"go on with {body.__name__}, on what has not been started")
+            with closed_stdout_ends():
+                return body(*args, **kwargs)
+        except _DryRun:
+            return changes() if changes else None
+        except HardwayError:
+            raise
+        except KeyboardInterrupt as interrupt:
+            raise signals.as_error(interrupt) from None
+        except TypeError as error:
+            raise _misuse(body, args, kwargs) or _as_hardway_error(error) from error
+        except Exception as error:
+            raise _as_hardway_error(error) from error
+        finally:
+            if dry is not None:
+                _dry.reset(dry)
+
+    return translated  # type: ignore[return-value]
+
+
+def _is_of_nothing(selector: Any) -> bool:
+    """Whether a task is called with what another one has returned in a dry run."""
+    return isinstance(selector, Lines) and not selector
+
+
+def _is_dry(context: invoke.Context) -> bool:
+    run = context.config.get("run")
+    return bool(run and run.get("dry"))
+
+
+def _misuse(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> UsageError | None:
+    """What is wrong with a call from Python that the body does not take; None where it does."""
+    import inspect
+
+    try:
+        signature = inspect.signature(body)
+    except ValueError:  # a builtin
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = next((name for name in kwargs if name not in signature.parameters), "")
+        return UsageError(f"{body.__name__}: {error}{did_you_mean(unknown, signature.parameters) if unknown else ''}")
+    return None
+
+
+@contextlib.contextmanager
+def closed_stdout_ends() -> Iterator[None]:
+    """Whoever read our stdout has seen enough: end as a program of the shell does, without a word.
+
+    For what prints by itself. A pipe or connection of another kind that broke is none of that.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        if not streams.is_unread():
+            raise
+        raise streams.unwritable(error) from None
+
+
+def _accept_any_bytes() -> None:
+    """stdout must carry what instances wrote, bytes that are no UTF-8 included."""
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
+def _as_hardway_error(error: Exception) -> HardwayError:
+    from hardway import aws
+
+    known = aws.translate(error) or _of_this_machine(error)
+    if known:
+        return known
+    bug = f"a bug in hardway: {type(error).__name__}: {error}"
+    try:
+        log = state_directory() / "errors.log"
+        with open(log, "a", opener=private_file) as file:
+            traceback.print_exception(error, file=file)
+    except (OSError, HardwayError) as unwritable:
+        return Failed(f"{bug}; its traceback could not be written: {unwritable}")
+    return Failed(f"{bug}; the traceback is in {log}")
+
+
+def _of_this_machine(error: Exception) -> HardwayError | None:
+    """The sentence for what a disk, a file's name or a lost connection is to blame for; None for a bug."""
+    if isinstance(error, UnicodeError):
+        what = getattr(error, "object", b"")
+        text = what.decode(errors="surrogateescape") if isinstance(what, bytes) else str(what)
+        return UsageError(f"{text[:80]!r} is not UTF-8, which it must be here") if text else None
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        # pathlib's, for ~ and ~somebody
+        return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")
+    if not isinstance(error, OSError):
+        return None
+    why = (error.strerror or str(error)).lower()
+    if error.errno in NO_ROOM:
+        target = f" to {_named(error)}" if error.filename else ""
+        return Failed(f"cannot write{target}: {why}")
+    if error.filename:
+        return Failed(f"{_named(error)}: {why}")
+    if error.errno in (errno.EISDIR, errno.EIO, errno.EAGAIN, errno.EBADF):  # a standard stream, which has no name
+        return Failed(f"cannot read or write: {why}")
+    if isinstance(error, ConnectionError | TimeoutError):
+        return Failed(f"a connection was lost: {why}")
+    return None
+
+
+def _named(error: OSError) -> str:
+    return error.filename.decode(errors="surrogateescape") if isinstance(error.filename, bytes) else str(error.filename)

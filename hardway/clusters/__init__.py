@@ -1,0 +1,1 @@
+"""Instances as a cluster of an engine that exists."""

@@ -1,0 +1,1 @@
+"""What EC2 describes and keeps: instances and selectors, tags, images, networks, security groups, the account."""

@@ -1,0 +1,315 @@
+"""AMIs by name: the newest image of an owner, an id, or an image of one's own; fit for the instance types asked for.
+
+Also one's own AMIs and snapshots: listed, made of instances, removed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2 import tags as tagging
+from hardway.ec2.instances import Instance
+from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
+
+_CANONICAL = "/aws/service/canonical/ubuntu/server"
+# Where the owners of images publish the newest one's id, and the user their images let in.
+IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "noble": (f"{_CANONICAL}/24.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
+    "jammy": (f"{_CANONICAL}/22.04/stable/current/{{arch}}/hvm/ebs-gp2/ami-id", "ubuntu", {}),
+    "bookworm": ("/aws/service/debian/release/12/latest/{arch}", "admin", {}),
+    "al2023": (
+        "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
+        "ec2-user",
+        {"amd64": "x86_64"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
+
+    `platform` is what is paid for beside the hardware, as EC2 says it; `kept_disks` are devices beside the root's whose
+    volumes would stay after their instance, and what RunInstances takes to make the same ones.
+    """
+
+    id: str
+    architecture: str
+    root_device: str
+    user: str
+    platform: str
+    kept_disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
+
+
+def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "") -> Image:
+    """The AMI that `name` (noble, ami-..., one's own) means for the instance types; `user` overrides its login user.
+
+    Raises UsageError for an unknown name or type, or types of several architectures.
+    """
+    architecture = _architecture(settings, types)
+    ec2 = aws.ec2(settings)
+    known_user = ""
+    if name.startswith("ami-"):
+        images = _images(lambda: ec2.describe_images(ImageIds=[name]))
+    elif name in IMAGES:
+        parameter, known_user, names = IMAGES[name]
+        short = {"x86_64": "amd64"}.get(architecture, architecture)
+        value = _parameter(settings, parameter.format(arch=names.get(short, short)))
+        images = _images(lambda: ec2.describe_images(ImageIds=[value]))
+    else:
+        named = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
+        # EC2 takes a name in a filter for a glob.
+        images = [i for i in _images(lambda: ec2.describe_images(Owners=["self"], Filters=named)) if i["Name"] == name]
+    if not images:
+        raise UsageError(
+            f"there is no AMI {name!r} in {aws.region_of(settings)} (--ami takes {', '.join(IMAGES)}, an id (ami-...), "
+            f"or the name of an image of your own){did_you_mean(name, [*IMAGES, *(i.name for i in own(settings))])}"
+        )
+    newest = max(images, key=lambda image: image.get("CreationDate", ""))
+    if newest["Architecture"] != architecture:
+        raise UsageError(f"the AMI {name} is for {newest['Architecture']}, but {'/'.join(types)} is {architecture}")
+    root = newest.get("RootDeviceName", "/dev/sda1")
+    return Image(
+        newest["ImageId"],
+        architecture,
+        root,
+        user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
+        newest.get("PlatformDetails", ""),
+        {
+            disk["DeviceName"]: _same_volume(disk["Ebs"])
+            for disk in newest.get("BlockDeviceMappings", [])
+            if disk["DeviceName"] != root and disk.get("Ebs", {}).get("DeleteOnTermination") is False
+        },
+    )
+
+
+def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's."""
+    keys = ["VolumeSize", "VolumeType", "SnapshotId" if "SnapshotId" in ebs else "Encrypted"]
+    if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
+        keys += ["Iops", "Throughput"]
+    return {key: ebs[key] for key in keys if key in ebs}
+
+
+def _images(describe: Callable[[], Any]) -> list[Any]:
+    try:
+        return list(describe()["Images"])
+    except Exception as error:
+        if aws.error_code(error).startswith("InvalidAMIID"):
+            return []
+        raise
+
+
+def _parameter(settings: Settings, name: str) -> str:
+    ssm = aws.ssm(settings)
+    try:
+        return str(ssm.get_parameter(Name=name)["Parameter"]["Value"])
+    except ssm.exceptions.ParameterNotFound:
+        raise UsageError(
+            f"{aws.region_of(settings)} has no public parameter {name}: name an AMI by its id (--ami ami-...)"
+        ) from None
+
+
+def _architecture(settings: Settings, types: Sequence[str]) -> str:
+    ec2 = aws.ec2(settings)
+    try:
+        described = ec2.describe_instance_types(InstanceTypes=list(types))["InstanceTypes"]
+    except Exception as error:
+        if aws.error_code(error) not in ("InvalidInstanceType", "InvalidParameterValue"):
+            raise
+        described = []
+    known = {t["InstanceType"]: t["ProcessorInfo"]["SupportedArchitectures"] for t in described}
+    for name in types:
+        if name not in known:
+            raise UsageError(f"{aws.region_of(settings)} has no instance type {name!r}{near_type(settings, name)}")
+    architectures = {next((a for a in ("x86_64", "arm64") if a in known[t]), str(known[t][0])) for t in types}
+    if len(architectures) > 1:
+        raise UsageError(f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))})")
+    return architectures.pop()
+
+
+def near_type(settings: Settings, name: str) -> str:
+    """What `did_you_mean` says of the instance types that the region has."""
+    pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings").paginate()
+    return did_you_mean(name, [o["InstanceType"] for page in pages for o in page["InstanceTypeOfferings"]])
+
+
+@dataclass(frozen=True)
+class OwnImage:
+    """An AMI of the account's own; `user` is the one that its `ssh-user` tag says it lets in."""
+
+    name: str
+    id: str
+    state: str
+    architecture: str
+    created: str
+    user: str
+    snapshots: tuple[str, ...]
+    tags: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of the account's own; `gigs` is the volume's size in GiB, `progress` a percentage."""
+
+    name: str
+    id: str
+    state: str
+    progress: str
+    gigs: int
+    started: datetime
+    volume: str
+    description: str
+    tags: Mapping[str, str] = field(hash=False)
+
+
+def own(settings: Settings) -> list[OwnImage]:
+    """The account's own AMIs in the region, newest first."""
+    pages = aws.ec2(settings).get_paginator("describe_images").paginate(Owners=["self"])
+    found = [_own_image(raw) for page in pages for raw in page["Images"]]
+    return sorted(found, key=lambda image: image.created, reverse=True)
+
+
+def _own_image(raw: Mapping[str, Any]) -> OwnImage:
+    tags = tagging.of(raw)
+    disks = [mapping.get("Ebs", {}).get("SnapshotId", "") for mapping in raw.get("BlockDeviceMappings", [])]
+    return OwnImage(
+        raw.get("Name", ""),
+        raw["ImageId"],
+        raw["State"],
+        raw.get("Architecture", ""),
+        raw.get("CreationDate", ""),
+        tags.get("ssh-user", ""),
+        tuple(filter(None, disks)),
+        tags,
+    )
+
+
+def find_own(settings: Settings, name: str) -> OwnImage:
+    """The account's own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for a name."""
+    images = own(settings)
+    found = [image for image in images if name == image.id] or [image for image in images if name == image.name]
+    if found:
+        return found[0]
+    kind = UsageError if name.startswith("ami-") else NothingMatched
+    hint = did_you_mean(name, [image.name for image in images]) or "; see `inv ec2.amis`"
+    raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{hint}")
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for what `--ami` would not take for the name of one's own, or EC2 for no name of an AMI at all.
+
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+    """
+    if name in IMAGES or name.startswith("ami-"):
+        raise UsageError(f"{name!r} would be another AMI's for `ec2.new --ami`: take another name")
+    if name.startswith("-") or not re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
+        raise UsageError(
+            f"{name!r} can't be the name of an AMI: 3 to 128 letters, digits, blanks and ()[]./-'@_ can, not - at first"
+        )
+
+
+def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:
+    """Have EC2 make an AMI of an instance, and return its id at once; it may be used when it is available.
+
+    With `reboot` EC2 reboots the instance first, so that its file systems are at rest. The AMI keeps who logs in.
+    """
+    keep = {"ssh-user": instance.tags["ssh-user"]} if "ssh-user" in instance.tags else {}
+    answer = aws.ec2(settings).create_image(
+        InstanceId=instance.id,
+        Name=name,
+        Description=f"of {instance}",
+        NoReboot=not reboot,
+        TagSpecifications=tagging.specifications({"Name": name, **keep}, "image", "snapshot"),
+    )
+    return str(answer["ImageId"])
+
+
+def wait(settings: Settings, image: str, seconds: int) -> None:
+    """Wait until an AMI is available. Raises Failed where it can't be made, and after so many seconds."""
+    deadline = time.monotonic() + seconds
+    pause, state = 0.2, "pending"
+    while True:
+        # EC2 may not know it yet.
+        for raw in _images(lambda: aws.ec2(settings).describe_images(ImageIds=[image])):
+            state = raw["State"]
+            if state == "available":
+                return
+            if state in ("failed", "error", "invalid", "deregistered"):
+                raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
+        if time.monotonic() >= deadline:
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `inv ec2.amis` shows its state")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 10.0)
+
+
+def remove(settings: Settings, image: OwnImage) -> list[str]:
+    """Deregister an AMI and delete its snapshots, but those that another AMI uses; returns those that are left."""
+    ec2 = aws.ec2(settings)
+    ec2.deregister_image(ImageId=image.id)
+    left = []
+    for snapshot in image.snapshots:
+        try:
+            ec2.delete_snapshot(SnapshotId=snapshot)
+        except Exception as error:
+            if aws.error_code(error) == "InvalidSnapshot.InUse":
+                left.append(snapshot)
+            elif aws.error_code(error) != "InvalidSnapshot.NotFound":
+                raise
+    return left
+
+
+def snapshots(settings: Settings) -> list[Snapshot]:
+    """The account's own snapshots in the region, newest first."""
+    pages = aws.ec2(settings).get_paginator("describe_snapshots").paginate(OwnerIds=["self"])
+    found = [_snapshot(raw) for page in pages for raw in page["Snapshots"]]
+    return sorted(found, key=lambda snapshot: snapshot.started, reverse=True)
+
+
+def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
+    tags = tagging.of(raw)
+    return Snapshot(
+        tags.get("Name", ""),
+        raw["SnapshotId"],
+        raw.get("State", ""),
+        raw.get("Progress", ""),
+        raw["VolumeSize"],
+        raw["StartTime"],
+        raw.get("VolumeId", ""),
+        raw.get("Description", ""),
+        tags,
+    )
+
+
+def take_snapshots(
+    settings: Settings, instances: Iterable[Instance]
+) -> tuple[list[str], dict[Instance, HardwayError]]:
+    """Snapshots of all volumes of each instance as they are at one moment; EC2 copies them while the instance goes on.
+
+    And what it said of those that failed. Raises Interrupted with the ids of those taken.
+    """
+    taken: list[str] = []
+    failed = {}
+    for instance in instances:
+        try:
+            answer = aws.ec2(settings).create_snapshots(
+                InstanceSpecification={"InstanceId": instance.id},
+                Description=f"of {instance}",
+                TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
+            )
+            taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; taken until then: {' '.join(taken) or 'none'}") from None
+        except Exception as error:
+            why = aws.translate(error)
+            if not why:
+                raise
+            failed[instance] = why
+    return taken, failed

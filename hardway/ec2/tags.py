@@ -1,0 +1,82 @@
+"""Tags: reading those a person writes, putting them on instances, and those of what hardway makes in an account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2.instances import Done, Instance, check_name, each
+from hardway.errors import UsageError
+from hardway.terminal import printable
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
+_RESOURCES = 1000
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions, in characters
+_MOST_KEY, _MOST_VALUE = 128, 256
+
+
+def read(texts: Iterable[str]) -> dict[str, str]:
+    """Tags from `key=value` texts. Raises UsageError for one that is none, or that only AWS may set."""
+    result: dict[str, str] = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals) or key.startswith("aws:"):
+            raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
+        if len(key) > _MOST_KEY or len(value) > _MOST_VALUE or printable(text) != text:
+            raise UsageError(
+                f"--tag {text[:80]!r}: a key has at most {_MOST_KEY} characters and a value {_MOST_VALUE}, "
+                "all of which can be seen"
+            )
+        if key == "Name":
+            check_name(value, "--tag Name=")
+        if result.get(key, value) != value:
+            raise UsageError(f"--tag {key} is given twice, as {result[key]!r} and as {value!r}")
+        result[key] = value
+    return result
+
+
+def read_keys(texts: Iterable[str]) -> list[str]:
+    """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
+    keys = [texts] if isinstance(texts, str) else list(texts)
+    for key in keys:
+        if not key or "=" in key or key.startswith("aws:") or len(key) > _MOST_KEY or printable(key) != key:
+            raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
+    return keys
+
+
+def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
+    """Raise UsageError where the `owner` among the tags is another user, unless `any_owner`."""
+    if (other := aws.other_owner(tags)) and not any_owner:
+        raise UsageError(
+            f"not {aws.user()}'s, so nothing was done: {what} ({other}'s); add --any-owner if that is meant"
+        )
+
+
+def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> Done:
+    """Set tags on instances; one that is there already gets the new value."""
+    call = aws.ec2_once(settings).create_tags
+    return each(instances, lambda ids: call(Resources=ids, Tags=listed(tags)), size=_RESOURCES)
+
+
+def remove(settings: Settings, instances: Iterable[Instance], keys: Sequence[str]) -> Done:
+    """Take tags off instances, whatever their value; one that is not there is no error."""
+    call = aws.ec2_once(settings).delete_tags
+    return each(instances, lambda ids: call(Resources=ids, Tags=[{"Key": key} for key in keys]), size=_RESOURCES)
+
+
+def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 takes them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def of(description: Mapping[str, Any]) -> dict[str, str]:
+    """The tags in EC2's description of anything."""
+    return {tag["Key"]: tag["Value"] for tag in description.get("Tags", [])}
+
+
+def specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
+    """Tags for all that one call makes of these kinds (`vpc`, `snapshot`), with who made it."""
+    own = {"owner": aws.user(), **tags}
+    return [{"ResourceType": kind, "Tags": listed(own)} for kind in kinds]

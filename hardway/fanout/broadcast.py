@@ -1,0 +1,438 @@
+"""One file to many instances, sent up once: the first gets it from here, the others from those that have it.
+
+Every instance runs `broadcast.sh` on one channel, told here what to do next: take the file, pull it from an instance
+that has it, install it. What it has it offers to others, to a key made for this one transfer that opens nothing but
+that file, and forgets both as its channel closes, whoever closed it. The file's digest is checked after each hop. An
+instance that gives nothing, or dies, costs those that were waiting for it another try with the next. `Board` decides
+who gets it from whom; it does no I/O.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import IO, Any
+
+import paramiko
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fabric.group import GroupResult
+
+from hardway import s3
+from hardway.ec2.instances import Instance
+from hardway.errors import UsageError
+from hardway.fanout import transfer
+from hardway.fanout.group import InstanceGroup
+from hardway.fanout.transfer import Remote, temporary_name
+from hardway.ssh import connection as ssh
+from hardway.ssh.channel import Channel, Progress, TransferError
+from hardway.ssh.keys import HostKeys
+from hardway.ssh.script import Script
+from hardway.terminal import printable
+
+CHILDREN = 2  # instances that one serves at the same time
+OTHERS = 3  # instances that one tries to get it from, before it gets it from here
+HOPELESS = 4  # failed tries, with none that succeeded, after which all get it from here, at the same time
+KEY_DAYS = 2  # after which a key that could not be removed opens nothing, in any time zone
+LEAST_INSTANCES = 4  # with fewer, or less to send in all,
+LEAST_BYTES = 32 << 20  # sending it to each from here is as fast
+_LOOK_SECONDS = 0.5
+_CHUNK = 1 << 18
+_LINE_BYTES = 1 << 14
+_OTHER_LINES = 1000  # of what start-up files have left running
+HERE = ""
+"""Where it is from the start."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The file: its size in bytes, its SHA-256 in hexadecimal."""
+
+    file: IO[bytes]
+    size: int
+    digest: str
+
+    @classmethod
+    def of(cls, file: IO[bytes]) -> Payload:
+        """A file, read through once."""
+        digest, size = hashlib.sha256(), 0
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+        return cls(file, size, digest.hexdigest())
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it; from several threads at the same time."""
+        position = 0
+        while chunk := os.pread(self.file.fileno(), _CHUNK, position):
+            position += len(chunk)
+            yield chunk
+
+
+@dataclass
+class _Seat:
+    """What the board knows of an instance."""
+
+    has: bool = False
+    serving: int = 0
+    failed: set[str] = field(default_factory=set)
+    blamed: int = 0
+    over: bool = False
+
+
+class Board:
+    """Who has the file, and who gets it from whom; for use from a thread for each instance."""
+
+    def __init__(self, names: Sequence[str], at_once: int, stopped: Callable[[], bool]) -> None:
+        """`at_once` instances can be connected to at the same time; `stopped` tells that nobody need wait any more."""
+        self._seats = {name: _Seat() for name in names}
+        self._at_once = at_once
+        self._stopped = stopped
+        self._here = 0
+        self._pulled = 0
+        self._failures = 0
+        self._begun: set[str] = set()
+        self._changed = threading.Condition()
+
+    def begin(self, name: str) -> None:
+        """The instance is connected to."""
+        with self._changed:
+            self._begun.add(name)
+
+    def source(self, name: str) -> str:
+        """Wait until there is something to get it from, and return that: an instance, or HERE.
+
+        Raises TransferError where the transfer is stopped.
+        """
+        with self._changed:
+            while (found := self._best(name)) is None:
+                self._changed.wait(_LOOK_SECONDS)
+                if self._stopped():
+                    raise TransferError("given up")
+            if found == HERE:
+                self._here += 1
+            else:
+                self._seats[found].serving += 1
+            return found
+
+    def _best(self, name: str) -> str | None:
+        failed = self._seats[name].failed
+        having = [
+            (seat.serving, other)
+            for other, seat in self._seats.items()
+            if seat.has and not seat.over and other not in failed and seat.blamed < OTHERS
+        ]
+        hopeless = not self._pulled and self._failures >= HOPELESS
+        if hopeless or len(failed) >= OTHERS or not having:
+            return HERE if hopeless or not self._here else None
+        serving, best = min(having)
+        return best if serving < CHILDREN else None
+
+    def got(self, name: str, source: str) -> None:
+        """The instance has it now, from there."""
+        with self._changed:
+            self._release(source)
+            self._pulled += source != HERE
+            self._seats[name].has = True
+            self._changed.notify_all()
+
+    def failed(self, name: str, source: str) -> None:
+        """The instance did not get it from there."""
+        with self._changed:
+            self._release(source)
+            if source != HERE:
+                self._failures += 1
+                self._seats[source].blamed += 1
+                self._seats[name].failed.add(source)
+            self._changed.notify_all()
+
+    def _release(self, source: str) -> None:
+        if source == HERE:
+            self._here -= 1
+        else:
+            self._seats[source].serving -= 1
+
+    def leave(self, name: str) -> None:
+        """The instance is over and done with: it has what it should have, or never will, and serves nobody."""
+        with self._changed:
+            self._begun.add(name)
+            self._seats[name].over = True
+            self._changed.notify_all()
+
+    def serve(self, name: str, busy: Callable[[], None]) -> None:
+        """Return once nobody may need this instance; `busy` is called now and then until then.
+
+        That is when all have the file; or, where not all can be connected to at the same time, when enough others
+        serve those still to come.
+        """
+        with self._changed:
+            while not self._stopped():
+                seats = self._seats.values()
+                if all(seat.has or seat.over for seat in seats) and not self._seats[name].serving:
+                    return
+                serving = sum(seat.has and not seat.over for seat in seats)
+                if len(self._begun) < len(seats) and serving > self._at_once // 2 and not self._seats[name].serving:
+                    self._seats[name].over = True
+                    return
+                self._changed.wait(_LOOK_SECONDS)
+                busy()
+
+
+def send_files(
+    group: InstanceGroup,
+    files: Sequence[Path],
+    destination: Remote,
+    progress: Progress,
+    *,
+    direct: bool = False,
+    bucket: str = "",
+) -> GroupResult:
+    """`transfer.send_files`, spread where that is faster; not with `direct`, and with `bucket` by way of S3.
+
+    `bucket` is the URL below which the object is put meanwhile. Raises UsageError for more files than one command names
+    with it; without it those are sent to each from here.
+    """
+    pays = _pays(group, sum(file.stat().st_size for file in files), direct, bucket)
+    several = len(list(transfer.batches(files))) > 1
+    if bucket and several:
+        raise UsageError(f"--via takes no {len(files)} files at once: put them into a directory and use ec2.push")
+    if not pays or several:
+        return transfer.send_files(group, files, destination, progress)
+    with tempfile.TemporaryFile() as file, transfer.reading(files, destination) as (arguments, chunks):
+        for chunk in chunks:
+            file.write(chunk)
+        payload = Payload.of(file)
+        return _spread(group, payload, transfer.RECEIVE, arguments, progress, bucket)
+
+
+def push(
+    group: InstanceGroup,
+    tree: Path,
+    destination: Remote,
+    progress: Progress,
+    *,
+    direct: bool = False,
+    bucket: str = "",
+) -> GroupResult:
+    """`transfer.push`, spread where that is faster; `direct` and `bucket` as for `send_files`."""
+    size = sum(os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(tree) for name in names)
+    if not _pays(group, size, direct, bucket):
+        return transfer.push(group, tree, destination, progress)
+    with tempfile.TemporaryFile() as file:
+        transfer.write_archive(tree, file)
+        payload = Payload.of(file)
+        return _spread(
+            group, payload, transfer.RECEIVE_TREE, transfer.tree_arguments(tree, destination), progress, bucket
+        )
+
+
+def _pays(group: InstanceGroup, size: int, direct: bool, bucket: str) -> bool:
+    """Raises UsageError for what contradicts itself, or a bucket that is none."""
+    if bucket and direct:
+        raise UsageError("--direct and --via contradict each other: take one of them")
+    if bucket:
+        s3.parse(f"{bucket.rstrip('/')}/x")
+        if any(char.isspace() for char in bucket):
+            raise UsageError(f"--via {bucket!r} has white space in it")
+        return True
+    return not direct and len(group) >= LEAST_INSTANCES and size * len(group) >= LEAST_BYTES
+
+
+def _spread(
+    group: InstanceGroup,
+    payload: Payload,
+    installer: str,
+    arguments: Sequence[str],
+    progress: Progress,
+    bucket: str,
+) -> GroupResult:
+    if not bucket:
+        return spread(group, payload, installer, arguments, progress)
+    target = s3.parse(f"{bucket.rstrip('/')}/{temporary_name()}")
+    store = s3.store(group.settings)
+    payload.file.seek(0)
+    store.write(target, payload.file)
+    try:
+        return spread(group, payload, installer, arguments, progress, str(target))
+    finally:
+        store.remove(target)
+
+
+def spread(
+    group: InstanceGroup,
+    payload: Payload,
+    installer: str,
+    arguments: Sequence[str],
+    progress: Progress,
+    url: str = "",
+) -> GroupResult:
+    """Bring the file to each instance and have the script `installer` install it there; it reads the file.
+
+    `arguments` are the script's. `progress` is called, from several threads, with bytes as they come to an instance.
+    With `url`, every instance gets it from that object in S3.
+    """
+    board = Board([c.instance.id for c in group], group.settings.ec2.max_connections, group.interrupted.is_set)
+    token = temporary_name()
+    offers = {connection.instance.id: _Offer(connection) for connection in group}
+
+    def bring(connection: ssh.InstanceConnection) -> None:
+        name = connection.instance.id
+        board.begin(name)
+        try:
+            with _Receiver(
+                connection,
+                f"{token}-{name}",
+                payload,
+                offers[name],
+                installer,
+                arguments,
+                group.settings.stub_session if url else {},
+            ) as receiver:
+                if url:
+                    receiver.fetch(url)
+                    progress(payload.size)
+                    receiver.install()
+                    return
+                while True:
+                    source = board.source(name)
+                    try:
+                        if source == HERE:
+                            receiver.take(payload, progress)
+                        else:
+                            receiver.pull(offers[source])
+                            progress(payload.size)
+                    except _NotGot:
+                        board.failed(name, source)
+                    except BaseException:
+                        board.failed(name, source)
+                        raise
+                    else:
+                        board.got(name, source)
+                        break
+                receiver.install()
+                # It has what it should have: it is no failure of its own if it can't serve others.
+                with contextlib.suppress(TransferError, OSError, EOFError, paramiko.SSHException):
+                    board.serve(name, receiver.look)
+        finally:
+            board.leave(name)
+
+    def over(connection: ssh.InstanceConnection, _outcome: Any) -> None:
+        board.leave(connection.instance.id)
+
+    return group.fanout(bring, over)
+
+
+class _NotGot(TransferError):
+    """The file did not come from there, but may from elsewhere."""
+
+
+class _Offer:
+    """Where and with which key others get the file from an instance."""
+
+    def __init__(self, connection: ssh.InstanceConnection) -> None:
+        self.instance: Instance = connection.instance
+        self.port = connection.port
+        self.user = connection.user
+        key = Ed25519PrivateKey.generate()
+        self.private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        self.public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        ).decode()
+
+    def entry(self, name: str) -> str:
+        """What lets this key in, and only to the file; sshd(8), AUTHORIZED_KEYS FILE FORMAT."""
+        ends = datetime.now(timezone.utc).date() + timedelta(days=KEY_DAYS)
+        return f'restrict,expiry-time="{ends:%Y%m%d}",command="cat .{name}/whole" {self.public}'
+
+    def known(self) -> bytes:
+        """The instance's host keys, as we know them since we are connected to it."""
+        keys = HostKeys().of(self.instance.id)
+        return "".join(f"parent {kind} {key}\n" for kind, key in keys.items()).encode()
+
+
+class _Receiver:
+    """The script on one instance, and the conversation with it."""
+
+    def __init__(
+        self,
+        connection: ssh.InstanceConnection,
+        name: str,
+        payload: Payload,
+        offer: _Offer,
+        installer: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
+        script = Path(__file__).with_name("broadcast.sh").read_text()
+        # In front of each answer: what a start-up file has left behind may print, too.
+        self._word = secrets.token_hex(8)
+        self._others = 0
+        about = [self._word, name, str(payload.size), payload.digest, offer.entry(name), installer, *arguments]
+        self._channel = Channel(connection, Script(script, about), environment)
+
+    def __enter__(self) -> _Receiver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # The end of its stdin is what has it forget what it kept.
+        self._channel.leave()
+        self._channel.channel.close()
+
+    def take(self, payload: Payload, progress: Progress) -> None:
+        """Send it from here. Raises TransferError."""
+        self._say("take")
+        self._channel.send(payload.chunks(), progress)
+        self._answer(TransferError)
+
+    def pull(self, offer: _Offer) -> None:
+        """Have it pulled from another instance. Raises _NotGot where that came to nothing."""
+        known = offer.known()
+        host = ssh.checked_address(offer.instance, offer.instance.private_ip or offer.instance.address)
+        self._say(f"pull {host} {offer.port} {offer.user} {len(offer.private)} {len(known)}")
+        self._channel.send([offer.private, known])
+        self._answer(_NotGot)
+
+    def fetch(self, url: str) -> None:
+        """Have it fetched from S3. Raises TransferError."""
+        self._say(f"fetch {url}")
+        self._answer(TransferError)
+
+    def install(self) -> None:
+        """Have it installed. Raises TransferError."""
+        self._say("install")
+        self._answer(TransferError)
+
+    def look(self) -> None:
+        """Take what it says to show that it lives. Raises TransferError once it doesn't."""
+        while self._channel.lines_waiting():
+            self._line()
+
+    def _say(self, line: str) -> None:
+        self._channel.send([f"{line}\n".encode()])
+
+    def _line(self) -> str:
+        """The next line that is the script's; empty for a sign of life. Raises TransferError for too many others."""
+        while self._others < _OTHER_LINES:
+            line = self._channel.line(_LINE_BYTES).decode(errors="replace")
+            if line.startswith(f"{self._word} "):
+                said = line.removeprefix(f"{self._word} ").strip()
+                return "" if said == "." else said
+            self._others += 1
+        raise TransferError("it said what nobody asked it")
+
+    def _answer(self, kind: type[TransferError]) -> None:
+        while not (said := self._line()):
+            pass
+        if said != "ok":
+            raise kind(printable(said.removeprefix("no").strip()) or "it said nothing of why")

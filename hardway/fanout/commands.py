@@ -1,0 +1,134 @@
+"""What `--command` and `--stdin` mean: a line for the login shell of each instance, and what it reads.
+
+A short text is the line itself, as for ssh. A file's content travels over stdin in front of what the command is to
+read, so it may be of any length and in any language its first line names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from hardway.errors import UsageError
+from hardway.paths import here
+from hardway.ssh.script import Script
+
+# Linux takes no single argument of 128 KiB or more.
+_LINE_BYTES = 100_000
+_CHUNK = 1 << 16
+
+# $1: its size. Without an interpreter line it is a bash script, as for execvp. Not all shells remove it when a signal
+# ends them.
+_RUN_SCRIPT = r"""
+trap 'exit 143' HUP INT TERM
+f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
+[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
+case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line for the login shell, or a script; and the chunks of bytes that each command reads (None: nothing)."""
+
+    line: str | Script
+    stdin: Callable[[], Iterator[bytes]] | None
+
+
+def read(command: str, stdin: str | None = None) -> Command:
+    """Read `--command` (text, a file, or `-` for our stdin) and `--stdin` (a file, or `-`).
+
+    Raises UsageError for no command, a file that cannot be read, and for `-` twice.
+    """
+    if command == "-" and stdin == "-":
+        raise UsageError("--command - and --stdin - cannot both read our stdin")
+    script = sys.stdin.buffer.read() if command == "-" else _script(command)
+    source = _source(stdin) if stdin else None
+    if not command.strip() or not (script is None or script.strip()):
+        raise UsageError("there is no command: --command takes text, a file, or - for stdin")
+    if script is None:
+        return Command(command, source)
+
+    def both() -> Iterator[bytes]:
+        yield script
+        if source:
+            yield from source()
+
+    return Command(Script(_RUN_SCRIPT, [str(len(script))]), both)
+
+
+def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
+    """Read `--each` (a file, or `-` for our stdin): its lines, each with the newline it is to be read with.
+
+    Raises UsageError for a file that cannot be read, and beside another flag that reads, or is read, as it is.
+    """
+    if stdin:
+        raise UsageError("--each and --stdin both say what the command reads: leave one of them out")
+    if not each.strip():
+        raise UsageError("--each is empty: it takes a file, or - for stdin")
+    if command == each == "-":
+        raise UsageError("--command - and --each - cannot both read our stdin")
+    try:
+        data = sys.stdin.buffer.read() if each == "-" else here(each).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
+    return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
+
+
+def _script(command: str) -> bytes | None:
+    """The content of the file that the text names, or of a text too long for a line; None for a line."""
+    content = file_content(command, "--command")
+    if content is not None:
+        return content
+    encoded = command.encode(errors="surrogateescape")
+    return encoded if len(encoded) > _LINE_BYTES else None
+
+
+def file_content(text: str, flag: str) -> bytes | None:
+    """The content of the file that a flag's text names; None where it names none.
+
+    Raises UsageError for a file that cannot be read.
+    """
+    if not text.strip() or "\n" in text or len(text) >= 4096:
+        return None
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # a user there is there
+        return None
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise UsageError(f"cannot read {flag} {text}: {error.strerror}") from None
+
+
+def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
+    try:
+        file: IO[bytes] = _all_of_stdin() if stdin == "-" else here(stdin).open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
+    return lambda: _chunks(file)
+
+
+def _all_of_stdin() -> IO[bytes]:
+    """Our stdin, kept in a file: every instance reads all of it, at its own pace."""
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    while chunk := sys.stdin.buffer.read(_CHUNK):
+        spool.write(chunk)
+    spool.flush()
+    return spool
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """The file from its start, without its shared position."""
+    position = 0
+    while chunk := os.pread(file.fileno(), _CHUNK, position):
+        position += len(chunk)
+        yield chunk

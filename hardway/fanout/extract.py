@@ -1,0 +1,352 @@
+"""Unpack a tar stream from an instance, which may be hostile: nothing outside of the new directory changes.
+
+Every member is made beneath that directory by descriptor, one name at a time, and no link is followed on the way.
+Nothing that is there is written to: a name that comes twice is refused. There are files, directories, symlinks and
+hard links; what else there may be (devices, FIFOs, sparse files) is refused. Symlinks keep their text, whatever it is,
+as tar and rsync do: a person who mirrors a tree wants them, and only who follows one later is led anywhere. Of a mode
+the bits for reading, writing and running are kept: no set-id bits. All belongs to whoever unpacks it.
+
+The stream is read here and not by `tarfile`, which keeps every member and takes headers of any size into memory. The
+format's description: POSIX.1-2017, pax, and "Basic Tar Format" of GNU tar's manual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from hardway.ssh.channel import CHUNK, TransferError
+from hardway.terminal import printable
+
+BLOCK = 512
+# Of what describes a member and is not its content: names, times.
+HEADER_BYTES = 1 << 16
+# Linux takes no longer path; and deeper trees no tool can remove at once.
+NAME_BYTES = 3500
+DEPTH = 200
+# What is kept of each, until their modes are set at the end, is in memory.
+DIRECTORIES = 1_000_000
+_SIZE_BITS = 63
+
+class NotWholeError(TransferError):
+    """What came is no tar stream, or none that is whole."""
+
+
+Read = Callable[[int], bytes]
+
+
+@dataclass
+class Member:
+    """What the stream says of one member. `name` and `link` are as the stream has them."""
+
+    name: str
+    kind: bytes
+    mode: int
+    size: int
+    mtime: float
+    link: str = ""
+
+
+@dataclass
+class _Header:
+    """What comes before a member, in blocks of its own, and holds for it alone."""
+
+    name: bytes | None = None
+    link: bytes | None = None
+    size: int | None = None
+    mtime: float | None = None
+    any: bool = False
+
+
+def members(read: Read) -> Iterator[Member]:
+    """The members of a stream; the content of each must be read before the next is asked for.
+
+    Raises TransferError for what is no tar stream, or none that is whole.
+    """
+    while True:
+        header = _Header()
+        while True:
+            block = _exactly(read, BLOCK)
+            if not block.strip(b"\0"):
+                if header.any:
+                    raise _broken()
+                return
+            kind, size = _check(block), _number(block[124:136])
+            if kind in (b"L", b"K", b"x", b"g"):
+                if not 0 <= size <= HEADER_BYTES:
+                    raise TransferError(f"refused: a header of {size} bytes")
+                data = _exactly(read, size)
+                _skip(read, -size % BLOCK)
+                _more(header, kind, data)
+                continue
+            break
+        yield _member(block, kind, size, header)
+
+
+def _member(block: bytes, kind: bytes, size: int, header: _Header) -> Member:
+    name, link = _text(block[:100]), _text(block[157:257])
+    if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
+        name = prefix + b"/" + name
+    name = name if header.name is None else header.name
+    link = link if header.link is None else header.link
+    size = size if header.size is None else header.size
+    mtime = float(_number(block[136:148])) if header.mtime is None else header.mtime
+    if kind in (b"\0", b"7"):
+        kind = b"5" if kind == b"\0" and name.endswith(b"/") else b"0"
+    if not 0 <= size < 1 << _SIZE_BITS:
+        raise TransferError(f"refused: {_shown(os.fsdecode(name))} says that it has {size} bytes")
+    if size and kind in (b"1", b"2", b"5"):
+        raise _broken()
+    return Member(os.fsdecode(name), kind, _number(block[100:108]) & 0o7777, size, mtime, os.fsdecode(link))
+
+
+def _check(block: bytes) -> bytes:
+    """The kind of a header. Raises TransferError for a block that is none."""
+    wanted = _number(block[148:156])
+    rest = block[:148] + b" " * 8 + block[156:]
+    if wanted not in (sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest)):
+        raise _broken()
+    return block[156:157]
+
+
+def _number(data: bytes) -> int:
+    """A number in octal, or in base 256 where the first bit says so."""
+    if data[0] & 0x80:
+        number = int.from_bytes(data, "big") & ((1 << (8 * len(data) - 1)) - 1)
+        return number - (1 << (8 * len(data) - 1)) if data[0] & 0x40 else number
+    text = data.split(b"\0")[0].strip()
+    if text.strip(b"01234567"):
+        raise _broken()
+    return int(text or b"0", 8)
+
+
+def _text(data: bytes) -> bytes:
+    return data.split(b"\0")[0]
+
+
+def _more(header: _Header, kind: bytes, data: bytes) -> None:
+    header.any = True
+    if kind == b"L":
+        header.name = _text(data)
+    elif kind == b"K":
+        header.link = _text(data)
+    elif kind == b"x":
+        for key, value in _records(data):
+            if key == b"path":
+                header.name = value
+            elif key == b"linkpath":
+                header.link = value
+            elif key == b"size":
+                header.size = int(value) if value.isdigit() and len(value) < 20 else -1
+            elif key == b"mtime":
+                header.mtime = _time(value)
+            elif key.startswith(b"GNU.sparse"):
+                raise TransferError("refused: a sparse file, which nobody asked for")
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Of `LENGTH KEY=VALUE` and a newline, as often as there is room."""
+    while data:
+        digits, blank, _ = data.partition(b" ")
+        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+        record = data[len(digits) + 1 : length]
+        key, equals, value = record.partition(b"=")
+        if not (blank and equals and value.endswith(b"\n")) or length > len(data):
+            raise _broken()
+        yield key, value[:-1]
+        data = data[length:]
+
+
+def _time(value: bytes) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise _broken() from None
+
+
+def _exactly(read: Read, size: int) -> bytes:
+    data = read(size)
+    if len(data) != size:
+        raise NotWholeError("what came is no whole tar stream: it ends too early")
+    return data
+
+
+def _skip(read: Read, size: int) -> None:
+    while size:
+        size -= len(_exactly(read, min(size, CHUNK)))
+
+
+def _broken() -> NotWholeError:
+    return NotWholeError("what came is no whole tar stream: it has a header that is none")
+
+
+def _shown(name: str) -> str:
+    return printable(name if len(name) <= 200 else f"{name[:200]}...")
+
+
+@dataclass
+class Tree:
+    """A directory that a stream is unpacked into, by its descriptor; nothing else may be in it at first.
+
+    Directories get their modes and times by `finish`: until then they are ours to write to.
+    """
+
+    root: int
+    directories: dict[tuple[str, ...], tuple[int, float]] = field(default_factory=dict)
+    """Their names below the root, and their mode and time."""
+    _last: tuple[tuple[str, ...], int] | None = None
+
+    def add(self, member: Member, read: Read, progress: Callable[[int], None]) -> None:
+        """Make one member; its content is read. Raises TransferError for what is refused, or can't be written."""
+        names = _names(member.name)
+        with told(member.name, member=True):
+            if member.kind == b"5":
+                self._directory(member, names)
+                return
+            if not names:
+                raise TransferError(f"refused: {_shown(member.name)!r} is no name of a file")
+            if member.kind not in (b"0", b"1", b"2"):
+                raise TransferError(f"refused: {_shown(member.name)} is {_kind(member.kind)}, and nothing to copy")
+            parent = self._parent(names[:-1])
+            if member.kind == b"0":
+                _file(member, parent, names[-1], read, progress)
+            elif member.kind == b"2":
+                os.symlink(member.link, names[-1], dir_fd=parent)
+                _set_time(names[-1], parent, member.mtime)
+            else:
+                self._link(member, parent, names[-1])
+
+    def _directory(self, member: Member, names: tuple[str, ...]) -> None:
+        if names in self.directories:
+            raise TransferError(f"refused: {_shown(member.name)} comes twice")
+        if len(self.directories) >= DIRECTORIES:
+            raise TransferError(f"refused: it has more than {DIRECTORIES} directories")
+        self._parent(names)
+        self.directories[names] = member.mode & 0o777, member.mtime
+
+    def _parent(self, names: tuple[str, ...]) -> int:
+        """The descriptor of a directory below the root, which is kept for the next member: most have the same."""
+        if self._last is None or self._last[0] != names:
+            with self._opened(names) as descriptor:
+                self.close()
+                self._last = names, os.dup(descriptor)
+        return self._last[1]
+
+    def close(self) -> None:
+        """Give back what is open, but the root."""
+        last, self._last = self._last, None
+        if last:
+            os.close(last[1])
+
+    def _link(self, member: Member, parent: int, name: str) -> None:
+        """A hard link to a file that has come before."""
+        names = _names(member.link)
+        with self._opened(names[:-1]) as source:
+            status = os.stat(names[-1] if names else ".", dir_fd=source, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise TransferError(f"refused: {_shown(member.name)} is a link to {_shown(member.link)}, no file")
+            os.link(names[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+
+    @contextlib.contextmanager
+    def _opened(self, names: tuple[str, ...]) -> Iterator[int]:
+        """A directory below the root, by descriptor; made where no member has said that it is there."""
+        descriptor = os.dup(self.root)
+        try:
+            for name in names:
+                try:
+                    found = beneath(descriptor, name)
+                except FileNotFoundError:
+                    os.mkdir(name, 0o700, dir_fd=descriptor)
+                    found = beneath(descriptor, name)
+                os.close(descriptor)
+                descriptor = found
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Give the directories their modes and times, but the root, the deepest first. Raises TransferError."""
+        for names in sorted(self.directories, key=len, reverse=True):
+            if names:
+                with told("/".join(names)), self._opened(names) as descriptor:
+                    self.set_mode(names, descriptor)
+
+    def set_mode(self, names: tuple[str, ...], descriptor: int) -> None:
+        """Give an open directory the mode and the time of the one of these names, where the stream had it."""
+        if names in self.directories:
+            mode, mtime = self.directories[names]
+            _set_time(None, descriptor, mtime)
+            os.fchmod(descriptor, mode)
+
+
+def beneath(directory: int | None, name: str | os.PathLike[str], follow: bool = False) -> int:
+    """Open a directory in an open one, or by its path; no symlink to one, unless `follow`. Raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return os.open(name, flags, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def told(name: str, member: bool = False) -> Iterator[None]:
+    """Turn what this machine's disk refuses into a TransferError that names the file; `member` of a stream."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if member and isinstance(error, FileExistsError):
+            why = "comes twice"
+        elif getattr(error, "errno", 0) in (errno.ELOOP, errno.ENOTDIR):
+            why = "would go through a symlink, or a file"
+        else:
+            raise TransferError(f"cannot write {_shown(name)}: {_reason(error)}") from error
+        raise TransferError(f"refused: {_shown(name)} {why}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _names(path: str) -> tuple[str, ...]:
+    """The names on the way to a member. Raises TransferError for a way that leads, or may lead, out of the tree."""
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise TransferError(f"refused: {_shown(path)!r} would land outside of where it is to go")
+    names = tuple(name for name in path.split("/") if name not in ("", "."))
+    if len(names) > DEPTH or len(os.fsencode(path)) > NAME_BYTES:
+        raise TransferError(f"refused: {_shown(path)!r} is too deep, or too long a name")
+    return names
+
+
+def _file(member: Member, parent: int, name: str, read: Read, progress: Callable[[int], None]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+    try:
+        left = member.size
+        while left:
+            view = memoryview(_exactly(read, min(left, CHUNK)))
+            left -= len(view)
+            progress(len(view))
+            while view:
+                view = view[os.write(descriptor, view) :]
+        _set_time(None, descriptor, member.mtime)
+        os.fchmod(descriptor, member.mode & 0o777)
+    finally:
+        # A file system of another machine says only now that there was no room.
+        os.close(descriptor)
+    _skip(read, -member.size % BLOCK)
+
+
+def _set_time(name: str | None, descriptor: int, mtime: float) -> None:
+    """Of an open file, or of a name in an open directory; a time that no file can have is left out."""
+    with contextlib.suppress(OverflowError, ValueError, NotImplementedError):
+        when = max(0.0, mtime)
+        if name is None:
+            os.utime(descriptor, (when, when))
+        else:
+            os.utime(name, (when, when), dir_fd=descriptor, follow_symlinks=False)
+
+
+def _kind(kind: bytes) -> str:
+    names = {b"3": "a device", b"4": "a device", b"6": "a FIFO", b"S": "a sparse file"}
+    return names.get(kind, f"of the kind {printable(os.fsdecode(kind))!r}")

@@ -1,0 +1,272 @@
+"""Put what has come whole in its place on this machine, and leave alone what no file is to be put in place of.
+
+What comes is kept in a hidden directory beside its place until it is whole. A lock says that somebody is still at it:
+the next copy to the same place removes those of which the lock is free, whose process was killed.
+
+What is there already and is no regular file (a device, a FIFO, a socket), and whatever is in /dev or /proc (links to
+descriptors too), is written through, as scp and cp do: to rename a file over /dev/null would break the machine. No
+hidden directory is made there. A symlink that a person names as the target stays, and the file that it leads to is
+replaced. A symlink under a name that came from an instance is replaced: it may be that instance's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hardway.fanout import extract
+from hardway.ssh.channel import CHUNK, STALL_SECONDS, TransferError
+from hardway.terminal import printable
+
+PREFIX = ".hardway-copy-"
+_MACHINE = ("/dev", "/proc", "/sys")
+_LINKS = 40  # as the kernel follows
+
+
+def place(target: Path) -> tuple[Path, bool]:
+    """Where a target leads to, its symlinks followed, and whether that is written through.
+
+    What is in a directory of the machine's is written through under the first such name. Raises TransferError.
+    """
+    for _ in range(_LINKS):
+        parent = os.path.realpath(target.parent)
+        target = Path(parent, target.name)
+        if _of_the_machine(target):
+            return target, True
+        if not target.is_symlink():
+            with extract.told(str(target)):
+                return target, target.exists() and not target.is_file() and not target.is_dir()
+        target = Path(parent, os.readlink(target))
+    raise TransferError(f"cannot write {printable(str(target))}: too many symlinks lead from one to the next")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and is no file, directory or symlink."""
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind))
+
+
+def _of_the_machine(path: Path) -> bool:
+    """Whether it is in a directory of devices or processes; /dev/shm is a plain one."""
+    names = path.parts
+    return f"/{''.join(names[1:2])}" in _MACHINE and names[:3] != ("/", "dev", "shm")
+
+
+@contextlib.contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """A hidden directory in the same file system as what it will be renamed to; gone with the block.
+
+    In a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
+    """
+    if _of_the_machine(Path(os.path.realpath(parent), "x")):
+        parent = Path(tempfile.gettempdir())
+    with extract.told(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_the_dead(parent)
+        work, lock = _locked(parent)
+    try:
+        yield work
+    finally:
+        remove(work)
+        os.close(lock)
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        try:
+            lock = extract.beneath(None, work)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(work)
+        except (BlockingIOError, FileNotFoundError):  # somebody took it for dead before it had its lock
+            os.close(lock)
+        except OSError:  # no locks in this file system
+            return work, lock
+        else:
+            return work, lock
+
+
+def _remove_the_dead(parent: Path) -> None:
+    """Remove what copies that were killed have left; what is in use, or another user's, stays."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(parent)):
+            if not entry.name.startswith(PREFIX) or not entry.is_dir(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                lock = extract.beneath(None, entry.path)
+                try:
+                    if os.fstat(lock).st_uid == os.geteuid():
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        remove(Path(entry.path))
+                finally:
+                    os.close(lock)
+
+
+def remove(tree: Path) -> None:
+    """Remove a directory of ours, also one in which something may not be written to. Never raises OSError."""
+    for directory, names, _files in os.walk(tree):
+        for name in [".", *names]:
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
+                    os.chmod(path, 0o700)
+    for directory, names, files in os.walk(tree, topdown=False):
+        for name in [*files, *names]:
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                if stat.S_ISDIR(os.lstat(path).st_mode):
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
+    with contextlib.suppress(OSError):
+        tree.rmdir()
+
+
+def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
+    """Put a whole file in its place; `named` says that a person named it, and not an instance.
+
+    Raises TransferError; then what was there is as it was, or, written through, has got a part.
+    """
+    if named:
+        to, through = place(target)
+    else:
+        to = Path(os.path.realpath(target.parent), target.name)
+        through = _of_the_machine(to) or _is_special(to)
+    if to.is_dir() and (named or not to.is_symlink()):
+        raise TransferError(f"{printable(str(to))} is a directory")
+    with extract.told(str(to)):
+        if through:
+            _write_through(source, to, given_up)
+        else:
+            os.replace(source, to)
+
+
+def _write_through(source: Path, target: Path, given_up: threading.Event) -> None:
+    descriptor = _open_written(target, given_up)
+    try:
+        with source.open("rb") as whole:
+            while chunk := whole.read(CHUNK):
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
+
+
+def _open_written(target: Path, given_up: threading.Event) -> int:
+    """Open what is written through; nothing is made. A FIFO is waited for until somebody reads it, but not for ever."""
+    if (number := _own_descriptor(target)) is not None:
+        # Opened anew, a file would be written to from its start.
+        return os.dup(number)
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
+    deadline = time.monotonic() + STALL_SECONDS
+    while True:
+        try:
+            descriptor = os.open(target, flags | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(target).st_mode):
+                raise
+            if time.monotonic() > deadline or given_up.wait(0.1):
+                raise TransferError(f"nobody reads from {printable(str(target))}") from error
+        else:
+            os.set_blocking(descriptor, True)
+            return descriptor
+
+
+def _own_descriptor(target: Path) -> int | None:
+    streams = {"stdin": 0, "stdout": 1, "stderr": 2}
+    if target.parent == Path("/dev"):
+        return streams.get(target.name)
+    if str(target.parent) == f"/proc/{os.getpid()}/fd" and target.name.isdecimal():
+        return int(target.name)
+    return None
+
+
+def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
+    """Move a tree to its place; into a tree that is there, file by file, each replaced at once.
+
+    No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
+    """
+    if _of_the_machine(Path(os.path.realpath(target), "x")):
+        raise TransferError(f"{printable(str(target))} is a directory of the machine's: no tree is put there")
+    with extract.told(str(target)):
+        if not os.path.lexists(target):
+            work.finish()
+            os.rename(source, target)
+        else:
+            _merge(work, source, target, given_up, named)
+        descriptor = extract.beneath(None, target, named)
+        try:
+            work.set_mode((), descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _merge(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
+    # What stands in the way is found before anything is changed.
+    for change in (False, True):
+        for directory, names, files in os.walk(source):
+            below = Path(os.path.relpath(directory, source)).parts
+            links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+            with extract.told(str(target.joinpath(*below))), _below(target, below, named, make=change) as here:
+                for name in [*files, *links] if here is not None else ():
+                    _merge_file(os.path.join(directory, name), here, name, given_up, change)
+    for below, _ in sorted(work.directories.items(), key=lambda each: len(each[0]), reverse=True):
+        if below:
+            with extract.told(str(target.joinpath(*below))), _below(target, below, named, make=True) as here:
+                work.set_mode(below, here)
+
+
+@contextlib.contextmanager
+def _below(target: Path, names: Sequence[str], named: bool, make: bool) -> Iterator[Any]:
+    """A directory below the target, by descriptor, no symlink followed; made if need be, else None for none."""
+    here = extract.beneath(None, target, named)
+    try:
+        for name in names:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=here)
+            try:
+                found = extract.beneath(here, name)
+            except FileNotFoundError:
+                if make:
+                    raise
+                yield None
+                return
+            os.close(here)
+            here = found
+        yield here
+    finally:
+        os.close(here)
+
+
+def _merge_file(source: str, directory: int, name: str, given_up: threading.Event, change: bool) -> None:
+    try:
+        kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if stat.S_ISDIR(kind):
+        raise TransferError(f"{printable(name)} is a directory here, and none there")
+    plain = stat.S_ISREG(kind) or stat.S_ISLNK(kind)
+    if not plain and os.path.islink(source):
+        raise TransferError(f"{printable(name)} is no regular file here, and a symlink there")
+    if change and plain:
+        os.replace(source, name, dst_dir_fd=directory)
+    elif change:
+        _write_through(Path(source), Path(f"/proc/self/fd/{directory}", name), given_up)

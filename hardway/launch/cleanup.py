@@ -1,0 +1,154 @@
+"""What hardway has made in a region and nothing uses any more: found, and removed.
+
+Key pairs, security groups, VPCs, and what launches that never ended have left: instances and launch templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2 import networks, security_groups, tags
+from hardway.ec2.instances import ALIVE, Instance, describe
+from hardway.errors import PartlyFailed, UsageError
+from hardway.launch import orphans
+from hardway.launch.orphans import LAUNCH_TAG
+from hardway.launch.prerequisites import SECURITY_GROUP
+
+_PAIR_NAME = re.compile(r"hardway-[0-9a-f]{12}")
+_IN_USE = "DependencyViolation"
+_UNDER_WAY = "a launch is under way"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something of ours; `kept` says why it has to stay, empty where it may go."""
+
+    kind: str
+    id: str
+    name: str
+    kept: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.id}" if self.name else f"{self.kind} {self.id}"
+
+
+def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
+    """All there is of ours, those in use and those of other owners too, in the order in which they can be removed.
+
+    Of what these credentials may not look at `say` is told.
+    """
+    instances = describe(settings)
+    alive = [instance for instance in instances if instance.state in ALIVE]
+    found = list(_instances(alive))
+    for looked_for in (
+        _templates(settings),
+        _security_groups(settings, alive),
+        _key_pairs(settings, alive),
+        _vpcs(settings, alive),
+    ):
+        try:
+            found += looked_for
+        except Exception as error:
+            if not aws.is_denied(error):
+                raise
+            say(str(aws.translate(error)))
+    return found
+
+
+def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], None]) -> list[str]:
+    """Remove things, and return the ids of those that are gone; of one that turns out to be in use `say` is told.
+
+    Raises PartlyFailed at the end where one can't be removed for another reason.
+    """
+    ec2 = aws.ec2(settings)
+    calls: dict[str, Callable[[Thing], Any]] = {
+        "instance": lambda thing: ec2.terminate_instances(InstanceIds=[thing.id]),
+        "launch template": lambda thing: ec2.delete_launch_template(LaunchTemplateId=thing.id),
+        "security group": lambda thing: ec2.delete_security_group(GroupId=thing.id),
+        "key pair": lambda thing: ec2.delete_key_pair(KeyName=thing.name),
+        "VPC": lambda thing: networks.remove_vpc(settings, thing.id),
+    }
+    removed, failed = [], []
+    for thing in things:
+        try:
+            calls[thing.kind](thing)
+        except Exception as error:
+            if aws.error_code(error) == _IN_USE:
+                say(f"kept: {thing}: something uses it still")
+            elif isinstance(error, UsageError):
+                say(f"kept: {thing}: {error}")
+            elif reason := aws.translate(error):
+                failed.append(f"{thing}: {reason}")
+            else:
+                raise
+        else:
+            removed.append(thing.id)
+    if failed:
+        raise PartlyFailed(f"{len(removed)} removed, {len(failed)} not: {'; '.join(failed)}", removed)
+    return removed
+
+
+def _instances(alive: Iterable[Instance]) -> Iterator[Thing]:
+    for left in orphans.of_dead_launches(alive).values():
+        for instance in left:
+            yield Thing("instance", instance.id, instance.name, _foreign(instance.tags))
+
+
+def _templates(settings: Settings) -> Iterator[Thing]:
+    ours: list[Any] = [{"Name": "tag-key", "Values": [LAUNCH_TAG]}]
+    for page in aws.ec2(settings).get_paginator("describe_launch_templates").paginate(Filters=ours):
+        for raw in page["LaunchTemplates"]:
+            own = tags.of(raw)
+            under_way = "" if orphans.is_dead(own[LAUNCH_TAG]) else _UNDER_WAY
+            yield Thing(
+                "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(own) or under_way
+            )
+
+
+def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    for group in security_groups.find(settings):
+        if group.name == SECURITY_GROUP or aws.MADE_TAG in group.tags:
+            users = [i for i in alive if group.id in i.security_groups]
+            kept = _foreign(group.tags) or _used_by(users) or _under_way()
+            yield Thing("security group", group.id, f"{group.name} ({group.vpc})", kept)
+
+
+def _key_pairs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    for raw in aws.ec2(settings).describe_key_pairs()["KeyPairs"]:
+        own = tags.of(raw)
+        if aws.MADE_TAG in own or _PAIR_NAME.fullmatch(raw["KeyName"]):
+            users = [i for i in alive if i.key_name == raw["KeyName"]]
+            kept = _foreign(own) or _used_by(users) or _under_way()
+            yield Thing("key pair", raw["KeyPairId"], raw["KeyName"], kept)
+
+
+def _vpcs(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
+    ours: list[Any] = [{"Name": "tag-key", "Values": [aws.MADE_TAG]}]
+    for page in aws.ec2(settings).get_paginator("describe_vpcs").paginate(Filters=ours):
+        for raw in page["Vpcs"]:
+            own = tags.of(raw)
+            users = [i for i in alive if i.vpc == raw["VpcId"]]
+            kept = _foreign(own) or _used_by(users) or _under_way()
+            yield Thing("VPC", raw["VpcId"], own.get("Name", ""), kept)
+
+
+def _foreign(own: Mapping[str, str]) -> str:
+    owner = aws.other_owner(own)
+    return f"it is {owner}'s" if owner else ""
+
+
+def _under_way() -> str:
+    """Its instances, that will use what seems to be free, may not be there yet."""
+    return _UNDER_WAY if orphans.is_any_under_way() else ""
+
+
+def _used_by(users: Collection[Instance]) -> str:
+    if not users:
+        return ""
+    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    return f"{next(iter(users))}{more} use{'' if more else 's'} it"

@@ -1,0 +1,356 @@
+"""What one launch asks of EC2: instances in the pools (a type in a zone) it may use, all under the launch's token.
+
+On demand by RunInstances, type by type in the order given, as that says which is wanted most; spot, and spot mixed with
+on demand, by CreateFleet of type `instant`, which spreads over the pools by price and capacity. Each call has a client
+token of its own, so that it can be repeated when its answer is lost. Every instance, launch template and fleet carries
+the launch's token.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2.instances import ALIVE, Instance, Selector, describe
+from hardway.errors import UsageError
+from hardway.launch.orphans import LAUNCH_TAG
+from hardway.launch.prerequisites import Network
+
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/fleet-quotas.html
+_MOST_POOLS = 300
+_MOST_TAGGED = 1000
+_MOST_TERMINATED = 500
+_MOST_FLEETS_DELETED = 25
+# What EC2 has just given out it may not know everywhere yet.
+_UNKNOWN_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidID")
+_UNKNOWN_TEMPLATE = ("InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateName.NotFoundException")
+_CONSISTENT_SECONDS = 30
+_LATE_SECONDS = (0, 0.5, 1.0, 1.5)
+_FLEET_TAG = "aws:ec2:fleet-id"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An instance type in a zone, by one of its subnets; without a subnet EC2 chooses the zone."""
+
+    type: str
+    zone: str
+    subnet: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why EC2 gave nothing, or less, of a pool."""
+
+    type: str
+    zone: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.type} in {self.zone or 'any zone'} ({self.code})"
+
+
+def pools(settings: Settings, types: Sequence[str], network: Network) -> list[Pool]:
+    """The types in the zones that have them, in the order of the types. Raises UsageError for none.
+
+    Where these may not be looked up all zones count: EC2 refuses the others.
+    """
+    kinds = [{"Name": "instance-type", "Values": list(types)}]
+    pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings")
+    try:
+        offered = {
+            (offer["InstanceType"], offer["Location"])
+            for page in pages.paginate(LocationType="availability-zone", Filters=kinds)
+            for offer in page["InstanceTypeOfferings"]
+        }
+    except Exception as error:
+        if not aws.is_denied(error):
+            raise
+        offered = {(type, zone) for type in types for zone in network.subnets}
+    found = [Pool(t, z, s) for t in types for z, s in network.subnets.items() if (t, z) in offered]
+    if not found:
+        zones = ", ".join(sorted({zone for _, zone in offered})) or "no zone"
+        raise UsageError(f"{'/'.join(types)} is not offered in {', '.join(network.subnets)}, but in {zones}")
+    if len(found) > _MOST_POOLS:
+        raise UsageError(f"{len(types)} types in {len(network.subnets)} zones are more than {_MOST_POOLS}: name fewer")
+    return found
+
+
+class Fleet:
+    """The instances of one launch. Not for several threads.
+
+    `call` holds what RunInstances takes, without a type, a subnet, numbers and a token; `bids` is the highest price of
+    a spot instance in USD/hour by type, None where EC2's own limit, the on-demand price, will do. With `spot`, so many
+    as `on_demand` says are none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        token: str,
+        call: Mapping[str, Any],
+        pools: Sequence[Pool],
+        *,
+        spot: bool,
+        any_zone: bool,
+        bids: Mapping[str, float] | None = None,
+        on_demand: int = 0,
+    ) -> None:
+        self.token = token
+        self._settings = settings
+        self._call = dict(call)
+        self._pools = list(pools)
+        self._spot = spot
+        self._any_zone = any_zone
+        self._bids = bids
+        self._on_demand = on_demand
+        self._on_demand_ids: set[str] = set()
+        """Those of a mix that are on demand and not gone."""
+        self._calls = 0
+        self._started: set[str] = set()
+        self._expected = 0
+        self._templates: set[str] = set()
+        self._unsure: set[str] = set()
+        """Templates whose making was not answered: they may turn up late, as instances may."""
+        self._fleets: set[str] = set()
+
+    def start(self, count: int) -> tuple[list[str], list[Refusal]]:
+        """Start so many, or as many as there are: their ids, and what EC2 refused where it gave fewer.
+
+        Raises what EC2 refuses for another reason than capacity or quota.
+        """
+        return self._create_fleet(count) if self._spot else self._run_instances(count)
+
+    def lacks_on_demand(self, ids: Collection[str]) -> int:
+        """How many of these instances are spot, that were to be on demand."""
+        return max(0, self._on_demand - len(self._on_demand_ids.intersection(ids)))
+
+    def look(self) -> dict[str, Instance]:
+        """All instances of this launch that EC2 shows, by id: one call a thousand."""
+        mine = Selector("", (), (), ((LAUNCH_TAG, self.token),))
+        found = {i.id: i for i in aws.persistently(lambda: describe(self._settings, mine))}
+        self._started.update(found)
+        self._on_demand_ids -= {i.id for i in found.values() if i.state not in ALIVE}
+        # EC2's own tag names a fleet even if we never heard of it.
+        self._fleets.update(i.tags[_FLEET_TAG] for i in found.values() if _FLEET_TAG in i.tags)
+        return found
+
+    def terminate(self, ids: Collection[str]) -> None:
+        """Terminate instances, those too that EC2 has just given out and may not know yet."""
+        self._on_demand_ids -= set(ids)
+        for some in _portions(sorted(ids), _MOST_TERMINATED):
+            end = partial(aws.ec2(self._settings).terminate_instances, InstanceIds=some)
+            try:
+                aws.persistently(end)
+            except Exception as error:
+                if aws.error_code(error) not in _UNKNOWN_INSTANCE:
+                    raise
+                # For one that it does not know EC2 terminates none of them.
+                known = [id for id in some if id in self.look()]
+                if 0 < len(known) < len(some):
+                    self.terminate(known)
+                    self.terminate([id for id in some if id not in known])
+                else:
+                    aws.persistently(end, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
+
+    def check_keep(self, id: str) -> None:
+        """Raise what AWS will say to `keep` where these credentials may not: better now than when all are ready."""
+        own = {"Resources": [id], "Tags": [{"Key": LAUNCH_TAG}]}
+        try:
+            aws.ec2_once(self._settings).delete_tags(DryRun=True, **own)
+        except Exception as error:
+            if aws.is_denied(error):
+                raise
+
+    def keep(self, ids: Collection[str]) -> None:
+        """The launch has ended well: take its token off what stays."""
+        for some in _portions(sorted(ids), _MOST_TAGGED):
+            untag = partial(aws.ec2(self._settings).delete_tags, Resources=some, Tags=[{"Key": LAUNCH_TAG}])
+            aws.persistently(untag, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
+
+    def end(self) -> list[str]:
+        """Terminate all that was started, and delete its fleets; the ids of what was running.
+
+        Finds by tag, too, instances whose launch call was never answered; EC2 may show them late. Raises what keeps
+        instances from being terminated.
+        """
+        ended: set[str] = set()
+        for pause in _LATE_SECONDS:
+            time.sleep(pause)
+            self.delete_templates()
+            shown = self.look()
+            gone = {i.id for i in shown.values() if i.state not in ALIVE}
+            running = self._started - gone - ended
+            self.terminate(running)
+            ended |= running
+            if not self.is_unsure and not self._unsure:
+                break
+        self._unsure.clear()
+        self._delete_fleets()
+        return sorted(ended)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether instances may turn up yet, of a launch call that was never answered."""
+        return len(self._started) < self._expected
+
+    def delete_templates(self) -> list[str]:
+        """Delete the launch templates; the names of those that can't be."""
+        ec2 = aws.ec2(self._settings)
+        for name in list(self._templates):
+            try:
+                ec2.delete_launch_template(LaunchTemplateName=name)
+            except Exception as error:
+                if aws.error_code(error) not in _UNKNOWN_TEMPLATE or name in self._unsure:
+                    continue
+            self._templates.discard(name)
+            self._unsure.discard(name)
+        return sorted(self._templates)
+
+    @contextlib.contextmanager
+    def _asking_for(self, count: int) -> Iterator[None]:
+        """If the call in this block is not answered, up to so many instances may turn up later."""
+        self._expected = len(self._started) + count
+        try:
+            yield
+        except BaseException as error:
+            if aws.is_answered(error):
+                self._expected = 0
+            raise
+        self._expected = 0
+
+    def _run_instances(self, count: int) -> tuple[list[str], list[Refusal]]:
+        ids: list[str] = []
+        refusals = []
+        for pool in self._pools_by_type():
+            left = count - len(ids)
+            if not left:
+                break
+            call = {**self._call, "InstanceType": pool.type, "MinCount": 1, "MaxCount": left, **self._next_token()}
+            if pool.subnet:
+                call["SubnetId"] = pool.subnet
+            try:
+                with self._asking_for(left):
+                    answer = aws.persistently(partial(aws.ec2_once(self._settings).run_instances, **call))
+            except Exception as error:
+                code = aws.error_code(error)
+                if not aws.lacks_capacity(code):
+                    raise
+                refusals.append(Refusal(pool.type, pool.zone, code))
+            else:
+                new = [raw["InstanceId"] for raw in answer["Instances"]]
+                ids += new
+                self._started.update(new)
+                if len(new) < left:
+                    refusals.append(Refusal(pool.type, pool.zone, "InsufficientInstanceCapacity"))
+        return ids, refusals
+
+    def _pools_by_type(self) -> Iterator[Pool]:
+        """Where EC2 may choose the zone it knows best where there is room; then each zone, for what was left."""
+        for type in dict.fromkeys(pool.type for pool in self._pools):
+            if self._any_zone:
+                yield Pool(type, "", "")
+            yield from (pool for pool in self._pools if pool.type == type)
+
+    def _create_fleet(self, count: int) -> tuple[list[str], list[Refusal]]:
+        name = f"hardway-{self.token}-{self._calls + 1}"
+        template = self._create_template(name)
+        overrides: list[dict[str, Any]] = [{"InstanceType": p.type, "SubnetId": p.subnet} for p in self._pools]
+        if self._bids:
+            for override in overrides:
+                override["MaxPrice"] = f"{self._bids[override['InstanceType']]:.6f}"
+        capacity: dict[str, Any] = {"TotalTargetCapacity": count, "DefaultTargetCapacityType": "spot"}
+        on_demand = min(count, self._on_demand - len(self._on_demand_ids))
+        if on_demand:
+            capacity |= {"OnDemandTargetCapacity": on_demand, "SpotTargetCapacity": count - on_demand}
+            types = list(dict.fromkeys(pool.type for pool in self._pools))
+            for override in overrides:
+                override["Priority"] = types.index(override["InstanceType"])
+        versioned = {"LaunchTemplateId": template, "Version": "$Latest"}
+        call: dict[str, Any] = {
+            "Type": "instant",
+            "LaunchTemplateConfigs": [{"LaunchTemplateSpecification": versioned, "Overrides": overrides}],
+            "TargetCapacitySpecification": capacity,
+            "SpotOptions": {
+                "AllocationStrategy": "price-capacity-optimized",
+                "InstanceInterruptionBehavior": "terminate",
+            },
+            "TagSpecifications": self._tagged("fleet"),
+            **self._next_token(),
+        }
+        if on_demand:
+            call["OnDemandOptions"] = {"AllocationStrategy": "prioritized"}
+        create = partial(aws.ec2_once(self._settings).create_fleet, **call)
+        with self._asking_for(count):
+            answer = aws.persistently(create, _UNKNOWN_TEMPLATE, _CONSISTENT_SECONDS)
+            self._fleets.add(answer["FleetId"])
+            groups = answer.get("Instances", [])
+            ids = [id for group in groups for id in group["InstanceIds"]]
+            self._started.update(ids)
+            self._on_demand_ids.update(
+                id for group in groups if group.get("Lifecycle") == "on-demand" for id in group["InstanceIds"]
+            )
+        self.delete_templates()
+        return ids, self._refusals(answer.get("Errors", []), not ids)
+
+    def _create_template(self, name: str) -> str:
+        """The id of a launch template that holds `call`; without what a fleet's own parameters say."""
+        data = dict(self._call)
+        # botocore does this for RunInstances, not here.
+        data["UserData"] = base64.b64encode(data["UserData"]).decode()
+        self._templates.add(name)
+        create = partial(
+            aws.ec2_once(self._settings).create_launch_template,
+            LaunchTemplateName=name,
+            LaunchTemplateData=data,
+            TagSpecifications=self._tagged("launch-template"),
+            ClientToken=name,
+        )
+        self._unsure.add(name)
+        answer = aws.persistently(create)
+        self._unsure.discard(name)
+        return str(answer["LaunchTemplate"]["LaunchTemplateId"])
+
+    def _refusals(self, errors: Iterable[Any], nothing: bool) -> list[Refusal]:
+        """What a fleet's answer says; raises it where nothing was started, and no pool for want of capacity or quota.
+
+        Of a type that a zone has, but not for spot, EC2 says that the configuration is invalid.
+        """
+        errors = list(errors)
+        zones = {pool.subnet: pool.zone for pool in self._pools}
+        refusals = []
+        for error in errors:
+            code = error.get("ErrorCode", "")
+            override = error.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
+            if nothing and not any(aws.lacks_capacity(each.get("ErrorCode", "")) for each in errors):
+                raise aws.refusal("CreateFleet", code, error.get("ErrorMessage", ""))
+            zone = zones.get(override.get("SubnetId", ""), override.get("AvailabilityZone", ""))
+            refusals.append(Refusal(override.get("InstanceType", "an instance"), zone, code))
+        return list(dict.fromkeys(refusals))
+
+    def _delete_fleets(self) -> None:
+        """An instant fleet is but a record once its instances are gone: not worth an error."""
+        ec2 = aws.ec2(self._settings)
+        for some in _portions(sorted(self._fleets), _MOST_FLEETS_DELETED):
+            with contextlib.suppress(Exception):
+                ec2.delete_fleets(FleetIds=some, TerminateInstances=True)
+
+    def _next_token(self) -> dict[str, str]:
+        self._calls += 1
+        return {"ClientToken": f"{self.token}-{self._calls}"}
+
+    def _tagged(self, kind: str) -> list[dict[str, Any]]:
+        tags = {LAUNCH_TAG: self.token, "owner": aws.user()}
+        return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+
+def _portions(items: Sequence[str], most: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])

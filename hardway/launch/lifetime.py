@@ -1,0 +1,80 @@
+"""Move the time at which instances end themselves: what they do then is `boot.sh`'s, what they are told at launch
+`user_data`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from fabric.group import GroupResult
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2 import tags
+from hardway.ec2.instances import Instance
+from hardway.errors import Failed, UsageError
+from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, describe_outcome
+from hardway.launch import user_data as userdata
+from hardway.ssh.script import Script
+from hardway.tables import count
+
+_SECONDS = 60.0
+# As `boot.sh` has it.
+_RESTARTED = timedelta(minutes=10)
+_NO_WATCH = 3
+_EXTEND = f"""
+watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {_NO_WATCH}
+sudo -n sh "$watch" extend "$1"
+"""
+
+
+def check(hours: float) -> None:
+    """Raise UsageError for a time that no instance can be given."""
+    if not hours:
+        raise UsageError("--hours is 0: ec2.rm ends instances at once")
+    if hours > userdata.MOST_HOURS:
+        raise UsageError(f"--hours is {hours:g}: it must be at most {userdata.MOST_HOURS:g}")
+
+
+def over(chosen: Iterable[Instance]) -> list[Instance]:
+    """Those whose tag says that their time is up within ten minutes: started again, they have these ten."""
+    soon = datetime.now(timezone.utc) + _RESTARTED
+    return [instance for instance in chosen if instance.ends and instance.ends < soon]
+
+
+def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:
+    """Have instances end `hours` from now; returns each one's result or exception, by connection.
+
+    Also moves the tag of those that took it. Raises Failed where AWS does not let us.
+    """
+    group = InstanceGroup(chosen, settings)
+    now = datetime.now(timezone.utc)
+    outcomes = group.execute(Script(_EXTEND, [str(userdata.seconds(hours))]), timeout=_SECONDS)
+    for connection, outcome in outcomes.items():
+        outcomes[connection] = _named(outcome)
+    moved = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
+    if not moved:
+        return outcomes
+    try:
+        tags.add(settings, moved, userdata.ends_tag(now, hours)).complete()
+    except Exception as error:
+        why = aws.translate(error)
+        if not why:
+            raise
+        failed = [f"{c.instance}: {reason}" for c, one in outcomes.items() if (reason := describe_outcome(one))]
+        others = f"; and of {count(len(failed), 'other')} it has not moved: {'; '.join(failed)}" if failed else ""
+        those = count(len(moved), "instance")
+        raise Failed(f"{those} will end {hours:g} hours from now, but could not be tagged so: {why}{others}") from error
+    return outcomes
+
+
+def _named(outcome: Any) -> Any:
+    """A command's failure as an exception that says why."""
+    if not isinstance(outcome, CommandResult) or not outcome.exit_code:
+        return outcome
+    if outcome.exit_code == _NO_WATCH:
+        return CommandError("it has no limit that could be moved: ec2.new did not start it")
+    said = outcome.stderr.decode(errors="replace").strip()
+    return CommandError(said.splitlines()[-1] if said else f"exit code {outcome.exit_code}")

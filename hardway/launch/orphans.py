@@ -1,0 +1,125 @@
+"""Launches that never ended: killed, or cut off, before they could keep or terminate what they had started.
+
+The instances of a launch carry its token as a tag until it has ended well. While it is under way its process holds a
+lock on a file of that name, which the kernel lets go of however the process ends. So an instance with the tag belongs
+to a dead launch if its file is there and not locked; or, for launches from elsewhere, once the time it had is over,
+which the token says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2.instances import ALIVE, Instance, Selector, describe
+from hardway.state import state_directory
+from hardway.tables import count
+
+LAUNCH_TAG = "hardway-launch"
+_TOKEN = re.compile(r"[0-9a-f]{16}-(\d{1,12})")
+# For clocks that differ, and for terminating what was started.
+_SLACK_SECONDS = 900
+
+
+def new_token(seconds: float) -> str:
+    """A token for a launch that takes at most so long; as EC2 takes it for a client token, with room for a suffix."""
+    return f"{secrets.token_hex(8)}-{int(time.time() + seconds + _SLACK_SECONDS)}"
+
+
+@dataclass
+class Mark:
+    """Of a launch that is under way; `stays` when it has ended with something of it left."""
+
+    stays: bool = False
+
+
+@contextlib.contextmanager
+def under_way(token: str) -> Iterator[Mark]:
+    """In this block the launch counts as alive; if its mark stays, or the process is killed, as dead."""
+    directory = _directory()
+    _forget_old_files(directory)
+    path = directory / token
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        mark = Mark()
+        try:
+            yield mark
+        finally:
+            if not mark.stays:
+                path.unlink(missing_ok=True)
+
+
+def is_any_under_way() -> bool:
+    """Whether a launch is under way from this machine."""
+    for path in _directory().glob("*"):
+        # One that is gone by now has ended.
+        with contextlib.suppress(FileNotFoundError):
+            if _TOKEN.fullmatch(path.name) and not _is_free(path):
+                return True
+    return False
+
+
+def look(settings: Settings, say: Callable[[str], None]) -> None:
+    """Ask EC2 for instances of dead launches, and report them."""
+    report(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))), say)
+
+
+def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
+    """Say which of the instances are of launches that are dead, and the line that removes them."""
+    for token, left in of_dead_launches(instances).items():
+        ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
+        owners = {i.tags.get("owner", "") for i in left} - {aws.user(), ""}
+        whose = f" of {', '.join(sorted(owners))}" if owners else ""
+        flags = "--yes --any-owner" if owners else "--yes"
+        what = f"{count(len(left), 'instance')} ({ids}) of a launch{whose} that never ended"
+        say(f"{what}: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
+
+
+def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
+    """Those of the instances that were left by a dead launch and are not terminated, by its token."""
+    found: dict[str, list[Instance]] = {}
+    for instance in instances:
+        if LAUNCH_TAG in instance.tags and instance.state in ALIVE:
+            found.setdefault(instance.tags[LAUNCH_TAG], []).append(instance)
+    return {token: left for token, left in found.items() if is_dead(token)}
+
+
+def is_dead(token: str) -> bool:
+    """Whether a launch is neither under way nor ended well. False for what is no token of ours."""
+    match = _TOKEN.fullmatch(token)
+    if not match:
+        return False
+    try:
+        return _is_free(_directory() / token)
+    except FileNotFoundError:
+        return int(match[1]) < time.time()
+
+
+def _is_free(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _forget_old_files(directory: Path) -> None:
+    """Once a launch's time is over its token says enough."""
+    for path in directory.iterdir():
+        match = _TOKEN.fullmatch(path.name)
+        with contextlib.suppress(FileNotFoundError):
+            if match and int(match[1]) < time.time() and _is_free(path):
+                path.unlink()
+
+
+def _directory() -> Path:
+    return state_directory("launches")

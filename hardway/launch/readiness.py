@@ -1,0 +1,150 @@
+"""When an instance is ready: it is running, and a command runs on it over SSH."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import paramiko
+
+from hardway.config import Settings
+from hardway.ec2.instances import ALIVE, Instance, described
+from hardway.errors import Failed
+from hardway.ssh import channel
+from hardway.ssh import connection as ssh
+from hardway.ssh.keys import HostKeys
+from hardway.ssh.script import Script
+from hardway.terminal import printable
+
+TICK_SECONDS = 0.05
+_DESCRIBE_SECONDS = 2.0
+_PROBE_SECONDS = 5.0
+_UNWATCHED = 3
+_PROBE = f"""[ -e "${{HARDWAY_ROOT-}}/etc/hardway/watch" ] || exit {_UNWATCHED}"""
+
+
+class Pace:
+    """Says when it is time to ask EC2 again: often at first, then every two seconds."""
+
+    def __init__(self) -> None:
+        self._pause = 0.1
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time; if so, the next time is later."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._pause
+        self._pause = min(self._pause * 1.3, _DESCRIBE_SECONDS)
+        return True
+
+
+class Probes:
+    """Tries on each of many instances to run a command over SSH, until one runs. A context manager.
+
+    `refusals` has the newest reason why not, by id; `unwatched` those that answer and have nothing that could end them.
+    """
+
+    def __init__(self, settings: Settings, most: int) -> None:
+        self.refusals: dict[str, str] = {}
+        self.unwatched: set[str] = set()
+        self._settings = settings
+        # No call an instance: their consoles do not show their keys yet.
+        self._known = HostKeys(consoles=0)
+        self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
+        self._over = threading.Event()
+        self._under_way: dict[str, Future[tuple[str, bool]]] = {}
+        self._due: dict[str, tuple[float, float]] = {}
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self._over.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def ready(self, instances: Iterable[Instance]) -> list[str]:
+        """The ids of those that have answered since; tries the others again, each when its time has come."""
+        answered = []
+        now = time.monotonic()
+        for instance in instances:
+            probe = self._under_way.get(instance.id)
+            when, pause = self._due.get(instance.id, (now, 0.1))
+            if probe and probe.done():
+                del self._under_way[instance.id]
+                reason, watched = probe.result()
+                if reason:
+                    self.refusals[instance.id] = reason
+                    self._due[instance.id] = now + pause, min(pause * 1.5, _PROBE_SECONDS)
+                else:
+                    answered.append(instance.id)
+                    if not watched:
+                        self.unwatched.add(instance.id)
+            elif not probe and now >= when and instance.state == "running" and instance.address:
+                self._under_way[instance.id] = self._pool.submit(
+                    _try, instance, self._settings, self._known, self._over
+                )
+        return answered
+
+
+def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> tuple[str, bool]:
+    """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does.
+
+    And whether `boot.sh` has run, which comes before all of these.
+    """
+    try:
+        connection = ssh.connect(instance, settings, known, given_up)
+        try:
+            return "", channel.run(connection, Script(_PROBE), good=(0, _UNWATCHED)) != _UNWATCHED
+        finally:
+            connection.close()
+    except (ssh.ConnectError, channel.TransferError, paramiko.SSHException, EOFError, OSError) as error:
+        return printable(str(error)) or type(error).__name__, False
+
+
+def wait(
+    settings: Settings, chosen: Sequence[Instance], state: str, seconds: int, on_ready: Callable[[int], None]
+) -> None:
+    """Wait until all are in a state, and answer over SSH if it is running; `on_ready` is told how many more are.
+
+    Raises Failed after `seconds`, and at once where an instance can no longer get there.
+    """
+    deadline = time.monotonic() + seconds
+    waiting = {instance.id: instance for instance in chosen}
+    pace = Pace()
+    with Probes(settings, len(waiting)) as probes:
+        while True:
+            if pace.is_due():
+                for instance in described(settings, list(waiting)):
+                    if instance.state not in ALIVE and state != "terminated":
+                        raise Failed(f"{instance} is {instance.state}: it will not be {state}")
+                    waiting[instance.id] = instance
+            if state == "running":
+                done = probes.ready(waiting.values())
+            else:
+                done = [i.id for i in waiting.values() if i.state == state]
+            for id in done:
+                del waiting[id]
+            on_ready(len(done))
+            left = list(waiting.values())
+            if not left:
+                return
+            if time.monotonic() >= deadline:
+                late = [why_late(i, probes.refusals) if state == "running" else f"{i} is {i.state}" for i in left]
+                raise Failed(f"{len(late)} of {len(chosen)} instances not {state} after {seconds} s: {some(late)}")
+            time.sleep(TICK_SECONDS)
+
+
+def why_late(instance: Instance, refusals: dict[str, str]) -> str:
+    """Why an instance that is to be ready is not."""
+    return f"{printable(str(instance))} is {instance.state}, {refusals.get(instance.id, 'not reached yet')}"
+
+
+def some(items: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    more = f"; and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more

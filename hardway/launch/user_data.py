@@ -1,0 +1,157 @@
+"""What a launch gives its instances to run at boot: ours first, then what a person's `--init` says. Pure.
+
+Ours is `boot.sh`, as a boothook: cloud-init runs it at every boot, before the SSH server is up and before all else, so
+that nothing of a person's own can keep the limits from holding. The formats are cloud-init's:
+https://docs.cloud-init.io/en/latest/explanation/format/index.html
+"""
+
+from __future__ import annotations
+
+import email
+import email.encoders
+import gzip
+import hashlib
+import importlib.resources
+import math
+import re
+import shlex
+import zlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.message import Message
+from email.mime.base import MIMEBase
+from email.mime.multipart import MIMEMultipart
+from functools import cache
+
+from hardway.ec2.instances import ENDS_TAG
+from hardway.errors import UsageError
+from hardway.tables import count
+
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
+MOST_BYTES = 16 * 1024
+MOST_HOURS = 100_000.0
+_GZIP = b"\x1f\x8b"
+# By their first line; of two that fit the longer comes first.
+_KINDS = {
+    b"#!": "text/x-shellscript",
+    b"#cloud-boothook": "text/cloud-boothook",
+    b"#cloud-config-archive": "text/cloud-config-archive",
+    b"#cloud-config": "text/cloud-config",
+    b"#include": "text/x-include-url",
+    b"#part-handler": "text/part-handler",
+    b"## template:": "text/jinja2",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When instances end themselves: so long after their first boot, or unused for so long; 0 for never.
+
+    Raises UsageError for more than a hundred thousand hours.
+    """
+
+    max_hours: float
+    idle_minutes: float
+
+    def __post_init__(self) -> None:
+        for flag, hours in (("--max-hours", self.max_hours), ("--idle-minutes", self.idle_minutes / 60)):
+            if hours > MOST_HOURS:
+                raise UsageError(f"{flag} is more than {MOST_HOURS:g} hours: for no limit, give 0")
+
+    def tags(self, now: datetime) -> dict[str, str]:
+        """What tells people, and `ec2.ls`, when instances launched now end."""
+        return ends_tag(now, self.max_hours) if self.max_hours else {}
+
+    def said(self, now: datetime) -> str:
+        """A line for a person."""
+        ends = []
+        if self.max_hours:
+            at = f"{_ends(now, self.max_hours):%Y-%m-%d %H:%M}"
+            ends.append(f"{count(self.max_hours, 'hour')} after its start, at {at} UTC")
+        if self.idle_minutes:
+            ends.append(f"after {count(self.idle_minutes, 'minute')} without use")
+        if not ends:
+            return "no limit: these instances run, and cost, until somebody ends them"
+        return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
+
+
+def ends_tag(now: datetime, hours: float) -> dict[str, str]:
+    """The tag of instances that end in so many hours from `now`, which is in UTC."""
+    return {ENDS_TAG: _ends(now, hours).isoformat(timespec="seconds")}
+
+
+def _ends(now: datetime, hours: float) -> datetime:
+    return now + timedelta(seconds=seconds(hours))
+
+
+def seconds(hours: float) -> int:
+    """Whole seconds, as the instance counts them, and at least one."""
+    return max(1, math.ceil(hours * 3600))
+
+
+def compose(init: bytes, limits: Limits, ssh_user: str, ssh_port: int) -> bytes:
+    """The user data of an instance; compressed where it would not fit otherwise.
+
+    Raises UsageError where `init` is too long even so.
+    """
+    values = {
+        "limit": seconds(limits.max_hours) if limits.max_hours else 0,
+        "idle": seconds(limits.idle_minutes / 60) if limits.idle_minutes else 0,
+        "user": shlex.quote(ssh_user),
+        "port": ssh_port,
+    }
+    settings = " ".join(f"{name}={value}" for name, value in values.items())
+    first, *rest = _boot_script()
+    parts: list[Message] = [_part("\n".join([first, settings, *rest, ""]).encode(), "text/cloud-boothook")]
+    if init.startswith(_GZIP):
+        init = _uncompressed(init)
+    if init.strip():
+        parts.append(_whole(init))
+    # The same bytes for the same launch: EC2 takes a client token twice only for one set of parameters.
+    boundary = hashlib.sha256(init).hexdigest()[:32]
+    whole = MIMEMultipart(boundary=boundary, _subparts=parts).as_bytes()
+    if len(whole) > MOST_BYTES:
+        whole = gzip.compress(whole, mtime=0)
+    if len(whole) > MOST_BYTES:
+        raise UsageError("--init is over the 16 KiB that EC2 takes, even compressed: let it fetch the rest from S3")
+    return whole
+
+
+def _uncompressed(init: bytes) -> bytes:
+    try:
+        return gzip.decompress(init)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"--init looks compressed by gzip and is not: {error}") from None
+
+
+def text(data: bytes) -> str:
+    """User data for a look: uncompressed, any bytes kept."""
+    return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode(errors="surrogateescape")
+
+
+def _whole(init: bytes) -> Message:
+    """What cloud-init is to take a person's own for; a text of no kind is a bash script."""
+    for start, kind in _KINDS.items():
+        if init.startswith(start):
+            return _part(init, kind)
+    if b"mime-version:" in init[:4096].lower():
+        return email.message_from_bytes(init)
+    return _part(b"#!/bin/bash\n" + init, "text/x-shellscript")
+
+
+def _part(content: bytes, kind: str) -> Message:
+    part = MIMEBase(*kind.split("/"))
+    if content.isascii() and not re.search(rb"[\r\0]", content):
+        part.set_payload(content.decode())
+    else:
+        part.set_payload(content)
+        email.encoders.encode_base64(part)
+    return part
+
+
+@cache
+def _boot_script() -> list[str]:
+    """Its lines, without comments and indentation, for which there is little room."""
+    text = importlib.resources.files("hardway.launch").joinpath("boot.sh").read_text()
+    first, *rest = (line.strip() for line in text.splitlines())
+    return [first, *(line for line in rest if line and not line.startswith("#"))]

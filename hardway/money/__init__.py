@@ -1,0 +1,1 @@
+"""What instances cost: prices, costs, and what EC2 has for sale."""

@@ -1,0 +1,171 @@
+"""What instances cost: those that are there, and those about to be started.
+
+An estimate: a spot instance counts at the price of now for all its time; volumes, public addresses, CPU credits,
+traffic and taxes are not in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2.instances import Instance, Instances
+from hardway.errors import UsageError
+from hardway.money import prices
+from hardway.money.prices import Say
+from hardway.tables import money
+
+_UNLIMITED = re.compile(r"t(3a?|4g)\.")
+_USD_PER_CPU_HOUR = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one instance, in USD/hour, and the hours since it was last started; None for what is not known."""
+
+    usd_per_hour: float | None
+    hours: float | None
+
+    @property
+    def usd(self) -> float | None:
+        """So far."""
+        return None if self.usd_per_hour is None or self.hours is None else self.usd_per_hour * self.hours
+
+
+class Bill(Instances):
+    """Instances with what each costs, as columns and keys of their own."""
+
+    def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say) -> None:
+        super().__init__(instances)
+        hourly = prices.hourly(settings, self, say)
+        now = datetime.now(timezone.utc)
+        self._costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+
+    def row(self, instance: Instance) -> list[str]:
+        cost = self._costs[instance.id]
+        price = "-" if cost.usd_per_hour is None else f"{money(cost.usd_per_hour)}/hour"
+        hours = "-" if cost.hours is None else f"{cost.hours:.2f}h"
+        return [*super().row(instance), price, hours, "-" if cost.usd is None else money(cost.usd)]
+
+    def facts(self, instance: Instance) -> dict[str, Any]:
+        cost = self._costs[instance.id]
+        own = {"usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
+        return super().facts(instance) | own
+
+    @property
+    def usd(self) -> str:
+        """What all cost so far, for a person."""
+        known = [cost.usd for cost in self._costs.values() if cost.usd is not None]
+        return _sum(known, len(self) - len(known))
+
+    @property
+    def usd_per_hour(self) -> str:
+        """What an hour of those not yet ended costs now, for a person."""
+        running = [self._costs[one.id].usd_per_hour for one in self if one.state in ("pending", "running")]
+        known = [usd for usd in running if usd is not None]
+        return _sum(known, len(running) - len(known))
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a cluster costs that is yet to be started, in USD/hour: `lowest` to `highest`, by the type and zone it gets.
+
+    Both are None where no price is known, and leave out the types in `unknown`. `spot`, at the price now, and
+    `on_demand` are numbers of instances; `platform` is a license paid for with them, of which no price is known.
+    `credits` is the most that CPU credits can cost.
+    """
+
+    spot: int
+    on_demand: int
+    types: Sequence[str]
+    platform: str
+    lowest: float | None
+    highest: float | None
+    unknown: Sequence[str]
+    credits: float
+
+    def __str__(self) -> str:
+        types = " or ".join(self.types)
+        kinds = ((self.spot, "spot"), (self.on_demand, "on demand"))
+        what = " and ".join(f"{count} x {types} {kind}" for count, kind in kinds if count) + ": "
+        if self.lowest is None or self.highest is None:
+            return f"{what}price not known" + (f" (with {self.platform})" if self.platform else "")
+        low, high = money(self.lowest), money(self.highest)
+        missing = f" (the price of {', '.join(self.unknown)} is not known)" if self.unknown else ""
+        credits = f", and up to {money(self.credits)}/hour for CPU credits" if self.credits else ""
+        return f"{what}{low if low == high else f'{low} to {high}'}/hour{' now' if self.spot else ''}{missing}{credits}"
+
+
+def quote(
+    settings: Settings, types: Sequence[str], spot: int, on_demand: int, zone: str, platform: str, say: Say
+) -> Quote:
+    """The price of so many instances, each one of the types; `zone` is where, empty for anywhere in the region."""
+    if platform not in prices.PLAIN:
+        return Quote(spot, on_demand, types, platform, None, None, types, 0)
+    parts: list[tuple[int, list[tuple[str, float]]]] = []
+    if spot:
+        now = prices.spot(settings, types, say)
+        parts.append((spot, [(name, usd) for (name, where), usd in now.items() if zone in ("", where)]))
+    if on_demand:
+        parts.append((on_demand, list(prices.on_demand(settings, types, say).items())))
+    unknown = [name for name in types if any(name not in dict(known) for _, known in parts)]
+    credits = (spot + on_demand) * _most_credits(settings, types)
+    if not all(known for _, known in parts):
+        return Quote(spot, on_demand, types, "", None, None, unknown, credits)
+    lowest, highest = (sum(num * end(usd for _, usd in known) for num, known in parts) for end in (min, max))
+    return Quote(spot, on_demand, types, "", lowest, highest, unknown, credits)
+
+
+def refuse_above(
+    settings: Settings, quote: Quote, share: float, max_cost: float, max_hours: float, say: Say
+) -> None:
+    """Raise UsageError where it could cost more than `max_cost` USD in so many hours (0: no end), or nobody can tell.
+
+    A spot instance can cost up to `share` of the on-demand price, whatever it costs now.
+    """
+    if not max_hours:
+        raise UsageError("--max-cost needs an end: --max-hours is 0, which is never")
+    known = {} if quote.platform else prices.on_demand(settings, quote.types, say)
+    unknown = [name for name in quote.types if name not in known]
+    if unknown:
+        license = f" with {quote.platform}" if quote.platform else ""
+        raise UsageError(
+            f"--max-cost: the price of {', '.join(unknown)}{license} is not known; leave it out to go on"
+        )
+    dearest = max(known.values())
+    usd = round((dearest * (quote.spot * share + quote.on_demand) + quote.credits) * max_hours, 6)
+    if usd > max_cost:
+        risen = " (spot at its highest price)" if quote.spot else ""
+        raise UsageError(
+            f"{quote}, in the {max_hours:g} hours of --max-hours up to {money(usd)}{risen}, and --max-cost is "
+            f"{money(max_cost)}: take fewer, other types (`inv ec2.types`) or a shorter --max-hours"
+        )
+
+
+def _most_credits(settings: Settings, types: Sequence[str]) -> float:
+    """What CPU credits of one instance can cost, in USD/hour: all its CPUs in use, all the time.
+
+    Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/burstable-performance-instances-unlimited-mode.html
+    (which types have no limit unless they are told to), https://aws.amazon.com/ec2/pricing/on-demand/ (the price).
+    """
+    unlimited = [name for name in types if _UNLIMITED.match(name)]
+    if not unlimited:
+        return 0.0
+    described = aws.ec2(settings).describe_instance_types(InstanceTypes=unlimited)["InstanceTypes"]
+    return _USD_PER_CPU_HOUR * max(each["VCpuInfo"]["DefaultVCpus"] for each in described)
+
+
+def _sum(known: Sequence[float], unknown: int) -> str:
+    if unknown and not known:
+        return "not known"
+    return money(sum(known)) + (f" (and {unknown} not known)" if unknown else "")
+
+
+def _hours(instance: Instance, now: datetime) -> float | None:
+    end = instance.ended or (None if instance.state in ("stopped", "terminated") else now)
+    return max(0.0, (end - instance.launched).total_seconds() / 3600) if end else None

@@ -1,0 +1,194 @@
+"""What EC2 has for sale: regions, zones, instance types with their prices, and how spot prices went."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, Protocol
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2 import images
+from hardway.errors import NothingMatched, UsageError, did_you_mean
+from hardway.money import prices
+from hardway.money.prices import Say
+from hardway.tables import aligned, money
+
+HISTORY_DAYS = 90  # that EC2 remembers
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
+ARCHITECTURES = ("x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
+
+
+class Row(Protocol):
+    """Something that a line of a table is made of; a dataclass."""
+
+    def row(self) -> list[str]:
+        """Its columns."""
+
+
+class Table(list[Any]):
+    """Rows that print one a line, in columns."""
+
+    def __str__(self) -> str:
+        return "\n".join(aligned([one.row() for one in self]))
+
+    def json(self) -> str:
+        """All there is to know of each, as a JSON array of objects."""
+        return json.dumps([asdict(one) for one in self], indent=2)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region that the account can use."""
+
+    name: str
+    endpoint: str
+
+    def row(self) -> list[str]:
+        return [self.name]
+
+
+def regions(settings: Settings) -> Table:
+    """The regions enabled for the account, by name."""
+    found = aws.ec2(settings).describe_regions()["Regions"]
+    enabled = [one for one in found if one.get("OptInStatus") != "not-opted-in"]
+    return Table(sorted((Region(one["RegionName"], one["Endpoint"]) for one in enabled), key=lambda one: one.name))
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone; `id` is the same place for every account, the name is not."""
+
+    name: str
+    id: str
+    state: str
+    kind: str
+
+    def row(self) -> list[str]:
+        return [self.name, self.id, self.state, self.kind]
+
+
+def zones(settings: Settings) -> Table:
+    """The zones of the region that the account can use, by name."""
+    found = aws.ec2(settings).describe_availability_zones()["AvailabilityZones"]
+    all_ = (Zone(one["ZoneName"], one["ZoneId"], one["State"], one["ZoneType"]) for one in found)
+    return Table(sorted(all_, key=lambda zone: zone.name))
+
+
+@dataclass(frozen=True)
+class Type:
+    """An instance type with its prices in USD/hour, None or no zone for what is not known; `nvme_gb` is storage."""
+
+    name: str
+    vcpus: int
+    memory_gib: float
+    nvme_gb: int
+    architectures: Sequence[str]
+    on_demand: float | None = None
+    spot: Mapping[str, float] = field(default_factory=dict)
+
+    def row(self) -> list[str]:
+        nvme = f"{self.nvme_gb}GB" if self.nvme_gb else "-"
+        zone, usd = min(self.spot.items(), key=lambda item: item[1], default=("-", None))
+        sizes = [self.name, str(self.vcpus), f"{self.memory_gib:g}GiB", nvme, ",".join(self.architectures)]
+        return [*sizes, _price(self.on_demand), _price(usd), zone]
+
+
+def _price(usd: float | None) -> str:
+    return "-" if usd is None else f"{money(usd)}/hour"
+
+
+def types(
+    settings: Settings, only: str, say: Say, *, vcpus: int = 0, memory: float = 0, nvme: int = 0, arch: str = ""
+) -> Table:
+    """The types that match one of the globs `only` and have at least so much, cheapest first, unknown prices last.
+
+    Raises NothingMatched, also for one of `only` that is no glob and no type of the region.
+    """
+    if arch not in ("", *ARCHITECTURES):
+        known = ", ".join(ARCHITECTURES)
+        raise UsageError(f"--arch is {arch!r}: it must be one of {known}{did_you_mean(arch, ARCHITECTURES)}")
+    wanted = list(filter(None, re.split(r"[\s,]+", only)))
+    filters = [{"Name": "instance-type", "Values": wanted}] if wanted else []
+    pages = aws.ec2(settings).get_paginator("describe_instance_types").paginate(Filters=filters)
+    all_ = [_type(raw) for page in pages for raw in page["InstanceTypes"]]
+    for name in wanted:
+        if not any(fnmatch.fnmatchcase(one.name, name) for one in all_):
+            hint = images.near_type(settings, name)
+            raise NothingMatched(f"{aws.region_of(settings)} has no instance type {name!r}{hint}")
+    found = [
+        one
+        for one in all_
+        if (one.vcpus >= vcpus and one.memory_gib >= memory and one.nvme_gb >= nvme)
+        and (not arch or arch in one.architectures)
+    ]
+    if not found:
+        raise NothingMatched(f"no instance type in {aws.region_of(settings)} has all of that: ask for less")
+    names = [one.name for one in found]
+    on_demand = prices.on_demand(settings, names, say)
+    spot: dict[str, dict[str, float]] = {}
+    for (name, zone), usd in prices.spot(settings, names, say).items():
+        spot.setdefault(name, {})[zone] = usd
+    priced = (replace(one, on_demand=on_demand.get(one.name), spot=spot.get(one.name, {})) for one in found)
+    return Table(sorted(priced, key=lambda one: (one.on_demand or math.inf, one.name)))
+
+
+def _type(raw: Mapping[str, Any]) -> Type:
+    storage = raw.get("InstanceStorageInfo", {})
+    return Type(
+        name=raw["InstanceType"],
+        vcpus=raw["VCpuInfo"]["DefaultVCpus"],
+        memory_gib=raw["MemoryInfo"]["SizeInMiB"] / 1024,
+        nvme_gb=storage["TotalSizeInGB"] if storage.get("NvmeSupport") in ("supported", "required") else 0,
+        architectures=raw["ProcessorInfo"]["SupportedArchitectures"],
+    )
+
+
+@dataclass(frozen=True)
+class SpotPrices:
+    """How the spot price of a type went in a zone, in USD/hour; `mean` is over time."""
+
+    zone: str
+    now: float
+    min: float
+    mean: float
+    max: float
+
+    def row(self) -> list[str]:
+        return [self.zone, *map(money, (self.now, self.min, self.mean, self.max))]
+
+
+def spot_prices(settings: Settings, type: str, days: float) -> Table:
+    """How the spot price of a type went in each zone, the zone that is cheapest now first.
+
+    Raises UsageError for days that EC2 doesn't remember, NothingMatched for a type without spot prices.
+    """
+    if not 0 < days <= HISTORY_DAYS:
+        raise UsageError(f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, which EC2 remembers")
+    if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", type):
+        raise UsageError(f"{type!r} is no instance type: name one, such as m7i.large (`inv ec2.types` lists them)")
+    end = datetime.now(timezone.utc)
+    start = end - timedelta(days=days)
+    changes: dict[str, dict[datetime, float]] = {}
+    for _, zone, since, usd in sorted(prices.spot_history(settings, [type], start), key=lambda change: change[2]):
+        changes.setdefault(zone, {})[max(since, start)] = usd
+    if not changes:
+        hint = images.near_type(settings, type) or "; `inv ec2.types` lists types"
+        raise NothingMatched(f"{aws.region_of(settings)} has no spot prices of {type!r}{hint}")
+    rows = (_summary(zone, sorted(of_zone.items()), end) for zone, of_zone in changes.items())
+    return Table(sorted(rows, key=lambda row: (row.now, row.zone)))
+
+
+def _summary(zone: str, changes: Sequence[tuple[datetime, float]], end: datetime) -> SpotPrices:
+    """Of the changes of one zone, oldest first; each price holds until the next."""
+    usds = [usd for _, usd in changes]
+    begun = [since for since, _ in changes]
+    lasted = [(until - since).total_seconds() for since, until in zip(begun, [*begun[1:], end], strict=True)]
+    mean = sum(map(operator.mul, usds, lasted)) / sum(lasted) if sum(lasted) > 0 else usds[-1]
+    return SpotPrices(zone, usds[-1], min(usds), mean, max(usds))

@@ -1,0 +1,1 @@
+"""A job looked at afterwards, from its directory alone: history, explanation, report."""

@@ -1,0 +1,511 @@
+"""Where a job's time and money went, and what would have helped: figures, advice, and both as a screen of text.
+
+Pure: all of it is worked out from a timeline. Times are in seconds, money in USD.
+"""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import median
+
+from rich.cells import cell_len, set_cell_size
+
+from hardway import terminal
+from hardway.pmap.afterwards.history import GOOD, Attempt, Life, Outcome, Timeline
+from hardway.tables import count, money
+
+LINES, COLUMNS = 24, 80
+ADVICE_MOST = 5
+# From these shares of the slots' time, or of the job's, a thing is worth a word.
+LONGEST_SHARE = 0.3
+LONGEST_FACTOR = 3.0  # and the longest task is this many times the median
+END_SHARE = 0.1
+BETWEEN_SHARE = 0.15
+CONNECTING_SHARE = 0.1
+LOSS_SHARE = 0.03  # of failed, lost and needless attempts, each; and of lost connections
+BUSY_SHARE = 0.85  # above it more instances help,
+TASKS_A_SLOT = 4  # with this many tasks left for each slot
+SHORT = 0.1  # a task of fewer seconds is short
+SLOW_FACTOR = 2.0  # an instance this many times slower than the others is slow,
+SLOW_TASKS = 5  # seen in at least so many tasks
+
+
+@dataclass
+class SlotTime:
+    """Seconds of slots, by what was in them. Each second of a slot, from its run's beginning, is in exactly one.
+
+    `connecting`: until the agent was there; `away`: idle while its connection was lost; `end`: idle when no task was
+    left to start; `between`: idle otherwise.
+    """
+
+    done: float = 0.0
+    failed: float = 0.0
+    lost: float = 0.0
+    needless: float = 0.0
+    connecting: float = 0.0
+    away: float = 0.0
+    between: float = 0.0
+    end: float = 0.0
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which an attempt ran."""
+        return self.done + self.failed + self.lost + self.needless
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(getattr(self, one.name) for one in fields(self))
+
+    def share(self, name: str) -> float:
+        """A part of the whole, from 0 to 1."""
+        return getattr(self, name) / self.total if self.total else 0.0
+
+    def add(self, other: SlotTime) -> None:
+        """Count the other's seconds too."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+
+@dataclass
+class HostFigures:
+    """One instance: its slots' time, its results, the median of their seconds, and what it cost in USD, if known."""
+
+    time: SlotTime
+    done: int = 0
+    failed: int = 0
+    lost: int = 0
+    median: float = 0.0
+    there: float = 0.0
+    cost: float | None = None
+
+
+@dataclass
+class Figures:
+    """What a job comes to. `cost` and `wasted` are of the instances whose price is known; `unpriced` counts the others.
+
+    `wasted` is what was paid for attempts that didn't count, `idle_cost` for slots that had nothing to do.
+    """
+
+    time: SlotTime = field(default_factory=SlotTime)
+    hosts: dict[str, HostFigures] = field(default_factory=dict)
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)  # of attempts with a result, sorted
+    longest: Attempt | None = None
+    seconds: float = 0.0  # that drivers ran
+    slots: int = 0
+    cost: float = 0.0
+    wasted: float = 0.0
+    idle_cost: float = 0.0
+    unpriced: int = 0
+
+    @property
+    def busy(self) -> float:
+        """The share of the slots' time, once they were there, in which an attempt ran."""
+        there = self.time.total - self.time.connecting
+        return self.time.busy / there if there else 0.0
+
+    @property
+    def median(self) -> float:
+        """Of the durations of attempts with a result, in seconds; 0 for none."""
+        return median(self.durations) if self.durations else 0.0
+
+    def quantile(self, share: float) -> float:
+        """The duration that this share of the attempts with a result stays under."""
+        return self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))] if self.durations else 0.0
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A thing that took time, and what would have helped. `weight` is a share of the job, by which advice is sorted."""
+
+    kind: str
+    weight: float
+    what: str
+    help: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.help}" if self.help else self.what
+
+
+_PART = {
+    Outcome.DONE: "done",
+    Outcome.BACKUP: "done",
+    Outcome.RETRIED: "failed",
+    Outcome.FAILED: "failed",
+    Outcome.LOST: "lost",
+    Outcome.STOPPED: "needless",
+    Outcome.ENDED: "needless",
+    Outcome.RUNNING: "done",
+}
+
+
+def figures(timeline: Timeline) -> Figures:
+    """Add up a job."""
+    found = Figures()
+    ends = _work_ends(timeline)
+    by_lane: dict[tuple[str, int], list[Attempt]] = {}
+    seconds: dict[str, list[float]] = {}
+    for attempt in timeline.attempts:
+        by_lane.setdefault((attempt.host, attempt.lane), []).append(attempt)
+        found.outcomes[attempt.outcome] = found.outcomes.get(attempt.outcome, 0) + 1
+        host = found.hosts.setdefault(attempt.host, HostFigures(SlotTime()))
+        if attempt.outcome in GOOD:
+            seconds.setdefault(attempt.host, []).append(attempt.seconds)
+            host.done += 1
+            if found.longest is None or attempt.seconds > found.longest.seconds:
+                found.longest = attempt
+        host.failed += _PART[attempt.outcome] == "failed"
+        host.lost += attempt.outcome is Outcome.LOST
+    away: dict[str, list[tuple[float, float]]] = {}
+    for name, since, until in timeline.away:
+        away.setdefault(name, []).append((since, until))
+    for life in timeline.lives:
+        host = found.hosts.setdefault(life.host, HostFigures(SlotTime()))
+        host.there += life.until - life.up
+        for lane in range(timeline.hosts[life.host].lanes):
+            for part, since, until in _pieces(life, by_lane.get((life.host, lane), ()), away.get(life.host, ()), ends):
+                setattr(host.time, part, getattr(host.time, part) + until - since)
+    for name, host in found.hosts.items():
+        host.median = median(seconds[name]) if name in seconds else 0.0
+        _price(found, host, timeline.hosts[name].price)
+        found.time.add(host.time)
+    found.durations = sorted(itertools.chain.from_iterable(seconds.values()))
+    found.seconds = sum(run.ended - run.began for run in timeline.runs)
+    found.slots = sum(host.lanes for host in timeline.hosts.values())
+    return found
+
+
+def _price(found: Figures, host: HostFigures, price: float | None) -> None:
+    if not host.there:
+        return
+    if price is None:
+        found.unpriced += 1
+        return
+    time = host.time
+    there = (time.total - time.connecting) or 1.0
+    host.cost = price * host.there / 3600
+    found.cost += host.cost
+    found.wasted += host.cost * (time.failed + time.lost + time.needless) / there
+    found.idle_cost += host.cost * (time.away + time.between + time.end) / there
+
+
+def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
+    """For each run, its beginning and when its last attempt began that was no second one: then no work was left."""
+    starts = sorted(attempt.began for attempt in timeline.attempts if not attempt.backup)
+    ends = []
+    for run in timeline.runs:
+        at = bisect_left(starts, run.ended)
+        last = starts[at - 1] if at and starts[at - 1] >= run.began else run.began
+        ends.append((run.began, last if run.why or not timeline.running else run.ended))
+    return ends
+
+
+def _pieces(
+    life: Life, attempts: Sequence[Attempt], away: Sequence[tuple[float, float]], ends: Sequence[tuple[float, float]]
+) -> Iterator[tuple[str, float, float]]:
+    """The time of one slot in one life, cut into parts without a gap; `attempts` are those of the lane, in order."""
+    out_of_work = max((end for began, end in ends if began <= life.began), default=life.until)
+    cursor = life.began
+    for attempt in attempts:
+        began, ended = max(attempt.began, cursor), min(attempt.ended, life.until)
+        if ended <= began:
+            continue
+        yield from _idle(cursor, began, life, away, out_of_work)
+        yield _PART[attempt.outcome], began, ended
+        cursor = ended
+    yield from _idle(cursor, life.until, life, away, out_of_work)
+
+
+def _idle(
+    since: float, until: float, life: Life, away: Sequence[tuple[float, float]], out_of_work: float
+) -> Iterator[tuple[str, float, float]]:
+    edges = {since, until, life.up, out_of_work}
+    edges.update(edge for piece in away for edge in piece)
+    inside = sorted(edge for edge in edges if since <= edge <= until)
+    for one, other in itertools.pairwise(inside):
+        if one < life.up:
+            part = "connecting"
+        elif any(begun <= one < back for begun, back in away):
+            part = "away"
+        else:
+            part = "end" if one >= out_of_work else "between"
+        yield part, one, other
+
+
+# Advice: each looks at one thing, and is silent where it isn't worth a word
+
+
+def longest_task(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> Advice | None:
+    """One task that takes much of the job holds up its end."""
+    task, usual = found.longest, found.median
+    if task is None or not found.seconds or len(found.durations) < 2:
+        return None
+    share = min(1.0, task.seconds / found.seconds)
+    if share < LONGEST_SHARE or task.seconds < LONGEST_FACTOR * usual:
+        return None
+    what = f"the longest task alone took {share:.0%} of the job ({task.seconds:.3g} s, usual are {usual:.3g}): "
+    waited = task.began - min(run.began for run in timeline.runs)
+    late = waited > END_SHARE * found.seconds
+    first = "split it; the next run of this command starts it first" if late else "split it"
+    return Advice("longest", share, what + f"task {named(task.task, heads)}", first)
+
+
+def idle_end(found: Figures) -> Advice | None:
+    """Slots with nothing left to do wait for the last tasks."""
+    share = found.time.share("end")
+    if share < END_SHARE:
+        return None
+    if len(found.durations) < found.slots:
+        what = f"{found.slots} slots for {len(found.durations)} tasks: {share:.0%} of the slot time was idle"
+        return Advice("end", share, what, "fewer instances, or more, shorter tasks")
+    return Advice("end", share, f"{share:.0%} of the slot time was idle at the end", "more, shorter tasks")
+
+
+def idle_between(found: Figures) -> Advice | None:
+    """Slots wait though there is work."""
+    share = found.time.share("between")
+    if share < BETWEEN_SHARE:
+        return None
+    what = f"{share:.0%} of the slot time was spent waiting between tasks"
+    usual = found.median
+    if usual < SHORT:
+        return Advice("between", share, f"{what}, of {usual:.2g} s each", "fewer, longer tasks")
+    failed = found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0)
+    return Advice("between", share, what, "a retry waits before it starts; see the failures" if failed else "")
+
+
+def connecting(found: Figures) -> Advice | None:
+    """A short job is over before its instances are connected to."""
+    share = found.time.share("connecting")
+    if share < CONNECTING_SHARE:
+        return None
+    each = found.time.connecting / max(1, found.slots)
+    what = f"connecting took {share:.0%} of the slot time, {each:.2g} s for each slot"
+    return Advice("connecting", share, what, "do more in one job")
+
+
+def retries(found: Figures) -> Advice | None:
+    """Attempts that failed took time."""
+    share = found.time.share("failed")
+    many = count(found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0), "failed attempt")
+    if share < LOSS_SHARE:
+        return None
+    return Advice("failed", share, f"{many} took {share:.0%} of the slot time", "see the failures")
+
+
+def losses(found: Figures) -> Advice | None:
+    """Attempts that went with their instances took time."""
+    share = found.time.share("lost")
+    count = found.outcomes.get(Outcome.LOST, 0)
+    if share < LOSS_SHARE:
+        return None
+    what = f"{count} attempts were lost with their instances or agents, {share:.0%} of the slot time"
+    return Advice("lost", share, what, "shorter tasks lose less")
+
+
+def needless(found: Figures) -> Advice | None:
+    """Second attempts, and what was stopped, took time."""
+    share = found.time.share("needless")
+    if share < LOSS_SHARE:
+        return None
+    ended, stopped = found.outcomes.get(Outcome.ENDED, 0), found.outcomes.get(Outcome.STOPPED, 0)
+    if stopped > ended:
+        return Advice("needless", share, f"{stopped} attempts were stopped with the job: {share:.0%}", "")
+    won = found.outcomes.get(Outcome.BACKUP, 0)
+    what = f"{ended} attempts ended as another one of their task was first, {share:.0%} of the slot time"
+    return Advice("needless", share, what, f"{won} backups won" if won else "--no-backup saves it")
+
+
+def lost_connections(found: Figures) -> Advice | None:
+    """Slots ran dry while their connection was lost."""
+    share = found.time.share("away")
+    if share < LOSS_SHARE:
+        return None
+    what = f"lost connections left slots idle for {share:.0%} of the slot time"
+    return Advice("away", share, what, "run pmap where the network is steadier")
+
+
+def slow_instances(found: Figures) -> Advice | None:
+    """An instance much slower than the others holds them all up."""
+    seen = {name: host for name, host in found.hosts.items() if host.done >= SLOW_TASKS and host.median > 0}
+    if len(seen) < 2:
+        return None
+    factors = {}
+    for name, host in seen.items():
+        others = median(other.median for key, other in seen.items() if key != name)
+        factors[name] = host.median / others
+    slow = sorted((name for name in factors if factors[name] >= SLOW_FACTOR), key=lambda name: -factors[name])
+    if not slow or len(slow) > len(seen) / 2:
+        return None
+    worst = slow[0]
+    weight = sum(found.hosts[name].time.total for name in slow) / found.time.total
+    count = "one instance was" if len(slow) == 1 else f"{len(slow)} instances were"
+    what = f"{count} {'' if len(slow) == 1 else 'up to '}{factors[worst]:.1f} times slower than the others: {worst}"
+    return Advice("slow", weight, what, "leave out what is slow")
+
+
+def more_instances(found: Figures) -> Advice | None:
+    """Full slots with many tasks each: the job is as wide as what it may use."""
+    if found.busy < BUSY_SHARE or not found.slots or len(found.durations) < TASKS_A_SLOT * found.slots:
+        return None
+    what = f"the slots were busy for {found.busy:.0%} of their time"
+    return Advice("busy", 0.0, what, "twice the instances take half the time, for the same money")
+
+
+def advice(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> list[Advice]:
+    """What took time and what would have helped, the most important first."""
+    looks = (
+        longest_task(found, timeline, heads),
+        idle_end(found),
+        idle_between(found),
+        connecting(found),
+        retries(found),
+        losses(found),
+        needless(found),
+        lost_connections(found),
+        slow_instances(found),
+        more_instances(found),
+    )
+    return sorted((one for one in looks if one), key=lambda one: -one.weight)
+
+
+# As text
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Attempts that ended in the same way; `line` is the last they said on stderr."""
+
+    how: str
+    line: str
+    attempts: Sequence[Attempt]
+
+    def __str__(self) -> str:
+        return f"{self.how}: {self.line}" if self.line else self.how
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is told of a job. `heads` are the arguments of all tasks, shortened, in order."""
+
+    name: str
+    command: str
+    state: str
+    timeline: Timeline
+    heads: Sequence[str]
+    failures: Sequence[Failure]
+
+
+def named(task: int, heads: Sequence[str]) -> str:
+    """A task as a person may know it: its number and its argument."""
+    head = heads[task - 1] if 0 < task <= len(heads) else ""
+    return f"{task} ({head})" if head else str(task)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, to three digits at most."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h"
+
+
+PARTS = {
+    "done": "work that counted",
+    "failed": "failed attempts",
+    "lost": "lost attempts",
+    "needless": "attempts ended or stopped",
+    "connecting": "connecting",
+    "away": "connection lost",
+    "between": "idle between tasks",
+    "end": "idle at the end",
+}
+
+
+def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
+    """What there is to know of a job, each with what it is called."""
+    timeline, outcomes = record.timeline, found.outcomes
+    took = f"{duration(found.seconds)}, {record.state}"
+    if len(timeline.runs) > 1:
+        took += f", in {len(timeline.runs)} runs"
+        took += f" with {duration(timeline.quiet)} between them" if timeline.quiet else ""
+    failed = outcomes.get(Outcome.FAILED, 0)
+    tasks = f"{timeline.done} of {len(record.heads)} done" + (f", {failed} failed" if failed else "")
+    attempts = [str(sum(outcomes.values()))]
+    attempts += [f"{outcomes[outcome]} {said}" for outcome, said in _SAID.items() if outcomes.get(outcome)]
+    gone = len({mark.host for mark in timeline.marks if mark.kind == "gone"})
+    instances = f"{len(timeline.hosts)}, {count(found.slots, 'slot')}" + (f", {gone} lost" if gone else "")
+    facts = [("took", took), ("tasks", tasks), ("attempts", ", ".join(attempts)), ("instances", instances)]
+    if found.durations:
+        middle, most, longest = found.median, found.quantile(0.95), found.durations[-1]
+        said = f"median {duration(middle)}, 95 % within {duration(most)}, longest {duration(longest)}"
+        facts.append(("durations", said))
+    if found.cost:
+        cost = money(found.cost)
+        if found.cost >= 0.01:
+            cost += f", of it {money(found.wasted)} for attempts that did not count"
+            cost += f", {money(found.idle_cost)} for idle slots"
+        facts.append(("cost", cost + (f"; the price of {found.unpriced} more is not known" if found.unpriced else "")))
+    else:
+        facts.append(("cost", "the instances' prices are not known"))
+    if timeline.damaged:
+        facts.append(("journal", f"{count(timeline.damaged, 'line')} damaged and left out"))
+    return facts
+
+
+_SAID = {
+    Outcome.RETRIED: "failed and retried",
+    Outcome.FAILED: "failed for good",
+    Outcome.LOST: "lost",
+    Outcome.BACKUP: "backups won",
+    Outcome.ENDED: "ended",
+    Outcome.STOPPED: "stopped",
+    Outcome.RUNNING: "running",
+}
+
+
+def slot_time(found: Figures) -> str:
+    """The parts of the slots' time, the largest first."""
+    shares = sorted(((found.time.share(part), said) for part, said in PARTS.items()), reverse=True)
+    return ", ".join(f"{share:.0%} {said}" for share, said in shares if share >= 0.005)
+
+
+def text(record: Record) -> str:
+    """A screen of text: at most LINES lines of at most COLUMNS columns."""
+    found = figures(record.timeline)
+    lines = [f"job {record.name}: {record.command}"]
+    for name, said in [*facts(record, found), ("slot time", slot_time(found))]:
+        lines += textwrap.wrap(said, COLUMNS, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)[:3]
+    failures = [f"  {len(one.attempts)} x {one}" for one in record.failures[:3]]
+    if len(record.failures) > 3:
+        failures.append(f"  and in {len(record.failures) - 3} other ways")
+    if failures:
+        failures = ["failed attempts:", *failures]
+    told = ["what took the time, and what would have helped:"]
+    for one in advice(found, record.timeline, record.heads)[:ADVICE_MOST]:
+        wrapped = textwrap.wrap(str(one), COLUMNS, initial_indent="- ", subsequent_indent="  ")
+        if len(lines) + len(told) + len(wrapped) + len(failures) <= LINES:
+            told += wrapped
+    if len(told) == 1:
+        told = ["nothing stands out that took time without need"]
+    return "\n".join(fitted(line) for line in [*lines, *told, *failures])
+
+
+def fitted(line: str, columns: int = COLUMNS) -> str:
+    """The line, cut to so many columns of a terminal."""
+    if cell_len(line) <= columns:
+        return line
+    return set_cell_size(line, columns - 3).rstrip() + "..."
+
+
+def printable(text: bytes | str) -> str:
+    """Whatever somebody wrote, in one line, without what a terminal or a browser would obey, as wide as it is long."""
+    said = text.decode(errors="replace") if isinstance(text, bytes) else text
+    shown = terminal.printable(said.replace("\n", " "))
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)

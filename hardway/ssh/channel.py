@@ -1,0 +1,229 @@
+"""A script of ours on one instance, with bytes to it and from it, to the word that it says at its end.
+
+Without that word nothing has succeeded: neither an end of the stream nor silence nor the exit code of a login shell
+says that a script has done what it was to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import paramiko
+
+from hardway.errors import Failed
+from hardway.ssh import connection as ssh
+from hardway.ssh.script import Launch, Script, Words, not_run
+from hardway.terminal import printable
+
+# Nothing moved for so long: the host hangs.
+STALL_SECONDS = 120.0
+CHUNK = 1 << 18
+_LOOK_SECONDS = 0.5
+# Of what the script sends, this is taken before it is asked for; of what it complains, the end.
+_AHEAD_BYTES = 1 << 20
+_COMPLAINT_BYTES = 1 << 16
+_MOST_COMPLAINTS_BYTES = 1 << 26
+# tar pads what it sends.
+_BEHIND_BYTES = 1 << 20
+# It comes on a stream of its own, a little behind the last word.
+_COMPLAINT_SECONDS = 1.0
+_LOST = "the connection was lost before the copy was whole"
+
+Progress = Callable[[int], None]
+
+
+def no_progress(_moved: int) -> None:
+    """Tell nobody."""
+
+
+class TransferError(Failed):
+    """A copy to or from one instance that did not land; what was there before is still there."""
+
+
+class Channel:
+    """A running script; ended with the block, whatever happens."""
+
+    def __init__(
+        self, connection: ssh.InstanceConnection, script: Script, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.timeout: float = connection.connect_timeout or 15
+        self._given_up = connection.given_up
+        self._out = bytearray()
+        self._complaint = bytearray()
+        self._complained = 0
+        self._moved = time.monotonic()
+        launch = Launch(script.command, both=True)
+        self._words = Words(launch.begin, launch.end)
+        self._complaints = Words(launch.begin)
+        self.channel = ssh.open_session(connection, environment)
+        try:
+            ssh.execute(self.channel, launch.line, self.timeout)
+            self.channel.settimeout(STALL_SECONDS)
+            self.send([launch.head])
+        except BaseException:
+            self.channel.close()
+            raise
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.channel.close()
+
+    def send(self, chunks: Iterable[bytes], progress: Progress = no_progress) -> None:
+        """Send bytes; `progress` is called with how many.
+
+        Raises TransferError: what the script complained of where it has ended.
+        """
+        for chunk in chunks:
+            self._look()
+            try:
+                self.channel.sendall(chunk)
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                if isinstance(error, TimeoutError):
+                    raise TransferError(_stalled()) from error
+                # Where the script ended early, what it said is the better reason.
+                self.finish()
+                raise TransferError(_LOST) from error
+            self._moved = time.monotonic()
+            progress(len(chunk))
+
+    def read(self, size: int) -> bytes:
+        """So many bytes of what the script sends; fewer at its end. Raises TransferError."""
+        while len(self._out) < size and self._words.code is None and self._pump():
+            pass
+        data = bytes(self._out[:size])
+        del self._out[:size]
+        return data
+
+    def line(self, most: int) -> bytes:
+        """The next line without its newline. Raises TransferError where it has more bytes, or none comes any more."""
+        while True:
+            text, newline, rest = self._out.partition(b"\n")
+            if newline or len(text) > most:
+                break
+            if self._words.code is not None or not self._pump():
+                self.finish()
+                raise TransferError(_LOST)
+        if len(text) > most:
+            raise TransferError("it said what nobody asked it")
+        self._out = rest
+        return bytes(text)
+
+    def lines_waiting(self) -> bool:
+        """Take what has come, without waiting; whether there is a whole line of it. Raises TransferError at its end."""
+        self._take()
+        if (self._over() or self._words.code is not None) and b"\n" not in self._out:
+            self.finish()
+            raise TransferError(_LOST)
+        return b"\n" in self._out
+
+    def finish(self, good: Iterable[int] = (0,)) -> int:
+        """Say that all is sent, and wait for the script's last word; returns the exit code in it, one of `good`.
+
+        Raises TransferError with what it complained of.
+        """
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self.channel.shutdown_write()
+        # Something that a start-up file left behind may hold the output open for longer.
+        behind = 0
+        while self._words.code is None and self._pump():
+            behind += len(self._out)
+            self._out.clear()
+            if behind > _BEHIND_BYTES:
+                raise TransferError("it sends more than it was asked for")
+        if self._words.code != 0:
+            deadline = time.monotonic() + _COMPLAINT_SECONDS
+            while time.monotonic() < deadline and self._pump(deadline):
+                self._out.clear()
+        code = self._words.code
+        if code is None or code not in good:
+            said = self.complaints()
+            raise TransferError(printable(said[-1]) if said else self._why_not())
+        return code
+
+    def complaints(self) -> list[str]:
+        """The lines on its stderr until now, without those that are empty."""
+        lines = bytes(self._complaint).decode(errors="replace").splitlines()
+        said = [line.strip() for line in lines if line.strip()]
+        # GNU tar's last line says that one before it says why.
+        return [line for line in said if not line.endswith("due to previous errors")] or said
+
+    def leave(self) -> None:
+        """Say that all is sent, and wait a little for the script's end, whatever that is."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self.channel.shutdown_write()
+        self.channel.status_event.wait(self.timeout)
+
+    def _why_not(self) -> str:
+        if self._words.code is not None:
+            return f"exit code {self._words.code}"
+        # How it ended comes behind the end of its output.
+        self.channel.status_event.wait(min(self.timeout, 2.0))
+        if self._words.begun or self.channel.exit_status < 0:
+            return _LOST
+        return not_run(self.channel.exit_status, self._complaints, self._words)
+
+    def _over(self) -> bool:
+        if self.channel.recv_ready() or self.channel.recv_stderr_ready():
+            return False
+        return self.channel.closed or self.channel.eof_received
+
+    def _pump(self, deadline: float | None = None) -> bool:
+        """Wait for something to come and take it; False once nothing more comes, or at the deadline."""
+        while True:
+            if self._take():
+                return True
+            if self._over():
+                # What came between the two looks.
+                return self._take()
+            self._look()
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return False
+            if now - self._moved > STALL_SECONDS:
+                raise TransferError(_stalled())
+            wait = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - now)
+            poll = select.poll()
+            poll.register(self.channel.fileno(), select.POLLIN)
+            poll.poll(wait * 1000)
+
+    def _look(self) -> None:
+        if self._given_up.is_set():
+            raise TransferError("interrupted")
+
+    def _take(self) -> bool:
+        """Take what is there."""
+        came = False
+        if self.channel.recv_ready() and len(self._out) < _AHEAD_BYTES:
+            data = self.channel.recv(CHUNK)
+            came |= bool(data)
+            own = self._words.feed(data)
+            self._out += own
+        if self.channel.recv_stderr_ready():
+            data = self.channel.recv_stderr(CHUNK)
+            came |= bool(data)
+            self._complained += len(data)
+            self._complaint += self._complaints.feed(data)
+            del self._complaint[:-_COMPLAINT_BYTES]
+        if self._words.too_much or self._complaints.too_much:
+            raise TransferError("its login shell prints without end before anything runs")
+        if self._complained > _MOST_COMPLAINTS_BYTES:
+            raise TransferError("it complains without end")
+        if came:
+            self._moved = time.monotonic()
+        return came
+
+
+def run(connection: ssh.InstanceConnection, script: Script, good: Iterable[int] = (0,)) -> int:
+    """Run a script to its end; returns its exit code, one of `good`. Raises TransferError with its complaint."""
+    with Channel(connection, script) as channel:
+        return channel.finish(good)
+
+
+def _stalled() -> str:
+    return f"nothing moved for {STALL_SECONDS:g} s: the host hangs"
+

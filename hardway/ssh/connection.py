@@ -1,0 +1,586 @@
+"""One instance, one fabric Connection: only this module knows user, port, keys, host keys and proxies.
+
+Users and ports come from the instance's tags; `~/.ssh/config` (ProxyJump included), the ssh-agent and the default
+keys work as they do for `ssh`. Paramiko waits without limit for the reply to a channel request, and has no way to send
+a signal: `request` does both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fabric
+import paramiko
+from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+
+from hardway import state
+from hardway.config import Settings
+from hardway.ec2.instances import Instance
+from hardway.errors import Failed, UsageError
+from hardway.paths import here
+from hardway.ssh import host_keys, proxy
+from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.terminal import printable
+
+# Paramiko logs what it also raises, and on stderr unless somebody listens.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+KEEPALIVE_SECONDS = 15
+ALIVE_SECONDS = 180
+"""Without a sign of life for so long, a host is given up."""
+# Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
+TCP_USER_TIMEOUT_MS = 60_000
+# sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups): a bastion meets many.
+# And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
+_turns = threading.BoundedSemaphore(8)
+_TURN_SECONDS = 0.1
+# That sshd lets anybody try (MaxAuthTries).
+_MOST_KEYS = 6
+# What a login name may be: also that of a directory's user (anna@corp.example).
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+class ConnectError(Failed):
+    """An instance that could not be reached or that let nobody in."""
+
+
+class Transport(paramiko.Transport):
+    """AES-GCM first: it saves about a third of the client's CPU on bulk data."""
+
+    _preferred_ciphers = (
+        "aes128-gcm@openssh.com",
+        *(c for c in paramiko.Transport._preferred_ciphers if c != "aes128-gcm@openssh.com"),
+    )
+    _preferred_kex = tuple(
+        sorted(paramiko.Transport._preferred_kex, key=lambda name: not name.startswith("curve25519"))
+    )
+    answered = 0.0
+    """When (monotonic seconds) the host last answered `ask`."""
+
+    def ask(self) -> None:
+        """Have the host answer; unlike Paramiko's keepalive, which asks for no answer. As OpenSSH does it."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        self._send_user_message(message)
+
+    def _parse_request_success(self, m: paramiko.Message) -> None:
+        self.answered = time.monotonic()
+        super()._parse_request_success(m)
+
+    def _parse_request_failure(self, m: paramiko.Message) -> None:
+        self.answered = time.monotonic()
+        super()._parse_request_failure(m)
+
+
+class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
+    """Trust a host at first use, by the name it is remembered under; refuse it when its key has changed."""
+
+    def __init__(self, name: str, known: HostKeys) -> None:
+        self.name = name
+        self.known = known
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        if not self.known.remember(self.name, key.get_name(), key.get_base64()):
+            raise paramiko.BadHostKeyException(hostname, key, key)
+
+
+class InstanceConnection(fabric.Connection):
+    """A fabric Connection to one instance. Made, not yet open; `connect` opens one.
+
+    `settings.ec2` says over which address, or through what. `known` is shared by the connections of one command; once
+    `given_up` is set, one that has not begun to connect does not any more.
+    """
+
+    instance: Instance
+    settings: Settings
+    known: HostKeys
+    connect_kwargs: dict[str, Any]
+    gateway: fabric.Connection | str | bool | None
+    # Fabric sets this on every Connection. Not known to the class it would count as a change of the configuration that
+    # all share, which is empty for a moment then, for other threads too.
+    inline_ssh_env: bool = True
+    proxy: proxy.Proxy | None = None
+    given_up: threading.Event
+
+    def __init__(
+        self,
+        instance: Instance,
+        settings: Settings,
+        known: HostKeys | None = None,
+        given_up: threading.Event | None = None,
+    ) -> None:
+        proxy.check(settings.ec2.via)
+        user = _user(instance, settings)
+        super().__init__(
+            address(instance, settings),
+            user=user or None,
+            port=_port(instance, settings),
+            config=_fabric_config(),
+            gateway=False if settings.ec2.via else None,
+            connect_timeout=settings.ec2.connect_timeout,
+            connect_kwargs=_connect_kwargs(instance, settings),
+        )
+        # Fabric's Connection keeps its own attributes apart from its configuration's keys.
+        self._set(
+            instance=instance, settings=settings, known=known or HostKeys(), given_up=given_up or threading.Event()
+        )
+        if not user and "user" not in self.ssh_config:
+            self.user = "ubuntu"
+        if isinstance(self.gateway, fabric.Connection) and "proxyjump" in self.ssh_config:
+            self.gateway = _jumps(self.ssh_config["proxyjump"])
+        for gateway in self.bastions():
+            gateway.connect_timeout = settings.ec2.connect_timeout
+            gateway.connect_kwargs = {**gateway.connect_kwargs, **_time_limits(settings)}
+            gateway.client.load_system_host_keys()
+            gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
+
+    def _identity(self) -> tuple[object, ...]:
+        """What Fabric compares by: in two networks two instances may have the same private address."""
+        return (self.instance.id, *super()._identity())
+
+    def bastions(self) -> Iterator[fabric.Connection]:
+        """What is connected to on the way, the nearest to the instance first."""
+        gateway = self.gateway
+        while isinstance(gateway, fabric.Connection):
+            yield gateway
+            gateway = gateway.gateway
+
+    def proxy_command(self) -> list[str]:
+        """The program that carries this connection; empty where there is none."""
+        if self.settings.ec2.via:
+            return proxy.ssm_command(self.settings, self.instance.id, self.instance.region, self.port)
+        # As OpenSSH runs it.
+        return ["/bin/sh", "-c", f"exec {self.gateway}"] if isinstance(self.gateway, str) else []
+
+    def open(self) -> Any:
+        """Connect and authenticate, with a socket that does not hold small frames back (Paramiko's own does)."""
+        if self.is_connected:
+            return None
+        host_keys.confirm(self.settings, self.instance, self.known)
+        _check_host_key(self.client, self.instance.id, _server_name(self), self.known)
+        command = self.proxy_command()
+        if command:
+            with self._turn():
+                self.proxy = proxy.Proxy(command)
+                self.connect_kwargs = {**self.connect_kwargs, "sock": self.proxy.socket}
+                return super().open()
+        if not self.gateway:
+            self.connect_kwargs = {**self.connect_kwargs, "sock": _socket(self.host, self.port, self.connect_timeout)}
+        return super().open()
+
+    def open_gateway(self) -> Any:
+        """See `fabric.Connection.open_gateway`; a program has been started already."""
+        if self.proxy:
+            return self.proxy.socket
+        with self._turn():
+            for gateway in reversed(list(self.bastions())):
+                gateway.open()
+        return super().open_gateway()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        while not _turns.acquire(timeout=_TURN_SECONDS):
+            if self.given_up.is_set():
+                raise ConnectError("not connected to: interrupted")
+        try:
+            if self.given_up.is_set():
+                raise ConnectError("not connected to: interrupted")
+            yield
+        finally:
+            _turns.release()
+
+    def close(self) -> None:
+        """Close it and what carries it."""
+        try:
+            super().close()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> str:
+        """Close what carries it, also where it never came to be; returns why a program of it says it ended."""
+        self.client.close()
+        sock = self.connect_kwargs.get("sock")
+        if sock:
+            sock.close()
+        for gateway in self.bastions():
+            gateway.close()
+        running, self.proxy = self.proxy, None
+        return running.end() if running else ""
+
+
+def reached(settings: Settings, private_ip: bool = False, via: str | None = None) -> Settings:
+    """The settings with `--private-ip` and `--via` in place of what is configured, where they are given.
+
+    Raises UsageError for a way that there is none, or whose programs are missing here.
+    """
+    ec2 = replace(settings.ec2, private_ip=private_ip or settings.ec2.private_ip)
+    ec2 = ec2 if via is None else replace(ec2, via=via)
+    proxy.check(ec2.via)
+    return replace(settings, ec2=ec2)
+
+
+def address(instance: Instance, settings: Settings) -> str:
+    """Where the instance is connected to; empty before it has any address. Raises UsageError for what is no address."""
+    return checked_address(instance, instance.private_ip if settings.ec2.private_ip else instance.address)
+
+
+def checked_address(instance: Instance, text: str) -> str:
+    """An address of the instance, or the empty text. Raises UsageError for anything else."""
+    try:
+        if "%" in text:  # an address of this link alone, with the name of an interface
+            raise ValueError
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise UsageError(f"{_shown(instance)} has {printable(text)!r} for an address, which is none") from None
+
+
+def _shown(instance: Instance) -> str:
+    return printable(str(instance))
+
+
+def _server_name(connection: fabric.Connection) -> str:
+    """What Paramiko and OpenSSH call a server when they look for its host key."""
+    return connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+
+
+def _jumps(hops: str) -> fabric.Connection | None:
+    """ProxyJump's chain in the order listed, as OpenSSH visits it. (Fabric 3.2 visits it in reverse.)"""
+    gateway: fabric.Connection | None = None
+    for hop in [] if hops.lower() == "none" else hops.split(","):
+        gateway = fabric.Connection(hop.strip(), config=_fabric_config(), gateway=gateway)
+    return gateway
+
+
+def connect(
+    instance: Instance, settings: Settings, known: HostKeys | None = None, given_up: threading.Event | None = None
+) -> InstanceConnection:
+    """An open, authenticated connection. The caller closes it. Limits and errors are those of `open_connection`."""
+    connection = InstanceConnection(instance, settings, known, given_up)
+    open_connection(connection)
+    return connection
+
+
+def open_connection(connection: InstanceConnection) -> None:
+    """Connect and authenticate; each step takes at most `ec2.connect_timeout` seconds.
+
+    Raises ConnectError with the reason; nothing is left open then.
+    """
+    if not connection.host:
+        raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
+    try:
+        connection.open()
+    except BaseException as error:
+        said = connection.abandon()
+        reason = _reason(error, connection)
+        if reason is None:
+            raise
+        reason = f"{reason} ({said})" if said else reason
+        where = f"{connection.user}@{connection.host}:{connection.port}"
+        raise ConnectError(f"cannot connect to {where}: {reason}") from error
+    connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+
+
+def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
+    """Why connecting failed, in a person's words; None for what is no failure to connect."""
+    if isinstance(error, paramiko.BadHostKeyException):
+        name, known = connection.instance.id, connection.known
+        bastion = next((b for b in connection.bastions() if error.hostname in (b.host, _server_name(b))), None)
+        if bastion:
+            return f"the bastion {bastion.host} has another host key than before, so nothing was sent"
+        right = f"one that the console of {name} shows" if known.confirmed(name) else f"the one {name} had before"
+        return (
+            f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
+            f"remove its lines from {known.path})"
+        )
+    # Paramiko says in a plain SSHException that it has no key at all to try.
+    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
+        return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
+    # Paramiko says so where it gave up before it has heard a word.
+    if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
+        if connection.settings.ec2.via:
+            return "no answer within the connect timeout (does its role let it connect to Systems Manager?)"
+        return f"no answer within the connect timeout (does the security group let port {connection.port} in?)"
+    if isinstance(error, paramiko.SSHException | EOFError):
+        return str(error) or "the host closed the connection"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return None
+
+
+def _user(instance: Instance, settings: Settings) -> str:
+    """Who logs in, by its tag; empty where nobody says. Raises UsageError: whoever may tag is trusted with nothing."""
+    tag = instance.tags.get("ssh-user")
+    user = tag or settings.ec2.ssh_user
+    if user and not _USER.fullmatch(user):
+        whose = f"the tag ssh-user of {_shown(instance)}" if tag else "the setting ec2.ssh_user"
+        raise UsageError(f"{whose} is {printable(user)!r}, which is no name of a user")
+    return user
+
+
+def _port(instance: Instance, settings: Settings) -> int:
+    tag = instance.tags.get("ssh-port")
+    text = tag or str(settings.ec2.ssh_port)
+    if not _PORT.fullmatch(text) or not 0 < int(text) < 1 << 16:
+        whose = f"the tag ssh-port of {_shown(instance)}" if tag else "the setting ec2.ssh_port"
+        raise UsageError(f"{whose} is {printable(text)!r}: a port is a number from 1 to 65535")
+    return int(text)
+
+
+def _connect_kwargs(instance: Instance, settings: Settings) -> dict[str, Any]:
+    kwargs = {**_time_limits(settings), "transport_factory": Transport}
+    files = private_keys(instance, settings)
+    if files:
+        kwargs["key_filename"] = [str(file) for file in files]
+    return kwargs
+
+
+def _time_limits(settings: Settings) -> dict[str, Any]:
+    """Of all steps; Paramiko would wait an hour for a bastion to reach the next host."""
+    return dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), settings.ec2.connect_timeout)
+
+
+def private_keys(instance: Instance, settings: Settings) -> list[Path]:
+    """The files that may hold the private half of the instance's key pair, the likeliest first."""
+    return _configured_key(settings) + _named_keys(instance)
+
+
+def _configured_key(settings: Settings) -> list[Path]:
+    key = settings.ec2.key
+    return [here(key)] if key and is_key_file(key) else []
+
+
+def _named_keys(instance: Instance) -> list[Path]:
+    """Those known by the key pair's name to be of it."""
+    if not instance.key_name:
+        return []
+    own = [own_key_path()] if own_key_path().exists() and own_key().name == instance.key_name else []
+    return own + _in_ssh_directory(instance.key_name)
+
+
+def _in_ssh_directory(key_name: str) -> list[Path]:
+    """Keys in ~/.ssh that are called as the key pair is, or whose public half we gave that name."""
+    directory = Path.home() / ".ssh"
+    called = [directory / name for name in (key_name, f"{key_name}.pem")]
+    if key_name.startswith("hardway-"):
+        called += [
+            public.with_suffix("") for public in sorted(directory.glob("*.pub")) if _pair_of(public) == key_name
+        ]
+    return [file for file in called if file.is_file()]
+
+
+def _keys_in_agent() -> int:
+    with contextlib.suppress(OSError, paramiko.SSHException):
+        agent = paramiko.Agent()
+        try:
+            return len(agent.get_keys())
+        finally:
+            agent.close()
+    return 0
+
+
+def _pair_of(public: Path) -> str:
+    """What we call the key pair of a file with a public key; empty for one that can't be read."""
+    try:
+        return pair_name(public.read_text(errors="replace"))
+    except OSError:
+        return ""
+
+
+def is_key_file(key: str) -> bool:
+    """Whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
+    return os.sep in key or here(key).is_file()
+
+
+def _check_host_key(client: paramiko.SSHClient, name: str, server: str, known: HostKeys) -> None:
+    for kind, key in known.of(name).items():
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{server} {kind} {key}")
+        if entry and entry.key:
+            client.get_host_keys().add(server, kind, entry.key)
+    client.set_missing_host_key_policy(_RememberedHostKeys(name, known))
+
+
+def _socket(host: str, port: int, timeout: float) -> socket.socket:
+    sock = socket.create_connection((host, port), timeout)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    return sock
+
+
+def _fabric_config() -> fabric.Config:
+    """Read once for all instances: it parses ~/.ssh/config and looks for fabric.yaml."""
+    file = Path.home() / ".ssh" / "config"
+    return _config_of(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _config_of(_file: Path, _changed: int) -> fabric.Config:
+    return fabric.Config()
+
+
+def open_session(connection: fabric.Connection, environment: Mapping[str, str] | None = None) -> paramiko.Channel:
+    """A new session channel, with these variables set by SSH environment requests, ready for exec.
+
+    Raises UsageError where the host refuses a variable: what is passed is the session of the S3 stub, and a host that
+    does not take it would run the real `aws`; ConnectError where the connection is lost.
+    """
+    channel: paramiko.Channel = connection.transport.open_session()
+    for name, value in (environment or {}).items():
+        message = _message(channel, "env", reply=True)
+        message.add_string(name)
+        message.add_string(value)
+        if not request(channel, message, connection.connect_timeout or 15):
+            raise _refusal(connection)
+    return channel
+
+
+def _refusal(connection: fabric.Connection) -> Failed | UsageError:
+    """Why a variable was not taken: Paramiko tells a host that refuses it no other than one that is just dying."""
+    try:
+        connection.transport.open_session(timeout=connection.connect_timeout or 15).close()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        return ConnectError(f"the connection was lost ({error})" if str(error) else "the connection was lost")
+    return UsageError(
+        f"{connection.host} is no local instance: its `aws` would reach the real S3 though this shell is stubbed; run "
+        "clear-s3-stubbed first, or add --real-s3"
+    )
+
+
+def execute(channel: paramiko.Channel, command: str, timeout: float) -> None:
+    """Start a command on the channel; the host's login shell parses it. Raises ConnectError after `timeout` seconds."""
+    message = _message(channel, "exec", reply=True)
+    message.add_string(command.encode(errors="surrogateescape"))
+    if not request(channel, message, timeout):
+        raise ConnectError("the host refused to start a command, or closed the connection")
+
+
+def signal(channel: paramiko.Channel, name: str) -> None:
+    """Send a signal (`TERM`, without SIG) to the process group of the channel's command."""
+    message = _message(channel, "signal", reply=False)
+    message.add_string(name)
+    channel.transport._send_user_message(message)
+
+
+def _message(channel: paramiko.Channel, kind: str, reply: bool) -> paramiko.Message:
+    message = paramiko.Message()
+    message.add_byte(cMSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string(kind)
+    message.add_boolean(reply)
+    return message
+
+
+def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float) -> bool:
+    """Send a channel request that wants a reply and wait for it; False for a refusal, after which it is closed.
+
+    Raises ConnectError for no reply within `timeout` seconds.
+    """
+    channel._event_pending()
+    channel.transport._send_user_message(message)
+    deadline = time.monotonic() + timeout
+    if not channel.event.wait(max(0.0, deadline - time.monotonic())):
+        raise ConnectError(f"no answer within {timeout:g} s")
+    return bool(channel.event_ready)
+
+
+# What a person's own configuration may say for all hosts, and is not meant for one that may be hostile, or would have
+# another than this instance answer: a connection that is open already knows no host key.
+_CAREFUL = (
+    ("ControlMaster", "no"),
+    ("ControlPath", "none"),
+    ("GlobalKnownHostsFile", "none"),
+    ("VerifyHostKeyDNS", "no"),
+    ("CanonicalizeHostname", "no"),
+    ("PermitLocalCommand", "no"),
+    ("RemoteCommand", "none"),
+    ("ForwardAgent", "no"),
+    ("ForwardX11", "no"),
+    ("Tunnel", "no"),
+    ("GSSAPIDelegateCredentials", "no"),
+    ("ServerAliveInterval", str(ALIVE_SECONDS // 6)),
+    ("ServerAliveCountMax", "6"),
+)
+
+
+def login_command(instance: Instance, settings: Settings) -> list[str]:
+    """The command line of the real `ssh` for a login: the same user, port, keys, known host keys, and way there."""
+    connection = InstanceConnection(instance, settings)
+    options = [f"-o{name}={value}" for name, value in _openssh_options(connection)]
+    return ["ssh", *options, "--", f"{connection.user}@{connection.host}"]
+
+
+def config_file(connection: InstanceConnection) -> str:
+    """The same options as the text of an ssh_config, the user's own after them: OpenSSH takes the first it meets."""
+    lines = [f"{name} {value}" for name, value in _openssh_options(connection)]
+    return "\n".join([*lines, "Match all", "Include ~/.ssh/config", ""])
+
+
+def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
+    instance, settings, known = connection.instance, connection.settings, connection.known
+    host_keys.confirm(settings, instance, known)
+    options = [
+        ("Port", str(connection.port)),
+        ("HostKeyAlias", instance.id),
+        *_host_key_options(known),
+        # `accept-new` would take a key of a type that is not known yet from a host of which others are.
+        ("StrictHostKeyChecking", "yes" if known.of(instance.id) else "accept-new"),
+        ("ConnectTimeout", str(settings.ec2.connect_timeout)),
+        ("LogLevel", "ERROR"),
+        *_CAREFUL,
+    ]
+    named = _named_keys(instance)
+    files = _configured_key(settings) + named
+    options += [("IdentityFile", _quoted(file)) for file in files]
+    # An agent's keys come before those of files that it does not have.
+    if named and _keys_in_agent() + len(files) > _MOST_KEYS:
+        options.append(("IdentitiesOnly", "yes"))
+    if settings.ec2.via:
+        options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))
+    elif isinstance(connection.gateway, fabric.Connection):
+        options.append(("ProxyCommand", _jump_command(connection.gateway, known)))
+    if settings.stub_session:
+        variables = " ".join(f'{name}="{value}"' for name, value in settings.stub_session.items())
+        options.append(("SetEnv", variables))
+    return options
+
+
+def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
+    state.private(known.path.parent)
+    # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
+    return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
+
+
+def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
+    """What OpenSSH does for ProxyJump, but with the bastion's host key in our known_hosts, as when Fabric connects.
+
+    It is looked for in the user's as well, and nothing is written there.
+    """
+    options = [*_host_key_options(known), ("StrictHostKeyChecking", "accept-new"), ("LogLevel", "ERROR")]
+    options += [(name, value) for name, value in _CAREFUL if name != "GlobalKnownHostsFile"]
+    options[0] = ("UserKnownHostsFile", f"{options[0][1]} ~/.ssh/known_hosts")
+    options += [("IdentityFile", _quoted(Path(file))) for file in gateway.ssh_config.get("identityfile", [])]
+    if isinstance(gateway.gateway, fabric.Connection):
+        options.append(("ProxyCommand", _jump_command(gateway.gateway, known)))
+    command = ["ssh", *(f"-o{name}={value}" for name, value in options)]
+    command += ["-p", str(gateway.port), "-l", gateway.user]
+    return f"{proxy.quoted(command)} -W '[%h]:%p' -- {proxy.quoted([gateway.original_host])}"
+
+
+def _quoted(path: Path) -> str:
+    """As OpenSSH's configuration wants a path with blanks; % starts one of its tokens."""
+    return '"' + str(path).replace("%", "%%") + '"'
