@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from hardway.errors import UsageError
-from hardway.paths import here
+from hardway.paths import expanded
 from hardway.ssh.script import Script
 
 # Linux takes no single argument of 128 KiB or more.
@@ -75,7 +75,7 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
     if command == each == "-":
         raise UsageError("--command - and --each - cannot both read our stdin")
     try:
-        data = sys.stdin.buffer.read() if each == "-" else here(each).read_bytes()
+        data = sys.stdin.buffer.read() if each == "-" else expanded(each).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
     return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
@@ -111,7 +111,7 @@ def file_content(text: str, flag: str) -> bytes | None:
 
 def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
     try:
-        file: IO[bytes] = _all_of_stdin() if stdin == "-" else here(stdin).open("rb")
+        file: IO[bytes] = _all_of_stdin() if stdin == "-" else expanded(stdin).open("rb")
     except OSError as error:
         raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
     return lambda: _chunks(file)

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from hardway.fanout import extract
+from hardway.paths import is_systems
 from hardway.ssh.channel import CHUNK, STALL_SECONDS, TransferError
 from hardway.terminal import printable
 
 PREFIX = ".hardway-copy-"
-_MACHINE = ("/dev", "/proc", "/sys")
 _LINKS = 40  # as the kernel follows
 
 
@@ -40,7 +40,7 @@ def place(target: Path) -> tuple[Path, bool]:
     for _ in range(_LINKS):
         parent = os.path.realpath(target.parent)
         target = Path(parent, target.name)
-        if _of_the_machine(target):
+        if is_systems(target.parent):
             return target, True
         if not target.is_symlink():
             with extract.told(str(target)):
@@ -58,19 +58,13 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind))
 
 
-def _of_the_machine(path: Path) -> bool:
-    """Whether it is in a directory of devices or processes; /dev/shm is a plain one."""
-    names = path.parts
-    return f"/{''.join(names[1:2])}" in _MACHINE and names[:3] != ("/", "dev", "shm")
-
-
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
     """A hidden directory in the same file system as what it will be renamed to; gone with the block.
 
     In a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
     """
-    if _of_the_machine(Path(os.path.realpath(parent), "x")):
+    if is_systems(parent):
         parent = Path(tempfile.gettempdir())
     with extract.told(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +141,7 @@ def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> 
         to, through = place(target)
     else:
         to = Path(os.path.realpath(target.parent), target.name)
-        through = _of_the_machine(to) or _is_special(to)
+        through = is_systems(to.parent) or _is_special(to)
     if to.is_dir() and (named or not to.is_symlink()):
         raise TransferError(f"{printable(str(to))} is a directory")
     with extract.told(str(to)):
@@ -203,7 +197,7 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
 
     No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
     """
-    if _of_the_machine(Path(os.path.realpath(target), "x")):
+    if is_systems(target):
         raise TransferError(f"{printable(str(target))} is a directory of the machine's: no tree is put there")
     with extract.told(str(target)):
         if not os.path.lexists(target):

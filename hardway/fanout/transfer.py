@@ -27,7 +27,7 @@ from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
 from hardway.fanout import extract, globs, landing
 from hardway.fanout.group import InstanceGroup
-from hardway.paths import here
+from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.channel import CHUNK, Channel, Progress, TransferError, no_progress
 from hardway.ssh.script import Script
@@ -193,7 +193,7 @@ def _remote(path: str) -> Remote:
 
 def local_files(pattern: str) -> list[Path]:
     """The files a path or quoted glob means, sorted. Raises UsageError for none, and for a directory."""
-    exact = here(pattern)
+    exact = expanded(pattern)
     found = [exact] if exact.exists() else [Path(p) for p in sorted(glob.glob(str(exact)))]
     if not found:
         raise UsageError(f"there is no file {pattern}")
@@ -207,7 +207,7 @@ def local_files(pattern: str) -> list[Path]:
 
 def local_tree(path: str) -> Path:
     """The directory that a path means. Raises UsageError for what is none."""
-    tree = here(path)
+    tree = expanded(path)
     if not tree.is_dir():
         raise UsageError(f"{path} is no directory{': use ec2.scp' if tree.is_file() else ''}")
     return tree
@@ -290,7 +290,7 @@ def fetch_files(
 
     Only regular files come, and only of names that were asked for. SIGTERM and SIGHUP interrupt it.
     """
-    here(destination)
+    expanded(destination)
 
     def fetch(connection: ssh.InstanceConnection) -> None:
         target, into = _landing(destination, connection.instance, len(group))
@@ -339,7 +339,7 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
 
 def _landing(destination: str, instance: Instance, instances: int) -> tuple[Path, bool]:
     """Where an instance's files go, and whether that is a directory to put them into."""
-    path = here(destination)
+    path = expanded(destination)
     if instances > 1:
         return path / instance.id, True
     return path, destination.endswith("/") or path.is_dir()
@@ -490,10 +490,10 @@ def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progr
     See `extract` for what is refused. SIGTERM and SIGHUP interrupt it.
     """
     name = os.path.basename(source.path.rstrip("/"))
-    here(destination)
+    expanded(destination)
 
     def fetch(connection: ssh.InstanceConnection) -> None:
-        target = here(destination)
+        target = expanded(destination)
         if len(group) > 1:
             target = target / connection.instance.id
         elif destination.endswith("/") and name not in ("", ".", ".."):

@@ -19,7 +19,7 @@ from hardway.ec2 import networks
 from hardway.ec2 import security_groups as groups
 from hardway.ec2.instances import Instance
 from hardway.errors import UsageError, did_you_mean
-from hardway.paths import here
+from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import own_key, own_key_path, pair_name
 
@@ -84,7 +84,7 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
             )
         return key
     if key:
-        name, public = _from_key_file(here(key))
+        name, public = _from_key_file(expanded(key))
     else:
         own = own_key()
         name, public = own.name, own.public
@@ -105,7 +105,7 @@ def own_key_name(settings: Settings) -> str:
     """The name at EC2 of the key pair that new instances get; empty where none was made yet."""
     key = settings.ec2.key
     if key:
-        return _from_key_file(here(key))[0] if ssh.is_key_file(key) else key
+        return _from_key_file(expanded(key))[0] if ssh.is_key_file(key) else key
     return own_key().name if own_key_path().exists() else ""
 
 

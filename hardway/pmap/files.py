@@ -25,8 +25,8 @@ from typing import IO, Any
 import paramiko
 
 from hardway.errors import Failed, UsageError
+from hardway.paths import expanded
 from hardway.pmap import agent, journal
-from hardway.pmap.paths import expanded
 from hardway.tables import count
 from hardway.terminal import printable
 

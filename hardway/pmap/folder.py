@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hardway.errors import Failed, UsageError
+from hardway.paths import expanded, is_systems, put
 from hardway.pmap.journal import Asked, Job, Result
-from hardway.pmap.paths import expanded, is_systems, put
 from hardway.terminal import printable
 
 MARK = ".hardway-job"

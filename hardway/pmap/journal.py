@@ -53,7 +53,7 @@ from platformdirs import user_state_path
 
 from hardway import state
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
-from hardway.pmap.paths import here
+from hardway.paths import current_directory
 from hardway.tables import count
 from hardway.terminal import printable
 
@@ -253,7 +253,7 @@ class Job:
             region=about.get("region", ""),
             source=about.get("source", ""),
             created=time.time(),
-            cwd=here(),
+            cwd=current_directory(),
             where=dict(where or {}),
         )
         new = jobs_path() / f"{_NEW}{token}"

@@ -28,6 +28,7 @@ from hardway import aws, config
 from hardway.config import Settings
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
+from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, journal
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
@@ -35,7 +36,6 @@ from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
 from hardway.pmap.journal import Job, Result, duration
-from hardway.pmap.paths import here
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
 from hardway.tables import count, money
@@ -378,7 +378,7 @@ class _Resuming:
         words = [*_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
         self._line = shlex.join(words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
-        text = f"cd {shlex.quote(here())} && {self._line}\n" if here() else f"{self._line}\n"
+        text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
 
     def line(self, what: str = "to go on") -> str:

@@ -29,7 +29,7 @@ from hardway import state
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError
-from hardway.paths import here
+from hardway.paths import expanded
 from hardway.ssh import host_keys, proxy
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
 from hardway.terminal import printable
@@ -361,7 +361,7 @@ def private_keys(instance: Instance, settings: Settings) -> list[Path]:
 
 def _configured_key(settings: Settings) -> list[Path]:
     key = settings.ec2.key
-    return [here(key)] if key and is_key_file(key) else []
+    return [expanded(key)] if key and is_key_file(key) else []
 
 
 def _named_keys(instance: Instance) -> list[Path]:
@@ -403,7 +403,7 @@ def _pair_of(public: Path) -> str:
 
 def is_key_file(key: str) -> bool:
     """Whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
-    return os.sep in key or here(key).is_file()
+    return os.sep in key or expanded(key).is_file()
 
 
 def _check_host_key(client: paramiko.SSHClient, name: str, server: str, known: HostKeys) -> None:

@@ -10,10 +10,10 @@ import pytest
 from invoke import Context
 
 from hardway.errors import Failed, HardwayError, UsageError
+from hardway.paths import put
 from hardway.pmap import arguments, folder, journal
 from hardway.pmap.folder import Folder
 from hardway.pmap.journal import Job
-from hardway.pmap.paths import put
 from tasks import mapreduce
 from tests.pmap.conftest import Pmap
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from hardway.errors import NO_ROOM, Failed, UsageError
+from hardway.paths import expanded, is_systems, put
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, duration, printable
 from hardway.pmap.afterwards.history import GOOD, Attempt, Host, Outcome, Timeline
 from hardway.pmap.driver import how_it_ended, last_line
 from hardway.pmap.journal import Outputs
-from hardway.pmap.paths import expanded, is_systems, put
 from hardway.tables import count
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
