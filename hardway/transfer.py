@@ -39,7 +39,9 @@ _GREW = "file changed as we read it"
 # not die of that: it has a file to remove.
 #
 # `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
-# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `claim` locks the
+# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `anothers` refuses a
+# link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy, as Linux does where
+# it is told to. `claim` locks the
 # directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody
 # is at something. What is made there is locked before `claimed` lets others look.
 PLACE = r"""
@@ -52,6 +54,7 @@ place() {
     up=$(CDPATH='' cd -P -- "$up" && pwd -P && echo x) || exit 1
     up=${up%??}; to=${up%/}/${to##*/}
     if machine "$up"; then through=1; return; fi
+    anothers
     [ -L "$to" ] || break
     hops=$((hops + 1))
     if [ "$hops" -gt 40 ]; then echo "$to: too many symlinks lead from one to the next" >&2; exit 1; fi
@@ -60,6 +63,12 @@ place() {
     case $link in /*) to=$link ;; *) to=$up/$link ;; esac
   done
   [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || through=1
+}
+anothers() {
+  if [ ! -k "$up" ]; then return; fi
+  if [ ! -L "$to" ] && { [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || [ -c "$to" ]; }; then return; fi
+  owner=$(stat -c %u -- "$to") && above=$(stat -c %u -- "$up") && me=$(id -u) || exit 1
+  case $owner in "$me"|"$above") ;; *) echo "refused: another user has put $to there" >&2; exit 1 ;; esac
 }
 claim() {
   if ! command -v flock >/dev/null || [ ! -r "$1" ]; then return 0; fi
