@@ -53,6 +53,8 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
     for connection, outcome in outcomes.items():
         outcomes[connection] = _named(outcome)
     moved = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
+    if not moved:
+        return outcomes
     try:
         tags.add(settings, moved, userdata.ends_tag(now, hours)).complete()
     except Exception as error:

@@ -35,17 +35,17 @@ from hardway.terminal import printable
 _COMMAND_BYTES = 60_000
 _GREW = "file changed as we read it"
 
-# What all scripts that put something in place have in common. A shell that complains to a connection that is gone must
-# not die of that: it has a file to remove.
+# What all scripts that put something in place have in common. What a person has set for tar is not meant for us. A
+# shell that complains to a connection that is gone must not die of that: it has a file to remove.
 #
 # `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
 # written through: it is no regular file, or is in such a directory, where nothing may be renamed. `anothers` refuses a
-# link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy, as Linux does where
-# it is told to. `claim` locks the
-# directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody
-# is at something. What is made there is locked before `claimed` lets others look.
+# link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy; Linux does so where
+# it is told to. `claim` locks the directory $1, and removes what copies that were killed have left in it: a lock, which
+# `keep` takes, says that somebody is at something. What is made there is locked before `claimed` lets others look.
 PLACE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
+unset TAR_OPTIONS POSIXLY_CORRECT
 machine() { case $1/ in /dev/shm/*) return 1 ;; /dev/*|/proc/*|/sys/*) ;; *) return 1 ;; esac; }
 place() {
   hops=0 through=
@@ -129,6 +129,7 @@ for file in $pattern; do
   if [ ! -f "$file" ]; then echo "$file is no regular file" >&2; exit 3; fi
   set -- "$@" "$file"
 done
+unset TAR_OPTIONS POSIXLY_CORRECT
 LC_ALL=C exec tar -chf - -- "$@"
 """
 
@@ -165,6 +166,7 @@ exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
 # $1: the tree.
 _SEND_TREE = r"""
 if [ ! -d "$1" ]; then echo "$1 is no directory: use ec2.scp" >&2; exit 3; fi
+unset TAR_OPTIONS POSIXLY_CORRECT
 LC_ALL=C exec tar -cf - -C "$1" .
 """
 
