@@ -42,7 +42,7 @@ _GREW = "file changed as we read it"
 # written through: it is no regular file, or is in such a directory, where nothing may be renamed. `anothers` refuses a
 # link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy: Linux does so
 # where it is told to. `claim` locks the directory $1, and removes what copies that were killed have left in it: a lock,
-# which `keep` takes, says that somebody is at something. What is made there is locked before `claimed` lets others look.
+# which `keep` takes, says that somebody is at something. What is made is locked before `claimed` lets others look.
 PLACE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
 unset TAR_OPTIONS POSIXLY_CORRECT

@@ -103,14 +103,15 @@ def test_a_download_to_a_full_disk_leaves_the_old_file(stub: StubSide, command: 
     assert "[Errno 28] No space left on device" in done.stderr
 
 
-OBJECTS = ("find", "half a find", "missing", "sort", "tr")
 OTHERS = ("find", "half a find", "missing", "sort")
+FILES = (*OTHERS, "silent find", "silent sort")
+OBJECTS = (*FILES, "tr", "silent tr")
 LISTINGS = {
     "s3 sync s3://src t --delete": OBJECTS,
     "s3 sync t s3://src --delete": OBJECTS,
     "s3 cp s3://src out --recursive": OBJECTS,
-    "s3 cp t s3://new --recursive": OTHERS,
-    "s3 mv t s3://new --recursive": OTHERS,
+    "s3 cp t s3://new --recursive": FILES,
+    "s3 mv t s3://new --recursive": FILES,
     "s3 rm s3://src --recursive": OBJECTS,
     "s3 rb s3://src --force": OBJECTS,
     "s3 ls s3://src": OBJECTS,
@@ -161,7 +162,8 @@ def with_broken(broken: str, tools: Path) -> str:
             (tools / name).symlink_to(str(shutil.which(name)))
         return str(tools)
     tool = broken.split()[-1]
-    body = f'{shutil.which(tool)} "$@" | head -n 1\nexit 2' if broken == "half a find" else "exit 2"
+    silent = broken.startswith("silent")
+    body = f'{shutil.which(tool)} "$@" | head -n 1\nexit 2' if broken == "half a find" else f"exit {0 if silent else 2}"
     (tools / tool).write_text(f"#!/bin/sh\n{body}\n")
     (tools / tool).chmod(0o755)
     return f"{tools}:{os.environ['PATH']}"
