@@ -15,8 +15,22 @@ whole() { # COMMAND...: sets $found to all that it prints, or $error; a failure 
   return 1
 }
 
-find_objects() { # DIRECTORY FORMAT SORT-ARG...: an object that is removed meanwhile is no error
-  find "$1" -ignore_readdir_race -type f -printf "$2" | tr -d % | sort "${@:3}"
+find_objects() { # DIRECTORY FORMAT SORT-ARG...: an object that is removed meanwhile is no error; the mark is found last
+  find "$1" ^started -ignore_readdir_race -type f \( -path ^started -printf "$mark\n" -o -printf "$2" \) |
+    tr -d % | sort "${@:3}"
+}
+mark=$'\003\003\377'
+
+marked() { # takes the mark out of $found: without it, a tool that said nothing of it has left something out
+  if [[ $found == *"$mark"$'\n' ]]; then
+    found=${found%"$mark"$'\n'}
+  elif [[ $found == "$mark"$'\n'* ]]; then
+    found=${found#"$mark"$'\n'}
+  else
+    reason=''
+    os_error
+    return 1
+  fi
 }
 
 look() { # DIRECTORY FORMAT SORT-ARG...: sets $found to the lines of find_objects, or $error; nothing where it is gone
@@ -24,7 +38,7 @@ look() { # DIRECTORY FORMAT SORT-ARG...: sets $found to the lines of find_object
   no_links "$1"
   for _ in 1 2 3; do
     [[ -d $1 ]] || break
-    if whole find_objects "$@"; then
+    if whole find_objects "$@" && marked; then
       # what a listing is worth whose session was removed meanwhile is nothing
       alive || removed
       return

@@ -106,7 +106,7 @@ gather_objects() { # BUCKET/PREFIX DELETING MAKING: sets rels, paths, sizes, tim
 }
 
 gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete where not all could be read
-  local record kind follow=-L last=none status line
+  local record kind follow=-L last=none status line marked=''
   rels=() paths=() sizes=() times=()
   [[ ${value[no-follow-symlinks]-} ]] && follow=-P
   if [[ $follow == -P && -L ${1%/} ]]; then
@@ -144,6 +144,10 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
   fi
   while IFS= read -r -d '' record; do
     last=$record
+    if [[ $record && -z ${record%$'\003'*$'\003'*$'\003'*} ]]; then
+      marked=1
+      continue
+    fi
     path=$1${record%$'\003'*$'\003'*$'\003'*}
     kind=${record#"${path:${#1}}"$'\003'}
     case $kind in
@@ -162,10 +166,11 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
   done <"$temporary"
   [[ -z $last ]] || fatal "the list of the files in $1 could not be kept: $session/${temporary#./}"
   alive || removed
+  [[ $marked ]] || fatal "the list of the files in $1 is not whole"
 }
 
-list_files() { # -L|-P DIRECTORY/
-  find "$1" "$2" -ignore_readdir_race -mindepth 1 \( -type d -readable \) -o -type d -prune -printf '%P\003u\003\003\0' \
+list_files() { # -L|-P DIRECTORY/: the mark of the session is found last, as a record without a name
+  find "$1" "$2" ^started -ignore_readdir_race \( -type d -readable \) -o -type d -prune -printf '%P\003u\003\003\0' \
     -o -type f -readable -printf '%P\003f\003%s\003%T@\0' -o -type f -printf '%P\003u\003\003\0' \
     -o -type l -printf '%P\003l\003\003\0' -o -printf '%P\003s\003\003\0'
 }

@@ -144,6 +144,32 @@ usage_of() {
   esac
 }
 
+only_for() { # OPTION KINDS EXPECTED: the option makes sense for these kinds of paths
+  [[ -z ${value[$1]-} || " $2 " == *" $kinds "* ]] && return
+  local formats='<LocalPath> <S3Uri>'
+  [[ $kinds == s3s3 ]] && formats='<S3Uri> <S3Uri>'
+  [[ $kinds == s3local ]] && formats='<S3Uri> <LocalPath>'
+  fail 255 "Expected $1 parameter to be used with one of following path formats: $3. Instead, received $formats."
+}
+
+check_checksum() {
+  only_for checksum-algorithm 'locals3 s3s3' '<LocalPath> <S3Uri>, <S3Uri> <S3Uri>'
+  only_for checksum-mode s3local '<S3Uri> <LocalPath>'
+}
+
+check_sse_c() {
+  local kind
+  for kind in sse-c sse-c-copy-source; do
+    [[ ${value[$kind]-} && -z ${value[$kind-key]-} ]] &&
+      fail 255 "It --$kind is specified, --$kind-key must be specified as well."
+    [[ ${value[$kind-key]-} && -z ${value[$kind]-} ]] &&
+      fail 255 "It --$kind-key is specified, --$kind must be specified as well."
+  done
+  [[ ${value[sse-c-copy-source]-} && $kinds != s3s3 ]] &&
+    fail 255 '--sse-c-copy-source is only supported for copy operations.'
+  return 0
+}
+
 check_grants() { # the CLI looks at them when it has something to send
   local grant
   [[ $operation == upload || $operation == copy ]] || return 0

@@ -297,6 +297,8 @@ def spread(
                 arguments,
                 group.settings.stub_session if url else {},
             ) as receiver:
+                # One at a time gets it from here: who hangs before that keeps nobody waiting.
+                receiver.started()
                 if url:
                     receiver.fetch(url)
                     progress(payload.size)
@@ -388,6 +390,10 @@ class _Receiver:
         # The end of its stdin is what has it forget what it kept.
         self._channel.leave()
         self._channel.channel.close()
+
+    def started(self) -> None:
+        """Wait until the script runs. Raises TransferError."""
+        self._channel.started()
 
     def take(self, payload: Payload, progress: Progress) -> None:
         """Send it from here. Raises TransferError."""

@@ -13,6 +13,8 @@ say() { printf '%s %s\n' "$word" "$*"; }
 umask 077
 most_noise=65536
 home=$PWD dir=$PWD/.$name keys=$PWD/.ssh/authorized_keys
+# It is renamed over: what a link leads to, not the link.
+if [ -L "$keys" ]; then keys=$(readlink -f -- "$keys") || exit 1; fi
 
 forget() {
   trap - EXIT

@@ -42,11 +42,27 @@ def place(target: Path) -> tuple[Path, bool]:
         target = Path(parent, target.name)
         if is_systems(target.parent):
             return target, True
-        if not target.is_symlink():
-            with extract.told(str(target)):
+        with extract.told(str(target)):
+            _refuse_anothers(target)
+            if not target.is_symlink():
                 return target, target.exists() and not target.is_file() and not target.is_dir()
-        target = Path(parent, os.readlink(target))
+            target = Path(parent, os.readlink(target))
     raise TransferError(f"cannot write {printable(str(target))}: too many symlinks lead from one to the next")
+
+
+def _refuse_anothers(path: Path) -> None:
+    """In a directory for all, do not follow a link of somebody else, nor write into a FIFO: they may wait for it.
+
+    Linux does the same where `fs.protected_symlinks` and its kind are set. Raises TransferError, or OSError.
+    """
+    directory = path.parent.stat()
+    if not directory.st_mode & stat.S_ISVTX or not os.path.lexists(path):
+        return
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        return
+    if found.st_uid not in (os.geteuid(), directory.st_uid):
+        raise TransferError(f"refused: another user has put {printable(str(path))} there")
 
 
 def _is_special(path: Path) -> bool:
@@ -142,6 +158,9 @@ def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> 
     else:
         to = Path(os.path.realpath(target.parent), target.name)
         through = is_systems(to.parent) or _is_special(to)
+        if through and not is_systems(to.parent):
+            with extract.told(str(to)):
+                _refuse_anothers(to)
     if to.is_dir() and (named or not to.is_symlink()):
         raise TransferError(f"{printable(str(to))} is a directory")
     with extract.told(str(to)):

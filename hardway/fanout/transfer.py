@@ -37,15 +37,17 @@ from hardway.terminal import printable
 _COMMAND_BYTES = 60_000
 _GREW = "file changed as we read it"
 
-# What all scripts that put something in place have in common. A shell that complains to a connection that is gone must
-# not die of that: it has a file to remove.
+# What all scripts that put something in place have in common. What a person has set for tar is not meant for us. A
+# shell that complains to a connection that is gone must not die of that: it has a file to remove.
 #
 # `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
-# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `claim` locks the
-# directory $1, and removes what copies that were killed have left in it: a lock, which `keep` takes, says that somebody
-# is at something. What is made there is locked before `claimed` lets others look.
+# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `anothers` refuses a
+# link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy: Linux does so
+# where it is told to. `claim` locks the directory $1, and removes what copies that were killed have left in it: a lock,
+# which `keep` takes, says that somebody is at something. What is made is locked before `claimed` lets others look.
 PLACE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
+unset TAR_OPTIONS POSIXLY_CORRECT
 machine() { case $1/ in /dev/shm/*) return 1 ;; /dev/*|/proc/*|/sys/*) ;; *) return 1 ;; esac; }
 place() {
   hops=0 through=
@@ -54,6 +56,7 @@ place() {
     up=$(CDPATH='' cd -P -- "$up" && pwd -P && echo x) || exit 1
     up=${up%??}; to=${up%/}/${to##*/}
     if machine "$up"; then through=1; return; fi
+    anothers
     [ -L "$to" ] || break
     hops=$((hops + 1))
     if [ "$hops" -gt 40 ]; then echo "$to: too many symlinks lead from one to the next" >&2; exit 1; fi
@@ -62,6 +65,12 @@ place() {
     case $link in /*) to=$link ;; *) to=$up/$link ;; esac
   done
   [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || through=1
+}
+anothers() {
+  if [ ! -k "$up" ]; then return; fi
+  if [ ! -L "$to" ] && { [ ! -e "$to" ] || [ -f "$to" ] || [ -d "$to" ] || [ -c "$to" ]; }; then return; fi
+  owner=$(stat -c %u -- "$to") && above=$(stat -c %u -- "$up") && me=$(id -u) || exit 1
+  case $owner in "$me"|"$above") ;; *) echo "refused: another user has put $to there" >&2; exit 1 ;; esac
 }
 claim() {
   if ! command -v flock >/dev/null || [ ! -r "$1" ]; then return 0; fi
@@ -122,6 +131,7 @@ for file in $pattern; do
   if [ ! -f "$file" ]; then echo "$file is no regular file" >&2; exit 3; fi
   set -- "$@" "$file"
 done
+unset TAR_OPTIONS POSIXLY_CORRECT
 LC_ALL=C exec tar -chf - -- "$@"
 """
 
@@ -158,6 +168,7 @@ exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
 # $1: the tree.
 _SEND_TREE = r"""
 if [ ! -d "$1" ]; then echo "$1 is no directory: use ec2.scp" >&2; exit 3; fi
+unset TAR_OPTIONS POSIXLY_CORRECT
 LC_ALL=C exec tar -cf - -C "$1" .
 """
 

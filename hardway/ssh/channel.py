@@ -73,6 +73,14 @@ class Channel:
     def __exit__(self, *_exception: object) -> None:
         self.channel.close()
 
+    def started(self) -> None:
+        """Wait until the script runs. Raises TransferError where it never will."""
+        while not self._words.begun and self._pump():
+            pass
+        if not self._words.begun:
+            self.finish()
+            raise TransferError(_LOST)
+
     def send(self, chunks: Iterable[bytes], progress: Progress = no_progress) -> None:
         """Send bytes; `progress` is called with how many.
 

@@ -186,6 +186,42 @@ def test_a_symlink_that_a_person_names_stays(hosts: list[Instance], settings: Se
     assert not [name for name in os.listdir(tmp_path / "d") if name.startswith(".")]
 
 
+@ROOT
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_another_user_has_put_in_the_place_is_refused(
+    hosts: list[Instance], settings: Settings, tmp_path: Path, kind: str
+) -> None:
+    """As Linux does it in a directory for all, where it is told to; somebody may wait there for a copy."""
+    group = InstanceGroup(hosts[:1], settings)
+    (tmp_path / "f").write_text("new")
+    (tmp_path / "mine").write_text("mine")
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(0o1777)
+    trap = public / "f"
+    if kind == "link":
+        trap.symlink_to(tmp_path / "mine")
+    else:
+        os.mkfifo(trap, 0o666)
+        trap.chmod(0o666)
+    os.chown(trap, 65534, 65534, follow_symlinks=False)
+    reader = os.open(trap, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for to in (trap, public):
+            assert "another user" in failure(transfer.send_files(group, [tmp_path / "f"], Remote(str(to))))
+        assert "another user" in failure(transfer.fetch_files(group, Remote(f"{tmp_path}/f"), str(trap)))
+        if kind == "fifo":
+            assert "another user" in failure(transfer.fetch_files(group, Remote(f"{tmp_path}/f"), f"{public}/"))
+            assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+    assert (tmp_path / "mine").read_text() == "mine"
+    os.chown(trap, 0, 0, follow_symlinks=False)
+    if kind == "link":
+        assert not transfer.send_files(group, [tmp_path / "f"], Remote(str(trap))).failed
+        assert (tmp_path / "mine").read_text() == "new"
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():

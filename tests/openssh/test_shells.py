@@ -16,6 +16,7 @@ from hardway.fanout import broadcast, commands, globs, transfer
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, Printer
 from hardway.fanout.transfer import Remote
 from hardway.launch import lifetime, readiness
+from hardway.ssh import channel
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import Words
 from tests.openssh.conftest import instance
@@ -162,6 +163,56 @@ def test_a_login_shell_that_never_stops_printing(
     assert "prints without end" in str(error)
     [error] = transfer.fetch_files(group, Remote("file"), str(tmp_path / "x")).failed.values()
     assert "prints without end" in str(error)
+
+
+def test_what_a_person_has_set_for_tar_is_not_for_us(
+    start_sshd: Callable[..., int], settings: Settings, tmp_path: Path
+) -> None:
+    host = instance(0, start_sshd(0, shell=shutil.which("bash")))
+    (tmp_path / "sshd0" / ".bashrc").write_text("export TAR_OPTIONS='--exclude=a*' POSIXLY_CORRECT=1\n")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / name).write_text(name)
+    group = InstanceGroup([host], settings)
+    assert not transfer.push(group, source, Remote("there")).failed
+    assert contents(tmp_path / "sshd0" / "there") == contents(source)
+    assert not transfer.pull(group, Remote("there"), str(tmp_path / "pulled")).failed
+    assert not transfer.fetch_files(group, Remote("there/*"), f"{tmp_path}/fetched/").failed
+    assert contents(tmp_path / "pulled") == contents(tmp_path / "fetched") == contents(source)
+
+
+def test_hosts_that_never_begin_keep_nobody_waiting(
+    start_sshd: Callable[..., int], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start-up file takes what was for us: each waits for its own script, not one after the other for the file."""
+    port = start_sshd(0, shell=shutil.which("bash"))
+    (tmp_path / "sshd0" / ".bashrc").write_text("cat >/dev/null\n")
+    (tmp_path / "file").write_text("content")
+    monkeypatch.setattr(broadcast, "LEAST_BYTES", 1)
+    monkeypatch.setattr(channel, "STALL_SECONDS", 2.0)
+    sources: list[str] = []
+    monkeypatch.setattr(broadcast.Board, "source", lambda _board, name: sources.append(name))
+    group = InstanceGroup([instance(number, port) for number in range(4)], settings)
+    outcomes = broadcast.send_files(group, [tmp_path / "file"], Remote("there"), transfer.no_progress)
+    assert len(outcomes.failed) == 4
+    assert sources == []
+
+
+def test_keys_that_are_linked_to_stay_so(
+    start_sshd: Callable[..., int], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = start_sshd(0, shell=shutil.which("bash"))
+    home = tmp_path / "sshd0"
+    (home / ".ssh").mkdir()
+    (home / "keys").write_text("# mine\n")
+    (home / ".ssh" / "authorized_keys").symlink_to("../keys")
+    (tmp_path / "file").write_text("content")
+    monkeypatch.setattr(broadcast, "LEAST_BYTES", 1)
+    group = InstanceGroup([instance(number, port) for number in range(4)], settings)
+    assert not broadcast.send_files(group, [tmp_path / "file"], Remote("there"), transfer.no_progress).failed
+    assert (home / ".ssh" / "authorized_keys").is_symlink()
+    assert (home / "keys").read_text() == "# mine\n"
 
 
 def test_words_are_found_however_they_come() -> None:

@@ -154,13 +154,17 @@ def test_what_is_ours_is_for_us_alone_whatever_the_umask_is(
 
 
 def server_of(port: int) -> int:
-    """The process that serves the one connection to this port."""
+    """The process that serves the one connection to this port, once one before it is gone."""
     wanted = f":{port:04X}"
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(wanted) and fields[3] == "01":
-            inodes.add(f"socket:[{fields[9]}]")
+    inodes: set[str] = set()
+
+    def only_one() -> bool:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        inodes.clear()
+        inodes.update(f"socket:[{row[9]}]" for row in rows if row[1].endswith(wanted) and row[3] == "01")
+        return len(inodes) == 1
+
+    wait_for(only_one)
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if os.readlink(link) in inodes:

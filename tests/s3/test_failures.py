@@ -103,14 +103,15 @@ def test_a_download_to_a_full_disk_leaves_the_old_file(stub: StubSide, command: 
     assert "[Errno 28] No space left on device" in done.stderr
 
 
-OBJECTS = ("find", "half a find", "missing", "sort", "tr")
 OTHERS = ("find", "half a find", "missing", "sort")
+FILES = (*OTHERS, "silent find", "silent sort")
+OBJECTS = (*FILES, "tr", "silent tr")
 LISTINGS = {
     "s3 sync s3://src t --delete": OBJECTS,
     "s3 sync t s3://src --delete": OBJECTS,
     "s3 cp s3://src out --recursive": OBJECTS,
-    "s3 cp t s3://new --recursive": OTHERS,
-    "s3 mv t s3://new --recursive": OTHERS,
+    "s3 cp t s3://new --recursive": FILES,
+    "s3 mv t s3://new --recursive": FILES,
     "s3 rm s3://src --recursive": OBJECTS,
     "s3 rb s3://src --force": OBJECTS,
     "s3 ls s3://src": OBJECTS,
@@ -123,36 +124,49 @@ LISTINGS = {
 """What lists, and the tools without which it can't."""
 
 
-@pytest.mark.parametrize(("command", "broken"), [(each, tool) for each, tools in LISTINGS.items() for tool in tools])
-def test_a_listing_whose_tool_fails_is_no_empty_one(stub: StubSide, command: str, broken: str) -> None:
-    tool = "find" if broken in ("half a find", "missing") else broken
+@pytest.mark.parametrize("command", LISTINGS)
+def test_a_listing_whose_tool_fails_is_no_empty_one(stub: StubSide, command: str) -> None:
     for name in ("k", "d/x", "d/y", "e^"):
-        stub.put("src", name, b"source")
+        path = stub.root / "src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"source")
+    assert stub.run(["s3", "mv", "src", "s3://src", "--recursive"]).code == 0
+    shutil.rmtree(stub.root / "src")
+    (stub.root / "t").mkdir()
     for name in ("only-here", "k"):
-        (stub.root / "t" / name).parent.mkdir(exist_ok=True)
         (stub.root / "t" / name).write_bytes(b"file")
-    before = stub.files(), stub.objects()
-    tools = stub.root.parent / "tools"
-    tools.mkdir()
+    before = stub.files(), stored(stub)
+    sound = stub.environment
+    for broken in LISTINGS[command]:
+        tools = stub.root.parent / broken.replace(" ", "-")
+        tools.mkdir()
+        stub.environment = {**sound, "PATH": with_broken(broken, tools)}
+        done = stub.run(command.split())
+        assert done.code in (1, 255), (broken, done)
+        assert done.stderr.strip(), broken
+        assert done.stdout == "", broken
+        (stub.root / "out").rmdir() if (stub.root / "out").exists() else None
+        assert (stub.files(), stored(stub)) == before, broken
+
+
+def stored(stub: StubSide) -> dict[str, bytes]:
+    """What is in the session, but nothing of commands that have ended may be left."""
+    assert not stub.leftovers()
+    return {str(path): path.read_bytes() for path in stub.session.rglob("*") if path.is_file()}
+
+
+def with_broken(broken: str, tools: Path) -> str:
+    """A PATH on which a tool is broken, or is missing."""
     if broken == "missing":
         for name in ("sort", "tr", "cp", "mv", "rm", "mkdir", "touch", "cat", "md5sum"):
             (tools / name).symlink_to(str(shutil.which(name)))
-        path = str(tools)
-    else:
-        real = shutil.which(tool)
-        body = f'{real} "$@" | head -n 1\nexit 2' if broken == "half a find" else "exit 2"
-        (tools / tool).write_text(f"#!/bin/sh\n{body}\n")
-        (tools / tool).chmod(0o755)
-        path = f"{tools}:{os.environ['PATH']}"
-    sound = stub.environment
-    stub.environment = {**sound, "PATH": path}
-    done = stub.run(command.split())
-    stub.environment = sound
-    assert done.code in (1, 255), done
-    assert done.stderr.strip()
-    assert done.stdout == ""
-    (stub.root / "out").rmdir() if (stub.root / "out").exists() else None
-    assert (stub.files(), stub.objects()) == before
+        return str(tools)
+    tool = broken.split()[-1]
+    silent = broken.startswith("silent")
+    body = f'{shutil.which(tool)} "$@" | head -n 1\nexit 2' if broken == "half a find" else f"exit {0 if silent else 2}"
+    (tools / tool).write_text(f"#!/bin/sh\n{body}\n")
+    (tools / tool).chmod(0o755)
+    return f"{tools}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("limit", ["-f 0", "-n 5", "-n 3", "-u 1", "-v 12000"])
@@ -217,43 +231,43 @@ def test_a_session_that_can_not_be_read_is_not_empty(stub: StubSide) -> None:
     assert len(stub.objects()) == 5
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "s3 ls",
-        "s3 ls s3://bkt",
-        "s3 ls s3://bkt --recursive",
-        "s3 ls s3://bkt --recursive --summarize",
-        "s3 cp s3://bkt/k -",
-        "s3 cp s3://bkt/big -",
-        "s3 cp s3://bkt/k x",
-        "s3 cp s3://bkt/k x --dryrun",
-        "s3 rm s3://bkt/gone",
-        "s3 mb s3://new",
-        "s3 rb s3://empty",
-        "s3 presign s3://bkt/k",
-        "s3api head-object --bucket bkt --key k",
-        "s3api head-object --bucket bkt --key k --query ETag --output text",
-        "s3api get-object --bucket bkt --key k x",
-        "s3api get-object --bucket bkt --key k /dev/stdout",
-        "s3api put-object --bucket bkt --key k2",
-        "s3api list-objects-v2 --bucket bkt",
-        "s3api list-objects-v2 --bucket bkt --query Contents[].Key",
-        "s3api list-objects-v2 --bucket bkt --query length(Contents)",
-        "s3api list-buckets",
-        "--version",
-        "help",
-    ],
+PRINTING = (
+    "s3 ls",
+    "s3 ls s3://bkt",
+    "s3 ls s3://bkt --recursive",
+    "s3 ls s3://bkt --recursive --summarize",
+    "s3 cp s3://bkt/k -",
+    "s3 cp s3://bkt/big -",
+    "s3 cp s3://bkt/k x",
+    "s3 cp s3://bkt/k x --dryrun",
+    "s3 rm s3://bkt/gone",
+    "s3 mb s3://new",
+    "s3 rb s3://empty",
+    "s3 presign s3://bkt/k",
+    "s3api head-object --bucket bkt --key k",
+    "s3api head-object --bucket bkt --key k --query ETag --output text",
+    "s3api get-object --bucket bkt --key k x",
+    "s3api get-object --bucket bkt --key k /dev/stdout",
+    "s3api put-object --bucket bkt --key k2",
+    "s3api list-objects-v2 --bucket bkt",
+    "s3api list-objects-v2 --bucket bkt --query Contents[].Key",
+    "s3api list-objects-v2 --bucket bkt --query length(Contents)",
+    "s3api list-buckets",
+    "--version",
+    "help",
 )
-def test_what_can_not_be_printed_is_an_error(stub: StubSide, command: str) -> None:
+
+
+def test_what_can_not_be_printed_is_an_error(stub: StubSide) -> None:
     stub.put("bkt", "k", b"body\n")
     stub.put("bkt", "big", b"\0" * 100_000)
     stub.make("empty")
-    for stdout, reason in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
-        done = script(stub, f"aws {' '.join(map(shlex.quote, command.split()))} {stdout}")
-        assert done.code != 0, done
-        assert reason in done.stderr or "NoSuchBucket" in done.stderr
-        assert "line " not in done.stderr
+    for command in PRINTING:
+        for stdout, reason in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+            done = script(stub, f"aws {' '.join(map(shlex.quote, command.split()))} {stdout}")
+            assert done.code != 0, (command, done)
+            assert reason in done.stderr or "NoSuchBucket" in done.stderr, (command, done)
+            assert "line " not in done.stderr, command
 
 
 def test_an_object_copied_to_what_takes_nothing_is_an_error(stub: StubSide) -> None:

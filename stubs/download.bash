@@ -1,0 +1,45 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# What writes an object to a local file. Read by aws when it comes to that.
+
+get() { # BUCKET/KEY LOCAL-PATH: download, atomically
+  local target=$2 parent=${2%/*}
+  split_path "$1"
+  locate "$bucket" "$key"
+  if ! is_object "$file"; then
+    error='An error occurred (404) when calling the HeadObject operation: Not Found'
+    return 1
+  fi
+  if [[ -d $target ]]; then
+    error="[Errno 21] Is a directory: '$target'"
+    return 1
+  fi
+  if [[ -L $target || (-e $target && ! -f $target) || $target == /dev/* || $target == /proc/* || $parent/ -ef /dev/ ]] &&
+    load odd && no_rename "$target"; then
+    # shellcheck disable=SC2154
+    open_through "$through" || return
+    reason=$(exec cat -- "$file" 2>&1 >&3) || { os_error "$target" && exec 3>&- && return 1; }
+    exec 3>&-
+    [[ $descriptor ]] ||
+      try touch -cr "$file" -- "$target" || warn "$target" "Successfully Downloaded $target but was unable to update the last modified time. \
+The file was downloaded, but attempting to modify the utime of the file failed. Is the file owned by another user?"
+    return 0
+  fi
+  if [[ -e $parent && ! -d $parent ]]; then
+    error="[Errno 20] Not a directory: '$target'"
+    return 1
+  elif [[ $parent && ! -d $parent ]]; then
+    try mkdir -p -- "$parent" || {
+      os_error "$parent"
+      error="Could not create directory $parent: $error"
+      return 1
+    }
+  fi
+  claim_as "$parent/.aws-$$" || { os_error "$target" && return 1; }
+  if try cp -P --no-preserve=mode --preserve=timestamps -- "$file" "$temporary" &&
+    try mv -fT -- "$temporary" "$target"; then
+    forget
+    return
+  fi
+  os_error "$target"
+  unclaim
+}
