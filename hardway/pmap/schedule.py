@@ -345,7 +345,7 @@ class Schedule:
         self._place(known.host)
 
     def share(self, name: Host) -> None:
-        """Another job runs there: its tasks may have the slots, and what is sent there wait, for as long as they run."""
+        """Another job runs there: what is sent there may wait for as long as that one's tasks run."""
         host = self._hosts.get(name)
         if host is not None and not host.shared:
             host.shared = True
