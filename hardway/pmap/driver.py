@@ -724,6 +724,7 @@ class Driver:
     def _on_shared(self, link: Link) -> None:
         """Another job runs there."""
         link.ledger.shares = True
+        self.schedule.share(link.name)
         if link.name not in self._sharing:
             self._sharing.add(link.name)
             self.progress.say(

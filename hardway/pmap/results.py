@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, overload
 
+from hardway.errors import HardwayError
+
 
 class Results(Sequence[str]):
     """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
@@ -15,14 +17,18 @@ class Results(Sequence[str]):
     the last newline left to `print`.
     """
 
-    def __init__(self, count: int, pieces: Callable[[int], Iterable[bytes]], lines: bool = False) -> None:
+    def __init__(
+        self, count: int, pieces: Callable[[int], Iterable[bytes]], lines: bool = False, again: str = ""
+    ) -> None:
         """`pieces` gives the output at a position, from 0, piece by piece; it raises HardwayError where it can't.
 
         The last one is printed as it is, too: it may be what `tar` wrote. With `lines` it gets a newline.
+        `again` is added to the error where they can't be written: how to have them printed once more.
         """
         self._positions = range(count)
         self._pieces = pieces
         self._lines = lines
+        self._again = again
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -59,6 +65,14 @@ class Results(Sequence[str]):
 
     def write_to(self, stream: BinaryIO) -> None:
         """Write all results, exact, a piece at a time; a newline between two where the first lacks it."""
+        try:
+            self._write_to(stream)
+        except HardwayError as error:
+            if self._again and str(error) and "--resume" not in str(error):
+                error.message = f"{error.message}; {self._again}"
+            raise
+
+    def _write_to(self, stream: BinaryIO) -> None:
         last = b"\n"
         for position in self._positions:
             begins = True

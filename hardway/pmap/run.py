@@ -256,11 +256,12 @@ class _Run:
         outcome = self._drive(driver)
         self._check(outcome, items, numbers)
         self._resumable(self.job.sync)
+        again = self.resuming.line("all tasks are done; to print this again")
         if writer:
             path = writer.path
-            return Results(len(self.items), lambda position: [os.fsencode(path(position))], lines=True)
+            return Results(len(self.items), lambda position: [os.fsencode(path(position))], lines=True, again=again)
         outputs, tasks, results = self.job.outputs, self.numbers, self.job.history.results
-        return Results(len(tasks), lambda position: outputs.pieces(tasks[position], results[tasks[position]]))
+        return Results(len(tasks), lambda place: outputs.pieces(tasks[place], results[tasks[place]]), again=again)
 
     def verify(self, count: int) -> None:
         """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""

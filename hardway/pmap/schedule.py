@@ -114,6 +114,7 @@ class _Host:
         "resting",
         "round_trip",
         "set_aside",
+        "shared",
         "slots",
         "streak",
     )
@@ -127,6 +128,7 @@ class _Host:
         self.duration = 0.0  # moving mean of what its attempts took
         self.load: dict[int, _Attempt] = {}
         self.connected = True
+        self.shared = False
         self.paused = 0.0
         self.pool: OrderedDict[_Host, None] | None = None  # where the schedule keeps it
         self.set_aside = False
@@ -341,6 +343,15 @@ class Schedule:
         self.attempts -= 1
         self._lose(known, False)
         self._place(known.host)
+
+    def share(self, name: Host) -> None:
+        """Another job runs there: what is sent there may wait for as long as that one's tasks run."""
+        host = self._hosts.get(name)
+        if host is not None and not host.shared:
+            host.shared = True
+            for attempt in host.load.values():
+                if attempt.started is None:
+                    self._waiting[attempt] = None
 
     def started(self, name: Host, task: int, attempt: int, now: float) -> None:
         """The attempt runs."""
@@ -638,7 +649,7 @@ class Schedule:
                 self._next = task + 1
             numbers[task] = number = numbers[task] + 1
             attempt = alive[task] = host.load[task] = _Attempt(host, task, number)
-            if load >= slots:
+            if load >= slots or host.shared:
                 self._waiting[attempt] = None
             append(new(Start, (host.name, task, number)))  # half the time of Start(...)
             load += 1
@@ -654,6 +665,7 @@ class Schedule:
         """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere.
 
         A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks are run a second time.
+        So are at once those that wait for another job's, which taken back might be sent to that host again.
         """
         while self._recalled and self._free and now - self._recalled[0][0] >= PAUSE_PATIENCE:
             attempt = self._recalled.popleft()[1]
@@ -664,9 +676,13 @@ class Schedule:
         for attempt in reversed(self._waiting) if wanted > 0 else ():
             if wanted <= 0:
                 break
-            if attempt.recalled or attempt.twin is not None or not self._welcome(attempt.task):
+            if attempt.recalled or attempt.twin is not None or self._over[attempt.task]:
                 continue
-            if attempt.host.connected:
+            if not self._welcome(attempt.task):
+                continue
+            if attempt.host.shared and self.backup:
+                wanted -= self._double(attempt, orders)
+            elif attempt.host.connected:
                 self._recall(attempt)
                 self._recalled.append((now, attempt))
                 wanted -= 1

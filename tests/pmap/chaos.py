@@ -81,6 +81,7 @@ def run(
     alive, well = list(cluster.ids), list(cluster.ids)
     homes = dict(zip(cluster.ids, cluster.homes, strict=True))
     daemon = cloud.running
+    liars: set[str] = set()  # noted at once: a terminated instance has no home that would tell
 
     def fault() -> None:
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
@@ -90,6 +91,8 @@ def run(
                 return
             if one in well:
                 well.remove(one)
+        if kind in ("liar", *liar.SICK):
+            liars.add(one)
         if kind == "cut":
             proxy.cut()
         elif kind == "liar":
@@ -157,7 +160,6 @@ def run(
     )
     report.exact = out == expected(tasks)
     report.forged = out.count("forged")
-    liars = {one for one, home in homes.items() if (home / BAD).exists()}
     report.accused = {
         one for one in cluster.ids for line in report.said.splitlines() if one in line and "not from our agent" in line
     } - liars

@@ -365,6 +365,23 @@ def test_what_was_sent_ahead_is_taken_back_for_a_free_slot() -> None:
     assert decisions[0].host == "b"
 
 
+def test_what_waits_for_another_jobs_tasks_runs_where_slots_stand_free() -> None:
+    schedule = Schedule(2)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    assert {one.host for one in schedule.decide(0.0)} == {"a", "b"}
+    schedule.share("b")
+    task = next(iter(schedule.held("a")))[0]
+    schedule.started("a", task, 1, 0.1)
+    assert schedule.decide(0.2) == []
+    schedule.finished("a", task, 1, True, 0.2, 0.3)
+    assert schedule.decide(0.3) == [Start("a", 1 - task, 2)]
+    assert schedule.decide(0.4) == []
+    schedule.started("a", 1 - task, 2, 0.4)
+    assert schedule.finished("a", 1 - task, 2, True, 0.2, 0.6) is Verdict.DONE
+    assert schedule.decide(0.6) == [Cancel("b", 1 - task, 1)] and schedule.finished_all
+
+
 def test_an_attempt_given_up_is_fenced() -> None:
     schedule = Schedule(1)
     schedule.join("a", 1)
