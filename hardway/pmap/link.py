@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import importlib.util
+import marshal
 import re
 import socket
 import struct
+import sys
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from functools import cache
@@ -33,11 +37,14 @@ from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
 from hardway.terminal import printable
 
-# Reads the agent's source, its length first, from the connection that it will talk on.
+# Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
+# ours has compiled (compiling it is half of an agent's start), else its source.
 BOOT = (
-    "exec python3 -IS -c 'import os;"
+    "exec python3 -IS -c 'import marshal,os,sys,zlib;from _frozen_importlib_external import MAGIC_NUMBER as m;"
     'r=lambda n,b=b"":b if len(b)==n else r(n,b+(os.read(0,n-len(b)) or os._exit(1)));'
-    "exec(r(int(r(8))))'"
+    "n=r(24);s,c,t=[r(int(n[i:i+8]))for i in(0,8,16)];t,_,k=t.partition(bytes(1));"
+    "exec(marshal.loads(zlib.decompress(c))if t.decode()==sys.implementation.cache_tag+m.hex()else zlib.decompress(s));"
+    "exec(k)'"
 )
 # Bytes sent without a sign of life: more could block on a host that hangs. The agent speaks up after half of it.
 _UNHEARD_MOST = 2 * agent.SPEAK_UP
@@ -184,9 +191,9 @@ class Link:
             channel = ssh.open_session(connection, environment)
             channel.settimeout(settings.ec2.connect_timeout)
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
-            source = _source() + (load.call(job) if load else b"\nmain(%r)\n" % job)
+            call = load.call(job) if load else f"main({job!r})".encode()
             with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
-                _send_within(channel, b"%08d" % len(source) + source, settings.ec2.connect_timeout)
+                _send_within(channel, program(call), settings.ec2.connect_timeout)
             if load:
                 load.deliver(channel, self.instance.id)
             channel.settimeout(0.0)
@@ -404,8 +411,17 @@ def cut(connection: fabric.Connection) -> None:
 
 
 @cache
-def _source() -> bytes:
-    return importlib.resources.files("hardway.pmap").joinpath("agent.py").read_bytes()
+def _agent() -> tuple[bytes, bytes]:
+    """The agent's source, and its code as this Python compiles it, both compressed."""
+    source = importlib.resources.files("hardway.pmap").joinpath("agent.py").read_bytes()
+    return zlib.compress(source), zlib.compress(marshal.dumps(compile(source, "agent.py", "exec")))
+
+
+def program(call: bytes) -> bytes:
+    """What BOOT reads: three lengths, the agent twice, and which Python compiled it with the `call` that starts it."""
+    tag = f"{sys.implementation.cache_tag}{importlib.util.MAGIC_NUMBER.hex()}"
+    parts = (*_agent(), tag.encode() + b"\0" + call)
+    return b"".join([*(b"%08d" % len(part) for part in parts), *parts])
 
 
 def _send_within(channel: paramiko.Channel, data: bytes, seconds: float) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from hardway.pmap import agent
-from hardway.pmap.link import BOOT, Frame
+from hardway.pmap.link import BOOT, Frame, program
 from tests.conftest import LocalCloud, Result, run_inv
 
 SECONDS = 30
@@ -154,8 +154,7 @@ class PipedAgent:
             env=environment,
             bufsize=0,
         )
-        source = Path(agent.__file__).read_bytes() + b"\nmain(%r)\n" % self.job
-        self.write(b"%08d" % len(source) + source)
+        self.write(program(f"main({self.job!r})".encode()))
         self.frames = agent.Frames()
         self.got: list[Frame] = []
         self.mark = bytearray()
