@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import random
+import re
 import socket
 import threading
 from collections import Counter
@@ -60,6 +61,8 @@ PORTS = (2222, 2022, 22222, 42222)
 """Where hosts listen: the first that is free on every loopback address."""
 _POLL_SECONDS = 0.05
 """How often moto's server looks whether it is to stop."""
+_NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
+"""Characters, as a form has them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
 FOREIGN_USERS = ("ubuntu", "ec2-user")
 CANONICAL, DEBIAN, AMAZON = "099720109477", "136693071363", "137112412989"
 
@@ -452,6 +455,9 @@ class Cloud:
                 return [json.dumps(pricing.get_products(_body(environ))).encode()]
             if self.faults.throttles(environ):
                 return capacity.Refusal(503, "RequestLimitExceeded", "Request limit exceeded.")(environ, start_response)
+            if _is_unanswerable(environ):
+                said = "A value has a character that XML has not, and no answer could tell of it."
+                return capacity.Refusal(400, "InvalidParameterValue", said)(environ, start_response)
             return app(environ, start_response)
 
         return answer
@@ -631,6 +637,15 @@ class Cloud:
                 await host.boot()
             except (SandboxError, OSError) as error:
                 self._fail(instance, error)
+
+
+def _is_unanswerable(environ: dict[str, Any]) -> bool:
+    """Whether a call of EC2's API says something that its answers, which are XML, could not say again."""
+    if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
+        return False
+    body = _body(environ)
+    environ["wsgi.input"].seek(0)
+    return bool(_NOT_IN_XML.search(body) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1")))
 
 
 def _body(environ: dict[str, Any]) -> bytes:

@@ -74,7 +74,7 @@ class Gate:
         hosts = [value for name, value in request.headers if name == "host"]
         if hosts != [self._host] or not request.target.startswith("/"):
             raise Refused("AccessDenied", "That is not the address of the local cloud.")
-        if request.header("origin") or request.method == "OPTIONS":
+        if any(name == "origin" for name, _ in request.headers) or request.method == "OPTIONS":
             raise Refused("AccessDenied", "The local cloud is not for web pages.")
         reader = _Body(environ, opened)
         secret = self._secret_of

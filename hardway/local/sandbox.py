@@ -44,6 +44,12 @@ OWN_ETC = ("passwd", "group", "hostname", "hosts")
 """Files in an instance's /etc that are not the host's."""
 HOST_ETC = "/run/hardway/etc"
 """Where the links in an isolated instance's /etc lead."""
+# Where the kernel is told things. It asks for a capability of the machine's own root in few of these places: in the
+# others its user number is enough, which instances have where that is who runs the daemon.
+KERNEL = ("acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "latency_stats", "mtrr", "scsi", "sys",
+          "sysrq-trigger", "tty")  # fmt: skip
+"""In an instance's /proc, what is read only."""
+DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 POWER = "run/hardway/power"
 VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
@@ -56,19 +62,35 @@ HOLD = "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; 
 UNSHARE = r"""
 set -eu
 hostname "$1"
-new=$2 hold=$3; shift 3
+new=$2 hold=$3 devices=$4 kernel=$5; shift 5
 mount --make-rprivate /
 mount --rbind / "$new"
 listed=$(printf %s "$new" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g')
 while read -r _ _ _ _ point _; do
   case $point in
-    "$listed"/proc*|"$listed"/sys*|"$listed"/dev*) ;;
+    "$listed"/proc|"$listed"/proc/*|"$listed"/dev|"$listed"/dev/*) ;;
     "$listed"|"$listed"/*) mount -o remount,bind,ro "$(printf '%b' "$point")" 2>/dev/null || : ;;
   esac
 done </proc/self/mountinfo
 mount -t proc proc "$new/proc"
+for name in $kernel; do
+  [ -e "$new/proc/$name" ] || continue
+  mount --bind "$new/proc/$name" "$new/proc/$name"
+  mount -o remount,bind,ro "$new/proc/$name"
+done
+mount -t tmpfs -o mode=755 tmpfs "$new/dev"
+for name in $devices; do
+  : >"$new/dev/$name"
+  mount --bind "/dev/$name" "$new/dev/$name"
+done
+mkdir "$new/dev/shm" "$new/dev/pts"
 mount -t tmpfs tmpfs "$new/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$new/dev/pts"
+ln -s pts/ptmx "$new/dev/ptmx"
+ln -s /proc/self/fd "$new/dev/fd"
+ln -s fd/0 "$new/dev/stdin"
+ln -s fd/1 "$new/dev/stdout"
+ln -s fd/2 "$new/dev/stderr"
 while [ $# -ge 3 ]; do
   if [ -d "$2" ]; then mkdir -p "$new$3"; elif [ ! -e "$new$3" ]; then mkdir -p "$new${3%/*}"; : >"$new$3"; fi
   mount --bind "$2" "$new$3"
@@ -540,6 +562,8 @@ class Sandbox:
         options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
         for mode, source, target in self.view():
             options += ["--bind" if mode == "rw" else "--ro-bind", source, target]
+        for path in (f"/proc/{name}" for name in KERNEL):
+            options += ["--ro-bind-try", path, path]
         return ["bwrap", *options, "--chdir", "/", "--as-pid-1", "/bin/sh", "-c", HOLD]
 
     def _argv_unshare(self) -> list[str]:
@@ -555,6 +579,8 @@ class Sandbox:
             self.hostname,
             str(self.directory / "new"),
             HOLD,
+            " ".join(DEVICES),
+            " ".join(KERNEL),
             *own,
         ]
 

@@ -524,3 +524,28 @@ def test_clients_ask_no_proxy_for_it(cloud: LocalCloud, home: Path) -> None:
     assert pointed["no_proxy"] == pointed["NO_PROXY"] == "internal.example,127.0.0.1"
     assert run_inv("ec2.ls", "--only", "team=nobody", env={**env, **pointed}).code == 1
     assert "no_proxy" not in exports(run_inv("local.env", env={"XDG_STATE_HOME": str(cloud.state)}).stdout)
+
+
+def test_what_no_answer_could_tell_is_refused(machines: Machines) -> None:
+    machine = machines()[0]
+    ec2 = machine.ec2
+    image_id = machine.describe()["ImageId"]
+
+    def tags(value: str) -> list[dict[str, str]]:
+        return [{"Key": f"k{value}", "Value": "v"}, {"Key": "Name", "Value": value}]
+
+    for text in ("a\x1b[2J", "\x00", "\x0b", "\uffff"):
+        specifications = [{"ResourceType": "instance", "Tags": tags(text)}]
+        for call in (
+            lambda text=text: ec2.create_tags(Resources=[machine.id], Tags=tags(text)),
+            lambda given=specifications: ec2.run_instances(
+                ImageId=image_id, MinCount=1, MaxCount=1, TagSpecifications=given
+            ),
+            lambda text=text: ec2.create_security_group(GroupName="g", Description=text),
+        ):
+            with pytest.raises(ClientError, match="InvalidParameterValue"):
+                call()
+    # what XML has, whatever a terminal makes of it, comes back as it was
+    kept = "a\x9b31m\u202e\ue000\U0001f600\nforged\t%1B"
+    ec2.create_tags(Resources=[machine.id], Tags=tags(kept))
+    assert {"Key": "Name", "Value": kept} in machine.describe()["Tags"]

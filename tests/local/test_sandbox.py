@@ -83,6 +83,22 @@ def test_the_host_is_read_only(machine: Machine, isolated: bool, tmp_path: Path)
     )
 
 
+def test_the_kernel_and_the_disks_are_the_hosts(machine: Machine, isolated: bool) -> None:
+    if not isolated:
+        pytest.skip("without isolation an instance may do what its user may")
+    kernel = "find /sys /proc -path '/proc/[0-9]*' -prune -o -path /proc/pressure -prune -o -type f -writable -print"
+    assert machine.output(f"{kernel} 2>/dev/null || :") == ""
+    # what anybody may write, and a terminal's
+    devices = "find /dev -type b; find /dev -type c -writable"
+    found = machine.output(f"({devices}) 2>/dev/null | grep -v '^/dev/pts/' || :").split()
+    assert set(found) <= {f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero", "console")}
+    for file in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger"):
+        assert machine.ssh(f"cat {file} >/tmp/v 2>/dev/null; cat /tmp/v >{file}").returncode != 0
+    # nor by a view of it of one's own
+    again = "unshare -Urfp --mount-proc sh -c ': >>/proc/sys/kernel/core_pattern'"
+    assert machine.ssh(again).returncode != 0
+
+
 @pytest.fixture
 def uncovered() -> Iterator[Path]:
     """A directory where an instance sees what is the host's."""

@@ -126,7 +126,7 @@ def test_a_web_page_gets_nothing_even_with_a_signature(cloud: LocalCloud) -> Non
     body = RUN
     host = urlsplit(cloud.running.endpoint).netloc
     before = everything(cloud)
-    for origin in ("http://evil.example", "null", f"http://{host}"):
+    for origin in ("http://evil.example", "null", f"http://{host}", ""):
         for method in ("POST", "OPTIONS"):
             assert send(cloud, method, "/", body, signed(cloud, method, "/", body, Origin=origin))[0] == 403
     preflight = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
