@@ -279,9 +279,9 @@ def test_what_a_host_says_is_shown_escaped(
 
 
 def test_homes_and_names(hosts: list[Instance], settings: Settings, tmp_path: Path) -> None:
-    for path in ("~nosuchuser/x", "a\0b"):
+    for path, said in (("~nosuchuser/x", "there is no user nosuchuser"), ("a\0b", "no NUL character")):
         for act in (transfer.local_files, transfer.local_tree):
-            with pytest.raises(UsageError, match="there is no user"):
+            with pytest.raises(UsageError, match=said):
                 act(path)
     with pytest.raises(UsageError, match="of homes there only"):
         transfer.sides("a", ":~nobody/x")
