@@ -212,7 +212,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
 def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     """Delete jobs with all their results from this machine."""
     found = journal.find(job)
-    confirm(f"delete {len(found)} jobs?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
+    confirm(f"delete {count(len(found), 'job')}?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
     kept = []
     for path in found:
         try:
@@ -220,7 +220,7 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
         except HardwayError as error:
             kept.append(str(error))
     if kept:
-        raise Failed(f"{len(kept)} of {len(found)} jobs are still there: {'; '.join(kept)}")
+        raise Failed(f"{len(kept)} of {count(len(found), 'job')} are still there: {'; '.join(kept)}")
 
 
 @task(

@@ -4,6 +4,7 @@
 #
 #   look            end the instance if its time is up: a timer of systemd's calls it each minute
 #   extend SECONDS  move the end to so many seconds from now
+#   again           start the watch again, where all processes were killed and no systemd does it
 #
 # A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port. HARDWAY_ROOT stands in front
 # of every path and command that changes something; HARDWAY_ADDRESS is the one whose connections count, else any;
@@ -31,8 +32,12 @@ boot() {
   elif [ -n "$ends" ] && [ "$ends" -lt $((now + 600)) ]; then
     write_end 600
   fi
-  if [ -s "$etc/ends" ] || [ "$idle" -gt 0 ]; then watch; fi
+  guard
   storage
+}
+
+guard() {
+  if [ -s "$etc/ends" ] || [ "$idle" -gt 0 ]; then watch; fi
 }
 
 read_end() {
@@ -184,5 +189,6 @@ disk() {
 case ${1-} in
   '') boot ;;
   look) look ;;
+  again) guard ;;
   extend) write_end "$2" && rm -f "$run/ending" "$run/seen" && watch ;;
 esac

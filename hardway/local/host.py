@@ -43,6 +43,10 @@ MOST_KEYS = 1 << 16
 """Bytes of a user's authorized_keys that are read."""
 HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
+WATCH = "/etc/hardway/watch"
+"""Where hardway's boothook, if the user data has it, leaves what ends the instance when its time is up."""
+WATCH_SECONDS = 1.0
+"""How long after one start of that another one may be."""
 ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")
 OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE)
 """What is accepted besides that of who has the key that the instance was launched with."""
@@ -493,6 +497,8 @@ class Host:
         self._power = power
         self._user_data = user_data
         self._power_pipe = -1
+        self._is_killed = False
+        self._watching: asyncio.Task[None] | None = None
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -642,6 +648,19 @@ class Host:
             for word in os.read(self._power_pipe, 4096).decode(errors="replace").split():
                 if word in ("poweroff", "reboot"):
                     self._power(word)
+                elif word == "again":
+                    self._is_killed = True
+                    if not self._watching or self._watching.done():
+                        self._watching = self.background(self._watch_again())
+
+    async def _watch_again(self) -> None:
+        """Start again what ends the instance, as all its processes have been killed: systemd would, in a real one."""
+        while self._is_killed:
+            self._is_killed = False
+            with contextlib.suppress(OSError, SandboxError, asyncio.TimeoutError), open(os.devnull, "r+b") as null:
+                process = self.sandbox.spawn(["/bin/sh", WATCH, "again"], [null.fileno()] * 3, user="root")
+                await asyncio.wait_for(asyncio.shield(process.exited), HOOK_SECONDS)
+            await asyncio.sleep(WATCH_SECONDS)  # it may be told so without end
 
     def _options(self) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(

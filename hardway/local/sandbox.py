@@ -55,8 +55,11 @@ VOLATILE = ("tmp", "run")
 """What a stop or a reboot empties."""
 
 # pid 1 of the namespaces: reaps what is orphaned there, ends when its stdin does, which is when the daemon ends
-# its child may be killed by anybody in there (kill -9 -1), it can't: then another one waits
-HOLD = "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do :; done"
+# its child may be killed by anybody in there (kill -9 -1), it can't: then another one waits, and the daemon is told
+HOLD = (
+    "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do "
+    f"{{ echo again >/{POWER}; }} 3<&- & done"
+)
 
 # Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
 UNSHARE = r"""

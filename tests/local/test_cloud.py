@@ -535,11 +535,11 @@ def test_what_no_answer_could_tell_is_refused(machines: Machines) -> None:
         return [{"Key": f"k{value}", "Value": "v"}, {"Key": "Name", "Value": value}]
 
     for text in ("a\x1b[2J", "\x00", "\x0b", "\uffff"):
-        specifications = [{"ResourceType": "instance", "Tags": tags(text)}]
+        tagged = [{"ResourceType": "instance", "Tags": tags(text)}]
         with pytest.raises(ClientError, match="InvalidParameterValue"):
             ec2.create_tags(Resources=[machine.id], Tags=tags(text))
         with pytest.raises(ClientError, match="InvalidParameterValue"):
-            ec2.run_instances(ImageId=image_id, MinCount=1, MaxCount=1, TagSpecifications=specifications)
+            ec2.run_instances(ImageId=image_id, MinCount=1, MaxCount=1, TagSpecifications=tagged)
         with pytest.raises(ClientError, match="InvalidParameterValue"):
             ec2.create_security_group(GroupName="g", Description=text)
     # what XML has, whatever a terminal makes of it, comes back as it was

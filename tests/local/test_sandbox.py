@@ -191,6 +191,19 @@ def test_killing_all_processes_does_not_end_the_instance(machine: Machine, isola
     assert machine.state == "running"
 
 
+def test_an_instance_ends_itself_though_all_its_processes_were_killed(
+    own_cloud: LocalCloud, key: Key, isolated: bool
+) -> None:
+    if not isolated:
+        pytest.skip("without isolation nothing may kill all processes")
+    data = userdata.compose(b"", userdata.Limits(6 / 3600, 0), "ubuntu", 22)
+    machine = Machines(own_cloud, key)(UserData=data, InstanceInitiatedShutdownBehavior="terminate")[0]
+    for _ in range(2):
+        machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && for _ in $(seq 20); do kill -9 -1; done")
+    assert machine.output("echo lives") == "lives\n"
+    machine.wait("terminated")
+
+
 def test_termination_leaves_nothing(own_cloud: LocalCloud, key: Key, level: str) -> None:
     machine = Machines(own_cloud, key)()[0]
     machine.output("(trap '' HUP TERM; setsid nohup sh -c 'sleep 1000; :') >/dev/null 2>&1 </dev/null &")
