@@ -81,7 +81,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
     assert {Path(file).with_suffix(".stderr").read_text() for file in files} == {"0\n", "1\n"}
     again = inv("mapreduce.pmap", "", many, STEP, *engine, "--resume")
     assert again.stdout.splitlines() == [line for file in files for line in Path(file).read_text().splitlines()]
-    assert "200 results are there" in again.stderr and "0 attempts" in again.stderr
+    assert "200 results there" in again.stderr and "0 attempts" in again.stderr
     explained = inv("mapreduce.explain", "same")
     assert explained.code == 0 and "200 of 200" in explained.stdout, explained.stderr
 
