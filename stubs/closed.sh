@@ -2,7 +2,7 @@
 # listens, and a path that tells why. A good address of the usual kind: one that is malformed some clients pass over, to
 # the real S3. https, so that a proxy is asked for a connection and is shown no request. Clients of other services are not
 # concerned.
-# Read as data, a NAME=value on a line, by stub_s3.sh and hardway/s3stub.py.
+# Read as data, a NAME=value on a line, by stub_s3.sh and hardway/stub_sessions.py.
 # shellcheck shell=sh disable=SC2034
 
 # the environment counts, and not a true in the profile
