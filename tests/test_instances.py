@@ -90,7 +90,12 @@ def test_what_a_selector_means(selector: str, meant: list[Instance]) -> None:
 
 @pytest.mark.parametrize(
     "selector",
-    ["--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12", '"', "'web", 'Name="gpu box', '""', "\udcff", [3], 3],
+    [
+        *("--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12", '"', "'web", 'Name="gpu box', '""', "\udcff"),
+        [3],
+        3,
+        None,
+    ],
 )
 def test_what_is_refused(selector: Any) -> None:
     with pytest.raises(UsageError) as error:
