@@ -46,6 +46,8 @@ _PATIENCE_SECONDS = 120
 # The first element of an answer in XML, and what tells something in every answer.
 _ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->)*<(?:\w+:)?(\w+)", re.DOTALL)
 _TELLS = re.compile(r"Describe|Run|Start|Stop|Terminate|Create(?!Route)")
+# What S3 says of an object whenever one was read, looked at or written.
+_HAS_ETAG = ("GetObjectOutput", "HeadObjectOutput", "PutObjectOutput", "UploadPartOutput")
 # What our own code looks for in an answer.
 _MEMBER = re.compile(r"[A-Z][A-Za-z0-9]+")
 
@@ -170,6 +172,8 @@ def _checked(parser: Any, of_ec2: bool) -> Any:
             told = answer.keys() - {"ResponseMetadata"}
             if shape is not None and not told and _TELLS.match(shape.name):
                 raise Garbled(f"EC2's answer tells nothing{_excerpt(body)}")
+        if shape is not None and shape.name in _HAS_ETAG and response["status_code"] < 300 and "ETag" not in answer:
+            raise Garbled(f"this is no answer of S3{_excerpt(body)}")
         return answer
 
     parser.parse = parsed

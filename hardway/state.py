@@ -38,7 +38,8 @@ def data_directory(*below: str) -> Path:
 def private(directory: Path) -> Path:
     """Make a directory, and those above it that are missing, for this user alone; one that is there is made so.
 
-    Raises OSError where that can't be done, and where others may write in one that is not ours to mend.
+    Raises OSError where that can't be done, and where one that is there is another user's: root could make it private,
+    and whose it is could still exchange what is in it.
     """
     missing = []
     for each in (directory, *directory.parents):
@@ -48,14 +49,11 @@ def private(directory: Path) -> Path:
     for each in reversed(missing):
         # `Path.mkdir(parents=True)` gives those above the mode of the umask.
         each.mkdir(_PRIVATE, exist_ok=True)
-    mode = stat.S_IMODE(directory.stat().st_mode)
-    if mode & ~_PRIVATE:
-        try:
-            directory.chmod(_PRIVATE)
-        except PermissionError:
-            if mode & (stat.S_IWGRP | stat.S_IWOTH):
-                what = "it is another user's, and others may write there, too"
-                raise PermissionError(errno.EACCES, what, str(directory)) from None
+    status = directory.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, "it is another user's, and hardway needs one of its own", str(directory))
+    if stat.S_IMODE(status.st_mode) & ~_PRIVATE:
+        directory.chmod(_PRIVATE)
     return directory
 
 

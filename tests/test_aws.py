@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from hardway import s3
+from hardway.config import Aws, Settings
+from hardway.errors import Failed
 from tests.conftest import Inv
 from tests.test_house import HEAVY, loaded
 
@@ -102,3 +107,43 @@ def test_a_listing_waits_only_for_botocore(inv: Inv, refuse: Refuse) -> None:
     result = inv("ec2.ls", env={**refuse("", 0).env, "PYTHONPROFILEIMPORTTIME": "1"})
     assert result.code == 0
     assert loaded(result) & {*HEAVY} == {"botocore"}
+
+
+class LoginPage(BaseHTTPRequestHandler):
+    """What answers in the place of everybody, as a hotel's network does."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Length", "13")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"<html></html>")
+
+    do_PUT = do_HEAD = do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        return
+
+
+def test_a_login_page_is_no_object_in_s3() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), LoginPage) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in (("ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}"),
+                                    ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):  # fmt: skip
+                    patch.setenv(f"AWS_{name}", value)
+                store = s3.store(replace(Settings(), aws=Aws(region="us-east-1")))
+                which = s3.parse("s3://bucket/key")
+                for use in (
+                    lambda: store.exists(which),
+                    lambda: store.read(which, io.BytesIO()),
+                    lambda: store.write(which, io.BytesIO(b"content")),
+                ):
+                    with pytest.raises(Failed, match="login page"):
+                        use()
+        finally:
+            server.shutdown()
+            thread.join()

@@ -90,12 +90,23 @@ def test_what_a_selector_means(selector: str, meant: list[Instance]) -> None:
 
 @pytest.mark.parametrize(
     "selector",
-    ["--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12", '"', "'web", 'Name="gpu box', '""', "\udcff", [3]],
+    [
+        *("--bogus", "web -y", "=x", "i-1234", "i-123456789", "vpc-12", '"', "'web", 'Name="gpu box', '""', "\udcff"),
+        [3],
+        3,
+        None,
+    ],
 )
 def test_what_is_refused(selector: Any) -> None:
     with pytest.raises(UsageError) as error:
         parse(selector)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("between", [" ", "\n", ",", "\t"])
+def test_a_name_that_is_not_quoted_is_seen_among_many(between: str) -> None:
+    names = [f"web{number}" for number in range(300)]
+    assert "gpu box" in parse(between.join([*names, "gpu box", *names])).runs
 
 
 def test_an_address_is_matched_whole() -> None:

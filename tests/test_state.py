@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import state
+from hardway import keys, state
 
 
 def mode(path: Path) -> int:
@@ -58,3 +58,16 @@ def test_where_nothing_can_be_kept_it_is_told(home: Path) -> None:
     (home / ".local").write_text("a file")
     with pytest.raises(OSError, match="Not a directory"):
         state.state_directory()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory another user's, and write there")
+def test_nothing_is_kept_where_another_user_could_exchange_it(home: Path) -> None:
+    for kind in ("state", "share"):
+        directory = home / ".local" / kind / "hardway"
+        directory.mkdir(parents=True)
+        os.chown(directory, 65534, 65534)
+    with pytest.raises(PermissionError, match="another user's"):
+        state.state_directory()
+    with pytest.raises(PermissionError, match="another user's"):
+        keys.own_key()
+    assert [path for path in home.rglob("*") if path.is_file()] == []

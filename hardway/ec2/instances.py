@@ -43,9 +43,8 @@ _ANY_ID = re.compile(r"(?:i|vpc|subnet|sg)-[0-9a-f]+")
 _SEPARATOR = re.compile(r"[\s,]")
 _SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # what a backslash takes the meaning from
 _MOST_VALUE = 256  # characters in a tag's value
-# A name of more words, or a selector of more names, is not looked for.
+# A name of more words is not looked for, and none of several lines.
 _LONGEST_RUN = 5
-_MOST_IN_RUNS = 20
 _TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 # EC2 takes at most this many values in one filter.
 _FILTER_VALUES = 200
@@ -239,6 +238,8 @@ def parse(selector: str | Iterable[str]) -> Selector:
     if isinstance(selector, str):
         text = selector
         tokens = list(_tokens(text))
+    elif not isinstance(selector, Iterable):
+        raise UsageError(f"a selector is text, or a list of texts, and not of {type(selector).__name__}")
     else:
         items = [_item(item) for item in selector]
         tokens = [(0, 0, item) for item in items if item]
@@ -351,14 +352,13 @@ def _looks_special(name: str) -> bool:
 
 def _runs(text: str, places: Sequence[tuple[int, int]]) -> tuple[str, ...]:
     """What in the text may be one name that was not quoted: tokens with nothing else between them than separators."""
-    if len(places) > _MOST_IN_RUNS:
-        return ()
     found = []
     for first in range(len(places)):
         for last in range(first + 1, min(len(places), first + _LONGEST_RUN)):
             run = text[places[first][0] : places[last][1]]
-            if len(re.findall(r"[^\s,]+", run)) == last - first + 1:
-                found.append(run)
+            if "\n" in run or len(re.findall(r"[^\s,]+", run)) != last - first + 1:
+                break
+            found.append(run)
     return tuple(found)
 
 
