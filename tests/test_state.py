@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import keys, state
+from hardway import state
+from hardway.ssh import keys
 
 
 def mode(path: Path) -> int:
