@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from hardway import stub_sessions
 from tests.conftest import REPOSITORY, LocalCloud
 from tests.engines.conftest import Engines, instances
 from tests.pmap.conftest import eventually
@@ -149,8 +150,9 @@ def fetched(url: str) -> bytes:
 
 
 def test_spark(engines: Engines, tmp_path: Path) -> None:
-    session = tmp_path / "s3_stubbed_session_engines"
-    stubbed = {"s3_stubbed_session": "engines", "s3_stubbed_tmp": str(tmp_path)}
+    started = stub_sessions.start(tmp_path)
+    session = started.path
+    stubbed = {"s3_stubbed_session": started.uuid, "s3_stubbed_tmp": str(tmp_path)}
     orders = [(number * 7 % 50, number % 97) for number in range(3000)]
     for part in range(3):
         lines = [f"{customer},{amount}\n" for customer, amount in orders[part::3]]

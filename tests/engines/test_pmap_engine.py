@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hardway import stub_sessions
 from tests.conftest import REPOSITORY, Inv
 from tests.engines.conftest import Engines
 from tests.pmap.conftest import eventually
@@ -31,8 +32,8 @@ if __name__ == "__main__":
 
 def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
     """And `aws` of the tasks is the stub of the shell that started the cluster, or nothing runs."""
-    (tmp_path / "s3_stubbed_session_one").mkdir()
-    stubbed = {"s3_stubbed_session": "one", "s3_stubbed_tmp": str(tmp_path)}
+    session, other = stub_sessions.start(tmp_path), stub_sessions.start(tmp_path)
+    stubbed = {"s3_stubbed_session": session.uuid, "s3_stubbed_tmp": str(tmp_path)}
     selector = engines.cluster.selector
     address = engines("cluster.dask", selector, "--yes", env=stubbed).stdout.strip()
     [master] = [id for id in engines.cluster.ids if id in engines("cluster.ls").stdout]
@@ -41,7 +42,7 @@ def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
     pmap = ["mapreduce.pmap", "-", "\n".join(arguments), command, "--engine", address, "--job", "lost"]
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(lambda: engines(*pmap, env=stubbed))
-        eventually(lambda: job.done() or len([*tmp_path.glob("s3_stubbed_session_one/out/*")]) > 5)
+        eventually(lambda: job.done() or len([*session.path.glob("out/*")]) > 5)
         engines.cluster.cloud.inv("local.fault", "kill", next(id for id in engines.cluster.ids if id != master))
         done = job.result(timeout=120)
     assert done.stdout.splitlines() == arguments
@@ -51,10 +52,9 @@ def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
     assert hosts <= set(engines.cluster.ids) and len(hosts) > 1
     unstubbed = engines("mapreduce.pmap", "-", "a", "cat", "--engine", address)
     assert unstubbed.stdout == "a\n"
-    (tmp_path / "s3_stubbed_session_two").mkdir()
-    refused = engines(*pmap[:-2], code=2, env={**stubbed, "s3_stubbed_session": "two"})
+    refused = engines(*pmap[:-2], code=2, env={**stubbed, "s3_stubbed_session": other.uuid})
     assert "is not in this shell's session of the S3 stub" in refused.stderr
-    assert not [*tmp_path.glob("s3_stubbed_session_two/*")]
+    assert other.usage() == (0, 0)
 
 
 @pytest.fixture
