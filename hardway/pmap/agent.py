@@ -34,7 +34,7 @@ Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16)
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
 """
 
-# ruff: noqa: SIM105, B905 (contextlib costs an import; zip has no strict in 3.6)
+# ruff: noqa: SIM105, B905, F821 (contextlib costs an import, as what only types name would; zip has no strict in 3.6)
 # The C halves of signal and socket: their Python halves take longer to import than all the rest.
 import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
@@ -289,7 +289,7 @@ class Agent:
         self.sent = 0
         self.unheard = self.told = False
 
-    def watch(self, fd: int, events: int, act: "Callable[..., None]", *args: object) -> None:  # type: ignore[name-defined]  # noqa: F821
+    def watch(self, fd: int, events: int, act: "Callable[..., None]", *args: object) -> None:  # type: ignore[name-defined]
         self.poll.register(fd, events)
         self.watched[fd] = (act, *args)
 
@@ -1398,7 +1398,7 @@ def digest_of(entries: "list[tuple[bytes, bool, bytes]]") -> str:
     return digest.hexdigest()
 
 
-def hash_of(path: "bytes | str") -> "hashlib.blake2b":  # type: ignore[name-defined]  # noqa: F821
+def hash_of(path: "bytes | str") -> "hashlib.blake2b":  # type: ignore[name-defined]
     """A hash of a file's content. Raises OSError."""
     import hashlib
 
