@@ -28,7 +28,7 @@ its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each 
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
-    from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
+    from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
                   SHARED with another job
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
@@ -48,12 +48,13 @@ import struct
 import time
 import zlib
 
-VERSION = 2
+VERSION = 3
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
-# Exit code or -signal, flags, seconds, worker, lengths of stdout and stderr, their CRC-32.
-RESULT = struct.Struct("!hBdIQQII")
-HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
+START = struct.Struct("!Id")  # slot, when by this machine's clock
+# Exit code or -signal, flags, seconds, lengths of stdout and stderr, their CRC-32.
+RESULT = struct.Struct("!hBdQQII")
+HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
 HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
 WAITING, RUNNING, ENDED = range(3)
@@ -148,7 +149,7 @@ class Task:
         self.stdin = memoryview(stdin)
         self.feed = -1  # the pipe to its stdin
         self.state = WAITING
-        self.worker = 0
+        self.slot = 0
         self.pid = 0  # of the command; its process group
         self.began = 0.0
         self.ended = 0.0  # when the command did
@@ -192,7 +193,7 @@ class Agent:
         self.slots = 0
         self.timeout = 0.0
         self.linger = 3600.0
-        self.workers = []  # type: list[int]
+        self.first_worker = 0  # the number of slot 0 among all slots of the job
         self.shared = Slots()
         self.shared_told = False  # that other jobs are here, over the present connection
         self.argv = []  # type: list[bytes]
@@ -268,7 +269,7 @@ class Agent:
         self.frames = Frames()
         now = time.monotonic()
         holdings = [
-            HOLDING.pack(one.task, one.attempt, one.state, now - one.began if one.state == RUNNING else one.seconds)
+            HOLDING.pack(one.task, one.attempt, one.state, one.slot, one.began, now - one.began if one.began else 0.0)
             for one in self.tasks.values()
         ]
         about = f"{VERSION} {self.identity} {cpus()} {len(holdings)}\n"
@@ -410,7 +411,7 @@ class Agent:
             DONE,
             one.task,
             one.attempt,
-            RESULT.pack(one.status, one.flags, one.seconds, one.worker, *(one.sizes + one.crcs)) + one.inline,
+            RESULT.pack(one.status, one.flags, one.seconds, *(one.sizes + one.crcs)) + one.inline,
         )
         self.sending.pop(0)
         self.sent = 0
@@ -471,9 +472,7 @@ class Agent:
         self.slots = max(1, int(settings["slots"]))
         self.timeout = float(settings["timeout"])
         self.linger = float(settings["linger"])
-        base = int(settings["worker"])
-        busy = [one.worker for one in self.running.values()]
-        self.workers = [worker for worker in reversed(range(base, base + self.slots)) if worker not in busy]
+        self.first_worker = int(settings["worker"])
         if self.settings.get("command") != settings["command"]:
             self.prepare(settings["command"])
         for key, value in settings.items():
@@ -558,9 +557,12 @@ class Agent:
     def start_tasks(self, now: float) -> None:
         if now < self.retry_at:
             return
-        while self.waiting and len(self.running) < self.slots and self.workers and self.room() and self.shared.take():
-            if not self.start(self.waiting[0], now):
-                self.shared.give()
+        while self.waiting and len(self.running) < self.slots and self.room():
+            slot = self.shared.take()
+            if slot < 0:
+                break
+            if not self.start(self.waiting[0], slot):
+                self.shared.give(slot)
                 return
         if self.shared.waits and not self.shared_told:
             self.shared_told = True
@@ -572,13 +574,13 @@ class Agent:
         """Whether there are descriptors for one more; one at a time there always are."""
         return not self.running or self.spools + PER_TASK * (len(self.running) + 1) + RESERVE <= self.limits[1]
 
-    def start(self, one: Task, now: float) -> bool:
-        """Start a task that waits; False where the instance can't at the moment."""
-        worker = self.workers[-1]
+    def start(self, one: Task, slot: int) -> bool:
+        """Start the task that has waited longest; False where the instance can't at the moment."""
+        now = time.monotonic()
         pipes = []  # type: list[int]
         ready = False
         try:
-            scratch = self.scratch.of(worker)
+            scratch = self.scratch.of(slot)
             self.place_files(scratch)
             for _ in range(3):
                 pipes += os.pipe()
@@ -587,7 +589,7 @@ class Agent:
                 os.set_blocking(fd, False)
             one.feed = feed
             self.push(one)
-            environment = self.environment_of(one, worker, scratch)
+            environment = self.environment_of(one, slot, scratch)
             ready = True
             one.pid = self.spawn_task(environment, scratch, (stdin, out_in, err_in))
         except OSError as error:
@@ -596,12 +598,9 @@ class Agent:
                 os.close(fd)
             ours = not ready or error.errno in SHORT
             if ours and self.may_pass(now):
-                self.discard(worker)  # part of the job's files may lie in it
+                self.discard(slot)  # part of the job's files may lie in it
                 return False
-            self.short_since = 0.0
-            self.waiting.pop(0)
-            one.worker = self.workers.pop()
-            one.began = now
+            self.begin(one, slot, now)
             if ours:
                 self.accuse(one, error)
             else:
@@ -609,11 +608,7 @@ class Agent:
                 self.excuse(one, f"the agent could not start it: {error}")
             self.end(one)
             return True
-        self.short_since = 0.0
-        self.waiting.pop(0)
-        one.worker = self.workers.pop()
-        one.began = now
-        one.state = RUNNING
+        self.begin(one, slot, now)
         one.outputs = [Output(out), Output(err)]
         for fd in (stdin, out_in, err_in):
             os.close(fd)
@@ -622,16 +617,23 @@ class Agent:
         else:
             os.close(feed)
             one.feed = -1
-        self.commands[one.pid] = self.running[one.task, one.attempt] = one
-        self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
+        self.commands[one.pid] = one
         return True
 
-    def environment_of(self, one: Task, worker: int, scratch: str) -> "dict[bytes, bytes]":
+    def begin(self, one: Task, slot: int, now: float) -> None:
+        """The attempt has the slot."""
+        self.short_since = 0.0
+        self.waiting.pop(0)
+        one.slot, one.began, one.state = slot, now, RUNNING
+        self.running[one.task, one.attempt] = one
+        self.out += frame(STARTED, one.task, one.attempt, START.pack(slot, now))
+
+    def environment_of(self, one: Task, slot: int, scratch: str) -> "dict[bytes, bytes]":
         environment = dict(self.environment)
         environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
         environment[b"HARDWAY_TASK"] = b"%d" % one.task
         environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
-        environment[b"HARDWAY_WORKER"] = b"%d" % worker
+        environment[b"HARDWAY_WORKER"] = b"%d" % (self.first_worker + slot)
         environment[b"HARDWAY_SCRATCH"] = environment[b"TMPDIR"] = os.fsencode(scratch)
         if self.settings.get("files"):
             environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
@@ -904,18 +906,17 @@ class Agent:
             self.chatty = self.chatty or max(one.sizes) > PIECE // 2
         if self.owners:
             self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
-        self.discard(one.worker)
-        self.release_worker(one.worker)
-        self.shared.give()
+        self.discard(one.slot)
+        self.shared.give(one.slot)
         if self.leaving:
             self.forget(one)
             one.outputs = []
         elif self.link:
             self.sending.append(one)
 
-    def discard(self, worker: int) -> None:
+    def discard(self, slot: int) -> None:
         """Empty a slot's directory; what is much is removed by a process of its own."""
-        rest = self.scratch.clear(worker)
+        rest = self.scratch.clear(slot)
         if rest:
             self.helper(removal(rest))
 
@@ -1046,11 +1047,6 @@ class Agent:
         found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
         return names_of(found)
 
-    def release_worker(self, worker: int) -> None:
-        base = int(self.settings["worker"])
-        if base <= worker < base + self.slots and worker not in self.workers:
-            self.workers.append(worker)
-
     # The loop
 
     def wait(self, now: float) -> float:
@@ -1164,32 +1160,32 @@ class Scratch:
         self.made = {}  # type: dict[int, str]
         self.trash = 0
 
-    def of(self, worker: int) -> str:
+    def of(self, slot: int) -> str:
         """The empty directory of a slot. Raises OSError."""
-        path = self.made.get(worker)
+        path = self.made.get(slot)
         if path is None:
-            root = self.roots[worker % len(self.roots)]
+            root = self.roots[slot % len(self.roots)]
             os.makedirs(root, 0o700, exist_ok=True)
-            path = os.path.join(root, str(worker))
+            path = os.path.join(root, str(slot))
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 os.rename(path, self.rest(root))
                 os.mkdir(path, 0o700)
             os.utime(path, ns=(self.times, self.times))
-            self.made[worker] = path
+            self.made[slot] = path
         return path
 
-    def clear(self, worker: int) -> str:
+    def clear(self, slot: int) -> str:
         """Empty the directory of a slot; returns what has yet to be removed, if that is much."""
-        path = self.made.get(worker, "")
+        path = self.made.get(slot, "")
         try:
             about = os.lstat(path)
             if about.st_mtime_ns == self.times and about.st_mode & 0o7777 == 0o700:
                 return ""
         except OSError:
             pass
-        if not self.made.pop(worker, None):
+        if not self.made.pop(slot, None):
             return ""
         rest = self.rest(os.path.dirname(path))
         try:
@@ -1578,7 +1574,6 @@ class Slots:
         self.slots = 0
         self.wake = -1
         self.taken = set()  # type: set[int]
-        self.alone = 0  # slots taken where there is no file
         self.granted = -1  # got by waiting, not yet used
         self.waiting = False
         self.waits = False  # that was so since it was last looked at
@@ -1638,7 +1633,11 @@ class Slots:
     def free(self, turns: bool) -> int:
         """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
         for slot in range(self.slots - 1, -1, -1):
-            if slot not in self.taken and (not turns or self.lock(TURN + slot)):
+            if slot in self.taken:
+                continue
+            if self.fd < 0:
+                return slot
+            if not turns or self.lock(TURN + slot):
                 found = self.lock(SLOT + slot)
                 if turns:
                     self.unlock(TURN + slot)
@@ -1646,23 +1645,23 @@ class Slots:
                     return slot
         return -1
 
-    def take(self) -> bool:
-        """Take a slot; False where there is none: then `wake` is written to when one has become ours."""
+    def take(self) -> int:
+        """Take a slot; -1 where there is none: then `wake` is written to when one has become ours."""
         if self.waiting:
-            return False
-        if self.fd < 0:
-            self.alone += 1
-            return True
+            return -1
         slot = self.granted
         self.granted = -1
+        if slot >= self.slots:  # there are fewer by now
+            self.unlock(SLOT + slot)
+            slot = -1
         if slot < 0:
             slot = self.free(True)
         if slot >= 0:
             self.taken.add(slot)
-            return True
-        self.waiting = self.waits = True
-        _thread.start_new_thread(self.wait, ())
-        return False
+        elif self.fd >= 0:
+            self.waiting = self.waits = True
+            _thread.start_new_thread(self.wait, ())
+        return slot
 
     def wait(self) -> None:
         """In a thread of its own: get a slot, and say so."""
@@ -1680,12 +1679,11 @@ class Slots:
         self.waiting = False
         os.write(self.wake, b"x")
 
-    def give(self) -> None:
-        """One of ours is free."""
-        if self.alone:
-            self.alone -= 1
-        elif self.taken:
-            self.unlock(SLOT + self.taken.pop())
+    def give(self, slot: int) -> None:
+        """The slot is free."""
+        self.taken.remove(slot)
+        if self.fd >= 0:
+            self.unlock(SLOT + slot)
 
     def decline(self) -> None:
         """Nothing is there to run in the slot that was waited for."""
