@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -32,7 +33,7 @@ READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "demo", "test", "benc
 
 def examples(task: str) -> list[str]:
     """The last lines of a task's help."""
-    _, _, found = (ns[task].__doc__ or "").partition("\n    Examples:\n")
+    _, _, found = (inspect.getdoc(ns[task]) or "").partition("\nExamples:\n")
     return [line.strip() for line in found.strip().splitlines()]
 
 
@@ -83,7 +84,8 @@ def fill(directory: Path) -> None:
     """Make the files that the examples name."""
     (directory / "site").mkdir(parents=True)
     (directory / "site" / "index.html").touch()
-    (directory / "tasks").symlink_to(REPOSITORY / "tasks")
+    for name in ("invoke.yaml", "tasks"):
+        (directory / name).symlink_to(REPOSITORY / name)
     (directory / "setup.sh").write_text("#!/bin/bash\necho ready\n")
     (directory / "step1.sh").write_text('read -r url\necho "${#url}"\n')
     (directory / "large.bin").write_bytes(bytes(1 << 20))
