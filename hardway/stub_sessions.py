@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardway.errors import HardwayError, NothingMatched, UsageError
+from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.state import is_ours
 
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
@@ -191,7 +192,7 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
 def _unreadable(error: OSError) -> None:
     """What is gone holds nothing; of what can't be read nobody knows. Raises HardwayError."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise HardwayError(f"cannot read {error.filename}: {error.strerror}", 1) from error
+        raise HardwayError(f"cannot read {error.filename}: {reason_of(error)}", 1) from error
 
 
 def _is_own_directory(entry: os.DirEntry[str]) -> bool:
@@ -199,4 +200,4 @@ def _is_own_directory(entry: os.DirEntry[str]) -> bool:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISDIR(status.st_mode) and is_ours(status)

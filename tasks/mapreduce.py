@@ -192,7 +192,7 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     In the order of their URLs; prints the URL of the one.
     """
     act(f"put objects together as {destination}")
-    return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
+    return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
 @task(autoprint=True, help={"json": JSON})

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from hardway.errors import reason_of
 from hardway.ssh.channel import CHUNK, TransferError
 from hardway.terminal import printable
 
@@ -300,12 +301,8 @@ def told(name: str, member: bool = False) -> Iterator[None]:
         elif getattr(error, "errno", 0) in (errno.ELOOP, errno.ENOTDIR):
             why = "would go through a symlink, or a file"
         else:
-            raise TransferError(f"cannot write {_shown(name)}: {_reason(error)}") from error
+            raise TransferError(f"cannot write {_shown(name)}: {reason_of(error)}") from error
         raise TransferError(f"refused: {_shown(name)} {why}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _names(path: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
 from hardway import streams
-from hardway.pmap.journal import duration
+from hardway.tables import duration
 from hardway.terminal import printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
@@ -104,8 +104,8 @@ class Progress:
     def _tell_of_end(self, standing: Standing, now: float) -> None:
         if self._outlasts(standing, now):
             self.say(
-                f"the first instances end themselves in {duration(max(0.0, self._ends - now))}, and the job may need "
-                "longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
+                f"the first instances end themselves in {duration(max(0.0, self._ends - now), 2)}, and the job may "
+                "need longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
             )
             self._ends = math.inf
 
@@ -127,10 +127,11 @@ class Progress:
             f"{instances} {'instance' if instances == 1 else 'instances'}",
         ]
         if rate > 0 and standing.left:
-            parts.append(f"{duration(standing.left / rate)} left")
+            parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest
-            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {duration(now - since)}")
+            ran = duration(now - since, 2)
+            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
         return ", ".join(parts)
 
     def _block(self, standing: Standing, instances: int, now: float) -> object:
