@@ -15,12 +15,13 @@ import stat
 import subprocess
 import time
 import uuid as uuids
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
 from hardway.state import is_ours
+from hardway.tables import Table, count, duration
 
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
@@ -150,6 +151,17 @@ def sessions() -> list[Session]:
                 path = Path(entry.path)
                 found[path.resolve()] = Session(entry.name.removeprefix(PREFIX), path)
     return sorted(found.values(), key=lambda session: session.age, reverse=True)
+
+
+def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
+    """Sessions as `Session.describe` gives them, in columns: uuid, age, keys, bytes."""
+    return Table(
+        [session.describe() for session in found],
+        "uuid",
+        lambda about: duration(max(0, int(about["age"])), 2),
+        lambda about: count(about["keys"], "key"),
+        lambda about: count(about["bytes"], "byte"),
+    )
 
 
 def find(uuid: str) -> Session:

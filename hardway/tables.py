@@ -13,7 +13,7 @@ from hardway.terminal import printable
 
 Row = TypeVar("Row")
 Column: TypeAlias = "str | Callable[[Any], object]"
-"""The name of a field, or a function of the row."""
+"""The name of a field or a key, or a function of the row."""
 
 _LEAST = 0.0001  # USD that are told exactly
 # Below so many seconds a duration is told in units of so many.
@@ -51,7 +51,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(row: Any, column: Column) -> str:
-    value = getattr(row, column) if isinstance(column, str) else column(row)
+    if not isinstance(column, str):
+        value = column(row)
+    else:
+        value = row[column] if isinstance(row, Mapping) else getattr(row, column)
     if isinstance(value, bool):
         return str(column) if value else "-"
     if isinstance(value, datetime):

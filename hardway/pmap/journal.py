@@ -45,7 +45,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from io import FileIO
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -864,11 +863,10 @@ class Jobs(Table[dict[str, Any]]):
     def __init__(self, jobs: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(
             jobs,
-            itemgetter("name"),
-            itemgetter("state"),
+            *("name", "state"),
             lambda job: f"{job['done']}/{job['tasks']}",
             lambda job: count(job["failed"], "failed attempt") if job["failed"] else "",
-            lambda job: f"{duration(int(time.time() - job['created']), 2)} ago",
+            lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
             lambda job: job["damage"] or printable(job["command"].replace("\n", " "))[:60],
         )
 

@@ -420,7 +420,7 @@ def test_the_tasks(clean: dict[str, str], tmp_path: Path) -> None:
     done = inv("s3.sessions", environment=clean, cwd=tmp_path)
     listed = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert set(listed) == set(uuids)
-    assert listed[uuids[0]].endswith("1 keys  5 bytes")
+    assert listed[uuids[0]].endswith("  1 key  5 bytes")
     done = inv("s3.clear", uuids[0], environment=clean, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
     done = inv("s3.clear", uuids[0], environment=clean, cwd=tmp_path)
