@@ -363,7 +363,7 @@ class _Unpacking:
     channel: Channel
     progress: Progress
 
-    def members(self) -> Iterator[extract.Member]:
+    def members(self) -> Iterator[extract.ArchiveMember]:
         """The members."""
         return extract.members(self.channel.read)
 

@@ -70,7 +70,7 @@ def test_a_price_not_known_ends_nothing_and_is_not_0(
 ) -> None:
     capsys.readouterr()
     line = next(line for line in str(ec2.ls(C, only=name)).splitlines() if three[0] in line)
-    assert re.search(r" - +\d\.\d\dh +-$", line)
+    assert re.search(r" - +[\d.]+ (s|min) +-$", line)
     reason, total = capsys.readouterr().err.splitlines()
     assert reason.startswith("on-demand prices are not known: cannot reach AWS")
     assert total.count("(and ") == 2
