@@ -42,6 +42,9 @@ def stub(c: Context) -> str:
     """Print the file to source for the stub of `aws s3`.
 
     `. "$(inv s3.stub)"` begins a session of it in this shell.
+
+    Examples:
+      . "$(inv s3.stub)"
     """
     return str(stub_sessions.script())
 
@@ -51,6 +54,10 @@ def sessions(c: Context, json: bool = False) -> Any:
     """List sessions of the S3 stub.
 
     Oldest first: uuid, age, keys, bytes.
+
+    Examples:
+      inv s3.sessions
+      inv s3.sessions --json
     """
     return listing(stub_sessions.table(stub_sessions.sessions()), json, "no sessions")
 
@@ -65,6 +72,10 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     """Remove a session of the S3 stub and its objects.
 
     Or every session with --all.
+
+    Examples:
+      inv s3.clear "$s3_stubbed_session"
+      inv s3.clear --all
     """
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
