@@ -35,10 +35,10 @@ from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_lin
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
-from hardway.pmap.journal import Job, Result, duration
+from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
-from hardway.tables import count, money
+from hardway.tables import count, duration, money
 from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
@@ -408,7 +408,7 @@ def _summary(outcome: Outcome, tasks: int) -> str:
         f"{outcome.retries} retries",
         f"{outcome.backups} backups",
         f"{outcome.lost} instances lost",
-        duration(outcome.seconds),
+        duration(outcome.seconds, 2),
         f"{min(share, 1):.0%} busy",
     ]
     if outcome.cost:
