@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
     from hardway.local import daemon, faults
     from hardway.money import costs, market
-    from hardway.pmap import arguments, journal, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.ssh import connection as ssh
 
@@ -35,7 +35,8 @@ _MODULES = {
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "instances": "hardway.ec2.instances",
-    "journal": "hardway.pmap.journal",
+    "job_list": "hardway.pmap.job_list",
+    "job_paths": "hardway.pmap.job_paths",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -56,9 +57,9 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "faults", "group",
-    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
-    "user_data",
+    "images", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
+    "prerequisites", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions",
+    "tags", "transfer", "user_data",
 ]  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from hardway.money.prices import hourly
 from hardway.pmap import agent
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Job, Outputs, Result
+from hardway.pmap.job import Job, Outputs
+from hardway.pmap.journal import Result
 from hardway.pmap.ledger import End, Ledger, Lie
 from hardway.pmap.link import Frame, Hello, Link, Unusable, cut, cut_short, now, text
 from hardway.pmap.progress import Progress
