@@ -137,8 +137,7 @@ def fault(
     throttle: EC2's API answers RequestLimitExceeded.
     clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
     """
-    given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
-    asked = faults.read(kind, selector, after, **given)
+    asked = faults.read(kind, selector, after, notice, factor, zone, type, seconds, left)
     act(f"have the local cloud cause {kind}")
     faults.cause(config.settings(c), daemon.find(), asked, selector)
 
