@@ -229,7 +229,7 @@ class Setting:
         if self.kind is bool:
             return _switch(value, source)
         if self.kind is str:
-            return _one_of(text(value), self.choices, source)
+            return _one_of(_text(value), self.choices, source)
         return number(value, self.kind, source, least=self.least, most=self.most, unit=self.unit)
 
 
@@ -323,7 +323,7 @@ def _region(c: Context, flag: str | None, configured: str) -> str:
     return next((os.environ[name] for name in REGION_VARIABLES if os.environ.get(name)), configured)
 
 
-def text(value: Any) -> str:
+def _text(value: Any) -> str:
     """`value` as text: a list's items with commas, as in invoke.yaml or from Python; empty for None."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 

@@ -9,8 +9,7 @@ from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli.lazy import engines as clusters
-from hardway.cli.lazy import instances
-from hardway.cli.lazy import ssh as connections
+from hardway.cli.lazy import instances, proxy
 from hardway.cli.task import Lines, act, confirm, nothing, say, task
 
 from .flags import JSON, SELECTOR, YES
@@ -116,16 +115,12 @@ def _settings(
     cluster: Mapping[str, str | None] | None = None,
     seconds_timeout: int | str | None = None,
 ) -> config.Settings:
-    settings = config.settings(
-        c, region, ec2={"seconds_timeout": seconds_timeout}, cluster=cluster, real_s3=real_s3
-    )
-    connections.check(settings)
+    settings = config.settings(c, region, ec2={"seconds_timeout": seconds_timeout}, cluster=cluster, real_s3=real_s3)
+    proxy.check(settings)
     return settings
 
 
-def _start(
-    settings: config.Settings, engine: Engine, selector: str | Iterable[str], install: bool, yes: bool
-) -> str:
+def _start(settings: config.Settings, engine: Engine, selector: str | Iterable[str], install: bool, yes: bool) -> str:
     clusters.check(settings)
     chosen = instances.select(settings, selector)
     confirm(f"make these a cluster of {engine.name}?", instances.Instances(chosen).brief(), yes)

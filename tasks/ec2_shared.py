@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import ssh as connections
+from hardway.cli.lazy import proxy
 from hardway.cli.task import Lines, say
 from hardway.errors import HardwayError, PartlyFailed
 from hardway.tables import count
@@ -34,7 +34,7 @@ def connection_settings(
         "seconds_timeout": seconds_timeout,
     }
     settings = config.settings(c, region, ec2=flags, real_s3=real_s3)
-    connections.check(settings)
+    proxy.check(settings)
     return settings
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import arguments, instances, journal, run, shuffle
+from hardway.cli.lazy import arguments, instances, journal, proxy, run, shuffle
 from hardway.cli.lazy import report as reports
-from hardway.cli.lazy import ssh as connections
 from hardway.cli.task import Lines, act, confirm, nothing, say, task
 from hardway.errors import Failed, HardwayError
 from hardway.tables import count
@@ -117,7 +116,7 @@ def pmap(
         "expect": expect or None,
     }
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
-    connections.check(settings)
+    proxy.check(settings)
     given = arguments.read(args, null)
 
     def before(chosen: Sequence[Instance]) -> None:

@@ -25,7 +25,7 @@ from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.readiness import Probes, some
 from hardway.launch.replacing import Gathering
 from hardway.money import costs, prices
-from hardway.ssh import connection as ssh
+from hardway.ssh import proxy
 from hardway.tables import count
 
 # What a launch tags instances with by itself, and the flag that says so.
@@ -66,7 +66,7 @@ def launch(
     own_tags = _read_own_tags(tags)
     init = _read_init(settings)
     _check(settings, init)
-    ssh.check(settings)
+    proxy.check(settings)
     orphans.look(settings, say)
     image = images.resolve(settings)
     bids = _bids(settings, image.platform, say)
@@ -177,9 +177,7 @@ def _delete_templates(started: fleet.Fleet, mark: orphans.Mark, say: Callable[[s
             say(f"the launch template {name} could not be deleted: inv ec2.cleanup will")
 
 
-def _ended(
-    started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]
-) -> BaseException:
+def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]) -> BaseException:
     """Terminate all of a launch; returns the error to raise, which says so."""
     with signals.ignored():
         if isinstance(error, KeyboardInterrupt):

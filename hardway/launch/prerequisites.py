@@ -92,9 +92,7 @@ def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
         name, public = own.name, own.public
     if not _key_exists(ec2, name):
         try:
-            ec2.import_key_pair(
-                KeyName=name, PublicKeyMaterial=public.encode(), TagSpecifications=aws.made("key-pair")
-            )
+            ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public.encode(), TagSpecifications=aws.made("key-pair"))
         except Exception as error:
             if aws.error_code(error) != "InvalidKeyPair.Duplicate":
                 raise

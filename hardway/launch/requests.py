@@ -33,9 +33,7 @@ class Found:
     init: bytes
 
 
-def instance(
-    ec2: Ec2, found: Found, tags: Mapping[str, str], owner: str, token: str, now: datetime
-) -> dict[str, Any]:
+def instance(ec2: Ec2, found: Found, tags: Mapping[str, str], owner: str, token: str, now: datetime) -> dict[str, Any]:
     """What RunInstances and a launch template both take, without a type, a subnet and numbers.
 
     `tags` are a person's own, and `token` is the launch's.
@@ -78,9 +76,7 @@ def run_instances(instance: Mapping[str, Any], pool: Pool, num: int) -> dict[str
     return {**call, "SubnetId": pool.subnet} if pool.subnet else call
 
 
-def create_launch_template(
-    instance: Mapping[str, Any], name: str, tags: Mapping[str, str]
-) -> dict[str, Any]:
+def create_launch_template(instance: Mapping[str, Any], name: str, tags: Mapping[str, str]) -> dict[str, Any]:
     """CreateLaunchTemplate, for what a fleet starts."""
     # botocore encodes user data for RunInstances, not here.
     data = {**instance, "UserData": base64.b64encode(instance["UserData"]).decode()}

@@ -134,9 +134,7 @@ def refuse_above(settings: Settings, quote: Quote, say: Say) -> None:
     unknown = [name for name in quote.types if name not in known]
     if unknown:
         license = f" with {quote.platform}" if quote.platform else ""
-        raise UsageError(
-            f"--max-cost: the price of {', '.join(unknown)}{license} is not known; leave it out to go on"
-        )
+        raise UsageError(f"--max-cost: the price of {', '.join(unknown)}{license} is not known; leave it out to go on")
     dearest = max(known.values())
     usd = round((dearest * (quote.spot * settings.ec2.spot + quote.on_demand) + quote.credits) * max_hours, 6)
     if usd > max_cost:

@@ -222,11 +222,6 @@ class InstanceConnection(fabric.Connection):
         return running.end() if running else ""
 
 
-def check(settings: Settings) -> None:
-    """Raise UsageError where the programs of the way to connect that is configured are missing here."""
-    proxy.check(settings)
-
-
 def address(instance: Instance, settings: Settings) -> str:
     """Where the instance is connected to; empty before it has any address. Raises UsageError for what is no address."""
     return checked_address(instance, instance.private_ip if settings.ec2.private_ip else instance.address)

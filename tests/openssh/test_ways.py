@@ -31,6 +31,7 @@ from hardway.fanout import rsync, transfer
 from hardway.fanout.group import CommandResult, InstanceGroup, report
 from hardway.pmap.link import Link
 from hardway.ssh import connection as ssh
+from hardway.ssh import proxy
 from hardway.ssh.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
@@ -295,12 +296,12 @@ def test_missing_programs_are_named(programs: Path, monkeypatch: pytest.MonkeyPa
     by_ssm = config.settings(Context(), ec2={"via": "ssm"})
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):
-        ssh.check(by_ssm)
+        proxy.check(by_ssm)
     (programs / "stub_s3.sh").touch()
     write(programs / "aws", "the stub of aws s3, which is not it")
     with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):
-        ssh.check(by_ssm)
+        proxy.check(by_ssm)
     (programs / "stub_s3.sh").unlink()
     (programs / "session-manager-plugin").unlink()
     with pytest.raises(UsageError, match="--via ssm needs the session-manager-plugin"):
-        ssh.check(by_ssm)
+        proxy.check(by_ssm)
