@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hardway.config import Local
     from hardway.local.daemon import Running
 
-_HIDDEN = ("AWS_", "INVOKE_AWS_", "INVOKE_EC2_", "INVOKE_MAPREDUCE_", "INVOKE_CLUSTER_", "s3_stubbed_")
 _NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
 
 
@@ -209,9 +208,11 @@ def _no_aws() -> Iterator[None]:
     if environment.get("AWS_CONFIG_FILE") == _NO_PROFILES:
         yield
         return
+    ours = [f"INVOKE_{section}_".upper() for section in config.SECTIONS if section != "local"]
+    hidden = ("AWS_", "s3_stubbed_", *ours)
     with pytest.MonkeyPatch.context() as patch:
         for name in environment:
-            if name.startswith(_HIDDEN) or name == "region":
+            if name.startswith(hidden) or name == "region":
                 patch.delenv(name)
         stub = str(stub_sessions.directory())
         patch.setenv("PATH", os.pathsep.join(folder for folder in config.search_path() if folder != stub))
