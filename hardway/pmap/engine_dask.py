@@ -45,7 +45,7 @@ def read_address(engine: str) -> str:
     return f"{'tcp' if found[1] == 'dask' else found[1]}://{found[2]}"
 
 
-class Standing:
+class Tally:
     """Where the job stands, for who shows it."""
 
     def __init__(self, total: int) -> None:
@@ -86,7 +86,7 @@ class DaskDriver:
         self.on_result = on_result
         self.expect = expect
         self.outcome = Outcome()
-        self.standing = Standing(len(arguments))
+        self.standing = Tally(len(arguments))
         self._nonce = f"{job.asked.name}-{secrets.token_hex(4)}"
         self._attempts = {p: job.history.attempts.get(number, 0) for p, number in enumerate(numbers)}
         self._failures = dict.fromkeys(range(len(numbers)), 0)

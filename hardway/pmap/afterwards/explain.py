@@ -16,7 +16,7 @@ from rich.cells import cell_len, set_cell_size
 
 from hardway import terminal
 from hardway.pmap.afterwards.history import GOOD, Attempt, Life, Outcome, Timeline
-from hardway.tables import count, money
+from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
@@ -405,15 +405,6 @@ def named(task: int, heads: Sequence[str]) -> str:
     """A task as a person may know it: its number and its argument."""
     head = heads[task - 1] if 0 < task <= len(heads) else ""
     return f"{task} ({head})" if head else str(task)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them, to three digits at most."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:.3g} h"
 
 
 PARTS = {

@@ -20,15 +20,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardway.errors import NO_ROOM, Failed, UsageError
+from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
 from hardway.paths import expanded, is_systems, put
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history
-from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, duration, printable
+from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, Attempt, Host, Outcome, Timeline
 from hardway.pmap.driver import how_it_ended, last_line
 from hardway.pmap.journal import Outputs
-from hardway.tables import count
+from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
 TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed, and as many of stderr
@@ -70,7 +70,7 @@ def write(name: str, to: str = "") -> Path:
         put(target, [text.encode()])
     except OSError as error:
         kind = Failed if error.errno in NO_ROOM else UsageError
-        raise kind(f"cannot write {target}: {(error.strerror or str(error)).lower()}") from None
+        raise kind(f"cannot write {target}: {reason_of(error)}") from None
     return target
 
 
