@@ -44,6 +44,10 @@ def spark(
     A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first on demand, else the first, runs the master. Instances need Java.
+
+    Examples:
+      inv cluster.spark web --yes
+      inv cluster.spark web --install --version 3.5.1 --memory 4g -y
     """
     given = {"version": version, "python": python, "memory": memory}
     settings = _settings(c, region, real_s3, given, seconds_timeout)
@@ -68,6 +72,10 @@ def dask(
     A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first on demand, else the first, runs the scheduler.
+
+    Examples:
+      inv cluster.dask web --yes
+      inv cluster.dask web --install --memory 4g -y
     """
     given = {"version": version, "python": python, "memory": memory}
     settings = _settings(c, region, real_s3, given, seconds_timeout)
@@ -79,6 +87,10 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
     """Make instances of a cluster plain ones again.
 
     Ends what they run of it; prints the ids of those that did.
+
+    Examples:
+      inv cluster.stop web --yes
+      inv cluster.stop 'web db' -y
     """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)
@@ -91,6 +103,10 @@ def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List clusters of Spark and Dask.
 
     Engine, address, dashboard, id of the master's instance, number of instances.
+
+    Examples:
+      inv cluster.ls
+      inv cluster.ls --json
     """
     found = clusters.clusters(config.settings(c, region))
     return found.json() if json else found
@@ -101,6 +117,10 @@ def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None)
     """Reach a cluster's dashboard from this machine.
 
     And for Dask the scheduler: at ports of this machine, until Ctrl-C.
+
+    Examples:
+      inv cluster.tunnel web
+      inv cluster.tunnel team=data
     """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)

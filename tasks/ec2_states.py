@@ -13,7 +13,7 @@ from hardway.cli.task import Lines, act, confirm, progress, say, task
 from hardway.errors import HardwayError
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
-from .flags import ANY_OWNER, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
         "selector": SELECTOR,
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
-        "region": REGION,
-        "private-ip": PRIVATE_IP,
-        "via": VIA,
     },
 )
 def wait(
@@ -37,12 +34,16 @@ def wait(
     state: str = "running",
     seconds_timeout: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> Lines:
     """Wait until instances are in a state.
 
     And answer over SSH if it is running; prints their ids.
+
+    Examples:
+      inv ec2.wait web
+      inv ec2.wait db --state terminated --seconds-timeout 60
     """
     settings = connection_settings(c, region, private_ip=private_ip, via=via, seconds_timeout=seconds_timeout)
     instances.states([state])
@@ -58,9 +59,6 @@ def wait(
         "yes": YES,
         "wait": "wait until each answers over SSH",
         "seconds-timeout": "seconds until not being ready is a failure",
-        "region": REGION,
-        "private-ip": PRIVATE_IP,
-        "via": VIA,
     },
 )
 def start(
@@ -70,12 +68,16 @@ def start(
     wait: bool = True,
     seconds_timeout: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> Lines:
     """Start stopped instances.
 
     Waits until they answer over SSH and prints their ids. What runs already is no error.
+
+    Examples:
+      inv ec2.start web --yes
+      inv ec2.start 'web db' -y --no-wait
     """
     settings = connection_settings(c, region, private_ip=private_ip, via=via, seconds_timeout=seconds_timeout)
     chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
@@ -97,7 +99,6 @@ def start(
         "yes": YES,
         "wait": "wait until they are stopped, which takes EC2 a minute",
         "seconds-timeout": "seconds until not being stopped is a failure",
-        "region": REGION,
         "any-owner": ANY_OWNER,
     },
 )
@@ -107,12 +108,16 @@ def stop(
     yes: bool = False,
     wait: bool = False,
     seconds_timeout: int | str | None = None,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Stop instances, which keeps their volumes.
 
     Prints their ids. What is stopped already is no error.
+
+    Examples:
+      inv ec2.stop web --yes --wait
+      inv ec2.stop team=data -y
     """
     settings = config.settings(c, region, ec2={"seconds_timeout": seconds_timeout})
     chosen = instances.select(settings, selector, states=instances.ALIVE)
@@ -125,17 +130,21 @@ def stop(
     return _going_on(settings, chosen, {}, "stopped", "stopped", wait)
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER})
 def reboot(
     c: Context,
     selector: str | Iterable[str],
     yes: bool = False,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Reboot running instances.
 
     EC2 does so within minutes; prints their ids without waiting for it.
+
+    Examples:
+      inv ec2.reboot web --yes
+      inv ec2.reboot db -y
     """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector)

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import invoke
 
 from hardway import signals, streams
+from hardway.cli import flags
 from hardway.config import SETTINGS, Setting
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
 from hardway.state import private_file, state_directory
@@ -112,11 +113,6 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
-def is_dry() -> bool:
-    """Whether this is a dry run, for what is looked up for `act` alone."""
-    return _dry.get()
-
-
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
 
@@ -128,23 +124,21 @@ def act(what: str, listing: Iterable[str] = ()) -> None:
 
 
 class Task(invoke.Task[Any]):
-    """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
+    """Invoke's task with the short flags that all tasks share.
 
-    `short` maps a parameter to a short flag that is no letter of its name. With `autoprint`, prints its result when it
-    is named on the command line. `changes` says that it changes something: what makes its result in a dry run.
+    With `autoprint`, prints its result when it is named on the command line. `changes` says that it changes something:
+    what makes its result in a dry run.
     """
 
     def __init__(
         self,
         *args: Any,
-        short: dict[str, str] | None = None,
         changes: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
         self._named = False
         self.changes = changes
-        super().__init__(*args, **options)
-        self.short = short or {}
+        super().__init__(*args, **{**options, "auto_shortflags": False})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
@@ -183,18 +177,17 @@ class Task(invoke.Task[Any]):
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
         texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
-        arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        parameters = self.argspec(self.body).parameters
+        made = super().get_arguments(ignore_unknown_help)
+        arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
-            own = self.short.get(argument.attr_name or argument.name)
-            given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
-            argument.names = (*given, own) if own else tuple(given)
             if argument.positional:
                 # Invoke puts these first, and shows them as if they were flags like any other.
                 argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
                 continue
             default = argument.default
-            if (default is None or default is False) and (known := self._setting(argument.attr_name or argument.name)):
+            if (default is None or default is False) and (known := self._setting(str(argument.name))):
                 argument.help = argument.help or known.described("else")
                 default = known.default
             if shown := _shown(default):
