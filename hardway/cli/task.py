@@ -113,11 +113,6 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
-def is_dry() -> bool:
-    """Whether this is a dry run, for what is looked up for `act` alone."""
-    return _dry.get()
-
-
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
 
