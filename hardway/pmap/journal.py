@@ -56,6 +56,7 @@ from hardway.paths import current_directory
 from hardway.tables import Table, count, duration
 from hardway.terminal import printable
 
+VERSION = 2  # of all that is in a job's directory
 KEY_SIZE = 16
 HEAD_SIZE = 96
 # An instance has a directory of this name, a token and its own id; file names end at 255 bytes, on eCryptfs at 143.
@@ -93,7 +94,7 @@ class Result(NamedTuple):
     checksum: int
     err_offset: int
     err_size: int
-    err_checksum: int = 0
+    err_checksum: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class Asked:
     source: str
     created: float
     cwd: str
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str]
+    version: int = VERSION
 
     @property
     def seal(self) -> str:
@@ -329,6 +331,10 @@ class Job:
         """An attempt is about to be sent."""
         self._line(f"start {task} {attempt} {host} {time.time():.3f}")
 
+    def slot(self, task: int, attempt: int, number: int, began: float) -> None:
+        """An attempt has this slot of its host since it `began`, in seconds of Unix."""
+        self._line(f"slot {task} {attempt} {number} {began:.6f}")
+
     def event(self, kind: str, **about: Any) -> None:
         """Something happened that tells where the time went, and decides nothing; `history` reads it."""
         self._line(f"event {time.time():.3f} {kind} {json.dumps(about)}")
@@ -343,16 +349,15 @@ class Job:
         seconds: float,
         stdout: bytes | Path,
         stderr: bytes | Path,
-        worker: int = -1,
     ) -> Result:
-        """An attempt ended with these outputs; a file is moved into the job. `worker` is its slot's number, or -1."""
+        """An attempt ended with these outputs; a file is moved into the job."""
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
         result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
         self._line(
             f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
-            f"{offset} {size} {checksum} {err_offset} {err_size} {worker} {err_checksum}"
+            f"{offset} {size} {checksum} {err_offset} {err_size} {err_checksum}"
         )
         return result
 
@@ -448,8 +453,9 @@ class Job:
         return offset, len(data), zlib.crc32(data)
 
     def _line(self, text: str) -> None:
-        line, self.history.chain = _sealed(text, self.history.chain)
-        self._pending["journal"].append(line)
+        data = text.encode()
+        chain = self.history.chain = zlib.crc32(data, self.history.chain)
+        self._pending["journal"].append(b"%b %08x\n" % (data, chain))  # as `_sealed` does; each call costs
 
 
 class Outputs:
@@ -559,7 +565,7 @@ def result_of(words: Sequence[str]) -> Result:
         int(words[3]),
         int(words[4]),
         float(words[5]),
-        *map(int, [*words[6:11], *words[12:13]]),
+        *map(int, words[6:]),
     )
 
 
@@ -570,7 +576,7 @@ def read_history(data: bytes) -> History:
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             (kind, *words), history.chain = words_of(line, history.chain)
-            if kind == "event" or (kind == "job" and number == 1):
+            if kind in ("event", "slot") or (kind == "job" and number == 1):
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)
@@ -641,12 +647,19 @@ def read_asked(path: Path) -> Asked:
     try:
         about_it = json.loads(_content(file))
         seal = about_it.pop("seal", "")
-        asked = Asked(**about_it)
-        sealed = seal == asked.seal
+        version = about_it.get("version", 1)
+        if version == VERSION:
+            asked = Asked(**about_it)
+            sealed = seal == asked.seal
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Damaged(file, "is not what was written") from None
+    if version != VERSION:
+        raise Failed(
+            f"job {printable(path.name)} is of another version of hardway, or damaged: {printable(str(file))} "
+            f"is not of version {VERSION}; without --resume a new job is begun, and mapreduce.rm deletes this one"
+        )
     if not sealed:
-        raise Damaged(file, "is not what was written" if seal else "has no seal: it is damaged, or of an older hardway")
+        raise Damaged(file, "is not what was written")
     if asked.name != path.name:
         raise Damaged(file, f"is of a job named {asked.name}")
     return asked

@@ -60,7 +60,7 @@ _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
 # What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
 _LENGTHS = {
-    agent.STARTED: 4,
+    agent.STARTED: agent.START.size,
     agent.RETURNED: 0,
     agent.CHUNK: 1 + agent.CHUNK_SIZE,
     agent.DONE: agent.RESULT.size + agent.INLINE,
