@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hardway.errors import UsageError
 from hardway.launch import user_data as userdata
 from hardway.launch.user_data import Limits
-from hardway.local import cloudinit
+from hardway.local.machines import cloudinit
 
 NEVER = Limits(0, 0)
 HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]

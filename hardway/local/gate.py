@@ -55,7 +55,7 @@ class Gate:
         self._sts = sts
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        request = signing.Request(
+        request = signing.HTTPRequest(
             environ["REQUEST_METHOD"],
             environ["RAW_URI"],
             [(name.lower(), value) for name, value in environ["hardway.headers"].items()],
@@ -65,11 +65,11 @@ class Gate:
                 app = self._let_in(request, environ, opened)
             except Refused as refused:
                 return _refuse(request, refused, start_response)
-            answer = app(environ, _Quiet(start_response))
+            answer = app(environ, _WithoutCORS(start_response))
             opened.pop_all()  # the body: moto may read it while it answers, and it goes with the request
             return answer
 
-    def _let_in(self, request: signing.Request, environ: dict[str, Any], opened: contextlib.ExitStack) -> App:
+    def _let_in(self, request: signing.HTTPRequest, environ: dict[str, Any], opened: contextlib.ExitStack) -> App:
         """Where to a request goes, its body at hand. Raises Refused."""
         hosts = [value for name, value in request.headers if name == "host"]
         if hosts != [self._host] or not request.target.startswith("/"):
@@ -88,7 +88,7 @@ class Gate:
             raise Refused("InvalidAccessKeyId", "The key has just been deleted.")
         return self._of_instance(signed, request, reader.file) if known[1] else self._app
 
-    def _of_instance(self, signed: Signed, request: signing.Request, body: IO[bytes]) -> App:
+    def _of_instance(self, signed: Signed, request: signing.HTTPRequest, body: IO[bytes]) -> App:
         # Never by moto's dispatcher, which looks at many things to find the service.
         if signed.service == "s3":
             return self._s3
@@ -153,7 +153,7 @@ class _Body:
         environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-class _Quiet:
+class _WithoutCORS:
     """start_response without the headers that would show an answer to a web page."""
 
     def __init__(self, start_response: Any) -> None:
@@ -164,7 +164,7 @@ class _Quiet:
         return self._start_response(status, kept, *more)
 
 
-def _refuse(request: signing.Request, refused: Refused, start_response: Any) -> list[bytes]:
+def _refuse(request: signing.HTTPRequest, refused: Refused, start_response: Any) -> list[bytes]:
     """An error in the form of the service that was asked, as far as that can be told."""
     code, message = refused.code, str(refused)
     status = _STATUS.get(code, "403 Forbidden")
@@ -187,7 +187,7 @@ def _refuse(request: signing.Request, refused: Refused, start_response: Any) -> 
     return [] if request.method == "HEAD" else [body]
 
 
-class _Reader(io.RawIOBase):
+class _TimedReader(io.RawIOBase):
     """What comes from a connection, up to a deadline (None: as long as it doesn't stand still)."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -213,7 +213,7 @@ class Handler(MotoRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self._reader = _Reader(self.connection)
+        self._reader = _TimedReader(self.connection)
         self.rfile.close()
         self.rfile = io.BufferedReader(self._reader, 1 << 16)
 
@@ -233,7 +233,7 @@ class Handler(MotoRequestHandler):
         pass
 
 
-class Server(ThreadedWSGIServer):
+class HTTPServer(ThreadedWSGIServer):
     """moto's server behind the gate. `application` is set before it serves."""
 
     request_queue_size = 128

@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class HTTPRequest:
     """A request as it was sent: `target` is path and query, headers have small names, in their order."""
 
     method: str
@@ -94,13 +94,13 @@ def sign(method: str, url: str, body: bytes, key_id: str, secret: str) -> dict[s
     names = [name for name, _ in headers]
     scope = f"{date[:8]}/local/hardway/aws4_request"
     key = _signing_key(secret, *scope.split("/")[:3])
-    signature = _version_4(Request(method, parts.path, headers), names, digest, key, date, scope)
+    signature = _version_4(HTTPRequest(method, parts.path, headers), names, digest, key, date, scope)
     authorization = f"{ALGORITHM} Credential={key_id}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
     return {**dict(headers[1:]), "authorization": authorization}
 
 
 def verify(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     """Who signed a request. `secret_of` gives the secret of a key's id, None for no such key; `hash_body` the body's
     SHA-256, and is called only where the signature is over a body whose digest no header says.
@@ -123,7 +123,7 @@ def verify(
 
 
 def _by_header(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     algorithm, _, rest = request.header("authorization").partition(" ")
     fields = dict(part.strip().partition("=")[::2] for part in rest.split(","))
@@ -144,7 +144,7 @@ def _by_header(
 
 
 def _by_query(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     given = _once(request.query)
     wanted = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
@@ -166,7 +166,7 @@ def _by_query(
 
 
 def _by_old_query(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     given = _once(request.query)
     expires, key_id = given.get("Expires", ""), given.get("AWSAccessKeyId", "")
@@ -239,7 +239,7 @@ def _chunks(body: IO[bytes]) -> Iterator[tuple[str, list[str], str]]:
         raise Refused("AccessDenied", "The trailer is not signed.")
 
 
-def _version_4(request: Request, names: Sequence[str], payload: str, key: bytes, date: str, scope: str) -> str:
+def _version_4(request: HTTPRequest, names: Sequence[str], payload: str, key: bytes, date: str, scope: str) -> str:
     given = {name for name, _ in request.headers}
     if not set(names) <= given or sorted(names) != list(names):
         raise Refused("AccessDenied", "The signed headers must be there, and in order.")

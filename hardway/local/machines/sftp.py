@@ -19,7 +19,9 @@ import asyncssh
 from asyncssh import sftp
 
 from hardway.local import beneath
-from hardway.local.sandbox import UID, Sandbox
+from hardway.local.machines.asyncssh_internals import set_attributes
+from hardway.local.machines.namespaces import UID
+from hardway.local.machines.sandbox import Sandbox
 
 MAX_LINKS = 40
 MOST_CHARACTERS = 4096
@@ -27,7 +29,7 @@ MOST_CHARACTERS = 4096
 NOT_SERVED = (b"/proc", b"/dev", b"/sys")
 
 
-class Files(asyncssh.SFTPServer):
+class InstanceFiles(asyncssh.SFTPServer):
     """One SFTP or scp session of `user`, in whose home directory it starts."""
 
     def __init__(self, channel: Any, sandbox: Sandbox, user: str) -> None:
@@ -164,7 +166,7 @@ class Files(asyncssh.SFTPServer):
         try:
             if stat.S_ISLNK(os.fstat(found).st_mode):
                 raise asyncssh.SFTPOpUnsupported("a link has no attributes of its own here")
-            sftp._setstat(f"/proc/self/fd/{found}".encode(), attrs)
+            set_attributes(f"/proc/self/fd/{found}".encode(), attrs)
         finally:
             os.close(found)
 

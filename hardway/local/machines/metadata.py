@@ -30,7 +30,7 @@ CONNECTION_SECONDS = 60.0
 Headers = Mapping[str, str]
 
 
-class Metadata:
+class MetadataService:
     """One instance's service. `describe` returns what there is: the text at each path below /latest/."""
 
     def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import moto.ec2.responses.spot_instances
 from moto.core.responses import ActionResult
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 
@@ -43,13 +42,8 @@ def _chance(*words: str) -> float:
     return int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32
 
 
-def install() -> None:
-    """Have moto answer with these spot prices."""
-    answers: Any = moto.ec2.responses.spot_instances.SpotInstances
-    answers.describe_spot_price_history = _describe_spot_price_history
-
-
-def _describe_spot_price_history(response: Any) -> Any:
+def describe_spot_price_history(response: Any) -> ActionResult:
+    """Answer DescribeSpotPriceHistory with our spot prices."""
     now = datetime.now(timezone.utc)
     end = min(_time(response._get_param("EndTime")) or now, now)
     start = max(_time(response._get_param("StartTime")) or now - OLDEST, now - OLDEST)

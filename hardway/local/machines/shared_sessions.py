@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 
 from hardway.local import beneath
-from hardway.local.spawner import Bind
+from hardway.local.machines.spawner import Bind
 from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,100}")

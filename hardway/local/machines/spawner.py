@@ -2,7 +2,7 @@
 
 The daemon is big and threaded, so it doesn't fork: it sends a request with file descriptors over a socket, and this
 process forks, enters the instance's namespaces and executes. It owns what it started: when the daemon is gone, however
-it died, everything here is killed. What a process may see and what runs when is decided by `sandbox` and `host`.
+it died, everything here is killed. What a process may see and what runs when is decided by `sandbox` and `machine`.
 
 A request is one message on a SOCK_SEQPACKET socket with descriptors attached: the request as JSON in a memory file, the
 status socket, and, unless a terminal is asked for, stdin, stdout and stderr. What comes back on the status socket, a
@@ -81,7 +81,7 @@ class Bind(TypedDict):
     inode: int
 
 
-class Request(TypedDict):
+class ProcessRequest(TypedDict):
     """What to start. Texts may hold surrogate escapes for bytes that aren't UTF-8.
 
     argv: the first element is the path to execute, `name` what the process is called.
@@ -104,7 +104,7 @@ class Request(TypedDict):
     terminal: Terminal | None
 
 
-def send(control: socket.socket, request: Request, descriptors: list[int]) -> None:
+def send(control: socket.socket, request: ProcessRequest, descriptors: list[int]) -> None:
     """Send a request; `descriptors` are the status socket and, without a terminal, stdin, stdout and stderr."""
     body = os.memfd_create("request")
     try:
@@ -273,7 +273,7 @@ def _open_terminal(terminal: Terminal, status: socket.socket) -> tuple[int, str]
     return slave, os.ttyname(slave)
 
 
-def _execute(request: Request, status: socket.socket, stdio: list[int], nofile: tuple[int, int]) -> NoReturn:
+def _execute(request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int]) -> NoReturn:
     """Become the program asked for; the last step, in the process that is to be it."""
     os.setsid()
     env = request["env"]
@@ -301,7 +301,9 @@ def _execute(request: Request, status: socket.socket, stdio: list[int], nofile: 
         os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
-def _start(request: Request, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int) -> None:
+def _start(
+    request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int
+) -> None:
     """Enter the instance and go on in a child, which is then of its process namespace. Runs in a fork."""
     if not request["holder"]:
         os.write(report, str(os.getpid()).encode())
@@ -329,7 +331,7 @@ def _start(request: Request, status: socket.socket, stdio: list[int], nofile: tu
         os._exit(126)
 
 
-class _Spawner:
+class _Server:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.statuses: dict[int, socket.socket] = {}
@@ -373,7 +375,7 @@ class _Spawner:
             os.close(descriptor)
         return True
 
-    def spawn(self, request: Request, status: socket.socket, stdio: list[int]) -> None:
+    def spawn(self, request: ProcessRequest, status: socket.socket, stdio: list[int]) -> None:
         read, write = os.pipe()
         first = os.fork()
         if not first:
@@ -432,12 +434,12 @@ def main() -> None:
         if int(name) > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(int(name), False)
-    spawner = _Spawner(socket.socket(fileno=descriptor))
+    server = _Server(socket.socket(fileno=descriptor))
     try:
-        spawner.serve()
+        server.serve()
     finally:
         kill_marked(prefix)
-        spawner.kill_children()
+        server.kill_children()
 
 
 if __name__ == "__main__":
