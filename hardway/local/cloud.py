@@ -20,6 +20,7 @@ from hardway.local.machines import cloudinit
 from hardway.local.machines.machine import Machine
 from hardway.local.machines.metadata import MetadataService
 from hardway.local.machines.processes import SandboxError, Spawner
+from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.toolbox import Toolbox
 
@@ -136,9 +137,9 @@ class Cloud:
         machine = Machine(instance.id, instance.address, sandbox, instance.key, instance.power, user_data)
         self.machines[instance.id] = machine
         try:
-            sandbox.create()
+            sandbox.disk.create()
             with open(self._toolbox.hosts, "a") as hosts:
-                hosts.write(f"{instance.address.ip} {sandbox.hostname} {instance.private_dns_name}\n")
+                hosts.write(f"{instance.address.ip} {sandbox.disk.hostname} {instance.private_dns_name}\n")
         except OSError as error:
             self._fail(instance, error)
             return
@@ -159,7 +160,8 @@ class Cloud:
         }
         directory = self._directory / "instances" / instance.id
         hostname = "ip-" + instance.address.ip.replace(".", "-")
-        return Sandbox(self._level, self._spawner, self._toolbox, directory, hostname, instance.users, environment)
+        disk = RootDisk(directory, self._toolbox, hostname, instance.users, self._level)
+        return Sandbox(self._spawner, disk, environment)
 
     async def _boot(self, instance: LocalInstance) -> None:
         await self._delay(instance)
@@ -194,7 +196,7 @@ class Cloud:
         if machine := self.machines.pop(instance.id, None):
             await machine.halt()
             try:
-                await self._loop.run_in_executor(None, machine.sandbox.remove)
+                await self._loop.run_in_executor(None, machine.sandbox.disk.remove)
             except OSError as error:
                 log.error("%s: its directory stays until the cloud ends: %s", instance.id, error)
         self._metadata.pop(instance.id).close()

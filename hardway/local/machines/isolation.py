@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hardway.errors import HardwayError
 from hardway.local.machines.processes import SandboxError, Spawner
+from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
 from hardway.local.machines.toolbox import Toolbox
 from hardway.local.running import LEVELS
@@ -38,9 +39,10 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
     """
     reasons: list[str] = []
     for level in LEVELS if wanted == "auto" else (wanted,):
-        sandbox = Sandbox(level, spawner, toolbox, scratch / level, "probe", ("probe",))
+        disk = RootDisk(scratch / level, toolbox, "probe", ("probe",), level)
+        sandbox = Sandbox(spawner, disk)
         try:
-            sandbox.create()
+            disk.create()
             await sandbox.boot()
             await _probe(sandbox)
             return Isolation(level, "; ".join(reasons))
@@ -49,7 +51,7 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
             reasons.append(f"{level}: {'not installed' if missing else _last_line(str(error))}")
         finally:
             await sandbox.halt()
-            sandbox.remove()
+            disk.remove()
     raise HardwayError(f"local.isolation={wanted} does not work here: {'; '.join(reasons)}")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import asyncssh
 
-from hardway.local import beneath
 from hardway.local.addresses import Address
 from hardway.local.machines import cloudinit
 from hardway.local.machines.processes import SandboxError
@@ -51,6 +50,7 @@ class Machine:
         self.name = name
         self.address = address
         self.sandbox = sandbox
+        self._disk = sandbox.disk
         self._ssh = SSHServer(name, sandbox, authorized, self.background)
         self._hung = False
         self._pace: asyncio.Task[None] | None = None
@@ -65,13 +65,13 @@ class Machine:
     @property
     def console(self) -> str:
         """What cloud-init prints on it at the first boot: the host key."""
-        key = f"{self._ssh.host_key} root@{self.sandbox.hostname}"
+        key = f"{self._ssh.host_key} root@{self._disk.hostname}"
         return f"-----BEGIN SSH HOST KEY KEYS-----\n{key}\n-----END SSH HOST KEY KEYS-----\n"
 
     async def boot(self) -> None:
         """Make the sandbox ready, run the boothooks, then listen. Raises SandboxError, OSError."""
         await self.sandbox.boot()
-        self._power_pipe = self.sandbox.open_power()
+        self._power_pipe = self._disk.open_power()
         self._loop.add_reader(self._power_pipe, self._power_asked)
         for part in self._user_data:
             if part.kind == cloudinit.BOOTHOOK:
@@ -147,10 +147,10 @@ class Machine:
         """Run a script as root of the instance, its output in the cloud-init log."""
         path = f"/run/hardway/user-data/{part.name}"
         try:
-            beneath.write(self.sandbox.directory, path[1:], part.content, 0o700)
-            with open(self.sandbox.open_log(), "ab") as output, open(os.devnull, "rb") as null:
+            self._disk.write(path, part.content, 0o700)
+            with open(self._disk.open_log(), "ab") as output, open(os.devnull, "rb") as null:
                 process = self.sandbox.spawn(
-                    [path if self.sandbox.isolated else str(self.sandbox.host_path(path))],
+                    [path if self._disk.isolated else str(self._disk.host_path(path))],
                     [null.fileno(), output.fileno(), output.fileno()],
                     user="root",
                     environment=environment,
@@ -166,7 +166,7 @@ class Machine:
     def _note(self, text: str) -> None:
         """Write a line to the cloud-init log."""
         try:
-            with open(self.sandbox.open_log(), "ab") as output:
+            with open(self._disk.open_log(), "ab") as output:
                 output.write(f"hardway: {text}\n".encode())
         except OSError as error:
             log.error("%s: %s; and its cloud-init log can't be written: %s", self.name, text, error)

@@ -21,7 +21,7 @@ from asyncssh import sftp
 from hardway.local import beneath
 from hardway.local.machines.asyncssh_internals import set_attributes
 from hardway.local.machines.namespaces import UID
-from hardway.local.machines.sandbox import Sandbox
+from hardway.local.machines.root_disk import RootDisk
 
 MAX_LINKS = 40
 MOST_CHARACTERS = 4096
@@ -32,11 +32,11 @@ NOT_SERVED = (b"/proc", b"/dev", b"/sys")
 class InstanceFiles(asyncssh.SFTPServer):
     """One SFTP or scp session of `user`, in whose home directory it starts."""
 
-    def __init__(self, channel: Any, sandbox: Sandbox, user: str) -> None:
+    def __init__(self, channel: Any, disk: RootDisk, user: str) -> None:
         super().__init__(channel)
         self._user = user
-        self._home = os.fsencode(sandbox.home(user))
-        view = sandbox.view()
+        self._home = os.fsencode(disk.home(user))
+        view = disk.view()
         self._view = sorted(
             ((os.fsencode(inside), os.fsencode(host), mode == "rw") for mode, host, inside in view),
             key=lambda entry: -len(entry[0]),

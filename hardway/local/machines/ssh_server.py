@@ -144,7 +144,7 @@ class _Connection(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         # As sshd does: what is in the login user's own authorized_keys lets in too.
         with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
-            text = self._server.sandbox.read_authorized_keys(username)
+            text = self._server.sandbox.disk.read_authorized_keys(username)
             if text is not None:
                 keys: Any = _GuestKeys(self, asyncssh.import_authorized_keys(text.decode()))
                 self._connection.set_authorized_keys(keys)
@@ -154,7 +154,7 @@ class _Connection(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        if username not in self._server.sandbox.users or key != self._server.authorized:
+        if username not in self._server.sandbox.disk.users or key != self._server.authorized:
             return False
         self.entered(key)
         return True

@@ -7,15 +7,10 @@ signals, hang-ups.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import re
 import signal
-import struct
-import termios
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -24,13 +19,13 @@ import asyncssh
 from hardway import stub_sessions
 from hardway.local.machines import shared_sessions
 from hardway.local.machines.asyncssh_internals import Channel, StreamSession
+from hardway.local.machines.process_streams import CHUNK, ProcessStreams
 from hardway.local.machines.processes import SandboxError, SandboxProcess
 from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.sftp import InstanceFiles
 from hardway.local.machines.spawner import Bind
 from hardway.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
 
-CHUNK = 1 << 16
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")
 OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE)
@@ -39,8 +34,6 @@ MOST_VARIABLES, MOST_CHARACTERS = 50, 4096
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
 """What a client of scp runs on the other side."""
 
-_buffer = memoryview(bytearray(CHUNK))
-"""Where all sessions read output, one at a time: a buffer for each read would fragment the heap."""
 log = logging.getLogger(__name__)
 
 
@@ -65,28 +58,23 @@ class SSHSession(StreamSession):
         is_owner: bool,
         background: Callable[[Coroutine[Any, Any, None]], Any],
     ) -> None:
-        super().__init__(None, lambda channel: InstanceFiles(channel, sandbox, user), sftp_version=SFTP_VERSION)
+        super().__init__(None, lambda channel: InstanceFiles(channel, sandbox.disk, user), sftp_version=SFTP_VERSION)
         self._name = name
         self._sandbox = sandbox
         self._user = user
         self._is_owner = is_owner
         self._background = background
-        self._event_loop = asyncio.get_running_loop()
         self._channel: Channel
+        self._streams: ProcessStreams
         self._terminal: tuple[str, list[int], list[tuple[int, int]]] | None = None
         self._process: SandboxProcess | None = None
         self._runs_process = False
-        self._input = -1
-        self._outputs: dict[int, int | None] = {}
-        self._backlog: deque[memoryview] = deque()
-        self._input_ended = False
-        self._paused = False
-        self._input_closed = False
-        self._ended = False
+        self._has_exited = False
 
     def connection_made(self, chan: Any) -> None:
         super().connection_made(chan)
         self._channel = chan
+        self._streams = ProcessStreams(chan, self._close_if_over)
         chan.set_write_buffer_limits(high=4 * CHUNK)
 
     def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Any) -> bool:
@@ -95,10 +83,7 @@ class SSHSession(StreamSession):
         return True
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
-        width, height, pixwidth, pixheight = (min(size, 0xFFFF) for size in (width, height, pixwidth, pixheight))
-        if self._terminal and self._input >= 0:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, pixwidth, pixheight))
+        self._streams.resize(*(min(size, 0xFFFF) for size in (width, height, pixwidth, pixheight)))
 
     def shell_requested(self) -> bool:
         self._runs_process = True
@@ -130,91 +115,30 @@ class SSHSession(StreamSession):
         if not self._runs_process:
             super().exception_received(exc)
 
-    # output: what the process writes goes to the channel as fast as its window allows
-
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._paused = True
-        for descriptor in self._outputs:
-            self._event_loop.remove_reader(descriptor)
+        self._streams.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._paused = False
-        for descriptor in self._outputs:
-            self._event_loop.add_reader(descriptor, self._forward_output, descriptor)
-
-    def _forward_output(self, descriptor: int) -> None:
-        try:
-            data = bytes(_buffer[: os.readv(descriptor, [_buffer])])
-        except BlockingIOError:
-            return
-        except OSError:  # EIO: the last process with the terminal open is gone
-            data = b""
-        if data:
-            self._channel.write(data, self._outputs[descriptor])
-        else:
-            self._close_output(descriptor)
-            self._maybe_finish()
-
-    def _close_output(self, descriptor: int) -> None:
-        self._event_loop.remove_reader(descriptor)
-        del self._outputs[descriptor]
-        if descriptor == self._input:
-            self._event_loop.remove_writer(descriptor)
-            self._input = -1
-        os.close(descriptor)
-
-    # input: what the client sends goes to the process; what it can't take yet waits, and then the client does
+        self._streams.resume()
 
     def data_received(self, data: Any, datatype: Any) -> None:
-        if not self._runs_process:
+        if self._runs_process:
+            self._streams.feed(data)
+        else:
             super().data_received(data, datatype)
-            return
-        self._backlog.append(memoryview(data))
-        self._forward_input()
 
     def eof_received(self) -> bool:
         if not self._runs_process:
             return super().eof_received()
-        self._input_ended = True
-        if not self._backlog:
-            self._close_input()
+        self._streams.end_input()
         return True
 
-    def _forward_input(self) -> None:
-        if self._input_closed:
-            self._backlog.clear()  # nobody reads it any more
-        if self._input < 0:
-            return
-        while self._backlog:
-            try:
-                written = os.write(self._input, self._backlog[0])
-            except BlockingIOError:
-                self._event_loop.add_writer(self._input, self._forward_input)
-                self._channel.pause_reading()
-                return
-            except OSError:
-                self._backlog.clear()
-                self._close_input()
-                break
-            if written == len(self._backlog[0]):
-                self._backlog.popleft()
-            else:
-                self._backlog[0] = self._backlog[0][written:]
-        if self._input >= 0:
-            self._event_loop.remove_writer(self._input)
-            if self._input_ended:
-                self._close_input()
-        self._channel.resume_reading()
-
-    def _close_input(self) -> None:
-        # a terminal stays open: its client has only stopped typing
-        if self._input >= 0 and not self._terminal:
-            self._event_loop.remove_writer(self._input)
-            os.close(self._input)
-            self._input = -1
-            self._input_closed = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._runs_process:
+            self._streams.close()
 
     # the process
 
@@ -222,7 +146,7 @@ class SSHSession(StreamSession):
         theirs: list[int] = []
         try:
             if not self._terminal:
-                theirs = self._open_pipes()
+                theirs = self._streams.open_pipes()
             self._process = process = self._spawn(theirs)
         except OSError as error:
             self._refuse(str(error))
@@ -233,31 +157,16 @@ class SSHSession(StreamSession):
         process.exited.add_done_callback(self._exited)
         try:
             if self._terminal:
-                self._input = await process.terminal
-                self._outputs = {self._input: None}
+                self._streams.use_terminal(await process.terminal)
             else:
                 await process.started
         except SandboxError as error:
             self._refuse(str(error))
             return
         if self.is_lost:
-            self._hang_up()
-            return
-        if not self._paused:
-            self.resume_writing()
-        self._forward_input()
-        if self._input_ended and not self._backlog:
-            self._close_input()
-
-    def _open_pipes(self) -> list[int]:
-        """Open the three pipes of a process, keep our ends, return its ends."""
-        stdin, self._input = os.pipe()
-        stdout, stdout_write = os.pipe()
-        stderr, stderr_write = os.pipe()
-        self._outputs = {stdout: None, stderr: asyncssh.EXTENDED_DATA_STDERR}
-        for descriptor in (self._input, stdout, stderr):
-            os.set_blocking(descriptor, False)
-        return [stdin, stdout_write, stderr_write]
+            self._streams.close()
+        else:
+            self._streams.start()
 
     def _spawn(self, stdio: Sequence[int]) -> SandboxProcess:
         command = self._channel.get_command()
@@ -293,12 +202,12 @@ class SSHSession(StreamSession):
 
     def _exited(self, future: asyncio.Future[int]) -> None:
         if not future.cancelled() and not future.exception() and not self.is_lost:
-            self._ended = True
+            self._has_exited = True
             self._channel.tell_exit(future.result())
-            self._maybe_finish()
+            self._close_if_over()
 
-    def _maybe_finish(self) -> None:
-        if self._ended and not self._outputs and not self.is_lost:
+    def _close_if_over(self) -> None:
+        if self._has_exited and self._streams.outputs_ended and not self.is_lost:
             self._channel.close()
 
     def _refuse(self, why: str) -> None:
@@ -306,22 +215,7 @@ class SSHSession(StreamSession):
         if not self.is_lost:
             self._channel.write(f"hardway: {why}\n".encode(), asyncssh.EXTENDED_DATA_STDERR)
             self._channel.exit(255)
-        self._hang_up()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._runs_process:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Close our ends: the process sees an end of file, SIGPIPE, or SIGHUP from its terminal; it isn't killed."""
-        self._backlog.clear()
-        for descriptor in list(self._outputs):
-            self._close_output(descriptor)
-        if self._input >= 0:
-            self._event_loop.remove_writer(self._input)
-            os.close(self._input)
-            self._input = -1
+        self._streams.close()
 
 
 def _signal_number(name: str) -> int | None:
