@@ -1,4 +1,4 @@
-"""Loopback addresses for instances, each of which is one instance's alone."""
+"""Loopback addresses for instances. Each address belongs to one instance alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 from dataclasses import dataclass
 
 PORTS = (2222, 2022, 22222, 42222)
-"""Where machines listen: the first that is free on every loopback address."""
+"""The ports that machines may listen at: the first free one is taken."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where an instance listens."""
+    """The address and port at which an instance listens."""
 
     ip: str
     port: int
@@ -22,7 +22,7 @@ class Address:
 class AddressPool:
     """Loopback addresses that no other instance has, of this or any other local cloud on the machine.
 
-    A UDP socket bound to an address holds it, unlike a TCP one undisturbed by connections that are just over.
+    A UDP socket bound to an address holds it: a TCP socket would be disturbed by connections that are just over.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class AddressPool:
 
 
 def _free(ip: str, port: int) -> bool:
-    """Whether an SSH server could listen there."""
+    """Whether an SSH server can listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
 """The instances of the local cloud: each start, stop, reboot and end of one is carried out on its machine.
 
-Steps of one instance happen one after the other, and an instance's state follows what really happened.
+The steps of an instance happen one after the other. Its state follows the facts.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class Cloud:
         await asyncio.gather(*(machine.halt() for machine in self.machines.values()), return_exceptions=True)
 
     async def lose(self, instance: LocalInstance, code: str, message: str) -> None:
-        """End an instance for a reason of EC2's own; when this returns, nothing of it is left."""
+        """End an instance for a reason of EC2's own. Nothing of the instance is left when this returns."""
         if machine := self.machines.get(instance.id):
             machine.drop()
         instance.lose(code, message)
-        await asyncio.sleep(0)  # for what that hands over to begin
+        await asyncio.sleep(0)  # the step that this hands over has to begin
         await asyncio.gather(*(task for task in self._work if task.get_name() == instance.id), return_exceptions=True)
 
     def states(self) -> dict[str, int]:
@@ -101,7 +101,7 @@ class Cloud:
         self._hand_over(instance, self._end)
 
     def reboot(self, instance: LocalInstance) -> None:
-        if instance.id not in self._rebooting:  # it may ask for that as often as it likes, and must still be endable
+        if instance.id not in self._rebooting:  # an instance that asks without end can still be ended
             self._rebooting.add(instance.id)
             self._hand_over(instance, self._reboot)
 
@@ -176,14 +176,14 @@ class Cloud:
             instance.settle("running")
 
     async def _delay(self, instance: LocalInstance) -> None:
-        """What booting takes, unless the instance is ended meanwhile."""
+        """Wait for the boot delay, unless the instance is ended meanwhile."""
         self._cut_short[instance.id].clear()
         if instance.state in ("pending", "running"):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._cut_short[instance.id].wait(), self._boot_delay)
 
     def _fail(self, instance: LocalInstance, error: Exception) -> None:
-        """As EC2 does with what it can't start."""
+        """Terminate an instance that does not start, as EC2 does."""
         log.error("%s does not boot: %s", instance.id, error)
         instance.lose("Server.InternalError", str(error))
 

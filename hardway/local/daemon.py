@@ -1,7 +1,7 @@
 """The life of the local cloud's daemon, from outside: start or find it, end it.
 
-One daemon a state directory. A locked file, not a process id, says that it lives, so a killed one leaves no doubt; the
-files of a killed one are cleared at the next start. `daemon_process` is the daemon itself.
+There is one daemon for a state directory. A locked file says that it lives: a killed daemon has no lock. The files of a
+killed daemon are cleared at the next start. `daemon_process` is the daemon itself.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def down(directory: Path | None = None) -> bool:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep other starts and ends out."""
+    """Keep other starts and ends out in this block. Raises HardwayError."""
     deadline = time.monotonic() + LOCK_SECONDS
     while (lock := _lock(directory)) is None:
         if time.monotonic() > deadline:
@@ -95,7 +95,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(directory: Path) -> int | None:
-    """Take the lock, if it is free. Who had it before may have deleted the file: then it isn't the lock any more."""
+    """Take the lock, if it is free. A file that its former holder has deleted is not the lock any more."""
     try:
         _own(directory)
         path = directory / "lock"
@@ -110,8 +110,9 @@ def _lock(directory: Path) -> int | None:
 
 
 def _own(directory: Path) -> None:
-    """Have a directory, and the one it lies in, for this user alone, whatever the umask is: who can write to them, or
-    read the secret, has all of the cloud. Raises FileNotFoundError for one that is being removed, else HardwayError.
+    """Have a directory, and the one around it, for this user alone: they hold the secret.
+
+    Raises FileNotFoundError for one that is being removed, else HardwayError.
     """
     for path in own_directories(directory):
         try:
@@ -152,11 +153,11 @@ def _find(directory: Path) -> Running | None:
     try:
         return Running.read((directory / RECORD).read_text())
     except (FileNotFoundError, ValueError):
-        return None  # still starting, and not by one who holds the lock
+        return None  # still starting
 
 
 def _clear(directory: Path) -> None:
-    """Remove what a dead daemon left: processes, then files."""
+    """Remove the processes, then the files, of a dead daemon. Raises HardwayError."""
     deadline = time.monotonic() + STOP_SECONDS
     while _held(directory / SPAWNER) or _held(directory / ALIVE):
         if time.monotonic() > deadline:
@@ -194,7 +195,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
 
 
 def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
-    """Start the daemon, which reports on a descriptor when it is up; returns when it has gone into the background."""
+    """Start the daemon, to report on a descriptor; return when it has gone into the background."""
     package = str(Path(__file__).parents[2])
     environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))

@@ -1,6 +1,6 @@
-"""The daemon of the local cloud itself, as `python -m`: it serves until it is told to end, or its owner ends.
+"""The daemon of the local cloud itself, as `python -m`: it serves until it is told to end, or its owner has ended.
 
-Started by `daemon`, on which it reports once: with its record when it is up, or with the reason why it isn't.
+`daemon` starts it, and reads its one report: the record of a daemon that is up, or the reason why it isn't.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def main() -> None:
             print(json.dumps({"error": str(error)}), file=report)
         except BaseException:
             logging.exception("the daemon failed")
-    os._exit(0)  # all is closed; and `alive` is let go of only as the process ends
+    os._exit(0)  # all is closed; the lock goes with the process
 
 
 async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -> bool:
-    """Serve to the end, and tell whether it came since the owner is gone: then nobody else is there to clear up."""
+    """Serve to the end. Return whether the owner has gone: then nobody else is there to clear up."""
     stop, orphaned, broken = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -89,7 +89,7 @@ async def _cloud(directory: Path, spawner: Spawner, settings: Local) -> AsyncIte
     (directory / "instances").mkdir()
     toolbox = Toolbox.create(directory)
     chosen = await isolation.choose(settings.isolation, spawner, toolbox, directory / "probe")
-    from hardway.local.cloud import Cloud  # moto's second of imports comes after a refusal, and with gc disabled
+    from hardway.local.cloud import Cloud  # imports take a second: a refusal comes first
     from hardway.local.fault_injector import FaultInjector
     from hardway.local.server import Server
 
@@ -133,7 +133,7 @@ def _at_end_of(pid: int, *events: asyncio.Event) -> Iterator[None]:
 
 
 def _settle_memory() -> None:
-    """Give back what loading moto took and left; what stays isn't worth looking through again."""
+    """Give back the memory that the imports left. Garbage collections need not look through the rest."""
     gc.collect()
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Shortage:
-    """Of a type in a zone (empty: any) so many are left, `until` then of the monotonic clock."""
+    """The number of instances that are left of a type in a zone (empty: any), `until` a time of the monotonic clock."""
 
     zone: str
     type: str
@@ -45,7 +45,7 @@ class _Shortage:
 
 
 class FaultInjector:
-    """Carries out faults; on the event loop, where nothing else is said."""
+    """Carries out faults. Its methods belong to the event loop, unless they say that other threads call them."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -61,7 +61,7 @@ class FaultInjector:
     # for other threads
 
     def grant(self, zone: str, type: str, least: int, most: int) -> int:
-        """How many instances of a type can be launched in a zone now, of at most `most`; 0 for less than `least`."""
+        """Count the instances that may be launched, `most` at the most; 0 for less than `least`."""
         now = time.monotonic()
         with self._granting:
             short = [
@@ -77,7 +77,7 @@ class FaultInjector:
             return count
 
     def throttles(self, environ: Mapping[str, Any]) -> bool:
-        """Whether a request, by its WSGI environment, is one of EC2's API and there are too many of them now."""
+        """Whether a request, by its WSGI environment, is one of the calls of EC2 that are too many now."""
         return (
             time.monotonic() < self._throttled_until
             and "/ec2/" in environ.get("HTTP_AUTHORIZATION", "")
@@ -85,7 +85,7 @@ class FaultInjector:
         )
 
     def answer(self, body: bytes) -> tuple[str, str]:
-        """Take a fault as `send` sends it; returns an HTTP status and what to say."""
+        """Take a fault as `faults.send` sends it; return an HTTP status and a message."""
         try:
             given = json.loads(body)
             fault = Fault(**{**given, "instances": tuple(given["instances"])})
@@ -103,7 +103,7 @@ class FaultInjector:
     # on the event loop
 
     async def close(self) -> None:
-        """Forget what was still to come."""
+        """Forget the faults that were still to come."""
         for task in self._coming:
             task.cancel()
         await asyncio.gather(*self._coming, return_exceptions=True)
@@ -118,7 +118,7 @@ class FaultInjector:
             await self._carry_out(fault)
 
     def _check(self, fault: Fault) -> None:
-        """Refuse what can't be and would quietly do nothing."""
+        """Refuse a fault that would quietly do nothing. Raises UsageError."""
         zones, types = moto_import.zones(), moto_import.instance_types()
         if fault.zone and fault.zone not in zones:
             raise UsageError(f"there is no zone {fault.zone!r}{did_you_mean(fault.zone, zones)}")
@@ -193,5 +193,5 @@ class FaultInjector:
 
 
 def _end(seconds: float) -> float:
-    """When something ends that lasts so long from now; 0 is forever."""
+    """The time of the monotonic clock that is `seconds` from now; 0 is never."""
     return time.monotonic() + seconds if seconds else math.inf

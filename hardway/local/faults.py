@@ -1,6 +1,6 @@
-"""Faults of the local cloud on demand: which there are, and how the daemon is asked to cause one.
+"""Faults of the local cloud on demand: the list of them, and how the daemon is asked to cause one.
 
-`fault_injector` carries them out in the daemon. The help of `local.fault` is made of this module: it imports little.
+`fault_injector` carries them out in the daemon. The help of `local.fault` needs this module: it imports little.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ KINDS = (*ON_INSTANCES, *ON_EC2)
 NOTICE_SECONDS = 120.0
 THROTTLE_SECONDS = 10.0
 CLIENT = "hardway-local-fault"
-"""The application that our own requests name themselves after in their User-Agent, not to be throttled."""
+"""Our own requests have this application in their User-Agent, and are not throttled."""
 ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to go wrong. Times are in seconds; `after` is when, from now.
+    """A fault to cause, `after` seconds from now. All times are in seconds.
 
-    `instances` are ids, for the kinds in ON_INSTANCES. `notice` is for interrupt, `factor` for slow, `zone` and `type`
-    (empty: any) for capacity, of which so many are `left`, `seconds` (0: until cleared) for capacity and throttle.
+    `instances` are ids, for the kinds in ON_INSTANCES. `notice` is for interrupt, `factor` for slow, `seconds` (0:
+    until cleared) for capacity and throttle. `zone` and `type` (empty: any) are for capacity, with the number that is
+    `left`.
     """
 
     kind: str
@@ -50,9 +51,9 @@ class Fault:
 
 
 def read(kind: str, selector: str | Iterable[str], after: str | float = 0, **given: str | float | None) -> Fault:
-    """A fault from what a person gave, None for what wasn't; its instances are still to be chosen.
+    """Make a fault of a person's words, None for each that was not given; its instances are still to be chosen.
 
-    Raises UsageError for what makes no sense.
+    Raises UsageError for words that make no sense.
     """
     if kind not in KINDS:
         raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
@@ -90,7 +91,7 @@ def _finite(value: Any, what: str) -> float:
 
 
 def choose(settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]) -> list[Instance]:
-    """The instances of the local cloud that a selector means, wherever the environment points. Raises HardwayError."""
+    """Select instances of the local cloud, wherever the environment points. Raises HardwayError."""
     from hardway.ec2 import instances
 
     states = ("pending", "running") if fault.kind in ("interrupt", "kill") else ("running",)
@@ -113,14 +114,14 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
 
 
 def cause(settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]) -> None:
-    """Have a daemon carry out a fault on what a selector means. Raises HardwayError; see `choose` and `send`."""
+    """Have a daemon carry out a fault on selected instances. Raises HardwayError."""
     chosen = choose(settings, running, fault, selector) if selector else []
     send(running, replace(fault, instances=tuple(instance.id for instance in chosen)))
 
 
 def send(running: Running, fault: Fault) -> None:
-    """Have a daemon carry out a fault; returns when that is done, or, with `after`, arranged.
+    """Have a daemon carry out a fault; return when that is done, or, with `after`, arranged.
 
-    Raises UsageError for what the daemon does not know, Failed for what it could not do.
+    Raises UsageError for a fault that the daemon does not know, Failed for one that it could not cause.
     """
     running.cause(json.dumps(asdict(fault)).encode(), ANSWER_SECONDS)

@@ -1,6 +1,6 @@
-"""A local cloud that runs: where its files are, what it says of itself, and how it is asked.
+"""A local cloud that runs: its files, its record, and how it is asked.
 
-The ground that the daemon and those who ask it share: the one writes the record, the others read it.
+The daemon and its clients share this module: the daemon writes the record, clients read it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.local import signing
 
 LEVELS = ("bwrap", "unshare", "none")
-"""How instances are kept apart from this machine and from each other, the best first."""
+"""The ways to keep instances apart from the host and from each other, the best first."""
 REGION = "us-east-1"
 ACCESS_KEY = "local"
-"""The id of the key that may do everything; its secret is made at each start, and stands in the record alone."""
+"""The id of the owner's key. Its secret is made at each start, and stands in the record alone."""
 STATUS_PATH = "/moto-api/hardway/status"
-"""Answers with how many instances there are, by state. moto keeps this prefix from being taken for a bucket."""
+"""Answers with the number of instances by state. moto takes no path with this prefix for a bucket."""
 FAULT_PATH = "/moto-api/hardway/fault"
 """Takes a fault: see `faults`."""
 STATUS_SECONDS = 10
@@ -34,16 +34,16 @@ LOG = "log"
 ALIVE = "alive"
 """The daemon keeps this file locked for as long as it lives."""
 SPAWNER = "spawner"
-"""All that starts processes of instances keep this file locked."""
+"""The process that starts those of instances keeps this file locked."""
 
 
 def state_directory() -> Path:
-    """Where everything of this user's local cloud is, the log included."""
+    """The directory of this user's local cloud, the log included."""
     return platformdirs.user_state_path("hardway") / "local"
 
 
 def own_directories(directory: Path) -> tuple[Path, ...]:
-    """A cloud's directory and, where that is hardway's, the one it lies in."""
+    """A cloud's directory, and the one around it where that is hardway's."""
     return (directory.parent, directory) if directory.parent.name == "hardway" else (directory,)
 
 

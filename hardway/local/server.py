@@ -1,4 +1,4 @@
-"""The HTTP server of the daemon: moto behind the gate, and before moto the questions that are the daemon's own."""
+"""The HTTP server of the daemon: moto behind the gate. Some requests are answered before they come to moto."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Server:
 
 
 class _Application:
-    """moto's WSGI application, and before it the answers to what the daemon itself is asked."""
+    """The daemon's own answers, and moto's WSGI application for all other requests."""
 
     def __init__(self, moto: Any, cloud: Cloud, faults: FaultInjector) -> None:
         self._moto = moto
@@ -85,7 +85,7 @@ class _Application:
 
 
 def _is_unanswerable(environ: dict[str, Any]) -> bool:
-    """Whether a call of EC2's API says something that its answers, which are XML, could not say again."""
+    """Whether a call of EC2's API has a character that its answers, in XML, can't have."""
     if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
         return False
     body = _body(environ)

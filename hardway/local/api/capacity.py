@@ -21,7 +21,7 @@ _moto_answer: Any = moto.ec2.responses.instances.InstanceResponse.run_instances
 _most: ContextVar[int | None] = ContextVar("most", default=None)
 """MaxCount of the RunInstances that is being answered: moto itself launches MinCount."""
 Grant = Callable[[str, str, int, int], int]
-"""Says by zone, type, least and most how many instances may be launched; 0 for less than the least."""
+"""Takes zone, type, least and most; returns how many instances may be launched, 0 for less than the least."""
 _grant: Grant
 
 
@@ -32,7 +32,7 @@ def ask(grant: Grant) -> None:
 
 
 def granted(zone: str, type: str, least: int, most: int) -> int:
-    """How many of a type there are in a zone for a launch of at least and at most so many. Raises EC2Error."""
+    """Ask how many instances of a type a launch gets in a zone, from `least` to `most`; 0 for none. Raises EC2Error."""
     if most > MOST:
         raise EC2Error(400, "InstanceLimitExceeded", f"The local cloud takes no more than {MOST} instances at once.")
     return _grant(zone, type, least, most)
@@ -65,7 +65,7 @@ def run_instances(backend: Any, image_id: str, count: int, *args: Any, **kwargs:
 
 
 def _zones(backend: Any) -> list[str]:
-    """Where a launch that names no zone may go, the usual one first."""
+    """The zones of a launch that names none, the usual one first."""
     return [backend.region_name + "a", *sorted(backend.get_default_subnets())]
 
 
@@ -75,6 +75,6 @@ def zone_of(backend: Any, subnet: str | None, placed: str | None) -> str:
 
 
 def message(zone: str, type: str) -> str:
-    """What EC2 says of a lack of capacity."""
+    """The words of EC2 for a lack of capacity."""
     where = f"in the Availability Zone you requested ({zone})" if zone else "in any of the Availability Zones"
     return f"We currently do not have sufficient {type} capacity {where}. Try another zone or instance type."

@@ -14,7 +14,7 @@ _lock = threading.RLock()
 
 
 def once(answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make of the answer to a call one that heeds client tokens. It raises EC2Error for a token of another request."""
+    """Make the answer to a call heed client tokens. It then raises EC2Error for a token of another request."""
 
     def answered(response: Any) -> Any:
         token = response._get_param("ClientToken")

@@ -1,8 +1,8 @@
 """CreateFleet of type instant as EC2 does it: all that the launch template says holds for the instances.
 
-moto launches a fleet's instances without their security groups, disks, profile and shutdown behaviour. Here each
-override with capacity gives what it can, in the order they have, until there are enough; those without are in the
-answer's errors.
+moto launches a fleet's instances without their security groups, disks, profile and shutdown behaviour. Here the
+overrides are tried in their order until there are enough instances. An override without capacity is in the errors of
+the answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def create_fleet(backend: Any, **kwargs: Any) -> Any:
 
 
 def _counts(capacities: Mapping[str, Any]) -> dict[str, int]:
-    """How many instances of each lifecycle."""
+    """The number of instances of each lifecycle."""
     counts = {
         "spot": int(capacities.get("SpotTargetCapacity") or 0),
         "on-demand": int(capacities.get("OnDemandTargetCapacity") or 0),

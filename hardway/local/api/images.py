@@ -30,7 +30,7 @@ def create_image(
 
 
 def describe_snapshots(response: Any) -> Any:
-    """Answer DescribeSnapshots with the snapshots of the owners that were asked for."""
+    """Answer DescribeSnapshots with the snapshots of the owners in the request."""
     backend = response.ec2_backend
     owners = [backend.account_id if owner == "self" else owner for owner in response._get_param("OwnerIds", [])]
     found = backend.describe_snapshots(

@@ -1,7 +1,7 @@
-"""An EC2 instance as moto keeps it, with a machine behind it that one can log in to.
+"""An EC2 instance as moto keeps it, with a machine behind it to log in to.
 
-An instance gets a loopback address at birth. Every start, stop, reboot and end of one, whoever asks for it by whichever
-call, is carried out by `Operations`, and its state follows the facts.
+An instance gets a loopback address at birth. `Operations` carry out each start, stop, reboot and end of an instance,
+whichever call asks for it. The instance's state follows the facts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from hardway.local.api.ec2_error import EC2Error
 from hardway.local.api.public_images import PUBLIC_IMAGES
 
 FOREIGN_USERS = ("ubuntu", "ec2-user")
-"""Who logs in where an image is none of ours."""
+"""The users who log in to instances of images that aren't ours."""
 _STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 
 class Operations(Protocol):
-    """Whatever carries out the changes of instances' states. Each call returns at once."""
+    """Carries out the changes of instances' states. Each call returns at once."""
 
     addresses: AddressPool
 
@@ -51,12 +51,12 @@ class Operations(Protocol):
 
 
 class LocalInstance(moto.ec2.models.instances.Instance):
-    """moto's instance, whose every change of state is carried out by a machine."""
+    """moto's instance. A machine carries out each change of its state."""
 
     operations: Operations
     """The cloud's, set before the first launch: moto's backends are global."""
     interruption: datetime | None = None
-    """When EC2 takes it back; None without a notice."""
+    """The time at which EC2 takes it back; None without a notice."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,7 +101,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
             self.operations.reboot(self)
 
     def power(self, word: str) -> None:
-        """Do as EC2 does when the instance itself powers off or reboots."""
+        """React as EC2 does when the instance itself powers off or reboots."""
         if word == "reboot":
             self.reboot()
         elif self.instance_initiated_shutdown_behavior == "terminate" or self.lifecycle == "spot":
@@ -113,16 +113,16 @@ class LocalInstance(moto.ec2.models.instances.Instance):
             self.state_reason.message = "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
 
     def lose(self, code: str, message: str) -> None:
-        """Terminate it, for a reason of EC2's own."""
+        """Terminate the instance, for a reason of EC2's own."""
         self.terminate()
         self.state_reason.code = code
         self.state_reason.message = f"{code}: {message}"
         self._reason = code
 
     def settle(self, state: str) -> None:
-        """Note what has really happened."""
+        """Note the state that its machine has reached."""
         if state == "terminated":
-            # moto leaves behind those it made itself.
+            # moto leaves the network interfaces behind that it made itself.
             for nic in list(self.nics.values()):
                 if nic.description == "Primary network interface":
                     self.ec2_backend.enis.pop(nic.id, None)
@@ -135,7 +135,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
 
     @property
     def users(self) -> tuple[str, ...]:
-        """Who may log in, by the image that it, or its image, was made of."""
+        """The users who may log in: those of the public image at the bottom."""
         images = self.ec2_backend.amis
         image = images.get(self.image_id)
         while image is not None and getattr(image, "instance", None) is not None:  # an image made of an instance
@@ -152,7 +152,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
 
     @property
     def user_data_content(self) -> bytes:
-        """Its user data as it was before anybody encoded it."""
+        """The user data, decoded."""
         if not self.user_data:
             return b""
         given: Any = self.user_data
@@ -162,7 +162,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
         return data
 
     def metadata(self) -> dict[str, str]:
-        """What it may learn about itself: the text at each path below /latest/ of its metadata service."""
+        """The text at each path below /latest/ of the instance's metadata service."""
         known = {
             "ami-id": self.image_id,
             "ami-launch-index": str(self.ami_launch_index),

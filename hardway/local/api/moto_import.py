@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# moto reads them at its import. Its hundreds of images would each cost time and memory in every region.
+# Read by moto at its import. Each of its hundreds of images would cost time and memory in every region.
 os.environ.update(
     MOTO_EC2_LOAD_DEFAULT_AMIS="false", MOTO_ENABLE_KEYPAIR_VALIDATION="true", MOTO_DISABLE_GLOBAL_CORS="true"
 )

@@ -21,7 +21,7 @@ from hardway.local.api.local_instance import LocalInstance, Operations
 
 @dataclass(frozen=True)
 class Change:
-    """A name of moto's, why it is changed, the test that tells when that is over, and what takes the name's place.
+    """A name of moto's, why it is changed, the test that fails when moto is right, and what takes the name's place.
 
     Without a `replacement` the change is made elsewhere: `why` says where.
     """
@@ -151,16 +151,16 @@ PRIVATE_NAMES: Mapping[str, str] = {
     "moto.ec2.models.amis.AmiBackend._load_amis": "fills a region with images",
     "moto.ssm.models.ParameterDict._load_latest_amis": "fills a region with parameters of Amazon Linux",
 }
-"""The methods of moto's that are not for others, and their use here."""
+"""Methods that moto keeps to itself, and their use here."""
 PRIVATE_ATTRIBUTES: Mapping[str, str] = {
     "moto.ec2.models.instances.Instance._state": "the state of an instance",
     "moto.ec2.models.instances.Instance._reason": "why an instance was ended",
 }
-"""The same of attributes that instances of a class have."""
+"""Attributes of objects that moto keeps to itself, and their use here."""
 
 
 def apply(operations: Operations, grant: capacity.Grant) -> None:
-    """Change moto for this process. `operations` carries out what happens to instances, `grant` has the capacity."""
+    """Change moto for this process."""
     LocalInstance.operations = operations
     capacity.ask(grant)
     for change in CHANGES:

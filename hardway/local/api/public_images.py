@@ -1,4 +1,4 @@
-"""The public images of the local cloud: stand-ins for those that the parameters of the distributions name."""
+"""The public images of the local cloud: stand-ins for the images of the distributions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CANONICAL, DEBIAN, AMAZON = "099720109477", "136693071363", "137112412989"
 
 @dataclass(frozen=True)
 class PublicImage:
-    """A public image: which name a parameter gives it, who owns it, who logs in."""
+    """A public image, with the name of its parameter, its owner, and the user who logs in."""
 
     parameter: str
     name: str
@@ -20,7 +20,7 @@ class PublicImage:
     root_device: str
 
     def id_in(self, region: str) -> str:
-        """Its id, which is another one in each region."""
+        """The id in a region."""
         return "ami-" + hashlib.sha256(f"{region} {self.name}".encode()).hexdigest()[:17]
 
 

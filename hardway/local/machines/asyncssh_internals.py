@@ -1,7 +1,7 @@
-"""All of asyncssh's private parts that the local cloud uses, on one page.
+"""All private parts of asyncssh that the local cloud uses, on one page.
 
-asyncssh has no public way to these ends. A test holds `PRIVATE_NAMES` and `PRIVATE_ATTRIBUTES` against the installed
-version, and pyproject.toml has a ceiling on it: each new minor version may break any of this.
+asyncssh has no public way to these ends. A test checks that the installed version has `PRIVATE_NAMES` and
+`PRIVATE_ATTRIBUTES`. Each new minor version may break any of this: hence its ceiling in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -28,24 +28,21 @@ PRIVATE_NAMES: Mapping[str, str] = {
     "asyncssh.stream.SSHServerStreamSession": "to have asyncssh serve SFTP and scp in a session of our own",
     "asyncssh.packet.SSHPacket": "to read requests",
 }
-"""What is not for others, and its use here."""
+"""Names that asyncssh keeps to itself, and their use here."""
 PRIVATE_ATTRIBUTES: Mapping[str, str] = {
     "asyncssh.connection.SSHConnection._transport": "to hold, release and reset a connection",
     "asyncssh.stream.SSHServerStreamSession._allow_scp": "to allow scp where a command is its server",
     "asyncssh.stream.SSHServerStreamSession._connection_lost": "to know whether the client is gone",
 }
-"""The same of attributes that instances of a class have."""
+"""Attributes of objects that asyncssh keeps to itself, and their use here."""
 
 RECEIVE = 1 << 15
-"""What is read from a connection at once. asyncio's 256 KiB, allocated and then shrunk to what came, fragment the heap
-until a stream of a gigabyte costs one of memory; a packet is no longer than this."""
+"""The bytes that are read from a connection at once: a packet is no longer. asyncio's 256 KiB, allocated and then
+shrunk, would fragment the heap until a stream of a gigabyte costs a gigabyte of memory."""
 
 
 class Wire:
-    """A connection's transport that can be held: nothing comes in, nothing goes out, and it stays open.
-
-    Otherwise it is the transport.
-    """
+    """A connection's transport that can be held: it stays open, but nothing comes in or goes out."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -68,14 +65,14 @@ class Wire:
             self._transport.pause_reading()
 
     def release(self) -> None:
-        """Undo `hold`; what was held goes out."""
+        """Undo `hold`; the data that was held goes out."""
         held, self._held = self._held, None
         if held is not None:
             self._transport.resume_reading()
             self._transport.write(bytes(held))
 
     def sever(self) -> None:
-        """Have what closes it next reset it, as if its other end had never heard of it."""
+        """Have the next close reset the connection, as if the other end had never heard of it."""
         with contextlib.suppress(OSError):
             linger = struct.pack("ii", 1, 0)
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -115,7 +112,7 @@ class Channel(asyncssh.SSHServerChannel[Any]):
         return self._requested_environment
 
     def tell_exit(self, status: int) -> None:
-        """Tell how the process ended, without closing: sshd does so while children still hold its output."""
+        """Tell the exit status, without closing: children may still hold the output."""
         if status >= 0:
             self._send_request(b"exit-status", UInt32(status))
         else:
@@ -126,7 +123,7 @@ class Channel(asyncssh.SSHServerChannel[Any]):
 def create_channel(
     connection: asyncssh.SSHServerConnection, accepts: Callable[[str, bytes, Mapping[str, str]], bool]
 ) -> Channel:
-    """Make a channel for a session; `accepts` says by name, value and those before whether a variable is taken."""
+    """Make a channel for a session. `accepts` decides on a variable by its name, its value and those before it."""
     channel: Any = connection.create_server_channel(encoding=None)
     channel.__class__ = Channel  # asyncssh has no way to be told which class to make
     channel.accepts = accepts

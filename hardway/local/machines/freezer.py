@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 STOP_SECONDS = 0.02
-"""How long one process is waited for that is to stop: it takes microseconds, on a busy machine a turn of the CPU."""
+"""How long to wait for one process to stop: it takes microseconds, or a turn of the CPU on a busy host."""
 
 
 class Freezer:
@@ -30,29 +30,29 @@ class Freezer:
             self._stopped = []
         known: set[str] = set()
         while new := [path for path in self._running() if path not in known]:
-            for path in new:  # what one of them started before it stopped is found in the next round
+            for path in new:  # children that one of them started meanwhile are found in the next round
                 known.add(path)
                 with contextlib.suppress(OSError):
                     self._stopped.append(_stop(path))
 
     def unfreeze(self) -> None:
-        """Let those go on that `freeze` stopped, children first."""
+        """Let the stopped processes go on, children first."""
         for descriptor in reversed(self._stopped or ()):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)
         self.forget()
 
     def forget(self) -> None:
-        """Know of no stopped process any more."""
+        """Forget the stopped processes, without a signal."""
         for descriptor in self._stopped or ():
             os.close(descriptor)
         self._stopped = None
 
 
 def _stop(path: str) -> int:
-    """Stop the process that a directory in /proc is of, and return a descriptor to send it signals by.
+    """Stop the process with a directory in /proc, and return a descriptor to send it signals by.
 
-    Raises OSError for one that is gone, or that somebody else stopped: it isn't ours to continue.
+    Raises OSError for a process that is gone, or that somebody else stopped: it isn't ours to continue.
     """
     process = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -67,8 +67,8 @@ def _stop(path: str) -> int:
 
 
 def _until_stopped(process: int) -> None:
-    """Wait for the signal to have its effect, at most STOP_SECONDS: a parent that is only about to stop sees its child
-    do so. What the kernel holds up, in a read from a disk, stops when that is over.
+    """Wait for the signal to have its effect, at most STOP_SECONDS: a parent that is about to stop still sees its child
+    stop. A process that the kernel holds up, in a read from a disk, stops later.
     """
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline and _state(process) not in b"TtZX":
@@ -76,6 +76,6 @@ def _until_stopped(process: int) -> None:
 
 
 def _state(process: int) -> bytes:
-    """The letter of its state. Raises OSError for a process that is gone."""
+    """Read the letter of a process's state. Raises OSError for a process that is gone."""
     with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as stat:
         return stat.read().rpartition(b")")[2].split()[0]

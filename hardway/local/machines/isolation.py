@@ -18,7 +18,7 @@ from hardway.local.running import LEVELS
 
 @dataclass(frozen=True)
 class Isolation:
-    """A level that works here, and why none better does ("" for the best)."""
+    """A level that works here, and the reason why no better one does ("" for the best)."""
 
     level: str
     why: str = ""
@@ -33,9 +33,9 @@ class Isolation:
 
 
 async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
-    """Find the best level that works by running a command in each; `wanted` other than "auto" is the only one tried.
+    """Find the best level that works, by running a command in each; `wanted` other than "auto" is the only one tried.
 
-    Raises HardwayError where that one doesn't work.
+    Raises HardwayError where none works.
     """
     reasons: list[str] = []
     for level in LEVELS if wanted == "auto" else (wanted,):

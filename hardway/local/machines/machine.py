@@ -1,6 +1,6 @@
 """The machine behind one instance: it boots, runs user data, listens, and suffers faults, until it is halted.
 
-Its processes are the `sandbox`'s; people meet it by its `ssh_server`.
+Its processes run in a `sandbox`; people reach it by its `ssh_server`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ RUN_SECONDS = 0.02
 HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
 WATCH = "/etc/hardway/watch"
-"""Where hardway's boothook, if the user data has it, leaves what ends the instance when its time is up."""
+"""The script that ends the instance when its time is up, where hardway's boothook leaves it."""
 WATCH_SECONDS = 1.0
-"""How long after one start of that another one may be."""
+"""The shortest time between two starts of that script."""
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Machine:
     """The machine of one instance: its sandbox, and an SSH server at its address.
 
-    `power` is called with "poweroff" or "reboot" when a process of the instance asks for that.
+    `power` is called with "poweroff" or "reboot" when a process of the instance asks for one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """What cloud-init prints on it at the first boot: the host key."""
+        """The text on the console after the first boot: the host key, as cloud-init prints it."""
         key = f"{self._ssh.host_key} root@{self._disk.hostname}"
         return f"-----BEGIN SSH HOST KEY KEYS-----\n{key}\n-----END SSH HOST KEY KEYS-----\n"
 
@@ -98,7 +98,7 @@ class Machine:
         self._ssh.drop()
 
     def hang(self) -> None:
-        """Answer no more, neither on connections there are nor on new ones, which stay open; stop every process."""
+        """Answer no more, on old or new connections, which stay open; stop every process."""
         self._hung = True
         self._freeze()
 
@@ -119,7 +119,7 @@ class Machine:
                 begun = self._loop.time()
                 await asyncio.sleep(RUN_SECONDS)
                 self._freeze()
-                # by what it really ran: a busy daemon may wake up late
+                # by the time that it really ran: a busy daemon may wake up late
                 await asyncio.sleep((self._loop.time() - begun) * (factor - 1))
                 if not self._hung:
                     self._unfreeze()
@@ -189,10 +189,10 @@ class Machine:
                         self._watching = self.background(self._watch_again())
 
     async def _watch_again(self) -> None:
-        """Start again what ends the instance, as all its processes have been killed: systemd would, in a real one."""
+        """Start WATCH again, as all processes have been killed: systemd would, in a real instance."""
         while self._is_killed:
             self._is_killed = False
             with contextlib.suppress(OSError, SandboxError, asyncio.TimeoutError), open(os.devnull, "r+b") as null:
                 process = self.sandbox.spawn(["/bin/sh", WATCH, "again"], [null.fileno()] * 3, user="root")
                 await asyncio.wait_for(asyncio.shield(process.exited), HOOK_SECONDS)
-            await asyncio.sleep(WATCH_SECONDS)  # it may be told so without end
+            await asyncio.sleep(WATCH_SECONDS)  # an instance may ask without end

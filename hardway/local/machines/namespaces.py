@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 UID = 1000
-"""Who logs in to an instance is this user there; on the host, whoever runs the daemon."""
+"""The number of an instance's user in the instance. On the host it is the user who runs the daemon."""
 POWER = "run/hardway/power"
 """The pipe, in an instance's directory, on which its processes ask to power off or reboot."""
-# Where the kernel is told things. It asks for a capability of the machine's own root in few of these places: in the
-# others its user number is enough, which instances have where that is who runs the daemon.
+# Here the kernel is told things. It asks for a capability of the host's own root in few of these places. In the others
+# root's number is enough, and instances have it where root runs the daemon.
 KERNEL = ("acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "latency_stats", "mtrr", "scsi", "sys",
           "sysrq-trigger", "tty")  # fmt: skip
-"""In an instance's /proc, what is read only."""
+"""The places in an instance's /proc that are read only."""
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 View = Sequence[tuple[str, str, str]]
-"""What lies over the host's tree: ("rw" or "ro", path on the host, path in the instance)."""
+"""The mounts over the host's tree: ("rw" or "ro", path on the host, path in the instance)."""
 
-# pid 1 of the namespaces: reaps what is orphaned there, ends when its stdin does, which is when the daemon ends
-# its child may be killed by anybody in there (kill -9 -1), it can't: then another one waits, and the daemon is told
+# The first process of the namespaces. It reaps orphans, and ends with its stdin, hence with the daemon. Any process in
+# there may kill its child (kill -9 -1), but not itself: then it starts another child, and tells the daemon.
 HOLD = (
     "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do "
     f"{{ echo again >/{POWER}; }} 3<&- & done"
 )
 
-# Mounts as bubblewrap would: a copy of the host's tree, read only, with what is the instance's own on top, becomes /.
+# Mounts as bubblewrap does: a copy of the host's tree, read only, with the instance's own on top, becomes /.
 UNSHARE = r"""
 set -eu
 hostname "$1"

@@ -18,7 +18,7 @@ from hardway.local.machines.asyncssh_internals import Channel
 CHUNK = 1 << 16
 
 _buffer = memoryview(bytearray(CHUNK))
-"""Where all sessions read output, one at a time: a buffer for each read would fragment the heap."""
+"""All sessions read output into it, one at a time: a buffer for each read would fragment the heap."""
 
 
 class ProcessStreams:
@@ -41,7 +41,7 @@ class ProcessStreams:
 
     @property
     def outputs_ended(self) -> bool:
-        """Whether all that the process wrote has been handed to the channel."""
+        """Whether each output has come to its end."""
         return not self._outputs
 
     def open_pipes(self) -> list[int]:
@@ -85,7 +85,7 @@ class ProcessStreams:
             os.close(self._input)
             self._input = -1
 
-    # output: what the process writes goes to the channel as fast as its window allows
+    # output: from the process to the channel, as fast as its window allows
 
     def pause(self) -> None:
         """Read no more output: the channel has enough."""
@@ -120,7 +120,7 @@ class ProcessStreams:
             self._input = -1
         os.close(descriptor)
 
-    # input: what the client sends goes to the process; what it can't take yet waits, and then the client does
+    # input: from the client to the process; data that it can't take yet waits, and the client with it
 
     def feed(self, data: bytes) -> None:
         """Have the process read these bytes, now or later."""
@@ -128,7 +128,7 @@ class ProcessStreams:
         self._forward_input()
 
     def end_input(self) -> None:
-        """Have the process read the end of its input, after all that it was fed."""
+        """Have the process read the end of its input, after all that was fed."""
         self._input_ended = True
         if not self._backlog:
             self._close_input()

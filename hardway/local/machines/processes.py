@@ -20,7 +20,7 @@ from hardway.local.running import SPAWNER
 
 
 class SandboxError(Exception):
-    """A sandbox could not be set up; the text says why."""
+    """A sandbox could not be set up, or a process not be started; the text says why."""
 
 
 class SandboxProcess:
@@ -48,7 +48,7 @@ class SandboxProcess:
                 os.killpg(self.started.result(), number)
 
     def fail(self, error: str) -> None:
-        """Note that it could not be started."""
+        """Note that the process could not be started."""
         self._end(None, error)
 
     def _report(self) -> None:
@@ -86,15 +86,16 @@ class SandboxProcess:
 
 
 class Spawner:
-    """This side of `spawner`: starts it, sends requests, ends it.
+    """The daemon's side of `spawner`.
 
-    Everything it starts lives below `directory`, where it keeps the file `spawner` locked until all of it has ended.
+    All processes that it starts belong to instances below `directory`. The file SPAWNER there stays locked until the
+    last one has ended.
     """
 
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
-        # Its environment is what a process of an instance has until it becomes what was asked for: nobody's secrets.
+        # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
         environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / SPAWNER, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,13 +106,13 @@ class Spawner:
                 cwd="/",
                 env=environment,
             )
-        # one descriptor a process in there, several here: the usual 1024 would end at 200 instances
+        # A process takes one descriptor there, and several here: the usual 1024 would end at 200 instances.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     @property
     def pid(self) -> int:
-        """The process id of it."""
+        """The process id of `spawner`."""
         return self._child.pid
 
     def spawn(self, request: ProcessRequest, stdio: Sequence[int] = ()) -> SandboxProcess:
@@ -127,7 +128,7 @@ class Spawner:
         return process
 
     def close(self, seconds: float = 10) -> None:
-        """End it and all it started."""
+        """End `spawner` and all that it started."""
         self._control.close()
         try:
             self._child.wait(seconds)

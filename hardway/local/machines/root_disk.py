@@ -14,9 +14,9 @@ from hardway.local.machines.toolbox import COVERED, HOST_ETC, TOOLS, Toolbox
 
 LOG = "log/cloud-init-output.log"
 VOLATILE = ("tmp", "run")
-"""What a stop or a reboot empties."""
+"""The directories that a stop or a reboot empties."""
 MOST_KEYS = 1 << 16
-"""Bytes of a user's authorized_keys that are read."""
+"""The most bytes that a user's authorized_keys may have."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RootDisk:
 
     @property
     def tools(self) -> str:
-        """Where the instance sees `shims`."""
+        """The directory in which the instance sees `shims`."""
         return TOOLS if self.isolated else str(self.toolbox.tools)
 
     def home(self, user: str) -> str:
@@ -48,29 +48,29 @@ class RootDisk:
         return path if self.isolated else str(self.host_path(path))
 
     def host_path(self, path: str) -> Path:
-        """Where on the host a path below one of COVERED lies."""
+        """The place on the host of a path below one of COVERED."""
         for top, name in COVERED.items():
             if path == top or path.startswith(top + "/"):
                 return self.directory / name / path[len(top) :].lstrip("/")
         return Path(path)
 
     def open_log(self) -> int:
-        """Where user data's output goes, open for appending: /var/log/cloud-init-output.log. Raises OSError."""
+        """Open the log of user data, /var/log/cloud-init-output.log, for appending. Raises OSError."""
         return beneath.append(self.directory, LOG)
 
     def open_power(self) -> int:
-        """A pipe on which processes of the instance ask for `poweroff` or `reboot`. Raises OSError."""
+        """Open the pipe on which processes of the instance ask for `poweroff` or `reboot`. Raises OSError."""
         return beneath.open_pipe(self.directory, POWER)
 
     def read_authorized_keys(self, user: str) -> bytes | None:
-        """The authorized_keys of who may log in; None for anybody else. Raises OSError."""
+        """Read the authorized_keys of a user who may log in; None for anybody else. Raises OSError."""
         if user not in (*self.users, "root"):
             return None
         home = "root" if user == "root" else f"home/{user}"
         return beneath.read(self.directory, f"{home}/.ssh/authorized_keys", MOST_KEYS)
 
     def write(self, path: str, content: bytes, mode: int) -> None:
-        """Make a file of the instance, in place of whatever has its name. Raises OSError."""
+        """Make a file of the instance, in place of anything that has its name. Raises OSError."""
         beneath.write(self.directory, path.lstrip("/"), content, mode)
 
     def create(self) -> None:
@@ -112,7 +112,7 @@ class RootDisk:
     def make_mount_points(self) -> None:
         """Have a directory wherever one of `Toolbox.kept` is shown. Raises OSError."""
         for path in self.toolbox.kept:
-            # what makes them otherwise would follow the links that the instance may have left there
+            # the programs that make mounts would follow links that the instance may have left there
             for top, name in COVERED.items():
                 if path.is_relative_to(top):
                     beneath.make_directories(self.directory, f"{name}/{path.relative_to(top)}")
@@ -122,7 +122,7 @@ class RootDisk:
         beneath.remove(self.directory)
 
     def empty_volatile(self) -> None:
-        """Remove what does not outlive a stop or a reboot, and make its directories anew. Raises OSError."""
+        """Make the directories anew that a stop or a reboot empties. Raises OSError."""
         for name in VOLATILE:
             beneath.remove(self.directory / name)
             (self.directory / name).mkdir()
@@ -132,9 +132,9 @@ class RootDisk:
         os.mkfifo(power)
 
     def view(self) -> View:
-        """What lies over the host's tree: ("rw" or "ro", path on the host, path in the instance).
+        """The mounts over the host's tree.
 
-        Without isolation only SFTP and scp see the instance so; its processes see the host.
+        Without isolation only SFTP and scp see them; processes of the instance see the host.
         """
         own = [("rw", str(self.directory / name), top) for top, name in COVERED.items()]
         hardway = ("rw", str(self.directory / "etc" / "hardway"), "/etc/hardway")
@@ -146,7 +146,7 @@ class RootDisk:
         own += [("ro", "/etc", HOST_ETC), ("ro", str(self.toolbox.etc), "/etc"), hardway]
         own += [("ro", str(self.directory / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hostname")]
         own.append(("ro", str(self.toolbox.hosts), "/etc/hosts"))
-        # What lies there may be a mount of its own, which a copy of /etc would lack.
+        # It may be a mount of its own, and a copy of /etc would lack that.
         resolver = os.path.realpath("/etc/resolv.conf")
         if os.path.exists(resolver):
             own.append(("ro", resolver, resolver))

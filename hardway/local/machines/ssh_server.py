@@ -1,6 +1,6 @@
 """The SSH server of one instance: where it listens, who may log in, and its connections.
 
-Real SSH by asyncssh on the instance's own address.
+asyncssh speaks real SSH, on the instance's own address.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SSHServer:
             connection.abort()
 
     def hold(self) -> None:
-        """Let nothing in or out on any connection, which stay open."""
+        """Let nothing in or out; connections stay open."""
         for wire in self._connections.values():
             wire.hold()
 
@@ -76,7 +76,7 @@ class SSHServer:
             wire.release()
 
     def connected(self, connection: asyncssh.SSHServerConnection) -> None:
-        """Know a new connection, of whoever it may be."""
+        """Note a new connection, before anybody has logged in."""
         wire = self._connections[connection] = interpose(connection)
         if self.sandbox.frozen:
             wire.hold()
@@ -105,7 +105,7 @@ class SSHServer:
 
 
 class _GuestKeys:
-    """What a login user's authorized_keys say: whom they let in is the instance's guest, and not its owner's."""
+    """A login user's authorized_keys, on the instance's disk: they let in guests, not the owner."""
 
     def __init__(self, connection: _Connection, keys: asyncssh.SSHAuthorizedKeys) -> None:
         self._connection = connection
@@ -123,10 +123,10 @@ class _GuestKeys:
 
 
 class _Connection(asyncssh.SSHServer):
-    """One connection: the instance's key pair opens it, or what its user's authorized_keys hold.
+    """One connection. The instance's key pair opens it, or a key in the user's authorized_keys.
 
-    `_is_owner` says whether it was the former, which only who may launch could choose: what those send and ask for that
-    reaches beyond the instance is taken of nobody else.
+    `_is_owner` says whether it was the key pair, which only somebody who may launch could choose. Requests that reach
+    beyond the instance are taken of nobody else.
     """
 
     def __init__(self, server: SSHServer) -> None:
@@ -142,7 +142,7 @@ class _Connection(asyncssh.SSHServer):
         self._server.disconnected(self._connection)
 
     def begin_auth(self, username: str) -> bool:
-        # As sshd does: what is in the login user's own authorized_keys lets in too.
+        # As in sshd, the keys in the login user's own authorized_keys let in too.
         with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
             text = self._server.sandbox.disk.read_authorized_keys(username)
             if text is not None:
@@ -160,7 +160,7 @@ class _Connection(asyncssh.SSHServer):
         return True
 
     def entered(self, key: asyncssh.SSHKey | None) -> None:
-        """A key would do, and is the one that did if its signature is right: each is looked at again with that."""
+        """Note a key that would let in. Each is looked at again with its signature, so the last one did let in."""
         self._is_owner = key is not None and key == self._server.authorized
 
     def session_requested(self) -> Any:

@@ -29,10 +29,10 @@ from hardway.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")
 OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE)
-"""What is accepted besides that of who has the key that the instance was launched with."""
+"""The variables that are accepted besides, of a client with the key that the instance was launched with."""
 MOST_VARIABLES, MOST_CHARACTERS = 50, 4096
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
-"""What a client of scp runs on the other side."""
+"""The command that a client of scp runs on the other side."""
 
 log = logging.getLogger(__name__)
 

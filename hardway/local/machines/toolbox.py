@@ -1,4 +1,4 @@
-"""What instances get of the host beyond its system directories, and what they don't get to see."""
+"""The things of the host that instances get beyond its system directories, and the things that they don't see."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hardway.local.running import own_directories
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = "/run/hardway/bin"
-"""Where an isolated instance sees `shims`."""
+"""The directory in which an isolated instance sees `shims`."""
 COVERED = {"/home": "home", "/root": "root", "/tmp": "tmp", "/var/tmp": "vartmp", "/var/log": "log", "/run": "run"}
-"""What an instance has of its own, by its name in its directory on the host, and /etc/hardway. All else is the host's,
-read only."""
+"""The directories that an instance has of its own, besides /etc/hardway, with their names in its directory on the host.
+All else is the host's, read only."""
 OWN_ETC = ("passwd", "group", "hostname", "hosts")
 """Files in an instance's /etc that are not the host's."""
 HOST_ETC = "/run/hardway/etc"
@@ -24,11 +24,11 @@ HOST_ETC = "/run/hardway/etc"
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What instances get of the host beyond its system directories; the same for all of a daemon.
+    """The things of the host that all instances of a daemon get, or don't see.
 
     tools: the directory of shims, first on PATH.
-    hidden: empty directories by the path that they cover: what of this user's lies where an instance would see it, our
-        own secrets among that.
+    hidden: the paths that instances must not see, such as this user's home with its secrets, each with the empty
+        directory that covers it.
     kept: directories to show at their own paths although an instance covers their parents: Python, the real `aws`.
     hosts: the file that is /etc/hosts in every instance.
     etc: a directory of links to all in the host's /etc, with room for what an instance has of its own.
@@ -72,14 +72,14 @@ class Toolbox:
 
 
 def _hidden(directory: Path) -> list[Path]:
-    """What lies outside of all that instances cover anyway: this user's home, and the cloud's own directory."""
+    """This user's home and the cloud's own directory, where instances don't cover them anyway."""
     found = {Path(os.path.realpath(path)) for path in (Path.home(), *own_directories(directory))}
     outside = [path for path in found if not any(path.is_relative_to(top) for top in ("/proc", "/sys", *COVERED))]
     return sorted(path for path in outside if path != Path("/") and not set(path.parents) & set(outside))
 
 
 def _links_to_etc(directory: Path) -> Path:
-    """Make the directory that instances have for /etc: a mount needs something to lie over, and the host's has not."""
+    """Make the directory that instances have for /etc: a mount needs a name to lie over, and the host's may lack it."""
     etc = directory / "etc"
     (etc / "hardway").mkdir(parents=True)
     for entry in os.scandir("/etc"):
