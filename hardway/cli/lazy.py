@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
-    from hardway.local import daemon, faults
+    from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.ssh import connection as ssh
+    from hardway.ssh import proxy
 
 _MODULES = {
     "account": "hardway.ec2.account",
@@ -31,7 +32,6 @@ _MODULES = {
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
     "engines": "hardway.clusters.engines",
-    "faults": "hardway.local.faults",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "instances": "hardway.ec2.instances",
@@ -43,6 +43,7 @@ _MODULES = {
     "networks": "hardway.ec2.networks",
     "orphans": "hardway.launch.orphans",
     "prerequisites": "hardway.launch.prerequisites",
+    "proxy": "hardway.ssh.proxy",
     "readiness": "hardway.launch.readiness",
     "report": "hardway.pmap.afterwards.report",
     "rsync": "hardway.fanout.rsync",
@@ -56,10 +57,10 @@ _MODULES = {
     "user_data": "hardway.launch.user_data",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "faults", "group",
-    "images", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
-    "prerequisites", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions",
-    "tags", "transfer", "user_data",
+    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group", "images",
+    "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags",
+    "transfer", "user_data",
 ]  # fmt: skip
 
 
