@@ -173,7 +173,8 @@ class Job:
             self._close_files()
             raise
         self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
-        self._pending: dict[str, list[bytes]] = {name: [] for name in ("stdout", "stderr", "journal")}
+        self._pending: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._lines: list[str] = []  # of the journal, pending
         self._large: list[Path] = []
         self.outputs = Outputs(path)
 
@@ -216,7 +217,7 @@ class Job:
                 raise FileExistsError(errno.EEXIST, "", path)
             new.mkdir(mode=0o700)
             (new / "large").mkdir(mode=0o700)
-            line = History().sealed(journal.first_line(asked.seal))
+            line = History().sealed([journal.first_line(asked.seal)])
             about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
             contents = {"job.json": about_it, "journal": line}
             contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
@@ -272,7 +273,7 @@ class Job:
                     self._files[name].truncate(len(self.keys) * size)  # what a crash left too much of
                     _write(self._files[name], data)
                     os.fsync(self._files[name].fileno())
-            self._line(journal.tasks_line(history))
+            self._lines.append(journal.tasks_line(history))
             self.sync("journal")
         for place in new:
             self.keys.append(keys[place])
@@ -281,15 +282,15 @@ class Job:
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """An attempt is about to be sent."""
-        self._line(journal.start_line(task, attempt, host, time.time()))
+        self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
         """An attempt has this slot of its host since it `began`, in seconds of Unix."""
-        self._line(journal.slot_line(task, attempt, number, began))
+        self._lines.append(journal.slot_line(task, attempt, number, began))
 
     def event(self, kind: str, **about: Any) -> None:
         """Something happened that tells where the time went, and decides nothing; `history` reads it."""
-        self._line(journal.event_line(time.time(), kind, about))
+        self._lines.append(journal.event_line(time.time(), kind, about))
 
     def ended(
         self,
@@ -307,13 +308,13 @@ class Job:
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
         result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
-        self._line(journal.end_line(task, result))
+        self._lines.append(journal.end_line(task, result))
         return result
 
     def done(self, task: int, result: Result) -> None:
         """This result counts."""
         self.history.results[task] = result
-        self._line(journal.done_line(task, result.attempt))
+        self._lines.append(journal.done_line(task, result.attempt))
 
     def flush(self) -> None:
         """Give everything to the operating system, outputs first: it survives the end of this process."""
@@ -325,6 +326,11 @@ class Job:
                 pending.clear()
                 with self.writing():
                     _write(self._files[name], data)
+        if self._lines:
+            data = self.history.sealed(self._lines)
+            self._lines.clear()
+            with self.writing():
+                _write(self._files["journal"], data)
 
     def sync(self, *names: str) -> None:
         """Have all of it, or these files, on the disk, as far as the system can tell: it survives a power cut."""
@@ -337,7 +343,7 @@ class Job:
                     os.fsync(fd)
                 finally:
                     os.close(fd)
-            for name in names or self._pending:
+            for name in names or ("stdout", "stderr", "journal"):
                 os.fsync(self._files[name].fileno())
 
     @contextlib.contextmanager
@@ -397,12 +403,11 @@ class Job:
                 self._large.append(target)
             return -1, size, checksum
         offset = self._ends[which]
+        if not data:
+            return offset, 0, 0
         self._ends[which] += len(data)
         self._pending[which].append(data)
         return offset, len(data), zlib.crc32(data)
-
-    def _line(self, text: str) -> None:
-        self._pending["journal"].append(self.history.sealed(text))
 
 
 class Outputs:
@@ -490,7 +495,7 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
     file = path / "journal"
     data = content_of(file)
     data = data[: data.rfind(b"\n") + 1]
-    if not data.startswith(History().sealed(journal.first_line(asked.seal))):
+    if not data.startswith(History().sealed([journal.first_line(asked.seal)])):
         raise Damaged(file, "is not of this job.json")
     try:
         return data, journal.read_history(data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -49,11 +49,15 @@ class History:
     heads: int = 0
     chain: int = 0
 
-    def sealed(self, text: str) -> bytes:
-        """The next line: it ends in a checksum of itself and of the line before."""
-        data = text.encode()
-        self.chain = zlib.crc32(data, self.chain)
-        return b"%b %08x\n" % (data, self.chain)
+    def sealed(self, texts: Iterable[str]) -> bytes:
+        """The next lines: each ends in a checksum of itself and of the line before."""
+        chain, lines = self.chain, []
+        for text in texts:
+            data = text.encode()
+            chain = zlib.crc32(data, chain)
+            lines.append(b"%b %08x\n" % (data, chain))
+        self.chain = chain
+        return b"".join(lines)
 
 
 def first_line(seal: str) -> str:
@@ -78,9 +82,11 @@ def slot_line(task: int, attempt: int, slot: int, began: float) -> str:
 
 def end_line(task: int, result: Result) -> str:
     """An attempt has ended."""
-    attempt, host, ended, code, flags, seconds, *sizes = result
-    counts = " ".join(map(str, sizes))
-    return f"end {task} {attempt} {host} {ended:.3f} {code} {flags} {seconds:.6f} {counts}"
+    attempt, host, ended, code, flags, seconds, offset, size, checksum, err_offset, err_size, err_checksum = result
+    return (
+        f"end {task} {attempt} {host} {ended:.3f} {code} {flags} {seconds:.6f} "
+        f"{offset} {size} {checksum} {err_offset} {err_size} {err_checksum}"
+    )
 
 
 def done_line(task: int, attempt: int) -> str:
