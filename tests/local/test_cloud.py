@@ -22,7 +22,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hardway.local import daemon
-from hardway.local.spawner import marked
+from hardway.local.machines.spawner import marked
 from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_inv, run_local_cloud
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 

@@ -1,8 +1,8 @@
-"""Sessions of the S3 stub that an instance is to see: looked up by name, here alone, and bound only when they are ours.
+"""Sessions of the S3 stub that an instance may see: they are looked up here alone, and shown only when they are ours.
 
-Who logs in names one by what its shell has in its environment. That is text: a directory is shown to an instance only
-if it has a session's name, is a directory and no link to one, belongs to this user and is closed to all others. What is
-bound is the very directory that was looked at.
+A client names a session by variables. They are only text: an instance is shown a directory if the directory has a
+session's name, is no link, belongs to this user, and is closed to all others. The instance is shown the very directory
+that was checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 
 from hardway.local import beneath
-from hardway.local.spawner import Bind
+from hardway.local.machines.spawner import Bind
 from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,100}")
