@@ -45,7 +45,7 @@ read_end() {
   [ ! -s "$etc/ends" ] || read -r ends <"$etc/ends"
 }
 
-# Renamed into place: a full disk must not make the end never.
+# Renamed: a full disk must not make the end never.
 write_end() {
   echo $((now + $1)) >"$etc/ends.new" && mv "$etc/ends.new" "$etc/ends"
 }
@@ -86,7 +86,7 @@ EOF
   "${sbin}systemctl" start --no-block hardway.timer
 }
 
-# Without systemd. It outlives who starts it.
+# Without systemd.
 loop() {
   trap '' HUP
   while [ -d "$etc" ]; do
