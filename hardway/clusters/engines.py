@@ -22,7 +22,6 @@ from typing import Any
 import paramiko
 from fabric.group import GroupResult
 
-from hardway.config import Cluster as Defaults
 from hardway.config import Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance, describe, tagged
@@ -106,33 +105,21 @@ class Cluster:
         return len(self.instances)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of each instance: which Python has the engine, in which version, and how much a worker may take.
-
-    Empty is not given; `mebibytes` 0 leaves it to the engine.
-    """
-
-    python: str = ""
-    version: str = ""
-    mebibytes: int = 0
-    install: bool = False
+def check(settings: Settings) -> None:
+    """Raise UsageError for what is no amount of memory or no version."""
+    version, source = settings.cluster.version, settings.source("cluster.version")
+    if not re.fullmatch(r"[\w.+!-]*", version):
+        raise UsageError(f"{source} {version!r} is no version, such as 2024.8.0")
+    mebibytes(settings)
 
 
-def request(defaults: Defaults, python: str | None, version: str | None, memory: str | None, install: bool) -> Request:
-    """What was given, else what is configured. Raises UsageError for what is no amount of memory or no version."""
-    chosen = defaults.version if version is None else version
-    if not re.fullmatch(r"[\w.+!-]*", chosen):
-        raise UsageError(f"--version {chosen!r} is no version, such as 2024.8.0")
-    amount = _mebibytes(defaults.memory if memory is None else memory)
-    return Request(defaults.python if python is None else python, chosen, amount, install)
-
-
-def _mebibytes(memory: str) -> int:
+def mebibytes(settings: Settings) -> int:
+    """How much memory a worker may take; 0 leaves it to the engine. Raises UsageError for what is no amount."""
+    memory = settings.cluster.memory
     found = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", memory.strip().lower())
     amount = int(found[1]) << _UNITS[found[2]] >> 20 if found else 0
     if memory and not amount:
-        raise UsageError(f"--memory {memory!r}: write it as 512m or 4g, at least 1m")
+        raise UsageError(f"{settings.source('cluster.memory')} {memory!r}: write it as 512m or 4g, at least 1m")
     return amount
 
 
@@ -140,15 +127,16 @@ def start(
     settings: Settings,
     engine: Engine,
     chosen: Sequence[Instance],
-    asked: Request,
-    seconds: int,
     say: Callable[[str], None],
+    install: bool = False,
 ) -> Cluster:
     """Make these instances a cluster, or see that they are one: what runs as it should is left alone.
 
+    With `install` the engine is installed where it is missing.
+
     The master is the instance tagged role=master, else the one that is it already, else the first on demand, which EC2
     does not take back, else the first. Raises UsageError for instances of another cluster, and Failed where a process
-    does not start, or a worker has not registered after `seconds`; what did start stays.
+    does not start, or a worker has not registered after `ec2.seconds_timeout`; what did start stays.
     """
     master = _master(engine, chosen)
     address = engine.address(master)
@@ -157,11 +145,11 @@ def start(
     common = {
         "engine": engine.name,
         "package": engine.package,
-        "wanted": asked.version,
-        "requirement": _requirement(engine, asked.version),
-        "install": "yes" if asked.install else "",
-        "python": asked.python,
-        "mebibytes": asked.mebibytes or "",
+        "wanted": settings.cluster.version,
+        "requirement": _requirement(engine, settings.cluster.version),
+        "install": "yes" if install else "",
+        "python": settings.cluster.python,
+        "mebibytes": mebibytes(settings) or "",
         "master": master.private_ip,
         "port": engine.port,
         "dashboard": engine.dashboard,
@@ -170,9 +158,9 @@ def start(
         i.id: {**common, "role": "master" if i is master else "worker", "name": i.id, "ip": i.private_ip}
         for i in chosen
     }
-    report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if asked.install else START_SECONDS), say)
+    report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if install else START_SECONDS), say)
     tags.add(settings, chosen, {TAG: address}).complete()
-    _until_registered(settings, engine, master, chosen, seconds)
+    _until_registered(settings, engine, master, chosen)
     return _cluster(address, chosen)
 
 
@@ -228,13 +216,12 @@ def _on_each(
     return outcomes
 
 
-def _until_registered(
-    settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance], seconds: int
-) -> None:
+def _until_registered(settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance]) -> None:
     """Wait until the master knows every instance. Raises Failed with the log of the process that it waits for in vain.
 
     A process that has ended is not waited for.
     """
+    seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
     connection = ssh.connect(master, settings)
     # Paramiko complains of each connection that the master does not take yet.

@@ -11,7 +11,7 @@ from typing import Any
 from fabric.group import GroupResult
 
 from hardway import aws
-from hardway.config import Settings
+from hardway.config import MOST_HOURS, Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError
@@ -34,8 +34,8 @@ def check(hours: float) -> None:
     """Raise UsageError for a time that no instance can be given."""
     if not hours:
         raise UsageError("--hours is 0: ec2.rm ends instances at once")
-    if hours > userdata.MOST_HOURS:
-        raise UsageError(f"--hours is {hours:g}: it must be at most {userdata.MOST_HOURS:g}")
+    if hours > MOST_HOURS:
+        raise UsageError(f"--hours is {hours:g}: it must be at most {MOST_HOURS:g}")
 
 
 def over(chosen: Iterable[Instance]) -> list[Instance]:

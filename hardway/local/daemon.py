@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from hardway import state
+from hardway import config, state
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, UsageError
 from hardway.local import beneath
@@ -197,7 +197,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
 def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
     """Start the daemon, to report on a descriptor; return when it has gone into the background."""
     package = str(Path(__file__).parents[2])
-    environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
+    environment = config.child_environment(without=(spawner.MARK,))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
     with open(directory / LOG, "ab", opener=private) as log:
         child = subprocess.Popen(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
+from hardway import config
 from hardway.config import Local
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.local import signing
@@ -125,8 +125,7 @@ class Running:
 
 def _past_proxies() -> dict[str, str]:
     """The variables that keep clients of the local cloud from asking the environment's proxies for it."""
-    if not urllib.request.getproxies_environment():
+    if not config.proxies():
         return {}
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    past = known if "127.0.0.1" in known.split(",") else ",".join(filter(None, [known, "127.0.0.1"]))
+    past = ",".join(dict.fromkeys([*config.proxy_exceptions(), "127.0.0.1"]))
     return {"NO_PROXY": past, "no_proxy": past}

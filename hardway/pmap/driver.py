@@ -62,21 +62,6 @@ SAID_MOST = 5  # of what agents tell of attempts is shown
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's fault when a connection fails so
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a person may set; times in seconds, 0 for `timeout` is none, 0 for `slots` one a CPU."""
-
-    slots: int = 1
-    retries: int = 10
-    retry_sleep: float = 30.0
-    timeout: float = 0.0
-    keep_going: bool = False
-    backup: bool = True
-    reconnect: float = 300.0
-    linger: float = 3600.0
-    workdir: str = "home"
-
-
 @dataclass
 class Outcome:
     """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end.
@@ -159,13 +144,16 @@ class Driver:
     def __init__(
         self,
         job: Job,
+        command: str,
         arguments: Sequence[bytes],
         numbers: Sequence[int],
         instances: Sequence[Instance],
         settings: Settings,
-        options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        keep_going: bool = False,
+        backup: bool = True,
+        workdir: str = "home",
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[Instance]] | None = None,
         load: Load | None = None,
@@ -173,25 +161,28 @@ class Driver:
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
+        `on_result` is called with the position and the result of each task that is over. With `keep_going` a task that
+        has failed for good ends nothing, with `backup` the slowest run a second time, and `workdir` is where they run:
+        home or scratch. `avoid` maps positions to
         the instance where the task is not to run if there is another. `find` is asked now and then, in a worker
         thread, for instances that may join. Each instance gets `load` before its first task. A result counts once
         what is to `expect` of it is there.
         """
         self.job = job
+        self.command = command
         self.arguments = arguments
         self.numbers = numbers
         self.settings = settings
-        self.options = options
+        self.workdir = workdir
         self.progress = progress
         self.on_result = on_result
         self.positions = {number: position for position, number in enumerate(numbers)}
         self.schedule = Schedule(
             len(arguments),
-            retries=options.retries,
-            retry_sleep=options.retry_sleep,
-            keep_going=options.keep_going,
-            backup=options.backup,
+            retries=settings.mapreduce.retries,
+            retry_sleep=settings.mapreduce.retry_sleep,
+            keep_going=keep_going,
+            backup=backup,
             seed=random.randrange(1 << 30),
         )
         self._avoids = bool(avoid)
@@ -240,7 +231,8 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
-        self.job.event("run", tasks=len(self.numbers), slots=self.options.slots, timeout=self.options.timeout)
+        mapreduce = self.settings.mapreduce
+        self.job.event("run", tasks=len(self.numbers), slots=mapreduce.slots, timeout=mapreduce.timeout)
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         try:
@@ -508,7 +500,7 @@ class Driver:
         for link in lost:
             if not link.opening and link.retry_at and time >= link.retry_at:
                 self._open(link)
-            elif link.channel is None and not link.given_up and time - link.lost_at > self.options.reconnect:
+            elif link.channel is None and not link.given_up and time - link.lost_at > self.settings.mapreduce.reconnect:
                 self._give_up(link, link.reason or "it could not be reached any more", gone=False)
         if self._links and len(lost) == len(self._links) and not self._slots:
             tried = [link for link in lost if link.failures >= FIRST_TRIES]
@@ -529,7 +521,7 @@ class Driver:
                 elif link.up and time - link.heard > PING_AFTER:
                     self._ping(link)
                 elif check and link.up:
-                    late = link.ledger.overdue(link.reached, link.answers_since, self.options.timeout)
+                    late = link.ledger.overdue(link.reached, link.answers_since, self.settings.mapreduce.timeout)
                     if late:
                         self._distrust(link, late)
                     elif link.ledger.open and not link.pinged:
@@ -607,7 +599,7 @@ class Driver:
             link.given_up = False
             self._until.pop(link.name, None)
             self.progress.say(f"{link.instance}: it is back")
-        slots = self._slots[link.name] = self.options.slots or hello.cpus
+        slots = self._slots[link.name] = self.settings.mapreduce.slots or hello.cpus
         self._since.setdefault(link.name, now())
         if link.worker < 0:
             link.worker = self._next_worker
@@ -672,15 +664,15 @@ class Driver:
     def _settings_of(self, link: Link, slots: int) -> bytes:
         pairs = {
             "slots": slots,
-            "timeout": self.options.timeout,
-            "linger": self.options.linger,
+            "timeout": self.settings.mapreduce.timeout,
+            "linger": self.settings.mapreduce.linger,
             "worker": link.worker,
             "HARDWAY_INSTANCE_ID": link.name,
-            "workdir": self.options.workdir,
+            "workdir": self.workdir,
             "files": self._load.digest if self._load else "",
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
-        return b"\0".join([*items, b"command=" + self.job.asked.command.encode("utf-8", "surrogateescape")])
+        return b"\0".join([*items, b"command=" + self.command.encode("utf-8", "surrogateescape")])
 
     # Frames
 
@@ -867,7 +859,7 @@ class Driver:
     def _tell_failure(self, link: Link, position: int, result: Result, verdict: Verdict) -> None:
         if verdict is Verdict.RETRY:
             self.job.flush()
-            how = how_it_ended(result, self.options.timeout)
+            how = how_it_ended(result, self.settings.mapreduce.timeout)
             said = last_line(self.job.outputs, self.numbers[position], result)
             reason = f"{how}{': ' if said else ''}{said}"
             failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
@@ -923,7 +915,7 @@ class Driver:
             names = ", ".join(link.name for link in owed[:5]) + (" ..." if len(owed) > 5 else "")
             self.progress.say(
                 f"{names}: the agent there did not confirm that it ends; left alone, it does after "
-                f"{self.options.linger:g} s"
+                f"{self.settings.mapreduce.linger:g} s"
             )
 
     def _owed(self) -> list[Link]:

@@ -24,7 +24,7 @@ from typing import Any
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
-from hardway.pmap.driver import MISSING, WORKERS_DIED, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.driver import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress
@@ -65,21 +65,23 @@ class DaskDriver:
     def __init__(
         self,
         job: Job,
+        command: str,
         arguments: Sequence[bytes],
         numbers: Sequence[int],
         address: str,
         settings: Settings,
-        options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        keep_going: bool = False,
         expect: Expected | None = None,
     ) -> None:
         self.job = job
+        self.command = command
         self.arguments = arguments
         self.numbers = numbers
         self.address = address
         self.settings = settings
-        self.options = options
+        self.keep_going = keep_going
         self.progress = progress
         self.on_result = on_result
         self.expect = expect
@@ -105,7 +107,7 @@ class DaskDriver:
         """
         began = time.monotonic()
         self.standing.done = len(self.numbers) - len(self._ready)
-        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.options.timeout)
+        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.settings.mapreduce.timeout)
         self.progress.begin(self.numbers, self.standing.done)
         why = "failed"
         try:
@@ -238,13 +240,13 @@ class DaskDriver:
         if code == 0 and not flags:
             self.job.done(number, result)
             self.standing.done += 1
-        elif self._failures[position] < self.options.retries and not flags & WORKERS_DIED:
+        elif self._failures[position] < self.settings.mapreduce.retries and not flags & WORKERS_DIED:
             self._retry(position, result)
             return
         else:
             self.outcome.failed[position] = result
             self.standing.failed += 1
-            self._stop = not self.options.keep_going
+            self._stop = not self.keep_going
         if self.on_result:
             self.job.flush()
             self.on_result(position, result)
@@ -252,10 +254,10 @@ class DaskDriver:
     def _retry(self, position: int, result: Result) -> None:
         self._failures[position] += 1
         self.outcome.retries += 1
-        longest = min(self.options.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
+        longest = min(self.settings.mapreduce.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))
         self.job.flush()
-        how, number = how_it_ended(result, self.options.timeout), self.numbers[position]
+        how, number = how_it_ended(result, self.settings.mapreduce.timeout), self.numbers[position]
         said = last_line(self.job.outputs, number, result)
         reason = f"{how}{': ' if said else ''}{said}"
         self.progress.retry(f"task {number} failed on {result.host}: {reason}; it will be tried again")
@@ -278,7 +280,7 @@ class DaskDriver:
             raise Failed(f"there is no Dask scheduler that answers at {self.address}: {reason}") from None
         self._client = client
         stub = dict(self.settings.stub_session)
-        common = (self.job.asked.command, self.options.timeout, self._nonce, stub)
+        common = (self.command, self.settings.mapreduce.timeout, self._nonce, stub)
         self._task = functools.partial(_sent("run"), *common)
         try:
             yield

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from hardway import s3
-from hardway.config import Settings
+from hardway.config import Settings, child_environment
 from hardway.errors import Failed, UsageError
 from hardway.pmap.results import Results
 
@@ -68,7 +68,7 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            env={**os.environ, "LC_ALL": "C"},
+            env=child_environment({"LC_ALL": "C"}),
         )
         try:
             assert process.stdin and process.stdout

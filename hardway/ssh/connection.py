@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ class InstanceConnection(fabric.Connection):
         known: HostKeys | None = None,
         given_up: threading.Event | None = None,
     ) -> None:
-        proxy.check(settings.ec2.via)
+        proxy.check(settings)
         user = _user(instance, settings)
         super().__init__(
             address(instance, settings),
@@ -221,17 +220,6 @@ class InstanceConnection(fabric.Connection):
             gateway.close()
         running, self.proxy = self.proxy, None
         return running.end() if running else ""
-
-
-def reached(settings: Settings, private_ip: bool = False, via: str | None = None) -> Settings:
-    """The settings with `--private-ip` and `--via` in place of what is configured, where they are given.
-
-    Raises UsageError for a way that there is none, or whose programs are missing here.
-    """
-    ec2 = replace(settings.ec2, private_ip=private_ip or settings.ec2.private_ip)
-    ec2 = ec2 if via is None else replace(ec2, via=via)
-    proxy.check(ec2.via)
-    return replace(settings, ec2=ec2)
 
 
 def address(instance: Instance, settings: Settings) -> str:
