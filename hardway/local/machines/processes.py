@@ -98,7 +98,7 @@ class Spawner:
         self._control = ours
         # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
         variables = config.child_environment()
-        environment = {name: variables[name] for name in ("PATH", "LANG", "TMPDIR") if name in variables}
+        environment: dict[str, str] = {name: variables[name] for name in ("PATH", "LANG", "TMPDIR") if name in variables}
         with theirs, open(directory / SPAWNER, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._child = subprocess.Popen(
