@@ -15,12 +15,14 @@ import stat
 import subprocess
 import time
 import uuid as uuids
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hardway.config import aws_variables, child_environment, search_path, temporary_directory
-from hardway.errors import HardwayError, NothingMatched, UsageError
+from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.state import is_ours
+from hardway.tables import Table, count, duration
 
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
@@ -156,6 +158,17 @@ def sessions() -> list[Session]:
     return sorted(found.values(), key=lambda session: session.age, reverse=True)
 
 
+def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
+    """Sessions as `Session.describe` gives them, in columns: uuid, age, keys, bytes."""
+    return Table(
+        [session.describe() for session in found],
+        "uuid",
+        lambda about: duration(max(0, int(about["age"])), 2),
+        lambda about: count(about["keys"], "key"),
+        lambda about: count(about["bytes"], "byte"),
+    )
+
+
 def find(uuid: str) -> Session:
     """The session of that uuid. Raises UsageError for what is no uuid, NothingMatched where there is none."""
     if not _UUID.fullmatch(uuid):
@@ -192,7 +205,7 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
 def _unreadable(error: OSError) -> None:
     """What is gone holds nothing; of what can't be read nobody knows. Raises HardwayError."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise HardwayError(f"cannot read {error.filename}: {error.strerror}", 1) from error
+        raise HardwayError(f"cannot read {error.filename}: {reason_of(error)}", 1) from error
 
 
 def _is_own_directory(entry: os.DirEntry[str]) -> bool:
@@ -200,4 +213,4 @@ def _is_own_directory(entry: os.DirEntry[str]) -> bool:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISDIR(status.st_mode) and is_ours(status)

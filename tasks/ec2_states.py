@@ -13,7 +13,7 @@ from hardway.cli.task import Lines, act, confirm, progress, say, task
 from hardway.errors import HardwayError
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
-from .flags import ANY_OWNER, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
         "selector": SELECTOR,
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
     },
 )
 def wait(
@@ -62,9 +59,6 @@ def wait(
         "yes": YES,
         "wait": "wait until each answers over SSH",
         "seconds-timeout": "seconds until not being ready is a failure",
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
     },
 )
 def start(
@@ -106,7 +100,6 @@ def start(
         "wait": "wait until they are stopped, which takes EC2 a minute",
         "seconds-timeout": "seconds until not being stopped is a failure",
         "any-owner": ANY_OWNER,
-        "region": REGION,
     },
 )
 def stop(
@@ -137,7 +130,7 @@ def stop(
     return _going_on(settings, chosen, {}, "stopped", "stopped", wait)
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER})
 def reboot(
     c: Context,
     selector: str | Iterable[str],

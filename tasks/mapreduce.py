@@ -202,7 +202,7 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
       sort urls.txt | inv mapreduce.gather - s3://bucket/sorted
     """
     act(f"put objects together as {destination}")
-    return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
+    return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
 @task(autoprint=True, help={"json": JSON})

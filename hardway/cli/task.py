@@ -22,7 +22,7 @@ import invoke
 from hardway import signals, streams
 from hardway.cli import flags
 from hardway.config import SETTINGS, Setting
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
 from hardway.state import private_file, state_directory
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
@@ -111,11 +111,6 @@ def publish(result: Any) -> None:
         face.put(result)
     except HardwayError as error:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
-
-
-def is_dry() -> bool:
-    """Whether this is a dry run, for what is looked up for `act` alone."""
-    return _dry.get()
 
 
 def act(what: str, listing: Iterable[str] = ()) -> None:
@@ -396,7 +391,7 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
         return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")
     if not isinstance(error, OSError):
         return None
-    why = (error.strerror or str(error)).lower()
+    why = reason_of(error)
     if error.errno in NO_ROOM:
         target = f" to {_named(error)}" if error.filename else ""
         return Failed(f"cannot write{target}: {why}")

@@ -31,6 +31,7 @@ from hardway.launch import prerequisites
 from hardway.ssh import connection as ssh
 from hardway.ssh.script import Script
 from hardway.tables import Table
+from hardway.terminal import last_line
 
 TAG = "hardway-cluster"
 """Its value is the address that clients connect to."""
@@ -87,7 +88,7 @@ _ENGINES = {engine.scheme: engine for engine in (DASK, SPARK)}
 
 
 @dataclass(frozen=True)
-class Cluster:
+class EngineCluster:
     """A cluster by the tags of running instances: ids, and where its master and its web pages are in its network.
 
     `master` is empty where that instance is gone.
@@ -129,7 +130,7 @@ def start(
     chosen: Sequence[Instance],
     say: Callable[[str], None],
     install: bool = False,
-) -> Cluster:
+) -> EngineCluster:
     """Make these instances a cluster, or see that they are one: what runs as it should is left alone.
 
     With `install` the engine is installed where it is missing.
@@ -211,8 +212,7 @@ def _on_each(
     outcomes = InstanceGroup(chosen, settings).execute(Script(script, [verb]), each=each, timeout=limit)
     for connection, outcome in outcomes.items():
         if isinstance(outcome, CommandResult) and outcome.exit_code == REFUSED:
-            said = outcome.stderr.decode(errors="replace").strip().splitlines()
-            outcomes[connection] = CommandError(said[-1] if said else "it refused")
+            outcomes[connection] = CommandError(last_line(outcome.stderr) or "it refused")
     return outcomes
 
 
@@ -305,13 +305,13 @@ def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], No
     return ended
 
 
-def clusters(settings: Settings) -> Table[Cluster]:
+def clusters(settings: Settings) -> Table[EngineCluster]:
     """All clusters of the region."""
     found = _clusters(describe(settings, tagged(TAG)))
     return Table(found, "engine", "address", "dashboard", "master", "size")
 
 
-def _clusters(instances: Sequence[Instance]) -> list[Cluster]:
+def _clusters(instances: Sequence[Instance]) -> list[EngineCluster]:
     found: dict[str, list[Instance]] = {}
     for instance in sorted(instances, key=lambda instance: (instance.launched, instance.id)):
         if instance.state == "running" and instance.tags.get(TAG, "").partition(":")[0] in _ENGINES:
@@ -319,10 +319,11 @@ def _clusters(instances: Sequence[Instance]) -> list[Cluster]:
     return [_cluster(address, members) for address, members in found.items()]
 
 
-def _cluster(address: str, members: Sequence[Instance]) -> Cluster:
+def _cluster(address: str, members: Sequence[Instance]) -> EngineCluster:
     engine, host = _engine(address), _host(address)
     master = next((one.id for one in members if one.private_ip == host), "")
-    return Cluster(engine.name, address, f"http://{host}:{engine.dashboard}", master, tuple(one.id for one in members))
+    ids = tuple(one.id for one in members)
+    return EngineCluster(engine.name, address, f"http://{host}:{engine.dashboard}", master, ids)
 
 
 def _engine(address: str) -> Engine:

@@ -18,7 +18,7 @@ from hardway.config import Settings
 from hardway.ec2 import networks
 from hardway.ec2 import security_groups as groups
 from hardway.ec2.instances import Instance
-from hardway.errors import UsageError, did_you_mean
+from hardway.errors import UsageError, did_you_mean, reason_of
 from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import own_key, own_key_path, pair_name
@@ -123,7 +123,7 @@ def _from_key_file(path: Path) -> tuple[str, str]:
             private = paramiko.PKey.from_path(path)
             kind, key = private.get_name(), private.get_base64()
     except (OSError, ValueError, paramiko.SSHException) as error:
-        raise UsageError(f"--key {path} is no private key that can be read: {error}") from None
+        raise UsageError(f"--key {path} is no private key that can be read: {reason_of(error)}") from None
     public = f"{kind} {key}"
     return pair_name(public), public
 

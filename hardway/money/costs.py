@@ -18,7 +18,7 @@ from hardway.ec2.instances import Instance, Instances
 from hardway.errors import UsageError
 from hardway.money import prices
 from hardway.money.prices import Say
-from hardway.tables import money
+from hardway.tables import duration, money, per_hour
 
 _UNLIMITED = re.compile(r"t(3a?|4g)\.")
 _USD_PER_CPU_HOUR = 0.05
@@ -44,18 +44,19 @@ class Bill(Instances):
         super().__init__(instances)
         hourly = prices.hourly(settings, self, say)
         now = datetime.now(timezone.utc)
-        self._costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+        costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+        self._costs = costs
+        self.columns = (
+            *self.columns,
+            lambda one: per_hour(costs[one.id].usd_per_hour),
+            lambda one: None if (hours := costs[one.id].hours) is None else duration(hours * 3600),
+            lambda one: None if (usd := costs[one.id].usd) is None else money(usd),
+        )
 
-    def row(self, instance: Instance) -> list[str]:
-        cost = self._costs[instance.id]
-        price = "-" if cost.usd_per_hour is None else f"{money(cost.usd_per_hour)}/hour"
-        hours = "-" if cost.hours is None else f"{cost.hours:.2f}h"
-        return [*super().row(instance), price, hours, "-" if cost.usd is None else money(cost.usd)]
-
-    def facts(self, instance: Instance) -> dict[str, Any]:
-        cost = self._costs[instance.id]
-        own = {"usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
-        return super().facts(instance) | own
+    def facts(self, row: Instance) -> dict[str, Any]:
+        """All there is to know of an instance, and its cost."""
+        cost = self._costs[row.id]
+        return {**super().facts(row), "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
 
     @property
     def usd(self) -> str:

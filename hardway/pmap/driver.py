@@ -451,9 +451,9 @@ class Driver:
             return
         link.given_up = True
         reason = printable(reason)
-        time = self._until[link.name] = now()
-        for (position, attempt), started in self.schedule.held(link.name).items():
-            self._note_lost(link, position, attempt, started, time)
+        self._until[link.name] = now()
+        for position, attempt in self.schedule.held(link.name):
+            self._note_lost(link, position, attempt)
         self.job.event("gone", host=link.name, reason=reason)
         again = self.schedule.leave(link.name)
         self._note_deadly()
@@ -490,9 +490,8 @@ class Driver:
                 self.job.event("aside", host=bad.name)
                 self.progress.say(f"{bad.instance}: set aside, {reason}")
 
-    def _note_lost(self, link: Link, position: int, attempt: int, started: float | None, time: float) -> None:
-        ran = None if started is None else round(time - started, 3)
-        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=link.name, seconds=ran)
+    def _note_lost(self, link: Link, position: int, attempt: int) -> None:
+        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=link.name)
 
     def _keep_links(self, time: float) -> None:
         """Reconnect what was lost, give up what stays lost, ping what is silent."""
@@ -589,7 +588,7 @@ class Driver:
     def _greet(self, link: Link, hello: Hello) -> None:
         """An agent is there: a new one, or one that we or an earlier driver knew. Raises Lie."""
         link.greeted = now()
-        gone = link.ledger.hello(hello.holdings, link.greeted)
+        gone, begun = link.ledger.hello(hello.holdings, link.greeted)
         anew = bool(link.identity) and link.identity != hello.identity
         if not anew and any(runs for _, _, runs in gone):
             raise Lie("it has forgotten what runs there")
@@ -604,12 +603,14 @@ class Driver:
         if link.worker < 0:
             link.worker = self._next_worker
             self._next_worker += slots
-        link.ledger.workers = range(link.worker, link.worker + slots)
+        link.ledger.slots = slots
         link.send(agent.JOB, payload=self._settings_of(link, slots))
         instance = link.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         seconds = round(now() - link.made, 3)
-        self.job.event("up", host=link.name, slots=slots, worker=link.worker, seconds=seconds, **about)
+        self.job.event("up", host=link.name, slots=slots, seconds=seconds, **about)
+        for start in begun:
+            self.job.slot(*start)
         if anew:
             self.job.event("died", host=link.name)
             self.progress.say(f"{link.instance}: the agent had died; another one is there")
@@ -641,7 +642,7 @@ class Driver:
                     self._order(link, True, holding.task, holding.attempt)
         lost = [key for key in known if key not in found]
         for position, attempt in lost:
-            self._note_lost(link, position, attempt, known[position, attempt], time)
+            self._note_lost(link, position, attempt)
         if anew:
             self.schedule.died(link.name, lost)
         else:
@@ -684,7 +685,7 @@ class Driver:
         if kind == agent.DONE:
             self._on_done(link, frame)
         elif kind == agent.STARTED:
-            link.ledger.started(task, attempt, payload, now())
+            self.job.slot(*link.ledger.started(task, attempt, payload, now()))
             self.schedule.started(link.name, self.positions.get(task, -1), attempt, now())
         elif kind == agent.CHUNK:
             self._on_chunk(link, frame)
@@ -840,11 +841,11 @@ class Driver:
             verdict = self.schedule.finished(link.name, position, attempt, ok, end.seconds, now())
             self._note_aside("tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
-            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
+            about = {"code": end.code, "seconds": round(end.seconds, 6)}
             self.job.event("ended", task=task, attempt=attempt, host=link.name, **about)
             discard([output for output in (stdout, stderr) if isinstance(output, Path)])
             return
-        result = self.job.ended(task, attempt, link.name, end.code, flags, end.seconds, stdout, stderr, end.worker)
+        result = self.job.ended(task, attempt, link.name, end.code, flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
             link.results += 1
             self.job.done(task, result)

@@ -34,10 +34,10 @@ from hardway.pmap.driver import Driver, Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
-from hardway.pmap.journal import Job, Result, duration
+from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
-from hardway.tables import count, money
+from hardway.tables import count, duration, money
 from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
@@ -449,7 +449,7 @@ def _summary(outcome: Outcome, tasks: int) -> str:
         f"{outcome.retries} retries",
         f"{outcome.backups} backups",
         f"{outcome.lost} instances lost",
-        duration(outcome.seconds),
+        duration(outcome.seconds, 2),
         f"{min(share, 1):.0%} busy",
     ]
     if outcome.cost:

@@ -27,7 +27,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from hardway import state
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
-from hardway.errors import Failed, UsageError
+from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded
 from hardway.ssh import host_keys, proxy
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
@@ -306,7 +306,7 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     if isinstance(error, paramiko.SSHException | EOFError):
         return str(error) or "the host closed the connection"
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return reason_of(error)
     return None
 
 

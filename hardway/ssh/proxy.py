@@ -22,6 +22,7 @@ from pathlib import Path
 
 from hardway.config import Settings, search_path
 from hardway.errors import UsageError
+from hardway.terminal import last_line
 
 END_SECONDS = 1.0
 _PLUGIN = "session-manager-plugin"
@@ -62,9 +63,9 @@ class Proxy:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._stderr.seek(0)
-            said = self._stderr.read().decode(errors="replace").split("\n")
+            said = last_line(self._stderr.read())
             self._stderr.close()
-            return next((line.strip() for line in reversed(said) if line.strip()), "")
+            return said
 
     def _ended_within(self, seconds: float) -> bool:
         """Wait without reaping it: until then no other process group can have its number."""

@@ -43,8 +43,8 @@ def nonsense(rng: random.Random) -> bytes:
                 rng.randbytes(rng.randrange(100)),
                 struct.pack("!d", rng.choice(NUMBERS)),
                 b"\x00text",
-                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0, ABC, 0) + b"abc",
-                agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5, 0, 0) + b"short",
+                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 3, 0, ABC, 0) + b"abc",
+                agent.RESULT.pack(0, 0, 1.0, 1 << 40, 5, 0, 0) + b"short",
             ]
         )
         kind = rng.choice(KINDS)
