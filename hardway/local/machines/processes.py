@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import resource
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway import config
+from hardway import config, state
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
 from hardway.local.running import SPAWNER
@@ -98,9 +97,11 @@ class Spawner:
         self._control = ours
         # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
         variables = config.child_environment()
-        environment: dict[str, str] = {name: variables[name] for name in ("PATH", "LANG", "TMPDIR") if name in variables}
+        environment: dict[str, str] = {
+            name: variables[name] for name in ("PATH", "LANG", "TMPDIR") if name in variables
+        }
         with theirs, open(directory / SPAWNER, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state.lock(lock)
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), str(directory)],
                 stdin=subprocess.DEVNULL,
