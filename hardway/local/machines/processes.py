@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hardway import config, state
+from hardway.errors import reason_of
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
 from hardway.local.running import SPAWNER
@@ -97,9 +98,7 @@ class Spawner:
         self._control = ours
         # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
         variables = config.child_environment()
-        environment: dict[str, str] = {
-            name: variables[name] for name in ("PATH", "LANG", "TMPDIR") if name in variables
-        }
+        environment = {name: text for name, text in variables.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / SPAWNER, "w") as lock:
             state.lock(lock)
             self._child = subprocess.Popen(
@@ -125,7 +124,7 @@ class Spawner:
         try:
             spawner.send(self._control, request, [theirs.fileno(), *stdio])
         except OSError as error:
-            process.fail(str(error))
+            process.fail(reason_of(error))
         finally:
             theirs.close()
         return process
