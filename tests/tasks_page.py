@@ -6,7 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from invoke.program import Program
+from hardway.cli.program import Program
 
 PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
 GROUPS = {
@@ -52,7 +52,7 @@ def help_of(task: str) -> str:
     """What `inv --help TASK` prints."""
     from tasks import ns
 
-    inv = Program(name="Invoke", binary="inv[oke]", binary_names=["invoke", "inv"], namespace=ns)
+    inv = Program(name="inv", binary="inv", binary_names=["inv"], namespace=ns)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         inv.run(["inv", "--help", task], exit=False)
     return said.getvalue()
