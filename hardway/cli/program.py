@@ -212,7 +212,7 @@ def _reading(source: str) -> Iterator[None]:
     except HardwayError as error:
         raise UsageError(f"{source}: {error}") from None
     except AmbiguousMergeError:
-        why = "a section, such as ec2:, has settings in one file, and is empty or something else in another"
+        why = "a section (such as ec2:) that has settings in one file is empty, or no section, in another"
         raise UsageError(f"{source}: {why}") from None
     except AttributeError:  # a list, or a text, where Invoke asks for items
         raise UsageError(f"{source}: {_NO_SECTIONS}") from None
