@@ -178,7 +178,7 @@ def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.Captur
         return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
 
     (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
-    assert (run(), capfd.readouterr()) == (1, ("", "no local cloud is running; inv local.up starts one\n"))
+    assert (run(), capfd.readouterr()) == (1, ("", 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'))
     # Invoke can't merge it with one that has settings.
     (tmp_path / "invoke.yaml").write_text("local: {boot_delay: 3}\n")
     said = "invoke.yaml: a section (such as ec2:) that has settings in one file is empty, or no section, in another\n"
