@@ -12,7 +12,7 @@ Invoke has no hook for these. What it costs us to do without one, or what we do 
   are not offered back.
 - An unknown flag of a task, `--help` too, is taken for its first required argument: `_asked_for_help` and `_explained`
   look for it there.
-- invoke.yaml is looked for where tasks were found, and these are in no project: `parse_collection` names the place.
+- invoke.yaml is looked for where tasks were found, and these are in no project: `_load_project` names the place.
 - Nothing tells which file a setting comes from: the file is named that was read last before the settings were wrong.
 - An empty section, `ec2:` with comments below it, can't be merged with another file's: that is an error.
 """
@@ -85,6 +85,18 @@ class Program(InvokeProgram):
         super().parse_collection()
         words = {*self.core.unparsed, *self.core.remainder.split(), self.args.help.value}
         self.collection = self.scoped_collection = _Mentioned(self.collection, words)
+
+    def update_config(self, merge: bool = True) -> None:
+        self._load_project()
+        path = self.args.config.value
+        if path and not os.path.isfile(path):
+            raise UsageError(f"--config {path}: there is no such file")
+        with _reading(path or "the settings"):
+            super().update_config(merge)
+            _check_sections(self.config)
+
+    def _load_project(self) -> None:
+        """Read invoke.yaml, which takes long: no list of tasks and no help needs it."""
         project = self.project or Path.cwd()
         # An invoke.py would be run, which is for whoever calls `inv` where there are tasks of theirs.
         found = [name for name in ("invoke.yaml", "invoke.yml", "invoke.json") if (project / name).exists()]
@@ -93,14 +105,6 @@ class Program(InvokeProgram):
                 self.config.set_project_location(project)
                 self.config.load_project()
                 _check_sections(self.config)
-
-    def update_config(self, merge: bool = True) -> None:
-        path = self.args.config.value
-        if path and not os.path.isfile(path):
-            raise UsageError(f"--config {path}: there is no such file")
-        with _reading(path or "the settings"):
-            super().update_config(merge)
-            _check_sections(self.config)
 
     def parse_tasks(self) -> None:
         with self._manners():
