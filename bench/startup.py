@@ -1,8 +1,9 @@
 """How long a command takes before it does anything, against its peers, one after the other, again and again.
 
 `./inv` against a bare Invoke with a tasks.py of one task, where both list tasks, show help and complete a word;
-`ec2.ls` of 50 instances of moto's against awscli and the shortest boto3 script. Prints medians, of the seconds on the clock and on the CPU and of the ratios within each round
-(that of the CPU stands still on a busy machine), and JSON on stdout; exit code 1 where a ratio is over its limit.
+`ec2.ls` of 50 instances of moto's against awscli and the shortest boto3 script. Prints medians, of the seconds on the
+clock and on the CPU and of the ratios within each round (that of the CPU stands still on a busy machine), and JSON on
+stdout; exit code 1 where a ratio is over its limit.
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
 @pytest.mark.parametrize(
     "arguments", ["ec2.ssh --help", "ec2.ssh -h", "ec2.ssh web --help", "ec2.ssh web -c x -h", "ec2.ssh test --help"]
 )
-def test_help_of_a_task_may_stand_behind_it(
-    arguments: str, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_a_task_may_stand_behind_it(arguments: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hardway.cli.program import Program
     from tasks import ns
 
@@ -119,8 +117,13 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
 )
 @pytest.mark.parametrize("file", ["invoke.yaml", "home/.invoke.yaml", "other.yaml"])
 def test_settings_that_are_none_are_told_in_a_line(
-    file: str, text: str, why: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch
+    file: str,
+    text: str,
+    why: str,
+    tmp_path: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hardway.cli.program import Program
     from tasks import ns
@@ -178,7 +181,8 @@ def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.Captur
         return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
 
     (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
-    assert (run(), capfd.readouterr()) == (1, ("", 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'))
+    said = 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'
+    assert (run(), capfd.readouterr()) == (1, ("", said))
     # Invoke can't merge it with one that has settings.
     (tmp_path / "invoke.yaml").write_text("local: {boot_delay: 3}\n")
     said = "invoke.yaml: a section (such as ec2:) that has settings in one file is empty, or no section, in another\n"
@@ -214,9 +218,7 @@ def test_nobody_reads_on_is_no_error(program: str, arguments: str, unbuffered: s
     os.close(read)
     command = [*PROGRAMS[program], *arguments.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60
-    )
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
@@ -234,6 +236,21 @@ def test_ctrl_c_during_the_imports_says_nothing(home: Path) -> None:
     # A shell shows the first as the second.
     assert code in (-signal.SIGINT, 128 + signal.SIGINT)
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
+
+
+def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> None:
+    python = tmp_path / "elsewhere/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("inv", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, checkout)
+    (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
+    done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{checkout}/inv.py --list\n", "")
+    assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Invoke's executor, with what a task of ours needs to print its result.
+"""Invoke's executor, which prints what a task of ours returns.
 
-Invoke reads its name from the setting `tasks.executor_class` and makes it, which is the one place where a task that was
-named on the command line can be told from one that another task calls. A named task prints its result once and whole,
-raises where it can't, and prints nothing for an empty result.
+Invoke makes the class that the setting `tasks.executor_class` names. The executor alone can tell a task that was named
+on the command line from a task that another one calls. A named task prints its result once and whole, raises where
+stdout can't be written, and prints nothing for an empty result.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hardway.terminal import printable
 class Executor(invoke.Executor):
     """Runs tasks, ours and others; of ours, those named on the command line print their results."""
 
-    def __init__(self, collection: invoke.Collection, config: invoke.Config, core: invoke.ParseResult) -> None:
-        if any(section in config and config[section] is None for section in SECTIONS):
-            config = config.clone(into=_Config)
-        super().__init__(collection, config, core)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if any(section in self.config and self.config[section] is None for section in SECTIONS):
+            self.config = self.config.clone(into=_Config)
 
     def execute(self, *tasks: Any) -> dict[Any, Any]:
         """See `invoke.Executor.execute`; the standard streams are made ready for results before."""

@@ -1,20 +1,24 @@
 """Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word.
 
-`hardway` is such a program, and so is `./inv` in a checkout. `inv` is Invoke's own, with Invoke's manners: our tasks in
-somebody else's tasks.py print their results by `hardway.cli.executor`, and what comes before a task runs is Invoke's.
+`hardway` is such a program, and so is `./inv` in a checkout. `inv` alone is Invoke's own program. It runs our tasks
+from somebody else's tasks.py: there `hardway.cli.executor` prints results, and what comes before a task is Invoke's.
 
-Invoke has no hook for these. What it costs us to do without one, or what we do in its place:
+Invoke has no hook for these. Each line says what is given up, or done in its place:
 
-- A program whose tasks are found has no say in how `inv` tells of a flag or an invoke.yaml that it can't read: under
-  `inv` the exit code is 1, and for an invoke.yaml it is a traceback. Ours say a line, with exit code 2.
-- The text of a ParseError is all that says what was wrong: `_explained` reads it.
-- A flag of Invoke's can't be left out, as `update_config` asks for the value of each: `parse_core_args` puts those that
-  are not offered back.
-- An unknown flag of a task, `--help` too, is taken for its first required argument: `_asked_for_help` and `_explained`
-  look for it there.
-- invoke.yaml is looked for where tasks were found, and these are in no project: `_load_project` names the place.
-- Nothing tells which file a setting comes from: the file is named that was read last before the settings were wrong.
-- An empty section, `ec2:` with comments below it, can't be merged with another file's: that is an error.
+- What `inv` says of a flag or an invoke.yaml that it can't read. Given up: the exit code is 1, and a broken invoke.yaml
+  is a traceback.
+- The reason of a ParseError. `_explained` reads its text.
+- A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds those that are not
+  offered.
+- An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
+  `_asked_for_help` and `_explained` look for it there.
+- The flags of some tasks alone. `_Mentioned` is a tree that has no flags for the others.
+- Settings for tasks that come from no directory. `_load_project` names the directory.
+- The file that a setting comes from. An error names the file that was read last.
+- An empty section, such as `ec2:`, that has settings in another file. Given up: that is an error.
+
+No private name of Invoke is used. `hardway.ssh.connection` and `hardway.fanout.group` name those of Paramiko and
+Fabric.
 """
 
 from __future__ import annotations
