@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 
-from hardway.__main__ import prepare
+from hardway.__main__ import run
 
 HERE = Path(__file__).resolve().parent
 
 if __name__ == "__main__":
-    # What a person types, for help, completion and the line that goes on with a job.
+    # What a person types, for the line that goes on with a job.
     sys.argv[0] = str(HERE / "inv")
-    prepare()
-    import_module("tasks").main("inv", HERE)
+    run("tasks", "inv", HERE)

@@ -22,19 +22,22 @@ def demo(c: Context, num: int | str = "4") -> None:
     """Run the whole job on this machine, to watch.
 
     A local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away.
+
+    Examples:
+      inv demo
+      inv demo --num 8
     """
     import tempfile
 
     count = config.number(num, int, "--num")
     with tempfile.TemporaryDirectory(prefix="hardway-demo-") as state:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "INVOKE_", "s3_stubbed"))
-        } | {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        own = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), *config.search_path()]),
             "XDG_STATE_HOME": f"{state}/state",
             "XDG_DATA_HOME": f"{state}/data",
             "NUM": str(max(1, count)),
         }
+        environment = config.child_environment(own, without=("AWS_", "INVOKE_", "s3_stubbed"))
         _run(["bash", "examples/wordcount/demo.sh"], environment)
 
 
@@ -46,7 +49,12 @@ def demo(c: Context, num: int | str = "4") -> None:
     }
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
-    """Run the tests of this repository."""
+    """Run the tests of this repository.
+
+    Examples:
+      inv test
+      inv test --args 'tests/ec2 -n0 -x'
+    """
     import shutil
 
     if engines:
@@ -61,6 +69,10 @@ def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks.
 
     Each prints ratios against its peers.
+
+    Examples:
+      inv bench
+      inv bench --name hosts
     """
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
     if not name:

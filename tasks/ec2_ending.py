@@ -15,23 +15,27 @@ from hardway.errors import HardwayError, PartlyFailed
 from hardway.tables import count
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
-from .flags import ANY_OWNER, CONNECTIONS, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER})
 def rm(
     c: Context,
     selector: str | Iterable[str],
     yes: bool = False,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Terminate instances.
 
     Prints their ids. What is terminated already is no error; an unknown id is, at the end.
+
+    Examples:
+      inv ec2.rm batch --yes
+      inv ec2.rm 'db batch' -y
     """
     settings = config.settings(c, region)
     unknown: list[str] = []
@@ -63,10 +67,6 @@ def rm(
         "selector": SELECTOR,
         "hours": "hours from now after which each ends itself",
         "yes": YES,
-        "max-connections": CONNECTIONS,
-        "region": REGION,
-        "private-ip": PRIVATE_IP,
-        "via": VIA,
     },
 )
 def extend(
@@ -74,14 +74,18 @@ def extend(
     selector: str | Iterable[str],
     hours: float | str,
     yes: bool = False,
-    max_connections: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> Lines:
     """Move the time at which instances end themselves.
 
     Prints the ids of those.
+
+    Examples:
+      inv ec2.extend web 4 --yes
+      inv ec2.extend 'web db' 0.5 -y
     """
     settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
     wanted = config.number(hours, float, "--hours")

@@ -34,6 +34,8 @@ PROGRAMS = {"inv": INV, "hardway": [sys.executable, "-m", "hardway"]}
         ("ec2", "ec2 is a group of tasks: --list ec2 shows them"),
         ("xyz", "there is no task 'xyz'; --list shows all"),
         ("ec2.new --seconds-timeout", "--seconds-timeout needs a value"),
+        ("ec2.types --vcpus many", "--vcpus is 'many': it must be a whole number, 0 or more"),
+        ("ec2.types --memory many", "--memory is 'many': it must be a number, 0 or more"),
         ("--config no.yaml ec2.ls", "--config no.yaml: there is no such file"),
         ("ec2.id", "'ec2.id' did not receive required positional arguments: 'selector'"),
         ("--print-completion-script csh", 'Completion for shell "csh" not supported (options are: bash, fish, zsh).'),
@@ -97,7 +99,7 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
         return done.returncode, done.stdout + done.stderr
 
     settings.write_text("ec2:\n  num: many\n")
-    assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 0 or more\n")
+    assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 1 or more\n")
     settings.write_text("ec2:\n  name: mine\n")
     assert said("invoke", "mine") == (0, "1 mine\n")
     settings.write_text("ec2:\n#  name: mine\n")

@@ -39,6 +39,7 @@ from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
 from hardway import streams
+from hardway.cli import help
 from hardway.cli.executor import Executor
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
@@ -147,6 +148,9 @@ class Program(InvokeProgram):
         # Whatever is configured: a class that an invoke.yaml names would be imported from wherever this is run.
         Executor(self.collection, self.config, self.core).execute(*self.tasks)
 
+    def print_task_help(self, name: str) -> None:
+        help.show(self, name)
+
     def print_version(self) -> None:
         from importlib.metadata import version
 
@@ -206,7 +210,7 @@ class _Mentioned(Collection):
 
     def to_contexts(self, ignore_unknown_help: bool | None = None) -> list[ParserContext]:
         return [
-            ParserContext(name=name, aliases=aliases, args=self[name].get_arguments(ignore_unknown_help))
+            help.TaskContext(name=name, aliases=aliases, args=self[name].get_arguments(ignore_unknown_help))
             for name, aliases in self.task_names.items()
             if any(each in self._words for each in (name, *aliases))
         ]

@@ -20,7 +20,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import invoke
 
 from hardway import signals, streams
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway.cli import flags
+from hardway.config import SETTINGS, Setting
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
 from hardway.state import private_file, state_directory
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
@@ -81,11 +83,6 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
-def is_dry() -> bool:
-    """Whether this is a dry run, for what is looked up for `act` alone."""
-    return _dry.get()
-
-
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
 
@@ -113,25 +110,23 @@ def needs_executor(_c: invoke.Context) -> None:
 
 
 class Task(invoke.Task[Any]):
-    """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
+    """Invoke's task with the short flags that all tasks share.
 
-    `short` maps a parameter to a short flag that is no letter of its name. `changes` says that it changes something:
-    what makes its result in a dry run. With `autoprint`, `Executor` prints its result.
+    `changes` says that it changes something: what makes its result in a dry run. With `autoprint`, our `Executor`
+    prints its result.
     """
 
     def __init__(
         self,
         *args: Any,
-        short: dict[str, str] | None = None,
         changes: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
         self.changes = changes
-        super().__init__(*args, **options)
+        super().__init__(*args, **{**options, "auto_shortflags": False})
         # Invoke declares texts, and takes tasks.
         before: list[Any] = [needs_executor, *self.pre]
         self.pre = before
-        self.short = short or {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
@@ -153,32 +148,37 @@ class Task(invoke.Task[Any]):
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
         texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
-        arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        parameters = self.argspec(self.body).parameters
+        made = super().get_arguments(ignore_unknown_help)
+        arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
-            own = self.short.get(argument.attr_name or argument.name)
-            given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
-            argument.names = (*given, own) if own else tuple(given)
             if argument.positional:
                 # Invoke puts these first, and shows them as if they were flags like any other.
                 argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
-            elif default := self._default(argument.attr_name or argument.name, argument.default):
-                argument.help = f"{argument.help or ''} (default: {default})".lstrip()
+                continue
+            default = argument.default
+            if (default is None or default is False) and (known := self._setting(str(argument.name))):
+                argument.help = argument.help or known.described("else")
+                default = known.default
+            if shown := _shown(default):
+                argument.help = f"{argument.help or ''} (default: {shown})".lstrip()
         return arguments
 
-    def _default(self, parameter: str, given: Any) -> str:
-        """What a flag that is left out stands for, as text: its own default, else its setting's; empty for nothing."""
-        from hardway import config
+    def _setting(self, parameter: str) -> Setting | None:
+        """The setting that a parameter is a flag of; None for any other one."""
+        # ec2_images is a part of ec2
+        section = self.body.__module__.rpartition(".")[2].partition("_")[0]
+        return SETTINGS.get(f"{section}.{parameter}") or SETTINGS.get(f"aws.{parameter}")
 
-        if given is None:
-            # ec2_images is a part of ec2
-            section = self.body.__module__.rpartition(".")[2].partition("_")[0]
-            given = config.default(section, parameter)
-        if given is None or given is False or isinstance(given, list | tuple):
-            return ""
-        if given is True:
-            return "yes"
-        return f"{given:g}" if isinstance(given, float) else str(given)
+
+def _shown(given: Any) -> str:
+    """What a flag that is left out stands for, as text; empty for nothing."""
+    if given is None or given is False or isinstance(given, list | tuple):
+        return ""
+    if given is True:
+        return "yes"
+    return f"{given:g}" if isinstance(given, float) else str(given)
 
 
 @overload
@@ -358,7 +358,7 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
         return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")
     if not isinstance(error, OSError):
         return None
-    why = (error.strerror or str(error)).lower()
+    why = reason_of(error)
     if error.errno in NO_ROOM:
         target = f" to {_named(error)}" if error.filename else ""
         return Failed(f"cannot write{target}: {why}")

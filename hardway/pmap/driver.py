@@ -62,21 +62,6 @@ SAID_MOST = 5  # of what agents tell of attempts is shown
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's fault when a connection fails so
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a person may set; times in seconds, 0 for `timeout` is none, 0 for `slots` one a CPU."""
-
-    slots: int = 1
-    retries: int = 10
-    retry_sleep: float = 30.0
-    timeout: float = 0.0
-    keep_going: bool = False
-    backup: bool = True
-    reconnect: float = 300.0
-    linger: float = 3600.0
-    workdir: str = "home"
-
-
 @dataclass
 class Outcome:
     """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end.
@@ -159,13 +144,16 @@ class Driver:
     def __init__(
         self,
         job: Job,
+        command: str,
         arguments: Sequence[bytes],
         numbers: Sequence[int],
         instances: Sequence[Instance],
         settings: Settings,
-        options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        keep_going: bool = False,
+        backup: bool = True,
+        workdir: str = "home",
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[Instance]] | None = None,
         load: Load | None = None,
@@ -173,25 +161,28 @@ class Driver:
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
+        `on_result` is called with the position and the result of each task that is over. With `keep_going` a task that
+        has failed for good ends nothing, with `backup` the slowest run a second time, and `workdir` is where they run:
+        home or scratch. `avoid` maps positions to
         the instance where the task is not to run if there is another. `find` is asked now and then, in a worker
         thread, for instances that may join. Each instance gets `load` before its first task. A result counts once
         what is to `expect` of it is there.
         """
         self.job = job
+        self.command = command
         self.arguments = arguments
         self.numbers = numbers
         self.settings = settings
-        self.options = options
+        self.workdir = workdir
         self.progress = progress
         self.on_result = on_result
         self.positions = {number: position for position, number in enumerate(numbers)}
         self.schedule = Schedule(
             len(arguments),
-            retries=options.retries,
-            retry_sleep=options.retry_sleep,
-            keep_going=options.keep_going,
-            backup=options.backup,
+            retries=settings.mapreduce.retries,
+            retry_sleep=settings.mapreduce.retry_sleep,
+            keep_going=keep_going,
+            backup=backup,
             seed=random.randrange(1 << 30),
         )
         self._avoids = bool(avoid)
@@ -240,7 +231,8 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
-        self.job.event("run", tasks=len(self.numbers), slots=self.options.slots, timeout=self.options.timeout)
+        mapreduce = self.settings.mapreduce
+        self.job.event("run", tasks=len(self.numbers), slots=mapreduce.slots, timeout=mapreduce.timeout)
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         try:
@@ -459,9 +451,9 @@ class Driver:
             return
         link.given_up = True
         reason = printable(reason)
-        time = self._until[link.name] = now()
-        for (position, attempt), started in self.schedule.held(link.name).items():
-            self._note_lost(link, position, attempt, started, time)
+        self._until[link.name] = now()
+        for position, attempt in self.schedule.held(link.name):
+            self._note_lost(link, position, attempt)
         self.job.event("gone", host=link.name, reason=reason)
         again = self.schedule.leave(link.name)
         self._note_deadly()
@@ -498,9 +490,8 @@ class Driver:
                 self.job.event("aside", host=bad.name)
                 self.progress.say(f"{bad.instance}: set aside, {reason}")
 
-    def _note_lost(self, link: Link, position: int, attempt: int, started: float | None, time: float) -> None:
-        ran = None if started is None else round(time - started, 3)
-        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=link.name, seconds=ran)
+    def _note_lost(self, link: Link, position: int, attempt: int) -> None:
+        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=link.name)
 
     def _keep_links(self, time: float) -> None:
         """Reconnect what was lost, give up what stays lost, ping what is silent."""
@@ -508,7 +499,7 @@ class Driver:
         for link in lost:
             if not link.opening and link.retry_at and time >= link.retry_at:
                 self._open(link)
-            elif link.channel is None and not link.given_up and time - link.lost_at > self.options.reconnect:
+            elif link.channel is None and not link.given_up and time - link.lost_at > self.settings.mapreduce.reconnect:
                 self._give_up(link, link.reason or "it could not be reached any more", gone=False)
         if self._links and len(lost) == len(self._links) and not self._slots:
             tried = [link for link in lost if link.failures >= FIRST_TRIES]
@@ -529,7 +520,7 @@ class Driver:
                 elif link.up and time - link.heard > PING_AFTER:
                     self._ping(link)
                 elif check and link.up:
-                    late = link.ledger.overdue(link.reached, link.answers_since, self.options.timeout)
+                    late = link.ledger.overdue(link.reached, link.answers_since, self.settings.mapreduce.timeout)
                     if late:
                         self._distrust(link, late)
                     elif link.ledger.open and not link.pinged:
@@ -597,7 +588,7 @@ class Driver:
     def _greet(self, link: Link, hello: Hello) -> None:
         """An agent is there: a new one, or one that we or an earlier driver knew. Raises Lie."""
         link.greeted = now()
-        gone = link.ledger.hello(hello.holdings, link.greeted)
+        gone, begun = link.ledger.hello(hello.holdings, link.greeted)
         anew = bool(link.identity) and link.identity != hello.identity
         if not anew and any(runs for _, _, runs in gone):
             raise Lie("it has forgotten what runs there")
@@ -607,17 +598,19 @@ class Driver:
             link.given_up = False
             self._until.pop(link.name, None)
             self.progress.say(f"{link.instance}: it is back")
-        slots = self._slots[link.name] = self.options.slots or hello.cpus
+        slots = self._slots[link.name] = self.settings.mapreduce.slots or hello.cpus
         self._since.setdefault(link.name, now())
         if link.worker < 0:
             link.worker = self._next_worker
             self._next_worker += slots
-        link.ledger.workers = range(link.worker, link.worker + slots)
+        link.ledger.slots = slots
         link.send(agent.JOB, payload=self._settings_of(link, slots))
         instance = link.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         seconds = round(now() - link.made, 3)
-        self.job.event("up", host=link.name, slots=slots, worker=link.worker, seconds=seconds, **about)
+        self.job.event("up", host=link.name, slots=slots, seconds=seconds, **about)
+        for start in begun:
+            self.job.slot(*start)
         if anew:
             self.job.event("died", host=link.name)
             self.progress.say(f"{link.instance}: the agent had died; another one is there")
@@ -649,7 +642,7 @@ class Driver:
                     self._order(link, True, holding.task, holding.attempt)
         lost = [key for key in known if key not in found]
         for position, attempt in lost:
-            self._note_lost(link, position, attempt, known[position, attempt], time)
+            self._note_lost(link, position, attempt)
         if anew:
             self.schedule.died(link.name, lost)
         else:
@@ -672,15 +665,15 @@ class Driver:
     def _settings_of(self, link: Link, slots: int) -> bytes:
         pairs = {
             "slots": slots,
-            "timeout": self.options.timeout,
-            "linger": self.options.linger,
+            "timeout": self.settings.mapreduce.timeout,
+            "linger": self.settings.mapreduce.linger,
             "worker": link.worker,
             "HARDWAY_INSTANCE_ID": link.name,
-            "workdir": self.options.workdir,
+            "workdir": self.workdir,
             "files": self._load.digest if self._load else "",
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
-        return b"\0".join([*items, b"command=" + self.job.asked.command.encode("utf-8", "surrogateescape")])
+        return b"\0".join([*items, b"command=" + self.command.encode("utf-8", "surrogateescape")])
 
     # Frames
 
@@ -692,7 +685,7 @@ class Driver:
         if kind == agent.DONE:
             self._on_done(link, frame)
         elif kind == agent.STARTED:
-            link.ledger.started(task, attempt, payload, now())
+            self.job.slot(*link.ledger.started(task, attempt, payload, now()))
             self.schedule.started(link.name, self.positions.get(task, -1), attempt, now())
         elif kind == agent.CHUNK:
             self._on_chunk(link, frame)
@@ -848,11 +841,11 @@ class Driver:
             verdict = self.schedule.finished(link.name, position, attempt, ok, end.seconds, now())
             self._note_aside("tasks that fail there succeed elsewhere")
         if verdict is Verdict.IGNORED:
-            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
+            about = {"code": end.code, "seconds": round(end.seconds, 6)}
             self.job.event("ended", task=task, attempt=attempt, host=link.name, **about)
             discard([output for output in (stdout, stderr) if isinstance(output, Path)])
             return
-        result = self.job.ended(task, attempt, link.name, end.code, flags, end.seconds, stdout, stderr, end.worker)
+        result = self.job.ended(task, attempt, link.name, end.code, flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
             link.results += 1
             self.job.done(task, result)
@@ -867,7 +860,7 @@ class Driver:
     def _tell_failure(self, link: Link, position: int, result: Result, verdict: Verdict) -> None:
         if verdict is Verdict.RETRY:
             self.job.flush()
-            how = how_it_ended(result, self.options.timeout)
+            how = how_it_ended(result, self.settings.mapreduce.timeout)
             said = last_line(self.job.outputs, self.numbers[position], result)
             reason = f"{how}{': ' if said else ''}{said}"
             failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
@@ -923,7 +916,7 @@ class Driver:
             names = ", ".join(link.name for link in owed[:5]) + (" ..." if len(owed) > 5 else "")
             self.progress.say(
                 f"{names}: the agent there did not confirm that it ends; left alone, it does after "
-                f"{self.options.linger:g} s"
+                f"{self.settings.mapreduce.linger:g} s"
             )
 
     def _owed(self) -> list[Link]:
