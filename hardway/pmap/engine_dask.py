@@ -24,7 +24,8 @@ from typing import Any
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
-from hardway.pmap.driver import MISSING, WORKERS_DIED, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.driver import Options
+from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress

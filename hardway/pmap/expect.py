@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
 
 from hardway import s3
 from hardway.config import Settings
 from hardway.errors import UsageError
+from hardway.pmap.events import Ended, Event, Looked, Unseen
+from hardway.pmap.workers import Workers
 from hardway.terminal import printable
 
 RESULTS = "results"
 AT_ONCE = 16  # objects looked at at the same time
+LOOKS_MOST = 8  # tasks whose objects one worker thread looks for in a row
 _URL = re.compile(rb"(?<!\S)s3://\S+")
 
 
@@ -64,6 +70,45 @@ class Expected:
             return self._store.exists(s3.parse(url))
         except (UsageError, UnicodeError):  # no object's URL
             return False
+
+
+class Lookout:
+    """Has worker threads look for what is expected of attempts that have ended well; what they find comes as events."""
+
+    def __init__(
+        self, expected: Expected, arguments: Sequence[bytes], workers: Workers, events: SimpleQueue[Event]
+    ) -> None:
+        self._expected = expected
+        self._arguments = arguments
+        self._workers = workers
+        self._events = events
+        self._todo: list[Ended] = []
+
+    def add(self, ended: Ended) -> None:
+        """This one is to be looked for, from the next `begin` on."""
+        self._todo.append(ended)
+
+    def begin(self) -> None:
+        """Have workers look for all that was added."""
+        for start in range(0, len(self._todo), LOOKS_MOST):
+            self._workers.do(partial(self._look_for, self._todo[start : start + LOOKS_MOST]))
+        self._todo = []
+
+    def _look_for(self, batch: Sequence[Ended]) -> None:
+        for ended in batch:
+            try:
+                stdout = [ended.stdout] if isinstance(ended.stdout, bytes) else _pieces(ended.stdout)
+                missing = self._expected.missing(self._arguments[ended.position], stdout)
+            except Exception as error:  # whatever it is, the driver's thread is told
+                self._events.put(Unseen(error))
+            else:
+                self._events.put(Looked(ended, missing))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 def _urls_in(text: bytes) -> Iterator[str]:

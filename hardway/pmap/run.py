@@ -31,7 +31,8 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, journal
 from hardway.pmap.arguments import ARGUMENTS, Arguments
-from hardway.pmap.driver import Driver, Options, Outcome, how_it_ended, last_line
+from hardway.pmap.driver import Driver, Options
+from hardway.pmap.endings import Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder

@@ -1,0 +1,63 @@
+"""Long outputs of one host's attempts, on their way into the job."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+
+class Spool:
+    """Files in a folder, one for each output. One of them is open at a time."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self._folder = folder
+        self._host = host
+        self._kept: dict[tuple[int, int], tuple[list[Path], list[int]]] = {}
+        self._open: tuple[Path, BinaryIO] | None = None
+
+    def write(self, task: int, attempt: int, which: int, data: memoryview) -> None:
+        """Append to an output, 0 is stdout. Raises OSError."""
+        if (task, attempt) not in self._kept:
+            stem = self._folder / f"{task}.{attempt}.{self._host}"
+            self._kept[task, attempt] = [Path(f"{stem}.part{index}") for index in (0, 1)], [0, 0]
+            for path in self._kept[task, attempt][0]:
+                path.write_bytes(b"")
+        paths, checksums = self._kept[task, attempt]
+        path = paths[which]
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, path.open("ab", buffering=0)
+        checksums[which] = zlib.crc32(data, checksums[which])
+        while data:
+            data = data[self._open[1].write(data) :]
+
+    def take(self, task: int, attempt: int) -> tuple[list[Path], list[int]] | None:
+        """The files of both outputs, complete, and their checksums; None where there are none. Raises OSError."""
+        found = self._kept.pop((task, attempt), None)
+        if found:
+            self.close()
+        return found
+
+    def drop(self) -> None:
+        """Forget all of it; the agent sends it again."""
+        with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
+            self.close()
+        for paths, _ in self._kept.values():
+            discard(paths)
+        self._kept.clear()
+
+    def close(self) -> None:
+        """Close the file that is open. Raises OSError."""
+        if self._open is not None:
+            file, self._open = self._open[1], None
+            file.close()
+
+
+def discard(paths: Sequence[Path]) -> None:
+    """Remove files that nobody needs."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
