@@ -103,6 +103,26 @@ def test_systemd_takes_the_timer(tmp_path: Path) -> None:
         assert (done.returncode, [line for line in done.stderr.splitlines() if "hardway" in line]) == (0, [])
 
 
+def test_a_killed_watch_that_nobody_has_waited_for_is_started_again(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1, systemd=False)
+    box.etc.mkdir(parents=True)
+    (box.etc / "ends").write_text(f"{int(time.time()) - 1}\n")
+    shutil.copy(box.hook, box.etc / "watch")
+    killed = subprocess.Popen(["sleep", "1000"])
+    (tmp_path / "run" / "hardway" / "loop").write_text(f"{killed.pid}\n")
+    assert box.watch("again") == []
+    killed.kill()  # and is a zombie until it is waited for
+    try:
+        box.watch("again")
+        deadline = time.monotonic() + 30
+        while "poweroff" not in box.log.read_text():
+            assert time.monotonic() < deadline, "nothing ended the instance"
+            time.sleep(0.05)
+    finally:
+        killed.wait()
+        box.etc.rename(tmp_path / "over")  # ends the loop
+
+
 def test_the_end_is_a_time_that_a_reboot_does_not_move(tmp_path: Path) -> None:
     box = Box(tmp_path, hours=2)
     box.boot()

@@ -56,8 +56,9 @@ watch() {
   if [ ! -d "$units" ]; then
     loop=
     [ ! -s "$run/loop" ] || read -r loop <"$run/loop"
-    if [ -n "$loop" ] && kill -0 "$loop" 2>/dev/null; then return; fi
-    loop </dev/null >>"$run/log" 2>&1 &
+    if [ -n "$loop" ] && is_alive "$loop"; then return; fi
+    # By `exec`: a shell that redirects a function keeps what the caller reads open.
+    (exec </dev/null >>"$run/log" 2>&1 && loop) &
     echo $! >"$run/loop"
     return
   fi
@@ -84,6 +85,13 @@ AccuracySec=5s
 EOF
   "${sbin}systemctl" daemon-reload
   "${sbin}systemctl" start --no-block hardway.timer
+}
+
+# `kill -0` finds a process that was killed and that nobody has waited for yet, too.
+is_alive() {
+  case $(cat "/proc/$1/stat" 2>/dev/null) in
+    "" | *") Z "* | *") X "*) return 1 ;;
+  esac
 }
 
 # Where systemd doesn't run. It outlives who starts it.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
+from uuid import uuid4
 
 import pytest
 
@@ -235,7 +236,8 @@ def start_agent(home: Path) -> Iterator[Callable[..., PipedAgent]]:
     started: list[PipedAgent] = []
 
     def start(command: str, **settings: object) -> PipedAgent:
-        started.append(PipedAgent(home, command, job=f"job{len(started)}", **settings))  # type: ignore[arg-type]
+        # An agent ends what an earlier agent of its job left: tests beside this one must have other jobs.
+        started.append(PipedAgent(home, command, job=f"job-{uuid4().hex}", **settings))  # type: ignore[arg-type]
         return started[-1]
 
     yield start

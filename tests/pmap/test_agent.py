@@ -46,8 +46,9 @@ def test_a_bare_command_is_what_bash_makes_of_it(
     """Bash is left out where it would only exec: nothing may tell the difference."""
     monkeypatch.setenv("SHLVL", "3")
     (home / "script.sh").write_text("ulimit -a; umask; trap; echo $-; echo /proc/self/fd/*")
-    code, _, out, err = start_agent(command).run()
-    names = {"JOB": "job0", "TASK": "1", "ATTEMPT": "1", "WORKER": "0", "INSTANCE_ID": "i-1"}
+    one = start_agent(command)
+    code, _, out, err = one.run()
+    names = {"JOB": one.job, "TASK": "1", "ATTEMPT": "1", "WORKER": "0", "INSTANCE_ID": "i-1"}
     scratch = str(next((home / ".hardway").glob("scratch-*/0")))
     variables = {"AWS_EC2_METADATA_DISABLED": "true", **{f"HARDWAY_{name}": value for name, value in names.items()}}
     variables |= {"HARDWAY_SCRATCH": scratch, "TMPDIR": scratch}
@@ -189,7 +190,7 @@ def test_a_killed_agent_is_replaced_and_its_tasks_end(start_agent: Start, home: 
     one.send(agent.RUN, 7, 1, b"1000\n")
     eventually(lambda: (home / "pid").exists() and (home / "pid").read_text())
     orphan = (home / "pid").read_text().strip()
-    listening = subprocess.run(["fuser", str(home / ".hardway/job0/lock")], capture_output=True, text=True)
+    listening = subprocess.run(["fuser", str(home / ".hardway" / one.job / "lock")], capture_output=True, text=True)
     os.kill(int(listening.stdout), signal.SIGKILL)
     one.hang_up()
     one.connect()

@@ -1,0 +1,103 @@
+"""Looking at instances: what there is, addresses, what they cost; part of `ec2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli.lazy import costs, instances, orphans
+from hardway.cli.lazy import user_data as userdata
+from hardway.cli.task import Lines, say, task
+from hardway.errors import NothingMatched, UsageError
+
+from .ec2_shared import how_many
+from .flags import JSON, REGION, SELECTOR
+
+
+@task(
+    autoprint=True,
+    help={
+        "only": SELECTOR,
+        "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
+        "json": JSON,
+        "first-n": "only the newest N; 0 for all",
+        "last-n": "only the oldest N; 0 for all",
+        "region": REGION,
+    },
+)
+def ls(
+    c: Context,
+    only: str | Iterable[str] = "",
+    state: str | Iterable[str] = "",
+    json: bool = False,
+    first_n: int | str = "0",
+    last_n: int | str = "0",
+    region: str | None = None,
+) -> Any:
+    """List instances and what they cost.
+
+    Newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+
+    The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
+    """
+    first, last = config.number(first_n, int, "--first-n"), config.number(last_n, int, "--last-n")
+    states = instances.states(state) if state else instances.STATES
+    settings = config.settings(c, region)
+    found = instances.select(settings, only, states=states, acting=False)[::-1]
+    orphans.report(found, say)
+    if not found and (only or state):
+        raise NothingMatched("no instance matches")
+    if not found:
+        say("no instances")
+    shown = costs.Bill(settings, found[: first or None][-last:] if last else found[: first or None], say)
+    if shown:
+        say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
+    return shown.json() if json else shown
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the ids of running instances."""
+    return Lines(instance.id for instance in instances.select(config.settings(c, region), selector))
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "private": "the private addresses", "region": REGION})
+def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
+    """Print the addresses of running instances.
+
+    The public one, where there is one.
+    """
+    found = instances.select(config.settings(c, region), selector)
+    return Lines(instance.private_ip if private else instance.address for instance in found)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def ip_private(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the private addresses of running instances."""
+    return Lines(instance.private_ip for instance in instances.select(config.settings(c, region), selector))
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
+    """Print the DNS names of running instances.
+
+    The public one, where there is one.
+    """
+    found = instances.select(config.settings(c, region), selector)
+    return Lines(instance.public_dns or instance.private_dns for instance in found)
+
+
+@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
+    """Print what an instance was given to run at boot."""
+    settings = config.settings(c, region)
+    chosen = instances.select(settings, selector, states=instances.ALIVE)
+    if len(chosen) > 1:
+        raise UsageError(f"{how_many(chosen)} match: select the one to look at")
+    data = instances.user_data(settings, chosen[0])
+    if not data:
+        say(f"{chosen[0]} was given nothing to run")
+    return userdata.text(data)

@@ -1,0 +1,114 @@
+"""Running commands on instances, and logging in to one; part of `ec2`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli.lazy import commands, instances
+from hardway.cli.lazy import group as groups
+from hardway.cli.lazy import ssh as connections
+from hardway.cli.task import act, confirm, say, task
+from hardway.errors import Failed, UsageError
+from hardway.tables import count
+
+from .ec2_shared import connection_settings, how_many
+from .flags import CONNECTIONS, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+
+if TYPE_CHECKING:
+    from hardway.ec2.instances import Instance
+    from hardway.fanout.commands import Command
+    from hardway.fanout.group import CommandResult, Printer
+
+
+@task(
+    changes=list,
+    help={
+        "selector": SELECTOR,
+        "command": "what to run: text, a file, or - for stdin; without it, log in",
+        "yes": YES,
+        "quiet": "bare output lines, without the instance's name",
+        "stdin": "what each command reads: a file, or - for our own stdin",
+        "timeout": "seconds until a command is ended; 0 for never",
+        "max-connections": CONNECTIONS,
+        "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
+        "region": REGION,
+        "fold": "print the same output once, under the instances it came from, when all have ended",
+        "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
+        "private-ip": PRIVATE_IP,
+        "via": VIA,
+    },
+)
+def ssh(
+    c: Context,
+    selector: str | Iterable[str],
+    command: str | None = None,
+    yes: bool = False,
+    quiet: bool = False,
+    stdin: str | None = None,
+    timeout: float | str = "0",
+    max_connections: int | str | None = None,
+    real_s3: bool = False,
+    region: str | None = None,
+    fold: bool = False,
+    each: str | None = None,
+    private_ip: bool = False,
+    via: str | None = None,
+) -> list[CommandResult]:
+    """Run a command on instances, or log in to one.
+
+    Output streams by line; exit code 1 if it fails anywhere.
+    """
+    settings = connection_settings(c, region, max_connections, real_s3, private_ip, via)
+    seconds = config.number(timeout, float, "--timeout")
+    if command is None and stdin is None and each is None and not fold:
+        log_in(settings, _one(instances.select(settings, selector)))
+        return []
+    if fold and quiet:
+        raise UsageError("--fold names the instances, --quiet does not: leave one of them out")
+    lines = None if each is None else commands.lines(each, command or "", stdin)
+    script = commands.read(command or "", stdin)
+    chosen = instances.select(settings, selector)
+    if lines is not None and len(lines) != len(chosen):
+        has = count(len(lines), "line")
+        raise UsageError(f"--each {each} has {has} and {how_many(chosen)} match: it must have one for each")
+    confirm(f"run on {how_many(chosen)}?", instances.Instances(chosen).brief(), yes)
+    printer = groups.FoldingPrinter() if fold else groups.Printer(prefix=not quiet, sole=len(chosen) == 1)
+    return run(settings, chosen, script, seconds, printer, lines)
+
+
+def _one(chosen: list[Instance]) -> Instance:
+    if len(chosen) > 1:
+        raise UsageError(f"{how_many(chosen)} match: add --command, or select the one to log in to")
+    return chosen[0]
+
+
+def log_in(settings: config.Settings, instance: Instance) -> None:
+    """Hand the terminal over to the real `ssh`. Raises HardwayError with its exit code."""
+    act(f"log in to {instance}")
+    code = subprocess.call(connections.login_command(instance, settings))
+    if code:
+        raise Failed(f"ssh ended with {code}")
+
+
+def run(
+    settings: config.Settings,
+    chosen: list[Instance],
+    script: Command,
+    seconds: float = 0,
+    printer: Printer | None = None,
+    lines: list[bytes] | None = None,
+) -> list[CommandResult]:
+    """Run a command on instances. Raises HardwayError with a list of failures; `lines` are the stdins, in order."""
+    group = groups.InstanceGroup(chosen, settings)
+    each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
+    outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer, say=say)
+    results = [outcomes[connection] for connection in group]
+    if isinstance(printer, groups.FoldingPrinter):
+        printer.fold(results)
+    groups.report(outcomes, say)
+    return results

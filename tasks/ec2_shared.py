@@ -1,0 +1,63 @@
+"""What the verbs of `ec2` share; no tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from hardway import config
+from hardway.cli.lazy import ssh as connections
+from hardway.cli.task import Lines, say
+from hardway.errors import HardwayError, PartlyFailed, UsageError
+from hardway.tables import count
+
+if TYPE_CHECKING:
+    from hardway.ec2.instances import Instance
+
+
+def connection_settings(
+    c: Context,
+    region: str | None,
+    max_connections: int | str | None,
+    real_s3: bool = True,
+    private_ip: bool = False,
+    via: str | None = None,
+) -> config.Settings:
+    """Read the settings with a task's flags for connecting; with `real_s3`, without the shell's S3 stub."""
+    settings = connections.reached(config.settings(c, region), private_ip, via)
+    if max_connections is not None:
+        cap = config.number(max_connections, int, "--max-connections")
+        if not cap:
+            raise UsageError("--max-connections is 0: it must be 1 or more")
+        settings = replace(settings, ec2=replace(settings.ec2, max_connections=cap))
+    return replace(settings, stub_session={}) if real_s3 else settings
+
+
+def how_many(chosen: list[Instance]) -> str:
+    """Count instances, in words: `3 instances`."""
+    return count(len(chosen), "instance")
+
+
+def ids_of(chosen: Iterable[Instance]) -> Lines:
+    """Return the instances' ids, in their order."""
+    return Lines(instance.id for instance in chosen)
+
+
+def say_failed(failed: Mapping[Instance, HardwayError], verb: str, total: int) -> None:
+    """Tell a person how many were done, and for each other one why not."""
+    if failed and total > 1:  # else it is the error
+        say(f"{verb} {total - len(failed)} of {count(total, 'instance')}")
+        say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
+
+
+def all_or_error(ids: Lines, failed: Mapping[Instance, HardwayError], verb: str, total: int) -> Lines:
+    """Return the ids of those done. Raises HardwayError, with these ids as its result, if some failed."""
+    if not failed:
+        return ids
+    if len(failed) == total == 1:
+        [(instance, why)] = failed.items()
+        raise HardwayError(f"nothing was {verb}: {instance}: {why}", why.code)
+    raise PartlyFailed(f"failed on {len(failed)} of {count(total, 'instance')}", ids)
