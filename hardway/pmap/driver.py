@@ -11,38 +11,20 @@ import contextlib
 import math
 import queue
 import random
-import signal
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.pmap import agent
+from hardway.pmap import agent, events
 from hardway.pmap.connecting import Connections, shortage
-from hardway.pmap.endings import LOST, MISSING, Outcome, how_it_ended, last_line
-from hardway.pmap.events import (
-    Described,
-    Ended,
-    Event,
-    Found,
-    Hung,
-    Lied,
-    Looked,
-    Opened,
-    Priced,
-    Ready,
-    Refused,
-    Unreachable,
-    Unseen,
-    Woken,
-)
-from hardway.pmap.expect import Expected, Lookout, message
+from hardway.pmap.endings import Outcome
+from hardway.pmap.events import Ended, Event
+from hardway.pmap.expect import Expected, Lookout, charged
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.ledger import Ledger, Lie
@@ -50,8 +32,9 @@ from hardway.pmap.link import Frame, Hello, Link, Unusable, cut_short, now, text
 from hardway.pmap.member import Member, Presence, count_time
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
-from hardway.pmap.schedule import Cancel, Decision, Schedule, Start, Verdict
-from hardway.pmap.spool import Spool, discard
+from hardway.pmap.runlog import RunLog
+from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
+from hardway.pmap.spool import Spool, whole
 from hardway.pmap.stopping import Stop
 from hardway.pmap.workers import Workers
 from hardway.terminal import printable
@@ -62,7 +45,6 @@ PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
 HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
-SAID_MOST = 5  # of what agents tell of attempts is shown
 
 
 @dataclass(frozen=True)
@@ -111,7 +93,6 @@ class Driver:
         self.settings = settings
         self.options = options
         self.progress = progress
-        self.on_result = on_result
         self.positions = {number: position for position, number in enumerate(numbers)}
         self.schedule = Schedule(
             len(arguments),
@@ -124,7 +105,8 @@ class Driver:
         self._avoids = bool(avoid)
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
-        self.outcome = Outcome()
+        self._log = RunLog(job, numbers, options.timeout, progress, on_result)
+        self.outcome = self._log.outcome
         self._digest = load.digest if load else ""
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -139,8 +121,6 @@ class Driver:
             self._admit(instance)
         self._acks: list[tuple[Member, int, int]] = []
         self._next_worker = 0
-        self._reasons: Counter[str] = Counter()  # why instances get no more tasks
-        self._told = 0  # lines that agents had to say of attempts
 
     def run(self) -> Outcome:
         """Run until every task is over, or none can be.
@@ -148,12 +128,12 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
-        self.job.event("run", tasks=len(self.numbers), slots=self.options.slots, timeout=self.options.timeout)
+        self._log.begins(self.options.slots)
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         self._workers.start(min(CONNECTING_MOST, len(self._members) + 2))
         try:
-            with self._stop.on_signals(lambda: self._events.put(Woken())):
+            with self._stop.on_signals(lambda: self._events.put(events.Woken())):
                 self._poller.price([*self._members.values()])
                 try:
                     self._loop()
@@ -164,8 +144,7 @@ class Driver:
                     for member in self._connections.present():
                         self.job.history.sent[member.name] = member.ledger.known()
                     self._connections.close_all()
-                    self.job.event("over", why=self._why(), prices=self._prices())
-                    self.job.flush()
+                    self._log.over(self._why(), self._prices())
         finally:
             # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
             self._workers.end(1.0 if self._stop else self.settings.ec2.connect_timeout)
@@ -211,30 +190,30 @@ class Driver:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Ready(link):
+            case events.Ready(link):
                 self._receive(self._members[link.name])
-            case Opened(member):
+            case events.Opened(member):
                 self._connections.opened(member)
-            case Refused(member, error):
+            case events.Refused(member, error):
                 self._refused(member, error)
-            case Hung(member, reason):
+            case events.Hung(member, reason):
                 self._lost(member, reason)
-            case Lied(member, lie):
+            case events.Lied(member, lie):
                 self._distrust(member, lie)
-            case Unreachable(member):
+            case events.Unreachable(member):
                 self._give_up(member, member.reason or "it could not be reached any more", Presence.GIVEN_UP)
-            case Described(ids, states):
+            case events.Described(ids, states):
                 self._described(ids, states)
-            case Found(instances):
+            case events.Found(instances):
                 self._join(instances)
-            case Priced():
-                self.job.event("prices", **self._prices())
-            case Looked(ended, missing):
+            case events.Priced():
+                self._log.priced(self._prices())
+            case events.Looked(ended, missing):
                 self._settle(ended, missing)
-            case Unseen(error):
+            case events.Unseen(error):
                 unknown = Failed(f"what is expected can't be seen: {error!r}")
                 self._stop.error = error if isinstance(error, HardwayError) else unknown
-            case Woken():
+            case events.Woken():
                 pass
 
     def _decide(self, time: float) -> None:
@@ -246,9 +225,7 @@ class Driver:
                 self._carry_out(member, decision, time)
         self._note_deadly()
         while self.schedule.spared:
-            spared = self._members[str(self.schedule.spared.pop())]
-            self.job.event("spared", host=spared.name)
-            self.progress.say(f"{spared.instance}: it was not interrupted, it takes tasks again")
+            self._log.spared(self._members[str(self.schedule.spared.pop())])
 
     def _carry_out(self, member: Member, decision: Decision, time: float) -> None:
         number = self.numbers[decision.task]
@@ -292,7 +269,7 @@ class Driver:
         if joining:
             self._poller.price(joining)
         for member in joining:
-            self.progress.say(f"{member.instance}: it joins")
+            self._log.joins(member)
             self._connections.open(member)
 
     def _refused(self, member: Member, error: Exception) -> None:
@@ -324,8 +301,7 @@ class Driver:
             self.schedule.pause(member.name, time)
         member.presence = Presence.AWAY
         member.away_since = time
-        self.job.event("away", host=member.name, reason=member.reason)
-        self.progress.say(f"{member.instance}: {member.reason or 'the connection was lost'}; trying again")
+        self._log.away(member)
 
     def _give_up(self, member: Member, reason: str, presence: Presence) -> None:
         """What the instance held runs elsewhere.
@@ -339,14 +315,10 @@ class Driver:
         reason = printable(reason)
         time = member.given_up = now()
         for (position, attempt), started in self.schedule.held(member.name).items():
-            self._note_lost(member, position, attempt, started, time)
-        self.job.event("gone", host=member.name, reason=reason)
+            self._log.lost(member, position, attempt, None if started is None else time - started)
         again = self.schedule.leave(member.name)
+        self._log.gone(member, reason, len(again))
         self._note_deadly()
-        self.outcome.lost += 1
-        self._reasons[reason] += 1
-        tasks = f"; {len(again)} {'task runs' if len(again) == 1 else 'tasks run'} elsewhere" if again else ""
-        self.progress.say(f"{member.instance}: {reason}{tasks}")
 
     def _distrust(self, member: Member, lie: str) -> None:
         """Its agent says what can't be, or nothing where it has to: nothing more is sent there or taken from there."""
@@ -355,7 +327,7 @@ class Driver:
         kept = f"; {member.results} of its results are kept" if member.results else ""
         reason = f"set aside, what arrives is not from our agent ({cut_short(lie)}){kept}"
         if member.presence is Presence.GIVEN_UP:
-            self.progress.say(f"{member.instance}: {reason}")
+            self._log.distrusted(member, reason)
         self._give_up(member, reason, Presence.GONE)
 
     def _described(self, ids: Sequence[str], states: Mapping[str, str]) -> None:
@@ -372,26 +344,13 @@ class Driver:
             cause = bad.health.set_aside
             if bad.is_gone or cause is None:
                 continue
-            reason = f"{cause.value}{': ' if detail else ''}{detail}"
-            self._reasons[reason] += 1
-            self.job.event("aside", host=bad.name)
-            self.progress.say(f"{bad.instance}: set aside, {reason}")
-
-    def _note_lost(self, member: Member, position: int, attempt: int, started: float | None, time: float) -> None:
-        ran = None if started is None else round(time - started, 3)
-        self.job.event("lost", task=self.numbers[position], attempt=attempt, host=member.name, seconds=ran)
+            self._log.aside(bad, f"{cause.value}{': ' if detail else ''}{detail}")
 
     def _note_deadly(self) -> None:
         """Tasks that the schedule gives up since they seem to kill what they run on have failed."""
         while self.schedule.deadly:
             position, attempt, host = self.schedule.deadly.pop()
-            number = self.numbers[position]
-            result = self.job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
-            self.outcome.failed[position] = result
-            self.progress.say(f"task {number} is given up: {how_it_ended(result)}")
-            if self.on_result:
-                self.job.flush()
-                self.on_result(position, result)
+            self._log.deadly(position, attempt, str(host))
 
     def _end_if_none_was_reached(self) -> None:
         """All were tried a few times, and none has ever answered."""
@@ -407,8 +366,7 @@ class Driver:
         if self._stop.error or self.schedule.finished_all or not self.schedule.idle:
             return
         if not any(member.is_usable for member in self._members.values()):
-            reasons = "; ".join(reason for reason, _ in self._reasons.most_common(3))
-            self._stop.error = Failed(f"no instance is left: {reasons}; {self._unfinished()}")
+            self._stop.error = Failed(f"no instance is left: {self._log.reasons()}; {self._unfinished()}")
 
     # Greetings
 
@@ -436,12 +394,11 @@ class Driver:
         if not anew and any(runs for _, _, runs in gone):
             raise Lie("it has forgotten what runs there")
         if member.presence is Presence.GIVEN_UP:
-            self.progress.say(f"{member.instance}: it is back")
+            self._log.back(member)
         member.is_back(time)
         self._give_slots(member, self.options.slots or hello.cpus)
         if anew:
-            self.job.event("died", host=member.name)
-            self.progress.say(f"{member.instance}: the agent had died; another one is there")
+            self._log.agent_died(member)
         member.identity = hello.identity
         member.entrusted = True
         self.schedule.join(member.name, member.slots)
@@ -460,9 +417,7 @@ class Driver:
             self._next_worker += slots
         member.ledger.workers = range(member.worker, member.worker + slots)
         self._connections.send(member, agent.JOB, payload=self._settings_of(member))
-        instance, seconds = member.instance, round(now() - member.made, 3)
-        about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
-        self.job.event("up", host=member.name, slots=slots, worker=member.worker, seconds=seconds, **about)
+        self._log.up(member, now() - member.made)
 
     def _settings_of(self, member: Member) -> bytes:
         pairs = {
@@ -497,7 +452,8 @@ class Driver:
                     self._order(member, True, holding.task, holding.attempt)
         lost = [key for key in known if key not in found]
         for position, attempt in lost:
-            self._note_lost(member, position, attempt, known[position, attempt], time)
+            started = known[position, attempt]
+            self._log.lost(member, position, attempt, None if started is None else time - started)
         if anew:
             self.schedule.died(member.name, lost)
         else:
@@ -522,9 +478,9 @@ class Driver:
         elif kind == agent.RETURNED:
             if member.ledger.returned(task, attempt, now()):
                 self.schedule.returned(member.name, self.positions.get(task, -1), attempt)
-                self.job.event("back", task=task, attempt=attempt, host=member.name)
+                self._log.returned(member, task, attempt)
         elif kind == agent.ERROR:
-            self.progress.say(f"{member.instance}: {member.link.complaint(payload)}")
+            self._log.complained(member, member.link.complaint(payload))
         elif kind == agent.BYE:
             member.link.left = True
         elif kind == agent.NOTICE:
@@ -532,7 +488,8 @@ class Driver:
         elif kind == agent.PONG:
             self._on_pong(member, payload)
         elif kind == agent.SAID:
-            self._on_said(member, frame)
+            member.ledger.said(task, attempt)
+            self._log.said(member, task, payload)
         elif kind == agent.SHARED:
             self._on_shared(member)
         else:
@@ -544,9 +501,7 @@ class Driver:
         self.schedule.share(member.name)
         if not member.shares:
             member.shares = True
-            self.progress.say(
-                f"{member.instance}: another job runs there too; together they run no more at a time than one"
-            )
+            self._log.shared(member)
 
     def _on_notice(self, member: Member, payload: bytes) -> None:
         """The instance is about to be interrupted; told again after each reconnection. Raises Lie."""
@@ -554,18 +509,7 @@ class Driver:
             raise Lie("a notice of an interruption at no time")
         if member.health.announced:
             return
-        urgent = self.schedule.interrupt(member.name, seconds, now())
-        self.job.event("notice", host=member.name, seconds=round(seconds, 3))
-        tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
-        self.progress.say(f"{member.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}")
-
-    def _on_said(self, member: Member, frame: Frame) -> None:
-        """It has something to tell a person of an attempt. Raises Lie."""
-        member.ledger.said(frame.task, frame.attempt)
-        self._told += 1
-        if self._told <= SAID_MOST:
-            more = "; more of this kind is not told" if self._told == SAID_MOST else ""
-            self.progress.say(f"{member.instance}: task {frame.task}: {text(frame.payload)}{more}")
+        self._log.notice(member, seconds, self.schedule.interrupt(member.name, seconds, now()))
 
     def _on_pong(self, member: Member, payload: bytes) -> None:
         round_trip = member.link.pong(payload, now())
@@ -592,19 +536,8 @@ class Driver:
         if position < 0 or not end.wanted:
             self._acks.append((member, task, attempt))
             return
-        flags = end.flags
-        stdout: bytes | Path = end.inline[: end.sizes[0]]
-        stderr: bytes | Path = end.inline[end.sizes[0] :]
-        if spooled and flags & agent.HOST_FAULT:  # found when part of it was sent
-            discard(spooled[0])
-        elif spooled:
-            (stdout, stderr), checksums = spooled
-            if checksums != end.checksums:
-                flags |= agent.HOST_FAULT  # what arrived is not what the agent read
-        elif [zlib.crc32(end.inline[: end.sizes[0]]), zlib.crc32(end.inline[end.sizes[0] :])] != end.checksums:
-            flags |= agent.HOST_FAULT
-        ended = Ended(member, position, task, attempt, end._replace(flags=flags), stdout, stderr)
-        if self._lookout and end.code == 0 and not flags:
+        ended = Ended(member, position, task, attempt, *whole(end, spooled))
+        if self._lookout and ended.is_good:
             member.looked_for.add((task, attempt))
             self._lookout.add(ended)
         else:
@@ -612,49 +545,19 @@ class Driver:
 
     def _settle(self, ended: Ended, missing: str = "") -> None:
         """An attempt has ended; of what is expected of it, this is missing."""
-        member, position, task, attempt, end, stdout, stderr = ended
-        flags = end.flags
+        member, position, task, attempt, end = ended[:5]
         member.looked_for.discard((task, attempt))
         self._acks.append((member, task, attempt))
         if missing:
-            flags |= MISSING
-            if isinstance(stderr, bytes):
-                stderr += message(missing)
-            else:
-                with self.job.writing(), stderr.open("ab") as file:
-                    file.write(message(missing))
-        self.outcome.busy += end.seconds
-        ok = end.code == 0 and not flags
-        if flags & agent.HOST_FAULT:
+            with self.job.writing():
+                ended = charged(ended, missing)
+        if end.flags & agent.HOST_FAULT:
             verdict = self.schedule.spoiled(member.name, position, attempt, now())
             self._note_aside(text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: "))
         else:
-            verdict = self.schedule.finished(member.name, position, attempt, ok, end.seconds, now())
+            verdict = self.schedule.finished(member.name, position, attempt, ended.is_good, end.seconds, now())
             self._note_aside()
-        if verdict is Verdict.IGNORED:
-            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
-            self.job.event("ended", task=task, attempt=attempt, host=member.name, **about)
-            discard([output for output in (stdout, stderr) if isinstance(output, Path)])
-            return
-        result = self.job.ended(task, attempt, member.name, end.code, flags, end.seconds, stdout, stderr, end.worker)
-        if verdict is Verdict.DONE:
-            member.results += 1
-            self.job.done(task, result)
-        elif verdict is Verdict.FAILED:
-            self.outcome.failed[position] = result
-        if not ok and verdict is Verdict.RETRY:
-            self._tell_retry(member, task, result)
-        if self.on_result and verdict in (Verdict.DONE, Verdict.FAILED):
-            self.job.flush()
-            self.on_result(position, result)
-
-    def _tell_retry(self, member: Member, task: int, result: Result) -> None:
-        self.job.flush()
-        how = how_it_ended(result, self.options.timeout)
-        said = last_line(self.job.outputs, task, result)
-        failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
-        reason = f"{how}{': ' if said else ''}{said}"
-        self.progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
+        self._log.ended(ended, verdict)
 
     # Beginning and end
 
@@ -680,13 +583,8 @@ class Driver:
     def _farewell(self) -> None:
         """Have the agents go, and tell a person of those that did not confirm it."""
         self._flush()
-        owing = self._connections.farewell(lambda: self._stop.interrupts >= 2)
-        if owing:
-            names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
-            self.progress.say(
-                f"{names}: the agent there did not confirm that it ends; left alone, it does after "
-                f"{self.options.linger:g} s"
-            )
+        if owing := self._connections.farewell(lambda: self._stop.interrupts >= 2):
+            self._log.unconfirmed(owing, self.options.linger)
 
     def _why(self) -> str:
         """Why the run is over."""

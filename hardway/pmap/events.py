@@ -80,6 +80,11 @@ class Ended(NamedTuple):
     stdout: bytes | Path
     stderr: bytes | Path
 
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing speaks against its result."""
+        return self.end.code == 0 and not self.end.flags
+
 
 class Looked(NamedTuple):
     """Of what is expected of the attempt this is missing; empty: nothing."""

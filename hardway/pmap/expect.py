@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from hardway import s3
 from hardway.config import Settings
 from hardway.errors import UsageError
+from hardway.pmap.endings import MISSING
 from hardway.pmap.events import Ended, Event, Looked, Unseen
 from hardway.pmap.workers import Workers
 from hardway.terminal import printable
@@ -118,3 +119,14 @@ def _urls_in(text: bytes) -> Iterator[str]:
 def message(url: str) -> bytes:
     """What is added to the stderr of an attempt."""
     return f"hardway: expected {printable(url)}, which is not there\n".encode()
+
+
+def charged(ended: Ended, url: str) -> Ended:
+    """Add to an attempt's end, and to its stderr, that this is missing. Raises OSError."""
+    stderr = ended.stderr
+    if isinstance(stderr, bytes):
+        stderr += message(url)
+    else:
+        with stderr.open("ab") as file:
+            file.write(message(url))
+    return ended._replace(end=ended.end._replace(flags=ended.end.flags | MISSING), stderr=stderr)

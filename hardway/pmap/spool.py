@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from hardway.pmap import agent
+from hardway.pmap.ledger import End
+
 
 class Spool:
     """Files in a folder, one for each output. One of them is open at a time."""
@@ -61,3 +64,22 @@ def discard(paths: Sequence[Path]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def whole(end: End, spooled: tuple[Sequence[Path], Sequence[int]] | None) -> tuple[End, bytes | Path, bytes | Path]:
+    """Return an attempt's end with its outputs, which came before it or with it.
+
+    Outputs that are not as the agent read them are the host's fault.
+    """
+    stdout, stderr = end.inline[: end.sizes[0]], end.inline[end.sizes[0] :]
+    if spooled and end.flags & agent.HOST_FAULT:  # found when part of it was sent
+        discard(spooled[0])
+        return end, stdout, stderr
+    if spooled:
+        (out, err), checksums = spooled
+        return _checked(end, checksums), out, err
+    return _checked(end, [zlib.crc32(stdout), zlib.crc32(stderr)]), stdout, stderr
+
+
+def _checked(end: End, checksums: Sequence[int]) -> End:
+    return end if checksums == end.checksums else end._replace(flags=end.flags | agent.HOST_FAULT)

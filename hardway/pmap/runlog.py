@@ -1,0 +1,197 @@
+"""What happens in a run of a job: written to its journal, counted, and told to a person where that person cares."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from hardway.pmap import agent
+from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_line
+from hardway.pmap.events import Ended
+from hardway.pmap.journal import Job, Result
+from hardway.pmap.link import text
+from hardway.pmap.member import Member
+from hardway.pmap.progress import Progress
+from hardway.pmap.schedule import Verdict
+from hardway.pmap.spool import discard
+
+SAID_MOST = 5  # of what agents tell of attempts is shown
+
+
+class RunLog:
+    """One method for each thing that happens. Members are told by their instances, tasks by their numbers."""
+
+    def __init__(
+        self,
+        job: Job,
+        numbers: Sequence[int],
+        timeout: float,
+        progress: Progress,
+        on_result: Callable[[int, Result], None] | None,
+    ) -> None:
+        """`numbers` are those of the tasks, by position; `timeout` is a task's, in seconds."""
+        self.outcome = Outcome()
+        self._job = job
+        self._numbers = numbers
+        self._timeout = timeout
+        self._progress = progress
+        self._on_result = on_result
+        self._reasons: Counter[str] = Counter()  # why instances get no more tasks
+        self._said = 0  # lines that agents had to say of attempts
+
+    # The run
+
+    def begins(self, slots: int) -> None:
+        """The run begins; `slots` is what a person asked for."""
+        self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
+
+    def priced(self, prices: Mapping[str, float]) -> None:
+        """Prices of instances are known, in USD/hour."""
+        self._job.event("prices", **prices)
+
+    def over(self, why: str, prices: Mapping[str, float]) -> None:
+        """The run is over."""
+        self._job.event("over", why=why, prices=dict(prices))
+        self._job.flush()
+
+    def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
+        """Agents have not said that they go."""
+        names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
+        self._progress.say(
+            f"{names}: the agent there did not confirm that it ends; left alone, it does after {linger:g} s"
+        )
+
+    # Members
+
+    def joins(self, member: Member) -> None:
+        """It takes part, too, from now on."""
+        self._progress.say(f"{member.instance}: it joins")
+
+    def up(self, member: Member, seconds: float) -> None:
+        """Its agent is there, `seconds` after it became a member."""
+        instance = member.instance
+        about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
+        took = round(seconds, 3)
+        self._job.event("up", host=member.name, slots=member.slots, worker=member.worker, seconds=took, **about)
+
+    def back(self, member: Member) -> None:
+        """It was given up, and is there again."""
+        self._progress.say(f"{member.instance}: it is back")
+
+    def agent_died(self, member: Member) -> None:
+        """Another agent is there than before."""
+        self._job.event("died", host=member.name)
+        self._progress.say(f"{member.instance}: the agent had died; another one is there")
+
+    def away(self, member: Member) -> None:
+        """It can't be reached."""
+        self._job.event("away", host=member.name, reason=member.reason)
+        self._progress.say(f"{member.instance}: {member.reason or 'the connection was lost'}; trying again")
+
+    def gone(self, member: Member, reason: str, again: int) -> None:
+        """It is given up, and so many of its tasks run elsewhere."""
+        self._job.event("gone", host=member.name, reason=reason)
+        self.outcome.lost += 1
+        self._reasons[reason] += 1
+        tasks = f"; {again} {'task runs' if again == 1 else 'tasks run'} elsewhere" if again else ""
+        self._progress.say(f"{member.instance}: {reason}{tasks}")
+
+    def distrusted(self, member: Member, reason: str) -> None:
+        """It had been given up, and is not wanted back."""
+        self._progress.say(f"{member.instance}: {reason}")
+
+    def aside(self, member: Member, reason: str) -> None:
+        """It gets no more tasks."""
+        self._job.event("aside", host=member.name)
+        self._reasons[reason] += 1
+        self._progress.say(f"{member.instance}: set aside, {reason}")
+
+    def notice(self, member: Member, seconds: float, urgent: int) -> None:
+        """It will be interrupted; so many of its tasks run elsewhere, too."""
+        self._job.event("notice", host=member.name, seconds=round(seconds, 3))
+        tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
+        self._progress.say(
+            f"{member.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}"
+        )
+
+    def spared(self, member: Member) -> None:
+        """It has outlived its interruption."""
+        self._job.event("spared", host=member.name)
+        self._progress.say(f"{member.instance}: it was not interrupted, it takes tasks again")
+
+    def shared(self, member: Member) -> None:
+        """Another job runs there."""
+        self._progress.say(
+            f"{member.instance}: another job runs there too; together they run no more at a time than one"
+        )
+
+    def complained(self, member: Member, complaint: str) -> None:
+        """Its agent says what it died of."""
+        self._progress.say(f"{member.instance}: {complaint}")
+
+    def reasons(self) -> str:
+        """Why instances get no more tasks, the most frequent reasons first."""
+        return "; ".join(reason for reason, _ in self._reasons.most_common(3))
+
+    # Attempts
+
+    def said(self, member: Member, task: int, payload: bytes) -> None:
+        """Its agent has something to say of an attempt that runs."""
+        self._said += 1
+        if self._said <= SAID_MOST:
+            more = "; more of this kind is not told" if self._said == SAID_MOST else ""
+            self._progress.say(f"{member.instance}: task {task}: {text(payload)}{more}")
+
+    def returned(self, member: Member, task: int, attempt: int) -> None:
+        """The attempt was given back before it started."""
+        self._job.event("back", task=task, attempt=attempt, host=member.name)
+
+    def lost(self, member: Member, position: int, attempt: int, seconds: float | None) -> None:
+        """The attempt is lost with its host; it ran for so long, if it is known to have started."""
+        ran = None if seconds is None else round(seconds, 3)
+        self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name, seconds=ran)
+
+    def deadly(self, position: int, attempt: int, host: str) -> None:
+        """The task has failed, for it seems to kill what it runs on."""
+        number = self._numbers[position]
+        result = self._job.ended(number, attempt, host, -signal.SIGKILL, LOST, 0.0, b"", b"")
+        self.outcome.failed[position] = result
+        self._progress.say(f"task {number} is given up: {how_it_ended(result)}")
+        self._tell_result(position, result)
+
+    def ended(self, ended: Ended, verdict: Verdict) -> None:
+        """An attempt has ended, and that is what the schedule makes of it."""
+        member, position, task, attempt, end, stdout, stderr = ended
+        self.outcome.busy += end.seconds
+        if verdict is Verdict.IGNORED:
+            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
+            self._job.event("ended", task=task, attempt=attempt, host=member.name, **about)
+            discard([output for output in (stdout, stderr) if isinstance(output, Path)])
+            return
+        result = self._job.ended(
+            task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr, end.worker
+        )
+        if verdict is Verdict.DONE:
+            member.results += 1
+            self._job.done(task, result)
+        elif verdict is Verdict.FAILED:
+            self.outcome.failed[position] = result
+        if verdict is Verdict.RETRY:
+            self._tell_retry(member, task, result)
+        else:
+            self._tell_result(position, result)
+
+    def _tell_retry(self, member: Member, task: int, result: Result) -> None:
+        self._job.flush()
+        how = how_it_ended(result, self._timeout)
+        said = last_line(self._job.outputs, task, result)
+        failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
+        reason = f"{how}{': ' if said else ''}{said}"
+        self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
+
+    def _tell_result(self, position: int, result: Result) -> None:
+        if self._on_result:
+            self._job.flush()
+            self._on_result(position, result)
