@@ -153,6 +153,11 @@ class Connections:
         member.link.send(kind, task, attempt, payload)
         self._unsent[member] = None
 
+    def order(self, member: Member, kill: bool, task: int, attempt: int) -> None:
+        """Ask for an attempt back, or for its end."""
+        member.ledger.ordered(task, attempt, kill, now())
+        self.send(member, agent.KILL if kill else agent.TAKE, task, attempt)
+
     def ping(self, member: Member) -> None:
         """Ask for a sign of life."""
         member.link.ping(now())

@@ -8,13 +8,10 @@ are in seconds of the monotonic clock.
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import random
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 
 from hardway.config import Settings
@@ -22,19 +19,20 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import agent, events
 from hardway.pmap.connecting import Connections, shortage
+from hardway.pmap.conversation import Conversation, Options
 from hardway.pmap.endings import Outcome
-from hardway.pmap.events import Ended, Event
-from hardway.pmap.expect import Expected, Lookout, charged
+from hardway.pmap.events import Event
+from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.ledger import Ledger, Lie
-from hardway.pmap.link import Frame, Hello, Link, Unusable, cut_short, now, text
-from hardway.pmap.member import Member, Presence, count_time
+from hardway.pmap.link import Link, Unusable, cut_short, now
+from hardway.pmap.member import Member, Presence
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
 from hardway.pmap.runlog import RunLog
 from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
-from hardway.pmap.spool import Spool, whole
+from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.pmap.workers import Workers
 from hardway.terminal import printable
@@ -45,21 +43,6 @@ PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
 HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a person may set; times in seconds, 0 for `timeout` is none, 0 for `slots` one a CPU."""
-
-    slots: int = 1
-    retries: int = 10
-    retry_sleep: float = 30.0
-    timeout: float = 0.0
-    keep_going: bool = False
-    backup: bool = True
-    reconnect: float = 300.0
-    linger: float = 3600.0
-    workdir: str = "home"
 
 
 class Driver:
@@ -107,20 +90,26 @@ class Driver:
             self.schedule.avoid(position, host)
         self._log = RunLog(job, numbers, options.timeout, progress, on_result)
         self.outcome = self._log.outcome
-        self._digest = load.digest if load else ""
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
         self._poller = Poller(settings, self._workers, self._events, find)
-        self._lookout = Lookout(expect, arguments, self._workers, self._events) if expect else None
         self._connections = Connections(
             settings, job.asked, self._workers, self._events, load, options.timeout, options.reconnect
+        )
+        self._conversation = Conversation(
+            job,
+            self.positions,
+            options,
+            load.digest if load else "",
+            self.schedule,
+            self._connections,
+            self._log,
+            Lookout(expect, arguments, self._workers, self._events) if expect else None,
         )
         self._members = self._connections.members
         for instance in instances:
             self._admit(instance)
-        self._acks: list[tuple[Member, int, int]] = []
-        self._next_worker = 0
 
     def run(self) -> Outcome:
         """Run until every task is over, or none can be.
@@ -149,7 +138,8 @@ class Driver:
             # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
             self._workers.end(1.0 if self._stop else self.settings.ec2.connect_timeout)
             self._connections.close_late()
-            self._count(began, ended)
+            self.outcome.seconds = ended - began
+            self._log.count(self.schedule, self._members.values(), ended)
         self._stop.check(self._unfinished())
         return self.outcome
 
@@ -189,9 +179,16 @@ class Driver:
                 event = self._events.get_nowait()
 
     def _handle(self, event: Event) -> None:
+        self._act_on(event)
+        while self.schedule.put_aside:
+            self._log.aside(self._members[str(self.schedule.put_aside.pop())])
+        while self.schedule.deadly:
+            self._log.deadly(*self.schedule.deadly.pop())
+
+    def _act_on(self, event: Event) -> None:
         match event:
             case events.Ready(link):
-                self._receive(self._members[link.name])
+                self._hear(self._members[link.name])
             case events.Opened(member):
                 self._connections.opened(member)
             case events.Refused(member, error):
@@ -209,7 +206,7 @@ class Driver:
             case events.Priced():
                 self._log.priced(self._prices())
             case events.Looked(ended, missing):
-                self._settle(ended, missing)
+                self._conversation.settle(ended, missing)
             case events.Unseen(error):
                 unknown = Failed(f"what is expected can't be seen: {error!r}")
                 self._stop.error = error if isinstance(error, HardwayError) else unknown
@@ -223,7 +220,6 @@ class Driver:
             member = self._members[str(decision.host)]
             if not member.is_gone:
                 self._carry_out(member, decision, time)
-        self._note_deadly()
         while self.schedule.spared:
             self._log.spared(self._members[str(self.schedule.spared.pop())])
 
@@ -234,21 +230,12 @@ class Driver:
             member.ledger.sent(number, decision.attempt, time)
             self._connections.send(member, agent.RUN, number, decision.attempt, self.arguments[decision.task])
         else:
-            self._order(member, isinstance(decision, Cancel), number, decision.attempt)
-
-    def _order(self, member: Member, kill: bool, number: int, attempt: int) -> None:
-        """Ask for an attempt back, or for its end."""
-        member.ledger.ordered(number, attempt, kill, now())
-        self._connections.send(member, agent.KILL if kill else agent.TAKE, number, attempt)
+            self._connections.order(member, isinstance(decision, Cancel), number, decision.attempt)
 
     def _flush(self) -> None:
         """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""
         self.job.flush()
-        if self._lookout:
-            self._lookout.begin()
-        for member, number, attempt in self._acks:
-            self._connections.send(member, agent.ACK, number, attempt)
-        self._acks.clear()
+        self._conversation.acknowledge()
         self._connections.flush()
 
     # Members that come and go
@@ -271,6 +258,19 @@ class Driver:
         for member in joining:
             self._log.joins(member)
             self._connections.open(member)
+
+    def _hear(self, member: Member) -> None:
+        """Something has arrived, or the connection has ended."""
+        if member.is_gone or member.link.channel is None:
+            return
+        try:
+            self._conversation.hear(member)
+        except EOFError:
+            self._lost(member, "")
+        except Unusable as error:
+            self._give_up(member, str(error), Presence.GONE)
+        except Lie as error:
+            self._distrust(member, str(error))
 
     def _refused(self, member: Member, error: Exception) -> None:
         member.tries.open = False
@@ -318,7 +318,6 @@ class Driver:
             self._log.lost(member, position, attempt, None if started is None else time - started)
         again = self.schedule.leave(member.name)
         self._log.gone(member, reason, len(again))
-        self._note_deadly()
 
     def _distrust(self, member: Member, lie: str) -> None:
         """Its agent says what can't be, or nothing where it has to: nothing more is sent there or taken from there."""
@@ -337,21 +336,6 @@ class Driver:
             if member.is_away and state not in ("pending", "running"):
                 self._give_up(member, f"it is {state}", Presence.GONE)
 
-    def _note_aside(self, detail: str = "") -> None:
-        """Hosts that the schedule gives no more tasks, since what happened last."""
-        while self.schedule.put_aside:
-            bad = self._members[str(self.schedule.put_aside.pop())]
-            cause = bad.health.set_aside
-            if bad.is_gone or cause is None:
-                continue
-            self._log.aside(bad, f"{cause.value}{': ' if detail else ''}{detail}")
-
-    def _note_deadly(self) -> None:
-        """Tasks that the schedule gives up since they seem to kill what they run on have failed."""
-        while self.schedule.deadly:
-            position, attempt, host = self.schedule.deadly.pop()
-            self._log.deadly(position, attempt, str(host))
-
     def _end_if_none_was_reached(self) -> None:
         """All were tried a few times, and none has ever answered."""
         if self._stop or any(member.slots for member in self._members.values()):
@@ -367,197 +351,6 @@ class Driver:
             return
         if not any(member.is_usable for member in self._members.values()):
             self._stop.error = Failed(f"no instance is left: {self._log.reasons()}; {self._unfinished()}")
-
-    # Greetings
-
-    def _receive(self, member: Member) -> None:
-        if member.is_gone or member.link.channel is None:
-            return
-        try:
-            for frame in member.link.receive(now()):
-                if isinstance(frame, Hello):
-                    self._greet(member, frame)
-                else:
-                    self._take_in(member, frame)
-        except EOFError:
-            self._lost(member, "")
-        except Unusable as error:
-            self._give_up(member, str(error), Presence.GONE)
-        except Lie as error:
-            self._distrust(member, str(error))
-
-    def _greet(self, member: Member, hello: Hello) -> None:
-        """An agent is there: a new one, or one that we or an earlier driver knew. Raises Lie."""
-        time = now()
-        gone = member.ledger.hello(hello.holdings, time)
-        anew = bool(member.identity) and member.identity != hello.identity
-        if not anew and any(runs for _, _, runs in gone):
-            raise Lie("it has forgotten what runs there")
-        if member.presence is Presence.GIVEN_UP:
-            self._log.back(member)
-        member.is_back(time)
-        self._give_slots(member, self.options.slots or hello.cpus)
-        if anew:
-            self._log.agent_died(member)
-        member.identity = hello.identity
-        member.entrusted = True
-        self.schedule.join(member.name, member.slots)
-        self._reconcile(member, hello, anew)
-        self._note_aside()
-        member.round_trips.clear()
-        self._connections.ping(member)
-
-    def _give_slots(self, member: Member, slots: int) -> None:
-        """Tell the agent how many tasks may run there at the same time, and all else that it is to know of the job."""
-        member.slots = slots
-        if member.first_up is None:
-            member.first_up = now()
-        if member.worker < 0:
-            member.worker = self._next_worker
-            self._next_worker += slots
-        member.ledger.workers = range(member.worker, member.worker + slots)
-        self._connections.send(member, agent.JOB, payload=self._settings_of(member))
-        self._log.up(member, now() - member.made)
-
-    def _settings_of(self, member: Member) -> bytes:
-        pairs = {
-            "slots": member.slots,
-            "timeout": self.options.timeout,
-            "linger": self.options.linger,
-            "worker": member.worker,
-            "HARDWAY_INSTANCE_ID": member.name,
-            "workdir": self.options.workdir,
-            "files": self._digest,
-        }
-        items = [f"{key}={value}".encode() for key, value in pairs.items()]
-        return b"\0".join([*items, b"command=" + self.job.asked.command.encode("utf-8", "surrogateescape")])
-
-    def _reconcile(self, member: Member, hello: Hello, anew: bool) -> None:
-        """Agree with the agent on what it holds; an agent that came `anew` took the place of one that died."""
-        time = now()
-        known = self.schedule.held(member.name)
-        found = set()
-        for holding in hello.holdings:
-            position = self.positions.get(holding.task, -1)
-            began = None if holding.state == agent.WAITING else time - holding.seconds
-            if (position, holding.attempt) in known:
-                found.add((position, holding.attempt))
-                if began is not None:
-                    self.schedule.started(member.name, position, holding.attempt, began)
-            elif position < 0 or not self.schedule.adopt(member.name, position, holding.attempt, began):
-                if holding.state == agent.ENDED:
-                    member.ledger.settled(holding.task, holding.attempt)
-                    self._connections.send(member, agent.ACK, holding.task, holding.attempt)
-                else:
-                    self._order(member, True, holding.task, holding.attempt)
-        lost = [key for key in known if key not in found]
-        for position, attempt in lost:
-            started = known[position, attempt]
-            self._log.lost(member, position, attempt, None if started is None else time - started)
-        if anew:
-            self.schedule.died(member.name, lost)
-        else:
-            for position, attempt in lost:
-                self.schedule.lost(member.name, position, attempt)
-        self._note_deadly()
-
-    # What agents say
-
-    def _take_in(self, member: Member, frame: Frame) -> None:
-        """Take in what the agent says, once the ledger has found that it may be true. Raises Lie."""
-        if member.link.left:
-            raise Lie("it speaks after its goodbye")
-        kind, task, attempt, payload = frame
-        if kind == agent.DONE:
-            self._on_done(member, frame)
-        elif kind == agent.STARTED:
-            member.ledger.started(task, attempt, payload, now())
-            self.schedule.started(member.name, self.positions.get(task, -1), attempt, now())
-        elif kind == agent.CHUNK:
-            self._on_chunk(member, frame)
-        elif kind == agent.RETURNED:
-            if member.ledger.returned(task, attempt, now()):
-                self.schedule.returned(member.name, self.positions.get(task, -1), attempt)
-                self._log.returned(member, task, attempt)
-        elif kind == agent.ERROR:
-            self._log.complained(member, member.link.complaint(payload))
-        elif kind == agent.BYE:
-            member.link.left = True
-        elif kind == agent.NOTICE:
-            self._on_notice(member, payload)
-        elif kind == agent.PONG:
-            self._on_pong(member, payload)
-        elif kind == agent.SAID:
-            member.ledger.said(task, attempt)
-            self._log.said(member, task, payload)
-        elif kind == agent.SHARED:
-            self._on_shared(member)
-        else:
-            raise Lie(f"a frame of kind {kind} in the middle")
-
-    def _on_shared(self, member: Member) -> None:
-        """Another job runs there."""
-        member.ledger.shares = True
-        self.schedule.share(member.name)
-        if not member.shares:
-            member.shares = True
-            self._log.shared(member)
-
-    def _on_notice(self, member: Member, payload: bytes) -> None:
-        """The instance is about to be interrupted; told again after each reconnection. Raises Lie."""
-        if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
-            raise Lie("a notice of an interruption at no time")
-        if member.health.announced:
-            return
-        self._log.notice(member, seconds, self.schedule.interrupt(member.name, seconds, now()))
-
-    def _on_pong(self, member: Member, payload: bytes) -> None:
-        round_trip = member.link.pong(payload, now())
-        if round_trip is not None:
-            self.schedule.distance(member.name, member.measured(round_trip, ROUND_TRIPS))
-            if len(member.round_trips) < ROUND_TRIPS:
-                self._connections.ping(member)
-
-    def _on_chunk(self, member: Member, frame: Frame) -> None:
-        which, wanted = member.ledger.chunk(frame.task, frame.attempt, frame.payload, now())
-        if not wanted or frame.task not in self.positions:
-            return  # it has ended already, or its argument has been dropped from the job since
-        with self.job.writing():
-            member.spool.write(frame.task, frame.attempt, which, memoryview(frame.payload)[1:])
-
-    def _on_done(self, member: Member, frame: Frame) -> None:
-        task, attempt = frame.task, frame.attempt
-        end = member.ledger.ended(task, attempt, frame.payload, now())
-        with self.job.writing():
-            spooled = member.spool.take(task, attempt)
-        position = self.positions.get(task, -1)
-        if (task, attempt) in member.looked_for:
-            return  # it came before, over another connection, and is acknowledged when it has been looked at
-        if position < 0 or not end.wanted:
-            self._acks.append((member, task, attempt))
-            return
-        ended = Ended(member, position, task, attempt, *whole(end, spooled))
-        if self._lookout and ended.is_good:
-            member.looked_for.add((task, attempt))
-            self._lookout.add(ended)
-        else:
-            self._settle(ended)
-
-    def _settle(self, ended: Ended, missing: str = "") -> None:
-        """An attempt has ended; of what is expected of it, this is missing."""
-        member, position, task, attempt, end = ended[:5]
-        member.looked_for.discard((task, attempt))
-        self._acks.append((member, task, attempt))
-        if missing:
-            with self.job.writing():
-                ended = charged(ended, missing)
-        if end.flags & agent.HOST_FAULT:
-            verdict = self.schedule.spoiled(member.name, position, attempt, now())
-            self._note_aside(text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: "))
-        else:
-            verdict = self.schedule.finished(member.name, position, attempt, ended.is_good, end.seconds, now())
-            self._note_aside()
-        self._log.ended(ended, verdict)
 
     # Beginning and end
 
@@ -593,15 +386,6 @@ class Driver:
 
     def _prices(self) -> dict[str, float]:
         return {member.name: member.price for member in self._members.values() if member.price is not None}
-
-    def _count(self, began: float, ended: float) -> None:
-        """What the run came to."""
-        schedule, outcome = self.schedule, self.outcome
-        outcome.done, outcome.left = schedule.done, schedule.left
-        outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
-        outcome.backups = schedule.backups
-        outcome.seconds = ended - began
-        count_time(self._members.values(), ended, outcome)
 
     def _unfinished(self) -> str:
         return f"{self.schedule.done} of {self.schedule.total} tasks are done"

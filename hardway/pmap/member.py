@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from hardway.ec2.instances import Instance
-from hardway.pmap.endings import Outcome
 from hardway.pmap.health import Health
 from hardway.pmap.ledger import Ledger
 from hardway.pmap.link import Link, now
@@ -90,6 +88,7 @@ class Member:
     # Its attempts, beside those in its ledger
     looked_for: set[tuple[int, int]] = field(default_factory=set)  # ended well, if what is expected of them is there
     results: int = 0  # of its that count
+    fault: str = ""  # why it could not run the last one that it could not
 
     @property
     def name(self) -> str:
@@ -143,16 +142,3 @@ class Member:
         """A round trip took so long; returns the shortest of a few, for the others are the time of somebody busy."""
         self.round_trips = sorted([*self.round_trips, round_trip])[:most]
         return self.round_trips[0]
-
-
-def count_time(members: Iterable[Member], end: float, outcome: Outcome) -> None:
-    """Add what the members' time came to until `end`, in seconds of slots and in USD."""
-    for member in members:
-        if member.first_up is None:
-            continue
-        seconds = (end if member.given_up is None else member.given_up) - member.first_up
-        outcome.slot_seconds += member.slots * seconds
-        if member.price is None:
-            outcome.unpriced += 1
-        else:
-            outcome.cost += member.price * seconds / 3600

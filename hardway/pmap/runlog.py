@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hardway.pmap import agent
 from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_line
 from hardway.pmap.events import Ended
+from hardway.pmap.health import Cause
+from hardway.pmap.hosts import Name
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.link import text
 from hardway.pmap.member import Member
 from hardway.pmap.progress import Progress
-from hardway.pmap.schedule import Verdict
+from hardway.pmap.schedule import Schedule, Verdict
 from hardway.pmap.spool import discard
 
 SAID_MOST = 5  # of what agents tell of attempts is shown
@@ -63,6 +65,22 @@ class RunLog:
             f"{names}: the agent there did not confirm that it ends; left alone, it does after {linger:g} s"
         )
 
+    def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
+        """Work out what the run came to."""
+        outcome = self.outcome
+        outcome.done, outcome.left = schedule.done, schedule.left
+        outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
+        outcome.backups = schedule.backups
+        for member in members:
+            if member.first_up is None:
+                continue
+            seconds = (end if member.given_up is None else member.given_up) - member.first_up
+            outcome.slot_seconds += member.slots * seconds
+            if member.price is None:
+                outcome.unpriced += 1
+            else:
+                outcome.cost += member.price * seconds / 3600
+
     # Members
 
     def joins(self, member: Member) -> None:
@@ -102,8 +120,13 @@ class RunLog:
         """It had been given up, and is not wanted back."""
         self._progress.say(f"{member.instance}: {reason}")
 
-    def aside(self, member: Member, reason: str) -> None:
+    def aside(self, member: Member) -> None:
         """It gets no more tasks."""
+        cause = member.health.set_aside
+        if cause is None or member.is_gone:
+            return  # it has gone since
+        why = member.fault if cause is Cause.CANNOT_RUN else ""
+        reason = f"{cause.value}{': ' if why else ''}{why}"
         self._job.event("aside", host=member.name)
         self._reasons[reason] += 1
         self._progress.say(f"{member.instance}: set aside, {reason}")
@@ -153,10 +176,10 @@ class RunLog:
         ran = None if seconds is None else round(seconds, 3)
         self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name, seconds=ran)
 
-    def deadly(self, position: int, attempt: int, host: str) -> None:
+    def deadly(self, position: int, attempt: int, host: Name) -> None:
         """The task has failed, for it seems to kill what it runs on."""
         number = self._numbers[position]
-        result = self._job.ended(number, attempt, host, -signal.SIGKILL, LOST, 0.0, b"", b"")
+        result = self._job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
         self.outcome.failed[position] = result
         self._progress.say(f"task {number} is given up: {how_it_ended(result)}")
         self._tell_result(position, result)
