@@ -7,7 +7,7 @@ yaml=${CASSANDRA_YAML:-/etc/cassandra/cassandra.yaml}
 start=${CASSANDRA_START:-sudo service cassandra start} nodetool=${NODETOOL:-nodetool}
 
 ids=$(inv ec2.new --name "$name" --num "$num")
-addresses=$(inv ec2.ip-private "$ids")
+addresses=$(inv ec2.ip "$ids" --private)
 seeds=$(head -n 2 <<<"$addresses" | paste -sd ,)
 # They talk to each other on port 7000.
 for address in $addresses; do

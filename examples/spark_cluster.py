@@ -16,7 +16,7 @@ print(json.load(urllib.request.urlopen("http://{master}:8080/json/"))["alivework
 def main(name: str, num: str) -> None:
     c = Context()
     ids = ec2.new(c, name=name, num=num)
-    master, *_ = ec2.ip_private(c, ids)
+    master, *_ = ec2.ip(c, ids, private=True)
     ec2.tag(c, master, ["role=master"], yes=True)
 
     ec2.ssh(c, ids, yes=True, command=f"({JAVA}) >&2")

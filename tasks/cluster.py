@@ -50,6 +50,10 @@ def spark(
     A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first on demand, else the first, runs the master. Instances need Java.
+
+    Examples:
+      inv cluster.spark web --yes
+      inv cluster.spark web --install --version 3.5.1 --memory 4g -y
     """
     settings = _settings(c, region, real_s3)
     asked = clusters.request(settings.cluster, python, version, memory, install)
@@ -74,6 +78,10 @@ def dask(
     A worker on each; prints its address. Again: what was lost is replaced.
 
     The instance tagged role=master, else the first on demand, else the first, runs the scheduler.
+
+    Examples:
+      inv cluster.dask web --yes
+      inv cluster.dask web --install --memory 4g -y
     """
     settings = _settings(c, region, real_s3)
     asked = clusters.request(settings.cluster, python, version, memory, install)
@@ -85,6 +93,10 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
     """Make instances of a cluster plain ones again.
 
     Ends what they run of it; prints the ids of those that did.
+
+    Examples:
+      inv cluster.stop web --yes
+      inv cluster.stop 'web db' -y
     """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)
@@ -97,6 +109,10 @@ def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List clusters of Spark and Dask.
 
     Engine, address, dashboard, id of the master's instance, number of instances.
+
+    Examples:
+      inv cluster.ls
+      inv cluster.ls --json
     """
     found = clusters.clusters(config.settings(c, region))
     return found.json() if json else found
@@ -107,6 +123,10 @@ def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None)
     """Reach a cluster's dashboard from this machine.
 
     And for Dask the scheduler: at ports of this machine, until Ctrl-C.
+
+    Examples:
+      inv cluster.tunnel web
+      inv cluster.tunnel team=data
     """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)

@@ -22,6 +22,10 @@ def demo(c: Context, num: int | str = "4") -> None:
     """Run the whole job on this machine, to watch.
 
     A local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away.
+
+    Examples:
+      inv demo
+      inv demo --num 8
     """
     import tempfile
 
@@ -46,7 +50,12 @@ def demo(c: Context, num: int | str = "4") -> None:
     }
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
-    """Run the tests of this repository."""
+    """Run the tests of this repository.
+
+    Examples:
+      inv test
+      inv test --args 'tests/ec2 -n0 -x'
+    """
     import shutil
 
     if engines:
@@ -61,6 +70,10 @@ def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks.
 
     Each prints ratios against its peers.
+
+    Examples:
+      inv bench
+      inv bench --name hosts
     """
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
     if not name:

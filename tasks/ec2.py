@@ -22,7 +22,7 @@ from .ec2_cleanup import cleanup
 from .ec2_copy import pull, push, scp
 from .ec2_ending import extend, rm
 from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
-from .ec2_list import dns, id, ip, ip_private, ls, user_data
+from .ec2_list import dns, id, ip, ls, user_data
 from .ec2_market import regions, spot_prices, types, zones
 from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
@@ -117,6 +117,11 @@ def new(
 
     Waits until they answer over SSH and prints their ids. On any failure nothing is left running, nor where the ids
     can't be written.
+
+    Examples:
+      inv ec2.new --name web --num 2 --tag team=data
+      inv ec2.new -n 3 -t m7i.large,m7a.large --spot 0.5 --min 2 --max-hours 2 --name batch
+      inv ec2.new --name db --init setup.sh --command 'uname -a'
     """
     taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
     given = {k: v for k, v in locals().items() if k not in taken}
@@ -156,7 +161,7 @@ def new(
 
 
 ns = Collection(
-    *(new, ls, id, ip, ip_private, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
+    *(new, ls, id, ip, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
     *(tag, untag, user_data),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
     *(regions, zones, types, spot_prices, keys, roles, events, cleanup),

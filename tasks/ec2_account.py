@@ -19,6 +19,10 @@ def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List key pairs.
 
     Name, id, type, time made, and `ours` for the one that new instances get.
+
+    Examples:
+      inv ec2.keys
+      inv ec2.keys --json
     """
     settings = config.settings(c, region)
     found = account.key_pairs(settings, prerequisites.own_key_name(settings))
@@ -30,6 +34,10 @@ def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List what `ec2.new --role` takes.
 
     The instance profile's name, its IAM roles, time made.
+
+    Examples:
+      inv ec2.roles
+      inv ec2.roles --json
     """
     found = account.instance_profiles(config.settings(c, region))
     return listing(Table(found, "name", "roles", "created"), json, "no instance profiles")
@@ -40,6 +48,10 @@ def events(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List what AWS has scheduled for instances.
 
     The next first: name, id, event, its earliest and latest time, description.
+
+    Examples:
+      inv ec2.events
+      inv ec2.events --json
     """
     found = account.events(config.settings(c, region))
     return listing(Table(found, "name", "id", "code", "not_before", "not_after", "description"), json, "no events")

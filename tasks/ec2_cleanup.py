@@ -16,6 +16,10 @@ def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     """Remove what hardway made and nothing uses.
 
     In the region: key pairs, security groups, VPCs, what launches left. Prints the ids of what is gone.
+
+    Examples:
+      inv --dry ec2.cleanup
+      inv ec2.cleanup --yes
     """
     settings = config.settings(c, region)
     found = cleaning.find(settings, say)

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 
 from invoke import Context
 
-from hardway import config
 from hardway.cli.lazy import broadcast, instances, rsync, transfer
 from hardway.cli.lazy import group as groups
 from hardway.cli.task import confirm, nothing, progress, say, task
 from hardway.errors import UsageError
 
 from .ec2_shared import connection_settings, how_many
-from .flags import CONNECTIONS, DIRECT, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, VIA, YES
+from .flags import CONNECTIONS, DIRECT, PRIVATE_IP, REGION, S3, SELECTOR, VIA, YES
 
 
 @task(
@@ -23,11 +22,12 @@ from .flags import CONNECTIONS, DIRECT, PRIVATE_IP, REGION, SELECTOR, SEND_VIA, 
         "destination": "where to; with a leading ':' on the instances, ending with '/' for a directory",
         "selector": SELECTOR,
         "yes": YES,
-        "max-connections": CONNECTIONS,
-        "region": REGION,
         "direct": DIRECT,
-        "via": SEND_VIA,
+        "s3": S3,
+        "region": REGION,
+        "via": VIA,
         "private-ip": PRIVATE_IP,
+        "max-connections": CONNECTIONS,
     },
 )
 def scp(
@@ -36,17 +36,24 @@ def scp(
     destination: str,
     selector: str | Iterable[str],
     yes: bool = False,
-    max_connections: int | str | None = None,
-    region: str | None = None,
     direct: bool = False,
+    s3: str = "",
+    region: str | None = None,
     via: str | None = None,
     private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> None:
     """Copy files to instances, or from them.
 
     From several, each file lands under its instance's id.
+
+    Examples:
+      inv ec2.scp 'step*.sh' :jobs/ web --yes
+      inv ec2.scp ':logs/*.log' logs/ web --yes
+      inv ec2.scp large.bin :data/ web --yes --s3 s3://bucket/tmp
     """
-    settings, bucket = _sending(c, region, max_connections, private_ip, via)
+    # In a stubbed shell, the instances must fetch from the stub, too.
+    settings = connection_settings(c, region, max_connections, real_s3=not s3, private_ip=private_ip, via=via)
     here, there = transfer.sides(source, destination)
     files = transfer.local_files(here) if isinstance(here, str) else []
     chosen = instances.select(settings, selector)
@@ -55,7 +62,7 @@ def scp(
     with progress("copying", total, "bytes") as on_bytes:
         group = groups.InstanceGroup(chosen, settings)
         if isinstance(here, str) and isinstance(there, transfer.Remote):
-            outcomes = broadcast.send_files(group, files, there, on_bytes, direct=direct, bucket=bucket)
+            outcomes = broadcast.send_files(group, files, there, on_bytes, direct=direct, bucket=s3)
             groups.report(outcomes, say)
         elif isinstance(here, transfer.Remote) and isinstance(there, str):
             groups.report(transfer.fetch_files(group, here, there, on_bytes), say)
@@ -69,11 +76,12 @@ def scp(
         "selector": SELECTOR,
         "yes": YES,
         "sync": "send only what changed, by rsync",
-        "max-connections": CONNECTIONS,
-        "region": REGION,
         "direct": DIRECT,
-        "via": SEND_VIA,
+        "s3": S3,
+        "region": REGION,
+        "via": VIA,
         "private-ip": PRIVATE_IP,
+        "max-connections": CONNECTIONS,
     },
 )
 def push(
@@ -83,17 +91,23 @@ def push(
     selector: str | Iterable[str],
     yes: bool = False,
     sync: bool = False,
-    max_connections: int | str | None = None,
-    region: str | None = None,
     direct: bool = False,
+    s3: str = "",
+    region: str | None = None,
     via: str | None = None,
     private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> None:
     """Send a tree to instances.
 
     As one tar stream, to all at the same time.
+
+    Examples:
+      inv ec2.push site :/tmp/site web --yes
+      inv ec2.push site :site web --yes --sync
     """
-    settings, bucket = _sending(c, region, max_connections, private_ip, via)
+    # In a stubbed shell, the instances must fetch from the stub, too.
+    settings = connection_settings(c, region, max_connections, real_s3=not s3, private_ip=private_ip, via=via)
     here, there = transfer.sides(source, destination)
     if not isinstance(here, str) or not isinstance(there, transfer.Remote):
         raise UsageError("push sends to the instances: DESTINATION starts with ':'; ec2.pull fetches")
@@ -104,7 +118,7 @@ def push(
     if sync:
         return groups.report(rsync.sync(group, tree, there), say)
     with progress("sending", 0, "bytes") as on_bytes:
-        outcomes = broadcast.push(group, tree, there, on_bytes, direct=direct, bucket=bucket)
+        outcomes = broadcast.push(group, tree, there, on_bytes, direct=direct, bucket=s3)
         return groups.report(outcomes, say)
 
 
@@ -115,10 +129,10 @@ def push(
         "destination": "where to here; from several instances each lands under its id",
         "selector": SELECTOR,
         "yes": YES,
-        "max-connections": CONNECTIONS,
         "region": REGION,
-        "private-ip": PRIVATE_IP,
         "via": VIA,
+        "private-ip": PRIVATE_IP,
+        "max-connections": CONNECTIONS,
     },
 )
 def pull(
@@ -127,14 +141,18 @@ def pull(
     destination: str,
     selector: str | Iterable[str],
     yes: bool = False,
-    max_connections: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> None:
     """Fetch a tree from instances.
 
     From several, each lands under its instance's id.
+
+    Examples:
+      inv ec2.pull :logs logs-of-web web --yes
+      inv ec2.pull :jobs jobs web -y
     """
     settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
     there, here = transfer.sides(source, destination)
@@ -144,14 +162,3 @@ def pull(
     confirm(f"fetch from {how_many(chosen)}?", instances.Instances(chosen).brief(), yes)
     with progress("fetching", 0, "bytes") as on_bytes:
         groups.report(transfer.pull(groups.InstanceGroup(chosen, settings), there, here, on_bytes), say)
-
-
-def _sending(
-    c: Context, region: str | None, max_connections: int | str | None, private_ip: bool, via: str | None
-) -> tuple[config.Settings, str]:
-    """The settings, and what `--via` names to send by way of, if that is no way to connect."""
-    bucket = via if via and via != "ssm" else ""
-    settings = connection_settings(
-        c, region, max_connections, real_s3=not bucket, private_ip=private_ip, via=None if bucket else via
-    )
-    return settings, bucket

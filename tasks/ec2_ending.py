@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER, "region": REGION})
 def rm(
     c: Context,
     selector: str | Iterable[str],
     yes: bool = False,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Terminate instances.
 
     Prints their ids. What is terminated already is no error; an unknown id is, at the end.
+
+    Examples:
+      inv ec2.rm batch --yes
+      inv ec2.rm 'db batch' -y
     """
     settings = config.settings(c, region)
     unknown: list[str] = []
@@ -63,10 +67,10 @@ def rm(
         "selector": SELECTOR,
         "hours": "hours from now after which each ends itself",
         "yes": YES,
-        "max-connections": CONNECTIONS,
         "region": REGION,
-        "private-ip": PRIVATE_IP,
         "via": VIA,
+        "private-ip": PRIVATE_IP,
+        "max-connections": CONNECTIONS,
     },
 )
 def extend(
@@ -74,14 +78,18 @@ def extend(
     selector: str | Iterable[str],
     hours: float | str,
     yes: bool = False,
-    max_connections: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> Lines:
     """Move the time at which instances end themselves.
 
     Prints the ids of those.
+
+    Examples:
+      inv ec2.extend web 4 --yes
+      inv ec2.extend 'web db' 0.5 -y
     """
     settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
     wanted = config.number(hours, float, "--hours")

@@ -23,6 +23,10 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own AMIs.
 
     Newest first: name, id, state, architecture, time made, login user.
+
+    Examples:
+      inv ec2.amis
+      inv ec2.amis --json
     """
     found = images.own(config.settings(c, region))
     columns = ("name", "id", "state", "architecture", "created", "user")
@@ -36,11 +40,11 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
         "selector": "the one instance to make it of, as for the other tasks",
         "name": "of the AMI, which ec2.new --ami then takes",
         "yes": YES,
-        "reboot": "reboot the instance first, so that its file systems are at rest",
         "wait": "wait until it is available",
+        "reboot": "reboot the instance first, so that its file systems are at rest",
         "seconds-timeout": "seconds until not being available is a failure",
-        "region": REGION,
         "any-owner": ANY_OWNER,
+        "region": REGION,
     },
 )
 def ami_new(
@@ -48,15 +52,19 @@ def ami_new(
     selector: str | Iterable[str],
     name: str,
     yes: bool = False,
-    reboot: bool = True,
     wait: bool = True,
-    seconds_timeout: int | str = "3600",
-    region: str | None = None,
+    reboot: bool = True,
+    seconds_timeout: int | str = 3600,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Make an AMI of an instance.
 
     Prints its id. What is launched of it lets the same user log in.
+
+    Examples:
+      inv ec2.ami-new db db-with-data --yes
+      inv ec2.ami-new db db-later -y --no-reboot --no-wait
     """
     settings = config.settings(c, region)
     seconds = config.number(seconds_timeout, int, "--seconds-timeout")
@@ -78,14 +86,16 @@ def ami_new(
 @task(
     changes=Lines,
     autoprint=True,
-    help={"name": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER},
+    help={"name": "its name or id", "yes": YES, "any-owner": ANY_OWNER, "region": REGION},
 )
-def ami_rm(
-    c: Context, name: str, yes: bool = False, region: str | None = None, any_owner: bool = False
-) -> Lines:
+def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove an AMI of your own with its snapshots.
 
     Prints its id. Instances made of it stay.
+
+    Examples:
+      inv ec2.ami-rm db-with-data --yes
+      inv ec2.ami-rm db-later -y
     """
     settings = config.settings(c, region)
     image = images.find_own(settings, checked_name(name))
@@ -103,6 +113,10 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own snapshots.
 
     Newest first: name, id, state, progress, GiB, time begun, volume, description.
+
+    Examples:
+      inv ec2.snapshots
+      inv ec2.snapshots --json
     """
     found = images.snapshots(config.settings(c, region))
     columns = ("name", "id", "state", "progress", "gigs", "started", "volume", "description")
@@ -114,6 +128,10 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     """Take snapshots of instances' volumes.
 
     All volumes of an instance at one moment; prints the ids of the snapshots, which are not complete yet.
+
+    Examples:
+      inv ec2.snapshot web --yes
+      inv ec2.snapshot 'web db' -y
     """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=STATES)

@@ -23,8 +23,6 @@ from .flags import JSON, REGION, SELECTOR
         "only": SELECTOR,
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
         "json": JSON,
-        "first-n": "only the newest N; 0 for all",
-        "last-n": "only the oldest N; 0 for all",
         "region": REGION,
     },
 )
@@ -33,8 +31,6 @@ def ls(
     only: str | Iterable[str] = "",
     state: str | Iterable[str] = "",
     json: bool = False,
-    first_n: int | str = "0",
-    last_n: int | str = "0",
     region: str | None = None,
 ) -> Any:
     """List instances and what they cost.
@@ -42,8 +38,12 @@ def ls(
     Newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
 
     The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
+
+    Examples:
+      inv ec2.ls
+      inv ec2.ls --only 'web* team=data' --state running
+      inv ec2.ls -o batch --json
     """
-    first, last = config.number(first_n, int, "--first-n"), config.number(last_n, int, "--last-n")
     states = instances.states(state) if state else instances.STATES
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
@@ -52,7 +52,7 @@ def ls(
         raise NothingMatched("no instance matches")
     if not found:
         say("no instances")
-    shown = costs.Bill(settings, found[: first or None][-last:] if last else found[: first or None], say)
+    shown = costs.Bill(settings, found, say)
     if shown:
         say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
     return shown.json() if json else shown
@@ -60,7 +60,12 @@ def ls(
 
 @task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
 def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
-    """Print the ids of running instances."""
+    """Print the ids of running instances.
+
+    Examples:
+      inv ec2.id web
+      ids=$(inv ec2.id 'web db')
+    """
     return Lines(instance.id for instance in instances.select(config.settings(c, region), selector))
 
 
@@ -69,15 +74,13 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
     """Print the addresses of running instances.
 
     The public one, where there is one.
+
+    Examples:
+      inv ec2.ip web
+      inv ec2.ip 'web db' --private
     """
     found = instances.select(config.settings(c, region), selector)
     return Lines(instance.private_ip if private else instance.address for instance in found)
-
-
-@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
-def ip_private(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
-    """Print the private addresses of running instances."""
-    return Lines(instance.private_ip for instance in instances.select(config.settings(c, region), selector))
 
 
 @task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
@@ -85,6 +88,10 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
     """Print the DNS names of running instances.
 
     The public one, where there is one.
+
+    Examples:
+      inv ec2.dns web
+      inv ec2.dns team=data
     """
     found = instances.select(config.settings(c, region), selector)
     return Lines(instance.public_dns or instance.private_dns for instance in found)
@@ -92,7 +99,12 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
 
 @task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
 def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
-    """Print what an instance was given to run at boot."""
+    """Print what an instance was given to run at boot.
+
+    Examples:
+      inv ec2.user-data db
+      inv ec2.user-data db --region us-east-1
+    """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector, states=instances.ALIVE)
     if len(chosen) > 1:

@@ -15,7 +15,12 @@ from .flags import JSON, REGION
 
 @task(autoprint=True, help={"json": JSON, "region": REGION})
 def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List the regions that the account can use."""
+    """List the regions that the account can use.
+
+    Examples:
+      inv ec2.regions
+      inv ec2.regions --json
+    """
     found = market.regions(config.settings(c, region))
     return found.json() if json else found
 
@@ -25,6 +30,10 @@ def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List the region's zones.
 
     Name, id (the same place for every account), state, kind.
+
+    Examples:
+      inv ec2.zones
+      inv ec2.zones --region eu-west-1
     """
     found = market.zones(config.settings(c, region))
     return found.json() if json else found
@@ -45,9 +54,9 @@ def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
 def types(
     c: Context,
     only: str = "",
-    vcpus: int | str = "0",
-    memory: float | str = "0",
-    nvme: int | str = "0",
+    vcpus: int | str = 0,
+    memory: float | str = 0,
+    nvme: int | str = 0,
     arch: str = "",
     json: bool = False,
     region: str | None = None,
@@ -57,6 +66,10 @@ def types(
     Cheapest first: name, vCPUs, memory, NVMe, architectures, on-demand and spot price, the zone of that.
 
     The spot price is that of now in the zone that is cheapest; --json has all zones.
+
+    Examples:
+      inv ec2.types --only 'm7i.*,c7i.*' --vcpus 4
+      inv ec2.types --only 'm7gd.*' --arch arm64 --memory 64 --nvme 500
     """
     least = {
         "vcpus": config.number(vcpus, int, "--vcpus"),
@@ -71,10 +84,14 @@ def types(
     autoprint=True,
     help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON, "region": REGION},
 )
-def spot_prices(c: Context, type: str, days: float | str = "7", json: bool = False, region: str | None = None) -> Any:
+def spot_prices(c: Context, type: str, days: float | str = 7, json: bool = False, region: str | None = None) -> Any:
     """Sum up a type's spot prices by zone.
 
     The cheapest first: zone, now, minimum, mean, maximum, in USD/hour.
+
+    Examples:
+      inv ec2.spot-prices m7i.large
+      inv ec2.spot-prices m7i.large --days 30 --json
     """
     found = market.spot_prices(config.settings(c, region), type, config.number(days, float, "--days"))
     return found.json() if json else found

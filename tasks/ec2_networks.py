@@ -26,6 +26,10 @@ def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List security groups and what they let in.
 
     Name, id, VPC, what may come in (protocol/port:source), description.
+
+    Examples:
+      inv ec2.sgs
+      inv ec2.sgs --json
     """
     found = security_groups.find(config.settings(c, region))
     return listing(Table(found, "name", "id", "vpc", "rules", "description"), json, "no security groups")
@@ -40,6 +44,10 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
     """Make a security group.
 
     Unless there is one of that name; prints its id. ec2.authorize lets traffic in.
+
+    Examples:
+      inv ec2.sg web
+      inv ec2.sg web-of-lab --vpc lab
     """
     settings = config.settings(c, region)
     where = networks.find(settings, settings.ec2.vpc if vpc is None else vpc)
@@ -54,7 +62,7 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
 def authorize(
     c: Context,
     group: str,
-    port: int | str | None = None,
+    port: str | int | None = None,
     source: str | None = None,
     protocol: str = "tcp",
     region: str | None = None,
@@ -62,6 +70,10 @@ def authorize(
     """Let traffic in to a security group.
 
     What is let in already is no error.
+
+    Examples:
+      inv ec2.authorize web --port 443 --source 0.0.0.0/0
+      inv ec2.authorize web --port 8000-8100 --source 203.0.113.0/24 --protocol udp
     """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
@@ -75,7 +87,7 @@ def authorize(
 def deauthorize(
     c: Context,
     group: str,
-    port: int | str | None = None,
+    port: str | int | None = None,
     source: str | None = None,
     protocol: str = "tcp",
     region: str | None = None,
@@ -83,6 +95,10 @@ def deauthorize(
     """Remove a rule of a security group.
 
     One that is not there is no error; what other rules still let in is said.
+
+    Examples:
+      inv ec2.deauthorize web --port 443 --source 0.0.0.0/0
+      inv ec2.deauthorize web --port 8000-8100 --source 203.0.113.0/24 --protocol udp
     """
     settings = config.settings(c, region)
     rule = security_groups.read_rule(settings, port, source, protocol)
@@ -99,6 +115,10 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List VPCs and their subnets.
 
     Name, id, default, subnet, zone, network, public, free addresses.
+
+    Examples:
+      inv ec2.vpcs
+      inv ec2.vpcs --json
     """
     found = networks.subnets(config.settings(c, region))
     columns = ("name", "vpc", "default", "subnet", "zone", "cidr", "public", "free")
@@ -110,6 +130,10 @@ def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
     """Make a VPC with a public subnet in every zone.
 
     Or add what it lacks; prints its id. Never left half made.
+
+    Examples:
+      inv ec2.new-vpc lab
+      inv ec2.new-vpc lab --region eu-west-1
     """
     settings = config.settings(c, region)
     act(f"make the VPC {checked_name(name)}, or add what it lacks")
@@ -119,14 +143,16 @@ def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
 @task(
     changes=Lines,
     autoprint=True,
-    help={"vpc": "its name or id", "yes": YES, "region": REGION, "any-owner": ANY_OWNER},
+    help={"vpc": "its name or id", "yes": YES, "any-owner": ANY_OWNER, "region": REGION},
 )
-def rm_vpc(
-    c: Context, vpc: str, yes: bool = False, region: str | None = None, any_owner: bool = False
-) -> Lines:
+def rm_vpc(c: Context, vpc: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove a VPC with all that is in it.
 
     Its subnets, gateway and security groups, unless an instance is in it; prints its id.
+
+    Examples:
+      inv ec2.rm-vpc lab --yes
+      inv ec2.rm-vpc lab -y --region eu-west-1
     """
     settings = config.settings(c, region)
     id_ = networks.find(settings, checked_name(vpc))

@@ -32,15 +32,15 @@ if TYPE_CHECKING:
         "command": "what to run: text, a file, or - for stdin; without it, log in",
         "yes": YES,
         "quiet": "bare output lines, without the instance's name",
+        "fold": "print the same output once, under the instances it came from, when all have ended",
         "stdin": "what each command reads: a file, or - for our own stdin",
+        "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
         "timeout": "seconds until a command is ended; 0 for never",
-        "max-connections": CONNECTIONS,
         "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
         "region": REGION,
-        "fold": "print the same output once, under the instances it came from, when all have ended",
-        "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
-        "private-ip": PRIVATE_IP,
         "via": VIA,
+        "private-ip": PRIVATE_IP,
+        "max-connections": CONNECTIONS,
     },
 )
 def ssh(
@@ -49,19 +49,24 @@ def ssh(
     command: str | None = None,
     yes: bool = False,
     quiet: bool = False,
+    fold: bool = False,
     stdin: str | None = None,
-    timeout: float | str = "0",
-    max_connections: int | str | None = None,
+    each: str | None = None,
+    timeout: float | str = 0,
     real_s3: bool = False,
     region: str | None = None,
-    fold: bool = False,
-    each: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
 ) -> list[CommandResult]:
     """Run a command on instances, or log in to one.
 
     Output streams by line; exit code 1 if it fails anywhere.
+
+    Examples:
+      inv ec2.ssh db
+      inv ec2.ssh web --yes --command 'mkdir -p logs && uptime >logs/uptime.log'
+      inv ec2.ssh 'web batch' --fold -yc setup.sh
     """
     settings = connection_settings(c, region, max_connections, real_s3, private_ip, via)
     seconds = config.number(timeout, float, "--timeout")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
         "region": REGION,
-        "private-ip": PRIVATE_IP,
         "via": VIA,
+        "private-ip": PRIVATE_IP,
     },
 )
 def wait(
@@ -38,12 +38,16 @@ def wait(
     state: str = "running",
     seconds_timeout: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> Lines:
     """Wait until instances are in a state.
 
     And answer over SSH if it is running; prints their ids.
+
+    Examples:
+      inv ec2.wait web
+      inv ec2.wait db --state terminated --seconds-timeout 60
     """
     settings = connections.reached(config.settings(c, region), private_ip, via)
     seconds = _seconds(settings, seconds_timeout)
@@ -61,8 +65,8 @@ def wait(
         "wait": "wait until each answers over SSH",
         "seconds-timeout": "seconds until not being ready is a failure",
         "region": REGION,
-        "private-ip": PRIVATE_IP,
         "via": VIA,
+        "private-ip": PRIVATE_IP,
     },
 )
 def start(
@@ -72,12 +76,16 @@ def start(
     wait: bool = True,
     seconds_timeout: int | str | None = None,
     region: str | None = None,
-    private_ip: bool = False,
     via: str | None = None,
+    private_ip: bool = False,
 ) -> Lines:
     """Start stopped instances.
 
     Waits until they answer over SSH and prints their ids. What runs already is no error.
+
+    Examples:
+      inv ec2.start web --yes
+      inv ec2.start 'web db' -y --no-wait
     """
     settings = connections.reached(config.settings(c, region), private_ip, via)
     seconds = _seconds(settings, seconds_timeout)
@@ -100,8 +108,8 @@ def start(
         "yes": YES,
         "wait": "wait until they are stopped, which takes EC2 a minute",
         "seconds-timeout": "seconds until not being stopped is a failure",
-        "region": REGION,
         "any-owner": ANY_OWNER,
+        "region": REGION,
     },
 )
 def stop(
@@ -110,12 +118,16 @@ def stop(
     yes: bool = False,
     wait: bool = False,
     seconds_timeout: int | str | None = None,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Stop instances, which keeps their volumes.
 
     Prints their ids. What is stopped already is no error.
+
+    Examples:
+      inv ec2.stop web --yes --wait
+      inv ec2.stop team=data -y
     """
     settings = config.settings(c, region)
     seconds = _seconds(settings, seconds_timeout)
@@ -129,17 +141,21 @@ def stop(
     return _going_on(settings, chosen, {}, "stopped", "stopped", seconds if wait else None)
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION, "any-owner": ANY_OWNER})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER, "region": REGION})
 def reboot(
     c: Context,
     selector: str | Iterable[str],
     yes: bool = False,
-    region: str | None = None,
     any_owner: bool = False,
+    region: str | None = None,
 ) -> Lines:
     """Reboot running instances.
 
     EC2 does so within minutes; prints their ids without waiting for it.
+
+    Examples:
+      inv ec2.reboot web --yes
+      inv ec2.reboot db -y
     """
     settings = config.settings(c, region)
     chosen = instances.select(settings, selector)

@@ -35,6 +35,10 @@ def tag(
     """Set tags on instances.
 
     In any state but terminated; prints their ids.
+
+    Examples:
+      inv ec2.tag web --tag stage=test --yes
+      inv ec2.tag 'web db' --tag stage=test --tag cost-center=42 -y
     """
     return _retag(c, region, selector, tags.read(tag or ()), yes, "tag", tags.add)
 
@@ -55,6 +59,10 @@ def untag(
     """Take tags off instances.
 
     In any state but terminated; prints their ids.
+
+    Examples:
+      inv ec2.untag web --tag stage --yes
+      inv ec2.untag db --tag stage --tag cost-center -y
     """
     return _retag(c, region, selector, tags.read_keys(tag or ()), yes, "untag", tags.remove)
 

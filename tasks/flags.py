@@ -4,10 +4,7 @@ SELECTOR = "which instances: ids, addresses, Name tags (globs allowed), key=valu
 REGION = "AWS region; else the environment's, invoke.yaml's, the profile's"
 YES = "do not ask"
 DIRECT = "send to each from here, however many there are; else instances pass on what is large"
-SEND_VIA = (
-    "s3://bucket/prefix: send it up there once, and have every instance fetch it (needs aws there); "
-    "ssm: connect through AWS Systems Manager"
-)
+S3 = "s3://bucket/prefix: send it up there once, and have every instance fetch it (needs aws there)"
 CONNECTIONS = "instances to be connected to at the same time"
 ANY_OWNER = "also those whose owner tag names another user"
 PRIVATE_IP = "connect to the private addresses"

@@ -48,6 +48,9 @@ def up(c: Context) -> Lines:
     """Start the local cloud, and point this shell at it.
 
     Or find it running: `eval "$(inv local.up)"`.
+
+    Examples:
+      eval "$(inv local.up)"
     """
     settings = config.settings(c).local
     act("start the local cloud, unless it runs already")
@@ -66,6 +69,9 @@ def env(c: Context) -> Lines:
     """Print what points a shell at the local cloud.
 
     `eval "$(inv local.env)"`.
+
+    Examples:
+      eval "$(inv local.env)"
     """
     return _exports(daemon.find())
 
@@ -75,6 +81,10 @@ def status(c: Context, json: bool = False) -> Lines | str:
     """Print how the local cloud is.
 
     Its endpoint, process, isolation, instances and log.
+
+    Examples:
+      inv local.status
+      inv local.status --json
     """
     running = daemon.find()
     about = {"endpoint": running.endpoint, "pid": running.pid, "isolation": running.isolation}
@@ -90,6 +100,9 @@ def down(c: Context) -> None:
     """End the local cloud and everything in it.
 
     No process, no file stays.
+
+    Examples:
+      inv local.down
     """
     act("end the local cloud and everything in it")
     say("the local cloud is down" if daemon.down() else "the local cloud was not running")
@@ -136,6 +149,11 @@ def fault(
     capacity --zone Z --type T: launches there, of that, get InsufficientInstanceCapacity.
     throttle: EC2's API answers RequestLimitExceeded.
     clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
+
+    Examples:
+      inv local.fault interrupt batch --after 5 --notice 10
+      inv local.fault slow web --factor 10
+      inv local.fault capacity --zone us-east-1a --type m7i.large --seconds 60
     """
     given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
     asked = faults.read(kind, selector, after, **given)

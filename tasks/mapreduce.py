@@ -32,7 +32,6 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
     autoprint=True,
     optional=["resume"],
     iterable=["depends", "files"],
-    short={"null": "0"},
     help={
         "selector": SELECTOR,
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
@@ -98,6 +97,11 @@ def pmap(
 
     With --files it runs in a directory of its own, in which they are, under the names they have here (those that are
     not below the current directory: under their last name), and which is removed after it. HARDWAY_FILES is its path.
+
+    Examples:
+      inv mapreduce.pmap web @urls.txt 'bash step1.sh' --files step1.sh
+      printf 'a b\\0c\\0' | inv mapreduce.pmap web - 'wc -w' -0
+      inv mapreduce.pmap 'web batch' @urls.txt 'wc -c' --slots 2 --retries 3 -k --job sizes
     """
     flags = _flags(locals())
     settings = connections.reached(config.settings(c, region))
@@ -173,6 +177,10 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
     Prints for each partition a line, itself and its URLs, tabs between.
 
     Partitions come in the order of their bytes, URLs in the order of the lines. There may be more than fit in memory.
+
+    Examples:
+      inv mapreduce.group @lines.txt
+      sort lines.txt | inv mapreduce.group -
     """
     return shuffle.group(arguments.lines(lines))
 
@@ -190,6 +198,10 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     """Put many small objects in S3 into one.
 
     In the order of their URLs; prints the URL of the one.
+
+    Examples:
+      inv mapreduce.gather @urls.txt s3://bucket/all
+      sort urls.txt | inv mapreduce.gather - s3://bucket/sorted
     """
     act(f"put objects together as {destination}")
     return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
@@ -200,6 +212,10 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
     Oldest first: name, state, tasks done, failed attempts, age, command.
+
+    Examples:
+      inv mapreduce.jobs
+      inv mapreduce.jobs --json
     """
     found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
     say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
@@ -210,7 +226,12 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
 
 @task(changes=nothing, help={"job": "names, white space between them; globs allowed", "yes": YES})
 def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
-    """Delete jobs with all their results from this machine."""
+    """Delete jobs with all their results from this machine.
+
+    Examples:
+      inv mapreduce.rm sizes --yes
+      inv mapreduce.rm '*' -y
+    """
     found = journal.find(job)
     confirm(f"delete {count(len(found), 'job')}?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
     kept = []
@@ -234,6 +255,10 @@ def report(c: Context, job: str, to: str | None = None) -> str:
     One file to look at in a browser; prints its path.
 
     A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
+
+    Examples:
+      inv mapreduce.report '*'
+      inv mapreduce.report sizes --to sizes.html
     """
     act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
@@ -244,6 +269,10 @@ def explain(c: Context, job: str) -> str:
     """Print where a job's time and money went.
 
     And what would have helped: a screen of text.
+
+    Examples:
+      inv mapreduce.explain '*'
+      inv mapreduce.explain sizes
     """
     return reports.text(job)
 

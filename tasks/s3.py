@@ -47,6 +47,9 @@ def stub(c: Context) -> str:
     """Print the file to source for the stub of `aws s3`.
 
     `. "$(inv s3.stub)"` begins a session of it in this shell.
+
+    Examples:
+      . "$(inv s3.stub)"
     """
     return str(stub_sessions.script())
 
@@ -56,6 +59,10 @@ def sessions(c: Context, json: bool = False) -> Lines | str:
     """List sessions of the S3 stub.
 
     Oldest first: uuid, age, keys, bytes.
+
+    Examples:
+      inv s3.sessions
+      inv s3.sessions --json
     """
     found = stub_sessions.sessions()
     return dumps([session.describe() for session in found], indent=2) if json else Lines(map(_line, found))
@@ -71,6 +78,10 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     """Remove a session of the S3 stub and its objects.
 
     Or every session with --all.
+
+    Examples:
+      inv s3.clear "$s3_stubbed_session"
+      inv s3.clear --all
     """
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")

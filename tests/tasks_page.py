@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from pathlib import Path
 
-from invoke.program import Program
+from hardway.cli import flags
+from hardway.cli.program import Program
 
 PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
 GROUPS = {
@@ -40,6 +42,8 @@ interrupted.
 **Settings** have their defaults in [invoke.yaml](../invoke.yaml). A flag, a line in an `invoke.yaml` of your own or the
 environment changes them: `INVOKE_EC2_TYPE=c7i.large inv ec2.new`.
 
+{letters}
+
 The **region** is `--region`, else `INVOKE_AWS_REGION`, `AWS_REGION`, `AWS_DEFAULT_REGION` or plain `region` in the
 environment, else `aws.region` in invoke.yaml, else the AWS profile's. In Python, tasks called with `c` inside
 `with ec2.region(c, "eu-west-1"):` act in that region.
@@ -67,7 +71,9 @@ def page() -> str:
     """The whole page."""
     from tasks import ns
 
-    parts = [HEAD]
+    letters = ", ".join(f"`-{letter}` for `--{name.replace('_', '-')}`" for name, letter in flags.LETTERS.items())
+    text = f"**One-letter flags** are the same for every task: {letters}."
+    parts = [HEAD.format(letters=textwrap.fill(text, 120, break_on_hyphens=False))]
     for group, title in GROUPS.items():
         parts.append(f"## {title}\n")
         parts += [block(task) for task in sorted(ns.task_names) if task.rpartition(".")[0] == group]

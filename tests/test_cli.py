@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from invoke.context import Context
+from invoke.program import Program
 
+from hardway.cli import flags
 from hardway.errors import UsageError
 from tests import tasks_page
 from tests.conftest import REPOSITORY, Inv
@@ -24,7 +26,7 @@ def tasks() -> list[str]:
 
 @pytest.mark.parametrize("task", tasks())
 def test_flags_are_public(task: str, home: Path) -> None:
-    """Invoke gives out short flags by the order of parameters: a changed order changes people's scripts."""
+    """A flag that is renamed or gone changes people's scripts."""
     assert tasks_page.block(task) in tasks_page.PAGE.read_text(), "python -m tests.tasks_page writes docs/tasks.md anew"
 
 
@@ -37,12 +39,41 @@ def test_the_page_of_tasks_has_them_all_and_no_other(home: Path) -> None:
     assert tasks_page.page() == tasks_page.PAGE.read_text(), "python -m tests.tasks_page writes docs/tasks.md anew"
 
 
+def test_help_shows_flags_in_the_order_of_parameters_and_what_they_take(home: Path) -> None:
+    options = tasks_page.help_of("ec2.types").partition("Options:\n")[2]
+    assert re.findall(r"^  (?:-\w\b.* )?--(\w+)=?(\w*)", options, re.MULTILINE) == [
+        ("only", "STRING"),
+        ("vcpus", "INT"),
+        ("memory", "FLOAT"),
+        ("nvme", "INT"),
+        ("arch", "STRING"),
+        ("json", ""),
+        ("region", "STRING"),
+    ]
+
+
 def test_every_flag_has_help() -> None:
     from tasks import ns
 
     for name in ns.task_names:
         for argument in ns[name].get_arguments():
             assert argument.help, f"{name} --{argument.name}"
+
+
+def test_a_letter_is_the_same_flag_in_every_task() -> None:
+    from tasks import ns
+
+    for name in ns.task_names:
+        for argument in ns[name].get_arguments():
+            letter = flags.LETTERS.get(argument.name)
+            assert [each for each in argument.names if len(each) == 1] == ([letter] if letter else []), name
+    assert len(set(flags.LETTERS.values())) == len(flags.LETTERS)
+
+
+def test_a_letter_means_nothing_else_behind_a_task() -> None:
+    """Behind a task's name Invoke takes its own flags, too, where the task has no such letter."""
+    own = {name for argument in Program().core_args() + Program().task_args() for name in argument.names}
+    assert own & {*flags.LETTERS.values()} == {"c", "r"}  # --collection and --search-root, which come before a task
 
 
 def test_modules_of_tasks_shadow_nothing_importable() -> None:

@@ -29,6 +29,8 @@ PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
         ("ec2", "ec2 is a group of tasks: --list ec2 shows them"),
         ("xyz", "there is no task 'xyz'; --list shows all"),
         ("ec2.new --seconds-timeout", "--seconds-timeout needs a value"),
+        ("ec2.types --vcpus many", "--vcpus is 'many': it must be a whole number, 0 or more"),
+        ("ec2.types --memory many", "--memory is 'many': it must be a number, 0 or more"),
         ("--config no.yaml ec2.ls", "--config no.yaml: there is no such file"),
         ("ec2.id", "'ec2.id' did not receive required positional arguments: 'selector'"),
         ("--print-completion-script csh", 'Completion for shell "csh" not supported (options are: bash, fish, zsh).'),

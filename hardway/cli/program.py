@@ -17,10 +17,11 @@ from typing import Any
 
 from invoke.config import Config
 from invoke.exceptions import ParseError
-from invoke.parser import Argument, Parser, ParserContext, ParseResult
+from invoke.parser import Argument, Parser, ParseResult
 from invoke.program import Program as InvokeProgram
 
 from hardway import streams
+from hardway.cli import help
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
 
@@ -110,7 +111,7 @@ class Program(InvokeProgram):
         words = {*self.core.unparsed, *self.core.remainder.split(), self.args.help.value}
         ignore = self.config.tasks.ignore_unknown_help
         contexts = [
-            ParserContext(name=name, aliases=aliases, args=self.collection[name].get_arguments(ignore))
+            help.TaskContext(name=name, aliases=aliases, args=self.collection[name].get_arguments(ignore))
             for name, aliases in self.collection.task_names.items()
             if not words.isdisjoint((name, *aliases))
         ]
@@ -121,6 +122,9 @@ class Program(InvokeProgram):
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         super().execute()
+
+    def print_task_help(self, name: str) -> None:
+        help.show(self, name)
 
     def print_version(self) -> None:
         from importlib.metadata import version

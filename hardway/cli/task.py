@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import invoke
 
 from hardway import signals, streams
+from hardway.cli import flags
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
 from hardway.state import private_file, state_directory
 from hardway.tables import Table
@@ -127,23 +128,21 @@ def act(what: str, listing: Iterable[str] = ()) -> None:
 
 
 class Task(invoke.Task[Any]):
-    """Invoke's task with short flags that mean something: none is `-` (which makes `--`) or `h` (which is for help).
+    """Invoke's task with the short flags that all tasks share.
 
-    `short` maps a parameter to a short flag that is no letter of its name. With `autoprint`, prints its result when it
-    is named on the command line. `changes` says that it changes something: what makes its result in a dry run.
+    With `autoprint`, prints its result when it is named on the command line. `changes` says that it changes something:
+    what makes its result in a dry run.
     """
 
     def __init__(
         self,
         *args: Any,
-        short: dict[str, str] | None = None,
         changes: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
         self._named = False
         self.changes = changes
-        super().__init__(*args, **options)
-        self.short = short or {}
+        super().__init__(*args, **{**options, "auto_shortflags": False})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
@@ -182,16 +181,15 @@ class Task(invoke.Task[Any]):
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
         texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
-        arguments: list[Any] = super().get_arguments(ignore_unknown_help)
+        parameters = self.argspec(self.body).parameters
+        made = super().get_arguments(ignore_unknown_help)
+        arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
-            own = self.short.get(argument.attr_name or argument.name)
-            given = [name for name in argument.names if len(name) > 1 or (not own and name not in ("-", "h"))]
-            argument.names = (*given, own) if own else tuple(given)
             if argument.positional:
                 # Invoke puts these first, and shows them as if they were flags like any other.
                 argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
-            elif default := self._default(argument.attr_name or argument.name, argument.default):
+            elif default := self._default(str(argument.name), argument.default):
                 argument.help = f"{argument.help or ''} (default: {default})".lstrip()
         return arguments
 

@@ -204,7 +204,7 @@ def send_files(
     pays = _pays(group, sum(file.stat().st_size for file in files), direct, bucket)
     several = len(list(transfer.batches(files))) > 1
     if bucket and several:
-        raise UsageError(f"--via takes no {len(files)} files at once: put them into a directory and use ec2.push")
+        raise UsageError(f"--s3 takes no {len(files)} files at once: put them into a directory and use ec2.push")
     if not pays or several:
         return transfer.send_files(group, files, destination, progress)
     with tempfile.TemporaryFile() as file, transfer.reading(files, destination) as (arguments, chunks):
@@ -238,11 +238,11 @@ def push(
 def _pays(group: InstanceGroup, size: int, direct: bool, bucket: str) -> bool:
     """Raises UsageError for what contradicts itself, or a bucket that is none."""
     if bucket and direct:
-        raise UsageError("--direct and --via contradict each other: take one of them")
+        raise UsageError("--direct and --s3 contradict each other: take one of them")
     if bucket:
         s3.parse(f"{bucket.rstrip('/')}/x")
         if any(char.isspace() for char in bucket):
-            raise UsageError(f"--via {bucket!r} has white space in it")
+            raise UsageError(f"--s3 {bucket!r} has white space in it")
         return True
     return not direct and len(group) >= LEAST_INSTANCES and size * len(group) >= LEAST_BYTES
 

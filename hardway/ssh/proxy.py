@@ -92,6 +92,8 @@ def ssm_command(settings: Settings, instance_id: str, region: str, port: int) ->
 
 def check(via: str) -> None:
     """Raise UsageError for a way to connect (`ec2.via`) that there is none, or whose programs are missing here."""
+    if via.startswith("s3://"):
+        raise UsageError(f"--via {via}: it is a way to connect; ec2.push and ec2.scp send by way of S3 with --s3")
     if via not in ("", "ssm"):
         raise UsageError(f"--via {via}: ssm is the only way there is beside the network (leave it out)")
     if via and not aws_program():

@@ -87,7 +87,6 @@ ARGUMENTS = {
     "ec2.ls": "",
     "ec2.id": "{id}",
     "ec2.ip": "{id}",
-    "ec2.ip-private": "{id}",
     "ec2.dns": "{id}",
     "ec2.ssh": "{id} --yes --command true",
     "ec2.scp": "step.sh :x {id} --yes",

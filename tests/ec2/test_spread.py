@@ -154,7 +154,7 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
     (tree / "link").symlink_to("sub/large")
     ec2.push(Context(), str(tree), ":pushed", ids, yes=True)
     with stub_sessions.session() as session:
-        shell.succeed("ec2.push", str(tree), ":fetched", NAME, "--yes", "--via", "s3://b/p", env=session.environment)
+        shell.succeed("ec2.push", str(tree), ":fetched", NAME, "--yes", "--s3", "s3://b/p", env=session.environment)
         assert not list(session.path.rglob("hardway*"))
     for one in five:
         there = home_of(shell.cloud, one.id)
@@ -169,9 +169,9 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"direct": True, "via": "s3://b/p"}, "contradict each other"),
-        ({"via": "http://b/p"}, "is no URL of an object"),
-        ({"via": "s3://b/a b"}, "has white space in it"),
+        ({"direct": True, "s3": "s3://b/p"}, "contradict each other"),
+        ({"s3": "http://b/p"}, "is no URL of an object"),
+        ({"s3": "s3://b/a b"}, "has white space in it"),
     ],
 )
 def test_ways_that_are_none(five: list[Instance], ids: list[str], home: Path, flags: dict[str, Any], said: str) -> None:
@@ -184,8 +184,8 @@ def test_more_files_than_s3_is_used_for_are_not_sent_another_way(ids: list[str],
     (home / "many").mkdir()
     for n in range(1500):
         (home / "many" / f"{n:0100}").touch()
-    with pytest.raises(UsageError, match=r"--via takes no 1500 files at once: .* use ec2\.push"):
-        ec2.scp(Context(), f"{home}/many/*", ":many/", ids, yes=True, via="s3://b/p")
+    with pytest.raises(UsageError, match=r"--s3 takes no 1500 files at once: .* use ec2\.push"):
+        ec2.scp(Context(), f"{home}/many/*", ":many/", ids, yes=True, s3="s3://b/p")
 
 
 def test_a_host_lost_on_the_way_costs_the_others_nothing(

@@ -125,7 +125,7 @@ def test_ways_there_are_a_flag_or_a_setting(ids: list[str], home: Path, monkeypa
         lambda: ec2.new(C, name=NAME, via="tunnel"),
         lambda: ec2.ssh(C, ids[0], command="true", yes=True, via="tunnel"),
         lambda: ec2.scp(tunnel, __file__, ":", ids[0], yes=True),
-        lambda: ec2.push(tunnel, str(home / "tree"), ":", ids[0], yes=True, via="s3://bucket/prefix"),
+        lambda: ec2.push(tunnel, str(home / "tree"), ":", ids[0], yes=True, s3="s3://bucket/prefix"),
         lambda: ec2.pull(C, ":", str(home), ids[0], yes=True, via="tunnel"),
         lambda: ec2.wait(C, ids[0], via="tunnel"),
         lambda: ec2.wait(tunnel, ids[0]),

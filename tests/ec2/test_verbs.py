@@ -52,9 +52,8 @@ def test_ls_shows_what_there_is_in_columns(shell: Shell, ids: list[str]) -> None
         assert zone.startswith("us-east-1")
         assert "role=worker" in tags.split(",")
         assert cost[0] == "$0.10/hour"
-    newest = shell.succeed("ec2.ls", "-o", NAME, "-s", "running", "--first-n", "1").stdout.splitlines()
-    oldest = shell.succeed("ec2.ls", "-o", NAME, "-s", "running", "--last-n", "2").stdout.splitlines()
-    assert [line.split()[3] for line in newest + oldest] == [line.split()[3] for line in lines]
+    again = shell.succeed("ec2.ls", "-o", NAME, "-s", "running").stdout.splitlines()
+    assert [line.split()[3] for line in again] == [line.split()[3] for line in lines]
 
 
 def test_ls_of_nothing(shell: Shell) -> None:

@@ -54,7 +54,7 @@ def test_cassandra_by_a_stand_in(environment: dict[str, str], tmp_path: Path) ->
         "NODETOOL": "python3 standin.py",
     }
     addresses = run("examples/cassandra_cluster.sh", "example", "3", environment=environment)
-    listed = run(sys.executable, "-m", "invoke", "ec2.ip-private", "example", environment=environment)
+    listed = run(sys.executable, "-m", "invoke", "ec2.ip", "example", "--private", environment=environment)
     assert len(addresses) == 3 and sorted(addresses) == sorted(listed)
     see = ["--yes", "--quiet", "--command", "python3 standin.py status | sort"]
     seen = run(sys.executable, "-m", "invoke", "ec2.ssh", addresses[2], *see, environment=environment)

@@ -290,6 +290,8 @@ def test_the_real_aws_takes_our_command(
 def test_missing_programs_are_named(settings: Settings, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--via sms: ssm is the only way"):
         ssh.reached(settings, via="sms")
+    with pytest.raises(UsageError, match=r"--via s3://bucket/prefix: .* send by way of S3 with --s3"):
+        ssh.reached(settings, via="s3://bucket/prefix")
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(UsageError, match="needs the AWS CLI"):
         ssh.reached(settings, via="ssm")

@@ -1,0 +1,55 @@
+"""The one-letter flags, the same for every task, and flags that take a number.
+
+None of Invoke's own letters that have an effect behind a task's name (`-d`, `-e`, `-f`, `-l`, `-p`, `-w`, ...) is among
+them. `-h` is help.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke import Argument
+
+LETTERS = {
+    "all": "a",
+    "command": "c",
+    "json": "j",
+    "keep_going": "k",
+    "null": "0",  # as xargs has it
+    "num": "n",
+    "only": "o",
+    "quiet": "q",
+    "region": "r",
+    "state": "s",
+    "type": "t",
+    "yes": "y",
+}
+"""By parameter."""
+
+
+class Number(Argument):
+    """A flag for a number. The task reads the text: its errors are a sentence and exit code 2."""
+
+    def __init__(self, flag: Argument, kind: type) -> None:
+        self.value_name = kind.__name__.upper()
+        super().__init__(
+            names=flag.names,
+            # Invoke's own pages show whole numbers, and nothing at all for a float, as if the flag took no value.
+            kind=int if kind is int else str,
+            default=flag.default,
+            help=flag.help,
+            positional=flag.positional,
+            attr_name=flag.attr_name,
+        )
+
+    def set_value(self, value: Any, cast: bool = True) -> None:
+        """See `invoke.Argument.set_value`."""
+        super().set_value(value, cast=False)
+
+
+def chosen(flag: Argument, annotation: Any) -> Argument:
+    """Return a parameter's flag: with its letter, if any, and as a Number if its annotation begins with one."""
+    letter = LETTERS.get(str(flag.name))
+    flag.names = (*flag.names, letter) if letter else flag.names
+    kind = {"int": int, "float": float}.get(str(annotation).split(" | ")[0])
+    return Number(flag, kind) if kind else flag
