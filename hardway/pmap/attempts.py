@@ -1,4 +1,4 @@
-"""Attempts that hosts have: which run, which wait there, which are asked back, which take long. Pure."""
+"""The attempts that hosts have: some run, some wait, some are asked back, some take long. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDED_MOST = 1000  # attempts kept among the stragglers though they have ended, 
 
 
 class Attempt:
-    """A run of a task that a host was sent."""
+    """One try to run a task on a host."""
 
     __slots__ = ("host", "number", "recalled", "single", "started", "task", "twin")
 
@@ -39,7 +39,7 @@ class Attempts:
         self._stragglers: deque[Attempt] = deque()  # the single ones, longest running first, among some that were
 
     def begin(self, host: HostState, task: int, number: int) -> Attempt:
-        """The attempt is sent to the host, or was."""
+        """Add an attempt that the host has, or is sent."""
         attempt = Attempt(host, task, number)
         host.attempts[task] = attempt
         other = self.alive.setdefault(task, attempt)
@@ -49,7 +49,7 @@ class Attempts:
         return attempt
 
     def start(self, attempt: Attempt, now: float) -> None:
-        """It runs."""
+        """Note that the attempt runs."""
         self.waiting.pop(attempt, None)
         if attempt.recalled:
             self.forget_recall(attempt)
@@ -58,7 +58,7 @@ class Attempts:
             self._leave_alone(attempt)
 
     def end(self, attempt: Attempt, over: bool) -> None:
-        """It has ended, or is lost; `over` if nobody waits for its task any more."""
+        """Remove an attempt that has ended or is lost; `over` if its task is."""
         task = attempt.task
         del attempt.host.attempts[task]
         attempt.single = False
@@ -75,44 +75,44 @@ class Attempts:
             self._leave_alone(twin)
 
     def recall(self, attempt: Attempt) -> None:
-        """It is asked for, if it has not started."""
+        """Note that the host is asked to give the attempt back."""
         attempt.recalled = True
         self.recalls += 1
 
     def recall_for_a_slot(self, attempt: Attempt, now: float) -> None:
-        """The same, for a slot that stands free."""
+        """The same, on behalf of a slot that stands free."""
         self.recall(attempt)
         self._recalled.append((now, attempt))
 
     def forget_recall(self, attempt: Attempt) -> None:
-        """No answer is awaited."""
+        """Await no answer any more."""
         if attempt.recalled:
             attempt.recalled = False
             self.recalls -= 1
 
     def oldest_recall(self) -> float | None:
-        """When the first attempt was asked for of those that a free slot waits for."""
+        """Return when the oldest recall for a free slot was made."""
         return self._recalled[0][0] if self._recalled else None
 
     def unanswered(self, now: float, patience: float) -> Attempt | None:
-        """The next one that was asked for so long ago, told once."""
+        """Return the next attempt that a free slot has waited for with `patience`, once."""
         if self._recalled and now - self._recalled[0][0] >= patience:
             return self._recalled.popleft()[1]
         return None
 
     def longest(self) -> Attempt | None:
-        """The one that has run longest, of those without a second attempt."""
+        """Return the attempt that has run longest, of those without a second one."""
         stragglers = self._stragglers
         while stragglers and not stragglers[0].single:
             stragglers.popleft()
         return stragglers[0] if stragglers else None
 
     def pop_longest(self) -> Attempt:
-        """Pass the longest over, until it is put back."""
+        """Take out the longest, until it is put back."""
         return self._stragglers.popleft()
 
     def put_back(self, passed_over: Iterable[Attempt]) -> None:
-        """What was passed over, longest first, is to be looked at again."""
+        """Put back attempts that were taken out, longest first."""
         self._stragglers.extendleft(reversed([*passed_over]))
 
     def _leave_alone(self, attempt: Attempt) -> None:

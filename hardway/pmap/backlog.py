@@ -21,17 +21,17 @@ class Setbacks:
 
     @property
     def hosts(self) -> frozenset[Name]:
-        """All of them: the task goes to another host, if there is one."""
+        """All these hosts: the task goes to another one, if there is another."""
         return frozenset((*self.failed, *self.lost, *self.unfit))
 
     @property
     def unlucky(self) -> bool:
-        """Whether it had no end of its own, at least once."""
+        """Whether the task had no end of its own, at least once."""
         return bool(self.lost or self.unfit)
 
 
 class Backlog:
-    """Tasks in the order in which they are to start; a task that a host has is not in it."""
+    """Tasks in the order in which they are to start. A task that a host has is not among them."""
 
     def __init__(self, tasks: int) -> None:
         self.total = tasks
@@ -45,14 +45,14 @@ class Backlog:
         self.setbacks: dict[int, Setbacks] = {}
 
     def take(self, task: int) -> None:
-        """The task does not wait: it has its result, or a host has it."""
+        """Take the task out: it has its result, or a host has it."""
         if task in self.again:
             self.again.remove(task)
         else:
             self.touched.add(task)
 
     def put(self, task: int) -> None:
-        """The task is to start at once."""
+        """Have the task start at once."""
         setbacks = self.setbacks.get(task)
         if setbacks is None:
             self.again.append(task)
@@ -61,25 +61,25 @@ class Backlog:
             self.ready_count += 1
 
     def put_later(self, task: int, when: float) -> None:
-        """The task is to start then."""
+        """Have the task start at that time."""
         heapq.heappush(self.retries, (when, task))
 
     def wake(self, now: float) -> None:
-        """Have the tasks start whose time has come."""
+        """Have all tasks start whose time has come."""
         while self.retries and self.retries[0][0] <= now:
             self.put(heapq.heappop(self.retries)[1])
 
     def due(self) -> list[float]:
-        """When `wake` has something to do next."""
+        """Return the times at which `wake` has something to do."""
         return [self.retries[0][0]] if self.retries else []
 
     def waits(self) -> bool:
-        """Whether any task is to start at once."""
+        """Tell whether any task is to start at once."""
         self._advance()
         return bool(self.again or self.ready_count or self.next < self.total)
 
     def pick(self, host: Name, active: Set[Name]) -> int | None:
-        """Take the task to run next on this host, of the active ones; None where none suits it."""
+        """Take out the next task for this host; None if no task suits it. `active` are all hosts that get tasks."""
         if self.again:
             return self.again.popleft()
         self._advance()
@@ -103,21 +103,21 @@ class Backlog:
         return None
 
     def setbacks_of(self, task: int) -> Setbacks:
-        """The task's setbacks, to add to."""
+        """Return the task's setbacks, to add to."""
         return self.setbacks.setdefault(task, Setbacks())
 
     def shunned(self, task: int) -> frozenset[Name]:
-        """Hosts where the task came to nothing."""
+        """Return the hosts where the task came to nothing."""
         setbacks = self.setbacks.get(task)
         return setbacks.hosts if setbacks else frozenset()
 
     def lost_elsewhere(self, task: int, host: Name) -> bool:
-        """Whether another host than this one was lost while the task ran there."""
+        """Tell whether another host than this one was lost while the task ran there."""
         setbacks = self.setbacks.get(task)
         return setbacks is not None and any(where != host for where in setbacks.lost)
 
     def succeeded(self, task: int) -> set[Name]:
-        """The hosts where the task failed before it succeeded."""
+        """Note a success; return the hosts where the task failed before."""
         setbacks = self.setbacks.get(task)
         if setbacks is None:
             return set()

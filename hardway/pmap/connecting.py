@@ -1,7 +1,7 @@
-"""Opening, watching and losing the connections to a job's members; what follows from a loss is the driver's to say.
+"""Opens, watches and closes the connections to a job's members. The driver decides what follows from a loss.
 
-Worker threads open and close, which may take long; everything else is for the driver's thread and never waits, but for
-the farewell at the end.
+Worker threads open and close connections. Everything else is for the driver's thread, and never waits; the farewell at
+the end waits a few seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's f
 
 
 def shortage(error: BaseException) -> str:
-    """What this machine lacks, if that is why no connection could be opened; empty where it is no fault of ours."""
+    """Return what this machine lacks, if it is to blame for a connection that could not be opened; else nothing."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OURS:
@@ -44,7 +44,7 @@ def shortage(error: BaseException) -> str:
 
 
 class Connections:
-    """Of all members, by their names. A member that has gone stays here; nothing is sent to it."""
+    """The connections to all members. A member that has gone stays in `members`."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Connections:
         timeout: float,
         reconnect: float,
     ) -> None:
-        """`timeout` is a task's, `reconnect` how long a member may be away, in seconds."""
+        """Take the tasks' `timeout`, and how long a member may be away (`reconnect`), in seconds."""
         self.members: dict[str, Member] = {}
         self._settings = settings
         self._asked = asked
@@ -71,15 +71,15 @@ class Connections:
         self._ending = False
 
     def present(self) -> Iterator[Member]:
-        """All that have not gone."""
+        """Return the members that have not gone."""
         return (member for member in self.members.values() if not member.is_gone)
 
     def away(self) -> list[Member]:
-        """Those that can't be reached, and may come back."""
+        """Return the members that can't be reached and may come back."""
         return [member for member in self.members.values() if member.is_away]
 
     def next_try(self) -> float | None:
-        """When to connect to the next of them."""
+        """Return the time of the next try to connect."""
         tries = (member.tries for member in self.present())
         return min((each.next for each in tries if each.next and not each.open), default=None)
 
@@ -105,7 +105,7 @@ class Connections:
         self._workers.do(work)
 
     def opened(self, member: Member) -> bool:
-        """Take over what a worker has opened; False where nobody wants it any more."""
+        """Take over a connection that a worker has opened; False if the member has gone meanwhile."""
         member.tries.open = False
         if member.is_gone:
             self.close(member)
@@ -114,7 +114,7 @@ class Connections:
         return True
 
     def close(self, member: Member) -> None:
-        """End the connection, if there is one, and forget what it was sending."""
+        """End the connection, if there is one, and drop all that is half sent."""
         self._unsent.pop(member, None)
         member.spool.drop()
         connection = member.link.detach()
@@ -137,7 +137,7 @@ class Connections:
             self._workers.do(connection.close)
 
     def close_late(self) -> None:
-        """End what was opened after all was over; no worker runs any more."""
+        """End connections that were opened too late. No worker runs any more."""
         with contextlib.suppress(queue.Empty):
             while True:
                 event = self._events.get_nowait()
@@ -149,7 +149,7 @@ class Connections:
     # Sending
 
     def send(self, member: Member, kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> None:
-        """Put a frame in line; `flush` sends it."""
+        """Put a frame in line for `flush`."""
         member.link.send(kind, task, attempt, payload)
         self._unsent[member] = None
 
@@ -164,20 +164,20 @@ class Connections:
         self._unsent[member] = None
 
     def flush(self) -> None:
-        """Send what can be sent without waiting."""
+        """Send all that can be sent without waiting."""
         for member in list(self._unsent):
             if not member.is_up or member.link.flush():
                 del self._unsent[member]
 
     @property
     def has_unsent(self) -> bool:
-        """Whether something is left to send."""
+        """Whether frames are in line."""
         return bool(self._unsent)
 
     # Watching
 
     def watch(self, time: float) -> Iterator[Event]:
-        """Connect again to what is away, ping what is silent; yields what has gone wrong."""
+        """Connect again to members that are away, ping silent ones; yield what has gone wrong."""
         for member in self.away():
             if member.tries.is_due(time):
                 self.open(member)
@@ -195,7 +195,7 @@ class Connections:
         return member.presence is Presence.AWAY and member.link.channel is None and waited > self._reconnect
 
     def _examine(self, member: Member, time: float, thoroughly: bool) -> Iterator[Event]:
-        """Whether the other end still lives, and does what our agent would."""
+        """Look whether the other end lives and does what our agent would do."""
         link, ledger = member.link, member.ledger
         if time - link.heard > DEAD_AFTER:
             yield Hung(member, "it does not answer")
@@ -212,15 +212,15 @@ class Connections:
     # The end
 
     def tell_to_stop(self, member: Member) -> None:
-        """Have its agent end what runs, clean up and go."""
+        """Tell the agent to end its tasks, clean up and go."""
         member.link.send(agent.STOP)
         member.link.flush()
 
     def farewell(self, is_hurried: Callable[[], bool]) -> list[Member]:
-        """Have all agents end what still runs, clean up and go, for a few seconds at most.
+        """Tell all agents to stop, and wait a few seconds for their goodbyes.
 
-        One that may hold tasks and can't be reached at the moment is connected to again for that. Returns the members
-        that have not confirmed it.
+        A member that may hold tasks and can't be reached is connected to again. Returns the members whose agents have
+        not said goodbye.
         """
         self._ending = True
         for member in self.present():

@@ -1,4 +1,4 @@
-"""What agents say, taken in and answered, once the ledger has found that it may be true."""
+"""Takes in and answers what agents say, once the ledger has found that it may be true."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Options:
 
 
 class Conversation:
-    """With the agents of all members of a job."""
+    """The conversation with the agents of all members."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Conversation:
         log: RunLog,
         lookout: Lookout | None,
     ) -> None:
-        """`positions` are those of the tasks, by number; `digest` is of the files that instances got before."""
+        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
         self._job = job
         self._positions = positions
         self._options = options
@@ -64,7 +64,7 @@ class Conversation:
         self._next_worker = 0
 
     def hear(self, member: Member) -> None:
-        """Take in what has arrived. Raises EOFError where the connection has ended, Unusable, and Lie."""
+        """Take in all frames that have arrived. Raises EOFError at the end of the connection, Unusable and Lie."""
         for frame in member.link.receive(now()):
             if isinstance(frame, Hello):
                 self._greet(member, frame)
@@ -72,7 +72,7 @@ class Conversation:
                 self._take_in(member, frame)
 
     def acknowledge(self) -> None:
-        """Tell agents of the ends that the journal has, and look for what is expected of others."""
+        """Tell agents which results the journal has, and begin to look for the objects expected of others."""
         if self._lookout:
             self._lookout.begin()
         for member, task, attempt in self._acks:
@@ -80,7 +80,7 @@ class Conversation:
         self._acks.clear()
 
     def settle(self, ended: Ended, missing: str = "") -> None:
-        """An attempt has ended; of what is expected of it, this is missing."""
+        """Charge the end of an attempt; `missing` is an object that was expected of it."""
         member, position, task, attempt, end = ended[:5]
         member.looked_for.discard((task, attempt))
         self._acks.append((member, task, attempt))
@@ -95,7 +95,7 @@ class Conversation:
         self._log.ended(ended, verdict)
 
     def _greet(self, member: Member, hello: Hello) -> None:
-        """An agent is there: a new one, or one that we or an earlier driver knew. Raises Lie."""
+        """Welcome an agent: a new one, or one that we or an earlier driver knew. Raises Lie."""
         time = now()
         gone = member.ledger.hello(hello.holdings, time)
         anew = bool(member.identity) and member.identity != hello.identity
@@ -115,7 +115,7 @@ class Conversation:
         self._connections.ping(member)
 
     def _give_slots(self, member: Member, slots: int) -> None:
-        """Tell the agent how many tasks may run there at the same time, and all else that it is to know of the job."""
+        """Number the slots, and send the agent the settings of the job."""
         member.slots = slots
         if member.first_up is None:
             member.first_up = now()
@@ -170,7 +170,7 @@ class Conversation:
     # Frames
 
     def _take_in(self, member: Member, frame: Frame) -> None:
-        """Take in what the agent says, once the ledger has found that it may be true. Raises Lie."""
+        """Take in one frame. Raises Lie."""
         if member.link.left:
             raise Lie("it speaks after its goodbye")
         kind, task, attempt, payload = frame
@@ -202,7 +202,7 @@ class Conversation:
             raise Lie(f"a frame of kind {kind} in the middle")
 
     def _on_shared(self, member: Member) -> None:
-        """Another job runs there."""
+        """Note that another job runs there."""
         member.ledger.shares = True
         self._schedule.share(member.name)
         if not member.shares:
@@ -210,7 +210,7 @@ class Conversation:
             self._log.shared(member)
 
     def _on_notice(self, member: Member, payload: bytes) -> None:
-        """The instance is about to be interrupted; told again after each reconnection. Raises Lie."""
+        """Note an interruption to come; the agent tells it again after each reconnection. Raises Lie."""
         if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
             raise Lie("a notice of an interruption at no time")
         if member.health.announced:

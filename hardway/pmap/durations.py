@@ -1,4 +1,4 @@
-"""How long attempts take: their median, from a sample, and how much to send ahead for tasks of a duration. Pure."""
+"""The median duration of attempts, from a sample, and how many tasks of a duration to send ahead. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AHEAD_MOST = 64
 
 
 def ahead(slots: int, round_trip: float, duration: float) -> int:
-    """How many tasks to send ahead to a host whose tasks take `duration` seconds each."""
+    """Return how many tasks to send ahead to a host whose tasks take `duration` seconds each."""
     window = 2 * round_trip + AHEAD_SECONDS
     if duration <= 0:
         return AHEAD_MOST
@@ -23,7 +23,7 @@ def ahead(slots: int, round_trip: float, duration: float) -> int:
 
 
 class Durations:
-    """A sample of all durations, each with the same chance (algorithm L: Li, ACM TOMS 20, 1994)."""
+    """A sample of all durations, in which each has the same chance (algorithm L: Li, ACM TOMS 20, 1994)."""
 
     def __init__(self, rng: random.Random) -> None:
         self._random = rng
@@ -33,14 +33,14 @@ class Durations:
         self._weight = 1.0
 
     def add(self, duration: float) -> None:
-        """An attempt took this many seconds."""
+        """Add the duration of an attempt, in seconds."""
         self._count += 1
         if self._count > self._settled:
             self._keep(duration)
 
     @property
     def median(self) -> float:
-        """In seconds; 0 before the first."""
+        """The median, in seconds; 0 before the first."""
         return self._sample[len(self._sample) // 2] if self._sample else 0.0
 
     def _keep(self, duration: float) -> None:

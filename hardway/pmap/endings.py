@@ -1,4 +1,4 @@
-"""How attempts end, in a person's words, and what a run of a job came to."""
+"""How attempts end, in a person's words, and the totals of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent
 
 @dataclass
 class Outcome:
-    """What a run of the job came to. `failed` maps positions of arguments to the last attempt's end.
+    """The totals of a run. `failed` maps positions of arguments to the last attempt's end.
 
     `busy` are the seconds that attempts ran, `slot_seconds` those that slots were there to run them; `cost` is in USD,
     of those instances whose price is known, `unpriced` is the number of the others.
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def how_it_ended(result: Result, timeout: float = 0.0) -> str:
-    """The end of an attempt in a person's words."""
+    """Describe the end of an attempt in a person's words."""
     if result.flags & agent.TIMED_OUT:
         return f"timed out after {timeout or result.seconds:g} s"
     if result.flags & LOST:
@@ -58,6 +58,6 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
 
 
 def last_line(outputs: Outputs, number: int, result: Result) -> str:
-    """The last line an attempt wrote to stderr, shortened and safe to show."""
+    """Return the last line that an attempt wrote to stderr, shortened and safe to show."""
     lines = outputs.tail(number, result, 2000).decode(errors="replace").strip().splitlines()
     return printable(lines[-1].strip()[:200]) if lines else ""

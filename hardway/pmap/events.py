@@ -1,4 +1,4 @@
-"""What the thread that runs a job acts on: other threads put it on its queue, or it finds it when it looks around."""
+"""Events that the driver acts on. Other threads put them on its queue; some it finds itself when it looks around."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ready(NamedTuple):
-    """Something has arrived over a connection, or it has ended."""
+    """Data has arrived over a connection, or the connection has ended."""
 
     link: Link
 
@@ -40,27 +40,27 @@ class Hung(NamedTuple):
 
 
 class Lied(NamedTuple):
-    """The member's agent says what our agent would not, or nothing where ours would."""
+    """The member's agent says something that ours would not, or is silent where ours would not be."""
 
     member: Member
     lie: str
 
 
 class Unreachable(NamedTuple):
-    """The member has been away for so long that what it holds is to run elsewhere."""
+    """The member has been away for too long: its tasks are to run elsewhere."""
 
     member: Member
 
 
 class Described(NamedTuple):
-    """EC2 has told the states of these instances; one that it doesn't know is not among them."""
+    """EC2 has told the states of instances; an id that EC2 doesn't know has none."""
 
     ids: Sequence[str]
     states: Mapping[str, str]
 
 
 class Found(NamedTuple):
-    """These instances match the selector now."""
+    """These instances match the selector."""
 
     instances: Sequence[Instance]
 
@@ -87,14 +87,14 @@ class Ended(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """Of what is expected of the attempt this is missing; empty: nothing."""
+    """Somebody has looked for the objects expected of an attempt; `missing` is the first that isn't there."""
 
     ended: Ended
     missing: str
 
 
 class Unseen(NamedTuple):
-    """It can't be found out whether what is expected is there."""
+    """S3 can't be asked whether the expected objects are there."""
 
     error: Exception
 

@@ -74,7 +74,7 @@ class Expected:
 
 
 class Lookout:
-    """Has worker threads look for what is expected of attempts that have ended well; what they find comes as events."""
+    """Has worker threads look for the objects expected of attempts that have ended well. Answers come as events."""
 
     def __init__(
         self, expected: Expected, arguments: Sequence[bytes], workers: Workers, events: SimpleQueue[Event]
@@ -86,11 +86,11 @@ class Lookout:
         self._todo: list[Ended] = []
 
     def add(self, ended: Ended) -> None:
-        """This one is to be looked for, from the next `begin` on."""
+        """Put an attempt in line for `begin`."""
         self._todo.append(ended)
 
     def begin(self) -> None:
-        """Have workers look for all that was added."""
+        """Have workers look for the objects of all attempts in line."""
         for start in range(0, len(self._todo), LOOKS_MOST):
             self._workers.do(partial(self._look_for, self._todo[start : start + LOOKS_MOST]))
         self._todo = []
@@ -122,7 +122,7 @@ def message(url: str) -> bytes:
 
 
 def charged(ended: Ended, url: str) -> Ended:
-    """Add to an attempt's end, and to its stderr, that this is missing. Raises OSError."""
+    """Add a missing object to an attempt's end, and to its stderr. Raises OSError."""
     stderr = ended.stderr
     if isinstance(stderr, bytes):
         stderr += message(url)

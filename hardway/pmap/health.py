@@ -1,7 +1,7 @@
-"""Whether a host may be trusted with tasks, by what has come of those that it had. Pure: it knows no clock.
+"""A host's health: whether it is trusted with tasks, by what became of the tasks that it had. Pure.
 
-An attempt that failed is charged to its host once the task has succeeded elsewhere. An attempt that the host could not
-run, and one that died with the host, are charged to the host. A success there clears the host of all of it.
+A failed attempt is charged to its host once the task has succeeded elsewhere. An attempt that the host could not run,
+or that died with the host, is charged to the host. A success on the host clears its record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Cause(Enum):
 
 
 class Health:
-    """One host's record in a job. It outlives the host's absence."""
+    """The record of one host in a job. It is kept while the host is away."""
 
     __slots__ = ("_deaths", "_disproved", "_failing", "_faults", "announced", "leaving", "resting", "set_aside")
 
@@ -36,17 +36,17 @@ class Health:
 
     @property
     def trusted(self) -> bool:
-        """Whether it gets tasks, now or after a rest."""
+        """Whether the host gets tasks, now or after a rest."""
         return self.set_aside is None and not self.leaving
 
     @property
     def ready(self) -> bool:
-        """Whether it gets tasks now."""
+        """Whether the host gets tasks now."""
         return self.set_aside is None and not self.leaving and not self.resting
 
     @property
     def failures(self) -> int:
-        """Different tasks that failed there."""
+        """The number of different tasks that failed there."""
         return len(self._failing)
 
     @property
@@ -56,7 +56,7 @@ class Health:
 
     @property
     def faults(self) -> int:
-        """Tasks that it could not run."""
+        """The number of tasks that it could not run."""
         return self._faults
 
     @property
@@ -70,37 +70,37 @@ class Health:
         return len(self._deaths) >= SET_ASIDE and not frozenset.intersection(*self._deaths)
 
     def succeeded(self) -> None:
-        """A task succeeded there."""
+        """Note a success: it clears the record."""
         if self._failing or self._faults or self._deaths:
             self._failing.clear()
             self._deaths.clear()
             self._disproved = self._faults = 0
 
     def failed(self, task: int) -> None:
-        """The task failed there."""
+        """Note that the task failed there."""
         self._failing.add(task)
 
     def disproved(self, task: int) -> bool:
-        """The task, which failed there, has succeeded elsewhere; True if it is the host that fails."""
+        """Note that the task, if it failed there, has succeeded elsewhere; True if the host is to blame by now."""
         if task in self._failing:
             self._disproved += 1
             return self._disproved >= SET_ASIDE
         return False
 
     def could_not_run(self) -> None:
-        """It could not run a task that no other host is known to be unfit for."""
+        """Note a task that the host could not run, and that no other host is known to be unfit for."""
         self._faults += 1
 
     def died(self, tasks: frozenset[int]) -> None:
-        """It died while these ran there."""
+        """Note that the host died while these tasks ran there."""
         self._deaths.append(tasks)
 
     def cleared_of(self, task: int) -> None:
-        """The task is found to kill its hosts: deaths with it are not the host's fault."""
+        """Strike the deaths with this task, which is found to kill its hosts."""
         self._deaths = [ran for ran in self._deaths if task not in ran]
 
     def left(self) -> None:
-        """The host is gone. If it comes back it gets tasks again, but its deaths still count."""
+        """Note that the host is gone. If it comes back it gets tasks again, and its deaths still count."""
         self.set_aside = None
         self.leaving = self.resting = False
         self._failing.clear()

@@ -15,7 +15,7 @@ Name = Hashable  # what a host is called
 
 
 class HostState:
-    """One host, from when it is there until it is given up."""
+    """One host, from its arrival until it is given up."""
 
     __slots__ = (
         "_duration", "_high", "_low", "_round_trip", "ahead", "attempts", "connected", "health", "name", "paused",
@@ -37,7 +37,7 @@ class HostState:
         self._low = self._high = 0.0  # the durations that `ahead` is right for
 
     def took(self, duration: float) -> None:
-        """An attempt that succeeded took so long."""
+        """Note the duration of a success, and work out how much to send ahead."""
         usual = self._duration
         self._duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
         if not self._low < usual < self._high:
@@ -45,13 +45,13 @@ class HostState:
             self._low, self._high = 0.75 * usual, 1.33 * usual
 
     def is_as_far_as(self, round_trip: float) -> None:
-        """A round trip takes this many seconds: what to send ahead is worked out anew."""
+        """Note the length of a round trip, in seconds: how much to send ahead is worked out anew."""
         self._round_trip = round_trip
         self._high = 0.0
 
 
 class Roster:
-    """All hosts that are there. Those that may be given a task are in one of two pools."""
+    """All hosts that are there. A host that may be given a task is in one of two pools."""
 
     def __init__(self) -> None:
         self.hosts: dict[Name, HostState] = {}
@@ -64,11 +64,11 @@ class Roster:
         self._order = count()
 
     def health(self, name: Name) -> Health:
-        """The host's health, whether or not it is there."""
+        """Return the host's health, whether or not the host is there."""
         return self._healths.setdefault(name, Health())
 
     def join(self, name: Name, slots: int) -> HostState:
-        """A host is there, or is there again."""
+        """Add a host, or note that it can be reached again."""
         host = self.hosts.get(name)
         if host is None:
             host = self.hosts[name] = HostState(name, slots, self.health(name))
@@ -78,13 +78,13 @@ class Roster:
         return host
 
     def pause(self, host: HostState, now: float) -> None:
-        """Its connection is lost."""
+        """Note that the host can't be reached."""
         host.connected = False
         host.paused = now
         self.withdraw(host)
 
     def leave(self, name: Name) -> HostState | None:
-        """It is gone; it was not there if None."""
+        """Remove the host; None if it is not there."""
         host = self.hosts.pop(name, None)
         if host is not None:
             host.connected = False
@@ -92,13 +92,13 @@ class Roster:
         return host
 
     def welcome(self, host: HostState) -> None:
-        """It may be given tasks, if it is connected and trusted."""
+        """Make the host active if it is connected and trusted."""
         if host.connected and host.health.trusted:
             self.active.add(host.name)
         self.place(host)
 
     def withdraw(self, host: HostState) -> None:
-        """It can't be given tasks any more, or not at the moment."""
+        """Give the host no task, for good or for the moment."""
         self.active.discard(host.name)
         self.place(host)
 
@@ -117,18 +117,18 @@ class Roster:
             host.pool = pool
 
     def rest(self, host: HostState, until: float) -> None:
-        """Give it no task until then, unless it rests already."""
+        """Give the host no task until then, unless it rests already."""
         if not host.health.resting:
             host.health.resting = True
             heapq.heappush(self._rests, (until, next(self._order), host))
             self.place(host)
 
     def announce(self, host: HostState, outlived: float) -> None:
-        """It will be interrupted; if it still lives when that is `outlived` it is trusted again."""
+        """Note an interruption to come; a host that still lives when it is `outlived` is trusted again."""
         heapq.heappush(self._announced, (outlived, next(self._order), host))
 
     def wake(self, now: float) -> list[Name]:
-        """End the rests that are over; returns hosts that have outlived their announced end."""
+        """End the rests that are over; return the hosts that have outlived their interruption."""
         while self._rests and self._rests[0][0] <= now:
             host = heapq.heappop(self._rests)[2]
             if self.hosts.get(host.name) is host:
@@ -144,10 +144,10 @@ class Roster:
         return spared
 
     def due(self) -> list[float]:
-        """When `wake` has something to do next."""
+        """Return the times at which `wake` has something to do."""
         return [heap[0][0] for heap in (self._rests, self._announced) if heap]
 
     def clear_of(self, task: int) -> None:
-        """The task is found to kill its hosts."""
+        """Clear all hosts of their deaths with this task, which is found to kill its hosts."""
         for health in self._healths.values():
             health.cleared_of(task)

@@ -1,4 +1,4 @@
-"""What one instance is to a job: whether it is there, how it is reached, what it has done and what it costs."""
+"""A member: one instance as one job knows it, with its connection, health, agent, slots and attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOON, FRUITLESS_MOST = (
 
 
 class Presence(Enum):
-    """Whether a member is there. Whether it is trusted with tasks is its health."""
+    """Whether a member can be reached. Its health says whether it is trusted with tasks."""
 
     AWAITED = "awaited"  # the first try to connect has not ended yet
     UP = "up"  # its agent has said hello over the present connection
@@ -31,7 +31,7 @@ class Presence(Enum):
 
 
 class Tries:
-    """When to try to connect to one instance, and how often that came to nothing."""
+    """Tries to connect to one instance: their number, and the time of the next."""
 
     def __init__(self) -> None:
         self.open = False  # a worker thread is at it
@@ -41,20 +41,20 @@ class Tries:
 
     @property
     def in_vain(self) -> bool:
-        """Whether the agent there goes as soon as it has come, time after time."""
+        """Whether one connection after the other ends soon and brings nothing."""
         return self.fruitless > FRUITLESS_MOST
 
     def begin(self) -> None:
-        """A try begins."""
+        """Note that a try begins."""
         self.open = True
         self.next = 0.0
 
     def is_due(self, time: float) -> bool:
-        """Whether it is time for another one."""
+        """Tell whether it is time for the next try."""
         return not self.open and 0 < self.next <= time
 
     def failure(self, time: float) -> None:
-        """One has failed, or a connection was lost: each further one in a row doubles the wait, up to a limit."""
+        """Note a failure, and set the time of the next try. Each failure in a row doubles the wait, up to a limit."""
         self.failed += 1
         times = min(max(self.failed, self.fruitless) - 1, DOUBLED_MOST)
         self.next = time + min(BACKOFF_MOST, BACKOFF_FIRST * 2**times) * random.uniform(0.7, 1.0)
@@ -62,7 +62,7 @@ class Tries:
 
 @dataclass(eq=False)
 class Member:
-    """Made for an instance when it joins the job, and kept until the job ends."""
+    """Made when the instance joins the job, and kept until the job ends."""
 
     instance: Instance
     link: Link
@@ -97,12 +97,12 @@ class Member:
 
     @property
     def ledger(self) -> Ledger:
-        """The attempts that its agent may hold."""
+        """Attempts that the agent may hold."""
         return self.link.ledger
 
     @property
     def is_up(self) -> bool:
-        """Whether it can be sent tasks."""
+        """Whether it can be reached."""
         return self.presence is Presence.UP
 
     @property
@@ -117,28 +117,28 @@ class Member:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it gets tasks, or may get some later."""
+        """Whether it gets tasks, now or later."""
         return self.presence not in (Presence.GIVEN_UP, Presence.GONE) and self.health.set_aside is None
 
     @property
     def owes_goodbye(self) -> bool:
-        """Whether its agent may hold tasks and hasn't said that it goes."""
+        """Whether its agent may hold tasks and has not said goodbye."""
         return self.entrusted and not self.is_gone and not self.link.left
 
     def is_back(self, time: float) -> None:
-        """Its agent has said hello."""
+        """Note that its agent has said hello."""
         self.presence = Presence.UP
         self.greeted = time
         self.given_up = None
         self.tries.failed = 0
 
     def is_lost(self, time: float) -> None:
-        """Its connection is gone, if there was one: whether that brought anything counts."""
+        """Note that the connection has ended, and count it if it was short and brought nothing."""
         if self.is_up:
             soon = time - self.greeted < SOON and self.ledger.progress <= self.greeted
             self.tries.fruitless = self.tries.fruitless + 1 if soon else 0
 
     def measured(self, round_trip: float, most: int) -> float:
-        """A round trip took so long; returns the shortest of a few, for the others are the time of somebody busy."""
+        """Note a round trip; return the shortest of the last few, since longer ones wait for somebody who is busy."""
         self.round_trips = sorted([*self.round_trips, round_trip])[:most]
         return self.round_trips[0]

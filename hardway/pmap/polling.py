@@ -1,4 +1,4 @@
-"""What EC2 is asked while a job runs, in worker threads: who has died, who may join, what it costs."""
+"""Asks EC2, in worker threads, which instances have died, which may join and what they cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOK_EVERY = 3.0  # for instances that may join
 
 
 class Poller:
-    """Answers come as events. Where EC2 can't be asked none comes: nobody is called dead, and nobody joins."""
+    """Questions to EC2. Answers come as events; no answer comes where EC2 can't be asked."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Poller:
         events: SimpleQueue[Event],
         find: Callable[[], Sequence[Instance]] | None,
     ) -> None:
-        """`find` returns the instances that match now; without it none joins."""
+        """Take `find`, which returns the instances that match now; without it none joins."""
         self._settings = settings
         self._workers = workers
         self._events = events
@@ -38,7 +38,7 @@ class Poller:
         self._looked = now()
 
     def poll(self, away: Sequence[Member], time: float) -> None:
-        """Ask what it is time to ask; those `away` may have died."""
+        """Ask about members that are `away`, and for instances that may join, if it is time to."""
         if away and not self._asking and time - self._asked > ASK_EVERY:
             self._asking = True
             self._asked = time
@@ -48,7 +48,7 @@ class Poller:
             self._look(self._find)
 
     def price(self, members: Sequence[Member]) -> None:
-        """Have each member's price set, if it is known."""
+        """Set each member's price once it is known."""
 
         def work() -> None:
             prices: Mapping[str, float] = hourly(self._settings, [member.instance for member in members])

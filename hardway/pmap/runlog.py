@@ -1,4 +1,4 @@
-"""What happens in a run of a job: written to its journal, counted, and told to a person where that person cares."""
+"""Writes what happens in a run to the job's journal, counts it, and tells a person what matters to a person."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAID_MOST = 5  # of what agents tell of attempts is shown
 
 
 class RunLog:
-    """One method for each thing that happens. Members are told by their instances, tasks by their numbers."""
+    """The record of one run. Each method notes one thing that has happened."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class RunLog:
         progress: Progress,
         on_result: Callable[[int, Result], None] | None,
     ) -> None:
-        """`numbers` are those of the tasks, by position; `timeout` is a task's, in seconds."""
+        """Take the tasks' `numbers`, by position, and their `timeout` in seconds."""
         self.outcome = Outcome()
         self._job = job
         self._numbers = numbers
@@ -46,20 +46,20 @@ class RunLog:
     # The run
 
     def begins(self, slots: int) -> None:
-        """The run begins; `slots` is what a person asked for."""
+        """Note the beginning; `slots` is the number that a person asked for."""
         self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
 
     def priced(self, prices: Mapping[str, float]) -> None:
-        """Prices of instances are known, in USD/hour."""
+        """Note the prices of instances, in USD/hour."""
         self._job.event("prices", **prices)
 
     def over(self, why: str, prices: Mapping[str, float]) -> None:
-        """The run is over."""
+        """Note the end, and the reason for it."""
         self._job.event("over", why=why, prices=dict(prices))
         self._job.flush()
 
     def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
-        """Agents have not said that they go."""
+        """Name the members whose agents have not said goodbye."""
         names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
         self._progress.say(
             f"{names}: the agent there did not confirm that it ends; left alone, it does after {linger:g} s"
@@ -84,32 +84,32 @@ class RunLog:
     # Members
 
     def joins(self, member: Member) -> None:
-        """It takes part, too, from now on."""
+        """Note an instance that takes part from now on."""
         self._progress.say(f"{member.instance}: it joins")
 
     def up(self, member: Member, seconds: float) -> None:
-        """Its agent is there, `seconds` after it became a member."""
+        """Note that the agent is there, `seconds` after the instance became a member."""
         instance = member.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         took = round(seconds, 3)
         self._job.event("up", host=member.name, slots=member.slots, worker=member.worker, seconds=took, **about)
 
     def back(self, member: Member) -> None:
-        """It was given up, and is there again."""
+        """Note that a member is there again that was given up."""
         self._progress.say(f"{member.instance}: it is back")
 
     def agent_died(self, member: Member) -> None:
-        """Another agent is there than before."""
+        """Note that another agent is there than before."""
         self._job.event("died", host=member.name)
         self._progress.say(f"{member.instance}: the agent had died; another one is there")
 
     def away(self, member: Member) -> None:
-        """It can't be reached."""
+        """Note that the member can't be reached."""
         self._job.event("away", host=member.name, reason=member.reason)
         self._progress.say(f"{member.instance}: {member.reason or 'the connection was lost'}; trying again")
 
     def gone(self, member: Member, reason: str, again: int) -> None:
-        """It is given up, and so many of its tasks run elsewhere."""
+        """Note that the member is given up; `again` is the number of its tasks that run elsewhere."""
         self._job.event("gone", host=member.name, reason=reason)
         self.outcome.lost += 1
         self._reasons[reason] += 1
@@ -117,11 +117,11 @@ class RunLog:
         self._progress.say(f"{member.instance}: {reason}{tasks}")
 
     def distrusted(self, member: Member, reason: str) -> None:
-        """It had been given up, and is not wanted back."""
+        """Note that a member that was given up is not wanted back."""
         self._progress.say(f"{member.instance}: {reason}")
 
     def aside(self, member: Member) -> None:
-        """It gets no more tasks."""
+        """Note that the member gets no more tasks."""
         cause = member.health.set_aside
         if cause is None or member.is_gone:
             return  # it has gone since
@@ -132,7 +132,7 @@ class RunLog:
         self._progress.say(f"{member.instance}: set aside, {reason}")
 
     def notice(self, member: Member, seconds: float, urgent: int) -> None:
-        """It will be interrupted; so many of its tasks run elsewhere, too."""
+        """Note an interruption in `seconds`; `urgent` is the number of tasks that run elsewhere, too."""
         self._job.event("notice", host=member.name, seconds=round(seconds, 3))
         tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
         self._progress.say(
@@ -140,44 +140,44 @@ class RunLog:
         )
 
     def spared(self, member: Member) -> None:
-        """It has outlived its interruption."""
+        """Note that the member has outlived its interruption."""
         self._job.event("spared", host=member.name)
         self._progress.say(f"{member.instance}: it was not interrupted, it takes tasks again")
 
     def shared(self, member: Member) -> None:
-        """Another job runs there."""
+        """Note that another job runs there."""
         self._progress.say(
             f"{member.instance}: another job runs there too; together they run no more at a time than one"
         )
 
     def complained(self, member: Member, complaint: str) -> None:
-        """Its agent says what it died of."""
+        """Tell what the agent died of."""
         self._progress.say(f"{member.instance}: {complaint}")
 
     def reasons(self) -> str:
-        """Why instances get no more tasks, the most frequent reasons first."""
+        """Return why instances get no more tasks, the most frequent reasons first."""
         return "; ".join(reason for reason, _ in self._reasons.most_common(3))
 
     # Attempts
 
     def said(self, member: Member, task: int, payload: bytes) -> None:
-        """Its agent has something to say of an attempt that runs."""
+        """Tell what the agent has to say of an attempt that runs, unless too much was told before."""
         self._said += 1
         if self._said <= SAID_MOST:
             more = "; more of this kind is not told" if self._said == SAID_MOST else ""
             self._progress.say(f"{member.instance}: task {task}: {text(payload)}{more}")
 
     def returned(self, member: Member, task: int, attempt: int) -> None:
-        """The attempt was given back before it started."""
+        """Note an attempt that was given back before it started."""
         self._job.event("back", task=task, attempt=attempt, host=member.name)
 
     def lost(self, member: Member, position: int, attempt: int, seconds: float | None) -> None:
-        """The attempt is lost with its host; it ran for so long, if it is known to have started."""
+        """Note an attempt that is lost; `seconds` is how long it ran, if it is known to have started."""
         ran = None if seconds is None else round(seconds, 3)
         self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name, seconds=ran)
 
     def deadly(self, position: int, attempt: int, host: Name) -> None:
-        """The task has failed, for it seems to kill what it runs on."""
+        """Note that the task has failed since it seems to kill its hosts."""
         number = self._numbers[position]
         result = self._job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
         self.outcome.failed[position] = result
@@ -185,7 +185,7 @@ class RunLog:
         self._tell_result(position, result)
 
     def ended(self, ended: Ended, verdict: Verdict) -> None:
-        """An attempt has ended, and that is what the schedule makes of it."""
+        """Note the end of an attempt, and the schedule's verdict on it."""
         member, position, task, attempt, end, stdout, stderr = ended
         self.outcome.busy += end.seconds
         if verdict is Verdict.IGNORED:

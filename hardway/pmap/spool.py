@@ -13,7 +13,7 @@ from hardway.pmap.ledger import End
 
 
 class Spool:
-    """Files in a folder, one for each output. One of them is open at a time."""
+    """Files in a folder, two for each attempt. One file is open at a time."""
 
     def __init__(self, folder: Path, host: str) -> None:
         self._folder = folder
@@ -38,14 +38,14 @@ class Spool:
             data = data[self._open[1].write(data) :]
 
     def take(self, task: int, attempt: int) -> tuple[list[Path], list[int]] | None:
-        """The files of both outputs, complete, and their checksums; None where there are none. Raises OSError."""
+        """Hand over the files of both outputs, and their checksums, if there are any. Raises OSError."""
         found = self._kept.pop((task, attempt), None)
         if found:
             self.close()
         return found
 
     def drop(self) -> None:
-        """Forget all of it; the agent sends it again."""
+        """Remove all files; the agent sends the outputs again."""
         with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
             self.close()
         for paths, _ in self._kept.values():
@@ -53,7 +53,7 @@ class Spool:
         self._kept.clear()
 
     def close(self) -> None:
-        """Close the file that is open. Raises OSError."""
+        """Close the open file. Raises OSError."""
         if self._open is not None:
             file, self._open = self._open[1], None
             file.close()

@@ -11,7 +11,7 @@ from hardway.errors import HardwayError, Interrupted
 
 
 class Stop:
-    """Set by signals and by whatever finds that the run can't go on."""
+    """The reasons to stop so far; true if there is one."""
 
     def __init__(self) -> None:
         self.interrupts = 0  # how often Ctrl-C was pressed: a second one doesn't wait for what runs to end
@@ -23,13 +23,13 @@ class Stop:
 
     @property
     def why(self) -> str:
-        """The reason in a word, for the journal; empty where there is none."""
+        """The reason, for the journal; empty if there is none."""
         if self.interrupts:
             return "interrupted"
         return signal.Signals(self.signal).name if self.signal else str(self.error or "")
 
     def check(self, unfinished: str) -> None:
-        """Raise what the run ends with, if it was stopped; `unfinished` says what is done."""
+        """Raise HardwayError or Interrupted if there is a reason; `unfinished` says how far the run got."""
         if self.signal:
             name = signal.Signals(self.signal).name
             raise HardwayError(f"ended by {name}; what runs goes on; {unfinished}", 128 + self.signal)
@@ -40,9 +40,9 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Note signals and `wake` the run, which ends in order.
+        """Note signals, and `wake` the loop, which then ends in order.
 
-        Ctrl-C ends what runs on the instances. SIGTERM and SIGHUP, the end of a session or of a machine, leave it
+        Ctrl-C ends the tasks on the instances. SIGTERM and SIGHUP, which come at the end of a session, leave them
         running.
         """
         if threading.current_thread() is not threading.main_thread():

@@ -10,25 +10,25 @@ from queue import SimpleQueue
 
 
 class Workers:
-    """Work is done in the order in which it came, as much at a time as there are threads."""
+    """A few threads. Each takes the oldest piece of work that nobody has begun."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()  # what has not begun by then is not worth beginning
+        self.over = threading.Event()  # set at the end: what has not begun by then need not begin
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def start(self, count: int) -> None:
-        """Begin, with this many threads."""
+        """Start this many threads."""
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Have one of them do it; whom it concerns is told by the work itself."""
+        """Have one of the threads do the work, which reports its own result."""
         self._work.put(work)
 
     def end(self, seconds: float) -> None:
-        """Wait for all of them, together so many seconds."""
+        """End all threads; wait `seconds` at the most."""
         self.over.set()
         for _ in self._threads:
             self._work.put(None)
