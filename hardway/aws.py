@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from hardway.config import Settings
+from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 
 Answer = TypeVar("Answer")
@@ -107,8 +107,7 @@ def region_of(settings: Settings) -> str:
 def _client(service: str, settings: Settings, retries: int = 5) -> Any:
     """Raises UsageError for no region, an unknown one, or an unknown profile."""
     # A client keeps the endpoint and the credentials it was made with: another environment is another client.
-    environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
-    key = (service, settings.aws, environment, retries)
+    key = (service, settings.aws, frozenset(aws_variables().items()), retries)
     with _lock:
         client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries)
         while len(_clients) > KEPT_CLIENTS:

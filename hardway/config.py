@@ -1,93 +1,165 @@
-"""Every setting with its default, read once from an Invoke context and validated into frozen objects.
+"""Every setting, declared once: its name, kind, default, unit and limits, and what it means.
 
-A field here is a key of invoke.yaml, an `INVOKE_<SECTION>_<FIELD>` variable and a value of `c.config.<section>`.
-Only this module reads the environment; the library takes `Settings` and never looks further.
+A field of a section here is a key of invoke.yaml, a variable `INVOKE_<SECTION>_<FIELD>`, a value of
+`c.config.<section>`, and the flag of a task that has a parameter of its name. The flag's help, the line in invoke.yaml
+and each check come from the declaration. `settings` lays the defaults, the environment, the configuration and the flags
+on each other, in this order.
+
+Only this module reads the environment. The functions at its end give the rest of the library what else it says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
-import typing
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
 
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
+MOST_HOURS = 100_000.0
+# EC2 takes bids of up to ten times the on-demand price.
+_MOST_SPOT = 10.0
+Value = TypeVar("Value", str, int, float, bool)
+
+
+def setting(
+    default: Value,
+    help: str,
+    *,
+    unit: str = "",
+    unset: str = "",
+    least: float = 0,
+    most: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> Value:
+    """Declare a field of a section; see `Setting` for what the arguments are."""
+    about = {"help": help, "unit": unit, "unset": unset, "least": least, "most": most, "choices": choices}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
 class Aws:
-    """Which AWS to talk to. An empty string leaves the choice to the AWS profile."""
+    """Which AWS to talk to."""
 
-    region: str = ""
-    profile: str = ""
+    region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
+    profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
 
 
 @dataclass(frozen=True)
 class Ec2:
-    """Defaults of what is launched, and how instances are reached. Times are in seconds, but `max_hours`; USD."""
+    """What is launched, and how instances are reached."""
 
-    name: str = "hardway"
-    num: int = 1
-    type: str = "m7i.large"
-    spot: float = 0.0
-    ami: str = "noble"
-    key: str = ""
-    sg: str = ""
-    vpc: str = ""
-    subnet: str = ""
-    zone: str = ""
-    role: str = ""
-    gigs: int = 0
-    init: str = ""
-    seconds_timeout: int = 300
-    seconds_wait: int = 0
-    ssh_user: str = ""
-    ssh_port: int = 22
-    ssh_from: str = ""
-    connect_timeout: int = 15
-    max_connections: int = 100
-    min: int = 0
-    max_hours: float = 12.0
-    max_cost: float = 0.0
-    private_ip: bool = False
-    via: str = ""
-    idle_minutes: float = 0.0
-    on_demand: int = 0
+    name: str = setting("hardway", "Name tag of new instances")
+    num: int = setting(1, "how many instances to start", least=1)
+    type: str = setting(
+        "m7i.large", "instance type, or several with commas: on demand in that order, spot by price and capacity"
+    )
+    spot: float = setting(
+        0.0,
+        "spot instances, for at most this part of the on-demand price (1.0: EC2's limit)",
+        unset="on demand",
+        most=_MOST_SPOT,
+    )
+    ami: str = setting("noble", "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own")
+    key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
+    sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
+    vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")
+    subnet: str = setting("", "subnet to start in", unset="those of the VPC")
+    zone: str = setting("", "availability zone", unset="where EC2 has capacity")
+    role: str = setting("", "name of an IAM instance profile")
+    gigs: int = setting(0, "of the root volume", unit="GiB", unset="the image's own size")
+    init: str = setting("", "user data run at first boot: a file, or the text of a bash script")
+    seconds_timeout: int = setting(300, "until instances that are not ready are a failure", unit="seconds")
+    seconds_wait: int = setting(
+        0, "after which those ready are enough and the others are terminated", unit="seconds", unset="never"
+    )
+    ssh_user: str = setting("", "login user", unset="the image's own")
+    ssh_port: int = setting(22, "port of the SSH server on new instances", least=1, most=65535)
+    ssh_from: str = setting("", "network in CIDR form that hardway-ssh lets in", unset="this machine's public address")
+    connect_timeout: int = setting(15, "for each step of connecting to an instance", unit="seconds")
+    max_connections: int = setting(100, "instances to be connected to at the same time", least=1)
+    min: int = setting(0, "how many instances are enough where EC2 has no more", unset="as many as num")
+    max_hours: float = setting(
+        12.0, "after which an instance ends itself", unit="hours", unset="never", most=MOST_HOURS
+    )
+    max_cost: float = setting(
+        0.0, "that the new instances may cost within max-hours, or none is started", unit="USD", unset="no limit"
+    )
+    private_ip: bool = setting(False, "connect to the private addresses of instances")
+    via: str = setting(
+        "",
+        "ssm: connect by AWS Systems Manager and the CLI's session-manager-plugin",
+        unset="the network",
+        choices=("ssm", ""),
+    )
+    idle_minutes: float = setting(
+        0.0,
+        "without a connection, a pmap job or load after which an instance ends itself",
+        unit="minutes",
+        unset="never",
+        most=MOST_HOURS * 60,
+    )
+    on_demand: int = setting(0, "with spot, how many of the instances are on demand")
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The names in `type`."""
+        return _names(self.type)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names in `sg`."""
+        return _names(self.sg)
 
 
 @dataclass(frozen=True)
 class Mapreduce:
-    """Defaults of pmap. Times are in seconds; 0 for `timeout` means no limit, 0 for `slots` one a CPU."""
+    """How pmap runs a job."""
 
-    slots: int = 1
-    retries: int = 10
-    retry_sleep: float = 30.0
-    timeout: float = 0.0
-    reconnect: float = 300.0
-    linger: float = 3600.0
+    slots: int = setting(1, "commands at a time on an instance", unset="one a CPU")
+    retries: int = setting(10, "attempts after a task's first")
+    retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
+    timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
+    reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
+    linger: float = setting(
+        3600.0, "until an agent on an instance ends itself when nobody connects to it", unit="seconds"
+    )
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Defaults of the clusters of an engine. An empty string leaves the choice to what is on the instances."""
+    """How a cluster of an engine, Spark or Dask, is started."""
 
-    python: str = ""
-    version: str = ""
-    memory: str = ""
+    python: str = setting(
+        "", "a Python on the instances that has the engine", unset="the one of --install, then python3"
+    )
+    version: str = setting(
+        "", "the engine's version", unset="what is there, and for --install this machine's, then the newest"
+    )
+    memory: str = setting(
+        "", "memory of each worker, such as 4g or 512m", unset="what the engine takes of the instance's"
+    )
 
 
 @dataclass(frozen=True)
 class Local:
-    """The local cloud. `boot_delay` is in seconds; `isolation` is auto, bwrap, unshare or none."""
+    """The local cloud."""
 
-    boot_delay: float = 0.0
-    isolation: str = "auto"
+    boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
+    isolation: str = setting(
+        "auto",
+        "what instances run in: bwrap, unshare or none; auto: the first of these that works here",
+        choices=("auto", "bwrap", "unshare", "none"),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,9 +172,72 @@ class Settings:
     cluster: Cluster = Cluster()
     local: Local = Local()
     stub_session: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """By the name (`ec2.num`) of what is set, what a person would change: its flag, its variable, itself."""
+
+    def source(self, name: str) -> str:
+        """What a person would change, for an error about a setting (`ec2.num`): its flag, its variable, itself."""
+        return self.sources.get(name, name)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What there is to know of a setting.
+
+    `help` goes on after `unit`, where there is one: seconds, until something happens. `unset` is what 0 or an empty
+    text stands for. `least` and `most` are the limits of a number; a text is one of the `choices`, if there are any.
+    """
+
+    section: str
+    name: str
+    default: Any
+    help: str
+    unit: str
+    unset: str
+    least: float
+    most: float
+    choices: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def kind(self) -> type[Any]:
+        """What its values are: str, int, float or bool."""
+        return type(self.default)
+
+    @property
+    def flag(self) -> str:
+        """The flag of tasks that have a parameter of this name."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment, as Invoke names it."""
+        return f"INVOKE_{self.section}_{self.name}".upper()
+
+    def described(self, empty: str) -> str:
+        """What it means, in a line; `empty` is said for the empty text, before what that stands for."""
+        zero = f"; {empty if self.kind is str else '0:'} {self.unset}" if self.unset else ""
+        return f"{self.unit} {self.help}{zero}".lstrip()
+
+    def read(self, value: Any, source: str) -> Any:
+        """`value`, text or not, as what it is. Raises UsageError, about `source`, for what it can't be."""
+        if self.kind is bool:
+            return _switch(value, source)
+        if self.kind is str:
+            return _one_of(_text(value), self.choices, source)
+        return number(value, self.kind, source, least=self.least, most=self.most, unit=self.unit)
+
+
+SETTINGS = {
+    f"{section}.{each.name}": Setting(section, each.name, each.default, **each.metadata)
+    for section, cls in SECTIONS.items()
+    for each in dataclasses.fields(cls)
+}
 
 
 def defaults(*sections: str) -> dict[str, dict[str, Any]]:
@@ -111,30 +246,73 @@ def defaults(*sections: str) -> dict[str, dict[str, Any]]:
     Invoke reads an `INVOKE_*` variable only for a key that some collection has declared, and shows a traceback for one
     that it cannot read as the declared kind: raises UsageError for such a variable first.
     """
-    for section in sections:
-        for key, kind in typing.get_type_hints(SECTIONS[section]).items():
-            variable = f"INVOKE_{section}_{key}".upper()
-            if variable in os.environ:
-                _value(variable, kind, os.environ[variable])
+    for known in SETTINGS.values():
+        if known.section in sections and known.variable in os.environ:
+            known.read(os.environ[known.variable], known.variable)
     return {name: dataclasses.asdict(SECTIONS[name]()) for name in sections}
 
 
-def default(section: str, key: str) -> Any:
-    """The default of a setting; None where there is no such section or setting."""
-    return getattr(SECTIONS.get(section), key, None)
+def settings(
+    c: Context,
+    region: str | None = None,
+    *,
+    ec2: Mapping[str, Any] | None = None,
+    mapreduce: Mapping[str, Any] | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    real_s3: bool = False,
+) -> Settings:
+    """The settings, from the defaults, the environment, the context's configuration and the flags of a task.
 
-
-def settings(c: Context, region: str | None = None) -> Settings:
-    """Read the context's configuration; `region` is what a `--region` flag said.
-
-    Raises UsageError for a value of the wrong kind or a setting that does not exist.
+    `region` is what a `--region` flag said, and the mappings are what those of the sections said: None is not given,
+    nor is False, since a switch can't be turned off by a flag. With `real_s3` no session of the S3 stub travels.
+    Raises UsageError for a value that can't be, or a setting that does not exist.
     """
-    sections = {name: _section(name, cls, c.config.get(name) or {}) for name, cls in SECTIONS.items()}
+    chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    sources: dict[str, str] = {}
+    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster}):
+        values, name = chosen[known.section], str(known)
+        if source == name and values.get(known.name) == value:
+            continue  # Invoke, too, has it from the environment
+        values[known.name], sources[name] = value, source
+    sections = {section: cls(**chosen[section]) for section, cls in SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
-    stub = {key: os.environ[key] for key in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(key)}
-    if not sections["ec2"].max_connections:
-        raise UsageError("ec2.max_connections is 0: it must be 1 or more")
-    return Settings(**{**sections, "aws": aws}, stub_session=stub)
+    stub = {} if real_s3 else _stub_variables()
+    return Settings(**{**sections, "aws": aws}, stub_session=stub, sources=sources)
+
+
+def _layers(c: Context, flags: Mapping[str, Mapping[str, Any] | None]) -> Iterator[tuple[Setting, Any, str]]:
+    """What is set, in one place after the other: the setting, its value, and what a person would change there."""
+    yield from _variables()
+    for section in SECTIONS:
+        for key, value in (c.config.get(section) or {}).items():
+            known = _find(section, key, "in invoke.yaml")
+            yield known, known.read(value, f"the setting {known}"), str(known)
+    for section, values in flags.items():
+        for key, value in (values or {}).items():
+            if value is not None and value is not False:
+                known = SETTINGS[f"{section}.{key}"]
+                yield known, known.read(value, known.flag), known.flag
+
+
+def _variables() -> Iterator[tuple[Setting, Any, str]]:
+    """What the environment sets.
+
+    Invoke reads variables for the collection of the task that was called: in a task of another one, that calls ours,
+    none of these settings is in the context's configuration.
+    """
+    for variable, value in os.environ.items():
+        section = next((name for name in SECTIONS if variable.startswith(f"INVOKE_{name}_".upper())), "")
+        if section:
+            key = variable.removeprefix(f"INVOKE_{section}_".upper()).lower()
+            known = _find(section, key, f"{variable} in the environment")
+            yield known, known.read(value, variable), variable
+
+
+def _find(section: str, name: str, where: str) -> Setting:
+    if f"{section}.{name}" not in SETTINGS:
+        names = [each.name for each in SETTINGS.values() if each.section == section]
+        raise UsageError(f"there is no setting {section}.{name} ({where}){did_you_mean(name, names)}")
+    return SETTINGS[f"{section}.{name}"]
 
 
 def _region(c: Context, flag: str | None, configured: str) -> str:
@@ -145,56 +323,90 @@ def _region(c: Context, flag: str | None, configured: str) -> str:
     return next((os.environ[name] for name in REGION_VARIABLES if os.environ.get(name)), configured)
 
 
-def _section(name: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
-    types = typing.get_type_hints(cls)
-    for key in values:
-        if key not in types:
-            raise UsageError(f"there is no setting {name}.{key} (in invoke.yaml){did_you_mean(key, types)}")
-    prefix = f"INVOKE_{name}_".upper()
-    for variable in os.environ:
-        key = variable.removeprefix(prefix).lower()
-        if variable.startswith(prefix) and key not in types:
-            where = f"({variable} in the environment)"
-            raise UsageError(f"there is no setting {name}.{key} {where}{did_you_mean(key, types)}")
-    chosen = {key: _value(f"{name}.{key}", types[key], value) for key, value in values.items()}
-    for key in types.keys() - chosen.keys():
-        # Invoke reads variables for the collection of the task that was called: in a task of another one, that calls
-        # ours, none of these keys is there.
-        variable = f"INVOKE_{name}_{key}".upper()
-        if variable in os.environ:
-            chosen[key] = _value(variable, types[key], os.environ[variable])
-    return cls(**chosen)
-
-
-def _value(setting: str, kind: type, value: Any) -> Any:
-    if kind is str:
-        return text(value)
-    if kind is bool:
-        return _switch(setting, value)
-    return number(value, kind, f"the setting {setting}")
-
-
-def text(value: Any) -> str:
+def _text(value: Any) -> str:
     """`value` as text: a list's items with commas, as in invoke.yaml or from Python; empty for None."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
 
-def _switch(setting: str, value: Any) -> bool:
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(filter(None, re.split(r"[\s,]+", value)))
+
+
+def _one_of(value: str, choices: tuple[str, ...], what: str) -> str:
+    if choices and value not in choices:
+        wanted = ", ".join(choice or "empty" for choice in choices)
+        raise UsageError(f"{what} is {value!r}: it must be one of {wanted}{did_you_mean(value, choices)}")
+    return value
+
+
+def _switch(value: Any, what: str) -> bool:
     """True or false. Of texts only those that Invoke, which takes every word for true, reads the same way."""
     if isinstance(value, bool):
         return value
     if str(value) not in ("", "0", "1"):
-        raise UsageError(f"the setting {setting} is {str(value)!r}: it must be 1 or 0, in invoke.yaml true or false")
+        raise UsageError(f"{what} is {str(value)!r}: it must be 1 or 0, in invoke.yaml true or false")
     return str(value) == "1"
 
 
-def number(value: Any, kind: type, what: str) -> Any:
-    """`value` (text or a number) as a non-negative `kind` (int or float); `what` names it in the error."""
+def number(value: Any, kind: type, what: str, *, least: float = 0, most: float = math.inf, unit: str = "") -> Any:
+    """`value` (text or a number) as a `kind` (int or float) within limits; `what` names it in the error."""
     try:
         result = kind(str(value))
-        if result < 0 or result != result:
+        if not least <= result <= most:
             raise ValueError
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{what} is {str(value)!r}: it must be {wanted}, 0 or more") from None
+        wanted = ("a whole number" if kind is int else "a number") + (f" of {unit}" if unit else "")
+        limits = f"{least:.0f} or more" if most == math.inf else f"at least {least:.0f} and at most {most:.0f}"
+        raise UsageError(f"{what} is {str(value)!r}: it must be {wanted}, {limits}") from None
     return result
+
+
+# What else the environment says, to us and to the programs that we start.
+
+
+def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """The environment of a process to start: this one's, without what begins with one of these, and with more."""
+    kept = (
+        {name: value for name, value in os.environ.items() if not name.startswith(without)} if without else os.environ
+    )
+    return {**kept, **(added or {})}
+
+
+def aws_variables() -> dict[str, str]:
+    """What leads clients of AWS, and those of the S3 stub, which keeps what it has covered up."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "s3_stubbed_"))}
+
+
+def search_path() -> list[str]:
+    """The directories in which programs are looked for."""
+    return os.environ.get("PATH", os.defpath).split(os.pathsep)
+
+
+def temporary_directory() -> Path:
+    """Where a shell puts what is only for now."""
+    return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
+
+
+def proxy_exceptions() -> list[str]:
+    """The hosts that are reached without a proxy."""
+    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return list(filter(None, said.split(",")))
+
+
+@contextlib.contextmanager
+def variables_set(added: Mapping[str, str]) -> Iterator[None]:
+    """In this block the environment has these variables, for calls of AWS that are to go elsewhere."""
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _stub_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(name)}

@@ -81,6 +81,11 @@ class Interrupted(HardwayError):
         super().__init__(message, 130)
 
 
+def reason_of(error: Exception) -> str:
+    """Why the system refused, in the words of an OSError, without the file's name; else what the error says."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean X?"` with the nearest of `known`, or nothing where none is near, or the word is one of them."""
     words = list(known)

@@ -134,7 +134,7 @@ def _undocumented(model: Any) -> Any:
 
 def _write(file: Path, text: str) -> None:
     """Write the file, and clear out old ones."""
-    atomic.write(file, text)
+    atomic.write(file, [text.encode()])
     for other in file.parent.glob("botocore-*.models"):
         with contextlib.suppress(FileNotFoundError):
             if other.stat().st_mtime < time.time() - _OTHERS_STAY:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from hardway import atomic
 from hardway.errors import UsageError
 from hardway.terminal import printable
 
@@ -43,29 +44,15 @@ def current_directory() -> str:
 
 
 def put(path: Path, pieces: Iterable[bytes]) -> None:
-    """Put a file there, whole or not at all. Raises OSError.
+    """Put a person's file there, whole or not at all. Raises OSError.
 
     What is there and is no regular file, such as a device or a pipe, or a link to one, is written through.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            # Of a pipe that nobody reads that is an error; else it would be a wait without end.
-            _write(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC), pieces)
+            # A pipe that nobody reads is an error here: without O_NONBLOCK this would wait for ever.
+            fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(fd, True)
+            atomic.write_all(fd, pieces)
             return
-    new = path.with_name(f"{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    try:
-        _write(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), pieces)
-        new.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-
-
-def _write(fd: int, pieces: Iterable[bytes]) -> None:
-    with open(fd, "wb") as file:
-        os.set_blocking(fd, True)
-        for piece in pieces:
-            file.write(piece)
+    atomic.write(path, pieces, private=False)

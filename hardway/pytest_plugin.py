@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hardway.config import Local
     from hardway.local.daemon import Running
 
-_HIDDEN = ("AWS_", "INVOKE_AWS_", "INVOKE_EC2_", "INVOKE_MAPREDUCE_", "s3_stubbed_")
 _NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
 
 
@@ -142,7 +141,7 @@ def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterat
     mark = request.node.get_closest_marker("instances")
     values = {**dict(zip(["num"], mark.args, strict=False)), **mark.kwargs} if mark else {}
     settings = config.settings(Context(Config(overrides={"ec2": values})))
-    started = launch.launch(settings, launch.read_request(settings, True, None), say)
+    started = launch.launch(settings, say)
     client = aws.ec2(settings)  # now: the test may change the environment
     yield Lines(instance.id for instance in started)
     client.terminate_instances(InstanceIds=[instance.id for instance in started])
@@ -159,8 +158,19 @@ def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
     from hardway import config
     from hardway.local import faults
 
-    def cause(kind: str, selector: Any = "", after: float = 0, **given: Any) -> None:
-        fault = faults.read(kind, selector, after, **given)
+    def cause(
+        kind: str,
+        selector: Any = "",
+        after: float = 0,
+        *,
+        notice: float | None = None,
+        factor: float | None = None,
+        zone: str | None = None,
+        type: str | None = None,
+        seconds: float | None = None,
+        left: int | None = None,
+    ) -> None:
+        fault = faults.read(kind, selector, after, notice, factor, zone, type, seconds, left)
         faults.cause(config.settings(Context()), local_cloud.running, fault, selector)
 
     yield cause
@@ -172,10 +182,12 @@ def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stub_sessions.
     """An empty session of the S3 stub: what the test starts, on instances too, has the stub as its `aws`."""
     from hardway import stub_sessions
 
-    with _no_aws(), stub_sessions.session(tmp_path_factory.mktemp("s3")) as session:
-        stubbed = session.environment
-        with _environment({name: value for name, value in stubbed.items() if os.environ.get(name) != value}):
-            yield session
+    with (
+        _no_aws(),
+        stub_sessions.session(tmp_path_factory.mktemp("s3")) as session,
+        _environment(stub_sessions.variables(session.variables)),
+    ):
+        yield session
 
 
 @contextlib.contextmanager
@@ -190,17 +202,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_aws() -> Iterator[None]:
     """Hide whatever leads to the AWS, or the S3 stub, of the person who runs the tests; inside another one, nothing."""
-    if os.environ.get("AWS_CONFIG_FILE") == _NO_PROFILES:
+    from hardway import config, stub_sessions
+
+    environment = config.child_environment()
+    if environment.get("AWS_CONFIG_FILE") == _NO_PROFILES:
         yield
         return
-    from hardway import stub_sessions
-
+    ours = [f"INVOKE_{section}_".upper() for section in config.SECTIONS if section != "local"]
+    hidden = ("AWS_", "s3_stubbed_", *ours)
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(_HIDDEN) or name == "region"]:
-            patch.delenv(name)
+        for name in environment:
+            if name.startswith(hidden) or name == "region":
+                patch.delenv(name)
         stub = str(stub_sessions.directory())
-        folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-        patch.setenv("PATH", os.pathsep.join(folder for folder in folders if folder != stub))
+        patch.setenv("PATH", os.pathsep.join(folder for folder in config.search_path() if folder != stub))
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             patch.setenv(name, _NO_PROFILES)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -9,6 +9,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from hardway import aws, stub_sessions
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
+from hardway.terminal import last_line
 
 _URL = re.compile(r"s3://([^/\s]+)/(.*[^/])", re.DOTALL)
 
@@ -138,5 +139,4 @@ class _Stub:
             process.kill()
             process.wait()
         if process.returncode:
-            reason = said.decode(errors="replace").strip().splitlines()
-            raise Failed(f"cannot {what} {which}: {reason[-1] if reason else f'aws ended with {process.returncode}'}")
+            raise Failed(f"cannot {what} {which}: {last_line(said) or f'aws ended with {process.returncode}'}")

@@ -1,15 +1,18 @@
 """Where hardway keeps what is its own on this machine: state, caches and data, for this user's eyes alone.
 
-The mode of these directories is set, whatever the umask is, and mended where it was inherited.
+The mode of these directories is set, whatever the umask is, and mended where it was inherited. A lock on a file says
+that a process is at work; the kernel lets go of the lock however the process ends.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 _PRIVATE = 0o700
 
@@ -50,7 +53,7 @@ def private(directory: Path) -> Path:
         # `Path.mkdir(parents=True)` gives those above the mode of the umask.
         each.mkdir(_PRIVATE, exist_ok=True)
     status = directory.stat()
-    if status.st_uid != os.geteuid():
+    if not is_ours(status):
         raise PermissionError(errno.EACCES, "it is another user's, and hardway needs one of its own", str(directory))
     if stat.S_IMODE(status.st_mode) & ~_PRIVATE:
         directory.chmod(_PRIVATE)
@@ -72,5 +75,23 @@ def private_file(path: str, flags: int) -> int:
 def mend_file(descriptor: int) -> None:
     """Have an open file of ours that only we can read and write. Raises OSError."""
     status = os.fstat(descriptor)
-    if stat.S_IMODE(status.st_mode) & 0o177 and status.st_uid == os.geteuid():
+    if stat.S_IMODE(status.st_mode) & 0o177 and is_ours(status):
         os.fchmod(descriptor, 0o600)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether a file or directory is this user's."""
+    return status.st_uid == os.geteuid()
+
+
+def lock(file: IO[Any] | int, *, wait: bool = False, shared: bool = False) -> bool:
+    """Lock an open file, or directory, for as long as it is open; False where another holds it, unless told to `wait`.
+
+    A `shared` lock keeps out nobody but those that want the file for themselves. Raises OSError where the file system
+    has no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

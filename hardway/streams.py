@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import Failed, HardwayError, UsageError, reason_of
 
 
 class _Quiet:
@@ -151,8 +151,7 @@ def unwritable(error: OSError | ValueError) -> HardwayError:
     if isinstance(error, UnicodeEncodeError):
         return Failed(f"cannot write to stdout: its encoding, {error.encoding}, has no {error.object[error.start]!a}")
     closed = isinstance(error, ValueError) or error.errno == errno.EBADF
-    why = "it is closed" if closed else (getattr(error, "strerror", None) or str(error)).lower()
-    return Failed(f"cannot write to stdout: {why}")
+    return Failed(f"cannot write to stdout: {'it is closed' if closed else reason_of(error)}")
 
 
 def is_unread() -> bool:

@@ -15,11 +15,14 @@ import stat
 import subprocess
 import time
 import uuid as uuids
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardway.errors import HardwayError, NothingMatched, UsageError
+from hardway.config import aws_variables, child_environment, search_path, temporary_directory
+from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.state import is_ours
+from hardway.tables import Table, count, duration
 
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
@@ -40,9 +43,14 @@ class Session:
     path: Path
 
     @property
+    def variables(self) -> dict[str, str]:
+        """The variables that name it."""
+        return {SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)}
+
+    @property
     def environment(self) -> dict[str, str]:
         """A copy of this process's environment in which `aws` is the stub, on this session."""
-        return environment({SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)})
+        return environment(self.variables)
 
     @property
     def age(self) -> float:
@@ -85,13 +93,12 @@ def directory() -> Path:
 
 def environment(session: Mapping[str, str]) -> dict[str, str]:
     """A copy of this process's environment in which `aws` is the stub, on the session that these variables name."""
-    return {**os.environ, **variables(session)}
+    return child_environment(variables(session))
 
 
 def variables(session: Mapping[str, str]) -> dict[str, str]:
     """What an environment needs besides its own to be stubbed, on the session that these variables name."""
-    where = f"{directory()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**session, **closed(), "PATH": where}
+    return {**session, **closed(), "PATH": os.pathsep.join([str(directory()), *search_path()])}
 
 
 @functools.cache
@@ -103,12 +110,12 @@ def closed() -> Mapping[str, str]:
 
 def endpoint_before() -> str | None:
     """Where S3 was before this process's environment was stubbed: a URL, or empty for AWS's own; None if it is not."""
-    name = "AWS_ENDPOINT_URL_S3"
-    if os.environ.get(name) != closed()[name]:
+    name, known = "AWS_ENDPOINT_URL_S3", aws_variables()
+    if known.get(name) != closed()[name]:
         return None
-    before = os.environ.get(f"{_WAS}{name}", "").removeprefix("e")
-    ignored = os.environ.get(f"{_WAS}AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "etrue"
-    return "" if ignored else before or os.environ.get("AWS_ENDPOINT_URL", "")
+    before = known.get(f"{_WAS}{name}", "").removeprefix("e")
+    ignored = known.get(f"{_WAS}AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "etrue"
+    return "" if ignored else before or known.get("AWS_ENDPOINT_URL", "")
 
 
 def script() -> Path:
@@ -129,7 +136,7 @@ def session(parent: Path | None = None) -> Iterator[Session]:
 def start(parent: Path | None = None) -> Session:
     """A new, empty session below `parent`, TMPDIR or /tmp, which only this user can read. The caller removes it."""
     uuid = str(uuids.uuid4())
-    path = (parent or _tmp()) / f"{PREFIX}{uuid}"
+    path = (parent or temporary_directory()) / f"{PREFIX}{uuid}"
     path.mkdir(mode=0o700)
     path.chmod(0o700)  # whatever the umask
     try:
@@ -143,12 +150,23 @@ def start(parent: Path | None = None) -> Session:
 def sessions() -> list[Session]:
     """This user's sessions, oldest first: those below TMPDIR or /tmp, and next to the current session."""
     found = {}
-    for tmp in {_tmp(), Path(os.environ.get(TMP_VARIABLE) or _tmp())}:
+    for tmp in {temporary_directory(), Path(aws_variables().get(TMP_VARIABLE) or temporary_directory())}:
         for entry in _scan(tmp):
             if entry.name.startswith(PREFIX) and _is_own_directory(entry):
                 path = Path(entry.path)
                 found[path.resolve()] = Session(entry.name.removeprefix(PREFIX), path)
     return sorted(found.values(), key=lambda session: session.age, reverse=True)
+
+
+def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
+    """Sessions as `Session.describe` gives them, in columns: uuid, age, keys, bytes."""
+    return Table(
+        [session.describe() for session in found],
+        "uuid",
+        lambda about: duration(max(0, int(about["age"])), 2),
+        lambda about: count(about["keys"], "key"),
+        lambda about: count(about["bytes"], "byte"),
+    )
 
 
 def find(uuid: str) -> Session:
@@ -175,10 +193,6 @@ def remove(session: Session) -> None:
         raise HardwayError(f"could not remove all of {session.path}: is another process writing to it?", 1)
 
 
-def _tmp() -> Path:
-    return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
-
-
 def _scan(path: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
@@ -191,7 +205,7 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
 def _unreadable(error: OSError) -> None:
     """What is gone holds nothing; of what can't be read nobody knows. Raises HardwayError."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise HardwayError(f"cannot read {error.filename}: {error.strerror}", 1) from error
+        raise HardwayError(f"cannot read {error.filename}: {reason_of(error)}", 1) from error
 
 
 def _is_own_directory(entry: os.DirEntry[str]) -> bool:
@@ -199,4 +213,4 @@ def _is_own_directory(entry: os.DirEntry[str]) -> bool:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISDIR(status.st_mode) and is_ours(status)

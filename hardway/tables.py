@@ -1,35 +1,46 @@
-"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; numbers of things, sums of money."""
+"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; counts, money, durations as text."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from hardway.terminal import printable
 
 Row = TypeVar("Row")
+Column: TypeAlias = "str | Callable[[Any], object]"
+"""The name of a field or a key, or a function of the row."""
 
 _LEAST = 0.0001  # USD that are told exactly
+# Below so many seconds a duration is told in units of so many.
+_UNITS = ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days"))
 
 
 class Table(list[Row]):
-    """A list of dataclasses that prints these of their fields, `-` for what is not there."""
+    """A list that prints a line for each row, in these columns, `-` for what is not there."""
 
-    def __init__(self, rows: Iterable[Row], *columns: str) -> None:
+    def __init__(self, rows: Iterable[Row], *columns: Column) -> None:
         super().__init__(rows)
         self.columns = columns
 
     def __str__(self) -> str:
-        return "\n".join(aligned([[_cell(name, getattr(row, name)) for name in self.columns] for row in self]))
+        return "\n".join(self.lines(*self.columns))
+
+    def lines(self, *columns: Column) -> list[str]:
+        """A line for each row, in other columns."""
+        return aligned([[_cell(row, column) for column in columns] for row in self])
+
+    def facts(self, row: Row) -> Mapping[str, Any]:
+        """All there is to know of a row: the fields of a dataclass, or what a mapping has."""
+        return row if isinstance(row, Mapping) else asdict(row)  # type: ignore[call-overload]
 
     def json(self) -> str:
-        """All fields of each, as a JSON array of objects; times in ISO form."""
-        rows: list[Any] = list(self)
-        return json.dumps([asdict(row) for row in rows], indent=2, default=datetime.isoformat)
+        """All there is to know of each row, as a JSON array of objects; times in ISO form."""
+        return json.dumps([self.facts(row) for row in self], indent=2, default=datetime.isoformat)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -39,9 +50,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(row: Any, column: Column) -> str:
+    if not isinstance(column, str):
+        value = column(row)
+    else:
+        value = row[column] if isinstance(row, Mapping) else getattr(row, column)
     if isinstance(value, bool):
-        return name if value else "-"
+        return str(column) if value else "-"
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     if isinstance(value, Mapping):
@@ -65,3 +80,14 @@ def count(number: float, what: str) -> str:
     """`1 task`, `2 tasks`, `1.5 hours`."""
     text = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{text} {what}{'' if number == 1 else 's'}"
+
+
+def per_hour(usd: float | None) -> str | None:
+    """A price of an hour for a person; None for one that is not known."""
+    return None if usd is None else f"{money(usd)}/hour"
+
+
+def duration(seconds: float, digits: int = 3) -> str:
+    """`12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate, and for what changes while one looks."""
+    size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
+    return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"

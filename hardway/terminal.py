@@ -29,6 +29,17 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c in keep or c in _JOINERS or not _unsafe(c) else _written_out(c) for c in text)
 
 
+def last_line(said: bytes | str) -> str:
+    """The last line that isn't blank, which has the reason when a program fails; safe to show. Empty for none."""
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return next((printable(line.strip()) for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def cut_short(text: str, most: int = 300) -> str:
+    """A text from outside, safe to show, in at most so many characters before the `...` of one that is longer."""
+    return printable(text[:most]) + ("..." if len(text) > most else "")
+
+
 def redrawn(stream: TextIO) -> Console | None:
     """rich's console for a terminal on which something can be drawn again and again; None for what only takes lines."""
     if not stream.isatty():

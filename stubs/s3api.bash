@@ -124,7 +124,7 @@ about_object() { # FILE [LENGTH RANGE]: fields of what head-object and get-objec
   field ContentLength "${2-${times#* }}" raw
   field ETag "\"${md5s[0]}\""
   [[ ${3-} ]] && field ContentRange "$3"
-  field ContentType "${value[content-type]-binary/octet-stream}"
+  field ContentType binary/octet-stream
   field Metadata '{}' raw
 }
 
@@ -442,33 +442,22 @@ list_buckets_call() {
 load listing
 
 s3api() {
-  local of_an_object=(bucket:1 key:1 version-id:1 request-payer:1 expected-bucket-owner:1 checksum-mode:1
-    sse-customer-algorithm:1 sse-customer-key:1 sse-customer-key-md5:1)
   local no_paginate=${value[no-paginate]-}
-  options
+  options s3api
   parse 1 "$@" || usage_error 'the following arguments are required: operation'
   command=${positional[0]}
   set -- "${rest[@]}"
   [[ $# -eq 1 && $1 == help ]] && help_text
   case $command in
-    head-object) options "${of_an_object[@]}" ;;
-    get-object) options "${of_an_object[@]}" range:1 ;;
-    delete-object) options "${of_an_object[@]}" mfa:1 bypass-governance-retention:0 ;;
-    put-object)
-      options "${of_an_object[@]}" body:1 "acl:1:$acls" "storage-class:1:$classes" cache-control:1 \
-        content-disposition:1 content-encoding:1 content-language:1 content-length:1 content-md5:1 content-type:1 \
-        checksum-algorithm:1 expires:1 metadata:1 server-side-encryption:1 ssekms-key-id:1 tagging:1 \
-        website-redirect-location:1
-      ;;
+    head-object | delete-object) options "$command" bucket:1 key:1 ;;
+    get-object) options get-object bucket:1 key:1 range:1 ;;
+    put-object) options put-object bucket:1 key:1 body:1 ;;
     list-objects-v2)
-      options bucket:1 delimiter:1 encoding-type:1:url max-keys:1 prefix:1 continuation-token:1 fetch-owner:0 \
-        no-fetch-owner:0 start-after:1 request-payer:1 expected-bucket-owner:1 starting-token:1 page-size:1 max-items:1
+      options list-objects-v2 bucket:1 delimiter:1 max-keys:1 prefix:1 continuation-token:1 start-after:1 \
+        starting-token:1 max-items:1
       ;;
-    list-buckets) options max-buckets:1 continuation-token:1 prefix:1 bucket-region:1 starting-token:1 page-size:1 max-items:1 ;;
-    create-bucket)
-      options bucket:1 "acl:1:$acls" create-bucket-configuration:1 object-ownership:1 \
-        object-lock-enabled-for-bucket:0 no-object-lock-enabled-for-bucket:0
-      ;;
+    list-buckets) options list-buckets prefix:1 ;;
+    create-bucket) options create-bucket bucket:1 ;;
     *) refuse "of s3api it has head-object, get-object, put-object, list-objects-v2, list-buckets, delete-object and create-bucket, not $command" ;;
   esac
   if [[ $command == get-object ]]; then

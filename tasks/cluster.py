@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli.lazy import engines as clusters
-from hardway.cli.lazy import instances
-from hardway.cli.lazy import ssh as connections
+from hardway.cli.lazy import instances, proxy
 from hardway.cli.task import Lines, act, confirm, nothing, say, task
 
-from .flags import JSON, REGION, SELECTOR, YES
+from .flags import JSON, SELECTOR, YES
 
 if TYPE_CHECKING:
-    from hardway.clusters.engines import Engine, Request
+    from hardway.clusters.engines import Engine
 
 _HELP = {
     "selector": SELECTOR,
     "yes": YES,
     "install": "where the engine is missing, install it into a virtual environment there, by uv or pip",
-    "version": "the engine's version; else what is there, and for --install this machine's, else the newest",
-    "python": "a Python on the instances that has the engine; else the one of --install, else python3",
-    "memory": "memory of each worker, such as 4g or 512m; else what the engine takes of the instance's",
     "seconds-timeout": "seconds until a worker that has not registered is a failure",
     "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
-    "region": REGION,
 }
 
 
@@ -55,9 +49,9 @@ def spark(
       inv cluster.spark web --yes
       inv cluster.spark web --install --version 3.5.1 --memory 4g -y
     """
-    settings = _settings(c, region, real_s3)
-    asked = clusters.request(settings.cluster, python, version, memory, install)
-    return _start(settings, clusters.SPARK, selector, asked, yes, seconds_timeout)
+    given = {"version": version, "python": python, "memory": memory}
+    settings = _settings(c, region, real_s3, given, seconds_timeout)
+    return _start(settings, clusters.SPARK, selector, install, yes)
 
 
 @task(changes=str, autoprint=True, help=_HELP)
@@ -83,12 +77,12 @@ def dask(
       inv cluster.dask web --yes
       inv cluster.dask web --install --memory 4g -y
     """
-    settings = _settings(c, region, real_s3)
-    asked = clusters.request(settings.cluster, python, version, memory, install)
-    return _start(settings, clusters.DASK, selector, asked, yes, seconds_timeout)
+    given = {"version": version, "python": python, "memory": memory}
+    settings = _settings(c, region, real_s3, given, seconds_timeout)
+    return _start(settings, clusters.DASK, selector, install, yes)
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES})
 def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Make instances of a cluster plain ones again.
 
@@ -104,7 +98,7 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
     return Lines(instance.id for instance in clusters.stop(settings, chosen, say))
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List clusters of Spark and Dask.
 
@@ -118,7 +112,7 @@ def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     return found.json() if json else found
 
 
-@task(changes=nothing, help={"selector": SELECTOR, "region": REGION})
+@task(changes=nothing, help={"selector": SELECTOR})
 def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
     """Reach a cluster's dashboard from this machine.
 
@@ -134,24 +128,23 @@ def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None)
     clusters.tunnel(settings, chosen, say)
 
 
-def _settings(c: Context, region: str | None, real_s3: bool) -> config.Settings:
-    settings = connections.reached(config.settings(c, region))
-    return dataclasses.replace(settings, stub_session={}) if real_s3 else settings
+def _settings(
+    c: Context,
+    region: str | None,
+    real_s3: bool,
+    cluster: Mapping[str, str | None] | None = None,
+    seconds_timeout: int | str | None = None,
+) -> config.Settings:
+    settings = config.settings(c, region, ec2={"seconds_timeout": seconds_timeout}, cluster=cluster, real_s3=real_s3)
+    proxy.check(settings)
+    return settings
 
 
-def _start(
-    settings: config.Settings,
-    engine: Engine,
-    selector: str | Iterable[str],
-    asked: Request,
-    yes: bool,
-    seconds_timeout: int | str | None,
-) -> str:
-    given = settings.ec2.seconds_timeout if seconds_timeout is None else seconds_timeout
-    seconds = config.number(given, int, "--seconds-timeout")
+def _start(settings: config.Settings, engine: Engine, selector: str | Iterable[str], install: bool, yes: bool) -> str:
+    clusters.check(settings)
     chosen = instances.select(settings, selector)
     confirm(f"make these a cluster of {engine.name}?", instances.Instances(chosen).brief(), yes)
-    made = clusters.start(settings, engine, chosen, asked, seconds, say)
+    made = clusters.start(settings, engine, chosen, say, install)
     say(f"the dashboard: {made.dashboard}; from here: inv cluster.tunnel {made.master}")
     say(f"a program of yours, on it: inv ec2.ssh {made.master} --yes --command '.hardway-cluster/run PROGRAM.py'")
     return made.address

@@ -31,14 +31,13 @@ def demo(c: Context, num: int | str = "4") -> None:
 
     count = config.number(num, int, "--num")
     with tempfile.TemporaryDirectory(prefix="hardway-demo-") as state:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "INVOKE_", "s3_stubbed"))
-        } | {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        own = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), *config.search_path()]),
             "XDG_STATE_HOME": f"{state}/state",
             "XDG_DATA_HOME": f"{state}/data",
             "NUM": str(max(1, count)),
         }
+        environment = config.child_environment(own, without=("AWS_", "INVOKE_", "s3_stubbed"))
         _run(["bash", "examples/wordcount/demo.sh"], environment)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
@@ -12,7 +11,6 @@ from invoke import Collection, Context
 from hardway import config
 from hardway.cli.lazy import commands, launch
 from hardway.cli.lazy import group as groups
-from hardway.cli.lazy import ssh as connections
 from hardway.cli.task import Lines, act, progress, publish, say, task
 from hardway.errors import Failed, UsageError
 
@@ -28,7 +26,6 @@ from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
 from .ec2_states import reboot, start, stop, wait
 from .ec2_tags import tag, untag
-from .flags import REGION, VIA
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -50,35 +47,10 @@ def region(c: Context, name: str) -> Iterator[None]:
     autoprint=True,
     iterable=["tag"],
     help={
-        "name": "Name tag",
-        "num": "how many instances",
-        "type": "instance type, or several with commas: on demand in that order, spot by price and capacity",
-        "spot": "spot instances, at most at this part of the on-demand price (1.0 is EC2's own limit); 0: on demand",
-        "ami": "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own",
-        "key": "name of a key pair at EC2, or a private key's file; else one is made",
-        "sg": "security groups, ids or names with commas; else one that lets SSH in from here",
-        "vpc": "VPC to start in, its name or id; else the default one",
-        "subnet": "subnet to start in; else those of the VPC",
-        "zone": "availability zone; else where EC2 has capacity",
-        "role": "name of an IAM instance profile",
-        "gigs": "size of the root volume in GiB; 0 for the image's own",
-        "init": "user data run at first boot: a file, or the text of a bash script",
         "tag": "key=value; repeat it for more",
         "command": "run this on each once it is up: text, a file, or - for stdin",
         "login": "log in to it once it is up",
         "wait": "wait until each answers over SSH",
-        "seconds-timeout": "seconds until not being ready is a failure",
-        "seconds-wait": "seconds after which those ready are enough and the rest is terminated; 0 for never",
-        "ssh-user": "login user; else the image's own",
-        "ssh-port": "port of the instances' SSH server",
-        "region": REGION,
-        "min": "how many are enough where EC2 has no more; 0 for all of --num",
-        "max-hours": "hours after which each ends itself; 0 for never",
-        "max-cost": "start nothing that could cost more USD than this in --max-hours; 0 for no limit",
-        "private-ip": "wait for and log in to the private addresses",
-        "via": VIA,
-        "idle-minutes": "minutes without a connection, a pmap job or load after which each ends itself; 0 for never",
-        "on-demand": "with --spot, how many of them are on demand",
     },
 )
 def new(
@@ -123,19 +95,41 @@ def new(
       inv ec2.new -n 3 -t m7i.large,m7a.large --spot 0.5 --min 2 --max-hours 2 --name batch
       inv ec2.new --name db --init setup.sh --command 'uname -a'
     """
-    taken = ("c", "tag", "command", "login", "wait", "region", "private_ip", "via")
-    given = {k: v for k, v in locals().items() if k not in taken}
-    settings = connections.reached(config.settings(c, region), private_ip, via)
-    request = launch.read_request(settings, wait, tag, **given)
-    settings = replace(settings, ec2=replace(settings.ec2, key=request.key))
+    flags = {
+        "name": name,
+        "num": num,
+        "type": type,
+        "spot": spot,
+        "ami": ami,
+        "key": key,
+        "sg": sg,
+        "vpc": vpc,
+        "subnet": subnet,
+        "zone": zone,
+        "role": role,
+        "gigs": gigs,
+        "init": init,
+        "seconds_timeout": seconds_timeout,
+        "seconds_wait": seconds_wait,
+        "ssh_user": ssh_user,
+        "ssh_port": ssh_port,
+        "min": min,
+        "max_hours": max_hours,
+        "max_cost": max_cost,
+        "private_ip": private_ip,
+        "via": via,
+        "idle_minutes": idle_minutes,
+        "on_demand": on_demand,
+    }
+    settings = config.settings(c, region, ec2=flags)
     script = commands.read(command) if command else None
-    if login and request.num != 1:
-        raise UsageError(f"--login is for one instance, --num is {request.num}")
+    if login and settings.ec2.num != 1:
+        raise UsageError(f"--login is for one instance, {settings.source('ec2.num')} is {settings.ec2.num}")
     if (login or script) and not wait:
         raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
 
     with contextlib.ExitStack() as bar:
-        on_ready = bar.enter_context(progress("instances ready", request.num))
+        on_ready = bar.enter_context(progress("instances ready", settings.ec2.num))
 
         def prepare(started: list[Instance]) -> None:
             bar.close()  # the output of the command comes where it stands
@@ -144,8 +138,9 @@ def new(
 
         started = launch.launch(
             settings,
-            request,
             say,
+            wait=wait,
+            tags=tag or (),
             on_ready=on_ready,
             prepare=prepare if script else None,
             publish=lambda ready: publish(ec2_shared.ids_of(ready)),

@@ -11,10 +11,10 @@ from hardway.cli.lazy import account, prerequisites
 from hardway.cli.task import listing, task
 from hardway.tables import Table
 
-from .flags import JSON, REGION
+from .flags import JSON
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List key pairs.
 
@@ -29,7 +29,7 @@ def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, "name", "id", "type", "created", "ours"), json, "no key pairs; `ec2.new` makes one")
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List what `ec2.new --role` takes.
 
@@ -43,7 +43,7 @@ def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, "name", "roles", "created"), json, "no instance profiles")
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def events(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List what AWS has scheduled for instances.
 

@@ -8,10 +8,10 @@ from hardway import config
 from hardway.cli.lazy import cleanup as cleaning
 from hardway.cli.task import Lines, confirm, say, task
 
-from .flags import REGION, YES
+from .flags import YES
 
 
-@task(changes=Lines, autoprint=True, help={"yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"yes": YES})
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     """Remove what hardway made and nothing uses.
 

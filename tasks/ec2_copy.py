@@ -12,7 +12,7 @@ from hardway.cli.task import confirm, nothing, progress, say, task
 from hardway.errors import UsageError
 
 from .ec2_shared import connection_settings, how_many
-from .flags import CONNECTIONS, DIRECT, PRIVATE_IP, REGION, S3, SELECTOR, VIA, YES
+from .flags import DIRECT, S3, SELECTOR, YES
 
 
 @task(
@@ -24,10 +24,6 @@ from .flags import CONNECTIONS, DIRECT, PRIVATE_IP, REGION, S3, SELECTOR, VIA, Y
         "yes": YES,
         "direct": DIRECT,
         "s3": S3,
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
-        "max-connections": CONNECTIONS,
     },
 )
 def scp(
@@ -78,10 +74,6 @@ def scp(
         "sync": "send only what changed, by rsync",
         "direct": DIRECT,
         "s3": S3,
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
-        "max-connections": CONNECTIONS,
     },
 )
 def push(
@@ -129,10 +121,6 @@ def push(
         "destination": "where to here; from several instances each lands under its id",
         "selector": SELECTOR,
         "yes": YES,
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
-        "max-connections": CONNECTIONS,
     },
 )
 def pull(

@@ -15,13 +15,13 @@ from hardway.errors import HardwayError, PartlyFailed
 from hardway.tables import count
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
-from .flags import ANY_OWNER, CONNECTIONS, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .flags import ANY_OWNER, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER})
 def rm(
     c: Context,
     selector: str | Iterable[str],
@@ -67,10 +67,6 @@ def rm(
         "selector": SELECTOR,
         "hours": "hours from now after which each ends itself",
         "yes": YES,
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
-        "max-connections": CONNECTIONS,
     },
 )
 def extend(

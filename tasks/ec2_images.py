@@ -13,12 +13,12 @@ from hardway.cli.task import Lines, checked_name, confirm, listing, say, task
 from hardway.errors import PartlyFailed, UsageError
 from hardway.tables import Table, count
 
-from .flags import ANY_OWNER, JSON, REGION, SELECTOR, YES
+from .flags import ANY_OWNER, JSON, SELECTOR, YES
 
 STATES = ("running", "stopped")
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own AMIs.
 
@@ -44,7 +44,6 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
         "reboot": "reboot the instance first, so that its file systems are at rest",
         "seconds-timeout": "seconds until not being available is a failure",
         "any-owner": ANY_OWNER,
-        "region": REGION,
     },
 )
 def ami_new(
@@ -86,7 +85,7 @@ def ami_new(
 @task(
     changes=Lines,
     autoprint=True,
-    help={"name": "its name or id", "yes": YES, "any-owner": ANY_OWNER, "region": REGION},
+    help={"name": "its name or id", "yes": YES, "any-owner": ANY_OWNER},
 )
 def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove an AMI of your own with its snapshots.
@@ -108,7 +107,7 @@ def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, re
     return Lines([image.id])
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own snapshots.
 
@@ -123,7 +122,7 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, *columns), json, "no snapshots")
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES})
 def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Take snapshots of instances' volumes.
 

@@ -14,7 +14,7 @@ from hardway.cli.task import Lines, say, task
 from hardway.errors import NothingMatched, UsageError
 
 from .ec2_shared import how_many
-from .flags import JSON, REGION, SELECTOR
+from .flags import JSON, SELECTOR
 
 
 @task(
@@ -23,7 +23,6 @@ from .flags import JSON, REGION, SELECTOR
         "only": SELECTOR,
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
         "json": JSON,
-        "region": REGION,
     },
 )
 def ls(
@@ -58,7 +57,7 @@ def ls(
     return shown.json() if json else shown
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+@task(autoprint=True, help={"selector": SELECTOR})
 def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
     """Print the ids of running instances.
 
@@ -69,7 +68,7 @@ def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> 
     return Lines(instance.id for instance in instances.select(config.settings(c, region), selector))
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "private": "the private addresses", "region": REGION})
+@task(autoprint=True, help={"selector": SELECTOR, "private": "the private addresses"})
 def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
     """Print the addresses of running instances.
 
@@ -83,7 +82,7 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
     return Lines(instance.private_ip if private else instance.address for instance in found)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+@task(autoprint=True, help={"selector": SELECTOR})
 def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
     """Print the DNS names of running instances.
 
@@ -97,7 +96,7 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
     return Lines(instance.public_dns or instance.private_dns for instance in found)
 
 
-@task(autoprint=True, help={"selector": SELECTOR, "region": REGION})
+@task(autoprint=True, help={"selector": SELECTOR})
 def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
     """Print what an instance was given to run at boot.
 

@@ -10,10 +10,10 @@ from hardway import config
 from hardway.cli.lazy import market
 from hardway.cli.task import say, task
 
-from .flags import JSON, REGION
+from .flags import JSON
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List the regions that the account can use.
 
@@ -25,7 +25,7 @@ def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
     return found.json() if json else found
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List the region's zones.
 
@@ -48,7 +48,6 @@ def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
         "nvme": "with so many GB of NVMe instance storage or more",
         "arch": "of this architecture: x86_64, arm64",
         "json": JSON,
-        "region": REGION,
     },
 )
 def types(
@@ -82,7 +81,7 @@ def types(
 
 @task(
     autoprint=True,
-    help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON, "region": REGION},
+    help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON},
 )
 def spot_prices(c: Context, type: str, days: float | str = 7, json: bool = False, region: str | None = None) -> Any:
     """Sum up a type's spot prices by zone.

@@ -11,7 +11,7 @@ from hardway.cli.lazy import networks, security_groups
 from hardway.cli.task import Lines, act, checked_name, confirm, listing, nothing, say, task
 from hardway.tables import Table
 
-from .flags import ANY_OWNER, JSON, REGION, YES
+from .flags import ANY_OWNER, JSON, YES
 
 GROUP = "security group, its name or id"
 RULE = {
@@ -21,7 +21,7 @@ RULE = {
 }
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List security groups and what they let in.
 
@@ -38,7 +38,7 @@ def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
 @task(
     changes=Lines,
     autoprint=True,
-    help={"name": "of the group", "vpc": "VPC, name or id; else the default one", "region": REGION},
+    help={"name": "of the group", "vpc": "VPC, name or id; else the default one"},
 )
 def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
     """Make a security group.
@@ -58,7 +58,7 @@ def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None)
     return Lines([group.id])
 
 
-@task(changes=nothing, help={"group": GROUP, **RULE, "region": REGION})
+@task(changes=nothing, help={"group": GROUP, **RULE})
 def authorize(
     c: Context,
     group: str,
@@ -83,7 +83,7 @@ def authorize(
     say(f"{found.name} ({found.id}) {now} lets in {rule}")
 
 
-@task(changes=nothing, help={"group": GROUP, **RULE, "region": REGION})
+@task(changes=nothing, help={"group": GROUP, **RULE})
 def deauthorize(
     c: Context,
     group: str,
@@ -110,7 +110,7 @@ def deauthorize(
         say(f"still lets in {other}")
 
 
-@task(autoprint=True, help={"json": JSON, "region": REGION})
+@task(autoprint=True, help={"json": JSON})
 def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List VPCs and their subnets.
 
@@ -125,7 +125,7 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
 
 
-@task(changes=Lines, autoprint=True, help={"name": "its Name tag, which --vpc takes", "region": REGION})
+@task(changes=Lines, autoprint=True, help={"name": "its Name tag, which --vpc takes"})
 def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
     """Make a VPC with a public subnet in every zone.
 
@@ -143,7 +143,7 @@ def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
 @task(
     changes=Lines,
     autoprint=True,
-    help={"vpc": "its name or id", "yes": YES, "any-owner": ANY_OWNER, "region": REGION},
+    help={"vpc": "its name or id", "yes": YES, "any-owner": ANY_OWNER},
 )
 def rm_vpc(c: Context, vpc: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove a VPC with all that is in it.

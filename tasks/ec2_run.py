@@ -17,7 +17,7 @@ from hardway.errors import Failed, UsageError
 from hardway.tables import count
 
 from .ec2_shared import connection_settings, how_many
-from .flags import CONNECTIONS, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .flags import SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
         "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
         "timeout": "seconds until a command is ended; 0 for never",
         "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
-        "max-connections": CONNECTIONS,
     },
 )
 def ssh(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import ssh as connections
+from hardway.cli.lazy import proxy
 from hardway.cli.task import Lines, say
-from hardway.errors import HardwayError, PartlyFailed, UsageError
+from hardway.errors import HardwayError, PartlyFailed
 from hardway.tables import count
 
 if TYPE_CHECKING:
@@ -21,19 +20,22 @@ if TYPE_CHECKING:
 def connection_settings(
     c: Context,
     region: str | None,
-    max_connections: int | str | None,
+    max_connections: int | str | None = None,
     real_s3: bool = True,
     private_ip: bool = False,
     via: str | None = None,
+    seconds_timeout: int | str | None = None,
 ) -> config.Settings:
     """Read the settings with a task's flags for connecting; with `real_s3`, without the shell's S3 stub."""
-    settings = connections.reached(config.settings(c, region), private_ip, via)
-    if max_connections is not None:
-        cap = config.number(max_connections, int, "--max-connections")
-        if not cap:
-            raise UsageError("--max-connections is 0: it must be 1 or more")
-        settings = replace(settings, ec2=replace(settings.ec2, max_connections=cap))
-    return replace(settings, stub_session={}) if real_s3 else settings
+    flags = {
+        "max_connections": max_connections,
+        "private_ip": private_ip,
+        "via": via,
+        "seconds_timeout": seconds_timeout,
+    }
+    settings = config.settings(c, region, ec2=flags, real_s3=real_s3)
+    proxy.check(settings)
+    return settings
 
 
 def how_many(chosen: list[Instance]) -> str:

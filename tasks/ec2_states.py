@@ -9,12 +9,11 @@ from invoke import Context
 
 from hardway import config
 from hardway.cli.lazy import instances, lifetime, readiness
-from hardway.cli.lazy import ssh as connections
 from hardway.cli.task import Lines, act, confirm, progress, say, task
 from hardway.errors import HardwayError
 
-from .ec2_shared import all_or_error, how_many, ids_of, say_failed
-from .flags import ANY_OWNER, PRIVATE_IP, REGION, SELECTOR, VIA, YES
+from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
+from .flags import ANY_OWNER, SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
         "selector": SELECTOR,
         "state": "the state to wait for; running means that SSH answers, too",
         "seconds-timeout": "seconds until it is a failure",
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
     },
 )
 def wait(
@@ -49,11 +45,10 @@ def wait(
       inv ec2.wait web
       inv ec2.wait db --state terminated --seconds-timeout 60
     """
-    settings = connections.reached(config.settings(c, region), private_ip, via)
-    seconds = _seconds(settings, seconds_timeout)
+    settings = connection_settings(c, region, private_ip=private_ip, via=via, seconds_timeout=seconds_timeout)
     instances.states([state])
     chosen = instances.select(settings, selector, states=instances.STATES)
-    return _wait(settings, chosen, state, seconds)
+    return _wait(settings, chosen, state)
 
 
 @task(
@@ -64,9 +59,6 @@ def wait(
         "yes": YES,
         "wait": "wait until each answers over SSH",
         "seconds-timeout": "seconds until not being ready is a failure",
-        "region": REGION,
-        "via": VIA,
-        "private-ip": PRIVATE_IP,
     },
 )
 def start(
@@ -87,8 +79,7 @@ def start(
       inv ec2.start web --yes
       inv ec2.start 'web db' -y --no-wait
     """
-    settings = connections.reached(config.settings(c, region), private_ip, via)
-    seconds = _seconds(settings, seconds_timeout)
+    settings = connection_settings(c, region, private_ip=private_ip, via=via, seconds_timeout=seconds_timeout)
     chosen = instances.select(settings, selector, states=("pending", "running", "stopped"))
     stopped = [instance for instance in chosen if instance.state == "stopped"]
     if stopped:
@@ -96,8 +87,8 @@ def start(
         started = instances.start(settings, stopped)
         if over := lifetime.over(started):
             say(f"the time of {how_many(over)} was over: each ends itself in ten minutes; `inv ec2.extend` moves that")
-        return _going_on(settings, chosen, started.failed, "started", "running", seconds if wait else None)
-    return _going_on(settings, chosen, {}, "started", "running", seconds if wait else None)
+        return _going_on(settings, chosen, started.failed, "started", "running", wait)
+    return _going_on(settings, chosen, {}, "started", "running", wait)
 
 
 @task(
@@ -109,7 +100,6 @@ def start(
         "wait": "wait until they are stopped, which takes EC2 a minute",
         "seconds-timeout": "seconds until not being stopped is a failure",
         "any-owner": ANY_OWNER,
-        "region": REGION,
     },
 )
 def stop(
@@ -129,19 +119,18 @@ def stop(
       inv ec2.stop web --yes --wait
       inv ec2.stop team=data -y
     """
-    settings = config.settings(c, region)
-    seconds = _seconds(settings, seconds_timeout)
+    settings = config.settings(c, region, ec2={"seconds_timeout": seconds_timeout})
     chosen = instances.select(settings, selector, states=instances.ALIVE)
     going = [instance for instance in chosen if instance.state in ("pending", "running")]
     instances.refuse_foreign(going, any_owner)
     if going:
         confirm(f"stop {how_many(going)}?", instances.Instances(going).brief(), yes)
         stopped = instances.stop(settings, going)
-        return _going_on(settings, chosen, stopped.failed, "stopped", "stopped", seconds if wait else None)
-    return _going_on(settings, chosen, {}, "stopped", "stopped", seconds if wait else None)
+        return _going_on(settings, chosen, stopped.failed, "stopped", "stopped", wait)
+    return _going_on(settings, chosen, {}, "stopped", "stopped", wait)
 
 
-@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER, "region": REGION})
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES, "any-owner": ANY_OWNER})
 def reboot(
     c: Context,
     selector: str | Iterable[str],
@@ -172,21 +161,17 @@ def _going_on(
     failed: Mapping[Instance, HardwayError],
     verb: str,
     state: str,
-    seconds: int | None,
+    wait: bool,
 ) -> Lines:
-    """Wait until those that did not fail are in a state, if for so many seconds; their ids, as by `all_or_error`."""
+    """With `wait`, wait until those that did not fail are in a state; their ids, as by `all_or_error`."""
     say_failed(failed, verb, len(chosen))
     going = [instance for instance in chosen if instance not in failed]
-    ids = ids_of(going) if seconds is None else _wait(settings, going, state, seconds)
+    ids = _wait(settings, going, state) if wait else ids_of(going)
     return all_or_error(ids, failed, verb, len(chosen))
 
 
-def _seconds(settings: config.Settings, flag: int | str | None) -> int:
-    return int(config.number(settings.ec2.seconds_timeout if flag is None else flag, int, "--seconds-timeout"))
-
-
-def _wait(settings: config.Settings, chosen: list[Instance], state: str, seconds: int) -> Lines:
+def _wait(settings: config.Settings, chosen: list[Instance], state: str) -> Lines:
     act(f"wait until {how_many(chosen)} are {state}")
     with progress(f"instances {state}", len(chosen)) as on_ready:
-        readiness.wait(settings, chosen, state, seconds, on_ready)
+        readiness.wait(settings, chosen, state, on_ready)
     return ids_of(chosen)

@@ -13,7 +13,7 @@ from hardway.cli.task import Lines, confirm, task
 from hardway.errors import UsageError
 
 from .ec2_shared import all_or_error, how_many, ids_of, say_failed
-from .flags import REGION, SELECTOR, YES
+from .flags import SELECTOR, YES
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     changes=Lines,
     autoprint=True,
     iterable=["tag"],
-    help={"selector": SELECTOR, "tag": "key=value; repeat it for more", "yes": YES, "region": REGION},
+    help={"selector": SELECTOR, "tag": "key=value; repeat it for more", "yes": YES},
 )
 def tag(
     c: Context,
@@ -47,7 +47,7 @@ def tag(
     changes=Lines,
     autoprint=True,
     iterable=["tag"],
-    help={"selector": SELECTOR, "tag": "key, without a value; repeat it for more", "yes": YES, "region": REGION},
+    help={"selector": SELECTOR, "tag": "key, without a value; repeat it for more", "yes": YES},
 )
 def untag(
     c: Context,

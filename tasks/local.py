@@ -155,8 +155,7 @@ def fault(
       inv local.fault slow web --factor 10
       inv local.fault capacity --zone us-east-1a --type m7i.large --seconds 60
     """
-    given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
-    asked = faults.read(kind, selector, after, **given)
+    asked = faults.read(kind, selector, after, notice, factor, zone, type, seconds, left)
     act(f"have the local cloud cause {kind}")
     faults.cause(config.settings(c), daemon.find(), asked, selector)
 

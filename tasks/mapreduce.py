@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import arguments, instances, journal, run, shuffle
+from hardway.cli.lazy import arguments, instances, journal, proxy, run, shuffle
 from hardway.cli.lazy import report as reports
-from hardway.cli.lazy import ssh as connections
-from hardway.cli.task import Lines, act, confirm, is_dry, nothing, say, task
+from hardway.cli.task import Lines, act, confirm, nothing, say, task
 from hardway.errors import Failed, HardwayError
 from hardway.tables import count
 from hardway.terminal import printable
 
-from .flags import JSON, REGION, SELECTOR, YES
+from .flags import JSON, SELECTOR, YES
 
 if TYPE_CHECKING:
+    from hardway.ec2.instances import Instance
     from hardway.pmap.journal import Jobs
     from hardway.pmap.results import Results
 
@@ -36,10 +34,6 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "selector": SELECTOR,
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
         "command": "a bash command; reads its argument, a line, on stdin; its stdout is the result",
-        "slots": "commands at a time on an instance; 0: one a CPU",
-        "retries": "attempts after a task's first",
-        "retry-sleep": "longest wait before a retry, in seconds",
-        "timeout": "seconds until an attempt is ended and counts as failed; 0: never",
         "keep-going": "when a task's retries are spent, finish the others first",
         "backup": "run the slowest tasks a second time when instances stand idle",
         "job": "a name for the job; else one is made from the time",
@@ -50,9 +44,6 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "results": "a directory, this job's own, for stdout, stderr, exit code and times; prints the stdouts' paths",
         "progress": "tell on stderr how it goes",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
-        "region": REGION,
-        "reconnect": "seconds until an instance that can't be reached is given up",
-        "linger": "seconds until an agent on an instance ends itself when nobody connects to it",
         "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
         "engine": "address of a Dask scheduler, dask://HOST:PORT, to run the tasks on its workers; SELECTOR is - then",
         "files": "files, directories, globs, commas between, to send along, into each task's directory; repeatable",
@@ -103,45 +94,59 @@ def pmap(
       printf 'a b\\0c\\0' | inv mapreduce.pmap web - 'wc -w' -0
       inv mapreduce.pmap 'web batch' @urls.txt 'wc -c' --slots 2 --retries 3 -k --job sizes
     """
-    flags = _flags(locals())
-    settings = connections.reached(config.settings(c, region))
-    if real_s3:
-        settings = dataclasses.replace(settings, stub_session={})
-    options = run.options(
-        settings,
-        keep_going,
-        backup,
-        engine,
-        workdir,
-        slots=slots,
-        retries=retries,
-        retry_sleep=retry_sleep,
-        timeout=timeout,
-        reconnect=reconnect,
-        linger=linger,
-    )
+    mapreduce = {
+        "slots": slots,
+        "retries": retries,
+        "retry_sleep": retry_sleep,
+        "timeout": timeout,
+        "reconnect": reconnect,
+        "linger": linger,
+    }
+    wanted, sent = _several(depends), _several(files)
+    again = {
+        **mapreduce,
+        "keep_going": keep_going,
+        "no_backup": not backup,
+        "depends": wanted,
+        "verify": verify or None,
+        "join": join,
+        "results": results,
+        "no_progress": not progress,
+        "null": null,
+        "region": region,
+        "real_s3": real_s3,
+        "files": sent,
+        "workdir": workdir or None,
+        "expect": expect or None,
+    }
+    settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
+    proxy.check(settings)
     given = arguments.read(args, null)
-    if is_dry():
-        chosen = [] if engine else instances.select(settings, selector)
-        lines = instances.Instances(chosen).brief()
-        act(f"run {command!r} for {count(len(given.items), 'argument')} on {engine or 'these'}", lines)
+
+    def before(chosen: Sequence[Instance]) -> None:
+        what = f"run {command!r} for {count(len(given.items), 'argument')} on {engine or 'these'}"
+        act(what, instances.Instances(chosen).brief())
+
     return run.pmap(
         settings,
         selector,
         given,
         command,
-        options,
+        keep_going=keep_going,
+        backup=backup,
+        workdir=workdir,
         job=job or "",
         resume=resume or False,
-        depends=_several(depends),
+        depends=wanted,
         verify=config.number(verify, int, "--verify"),
         join=join,
         results=results,
         progress=progress,
         engine=engine,
-        send=_several(files),
+        send=sent,
         expect=expect,
-        flags=flags,
+        flags=_flags(again),
+        before=before,
     )
 
 
@@ -149,21 +154,15 @@ def _several(given: str | Iterable[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else [str(each) for each in given or ()]
 
 
-_NOT_AGAIN = ("job", "resume", "engine")  # which the line that goes on with a job says by itself
-
-
-def _flags(given: dict[str, Any]) -> list[str]:
-    """What a person would type for these of pmap's parameters, but for defaults."""
+def _flags(given: Mapping[str, Any]) -> list[str]:
+    """What a person would type for these: neither for None nor for False, and a list's items one by one."""
     found = []
-    parameters = inspect.signature(pmap.body).parameters  # type: ignore[attr-defined]
-    for name, parameter in parameters.items():
-        value, flag = given[name], name.replace("_", "-")
-        if parameter.default is inspect.Parameter.empty or value in (parameter.default, None) or name in _NOT_AGAIN:
-            continue
-        if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            found += [f"--{flag}={each}" for each in (_several(value) if name in ("depends", "files") else [value])]
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            found.append(flag)
+        elif value is not None and value is not False:
+            found += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
     return found
 
 
@@ -191,7 +190,6 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
     help={
         "urls": f"S3 URLs of objects, one a line: {_LINES}",
         "destination": "S3 URL of the object to make of them",
-        "region": REGION,
     },
 )
 def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, region: str | None = None) -> str:
@@ -204,7 +202,7 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
       sort urls.txt | inv mapreduce.gather - s3://bucket/sorted
     """
     act(f"put objects together as {destination}")
-    return shuffle.gather(config.settings(c, region), arguments.lines(urls), destination)
+    return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
 @task(autoprint=True, help={"json": JSON})

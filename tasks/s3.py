@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-from json import dumps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invoke import Argument, Collection, Context
 
 from hardway.cli.lazy import stub_sessions
-from hardway.cli.task import Lines, Task, act, nothing, task
+from hardway.cli.task import Task, act, listing, nothing, task
 from hardway.errors import UsageError
 from hardway.tables import count
 
 from .flags import JSON
-
-if TYPE_CHECKING:
-    from hardway.stub_sessions import Session
 
 
 class _Instead(Argument):
@@ -55,7 +50,7 @@ def stub(c: Context) -> str:
 
 
 @task(autoprint=True, help={"json": JSON})
-def sessions(c: Context, json: bool = False) -> Lines | str:
+def sessions(c: Context, json: bool = False) -> Any:
     """List sessions of the S3 stub.
 
     Oldest first: uuid, age, keys, bytes.
@@ -64,8 +59,7 @@ def sessions(c: Context, json: bool = False) -> Lines | str:
       inv s3.sessions
       inv s3.sessions --json
     """
-    found = stub_sessions.sessions()
-    return dumps([session.describe() for session in found], indent=2) if json else Lines(map(_line, found))
+    return listing(stub_sessions.table(stub_sessions.sessions()), json, "no sessions")
 
 
 @task(
@@ -86,15 +80,9 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     if bool(uuid) == all:
         raise UsageError("which session? Give one uuid (inv s3.sessions lists them) or --all")
     found = stub_sessions.sessions() if all else [stub_sessions.find(uuid)]
-    act(f"remove {count(len(found), 'session')}", map(_line, found))
+    act(f"remove {count(len(found), 'session')}", str(stub_sessions.table(found)).splitlines())
     for session in found:
         stub_sessions.remove(session)
-
-
-def _line(session: Session) -> str:
-    keys, size = session.usage()
-    age = datetime.timedelta(seconds=int(max(session.age, 0)))
-    return f"{session.uuid}  {age}  {keys} keys  {size} bytes"
 
 
 ns = Collection(stub, sessions, clear)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hardway.config import Ec2
 from hardway.launch import user_data as userdata
-from hardway.launch.user_data import Limits
 from hardway.local import cloudinit
 from tests.conftest import REPOSITORY
 from tests.pmap.conftest import PipedAgent
@@ -45,7 +45,8 @@ class Box:
         for name, body in PLAYED.items():
             (root / "sbin" / name).write_text(f'#!/bin/sh\nlog={self.log}\n{body}\n')
             (root / "sbin" / name).chmod(0o755)
-        [part] = cloudinit.parts(userdata.compose(b"", Limits(hours, idle_minutes), "ubuntu", port))
+        settings = Ec2(max_hours=hours, idle_minutes=idle_minutes, ssh_port=port)
+        [part] = cloudinit.parts(userdata.compose(settings, b"", "ubuntu"))
         self.hook.write_bytes(part.content)
         self.hook.chmod(0o700)
         self.log.touch()

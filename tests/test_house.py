@@ -30,6 +30,11 @@ PURE_IMPORTS = (
 MEET_LOCAL = ("hardway.cli.lazy", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
+# These two run on instances and workers, and the local cloud's daemon says in its own what moto is to read there.
+READ_IT_ELSEWHERE = (
+    "hardway.pmap.agent", "hardway.pmap.dask_task", "hardway.local.cloud", "hardway.local.daemon",
+    "hardway.local.sandbox",
+)  # fmt: skip
 NOT_IN_TASKS = ("asyncssh", "boto3", "botocore", "fabric", "moto", "paramiko", "threading")
 HEAVY = ("asyncssh", "boto3", "botocore", "cryptography", "fabric", "moto", "paramiko", "rich", "s3transfer")
 
@@ -145,6 +150,13 @@ def test_the_local_cloud_is_met_as_an_endpoint() -> None:
     names = [name for name in (*modules("hardway"), *modules("tasks")) if not name.startswith("hardway.local")]
     meet = [name for name in names if any(each.startswith("hardway.local") for each in ours(name))]
     assert set(meet) <= set(MEET_LOCAL)
+
+
+def test_only_config_reads_the_environment() -> None:
+    reads = re.compile(r"\b(os\.environb?|os\.getenv|getproxies_environment)\b")
+    files = {**modules("hardway"), **modules("tasks")}
+    found = {name for name, file in files.items() if reads.search(file.read_text())}
+    assert found - {*READ_IT_ELSEWHERE} == {"hardway.config"}
 
 
 def test_tasks_are_thin() -> None:

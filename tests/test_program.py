@@ -96,7 +96,7 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
         return done.returncode, done.stdout + done.stderr
 
     settings.write_text("ec2:\n  num: many\n")
-    assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 0 or more\n")
+    assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 1 or more\n")
     settings.write_text("ec2:\n  name: mine\n")
     assert said("invoke", "mine") == (0, "1 mine\n")
     assert said("invoke", "mine", "--num", "x") == (2, "'x' is not a number\n")

@@ -12,13 +12,15 @@ from email.mime.text import MIMEText
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from invoke import Context
 
+from hardway import config
+from hardway.config import Ec2
 from hardway.errors import UsageError
 from hardway.launch import user_data as userdata
-from hardway.launch.user_data import Limits
 from hardway.local import cloudinit
 
-NEVER = Limits(0, 0)
+NEVER = Ec2(max_hours=0)
 HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]
 # https://docs.cloud-init.io/en/latest/explanation/format.html
 KINDS = {
@@ -50,7 +52,7 @@ def taken_apart(data: bytes) -> list[tuple[str, bytes]]:
 def test_what_goes_in_comes_out_after_ours(head: bytes, body: bytes) -> None:
     init = head + body
     assume(init.strip() and not init.startswith(b"\x1f\x8b") and b"mime-version:" not in init.lower())
-    data = userdata.compose(init, NEVER, "ubuntu", 22)
+    data = userdata.compose(NEVER, init, "ubuntu")
     (kind, ours), (their_kind, theirs) = taken_apart(data)
     assert kind == "text/cloud-boothook"
     assert ours.startswith(b"#!/bin/sh\nlimit=0 idle=0 user=ubuntu port=22\n")
@@ -58,11 +60,11 @@ def test_what_goes_in_comes_out_after_ours(head: bytes, body: bytes) -> None:
     assert their_kind == f"text/{known or 'x-shellscript'}"
     assert theirs == (init if known else b"#!/bin/bash\n" + init)
     assert [part.content for part in cloudinit.parts(data)] == [ours, theirs]
-    assert data == userdata.compose(init, NEVER, "ubuntu", 22)
+    assert data == userdata.compose(NEVER, init, "ubuntu")
 
 
 def test_without_any_it_is_ours_and_short() -> None:
-    data = userdata.compose(b" \n", Limits(0.5, 1.5), "x y", 2222)
+    data = userdata.compose(Ec2(max_hours=0.5, idle_minutes=1.5, ssh_port=2222), b" \n", "x y")
     [(_, ours)] = taken_apart(data)
     assert b"\nlimit=1800 idle=90 user='x y' port=2222\n" in ours
     assert len(data) < 4500
@@ -72,7 +74,7 @@ def test_a_multipart_of_ones_own_stays_one() -> None:
     parts = [MIMEText("#cloud-config\n", "cloud-config"), MIMEText("#!/bin/sh\n", "x-shellscript")]
     own = MIMEMultipart(_subparts=parts)
     for init in (own.as_bytes(), gzip.compress(own.as_bytes())):
-        data = userdata.compose(init, NEVER, "ubuntu", 22)
+        data = userdata.compose(NEVER, init, "ubuntu")
         kinds = [kind for kind, _ in taken_apart(data)]
         assert kinds == ["text/cloud-boothook", "text/cloud-config", "text/x-shellscript"]
         assert [part.kind for part in cloudinit.parts(data)] == kinds
@@ -80,21 +82,22 @@ def test_a_multipart_of_ones_own_stays_one() -> None:
 
 def test_what_is_too_long_is_compressed_and_else_refused() -> None:
     long = b"#!/bin/sh\n" + b"echo again\n" * 5000
-    data = userdata.compose(long, NEVER, "ubuntu", 22)
+    data = userdata.compose(NEVER, long, "ubuntu")
     assert len(data) <= userdata.MOST_BYTES
     assert taken_apart(data)[1][1] == long
     assert userdata.text(data).count("echo again") == 5000
     with pytest.raises(UsageError, match="16 KiB"):
-        userdata.compose(b"#!/bin/sh\n" + random.Random(0).randbytes(17_000), NEVER, "ubuntu", 22)
+        userdata.compose(NEVER, b"#!/bin/sh\n" + random.Random(0).randbytes(17_000), "ubuntu")
     with pytest.raises(UsageError, match="gzip"):
-        userdata.compose(b"\x1f\x8bno", NEVER, "ubuntu", 22)
+        userdata.compose(NEVER, b"\x1f\x8bno", "ubuntu")
 
 
 def test_limits_are_said_and_tagged() -> None:
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-    assert Limits(12, 0).tags(now) == {"hardway-ends": "2026-01-02T15:04:05+00:00"}
-    assert Limits(0, 30).tags(now) == {}
-    assert "12 hours after its start, at 2026-01-02 15:04 UTC or after 30 minutes" in Limits(12, 30).said(now)
-    assert "until somebody ends them" in NEVER.said(now)
-    with pytest.raises(UsageError, match="--max-hours is more than"):
-        Limits(float("inf"), 0)
+    assert userdata.limits_tags(Ec2(max_hours=12), now) == {"hardway-ends": "2026-01-02T15:04:05+00:00"}
+    assert userdata.limits_tags(Ec2(max_hours=0, idle_minutes=30), now) == {}
+    said = userdata.limits_said(Ec2(max_hours=12, idle_minutes=30), now)
+    assert "12 hours after its start, at 2026-01-02 15:04 UTC or after 30 minutes" in said
+    assert "until somebody ends them" in userdata.limits_said(NEVER, now)
+    with pytest.raises(UsageError, match="--max-hours is 'inf': it must be a number of hours, at least 0 and at most"):
+        config.settings(Context(), ec2={"max_hours": float("inf")})

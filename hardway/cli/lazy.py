@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hardway.pmap import arguments, journal, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.ssh import connection as ssh
+    from hardway.ssh import proxy
 
 _MODULES = {
     "account": "hardway.ec2.account",
@@ -42,6 +43,7 @@ _MODULES = {
     "networks": "hardway.ec2.networks",
     "orphans": "hardway.launch.orphans",
     "prerequisites": "hardway.launch.prerequisites",
+    "proxy": "hardway.ssh.proxy",
     "readiness": "hardway.launch.readiness",
     "report": "hardway.pmap.afterwards.report",
     "rsync": "hardway.fanout.rsync",
@@ -56,7 +58,7 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "faults", "group",
-    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
     "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
     "user_data",
 ]  # fmt: skip

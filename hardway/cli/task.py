@@ -21,7 +21,8 @@ import invoke
 
 from hardway import signals, streams
 from hardway.cli import flags
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway.config import SETTINGS, Setting
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
 from hardway.state import private_file, state_directory
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
@@ -112,11 +113,6 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
-def is_dry() -> bool:
-    """Whether this is a dry run, for what is looked up for `act` alone."""
-    return _dry.get()
-
-
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
 
@@ -189,23 +185,29 @@ class Task(invoke.Task[Any]):
             if argument.positional:
                 # Invoke puts these first, and shows them as if they were flags like any other.
                 argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
-            elif default := self._default(str(argument.name), argument.default):
-                argument.help = f"{argument.help or ''} (default: {default})".lstrip()
+                continue
+            default = argument.default
+            if (default is None or default is False) and (known := self._setting(str(argument.name))):
+                argument.help = argument.help or known.described("else")
+                default = known.default
+            if shown := _shown(default):
+                argument.help = f"{argument.help or ''} (default: {shown})".lstrip()
         return arguments
 
-    def _default(self, parameter: str, given: Any) -> str:
-        """What a flag that is left out stands for, as text: its own default, else its setting's; empty for nothing."""
-        from hardway import config
+    def _setting(self, parameter: str) -> Setting | None:
+        """The setting that a parameter is a flag of; None for any other one."""
+        # ec2_images is a part of ec2
+        section = self.body.__module__.rpartition(".")[2].partition("_")[0]
+        return SETTINGS.get(f"{section}.{parameter}") or SETTINGS.get(f"aws.{parameter}")
 
-        if given is None:
-            # ec2_images is a part of ec2
-            section = self.body.__module__.rpartition(".")[2].partition("_")[0]
-            given = config.default(section, parameter)
-        if given is None or given is False or isinstance(given, list | tuple):
-            return ""
-        if given is True:
-            return "yes"
-        return f"{given:g}" if isinstance(given, float) else str(given)
+
+def _shown(given: Any) -> str:
+    """What a flag that is left out stands for, as text; empty for nothing."""
+    if given is None or given is False or isinstance(given, list | tuple):
+        return ""
+    if given is True:
+        return "yes"
+    return f"{given:g}" if isinstance(given, float) else str(given)
 
 
 @overload
@@ -389,7 +391,7 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
         return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")
     if not isinstance(error, OSError):
         return None
-    why = (error.strerror or str(error)).lower()
+    why = reason_of(error)
     if error.errno in NO_ROOM:
         target = f" to {_named(error)}" if error.filename else ""
         return Failed(f"cannot write{target}: {why}")

@@ -22,7 +22,6 @@ from typing import Any
 import paramiko
 from fabric.group import GroupResult
 
-from hardway.config import Cluster as Defaults
 from hardway.config import Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance, describe, tagged
@@ -32,6 +31,7 @@ from hardway.launch import prerequisites
 from hardway.ssh import connection as ssh
 from hardway.ssh.script import Script
 from hardway.tables import Table
+from hardway.terminal import last_line
 
 TAG = "hardway-cluster"
 """Its value is the address that clients connect to."""
@@ -88,7 +88,7 @@ _ENGINES = {engine.scheme: engine for engine in (DASK, SPARK)}
 
 
 @dataclass(frozen=True)
-class Cluster:
+class EngineCluster:
     """A cluster by the tags of running instances: ids, and where its master and its web pages are in its network.
 
     `master` is empty where that instance is gone.
@@ -106,33 +106,21 @@ class Cluster:
         return len(self.instances)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of each instance: which Python has the engine, in which version, and how much a worker may take.
-
-    Empty is not given; `mebibytes` 0 leaves it to the engine.
-    """
-
-    python: str = ""
-    version: str = ""
-    mebibytes: int = 0
-    install: bool = False
+def check(settings: Settings) -> None:
+    """Raise UsageError for what is no amount of memory or no version."""
+    version, source = settings.cluster.version, settings.source("cluster.version")
+    if not re.fullmatch(r"[\w.+!-]*", version):
+        raise UsageError(f"{source} {version!r} is no version, such as 2024.8.0")
+    mebibytes(settings)
 
 
-def request(defaults: Defaults, python: str | None, version: str | None, memory: str | None, install: bool) -> Request:
-    """What was given, else what is configured. Raises UsageError for what is no amount of memory or no version."""
-    chosen = defaults.version if version is None else version
-    if not re.fullmatch(r"[\w.+!-]*", chosen):
-        raise UsageError(f"--version {chosen!r} is no version, such as 2024.8.0")
-    amount = _mebibytes(defaults.memory if memory is None else memory)
-    return Request(defaults.python if python is None else python, chosen, amount, install)
-
-
-def _mebibytes(memory: str) -> int:
+def mebibytes(settings: Settings) -> int:
+    """How much memory a worker may take; 0 leaves it to the engine. Raises UsageError for what is no amount."""
+    memory = settings.cluster.memory
     found = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", memory.strip().lower())
     amount = int(found[1]) << _UNITS[found[2]] >> 20 if found else 0
     if memory and not amount:
-        raise UsageError(f"--memory {memory!r}: write it as 512m or 4g, at least 1m")
+        raise UsageError(f"{settings.source('cluster.memory')} {memory!r}: write it as 512m or 4g, at least 1m")
     return amount
 
 
@@ -140,15 +128,16 @@ def start(
     settings: Settings,
     engine: Engine,
     chosen: Sequence[Instance],
-    asked: Request,
-    seconds: int,
     say: Callable[[str], None],
-) -> Cluster:
+    install: bool = False,
+) -> EngineCluster:
     """Make these instances a cluster, or see that they are one: what runs as it should is left alone.
+
+    With `install` the engine is installed where it is missing.
 
     The master is the instance tagged role=master, else the one that is it already, else the first on demand, which EC2
     does not take back, else the first. Raises UsageError for instances of another cluster, and Failed where a process
-    does not start, or a worker has not registered after `seconds`; what did start stays.
+    does not start, or a worker has not registered after `ec2.seconds_timeout`; what did start stays.
     """
     master = _master(engine, chosen)
     address = engine.address(master)
@@ -157,11 +146,11 @@ def start(
     common = {
         "engine": engine.name,
         "package": engine.package,
-        "wanted": asked.version,
-        "requirement": _requirement(engine, asked.version),
-        "install": "yes" if asked.install else "",
-        "python": asked.python,
-        "mebibytes": asked.mebibytes or "",
+        "wanted": settings.cluster.version,
+        "requirement": _requirement(engine, settings.cluster.version),
+        "install": "yes" if install else "",
+        "python": settings.cluster.python,
+        "mebibytes": mebibytes(settings) or "",
         "master": master.private_ip,
         "port": engine.port,
         "dashboard": engine.dashboard,
@@ -170,9 +159,9 @@ def start(
         i.id: {**common, "role": "master" if i is master else "worker", "name": i.id, "ip": i.private_ip}
         for i in chosen
     }
-    report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if asked.install else START_SECONDS), say)
+    report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if install else START_SECONDS), say)
     tags.add(settings, chosen, {TAG: address}).complete()
-    _until_registered(settings, engine, master, chosen, seconds)
+    _until_registered(settings, engine, master, chosen)
     return _cluster(address, chosen)
 
 
@@ -223,18 +212,16 @@ def _on_each(
     outcomes = InstanceGroup(chosen, settings).execute(Script(script, [verb]), each=each, timeout=limit)
     for connection, outcome in outcomes.items():
         if isinstance(outcome, CommandResult) and outcome.exit_code == REFUSED:
-            said = outcome.stderr.decode(errors="replace").strip().splitlines()
-            outcomes[connection] = CommandError(said[-1] if said else "it refused")
+            outcomes[connection] = CommandError(last_line(outcome.stderr) or "it refused")
     return outcomes
 
 
-def _until_registered(
-    settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance], seconds: int
-) -> None:
+def _until_registered(settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance]) -> None:
     """Wait until the master knows every instance. Raises Failed with the log of the process that it waits for in vain.
 
     A process that has ended is not waited for.
     """
+    seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
     connection = ssh.connect(master, settings)
     # Paramiko complains of each connection that the master does not take yet.
@@ -318,13 +305,13 @@ def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], No
     return ended
 
 
-def clusters(settings: Settings) -> Table[Cluster]:
+def clusters(settings: Settings) -> Table[EngineCluster]:
     """All clusters of the region."""
     found = _clusters(describe(settings, tagged(TAG)))
     return Table(found, "engine", "address", "dashboard", "master", "size")
 
 
-def _clusters(instances: Sequence[Instance]) -> list[Cluster]:
+def _clusters(instances: Sequence[Instance]) -> list[EngineCluster]:
     found: dict[str, list[Instance]] = {}
     for instance in sorted(instances, key=lambda instance: (instance.launched, instance.id)):
         if instance.state == "running" and instance.tags.get(TAG, "").partition(":")[0] in _ENGINES:
@@ -332,10 +319,11 @@ def _clusters(instances: Sequence[Instance]) -> list[Cluster]:
     return [_cluster(address, members) for address, members in found.items()]
 
 
-def _cluster(address: str, members: Sequence[Instance]) -> Cluster:
+def _cluster(address: str, members: Sequence[Instance]) -> EngineCluster:
     engine, host = _engine(address), _host(address)
     master = next((one.id for one in members if one.private_ip == host), "")
-    return Cluster(engine.name, address, f"http://{host}:{engine.dashboard}", master, tuple(one.id for one in members))
+    ids = tuple(one.id for one in members)
+    return EngineCluster(engine.name, address, f"http://{host}:{engine.dashboard}", master, ids)
 
 
 def _engine(address: str) -> Engine:

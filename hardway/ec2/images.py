@@ -48,11 +48,12 @@ class Image:
     kept_disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
-def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "") -> Image:
-    """The AMI that `name` (noble, ami-..., one's own) means for the instance types; `user` overrides its login user.
+def resolve(settings: Settings) -> Image:
+    """The AMI that `ec2.ami` (noble, ami-..., one's own) means for the instance types; `ec2.ssh_user` is its user.
 
     Raises UsageError for an unknown name or type, or types of several architectures.
     """
+    name, types = settings.ec2.ami, settings.ec2.types
     architecture = _architecture(settings, types)
     ec2 = aws.ec2(settings)
     known_user = ""
@@ -80,7 +81,7 @@ def resolve(settings: Settings, name: str, types: Sequence[str], user: str = "")
         newest["ImageId"],
         architecture,
         root,
-        user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
+        settings.ec2.ssh_user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
         newest.get("PlatformDetails", ""),
         {
             disk["DeviceName"]: _same_volume(disk["Ebs"])

@@ -14,10 +14,9 @@ neither split nor unquoted; a backslash before `*`, `?` or a backslash makes tha
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from typing import Any, TypeVar
 from hardway import aws
 from hardway.config import Settings
 from hardway.errors import HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
-from hardway.tables import aligned, count
+from hardway.tables import Table, count
 from hardway.terminal import printable
 
 T = TypeVar("T")
@@ -107,33 +106,22 @@ class Instance:
         return f"{printable(self.name)} {self.id}" if self.name else self.id
 
 
-class Instances(list[Instance]):
-    """A list of instances that prints as a table, one a line, with `-` for what is not there."""
+class Instances(Table[Instance]):
+    """Instances as a table."""
 
-    def __str__(self) -> str:
-        return "\n".join(aligned([self.row(instance) for instance in self]))
-
-    def row(self, instance: Instance) -> list[str]:
-        """The columns of one."""
-        i = instance
-        tags = ",".join(f"{key}={value}" for key, value in sorted(i.tags.items()) if key != "Name")
-        groups = ",".join(sorted(i.security_groups.values()))
-        kind = "spot" if i.spot else "ondemand"
-        return [text or "-" for text in (i.name, i.type, i.state, i.id, i.image, kind, i.address, i.zone, groups, tags)]
-
-    def facts(self, instance: Instance) -> dict[str, Any]:
-        """All there is to know of one, as JSON can hold it."""
-        times = {"launched": instance.launched, "ended": instance.ended}
-        return asdict(instance) | {name: time and time.isoformat() for name, time in times.items()}
+    def __init__(self, instances: Iterable[Instance] = ()) -> None:
+        super().__init__(
+            instances,
+            *("name", "type", "state", "id", "image"),
+            lambda one: "spot" if one.spot else "ondemand",
+            *("address", "zone"),
+            lambda one: sorted(one.security_groups.values()),
+            lambda one: {key: value for key, value in one.tags.items() if key != "Name"},
+        )
 
     def brief(self) -> list[str]:
-        """Lines that say which they are: name, type, state, id, address."""
-        return aligned([[i.name or "-", i.type, i.state, i.id, i.address or "-"] for i in self])
-
-    def json(self) -> str:
-        """All there is to know of each, as a JSON array of objects."""
-        return json.dumps([self.facts(instance) for instance in self], indent=2)
-
+        """Lines that say which they are."""
+        return self.lines("name", "type", "state", "id", "address")
 
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from hardway.errors import UsageError
+from hardway.errors import UsageError, reason_of
 from hardway.paths import expanded
 from hardway.ssh.script import Script
 
@@ -77,7 +77,7 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
     try:
         data = sys.stdin.buffer.read() if each == "-" else expanded(each).read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read --each {each}: {error.strerror}") from None
+        raise UsageError(f"cannot read --each {each}: {reason_of(error)}") from None
     return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
 
 
@@ -106,14 +106,14 @@ def file_content(text: str, flag: str) -> bytes | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return None
-        raise UsageError(f"cannot read {flag} {text}: {error.strerror}") from None
+        raise UsageError(f"cannot read {flag} {text}: {reason_of(error)}") from None
 
 
 def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
     try:
         file: IO[bytes] = _all_of_stdin() if stdin == "-" else expanded(stdin).open("rb")
     except OSError as error:
-        raise UsageError(f"cannot read --stdin {stdin}: {error.strerror}") from None
+        raise UsageError(f"cannot read --stdin {stdin}: {reason_of(error)}") from None
     return lambda: _chunks(file)
 
 

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from hardway.errors import reason_of
 from hardway.ssh.channel import CHUNK, TransferError
 from hardway.terminal import printable
 
@@ -40,7 +41,7 @@ Read = Callable[[int], bytes]
 
 
 @dataclass
-class Member:
+class ArchiveMember:
     """What the stream says of one member. `name` and `link` are as the stream has them."""
 
     name: str
@@ -62,7 +63,7 @@ class _Header:
     any: bool = False
 
 
-def members(read: Read) -> Iterator[Member]:
+def members(read: Read) -> Iterator[ArchiveMember]:
     """The members of a stream; the content of each must be read before the next is asked for.
 
     Raises TransferError for what is no tar stream, or none that is whole.
@@ -87,7 +88,7 @@ def members(read: Read) -> Iterator[Member]:
         yield _member(block, kind, size, header)
 
 
-def _member(block: bytes, kind: bytes, size: int, header: _Header) -> Member:
+def _member(block: bytes, kind: bytes, size: int, header: _Header) -> ArchiveMember:
     name, link = _text(block[:100]), _text(block[157:257])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = prefix + b"/" + name
@@ -101,7 +102,7 @@ def _member(block: bytes, kind: bytes, size: int, header: _Header) -> Member:
         raise TransferError(f"refused: {_shown(os.fsdecode(name))} says that it has {size} bytes")
     if size and kind in (b"1", b"2", b"5"):
         raise _broken()
-    return Member(os.fsdecode(name), kind, _number(block[100:108]) & 0o7777, size, mtime, os.fsdecode(link))
+    return ArchiveMember(os.fsdecode(name), kind, _number(block[100:108]) & 0o7777, size, mtime, os.fsdecode(link))
 
 
 def _check(block: bytes) -> bytes:
@@ -200,7 +201,7 @@ class Tree:
     """Their names below the root, and their mode and time."""
     _last: tuple[tuple[str, ...], int] | None = None
 
-    def add(self, member: Member, read: Read, progress: Callable[[int], None]) -> None:
+    def add(self, member: ArchiveMember, read: Read, progress: Callable[[int], None]) -> None:
         """Make one member; its content is read. Raises TransferError for what is refused, or can't be written."""
         names = _names(member.name)
         with told(member.name, member=True):
@@ -220,7 +221,7 @@ class Tree:
             else:
                 self._link(member, parent, names[-1])
 
-    def _directory(self, member: Member, names: tuple[str, ...]) -> None:
+    def _directory(self, member: ArchiveMember, names: tuple[str, ...]) -> None:
         if names in self.directories:
             raise TransferError(f"refused: {_shown(member.name)} comes twice")
         if len(self.directories) >= DIRECTORIES:
@@ -242,7 +243,7 @@ class Tree:
         if last:
             os.close(last[1])
 
-    def _link(self, member: Member, parent: int, name: str) -> None:
+    def _link(self, member: ArchiveMember, parent: int, name: str) -> None:
         """A hard link to a file that has come before."""
         names = _names(member.link)
         with self._opened(names[:-1]) as source:
@@ -300,12 +301,8 @@ def told(name: str, member: bool = False) -> Iterator[None]:
         elif getattr(error, "errno", 0) in (errno.ELOOP, errno.ENOTDIR):
             why = "would go through a symlink, or a file"
         else:
-            raise TransferError(f"cannot write {_shown(name)}: {_reason(error)}") from error
+            raise TransferError(f"cannot write {_shown(name)}: {reason_of(error)}") from error
         raise TransferError(f"refused: {_shown(name)} {why}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _names(path: str) -> tuple[str, ...]:
@@ -318,7 +315,7 @@ def _names(path: str) -> tuple[str, ...]:
     return names
 
 
-def _file(member: Member, parent: int, name: str, read: Read, progress: Callable[[int], None]) -> None:
+def _file(member: ArchiveMember, parent: int, name: str, read: Read, progress: Callable[[int], None]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=parent)
     try:

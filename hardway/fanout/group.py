@@ -25,7 +25,7 @@ from fabric.group import GroupException, GroupResult, ThreadingGroup
 from hardway import streams
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import Launch, Script, Words, not_run
@@ -487,7 +487,7 @@ class _Command:
         try:
             spool.write(data)
         except OSError as full:
-            raise CommandError(f"its output can't be kept here: {(full.strerror or str(full)).lower()}") from full
+            raise CommandError(f"its output can't be kept here: {reason_of(full)}") from full
         if self.printer:
             self.printer.write(self.instance, data, error)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import tempfile
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hardway import state
 from hardway.fanout import extract
 from hardway.paths import is_systems
 from hardway.ssh.channel import CHUNK, STALL_SECONDS, TransferError
@@ -61,7 +61,7 @@ def _refuse_anothers(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISCHR(found.st_mode):
         return
-    if found.st_uid not in (os.geteuid(), directory.st_uid):
+    if not state.is_ours(found) and found.st_uid != directory.st_uid:
         raise TransferError(f"refused: another user has put {printable(str(path))} there")
 
 
@@ -101,14 +101,12 @@ def _locked(parent: Path) -> tuple[Path, int]:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(work)
-        except (BlockingIOError, FileNotFoundError):  # somebody took it for dead before it had its lock
-            os.close(lock)
+            alive = state.lock(lock) and work.exists()
         except OSError:  # no locks in this file system
+            alive = True
+        if alive:
             return work, lock
-        else:
-            return work, lock
+        os.close(lock)  # somebody took it for dead before it had its lock
 
 
 def _remove_the_dead(parent: Path) -> None:
@@ -120,8 +118,7 @@ def _remove_the_dead(parent: Path) -> None:
             with contextlib.suppress(OSError):
                 lock = extract.beneath(None, entry.path)
                 try:
-                    if os.fstat(lock).st_uid == os.geteuid():
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if state.is_ours(os.fstat(lock)) and state.lock(lock):
                         remove(Path(entry.path))
                 finally:
                     os.close(lock)

@@ -101,6 +101,7 @@ class _Target:
                 process.terminate()
                 process.communicate()
         if process.returncode:
+            # Its first line has the reason: the last one says only that the transfer failed.
             said = complaint.decode(errors="replace").strip().splitlines()
             raise TransferError(printable(said[0]) if said else f"rsync ended with {process.returncode}")
 

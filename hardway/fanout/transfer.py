@@ -24,7 +24,7 @@ from fabric.group import GroupResult
 
 from hardway import signals
 from hardway.ec2.instances import Instance
-from hardway.errors import UsageError
+from hardway.errors import UsageError, reason_of
 from hardway.fanout import extract, globs, landing
 from hardway.fanout.group import InstanceGroup
 from hardway.paths import expanded
@@ -363,7 +363,7 @@ class _Unpacking:
     channel: Channel
     progress: Progress
 
-    def members(self) -> Iterator[extract.Member]:
+    def members(self) -> Iterator[extract.ArchiveMember]:
         """The members."""
         return extract.members(self.channel.read)
 
@@ -373,7 +373,7 @@ class _Unpacking:
         if self.channel.finish(good=(0, 1)) and not (
             (said := self.channel.complaints()) and all(line.endswith(_GREW) for line in said)
         ):
-            raise TransferError(printable(said[-1]) if said else "exit code 1")
+            raise TransferError(self.channel.complaint() or "exit code 1")
 
 
 @contextlib.contextmanager
@@ -491,8 +491,7 @@ def write_archive(source: Path, target: Any) -> None:
     except TransferError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TransferError(f"cannot read {getattr(error, 'filename', None) or source}: {reason}") from error
+        raise TransferError(f"cannot read {getattr(error, 'filename', None) or source}: {reason_of(error)}") from error
 
 
 def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress) -> GroupResult:

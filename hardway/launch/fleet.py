@@ -8,7 +8,6 @@ the launch's token.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +19,10 @@ from hardway import aws
 from hardway.config import Settings
 from hardway.ec2.instances import ALIVE, Instance, Selector, describe
 from hardway.errors import UsageError
+from hardway.launch import requests
 from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.prerequisites import Network
+from hardway.launch.requests import Pool
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/fleet-quotas.html
 _MOST_POOLS = 300
@@ -37,15 +38,6 @@ _FLEET_TAG = "aws:ec2:fleet-id"
 
 
 @dataclass(frozen=True)
-class Pool:
-    """An instance type in a zone, by one of its subnets; without a subnet EC2 chooses the zone."""
-
-    type: str
-    zone: str
-    subnet: str
-
-
-@dataclass(frozen=True)
 class Refusal:
     """Why EC2 gave nothing, or less, of a pool."""
 
@@ -57,11 +49,12 @@ class Refusal:
         return f"{self.type} in {self.zone or 'any zone'} ({self.code})"
 
 
-def pools(settings: Settings, types: Sequence[str], network: Network) -> list[Pool]:
+def pools(settings: Settings, network: Network) -> list[Pool]:
     """The types in the zones that have them, in the order of the types. Raises UsageError for none.
 
     Where these may not be looked up all zones count: EC2 refuses the others.
     """
+    types = settings.ec2.types
     kinds = [{"Name": "instance-type", "Values": list(types)}]
     pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings")
     try:
@@ -86,31 +79,26 @@ def pools(settings: Settings, types: Sequence[str], network: Network) -> list[Po
 class Fleet:
     """The instances of one launch. Not for several threads.
 
-    `call` holds what RunInstances takes, without a type, a subnet, numbers and a token; `bids` is the highest price of
-    a spot instance in USD/hour by type, None where EC2's own limit, the on-demand price, will do. With `spot`, so many
-    as `on_demand` says are none.
+    `instance` is what `requests.instance` says of each. `bids` is the highest price of a spot instance in USD/hour by
+    type, None where EC2's own limit, the on-demand price, will do.
     """
 
     def __init__(
         self,
         settings: Settings,
         token: str,
-        call: Mapping[str, Any],
+        instance: Mapping[str, Any],
         pools: Sequence[Pool],
         *,
-        spot: bool,
         any_zone: bool,
         bids: Mapping[str, float] | None = None,
-        on_demand: int = 0,
     ) -> None:
         self.token = token
         self._settings = settings
-        self._call = dict(call)
+        self._instance = instance
         self._pools = list(pools)
-        self._spot = spot
         self._any_zone = any_zone
         self._bids = bids
-        self._on_demand = on_demand
         self._on_demand_ids: set[str] = set()
         """Those of a mix that are on demand and not gone."""
         self._calls = 0
@@ -121,16 +109,16 @@ class Fleet:
         """Templates whose making was not answered: they may turn up late, as instances may."""
         self._fleets: set[str] = set()
 
-    def start(self, count: int) -> tuple[list[str], list[Refusal]]:
+    def start(self, num: int) -> tuple[list[str], list[Refusal]]:
         """Start so many, or as many as there are: their ids, and what EC2 refused where it gave fewer.
 
         Raises what EC2 refuses for another reason than capacity or quota.
         """
-        return self._create_fleet(count) if self._spot else self._run_instances(count)
+        return self._create_fleet(num) if self._settings.ec2.spot else self._run_instances(num)
 
     def lacks_on_demand(self, ids: Collection[str]) -> int:
         """How many of these instances are spot, that were to be on demand."""
-        return max(0, self._on_demand - len(self._on_demand_ids.intersection(ids)))
+        return max(0, self._settings.ec2.on_demand - len(self._on_demand_ids.intersection(ids)))
 
     def look(self) -> dict[str, Instance]:
         """All instances of this launch that EC2 shows, by id: one call a thousand."""
@@ -215,9 +203,9 @@ class Fleet:
         return sorted(self._templates)
 
     @contextlib.contextmanager
-    def _asking_for(self, count: int) -> Iterator[None]:
+    def _asking_for(self, num: int) -> Iterator[None]:
         """If the call in this block is not answered, up to so many instances may turn up later."""
-        self._expected = len(self._started) + count
+        self._expected = len(self._started) + num
         try:
             yield
         except BaseException as error:
@@ -226,16 +214,14 @@ class Fleet:
             raise
         self._expected = 0
 
-    def _run_instances(self, count: int) -> tuple[list[str], list[Refusal]]:
+    def _run_instances(self, num: int) -> tuple[list[str], list[Refusal]]:
         ids: list[str] = []
         refusals = []
         for pool in self._pools_by_type():
-            left = count - len(ids)
+            left = num - len(ids)
             if not left:
                 break
-            call = {**self._call, "InstanceType": pool.type, "MinCount": 1, "MaxCount": left, **self._next_token()}
-            if pool.subnet:
-                call["SubnetId"] = pool.subnet
+            call = {**requests.run_instances(self._instance, pool, left), **self._next_token()}
             try:
                 with self._asking_for(left):
                     answer = aws.persistently(partial(aws.ec2_once(self._settings).run_instances, **call))
@@ -259,36 +245,13 @@ class Fleet:
                 yield Pool(type, "", "")
             yield from (pool for pool in self._pools if pool.type == type)
 
-    def _create_fleet(self, count: int) -> tuple[list[str], list[Refusal]]:
-        name = f"hardway-{self.token}-{self._calls + 1}"
-        template = self._create_template(name)
-        overrides: list[dict[str, Any]] = [{"InstanceType": p.type, "SubnetId": p.subnet} for p in self._pools]
-        if self._bids:
-            for override in overrides:
-                override["MaxPrice"] = f"{self._bids[override['InstanceType']]:.6f}"
-        capacity: dict[str, Any] = {"TotalTargetCapacity": count, "DefaultTargetCapacityType": "spot"}
-        on_demand = min(count, self._on_demand - len(self._on_demand_ids))
-        if on_demand:
-            capacity |= {"OnDemandTargetCapacity": on_demand, "SpotTargetCapacity": count - on_demand}
-            types = list(dict.fromkeys(pool.type for pool in self._pools))
-            for override in overrides:
-                override["Priority"] = types.index(override["InstanceType"])
-        versioned = {"LaunchTemplateId": template, "Version": "$Latest"}
-        call: dict[str, Any] = {
-            "Type": "instant",
-            "LaunchTemplateConfigs": [{"LaunchTemplateSpecification": versioned, "Overrides": overrides}],
-            "TargetCapacitySpecification": capacity,
-            "SpotOptions": {
-                "AllocationStrategy": "price-capacity-optimized",
-                "InstanceInterruptionBehavior": "terminate",
-            },
-            "TagSpecifications": self._tagged("fleet"),
-            **self._next_token(),
-        }
-        if on_demand:
-            call["OnDemandOptions"] = {"AllocationStrategy": "prioritized"}
+    def _create_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
+        template = self._create_template(f"hardway-{self.token}-{self._calls + 1}")
+        on_demand = min(num, self._settings.ec2.on_demand - len(self._on_demand_ids))
+        asked = requests.create_fleet(template, self._pools, self._bids, num, on_demand, self._tags())
+        call = {**asked, **self._next_token()}
         create = partial(aws.ec2_once(self._settings).create_fleet, **call)
-        with self._asking_for(count):
+        with self._asking_for(num):
             answer = aws.persistently(create, _UNKNOWN_TEMPLATE, _CONSISTENT_SECONDS)
             self._fleets.add(answer["FleetId"])
             groups = answer.get("Instances", [])
@@ -301,18 +264,10 @@ class Fleet:
         return ids, self._refusals(answer.get("Errors", []), not ids)
 
     def _create_template(self, name: str) -> str:
-        """The id of a launch template that holds `call`; without what a fleet's own parameters say."""
-        data = dict(self._call)
-        # botocore does this for RunInstances, not here.
-        data["UserData"] = base64.b64encode(data["UserData"]).decode()
+        """The id of a launch template of this name."""
         self._templates.add(name)
-        create = partial(
-            aws.ec2_once(self._settings).create_launch_template,
-            LaunchTemplateName=name,
-            LaunchTemplateData=data,
-            TagSpecifications=self._tagged("launch-template"),
-            ClientToken=name,
-        )
+        asked = requests.create_launch_template(self._instance, name, self._tags())
+        create = partial(aws.ec2_once(self._settings).create_launch_template, **asked, ClientToken=name)
         self._unsure.add(name)
         answer = aws.persistently(create)
         self._unsure.discard(name)
@@ -346,9 +301,9 @@ class Fleet:
         self._calls += 1
         return {"ClientToken": f"{self.token}-{self._calls}"}
 
-    def _tagged(self, kind: str) -> list[dict[str, Any]]:
-        tags = {LAUNCH_TAG: self.token, "owner": aws.user()}
-        return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+    def _tags(self) -> dict[str, str]:
+        """Those of what is made besides instances."""
+        return {LAUNCH_TAG: self.token, "owner": aws.user()}
 
 
 def _portions(items: Sequence[str], most: int) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from fabric.group import GroupResult
 
 from hardway import aws
-from hardway.config import Settings
+from hardway.config import MOST_HOURS, Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError
@@ -19,6 +19,7 @@ from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, des
 from hardway.launch import user_data as userdata
 from hardway.ssh.script import Script
 from hardway.tables import count
+from hardway.terminal import last_line
 
 _SECONDS = 60.0
 # As `boot.sh` has it.
@@ -34,8 +35,8 @@ def check(hours: float) -> None:
     """Raise UsageError for a time that no instance can be given."""
     if not hours:
         raise UsageError("--hours is 0: ec2.rm ends instances at once")
-    if hours > userdata.MOST_HOURS:
-        raise UsageError(f"--hours is {hours:g}: it must be at most {userdata.MOST_HOURS:g}")
+    if hours > MOST_HOURS:
+        raise UsageError(f"--hours is {hours:g}: it must be at most {MOST_HOURS:g}")
 
 
 def over(chosen: Iterable[Instance]) -> list[Instance]:
@@ -65,8 +66,8 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
             raise
         failed = [f"{c.instance}: {reason}" for c, one in outcomes.items() if (reason := describe_outcome(one))]
         others = f"; and of {count(len(failed), 'other')} it has not moved: {'; '.join(failed)}" if failed else ""
-        those = count(len(moved), "instance")
-        raise Failed(f"{those} will end {hours:g} hours from now, but could not be tagged so: {why}{others}") from error
+        what = f"{count(len(moved), 'instance')} will end {count(hours, 'hour')} from now, but could not be tagged so"
+        raise Failed(f"{what}: {why}{others}") from error
     return outcomes
 
 
@@ -76,5 +77,4 @@ def _named(outcome: Any) -> Any:
         return outcome
     if outcome.exit_code == _NO_WATCH:
         return CommandError("it has no limit that could be moved: ec2.new did not start it")
-    said = outcome.stderr.decode(errors="replace").strip()
-    return CommandError(said.splitlines()[-1] if said else f"exit code {outcome.exit_code}")
+    return CommandError(last_line(outcome.stderr) or f"exit code {outcome.exit_code}")

@@ -9,7 +9,6 @@ which the token says.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import secrets
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from hardway import aws
 from hardway.config import Settings
 from hardway.ec2.instances import ALIVE, Instance, Selector, describe
-from hardway.state import state_directory
+from hardway.state import lock, state_directory
 from hardway.tables import count
 
 LAUNCH_TAG = "hardway-launch"
@@ -48,7 +47,7 @@ def under_way(token: str) -> Iterator[Mark]:
     _forget_old_files(directory)
     path = directory / token
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         mark = Mark()
         try:
             yield mark
@@ -105,11 +104,7 @@ def is_dead(token: str) -> bool:
 
 def _is_free(path: Path) -> bool:
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+        return lock(file, shared=True)
 
 
 def _forget_old_files(directory: Path) -> None:

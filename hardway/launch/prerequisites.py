@@ -18,7 +18,7 @@ from hardway.config import Settings
 from hardway.ec2 import networks
 from hardway.ec2 import security_groups as groups
 from hardway.ec2.instances import Instance
-from hardway.errors import UsageError, did_you_mean
+from hardway.errors import UsageError, did_you_mean, reason_of
 from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import own_key, own_key_path, pair_name
@@ -40,12 +40,13 @@ class Network:
     public: bool
 
 
-def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
+def network(settings: Settings) -> Network:
     """The subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
 
     Where some of them give public addresses the others are left out: we want to log in. Raises UsageError for none.
     """
     ec2 = aws.ec2(settings)
+    subnet, vpc, zone = settings.ec2.subnet, settings.ec2.vpc, settings.ec2.zone
     if subnet:
         found = ec2.describe_subnets(Filters=[{"Name": "subnet-id", "Values": [subnet]}])["Subnets"]
         if not found:
@@ -72,9 +73,10 @@ def network(settings: Settings, subnet: str, vpc: str, zone: str) -> Network:
     return Network(chosen, by_zone, any_zone, bool(open_ones))
 
 
-def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
+def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
     """The name of the key pair at EC2; ours is imported there at its first use."""
     ec2 = aws.ec2(settings)
+    key = settings.ec2.key
     if key and not ssh.is_key_file(key):
         if not _key_exists(ec2, key):
             known = [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]]
@@ -90,9 +92,7 @@ def key_pair(settings: Settings, key: str, say: Callable[[str], None]) -> str:
         name, public = own.name, own.public
     if not _key_exists(ec2, name):
         try:
-            ec2.import_key_pair(
-                KeyName=name, PublicKeyMaterial=public.encode(), TagSpecifications=aws.made("key-pair")
-            )
+            ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public.encode(), TagSpecifications=aws.made("key-pair"))
         except Exception as error:
             if aws.error_code(error) != "InvalidKeyPair.Duplicate":
                 raise
@@ -123,46 +123,47 @@ def _from_key_file(path: Path) -> tuple[str, str]:
             private = paramiko.PKey.from_path(path)
             kind, key = private.get_name(), private.get_base64()
     except (OSError, ValueError, paramiko.SSHException) as error:
-        raise UsageError(f"--key {path} is no private key that can be read: {error}") from None
+        raise UsageError(f"--key {path} is no private key that can be read: {reason_of(error)}") from None
     public = f"{kind} {key}"
     return pair_name(public), public
 
 
-def security_groups(
-    settings: Settings,
-    names: Sequence[str],
-    vpc: str,
-    port: int,
-    source: str,
-    say: Callable[[str], None],
-    private: bool = False,
-) -> list[str]:
-    """Ids of the groups named, else of our own, made and opened to SSH on `port` where that is missing.
+def security_groups(settings: Settings, network: Network, say: Callable[[str], None]) -> list[str]:
+    """Ids of the groups in `ec2.groups`, else of our own, made and opened to SSH where that is missing.
 
-    `source` is the network it lets in, in CIDR form; empty for this machine's address, the public one, or with
-    `private` the one that private addresses of the VPC see; Systems Manager needs none. It lets in its own instances,
-    too: they pass on to each other what is pushed to many.
+    It lets in `ec2.ssh_from`, else this machine's address, the public one or the one that private addresses of the VPC
+    see; Systems Manager needs none. It lets in its own instances, too: they pass on to each other what is pushed to
+    many.
     """
-    if names:
-        ids = {name: group.id for group in groups.find(settings, vpc_id=vpc) for name in (group.id, group.name)}
-        for name in names:
+    ec2 = settings.ec2
+    if ec2.groups:
+        found = groups.find(settings, vpc_id=network.vpc)
+        ids = {name: group.id for group in found for name in (group.id, group.name)}
+        for name in ec2.groups:
             if name not in ids:
-                raise UsageError(f"there is no security group {name!r} in {vpc}{did_you_mean(name, ids)}")
-        return [ids[name] for name in names]
-    own, made = groups.make(settings, SECURITY_GROUP, vpc, "SSH to instances that hardway launches")
+                raise UsageError(f"there is no security group {name!r} in {network.vpc}{did_you_mean(name, ids)}")
+        return [ids[name] for name in ec2.groups]
+    own, made = groups.make(settings, SECURITY_GROUP, network.vpc, "SSH to instances that hardway launches")
     if made:
-        say(f"made the security group {SECURITY_GROUP} ({own.id}) in {vpc}")
-    sources: list[str | None] = [source or None]
-    if settings.ec2.via and not source:
-        sources = []
-    elif private and not source:
-        sources = [*networks.seen_from(settings, vpc)]
-    rules = [groups.read_rule(settings, port, each, "tcp") for each in sources]
-    own_rule = groups.read_rule(settings, port, own.id, "tcp")
+        say(f"made the security group {SECURITY_GROUP} ({own.id}) in {network.vpc}")
+    rules = [groups.read_rule(settings, ec2.ssh_port, each, "tcp") for each in _ssh_sources(settings, network)]
+    own_rule = groups.read_rule(settings, ec2.ssh_port, own.id, "tcp")
     for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
-            say(f"{SECURITY_GROUP} now lets SSH (port {port}) in from {whom}")
+            say(f"{SECURITY_GROUP} now lets SSH (port {ec2.ssh_port}) in from {whom}")
     return [own.id]
+
+
+def _ssh_sources(settings: Settings, network: Network) -> list[str | None]:
+    """The networks that SSH is let in from; None is the address of this machine."""
+    ec2 = settings.ec2
+    if ec2.ssh_from:
+        return [ec2.ssh_from]
+    if ec2.via:
+        return []
+    if ec2.private_ip or not network.public:
+        return [*networks.seen_from(settings, network.vpc)]
+    return [None]
 
 
 def open_between(settings: Settings, instances: Sequence[Instance], say: Callable[[str], None]) -> None:

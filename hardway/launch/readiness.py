@@ -106,13 +106,12 @@ def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: thre
         return printable(str(error)) or type(error).__name__, False
 
 
-def wait(
-    settings: Settings, chosen: Sequence[Instance], state: str, seconds: int, on_ready: Callable[[int], None]
-) -> None:
+def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> None:
     """Wait until all are in a state, and answer over SSH if it is running; `on_ready` is told how many more are.
 
-    Raises Failed after `seconds`, and at once where an instance can no longer get there.
+    Raises Failed after `ec2.seconds_timeout`, and at once where an instance can no longer get there.
     """
+    seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
     waiting = {instance.id: instance for instance in chosen}
     pace = Pace()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from hardway import aws
+from hardway.config import Ec2
 from hardway.ec2.instances import ALIVE, Instance
 from hardway.errors import Failed
 from hardway.launch.fleet import Fleet, Refusal
@@ -25,33 +27,84 @@ def most_replacements(num: int) -> int:
     return max(2, num // 4)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """How many instances, and when fewer will do.
+class Verdict(Enum):
+    """Whether a launch has enough instances, may yet get them, or can't any more."""
 
-    `least` is enough once EC2 has no more (0: only `num` is); after `seconds_wait` (0: never) those that are ready are,
-    if they are at least one. Without `wait` an instance counts as ready once EC2 shows it.
+    ENOUGH = auto()
+    WAIT = auto()
+    TOO_FEW = auto()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a launch stands after `elapsed` seconds, in numbers of instances.
+
+    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost. EC2 gave `short` fewer than
+    it was last asked for, and will not have them `soon` or may. Of those that are ready `lacking` more were to be on
+    demand. `asks` is False once nothing more is asked for, whatever is missing.
     """
 
-    num: int
-    least: int
-    wait: bool
-    seconds_timeout: float
-    seconds_wait: float
+    elapsed: float
+    ready: int = 0
+    waiting: int = 0
+    started: int = 0
+    short: int = 0
+    soon: bool = True
+    lacking: int = 0
+    asks: bool = True
 
-    @property
-    def lowest(self) -> int:
-        """With fewer there is no way to succeed."""
-        return self.least or (1 if self.seconds_wait else self.num)
+
+def startable(ec2: Ec2, at: Standing) -> int:
+    """How many instances may yet be started, replacements included."""
+    return ec2.num + most_replacements(ec2.num) - at.started
+
+
+def missing(ec2: Ec2, at: Standing) -> int:
+    """How many more instances are to be asked for; 0 once neither hope, time nor replacements are left."""
+    if not at.asks or at.elapsed >= ec2.seconds_timeout or (at.short and not at.soon):
+        return 0
+    return max(0, min(ec2.num - at.ready - at.waiting, startable(ec2, at)))
+
+
+def verdict(ec2: Ec2, at: Standing) -> Verdict:
+    """Whether those that are ready are enough: all are.
+
+    Fewer are only with those on demand among them: `min` once EC2 has no more, any number after `seconds_wait`.
+    """
+    lowest = ec2.min or (1 if ec2.seconds_wait else ec2.num)
+    more = missing(ec2, at) > 0
+
+    def will_do(least: int) -> bool:
+        return at.ready >= least and not at.lacking
+
+    if at.ready == ec2.num or (ec2.seconds_wait and at.elapsed >= ec2.seconds_wait and will_do(lowest)):
+        return Verdict.ENOUGH
+    if at.elapsed >= ec2.seconds_timeout:
+        return Verdict.ENOUGH if will_do(ec2.min or ec2.num) else Verdict.TOO_FEW
+    if at.waiting:
+        return Verdict.WAIT if more or at.ready + at.waiting >= lowest else Verdict.TOO_FEW
+    if more:
+        return Verdict.ENOUGH if at.short and ec2.min and will_do(ec2.min) else Verdict.WAIT
+    return Verdict.ENOUGH if will_do(lowest) else Verdict.TOO_FEW
 
 
 class Gathering:
-    """One launch, from the first call to enough instances. `on_ready` is told how many more, or fewer, are ready."""
+    """One launch, from the first call to enough instances. `on_ready` is told how many more, or fewer, are ready.
+
+    Without `wait` an instance counts as ready once EC2 shows it.
+    """
 
     def __init__(
-        self, wanted: Wanted, fleet: Fleet, probes: Probes, say: Callable[[str], None], on_ready: Callable[[int], None]
+        self,
+        ec2: Ec2,
+        wait: bool,
+        fleet: Fleet,
+        probes: Probes,
+        say: Callable[[str], None],
+        on_ready: Callable[[int], None],
     ) -> None:
-        self._wanted = wanted
+        self._ec2 = ec2
+        self._wait = wait
         self._fleet = fleet
         self._probes = probes
         self._say = say
@@ -77,48 +130,56 @@ class Gathering:
         pace = Pace()
         told = 0
         while True:
-            if self._may_ask() and self._elapsed() >= self._ask_at:
-                self._ask()
+            if self._elapsed() >= self._ask_at and (num := self._missing()):
+                self._ask(num)
             if pace.is_due():
                 self._look()
             self._probe()
             self._on_ready(len(self._ready) - told)
             told = len(self._ready)
-            if self._is_enough():
+            found = verdict(self._ec2, self._standing())
+            if found is Verdict.TOO_FEW:
+                raise Failed(self._why_not())
+            if found is Verdict.ENOUGH:
                 return self._settle()
             time.sleep(TICK_SECONDS)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
 
-    def _missing(self) -> int:
-        return self._wanted.num - len(self._ready) - len(self._waiting)
-
-    def _may_ask(self) -> bool:
-        """Whether more may be started: some are missing, and neither hope, time nor replacements are used up."""
-        if self._elapsed() >= self._wanted.seconds_timeout or (self._asked and not self._wanted.wait):
-            return False
-        if self._short and self._refusals and not any(aws.lacks_capacity_now(r.code) for r in self._refusals):
-            return False
-        return min(self._missing(), self._startable()) > 0
+    def _standing(self) -> Standing:
+        refusals = [refusal.code for refusal in self._refusals]
+        return Standing(
+            elapsed=self._elapsed(),
+            ready=len(self._ready),
+            waiting=len(self._waiting),
+            started=self._started,
+            short=self._short,
+            soon=not refusals or any(aws.lacks_capacity_now(code) for code in refusals),
+            lacking=self._fleet.lacks_on_demand(self._ready),
+            # What is not waited for is not replaced.
+            asks=self._wait or not self._asked,
+        )
 
     def _startable(self) -> int:
-        return self._wanted.num + most_replacements(self._wanted.num) - self._started
+        return startable(self._ec2, self._standing())
 
-    def _ask(self) -> None:
-        wanted = min(self._missing(), self._startable())
-        ids, self._refusals = self._fleet.start(wanted)
+    def _missing(self) -> int:
+        return missing(self._ec2, self._standing())
+
+    def _ask(self, num: int) -> None:
+        ids, self._refusals = self._fleet.start(num)
         if ids and not self._asked:
             self._fleet.check_keep(ids[0])
         self._asked = True
         self._started += len(ids)
         self._waiting.update(dict.fromkeys(ids, self._elapsed()))
-        was_short, self._short = self._short, wanted - len(ids)
+        was_short, self._short = self._short, num - len(ids)
         if not self._short:
             return
         self._ask_at = self._elapsed() + self._ask_pause
         self._ask_pause = min(self._ask_pause * 2, _ASK_AGAIN_SECONDS[1])
-        if not was_short and self._may_ask():
+        if not was_short and self._missing():
             self._say(f"{self._lacking()}; asking again")
 
     def _look(self) -> None:
@@ -138,14 +199,14 @@ class Gathering:
             self._waiting.pop(id, None)
             self._ready.pop(id, None)
         self._lost += lost.values()
-        if lost and self._may_ask():
+        if lost and self._missing():
             self._say(f"{some(list(lost.values()))}; replacing {min(len(lost), self._startable())}")
 
     def _unreachable(self) -> list[str]:
         """Those that had half of the time there is; but if none of several answers, others would not answer either."""
-        if not self._wanted.wait or not (self._ready or self._wanted.num == 1):
+        if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
-        patience = self._wanted.seconds_timeout / 2
+        patience = self._ec2.seconds_timeout / 2
         return [id for id, since in self._waiting.items() if self._elapsed() - since > patience]
 
     def _late(self, id: str) -> str:
@@ -156,37 +217,15 @@ class Gathering:
 
     def _probe(self) -> None:
         waiting = [self._shown[id] for id in self._waiting if id in self._shown]
-        done = self._probes.ready(waiting) if self._wanted.wait else [instance.id for instance in waiting]
+        done = self._probes.ready(waiting) if self._wait else [instance.id for instance in waiting]
         for id in done:
             del self._waiting[id]
             self._ready[id] = self._shown[id]
 
-    def _is_enough(self) -> bool:
-        """Raises Failed once it can't be any more."""
-        wanted, ready, elapsed = self._wanted, len(self._ready), self._elapsed()
-        # Fewer will do only if those on demand are among them.
-        mixed = not self._fleet.lacks_on_demand(self._ready)
-        settled = bool(wanted.seconds_wait) and elapsed >= wanted.seconds_wait and ready >= wanted.lowest and mixed
-        if ready == wanted.num or settled:
-            return True
-        if elapsed >= wanted.seconds_timeout:
-            enough = ready >= (wanted.least or wanted.num) and mixed
-        elif self._waiting:
-            enough = False
-            if self._may_ask() or ready + len(self._waiting) >= wanted.lowest:
-                return False
-        elif self._may_ask():
-            return bool(self._short and wanted.least and ready >= wanted.least and mixed)
-        else:
-            enough = ready >= wanted.lowest and mixed
-        if not enough:
-            raise Failed(self._why_not())
-        return True
-
     def _settle(self) -> list[Instance]:
         if self._waiting:
             self._fleet.terminate(list(self._waiting))
-        ready, num = len(self._ready), self._wanted.num
+        ready, num = len(self._ready), self._ec2.num
         if ready < num:
             ended = f", {len(self._waiting)} terminated" if self._waiting else ""
             reasons = f" ({self._reasons()})" if self._reasons() else ""
@@ -195,12 +234,12 @@ class Gathering:
 
     def _why_not(self) -> str:
         reasons = self._reasons()
-        if self._waiting and self._elapsed() >= self._wanted.seconds_timeout:
+        if self._waiting and self._elapsed() >= self._ec2.seconds_timeout:
             waiting = some([self._late(id) for id in self._waiting])
             after = f"after {self._elapsed():.0f} s"
-            said = f"{len(self._waiting)} of {self._wanted.num} instances not ready {after}: {waiting}"
+            said = f"{len(self._waiting)} of {self._ec2.num} instances not ready {after}: {waiting}"
             return f"{said}; {reasons}" if reasons else said
-        return f"only {len(self._ready) + len(self._waiting)} of {self._wanted.num} instances were to be had: {reasons}"
+        return f"only {len(self._ready) + len(self._waiting)} of {self._ec2.num} instances were to be had: {reasons}"
 
     def _reasons(self) -> str:
         parts = []
@@ -211,9 +250,9 @@ class Gathering:
         if self._lost:
             parts.append(some(self._lost))
         if self._lost and self._startable() <= 0:
-            parts.append(f"no more than {most_replacements(self._wanted.num)} are replaced")
+            parts.append(f"no more than {most_replacements(self._ec2.num)} are replaced")
         return "; ".join(parts)
 
     def _lacking(self) -> str:
         where = some([str(refusal) for refusal in self._refusals], 6) or "it does not say why"
-        return f"EC2 has no capacity for {self._short} of {self._wanted.num}: {where}"
+        return f"EC2 has no capacity for {self._short} of {self._ec2.num}: {where}"

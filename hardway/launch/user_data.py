@@ -16,20 +16,19 @@ import math
 import re
 import shlex
 import zlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.message import Message
 from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from functools import cache
 
+from hardway.config import Ec2
 from hardway.ec2.instances import ENDS_TAG
 from hardway.errors import UsageError
 from hardway.tables import count
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 MOST_BYTES = 16 * 1024
-MOST_HOURS = 100_000.0
 _GZIP = b"\x1f\x8b"
 # By their first line; of two that fit the longer comes first.
 _KINDS = {
@@ -43,36 +42,22 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When instances end themselves: so long after their first boot, or unused for so long; 0 for never.
+def limits_tags(ec2: Ec2, now: datetime) -> dict[str, str]:
+    """The tags that tell people, and `ec2.ls`, when instances launched now end."""
+    return ends_tag(now, ec2.max_hours) if ec2.max_hours else {}
 
-    Raises UsageError for more than a hundred thousand hours.
-    """
 
-    max_hours: float
-    idle_minutes: float
-
-    def __post_init__(self) -> None:
-        for flag, hours in (("--max-hours", self.max_hours), ("--idle-minutes", self.idle_minutes / 60)):
-            if hours > MOST_HOURS:
-                raise UsageError(f"{flag} is more than {MOST_HOURS:g} hours: for no limit, give 0")
-
-    def tags(self, now: datetime) -> dict[str, str]:
-        """What tells people, and `ec2.ls`, when instances launched now end."""
-        return ends_tag(now, self.max_hours) if self.max_hours else {}
-
-    def said(self, now: datetime) -> str:
-        """A line for a person."""
-        ends = []
-        if self.max_hours:
-            at = f"{_ends(now, self.max_hours):%Y-%m-%d %H:%M}"
-            ends.append(f"{count(self.max_hours, 'hour')} after its start, at {at} UTC")
-        if self.idle_minutes:
-            ends.append(f"after {count(self.idle_minutes, 'minute')} without use")
-        if not ends:
-            return "no limit: these instances run, and cost, until somebody ends them"
-        return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
+def limits_said(ec2: Ec2, now: datetime) -> str:
+    """A line for a person about when instances launched now end."""
+    ends = []
+    if ec2.max_hours:
+        at = f"{_ends(now, ec2.max_hours):%Y-%m-%d %H:%M}"
+        ends.append(f"{count(ec2.max_hours, 'hour')} after its start, at {at} UTC")
+    if ec2.idle_minutes:
+        ends.append(f"after {count(ec2.idle_minutes, 'minute')} without use")
+    if not ends:
+        return "no limit: these instances run, and cost, until somebody ends them"
+    return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
 
 
 def ends_tag(now: datetime, hours: float) -> dict[str, str]:
@@ -89,16 +74,16 @@ def seconds(hours: float) -> int:
     return max(1, math.ceil(hours * 3600))
 
 
-def compose(init: bytes, limits: Limits, ssh_user: str, ssh_port: int) -> bytes:
-    """The user data of an instance; compressed where it would not fit otherwise.
+def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
+    """The user data of an instance where `user` logs in; compressed where it would not fit otherwise.
 
-    Raises UsageError where `init` is too long even so.
+    `init` is what the setting of this name means. Raises UsageError where it is too long even so.
     """
     values = {
-        "limit": seconds(limits.max_hours) if limits.max_hours else 0,
-        "idle": seconds(limits.idle_minutes / 60) if limits.idle_minutes else 0,
-        "user": shlex.quote(ssh_user),
-        "port": ssh_port,
+        "limit": seconds(ec2.max_hours) if ec2.max_hours else 0,
+        "idle": seconds(ec2.idle_minutes / 60) if ec2.idle_minutes else 0,
+        "user": shlex.quote(user),
+        "port": ec2.ssh_port,
     }
     settings = " ".join(f"{name}={value}" for name, value in values.items())
     first, *rest = _boot_script()

@@ -7,20 +7,18 @@ is its `Host`'s and its `Instance`'s; those of EC2 itself (no capacity, throttli
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
-import os
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from hardway.config import Settings, number
+from hardway.config import Settings, number, variables_set
 from hardway.ec2 import instances
 from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.local.daemon import FAULT_PATH, Running
@@ -55,7 +53,17 @@ class Fault:
     left: int = 0
 
 
-def read(kind: str, selector: str | Iterable[str], after: str | float = 0, **given: str | float | None) -> Fault:
+def read(
+    kind: str,
+    selector: str | Iterable[str],
+    after: str | float = 0,
+    notice: str | float | None = None,
+    factor: str | float | None = None,
+    zone: str | None = None,
+    type: str | None = None,
+    seconds: str | float | None = None,
+    left: str | int | None = None,
+) -> Fault:
     """A fault from what a person gave, None for what wasn't; its instances are still to be chosen.
 
     Raises UsageError for what makes no sense.
@@ -66,26 +74,31 @@ def read(kind: str, selector: str | Iterable[str], after: str | float = 0, **giv
         raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
     if kind in ON_EC2 and selector:
         raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
-    takes = {"interrupt": ("notice",), "slow": ("factor",), "capacity": ("zone", "type", "seconds", "left"),
-             "throttle": ("seconds",)}.get(kind, ())  # fmt: skip
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name in chosen:
-        if name not in takes:
-            raise UsageError(f"--{name} is not for {kind}")
-    values: dict[str, Any] = {name: _value(name, value) for name, value in chosen.items()}
-    if kind == "slow" and values.get("factor", 0) < 1:
+    for flag, value, kinds in (
+        ("--notice", notice, ("interrupt",)),
+        ("--factor", factor, ("slow",)),
+        ("--zone", zone, ("capacity",)),
+        ("--type", type, ("capacity",)),
+        ("--seconds", seconds, ("capacity", "throttle")),
+        ("--left", left, ("capacity",)),
+    ):
+        if value is not None and kind not in kinds:
+            raise UsageError(f"{flag} is not for {kind}")
+    fault = Fault(
+        kind,
+        after=_finite(after, "--after"),
+        notice=NOTICE_SECONDS if notice is None else _finite(notice, "--notice"),
+        factor=1.0 if factor is None else _finite(factor, "--factor"),
+        zone=str(zone or ""),
+        type=str(type or ""),
+        seconds=(THROTTLE_SECONDS if kind == "throttle" else 0.0) if seconds is None else _finite(seconds, "--seconds"),
+        left=0 if left is None else number(left, int, "--left"),
+    )
+    if kind == "slow" and (factor is None or fault.factor < 1):
         raise UsageError("slow needs --factor N: how many times slower, 1 or more (1 is as fast as before)")
-    if kind == "capacity" and not (values.get("zone") or values.get("type")):
+    if kind == "capacity" and not (fault.zone or fault.type):
         raise UsageError("no capacity for what? Say --zone, --type or both")
-    if kind == "throttle":
-        values.setdefault("seconds", THROTTLE_SECONDS)
-    return Fault(kind, after=_finite(after, "--after"), **values)
-
-
-def _value(name: str, given: Any) -> Any:
-    if name in ("zone", "type"):
-        return str(given)
-    return number(given, int, "--left") if name == "left" else _finite(given, f"--{name}")
+    return fault
 
 
 def _finite(value: Any, what: str) -> float:
@@ -100,22 +113,8 @@ def choose(
 ) -> list[instances.Instance]:
     """The instances of the local cloud that a selector means, wherever the environment points. Raises HardwayError."""
     states = ("pending", "running") if fault.kind in ("interrupt", "kill") else ("running",)
-    with _environment({**running.environment, "AWS_SDK_UA_APP_ID": CLIENT}):
+    with variables_set({**running.environment, "AWS_SDK_UA_APP_ID": CLIENT}):
         return instances.select(settings, selector, states=states)
-
-
-@contextlib.contextmanager
-def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def cause(settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from hardway.ec2.instances import Instance, Instances
 from hardway.errors import UsageError
 from hardway.money import prices
 from hardway.money.prices import Say
-from hardway.tables import money
+from hardway.tables import duration, money, per_hour
 
 _UNLIMITED = re.compile(r"t(3a?|4g)\.")
 _USD_PER_CPU_HOUR = 0.05
@@ -44,18 +44,19 @@ class Bill(Instances):
         super().__init__(instances)
         hourly = prices.hourly(settings, self, say)
         now = datetime.now(timezone.utc)
-        self._costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+        costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
+        self._costs = costs
+        self.columns = (
+            *self.columns,
+            lambda one: per_hour(costs[one.id].usd_per_hour),
+            lambda one: None if (hours := costs[one.id].hours) is None else duration(hours * 3600),
+            lambda one: None if (usd := costs[one.id].usd) is None else money(usd),
+        )
 
-    def row(self, instance: Instance) -> list[str]:
-        cost = self._costs[instance.id]
-        price = "-" if cost.usd_per_hour is None else f"{money(cost.usd_per_hour)}/hour"
-        hours = "-" if cost.hours is None else f"{cost.hours:.2f}h"
-        return [*super().row(instance), price, hours, "-" if cost.usd is None else money(cost.usd)]
-
-    def facts(self, instance: Instance) -> dict[str, Any]:
-        cost = self._costs[instance.id]
-        own = {"usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
-        return super().facts(instance) | own
+    def facts(self, row: Instance) -> dict[str, Any]:
+        """All there is to know of an instance, and its cost."""
+        cost = self._costs[row.id]
+        return {**super().facts(row), "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
 
     @property
     def usd(self) -> str:
@@ -101,44 +102,42 @@ class Quote:
         return f"{what}{low if low == high else f'{low} to {high}'}/hour{' now' if self.spot else ''}{missing}{credits}"
 
 
-def quote(
-    settings: Settings, types: Sequence[str], spot: int, on_demand: int, zone: str, platform: str, say: Say
-) -> Quote:
-    """The price of so many instances, each one of the types; `zone` is where, empty for anywhere in the region."""
+def quote(settings: Settings, platform: str, say: Say) -> Quote:
+    """The price of `ec2.num` instances, each one of `ec2.types`, in `ec2.zone` or anywhere in the region."""
+    ec2 = settings.ec2
+    on_demand = ec2.on_demand if ec2.spot else ec2.num
+    spot = ec2.num - on_demand
     if platform not in prices.PLAIN:
-        return Quote(spot, on_demand, types, platform, None, None, types, 0)
+        return Quote(spot, on_demand, ec2.types, platform, None, None, ec2.types, 0)
     parts: list[tuple[int, list[tuple[str, float]]]] = []
     if spot:
-        now = prices.spot(settings, types, say)
-        parts.append((spot, [(name, usd) for (name, where), usd in now.items() if zone in ("", where)]))
+        now = prices.spot(settings, ec2.types, say)
+        parts.append((spot, [(name, usd) for (name, zone), usd in now.items() if ec2.zone in ("", zone)]))
     if on_demand:
-        parts.append((on_demand, list(prices.on_demand(settings, types, say).items())))
-    unknown = [name for name in types if any(name not in dict(known) for _, known in parts)]
-    credits = (spot + on_demand) * _most_credits(settings, types)
+        parts.append((on_demand, list(prices.on_demand(settings, ec2.types, say).items())))
+    unknown = [name for name in ec2.types if any(name not in dict(known) for _, known in parts)]
+    credits = ec2.num * _most_credits(settings, ec2.types)
     if not all(known for _, known in parts):
-        return Quote(spot, on_demand, types, "", None, None, unknown, credits)
+        return Quote(spot, on_demand, ec2.types, "", None, None, unknown, credits)
     lowest, highest = (sum(num * end(usd for _, usd in known) for num, known in parts) for end in (min, max))
-    return Quote(spot, on_demand, types, "", lowest, highest, unknown, credits)
+    return Quote(spot, on_demand, ec2.types, "", lowest, highest, unknown, credits)
 
 
-def refuse_above(
-    settings: Settings, quote: Quote, share: float, max_cost: float, max_hours: float, say: Say
-) -> None:
-    """Raise UsageError where it could cost more than `max_cost` USD in so many hours (0: no end), or nobody can tell.
+def refuse_above(settings: Settings, quote: Quote, say: Say) -> None:
+    """Raise UsageError where it could cost more than `ec2.max_cost` within `ec2.max_hours`, or nobody can tell.
 
-    A spot instance can cost up to `share` of the on-demand price, whatever it costs now.
+    A spot instance can cost up to the part of the on-demand price that `ec2.spot` is, whatever it costs now.
     """
+    max_cost, max_hours = settings.ec2.max_cost, settings.ec2.max_hours
     if not max_hours:
         raise UsageError("--max-cost needs an end: --max-hours is 0, which is never")
     known = {} if quote.platform else prices.on_demand(settings, quote.types, say)
     unknown = [name for name in quote.types if name not in known]
     if unknown:
         license = f" with {quote.platform}" if quote.platform else ""
-        raise UsageError(
-            f"--max-cost: the price of {', '.join(unknown)}{license} is not known; leave it out to go on"
-        )
+        raise UsageError(f"--max-cost: the price of {', '.join(unknown)}{license} is not known; leave it out to go on")
     dearest = max(known.values())
-    usd = round((dearest * (quote.spot * share + quote.on_demand) + quote.credits) * max_hours, 6)
+    usd = round((dearest * (quote.spot * settings.ec2.spot + quote.on_demand) + quote.credits) * max_hours, 6)
     if usd > max_cost:
         risen = " (spot at its highest price)" if quote.spot else ""
         raise UsageError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Protocol
+from typing import Any
 
 from hardway import aws
 from hardway.config import Settings
@@ -18,29 +17,11 @@ from hardway.ec2 import images
 from hardway.errors import NothingMatched, UsageError, did_you_mean
 from hardway.money import prices
 from hardway.money.prices import Say
-from hardway.tables import aligned, money
+from hardway.tables import Table, money, per_hour
 
 HISTORY_DAYS = 90  # that EC2 remembers
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
 ARCHITECTURES = ("x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
-
-
-class Row(Protocol):
-    """Something that a line of a table is made of; a dataclass."""
-
-    def row(self) -> list[str]:
-        """Its columns."""
-
-
-class Table(list[Any]):
-    """Rows that print one a line, in columns."""
-
-    def __str__(self) -> str:
-        return "\n".join(aligned([one.row() for one in self]))
-
-    def json(self) -> str:
-        """All there is to know of each, as a JSON array of objects."""
-        return json.dumps([asdict(one) for one in self], indent=2)
 
 
 @dataclass(frozen=True)
@@ -50,15 +31,13 @@ class Region:
     name: str
     endpoint: str
 
-    def row(self) -> list[str]:
-        return [self.name]
 
-
-def regions(settings: Settings) -> Table:
+def regions(settings: Settings) -> Table[Region]:
     """The regions enabled for the account, by name."""
-    found = aws.ec2(settings).describe_regions()["Regions"]
-    enabled = [one for one in found if one.get("OptInStatus") != "not-opted-in"]
-    return Table(sorted((Region(one["RegionName"], one["Endpoint"]) for one in enabled), key=lambda one: one.name))
+    known = aws.ec2(settings).describe_regions()["Regions"]
+    enabled = (one for one in known if one.get("OptInStatus") != "not-opted-in")
+    found = (Region(one["RegionName"], one["Endpoint"]) for one in enabled)
+    return Table(sorted(found, key=lambda region: region.name), "name")
 
 
 @dataclass(frozen=True)
@@ -70,15 +49,12 @@ class Zone:
     state: str
     kind: str
 
-    def row(self) -> list[str]:
-        return [self.name, self.id, self.state, self.kind]
 
-
-def zones(settings: Settings) -> Table:
+def zones(settings: Settings) -> Table[Zone]:
     """The zones of the region that the account can use, by name."""
     found = aws.ec2(settings).describe_availability_zones()["AvailabilityZones"]
     all_ = (Zone(one["ZoneName"], one["ZoneId"], one["State"], one["ZoneType"]) for one in found)
-    return Table(sorted(all_, key=lambda zone: zone.name))
+    return Table(sorted(all_, key=lambda zone: zone.name), "name", "id", "state", "kind")
 
 
 @dataclass(frozen=True)
@@ -93,20 +69,15 @@ class Type:
     on_demand: float | None = None
     spot: Mapping[str, float] = field(default_factory=dict)
 
-    def row(self) -> list[str]:
-        nvme = f"{self.nvme_gb}GB" if self.nvme_gb else "-"
-        zone, usd = min(self.spot.items(), key=lambda item: item[1], default=("-", None))
-        sizes = [self.name, str(self.vcpus), f"{self.memory_gib:g}GiB", nvme, ",".join(self.architectures)]
-        return [*sizes, _price(self.on_demand), _price(usd), zone]
-
-
-def _price(usd: float | None) -> str:
-    return "-" if usd is None else f"{money(usd)}/hour"
+    @property
+    def cheapest_zone(self) -> str:
+        """Where its spot price is lowest; empty where none is known."""
+        return min(self.spot, key=lambda zone: self.spot[zone], default="")
 
 
 def types(
     settings: Settings, only: str, say: Say, *, vcpus: int = 0, memory: float = 0, nvme: int = 0, arch: str = ""
-) -> Table:
+) -> Table[Type]:
     """The types that match one of the globs `only` and have at least so much, cheapest first, unknown prices last.
 
     Raises NothingMatched, also for one of `only` that is no glob and no type of the region.
@@ -136,7 +107,16 @@ def types(
     for (name, zone), usd in prices.spot(settings, names, say).items():
         spot.setdefault(name, {})[zone] = usd
     priced = (replace(one, on_demand=on_demand.get(one.name), spot=spot.get(one.name, {})) for one in found)
-    return Table(sorted(priced, key=lambda one: (one.on_demand or math.inf, one.name)))
+    return Table(
+        sorted(priced, key=lambda one: (one.on_demand or math.inf, one.name)),
+        *("name", "vcpus"),
+        lambda one: f"{one.memory_gib:g}GiB",
+        lambda one: f"{one.nvme_gb}GB" if one.nvme_gb else "",
+        "architectures",
+        lambda one: per_hour(one.on_demand),
+        lambda one: per_hour(one.spot.get(one.cheapest_zone)),
+        "cheapest_zone",
+    )
 
 
 def _type(raw: Mapping[str, Any]) -> Type:
@@ -160,11 +140,8 @@ class SpotPrices:
     mean: float
     max: float
 
-    def row(self) -> list[str]:
-        return [self.zone, *map(money, (self.now, self.min, self.mean, self.max))]
 
-
-def spot_prices(settings: Settings, type: str, days: float) -> Table:
+def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]:
     """How the spot price of a type went in each zone, the zone that is cheapest now first.
 
     Raises UsageError for days that EC2 doesn't remember, NothingMatched for a type without spot prices.
@@ -182,7 +159,14 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table:
         hint = images.near_type(settings, type) or "; `inv ec2.types` lists types"
         raise NothingMatched(f"{aws.region_of(settings)} has no spot prices of {type!r}{hint}")
     rows = (_summary(zone, sorted(of_zone.items()), end) for zone, of_zone in changes.items())
-    return Table(sorted(rows, key=lambda row: (row.now, row.zone)))
+    return Table(
+        sorted(rows, key=lambda row: (row.now, row.zone)),
+        "zone",
+        lambda row: money(row.now),
+        lambda row: money(row.min),
+        lambda row: money(row.mean),
+        lambda row: money(row.max),
+    )
 
 
 def _summary(zone: str, changes: Sequence[tuple[datetime, float]], end: datetime) -> SpotPrices:

@@ -156,7 +156,7 @@ def _add_to_cache(where: str, asked: Known) -> None:
     known.pop(_REFUSED, None)
     cache = {name: entries for name, entries in cache.items() if entries} | {where: known | asked}
     with contextlib.suppress(OSError):  # without a cache it is asked every time
-        atomic.write(_cache_path(), json.dumps(cache))
+        atomic.write(_cache_path(), [json.dumps(cache).encode()])
 
 
 def _cache_path() -> Path:

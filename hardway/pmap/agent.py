@@ -26,9 +26,13 @@ Files without a name lie in the same directory: nothing to clean up when the age
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
 its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
+To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: Poller, Connection, Command,
+Spawner, Outputs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small functions, and
+last `main`, where all begins.
+
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
-    from it:      HELLO holdings, STARTED slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
+    from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
                   SHARED with another job
 Before the first frame from the agent stands MARK, since a login shell may print what it likes.
@@ -48,12 +52,13 @@ import struct
 import time
 import zlib
 
-VERSION = 2
+VERSION = 3
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
-# Exit code or -signal, flags, seconds, worker, lengths of stdout and stderr, their CRC-32.
-RESULT = struct.Struct("!hBdIQQII")
-HOLDING = struct.Struct("!IHBd")  # task, attempt, state, seconds since it started
+START = struct.Struct("!Id")  # slot, when by this machine's clock
+# Exit code or -signal, flags, seconds, lengths of stdout and stderr, their CRC-32.
+RESULT = struct.Struct("!hBdQQII")
+HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
 HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
 WAITING, RUNNING, ENDED = range(3)
@@ -148,7 +153,7 @@ class Task:
         self.stdin = memoryview(stdin)
         self.feed = -1  # the pipe to its stdin
         self.state = WAITING
-        self.worker = 0
+        self.slot = 0
         self.pid = 0  # of the command; its process group
         self.began = 0.0
         self.ended = 0.0  # when the command did
@@ -166,6 +171,39 @@ class Task:
         self.crcs = [0, 0]
         self.inline = b""
 
+    def accuse(self, error: OSError) -> None:
+        """The attempt fails, and it is the instance's fault."""
+        self.flags |= HOST_FAULT
+        self.fault = f"the instance's fault: {(error.strerror or str(error)).lower()}"
+        self.excuse(self.fault)
+
+    def excuse(self, why: str) -> None:
+        """Say on stderr, in place of all output, why there is none."""
+        self.status = 126
+        self.inline = why.encode("utf-8", "replace")
+        self.sizes, self.crcs = [0, len(self.inline)], [0, zlib.crc32(self.inline)]
+
+    def complete(self) -> None:
+        """All that it printed has been read: put it together."""
+        if self.fault or self.flags & NO_START:
+            self.outputs = []
+            return
+        self.sizes = [output.size for output in self.outputs]
+        self.crcs = [output.crc for output in self.outputs]
+        if all(output.spool < 0 for output in self.outputs):
+            self.inline = b"".join([part for output in self.outputs for part in output.parts])
+            self.outputs = []
+
+    def holding(self, now: float) -> bytes:
+        """What a new connection is told of it."""
+        seconds = now - self.began if self.began else 0.0
+        return HOLDING.pack(self.task, self.attempt, self.state, self.slot, self.began, seconds)
+
+    def result(self) -> bytes:
+        """Its end, with outputs that are short."""
+        counts = self.sizes + self.crcs
+        return RESULT.pack(self.status, self.flags, self.seconds, *counts) + self.inline
+
 
 class Process:
     """One line of /proc."""
@@ -182,44 +220,469 @@ class Process:
 
 
 class Agent:
-    """All of a connection: frames in, slots that run tasks, frames out."""
+    """Keeps the slots busy: what the driver says, the attempts that run, and the loop in which all happens."""
 
     def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
-        self.directory = directory
-        self.home = home
-        self.identity = os.urandom(8).hex()
         self.settings = {}  # type: dict[str, bytes]
         self.slots = 0
         self.timeout = 0.0
-        self.linger = 3600.0
-        self.workers = []  # type: list[int]
-        self.shared = Slots()
-        self.shared_told = False  # that other jobs are here, over the present connection
-        self.argv = []  # type: list[bytes]
-        self.program = ""
-        self.environment = {}  # type: dict[bytes, bytes]
-        self.placed = None  # type: list[tuple[bytes, bytes | None, os.stat_result | None]] | None
+        self.linger = 0.0  # without settings nobody ever said what the job is
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
         self.commands = {}  # type: dict[int, Task]  # by pid, those that haven't ended
-        self.helpers = set()  # type: set[int]
-        self.owners = {}  # type: dict[tuple[int, float], Task]  # of processes seen, by pid and start
-        self.kept = 0
-        self.chatty = False  # a task has filled half a pipe
         self.retry_at = 0.0  # when to try again to start what could not be started,
         self.short_since = 0.0  # and since when it can't
+        self.leaving = 0.0
+        self.shared_told = False  # that other jobs are here, over the present connection
+
+        self.wake, self.wake_in = wake_on_signals()
+        self.poller = Poller()
+        self.poller.watch(self.wake, select.POLLIN, self.woken)
+        self.spawner = Spawner()
+        self.command = Command(directory, home, self.spawner)
+        self.outputs = Outputs(directory)
+        self.shared = Slots(directory, self.wake_in)
         self.scratch = Scratch(os.path.basename(directory), home)
-        self.limits = raise_limit()  # of descriptors: the tasks', ours, the most there may be
-        self.spools = 0  # files that outputs are in
-        self.subreaper = become_subreaper()
-        self.order = ()  # type: tuple[object, ...]
-        self.spawned = 0  # type: int | OSError
-        self.ordered, self.spawned_one = _thread.allocate_lock(), _thread.allocate_lock()
-        self.ordered.acquire()
-        self.spawned_one.acquire()
+        job = os.path.basename(directory)
+        self.descendants = Descendants(job, self.running, self.commands, self.spawner.helpers)
+        self.interruption = Interruption(self.wake_in)
+        self.connection = Connection(directory, self.poller, self.outputs, self.tasks, self.handle)
+        os.chdir(home)
+        self.connection.attach(*link)
+
+    def run(self) -> None:
+        """Until all is over."""
+        _thread.start_new_thread(self.interruption.look, ())
+        connection = self.connection
+        while True:
+            self.reap()
+            now = time.monotonic()
+            self.start_tasks(now)
+            self.enforce(now)
+            if self.leaving and not self.running:
+                end_children()
+                connection.out += frame(BYE)
+                connection.flush()
+                return
+            if not connection.link and now - connection.alone_since >= self.linger:
+                self.leave()
+                continue
+            if self.interruption.at and connection.link and not connection.noticed:
+                connection.noticed = True
+                connection.out += frame(NOTICE, 0, 0, struct.pack("!d", self.interruption.at - now))
+            busy = len(self.waiting) > self.slots and not self.leaving
+            if not connection.send(now, busy):
+                self.poller.wait(self.patience(now))
+
+    def patience(self, now: float) -> float:
+        """Seconds until something is due though nothing happens."""
+        times = [now + 3600]
+        if not self.connection.link:
+            times.append(self.connection.alone_since + self.linger)
+        elif self.connection.held_since:
+            times.append(self.connection.held_since + HOLD_BACK)
+        if self.waiting and self.retry_at > now:
+            times.append(self.retry_at)
+        for one in self.running.values():
+            if not one.watched:
+                times.append(one.began + QUIET)
+            if one.kill_at:
+                times.append(one.kill_at)
+                continue
+            if self.timeout:
+                times.append(one.began + self.timeout)
+            if one.ended and not one.said:
+                times.append(one.ended + HELD_AFTER)
+        return max(0.0, min(times) - now)
+
+    def woken(self) -> None:
+        os.read(self.wake, 4096)
+
+    # What the driver says
+
+    def handle(self, kind: int, task: int, attempt: int, payload: bytes) -> None:
+        """Do what a frame says. Raises ValueError, KeyError or IndexError for what no driver says."""
+        if kind == RUN:
+            self.add(task, attempt, payload)
+        elif kind == ACK:
+            one = self.tasks.get((task, attempt))
+            if one and one.state == ENDED:
+                del self.tasks[task, attempt]
+                self.connection.drop(one)
+                self.outputs.forget(one)
+        elif kind in (TAKE, KILL):
+            self.take_back(task, attempt, kind == KILL)
+        elif kind == PING:
+            self.connection.out += frame(PONG, task, attempt, payload)
+            self.connection.flush()
+        elif kind == JOB:
+            self.configure(payload)
+        elif kind == STOP:
+            self.leave()
+        else:
+            raise ValueError(f"a frame of kind {kind}")
+
+    def configure(self, payload: bytes) -> None:
+        """Settings as NUL-separated key=value; environment variables have an upper-case key."""
+        pairs = [item.partition(b"=") for item in payload.split(b"\0")]
+        settings = {key.decode(): value for key, _, value in pairs}
+        self.slots = max(1, int(settings["slots"]))
+        self.timeout = float(settings["timeout"])
+        self.linger = float(settings["linger"])
+        self.command.configure(settings)
+        self.settings = settings
+        self.shared.waits = self.shared.join(settings.get("HARDWAY_INSTANCE_ID", b"").decode(), self.slots)
+        self.shared_told = False
+
+    def add(self, task: int, attempt: int, stdin: bytes) -> None:
+        if (task, attempt) not in self.tasks and not self.leaving:
+            one = self.tasks[task, attempt] = Task(task, attempt, stdin)
+            self.waiting.append(one)
+
+    def take_back(self, task: int, attempt: int, kill: bool) -> None:
+        """Give back what waits; end what runs, where that is asked."""
+        one = self.tasks.get((task, attempt))
+        if one and one.state == WAITING:
+            self.waiting.remove(one)
+            del self.tasks[task, attempt]
+            self.connection.out += frame(RETURNED, task, attempt)
+        elif one and one.state == RUNNING and kill:
+            one.flags |= KILLED
+            self.terminate(one)
+        elif not one:
+            self.connection.out += frame(RETURNED, task, attempt)
+
+    def leave(self) -> None:
+        """End all tasks, then go."""
+        if not self.leaving:
+            self.leaving = time.monotonic()
+            for one in self.waiting:
+                del self.tasks[one.task, one.attempt]
+            self.waiting = []
+            for one in self.running.values():
+                one.flags |= KILLED
+                self.terminate(one)
+
+    # The start of an attempt
+
+    def start_tasks(self, now: float) -> None:
+        if now < self.retry_at:
+            return
+        while self.waiting and len(self.running) < self.slots and self.room():
+            slot = self.shared.take()
+            if slot < 0:
+                break
+            if not self.start(self.waiting[0], slot):
+                self.shared.give(slot)
+                return
+        if self.shared.waits and not self.shared_told:
+            self.shared_told = True
+            self.connection.out += frame(SHARED)
+        if not self.waiting:
+            self.shared.decline()
+
+    def room(self) -> bool:
+        """Whether there are descriptors for one more; one at a time there always are."""
+        taken = self.outputs.spools + PER_TASK * (len(self.running) + 1) + RESERVE
+        return not self.running or taken <= self.command.limits[1]
+
+    def start(self, one: Task, slot: int) -> bool:
+        """Start the task that has waited longest; False where the instance can't at the moment."""
+        now = time.monotonic()
+        pipes = []  # type: list[int]
+        ready = False
+        try:
+            scratch = self.scratch.of(slot)
+            self.command.place_files(scratch)
+            for _ in range(3):
+                pipes += os.pipe()
+            stdin, feed, out, out_in, err, err_in = pipes
+            for fd in (feed, out, err):
+                os.set_blocking(fd, False)
+            one.feed = feed
+            self.push(one)
+            ready = True
+            one.pid = self.command.start(one, slot, scratch, (stdin, out_in, err_in))
+        except OSError as error:
+            one.feed = -1
+            for fd in pipes:
+                os.close(fd)
+            return self.fail(one, slot, now, error, not ready or error.errno in SHORT)
+        self.begin(one, slot, now)
+        one.outputs = [Output(out), Output(err)]
+        for fd in (stdin, out_in, err_in):
+            os.close(fd)
+        if one.stdin:
+            self.poller.watch(feed, select.POLLOUT, self.push, one)
+        else:
+            os.close(feed)
+            one.feed = -1
+        self.commands[one.pid] = one
+        return True
+
+    def fail(self, one: Task, slot: int, now: float, error: OSError, ours: bool) -> bool:
+        """An attempt could not be started; False where it may be soon. With `ours` it is the instance's fault."""
+        if ours:
+            self.short_since = self.short_since or now
+            self.retry_at = now + SHORT_AGAIN
+            if self.running or now - self.short_since < SHORT_MOST:
+                self.discard(slot)  # part of the job's files may lie in it
+                return False
+        self.begin(one, slot, now)
+        if ours:
+            one.accuse(error)
+        else:
+            one.flags |= NO_START
+            one.excuse(f"the agent could not start it: {error}")
+        self.end(one)
+        return True
+
+    def begin(self, one: Task, slot: int, now: float) -> None:
+        """The attempt has the slot."""
+        self.short_since = 0.0
+        self.waiting.pop(0)
+        one.slot, one.began, one.state = slot, now, RUNNING
+        self.running[one.task, one.attempt] = one
+        self.connection.out += frame(STARTED, one.task, one.attempt, START.pack(slot, now))
+
+    def push(self, one: Task) -> None:
+        """Feed the command's stdin, as far as it takes it."""
+        try:
+            while one.stdin:
+                one.stdin = one.stdin[os.write(one.feed, one.stdin[: 1 << 20]) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # it reads no more
+        one.stdin = memoryview(b"")
+        if one.feed in self.poller.actions:
+            self.starve(one)
+
+    def starve(self, one: Task) -> None:
+        """Close the command's stdin."""
+        if one.feed >= 0:
+            self.poller.unwatch(one.feed)
+            os.close(one.feed)
+            one.feed = -1
+
+    # While it runs
+
+    def attend(self, one: Task) -> None:
+        """Read the attempt's outputs as they come."""
+        if not one.watched:
+            one.watched = True
+            for output in one.outputs:
+                if output.fd >= 0:
+                    self.poller.watch(output.fd, select.POLLIN, self.read, one, output)
+
+    def read(self, one: Task, output: Output) -> None:
+        self.drain(one, output)
+        if one.ended and output.fd < 0:
+            self.conclude(one)
+
+    def drain(self, one: Task, output: Output) -> None:
+        """Read what there is of an output."""
+        for _ in range(PIECES):
+            try:
+                piece = os.read(output.fd, PIECE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.spoil(one, error)
+                piece = b""
+            if not piece:
+                self.finish(output)
+                return
+            if not one.fault:
+                try:
+                    self.outputs.keep(one, output, piece)
+                except OSError as error:
+                    self.spoil(one, error)
+
+    def finish(self, output: Output) -> None:
+        """An output is at its end."""
+        self.poller.unwatch(output.fd)
+        os.close(output.fd)
+        output.fd = -1
+
+    def spoil(self, one: Task, error: OSError) -> None:
+        """What an attempt prints can't be kept: it ends here, and what it still prints is read to nowhere."""
+        one.accuse(error)
+        self.outputs.forget(one)
+        self.terminate(one)
+
+    def enforce(self, now: float) -> None:
+        """End what has run too long, and what is left of what was ended."""
+        for one in list(self.running.values()):
+            if not one.watched and (self.outputs.chatty or now >= one.began + QUIET):
+                self.attend(one)
+            if one.kill_at:
+                if now >= one.kill_at:
+                    one.over_by = one.over_by or now + STUCK
+                    self.signal(one, signal.SIGKILL)
+                    one.kill_at = now + AGAIN
+                    self.give_up(one, now)
+            elif self.timeout and now - one.began >= self.timeout:
+                one.flags |= TIMED_OUT
+                self.terminate(one)
+            elif one.ended and not one.said and now >= one.ended + HELD_AFTER:
+                one.said = True
+                self.tell(one, f"its command has ended, {holders(one)} still holds its output")
+
+    def tell(self, one: Task, text: str) -> None:
+        self.connection.out += frame(SAID, one.task, one.attempt, text.encode("utf-8", "replace"))
+
+    def terminate(self, one: Task) -> None:
+        if not one.kill_at and one.state == RUNNING:
+            one.kill_at = time.monotonic() + GRACE
+            self.signal(one, signal.SIGTERM)
+
+    def signal(self, one: Task, number: int) -> None:
+        """Send a signal to all that is left of an attempt."""
+        members = self.descendants.members(one)
+        if not members and not one.ended:
+            kill_group(one.pid, number)  # no /proc
+        refused = []
+        for pid in members:
+            if not kill(pid, number):
+                refused.append(pid)
+        if refused:  # what a task has started by sudo
+            self.spawner.helper([b"sudo", b"-n", b"kill", b"-%d" % number, b"--"] + [b"%d" % pid for pid in refused])
+
+    # Its end
+
+    def reap(self) -> None:
+        """Take the status of each child that ended."""
+        some = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            self.spawner.helpers.discard(pid)
+            one = self.commands.pop(pid, None)
+            if not one:
+                some = True
+                continue
+            one.ended = time.monotonic()
+            if not one.fault:
+                one.status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            for output in one.outputs:
+                if output.fd >= 0:
+                    self.drain(one, output)
+            self.conclude(one)
+        if some:
+            for one in list(self.running.values()):
+                if one.kill_at and one.ended:
+                    self.conclude(one)
+
+    def conclude(self, one: Task) -> None:
+        """The attempt is over, if its command and its outputs have ended and nothing is left of it."""
+        if (one.task, one.attempt) not in self.running:
+            return
+        if one.outputs[0].fd >= 0 or one.outputs[1].fd >= 0:
+            self.attend(one)
+        elif not self.descendants.adopted() or not self.descendants.members(one):
+            self.end(one)
+        elif not one.kill_at:
+            self.terminate(one)
+
+    def give_up(self, one: Task, now: float) -> None:
+        """After KILL nothing more is waited for than that there is nothing left, and that not for ever."""
+        left = self.descendants.members(one)
+        if now >= one.over_by and (left or not one.ended):
+            self.tell(one, f"{names_of(left)} can't be ended")
+            if not one.ended:
+                one.status = -signal.SIGKILL
+        elif left or not one.ended:
+            return
+        for output in one.outputs:  # who holds one now is none of its own
+            if output.fd >= 0:
+                self.drain(one, output)
+        self.end(one)
+
+    def end(self, one: Task) -> None:
+        """The attempt is over."""
+        one.seconds = time.monotonic() - one.began
+        one.state = ENDED
+        self.running.pop((one.task, one.attempt), None)
+        self.starve(one)
+        for output in one.outputs:
+            if output.fd >= 0:
+                self.finish(output)
+        one.complete()
+        self.outputs.chatty = self.outputs.chatty or max(one.sizes) > PIECE // 2
+        self.descendants.forget(one)
+        self.discard(one.slot)
+        self.shared.give(one.slot)
+        if self.leaving:
+            self.outputs.forget(one)
+            one.outputs = []
+        else:
+            self.connection.deliver(one)
+
+    def discard(self, slot: int) -> None:
+        """Empty a slot's directory; what is much is removed by a process of its own."""
+        rest = self.scratch.clear(slot)
+        if rest:
+            self.spawner.helper(removal(rest))
+
+
+def wake_on_signals() -> "tuple[int, int]":
+    """A pipe, its reading end first, that is written to when a child ends; ignore what is sent to who is left alone."""
+    wake, wake_in = os.pipe()
+    for fd in (wake, wake_in):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake_in)
+    signal.signal(signal.SIGCHLD, lambda number, stack: None)
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    return wake, wake_in
+
+
+class Poller:
+    """What to do when a descriptor is ready."""
+
+    def __init__(self) -> None:
         self.poll = select.poll()
-        self.watched = {}  # type: dict[int, tuple[object, ...]]
+        self.actions = {}  # type: dict[int, tuple[object, ...]]
+
+    def watch(self, fd: int, events: int, act: "Callable[..., None]", *args: object) -> None:  # type: ignore[name-defined]
+        self.poll.register(fd, events)
+        self.actions[fd] = (act, *args)
+
+    def unwatch(self, fd: int) -> None:
+        if self.actions.pop(fd, None):
+            self.poll.unregister(fd)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something is ready, and do what is to be done then."""
+        for fd, _ in self.poll.poll(int(seconds * 1000) + 1):
+            act = self.actions.get(fd)
+            if act:
+                act[0](*act[1:])  # type: ignore[operator]
+
+
+class Connection:
+    """To the driver, one at a time: frames both ways, and the outputs of ended tasks on their way to it."""
+
+    def __init__(
+        self,
+        directory: str,
+        poller: Poller,
+        outputs: "Outputs",
+        tasks: "dict[tuple[int, int], Task]",
+        handle: "Callable[[int, int, int, bytes], None]",  # type: ignore[name-defined]
+    ) -> None:
+        """Listen in this directory, which is the current one from then on, for who hands over another connection."""
+        self.poller = poller
+        self.outputs = outputs
+        self.tasks = tasks
+        self.handle = handle
+        self.identity = os.urandom(8).hex()
         self.link = None  # type: tuple[int, int, int] | None
         self.frames = Frames()
         self.out = bytearray()
@@ -230,17 +693,8 @@ class Agent:
         self.received = 0
         self.unheard = False  # what is written to the link fails
         self.held_since = 0.0
-        self.leaving = 0.0
+        self.noticed = False  # an interruption was told
         self.alone_since = time.monotonic()
-        self.gone_at = 0.0  # when the instance will be interrupted, of the monotonic clock
-        self.told = False
-        self.wake, self.wake_in = os.pipe()
-        for fd in (self.wake, self.wake_in):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(self.wake_in)
-        signal.signal(signal.SIGCHLD, lambda number, stack: None)
-        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(directory)  # the path of a socket is short, a home directory's may not be
         try:
@@ -250,55 +704,7 @@ class Agent:
         self.listener.bind("socket")
         self.listener.listen(8)
         self.listener.setblocking(False)
-        os.chdir(home)
-        _thread.start_new_thread(self.serve, ())
-        self.watch(self.wake, select.POLLIN, self.woken)
-        self.watch(self.listener.fileno(), select.POLLIN, self.accept)
-        self.attach(*link)
-
-    # The connection
-
-    def attach(self, source: int, sink: int, lease: int) -> None:
-        """Talk over these from now on; `lease` is closed when that is over."""
-        self.detach()
-        self.link = (source, sink, lease)
-        for fd in (source, sink):
-            os.set_blocking(fd, False)
-        self.watch(source, select.POLLIN, self.receive)
-        self.frames = Frames()
-        now = time.monotonic()
-        holdings = [
-            HOLDING.pack(one.task, one.attempt, one.state, now - one.began if one.state == RUNNING else one.seconds)
-            for one in self.tasks.values()
-        ]
-        about = f"{VERSION} {self.identity} {cpus()} {len(holdings)}\n"
-        self.out += MARK + frame(HELLO, 0, 0, about.encode() + b"".join(holdings))
-        self.sending = [one for one in self.tasks.values() if one.state == ENDED]
-
-    def detach(self) -> None:
-        if self.link:
-            for fd in self.link:
-                self.unwatch(fd)
-                os.close(fd)
-            self.link = None
-            self.alone_since = time.monotonic()
-            if not self.settings:
-                self.linger = 0.0  # nobody ever said what the job is
-        self.out = bytearray()
-        self.sending = []
-        self.sent = 0
-        self.unheard = self.told = False
-
-    def watch(self, fd: int, events: int, act: "Callable[..., None]", *args: object) -> None:  # type: ignore[name-defined]
-        self.poll.register(fd, events)
-        self.watched[fd] = (act, *args)
-
-    def unwatch(self, fd: int) -> None:
-        if self.watched.pop(fd, None):
-            self.poll.unregister(fd)
-
-    def woken(self) -> None:
-        os.read(self.wake, 4096)
+        poller.watch(self.listener.fileno(), select.POLLIN, self.accept)
 
     def accept(self) -> None:
         """Another process of ours hands over the stdin and stdout of a new connection."""
@@ -324,6 +730,32 @@ class Agent:
             for passed_fd in fds:
                 os.close(passed_fd)
             lease.close()
+
+    def attach(self, source: int, sink: int, lease: int) -> None:
+        """Talk over these from now on; `lease` is closed when that is over."""
+        self.detach()
+        self.link = (source, sink, lease)
+        for fd in (source, sink):
+            os.set_blocking(fd, False)
+        self.poller.watch(source, select.POLLIN, self.receive)
+        self.frames = Frames()
+        now = time.monotonic()
+        holdings = [one.holding(now) for one in self.tasks.values()]
+        about = f"{VERSION} {self.identity} {cpus()} {len(holdings)}\n"
+        self.out += MARK + frame(HELLO, 0, 0, about.encode() + b"".join(holdings))
+        self.sending = [one for one in self.tasks.values() if one.state == ENDED]
+
+    def detach(self) -> None:
+        if self.link:
+            for fd in self.link:
+                self.poller.unwatch(fd)
+                os.close(fd)
+            self.link = None
+            self.alone_since = time.monotonic()
+        self.out = bytearray()
+        self.sending = []
+        self.sent = 0
+        self.unheard = self.noticed = False
 
     def receive(self) -> None:
         try:
@@ -351,6 +783,43 @@ class Agent:
             self.out += frame(ERROR, 0, 0, f"the driver sent {error}".encode("utf-8", "replace"))
             self.flush()
             self.detach()
+
+    def deliver(self, one: Task) -> None:
+        """An attempt has ended: send its outputs and its end, if there is somebody to take them."""
+        if self.link:
+            self.sending.append(one)
+
+    def drop(self, one: Task) -> None:
+        """The driver has what it wants of an attempt."""
+        if one in self.sending:
+            self.sent = 0 if one is self.sending[0] else self.sent
+            self.sending.remove(one)
+
+    def send(self, now: float, busy: bool) -> bool:
+        """Send what is to be sent now; True where the connection was found to be gone. `busy`: tasks wait here."""
+        if not self.may_hold_back(now, busy):
+            self.flush()
+        if self.unheard:
+            self.hear_out()
+            return True
+        if self.link:
+            if not (self.out or self.sending) or self.held_since:
+                self.poller.unwatch(self.link[1])
+            elif self.link[1] not in self.poller.actions:
+                self.poller.watch(self.link[1], select.POLLOUT, self.flush)
+        return False
+
+    def may_hold_back(self, now: float, busy: bool) -> bool:
+        """Whether what there is to say can wait for more: nobody stands idle for it."""
+        if not (self.out or self.sending) or not busy or len(self.out) > INLINE:
+            self.held_since = 0.0
+            return False
+        if not self.held_since:
+            self.held_since = now
+        if now - self.held_since >= HOLD_BACK:
+            self.held_since = 0.0
+            return False
+        return True
 
     def flush(self) -> None:
         """Send what can be sent without waiting."""
@@ -384,142 +853,92 @@ class Agent:
         """Move one more piece of the ended tasks' outputs to `out`."""
         one = self.sending[0]
         if one.outputs:
-            offset = self.sent
-            index = 0
-            if offset >= one.sizes[0]:
-                offset -= one.sizes[0]
-                index = 1
+            index = int(self.sent >= one.sizes[0])
+            offset = self.sent - index * one.sizes[0]
             size = min(CHUNK_SIZE, one.sizes[index] - offset)
             if size > 0:
-                if not offset:
-                    self.sent_crc = 0
-                try:
-                    piece = self.piece(one.outputs[index], offset, size)
-                    self.sent_crc = zlib.crc32(piece, self.sent_crc)
-                    if offset + size == one.sizes[index] and self.sent_crc != one.crcs[index]:
-                        raise OSError(errno.EIO, "what was kept of an output is not what was read")
-                except OSError as error:
-                    self.accuse(one, error)
-                    self.forget(one)
-                    one.outputs = []
-                else:
+                piece = self.checked(one, index, offset, size)
+                if piece:
                     self.out += frame(CHUNK, one.task, one.attempt, bytes([index]) + piece)
                     self.sent += size
                     return
-        self.out += frame(
-            DONE,
-            one.task,
-            one.attempt,
-            RESULT.pack(one.status, one.flags, one.seconds, one.worker, *(one.sizes + one.crcs)) + one.inline,
-        )
+        self.out += frame(DONE, one.task, one.attempt, one.result())
         self.sending.pop(0)
         self.sent = 0
 
-    @staticmethod
-    def piece(output: Output, offset: int, size: int) -> bytes:
-        """So many bytes of an output. Raises OSError where they can't be read back."""
-        if output.spool < 0:
-            if len(output.parts) > 1:
-                output.parts[:] = [b"".join(output.parts)]
-            return output.parts[0][offset : offset + size]
-        piece = os.pread(output.spool, size, offset)
-        while len(piece) < size:
-            more = os.pread(output.spool, size - len(piece), offset + len(piece))
-            if not more:
-                raise OSError(errno.EIO, "what was kept of an output is cut short")
-            piece += more
+    def checked(self, one: Task, index: int, offset: int, size: int) -> bytes:
+        """A piece of an output; empty where it can't be read back as it was, for which the attempt fails."""
+        if not offset:
+            self.sent_crc = 0
+        try:
+            piece = self.outputs.piece(one.outputs[index], offset, size)
+            self.sent_crc = zlib.crc32(piece, self.sent_crc)
+            if offset + size == one.sizes[index] and self.sent_crc != one.crcs[index]:
+                raise OSError(errno.EIO, "what was kept of an output is not what was read")
+        except OSError as error:
+            one.accuse(error)
+            self.outputs.forget(one)
+            one.outputs = []
+            return b""
         return piece
 
-    # What the driver says
 
-    def handle(self, kind: int, task: int, attempt: int, payload: bytes) -> None:
-        if kind == RUN:
-            self.add(task, attempt, payload)
-        elif kind == ACK:
-            one = self.tasks.get((task, attempt))
-            if one and one.state == ENDED:
-                del self.tasks[task, attempt]
-                if one in self.sending:
-                    self.sent = 0 if one is self.sending[0] else self.sent
-                    self.sending.remove(one)
-                self.forget(one)
-        elif kind in (TAKE, KILL):
-            one = self.tasks.get((task, attempt))
-            if one and one.state == WAITING:
-                self.waiting.remove(one)
-                del self.tasks[task, attempt]
-                self.out += frame(RETURNED, task, attempt)
-            elif one and one.state == RUNNING and kind == KILL:
-                one.flags |= KILLED
-                self.terminate(one)
-            elif not one:
-                self.out += frame(RETURNED, task, attempt)
-        elif kind == PING:
-            self.out += frame(PONG, task, attempt, payload)
-            self.flush()
-        elif kind == JOB:
-            self.configure(payload)
-        elif kind == STOP:
-            self.leave()
-        else:
-            raise ValueError(f"a frame of kind {kind}")
+class Command:
+    """How a job's command is started: program, arguments, environment, and the files that came with the job."""
 
-    def configure(self, payload: bytes) -> None:
-        """Settings as NUL-separated key=value; environment variables have an upper-case key."""
-        pairs = [item.partition(b"=") for item in payload.split(b"\0")]
-        settings = {key.decode(): value for key, _, value in pairs}
-        self.slots = max(1, int(settings["slots"]))
-        self.timeout = float(settings["timeout"])
-        self.linger = float(settings["linger"])
-        base = int(settings["worker"])
-        busy = [one.worker for one in self.running.values()]
-        self.workers = [worker for worker in reversed(range(base, base + self.slots)) if worker not in busy]
-        if self.settings.get("command") != settings["command"]:
+    def __init__(self, directory: str, home: str, spawner: "Spawner") -> None:
+        self.directory = directory
+        self.home = home
+        self.spawner = spawner
+        self.limits = raise_limit()  # of descriptors: the tasks', ours, the most there may be
+        self.text = None  # type: bytes | None
+        self.argv = []  # type: list[bytes]
+        self.program = ""
+        self.environment = {}  # type: dict[bytes, bytes]
+        self.first_worker = 0  # the number of slot 0 among all slots of the job
+        self.in_scratch = False  # where it runs; else in the home directory
+        self.digest = ""  # of the job's files
+        self.placed = None  # type: list[tuple[bytes, bytes | None, os.stat_result | None]] | None
+
+    def configure(self, settings: "dict[str, bytes]") -> None:
+        self.first_worker = int(settings["worker"])
+        if self.text != settings["command"]:
             self.prepare(settings["command"])
         for key, value in settings.items():
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
-        self.settings = settings
-        instance = settings.get("HARDWAY_INSTANCE_ID", b"").decode()
-        path = os.path.join(os.path.dirname(self.directory), "slots-" + instance.replace("/", "-"))
-        self.shared.waits = self.shared.join(path, self.slots, self.wake_in)
-        self.shared_told = False
+        self.in_scratch = settings.get("workdir") == b"scratch"
+        self.digest = settings.get("files", b"").decode()
 
-    def place_files(self, scratch: str) -> None:
-        """Put the job's files into an attempt's directory, where they are the attempt's own. Raises OSError."""
-        digest = self.settings.get("files", b"").decode()
-        if not digest:
-            return
-        source = os.path.join(self.directory, "files", digest)
-        if self.placed is None:
-            self.placed = [(name, path, None if path is None else os.stat(path)) for name, path, _ in tree_of(source)]
-        for name, path, before in self.placed:
-            target = os.path.join(os.fsencode(scratch), name)
-            if path is None or before is None:
-                os.mkdir(target, 0o755)
-            else:
-                place_file(path, before, target)
-
-    def prepare(self, command: bytes) -> None:
+    def prepare(self, text: bytes) -> None:
         """Decide how to start the command.
 
         A bare command of plain words that names a program is what `bash -c` would exec at once: then bash is asked,
         here and once, which program that is and what environment it would see, and left out from then on.
         """
-        self.argv = [b"bash", b"-c", command]
+        self.text = text
+        self.argv = [b"bash", b"-c", text]
         self.program = which("bash")
         self.environment = dict(os.environb)
         for name in (b"SSH_CLIENT", b"SSH_CONNECTION", b"SSH_TTY"):
             self.environment.pop(name, None)
-        words = command.split()
-        plain = words and WORD.issuperset(command.replace(b" ", b"")) and b"BASH_ENV" not in self.environment
-        if not plain or not self.program:
-            return
+        words = text.split()
+        plain = words and WORD.issuperset(text.replace(b" ", b"")) and b"BASH_ENV" not in self.environment
+        if plain and self.program:
+            program, _, variables = self.ask_bash(words[0]).partition(b"\n")
+            if program.startswith(b"/"):
+                pairs = [item.partition(b"=") for item in variables.split(b"\0") if item]
+                self.environment = {key: value for key, _, value in pairs}
+                self.environment[b"_"] = program
+                self.argv, self.program = words, os.fsdecode(program)
+
+    def ask_bash(self, word: bytes) -> bytes:
+        """The path of the program that a word names, and on further lines the environment it gets; else nothing."""
         read, write = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
         probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
-        argv = [b"bash", b"-c", probe, b"bash", words[0]]
-        pid = self.spawn(self.program, argv, self.environment, (null, write, null))
+        argv = [b"bash", b"-c", probe, b"bash", word]
+        pid = spawn(self.program, argv, self.environment, (null, write, null))
         os.close(write)
         os.close(null)
         said = b""
@@ -530,180 +949,75 @@ class Agent:
             said += piece
         os.close(read)
         _, status = os.waitpid(pid, 0)
-        program, _, variables = said.partition(b"\n")
-        if status == 0 and program.startswith(b"/"):
-            pairs = [item.partition(b"=") for item in variables.split(b"\0") if item]
-            self.environment = {key: value for key, _, value in pairs}
-            self.environment[b"_"] = program
-            self.argv, self.program = words, os.fsdecode(program)
+        return said if status == 0 else b""
 
-    def add(self, task: int, attempt: int, stdin: bytes) -> None:
-        if (task, attempt) not in self.tasks and not self.leaving:
-            one = self.tasks[task, attempt] = Task(task, attempt, stdin)
-            self.waiting.append(one)
-
-    def leave(self) -> None:
-        """End all tasks, then go."""
-        if not self.leaving:
-            self.leaving = time.monotonic()
-            for one in self.waiting:
-                del self.tasks[one.task, one.attempt]
-            self.waiting = []
-            for one in self.running.values():
-                one.flags |= KILLED
-                self.terminate(one)
-
-    # Running
-
-    def start_tasks(self, now: float) -> None:
-        if now < self.retry_at:
+    def place_files(self, scratch: str) -> None:
+        """Put the job's files into an attempt's directory, where they are the attempt's own. Raises OSError."""
+        if not self.digest:
             return
-        while self.waiting and len(self.running) < self.slots and self.workers and self.room() and self.shared.take():
-            if not self.start(self.waiting[0], now):
-                self.shared.give()
-                return
-        if self.shared.waits and not self.shared_told:
-            self.shared_told = True
-            self.out += frame(SHARED)
-        if not self.waiting:
-            self.shared.decline()
-
-    def room(self) -> bool:
-        """Whether there are descriptors for one more; one at a time there always are."""
-        return not self.running or self.spools + PER_TASK * (len(self.running) + 1) + RESERVE <= self.limits[1]
-
-    def start(self, one: Task, now: float) -> bool:
-        """Start a task that waits; False where the instance can't at the moment."""
-        worker = self.workers[-1]
-        pipes = []  # type: list[int]
-        ready = False
-        try:
-            scratch = self.scratch.of(worker)
-            self.place_files(scratch)
-            for _ in range(3):
-                pipes += os.pipe()
-            stdin, feed, out, out_in, err, err_in = pipes
-            for fd in (feed, out, err):
-                os.set_blocking(fd, False)
-            one.feed = feed
-            self.push(one)
-            environment = self.environment_of(one, worker, scratch)
-            ready = True
-            one.pid = self.spawn_task(environment, scratch, (stdin, out_in, err_in))
-        except OSError as error:
-            one.feed = -1
-            for fd in pipes:
-                os.close(fd)
-            ours = not ready or error.errno in SHORT
-            if ours and self.may_pass(now):
-                self.discard(worker)  # part of the job's files may lie in it
-                return False
-            self.short_since = 0.0
-            self.waiting.pop(0)
-            one.worker = self.workers.pop()
-            one.began = now
-            if ours:
-                self.accuse(one, error)
+        source = os.path.join(self.directory, "files", self.digest)
+        if self.placed is None:
+            self.placed = [(name, path, None if path is None else os.stat(path)) for name, path, _ in tree_of(source)]
+        for name, path, before in self.placed:
+            target = os.path.join(os.fsencode(scratch), name)
+            if path is None or before is None:
+                os.mkdir(target, 0o755)
             else:
-                one.flags |= NO_START
-                self.excuse(one, f"the agent could not start it: {error}")
-            self.end(one)
-            return True
-        self.short_since = 0.0
-        self.waiting.pop(0)
-        one.worker = self.workers.pop()
-        one.began = now
-        one.state = RUNNING
-        one.outputs = [Output(out), Output(err)]
-        for fd in (stdin, out_in, err_in):
-            os.close(fd)
-        if one.stdin:
-            self.watch(feed, select.POLLOUT, self.push, one)
-        else:
-            os.close(feed)
-            one.feed = -1
-        self.commands[one.pid] = self.running[one.task, one.attempt] = one
-        self.out += frame(STARTED, one.task, one.attempt, struct.pack("!I", one.worker))
-        return True
+                place_file(path, before, target)
 
-    def environment_of(self, one: Task, worker: int, scratch: str) -> "dict[bytes, bytes]":
-        environment = dict(self.environment)
-        environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
-        environment[b"HARDWAY_TASK"] = b"%d" % one.task
-        environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
-        environment[b"HARDWAY_WORKER"] = b"%d" % worker
-        environment[b"HARDWAY_SCRATCH"] = environment[b"TMPDIR"] = os.fsencode(scratch)
-        if self.settings.get("files"):
-            environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
-        if self.settings.get("workdir") == b"scratch":
-            environment[b"PWD"] = os.fsencode(scratch)
-        return environment
-
-    def may_pass(self, now: float) -> bool:
-        """Whether what hinders a start may pass: then it is tried again soon."""
-        self.short_since = self.short_since or now
-        self.retry_at = now + SHORT_AGAIN
-        return bool(self.running) or now - self.short_since < SHORT_MOST
-
-    def accuse(self, one: Task, error: OSError) -> None:
-        """The attempt fails, and it is the instance's fault."""
-        one.flags |= HOST_FAULT
-        one.fault = f"the instance's fault: {(error.strerror or str(error)).lower()}"
-        self.excuse(one, one.fault)
-
-    @staticmethod
-    def excuse(one: Task, why: str) -> None:
-        """Say on stderr, in place of all output, why there is none."""
-        one.status = 126
-        one.inline = why.encode("utf-8", "replace")
-        one.sizes, one.crcs = [0, len(one.inline)], [0, zlib.crc32(one.inline)]
-
-    def push(self, one: Task) -> None:
-        """Feed the command's stdin, as far as it takes it."""
-        try:
-            while one.stdin:
-                one.stdin = one.stdin[os.write(one.feed, one.stdin[: 1 << 20]) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            pass  # it reads no more
-        one.stdin = memoryview(b"")
-        if one.feed in self.watched:
-            self.starve(one)
-
-    def starve(self, one: Task) -> None:
-        """Close the command's stdin."""
-        if one.feed >= 0:
-            self.unwatch(one.feed)
-            os.close(one.feed)
-            one.feed = -1
-
-    def spawn_task(self, environment: "dict[bytes, bytes]", scratch: str, fds: "tuple[int, ...]") -> int:
-        """Start the command. Raises OSError."""
+    def start(self, one: Task, slot: int, scratch: str, fds: "tuple[int, ...]") -> int:
+        """Start the command for an attempt, with these as its first descriptors. Raises OSError."""
         if not self.program:
             raise OSError(errno.ENOENT, "there is no bash here")
-        if self.settings.get("workdir") == b"scratch":
+        environment = self.environment_of(one, slot, scratch)
+        if self.in_scratch:
             os.chdir(scratch)
         soft, most, hard = self.limits
         if soft != most:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         try:
             try:
-                return self.child(self.program, self.argv, environment, fds)
+                return self.spawner.child(self.program, self.argv, environment, fds)
             except OSError as error:
                 # Gone since, or a script without a first line: bash knows what to do.
                 if self.argv[0] == b"bash" or error.errno in SHORT:
                     raise
-                bash = [b"bash", b"-c", self.settings["command"]]
-                return self.child(which("bash"), bash, environment, fds)
+                bash = [b"bash", b"-c", self.text]
+                return self.spawner.child(which("bash"), bash, environment, fds)
         finally:
             if soft != most:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            if self.settings.get("workdir") == b"scratch":
+            if self.in_scratch:
                 os.chdir(self.home)
 
+    def environment_of(self, one: Task, slot: int, scratch: str) -> "dict[bytes, bytes]":
+        environment = dict(self.environment)
+        environment[b"HARDWAY_JOB"] = os.fsencode(os.path.basename(self.directory))
+        environment[b"HARDWAY_TASK"] = b"%d" % one.task
+        environment[b"HARDWAY_ATTEMPT"] = b"%d" % one.attempt
+        environment[b"HARDWAY_WORKER"] = b"%d" % (self.first_worker + slot)
+        environment[b"HARDWAY_SCRATCH"] = environment[b"TMPDIR"] = os.fsencode(scratch)
+        if self.digest:
+            environment[b"HARDWAY_FILES"] = os.fsencode(scratch)
+        if self.in_scratch:
+            environment[b"PWD"] = os.fsencode(scratch)
+        return environment
+
+
+class Spawner:
+    """Starts processes, in a thread of its own: those children that the main thread gets are what lost its parent."""
+
+    def __init__(self) -> None:
+        self.helpers = set()  # type: set[int]
+        self.order = ()  # type: tuple[object, ...]
+        self.spawned = 0  # type: int | OSError
+        self.ordered, self.spawned_one = _thread.allocate_lock(), _thread.allocate_lock()
+        self.ordered.acquire()
+        self.spawned_one.acquire()
+        _thread.start_new_thread(self.serve, ())
+
     def child(self, *order: object) -> int:
-        """Have the other thread start a process. Raises OSError."""
+        """Have the other thread start a process, see `spawn`. Raises OSError."""
         self.order = order
         self.ordered.release()
         self.spawned_one.acquire()
@@ -712,11 +1026,10 @@ class Agent:
         return self.spawned
 
     def serve(self) -> None:
-        """Start processes, in a thread of its own: those that the main thread gets are what lost its parent."""
         while True:
             self.ordered.acquire()
             try:
-                self.spawned = self.spawn(*self.order)  # type: ignore[arg-type]
+                self.spawned = spawn(*self.order)  # type: ignore[arg-type]
             except OSError as error:
                 self.spawned = error
             except BaseException as error:
@@ -736,96 +1049,50 @@ class Agent:
             except OSError:
                 pass
 
-    def spawn(
-        self, program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", fds: "tuple[int, ...]"
-    ) -> int:
-        """Start a process in its own process group, with these as its first descriptors."""
-        if hasattr(os, "posix_spawn"):
-            moves = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
-            return os.posix_spawn(
-                program,
-                argv,
-                environment,
-                file_actions=moves,
-                setpgroup=0,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD],
-            )
-        import subprocess
 
-        def as_new() -> None:
-            os.setpgid(0, 0)
-            for number in (signal.SIGHUP, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-
-        process = subprocess.Popen(
+def spawn(program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", fds: "tuple[int, ...]") -> int:
+    """Start a process in its own process group, with these as its first descriptors. Raises OSError."""
+    if hasattr(os, "posix_spawn"):
+        moves = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
+        return os.posix_spawn(
+            program,
             argv,
-            executable=program,
-            env=environment,
-            stdin=fds[0],
-            stdout=fds[1],
-            stderr=fds[2],
-            preexec_fn=as_new,
+            environment,
+            file_actions=moves,
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD],
         )
-        process.returncode = 0  # it is waited for by `reap`
-        return process.pid
+    import subprocess
 
-    def reap(self) -> None:
-        """Take the status of each child that ended."""
-        some = False
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            self.helpers.discard(pid)
-            one = self.commands.pop(pid, None)
-            if not one:
-                some = True
-                continue
-            one.ended = time.monotonic()
-            if not one.fault:
-                one.status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-            for output in one.outputs:
-                if output.fd >= 0:
-                    self.drain(one, output)
-            self.conclude(one)
-        if some:
-            for one in list(self.running.values()):
-                if one.kill_at and one.ended:
-                    self.conclude(one)
+    def as_new() -> None:
+        os.setpgid(0, 0)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
 
-    def drain(self, one: Task, output: Output) -> None:
-        """Read what there is of an output."""
-        for _ in range(PIECES):
-            try:
-                piece = os.read(output.fd, PIECE)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.spoil(one, error)
-                piece = b""
-            if not piece:
-                self.finish(output)
-                return
-            self.keep(one, output, piece)
+    process = subprocess.Popen(
+        argv,
+        executable=program,
+        env=environment,
+        stdin=fds[0],
+        stdout=fds[1],
+        stderr=fds[2],
+        preexec_fn=as_new,
+    )
+    process.returncode = 0  # it is waited for by `reap`
+    return process.pid
 
-    def read(self, one: Task, output: Output) -> None:
-        self.drain(one, output)
-        if one.ended and output.fd < 0:
-            self.conclude(one)
 
-    def finish(self, output: Output) -> None:
-        """An output is at its end."""
-        self.unwatch(output.fd)
-        os.close(output.fd)
-        output.fd = -1
+class Outputs:
+    """What attempts have printed: in memory while it is little, else in files without a name."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.kept = 0  # bytes in memory
+        self.spools = 0  # files
+        self.chatty = False  # a task has filled half a pipe
 
     def keep(self, one: Task, output: Output, piece: bytes) -> None:
-        """Count, hash and keep what was read, in memory while it is little."""
-        if one.fault:
-            return
+        """Count, hash and keep what was read. Raises OSError where the disk doesn't take it."""
         size = len(piece)
         output.size += size
         output.crc = zlib.crc32(piece, output.crc)
@@ -835,24 +1102,15 @@ class Agent:
             self.kept += size
             return
         self.chatty = True
-        try:
-            if output.spool < 0:
-                output.spool = nameless(self.directory)
-                self.spools += 1
-                before = b"".join(output.parts)
-                output.parts = []
-                one.kept -= len(before)
-                self.kept -= len(before)
-                write_all(output.spool, before)
-            write_all(output.spool, piece)
-        except OSError as error:
-            self.spoil(one, error)
-
-    def spoil(self, one: Task, error: OSError) -> None:
-        """What an attempt prints can't be kept: it ends here, and what it still prints is read to nowhere."""
-        self.accuse(one, error)
-        self.forget(one)
-        self.terminate(one)
+        if output.spool < 0:
+            output.spool = nameless(self.directory)
+            self.spools += 1
+            before = b"".join(output.parts)
+            output.parts = []
+            one.kept -= len(before)
+            self.kept -= len(before)
+            write_all(output.spool, before)
+        write_all(output.spool, piece)
 
     def forget(self, one: Task) -> None:
         """Keep nothing of what the attempt printed."""
@@ -865,61 +1123,38 @@ class Agent:
         self.kept -= one.kept
         one.kept = 0
 
-    def conclude(self, one: Task) -> None:
-        """The attempt is over, if its command and its outputs have ended and nothing is left of it."""
-        if (one.task, one.attempt) not in self.running:
-            return
-        if one.outputs[0].fd >= 0 or one.outputs[1].fd >= 0:
-            self.attend(one)
-        elif not self.adopted() or not self.members(one):
-            self.end(one)
-        elif not one.kill_at:
-            self.terminate(one)
+    @staticmethod
+    def piece(output: Output, offset: int, size: int) -> bytes:
+        """So many bytes of an output. Raises OSError where they can't be read back."""
+        if output.spool < 0:
+            if len(output.parts) > 1:
+                output.parts[:] = [b"".join(output.parts)]
+            return output.parts[0][offset : offset + size]
+        piece = os.pread(output.spool, size, offset)
+        while len(piece) < size:
+            more = os.pread(output.spool, size - len(piece), offset + len(piece))
+            if not more:
+                raise OSError(errno.EIO, "what was kept of an output is cut short")
+            piece += more
+        return piece
 
-    def attend(self, one: Task) -> None:
-        """Read the attempt's outputs as they come."""
-        if not one.watched:
-            one.watched = True
-            for output in one.outputs:
-                if output.fd >= 0:
-                    self.watch(output.fd, select.POLLIN, self.read, one, output)
 
-    def end(self, one: Task) -> None:
-        """The attempt is over."""
-        one.seconds = time.monotonic() - one.began
-        one.state = ENDED
-        self.running.pop((one.task, one.attempt), None)
-        self.starve(one)
-        for output in one.outputs:
-            if output.fd >= 0:
-                self.finish(output)
-        if one.fault or one.flags & NO_START:
-            one.outputs = []
-        else:
-            one.sizes = [output.size for output in one.outputs]
-            one.crcs = [output.crc for output in one.outputs]
-            if all(output.spool < 0 for output in one.outputs):
-                one.inline = b"".join([part for output in one.outputs for part in output.parts])
-                one.outputs = []
-            self.chatty = self.chatty or max(one.sizes) > PIECE // 2
-        if self.owners:
-            self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
-        self.discard(one.worker)
-        self.release_worker(one.worker)
-        self.shared.give()
-        if self.leaving:
-            self.forget(one)
-            one.outputs = []
-        elif self.link:
-            self.sending.append(one)
+class Descendants:
+    """What descends from the attempts, each told from the others'."""
 
-    def discard(self, worker: int) -> None:
-        """Empty a slot's directory; what is much is removed by a process of its own."""
-        rest = self.scratch.clear(worker)
-        if rest:
-            self.helper(removal(rest))
-
-    # What descends from an attempt
+    def __init__(
+        self,
+        job: str,
+        running: "dict[tuple[int, int], Task]",
+        commands: "dict[int, Task]",
+        helpers: "set[int]",
+    ) -> None:
+        self.job = os.fsencode(job)
+        self.running = running
+        self.commands = commands
+        self.helpers = helpers
+        self.subreaper = become_subreaper()
+        self.owners = {}  # type: dict[tuple[int, float], Task]  # of processes seen, by pid and start
 
     def adopted(self) -> bool:
         """Whether there are children that we haven't started."""
@@ -968,7 +1203,7 @@ class Agent:
         except OSError:
             variables = []
         said = dict(variable.partition(b"=")[::2] for variable in variables if variable.startswith(b"HARDWAY_"))
-        if said.get(b"HARDWAY_JOB") == os.fsencode(os.path.basename(self.directory)):
+        if said.get(b"HARDWAY_JOB") == self.job:
             try:
                 found = self.running.get((int(said[b"HARDWAY_TASK"]), int(said[b"HARDWAY_ATTEMPT"])))
             except (KeyError, ValueError):
@@ -988,171 +1223,158 @@ class Agent:
         candidates = [one for one in self.running.values() if one.began + zero <= process.began + 2 / TICKS]
         return candidates[0] if len(candidates) == 1 else None
 
-    def terminate(self, one: Task) -> None:
-        if not one.kill_at and one.state == RUNNING:
-            one.kill_at = time.monotonic() + GRACE
-            self.signal(one, signal.SIGTERM)
+    def forget(self, one: Task) -> None:
+        """The attempt is over."""
+        if self.owners:
+            self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
 
-    def signal(self, one: Task, number: int) -> None:
-        """Send a signal to all that is left of an attempt."""
-        members = self.members(one)
-        if not members and not one.ended:
-            kill_group(one.pid, number)  # no /proc
-        refused = []
-        for pid in members:
-            if not kill(pid, number):
-                refused.append(pid)
-        if refused:  # what a task has started by sudo
-            self.helper([b"sudo", b"-n", b"kill", b"-%d" % number, b"--"] + [b"%d" % pid for pid in refused])
 
-    def enforce(self, now: float) -> None:
-        """End what has run too long, and what is left of what was ended."""
-        for one in list(self.running.values()):
-            if not one.watched and (self.chatty or now >= one.began + QUIET):
-                self.attend(one)
-            if one.kill_at:
-                if now >= one.kill_at:
-                    one.over_by = one.over_by or now + STUCK
-                    self.signal(one, signal.SIGKILL)
-                    one.kill_at = now + AGAIN
-                    self.give_up(one, now)
-            elif self.timeout and now - one.began >= self.timeout:
-                one.flags |= TIMED_OUT
-                self.terminate(one)
-            elif one.ended and not one.said and now >= one.ended + HELD_AFTER:
-                one.said = True
-                self.tell(one, f"its command has ended, {self.holders(one)} still holds its output")
+class Slots:
+    """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
 
-    def give_up(self, one: Task, now: float) -> None:
-        """After KILL nothing more is waited for than that there is nothing left, and that not for ever."""
-        left = self.members(one)
-        if now >= one.over_by and (left or not one.ended):
-            self.tell(one, f"{names_of(left)} can't be ended")
-            if not one.ended:
-                one.status = -signal.SIGKILL
-        elif left or not one.ended:
-            return
-        for output in one.outputs:  # who holds one now is none of its own
-            if output.fd >= 0:
-                self.drain(one, output)
-        self.end(one)
+    A slot is a lock on a byte of a file, so that those of a killed agent are free at once. Its turn is another byte,
+    which who takes the slot has for a moment, and who waits for one of some slots has of all of these until then: so
+    nobody is overtaken for ever, and what a small job waits for does not hold up the other slots of a large one.
+    Where there can be no such file, each job is on its own.
+    """
 
-    def tell(self, one: Task, text: str) -> None:
-        self.out += frame(SAID, one.task, one.attempt, text.encode("utf-8", "replace"))
+    # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
 
-    def holders(self, one: Task) -> str:
-        """The processes that hold an output of the attempt."""
-        pipes = {os.fstat(output.fd).st_ino for output in one.outputs if output.fd >= 0}
-        found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
-        return names_of(found)
+    def __init__(self, directory: str, wake: int) -> None:
+        """`wake` is written to when what was waited for is there."""
+        self.folder = os.path.dirname(directory)
+        self.path = ""
+        self.fd = -1
+        self.place = -1
+        self.slots = 0
+        self.wake = wake
+        self.taken = set()  # type: set[int]
+        self.granted = -1  # got by waiting, not yet used
+        self.waiting = False
+        self.waits = False  # that was so since it was last looked at
 
-    def release_worker(self, worker: int) -> None:
-        base = int(self.settings["worker"])
-        if base <= worker < base + self.slots and worker not in self.workers:
-            self.workers.append(worker)
-
-    # The loop
-
-    def wait(self, now: float) -> float:
-        """Seconds until something is due though nothing happens."""
-        times = [now + 3600]
-        if not self.link:
-            times.append(self.alone_since + self.linger)
-        elif self.held_since:
-            times.append(self.held_since + HOLD_BACK)
-        if self.waiting and self.retry_at > now:
-            times.append(self.retry_at)
-        for one in self.running.values():
-            if not one.watched:
-                times.append(one.began + QUIET)
-            if one.kill_at:
-                times.append(one.kill_at)
-                continue
-            if self.timeout:
-                times.append(one.began + self.timeout)
-            if one.ended and not one.said:
-                times.append(one.ended + HELD_AFTER)
-        return max(0.0, min(times) - now)
-
-    def may_hold_back(self, now: float) -> bool:
-        """Whether what there is to say can wait for more: nobody stands idle for it."""
-        if not self.out and not self.sending:
-            self.held_since = 0.0
-            return False
-        if len(self.waiting) <= self.slots or self.leaving or len(self.out) > INLINE:
-            self.held_since = 0.0
-            return False
-        if not self.held_since:
-            self.held_since = now
-        if now - self.held_since >= HOLD_BACK:
-            self.held_since = 0.0
+    def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+        try:
+            fcntl.lockf(self.fd, how, count, byte)
+        except OSError:
             return False
         return True
 
-    def look(self) -> None:
-        """Look for the notice of a spot interruption, in a thread of its own; silent where nobody can tell."""
-        endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
-        if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-            return
-        place, _, top = (endpoint or METADATA).partition("://")[2].rstrip("/").partition("/")
-        host, _, port = place.partition(":")
-        base = (b"/" + top.encode() if top else b"") + b"/latest/"
-        address = (host, int(port) if port.isdigit() else 80)
-        token = b""
-        pause = METADATA_EVERY
-        while True:
-            try:
-                if not token:
-                    ttl = b"X-aws-ec2-metadata-token-ttl-seconds: 21600"
-                    status, token = http(address, b"PUT " + base + b"api/token", ttl)
-                    if status != 200:
-                        raise ValueError
-                said = b"X-aws-ec2-metadata-token: " + token
-                status, body = http(address, b"GET " + base + b"meta-data/spot/instance-action", said)
-                if status == 200:
-                    self.gone_at = time.monotonic() + max(1.0, seconds_until(body.decode()))
-                    os.write(self.wake_in, b"x")
-                    return
-                pause = METADATA_EVERY
-                if status == 401:
-                    token = b""
-            except (OSError, ValueError, LookupError, TypeError):
-                token = b""
-                pause = min(2 * pause, METADATA_RARELY)
-            time.sleep(pause)
+    def unlock(self, byte: int, count: int = 1) -> None:
+        self.lock(byte, count, fcntl.LOCK_UN)
 
-    def run(self) -> None:
-        _thread.start_new_thread(self.look, ())
-        while True:
-            self.reap()
-            now = time.monotonic()
-            self.start_tasks(now)
-            self.enforce(now)
-            if self.leaving and not self.running:
-                end_children()
-                self.out += frame(BYE)
-                self.flush()
+    def join(self, instance: str, slots: int) -> bool:
+        """Share with the jobs of this instance, and say if there are any."""
+        self.slots = slots
+        path = self.path = self.path or os.path.join(self.folder, "slots-" + instance.replace("/", "-"))
+        enough = self.fd >= 0 or os.sysconf("SC_OPEN_MAX") >= DESCRIPTORS_LEAST
+        for _ in range(100 if enough else 0):
+            try:
+                if self.fd < 0:
+                    self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if self.lock(0):
+                    if self.place >= 0 or os.fstat(self.fd).st_ino == os.stat(path).st_ino:
+                        places = range(PRESENT, PRESENT + JOBS_MOST)
+                        if self.place < 0:
+                            self.place = next((byte for byte in places if self.lock(byte)), -1)
+                        found = self.others()
+                        self.unlock(0)
+                        return found
+                    raise FileNotFoundError  # the last one took it along meanwhile
+            except FileNotFoundError:
+                os.close(self.fd)
+                self.fd = -1
+            except OSError:
+                break
+            time.sleep(0.01)
+        if self.place < 0 and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        return False
+
+    def others(self) -> bool:
+        """Whether another job is here. Only while nobody can come or go, with byte 0."""
+        below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
+        for byte, count in ((PRESENT, below), (self.place + 1, above)):
+            if count > 0:
+                if not self.lock(byte, count):
+                    return True
+                self.unlock(byte, count)
+        return False
+
+    def free(self, turns: bool) -> int:
+        """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
+        for slot in range(self.slots - 1, -1, -1):
+            if slot in self.taken:
+                continue
+            if self.fd < 0:
+                return slot
+            if not turns or self.lock(TURN + slot):
+                found = self.lock(SLOT + slot)
+                if turns:
+                    self.unlock(TURN + slot)
+                if found:
+                    return slot
+        return -1
+
+    def take(self) -> int:
+        """Take a slot; -1 where there is none: then `wake` is written to when one has become ours."""
+        if self.waiting:
+            return -1
+        slot = self.granted
+        self.granted = -1
+        if slot >= self.slots:  # there are fewer by now
+            self.unlock(SLOT + slot)
+            slot = -1
+        if slot < 0:
+            slot = self.free(True)
+        if slot >= 0:
+            self.taken.add(slot)
+        elif self.fd >= 0:
+            self.waiting = self.waits = True
+            _thread.start_new_thread(self.wait, ())
+        return slot
+
+    def wait(self) -> None:
+        """In a thread of its own: get a slot, and say so."""
+        slots = self.slots
+        while not self.lock(TURN, slots, fcntl.LOCK_EX):
+            time.sleep(LOOK_FOR_SLOT)
+        pause = 0.001
+        slot = self.free(False)
+        while slot < 0:
+            time.sleep(pause)
+            pause = min(LOOK_FOR_SLOT, 2 * pause)
+            slot = self.free(False)
+        self.unlock(TURN, slots)
+        self.granted = slot
+        self.waiting = False
+        os.write(self.wake, b"x")
+
+    def give(self, slot: int) -> None:
+        """The slot is free."""
+        self.taken.remove(slot)
+        if self.fd >= 0:
+            self.unlock(SLOT + slot)
+
+    def decline(self) -> None:
+        """Nothing is there to run in the slot that was waited for."""
+        if not self.waiting and self.granted >= 0:
+            self.unlock(SLOT + self.granted)
+            self.granted = -1
+
+    def leave(self) -> None:
+        """The last one takes the file along."""
+        for _ in range(100 if self.fd >= 0 else 0):
+            if self.lock(0):
+                try:
+                    if not self.others():
+                        os.unlink(self.path)
+                except OSError:
+                    pass
+                os.close(self.fd)
                 return
-            if not self.link and now - self.alone_since >= self.linger:
-                self.leave()
-                continue
-            if self.gone_at and self.link and not self.told:
-                self.told = True
-                self.out += frame(NOTICE, 0, 0, struct.pack("!d", self.gone_at - now))
-            if not self.may_hold_back(now):
-                self.flush()
-            if self.unheard:
-                self.hear_out()
-                continue
-            if self.link:
-                if not (self.out or self.sending) or self.held_since:
-                    self.unwatch(self.link[1])
-                elif self.link[1] not in self.watched:
-                    self.watch(self.link[1], select.POLLOUT, self.flush)
-            for fd, _ in self.poll.poll(int(self.wait(now) * 1000) + 1):
-                act = self.watched.get(fd)
-                if act:
-                    act[0](*act[1:])  # type: ignore[operator]
+            time.sleep(0.01)
 
 
 class Scratch:
@@ -1164,32 +1386,32 @@ class Scratch:
         self.made = {}  # type: dict[int, str]
         self.trash = 0
 
-    def of(self, worker: int) -> str:
+    def of(self, slot: int) -> str:
         """The empty directory of a slot. Raises OSError."""
-        path = self.made.get(worker)
+        path = self.made.get(slot)
         if path is None:
-            root = self.roots[worker % len(self.roots)]
+            root = self.roots[slot % len(self.roots)]
             os.makedirs(root, 0o700, exist_ok=True)
-            path = os.path.join(root, str(worker))
+            path = os.path.join(root, str(slot))
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 os.rename(path, self.rest(root))
                 os.mkdir(path, 0o700)
             os.utime(path, ns=(self.times, self.times))
-            self.made[worker] = path
+            self.made[slot] = path
         return path
 
-    def clear(self, worker: int) -> str:
+    def clear(self, slot: int) -> str:
         """Empty the directory of a slot; returns what has yet to be removed, if that is much."""
-        path = self.made.get(worker, "")
+        path = self.made.get(slot, "")
         try:
             about = os.lstat(path)
             if about.st_mtime_ns == self.times and about.st_mode & 0o7777 == 0o700:
                 return ""
         except OSError:
             pass
-        if not self.made.pop(worker, None):
+        if not self.made.pop(slot, None):
             return ""
         rest = self.rest(os.path.dirname(path))
         try:
@@ -1275,114 +1497,73 @@ def remove_roots(roots: "list[str]") -> None:
             pass
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write to a file. Raises OSError where it doesn't take all."""
-    count = os.write(fd, data)
-    while count < len(data):
-        more = os.write(fd, data[count:])
-        if not more:
-            raise OSError(errno.ENOSPC, "the disk takes no more")
-        count += more
+class Interruption:
+    """The notice that the instance will be taken away; silent where nobody can tell."""
 
+    def __init__(self, wake: int) -> None:
+        self.wake = wake
+        self.at = 0.0  # when that will be, of the monotonic clock
 
-def raise_limit() -> "tuple[int, int, int]":
-    """Have as many descriptors as we may; returns how many we were given, have, and may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        return soft, soft if soft >= 0 else most, hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return soft, most, hard
-
-
-def become_subreaper() -> bool:
-    """Have what loses its parent become our child; False where that can't be had."""
-    try:
-        import _ctypes  # its Python half takes longer to import
-
-        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
-        return _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
-    except (ImportError, AttributeError, OSError, TypeError):
-        return False
-
-
-def read_proc(pid: int, name: str) -> bytes:
-    """A file of a process. Raises OSError."""
-    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
-    try:
-        data = os.read(fd, 1 << 16)
-        while len(data) % 4096 == 0 and data:
-            more = os.read(fd, 1 << 16)
-            if not more:
-                break
-            data += more
-        return data
-    finally:
-        os.close(fd)
-
-
-def all_processes() -> "dict[int, Process]":
-    """All processes there are; none where there is no /proc."""
-    found = {}
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        names = []
-    for name in names:
-        if name.isdigit():
-            try:
-                found[int(name)] = Process(int(name))
-            except (OSError, ValueError, IndexError):
-                pass
-    return found
-
-
-def pipes_of(pid: int) -> "set[int]":
-    """The numbers of the pipes that a process has open, if we may know."""
-    found = set()
-    try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            except OSError:
-                continue
-            if target.startswith("pipe:["):
-                found.add(int(target[6:-1]))
-    except OSError:
-        pass
-    return found
-
-
-def names_of(pids: "list[int]") -> str:
-    """Processes as a person looks for them."""
-    names = []
-    for pid in pids[:5]:
-        try:
-            names.append(f"PID {pid} ({read_proc(pid, 'comm').decode('utf-8', 'replace').strip()})")
-        except OSError:
-            pass
-    return ", ".join(names) + (" ..." if len(pids) > 5 else "") if names else "a process that can't be seen from here"
-
-
-def end_children() -> None:
-    """End all that descends from this process, for a few seconds at most."""
-    until = time.monotonic() + GRACE
-    while time.monotonic() < until:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+    def look(self) -> None:
+        """Look for it again and again, in a thread of its own."""
+        endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
+        if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
             return
-        processes = all_processes()
-        below = {os.getpid()}
-        for _ in processes:
-            more = {process.pid for process in processes.values() if process.parent in below} - below
-            if not more:
+        place, _, top = (endpoint or METADATA).partition("://")[2].rstrip("/").partition("/")
+        host, _, port = place.partition(":")
+        base = (b"/" + top.encode() if top else b"") + b"/latest/"
+        address = (host, int(port) if port.isdigit() else 80)
+        token = b""
+        pause = METADATA_EVERY
+        while True:
+            try:
+                if not token:
+                    ttl = b"X-aws-ec2-metadata-token-ttl-seconds: 21600"
+                    status, token = http(address, b"PUT " + base + b"api/token", ttl)
+                    if status != 200:
+                        raise ValueError
+                said = b"X-aws-ec2-metadata-token: " + token
+                status, body = http(address, b"GET " + base + b"meta-data/spot/instance-action", said)
+                if status == 200:
+                    self.at = time.monotonic() + max(1.0, seconds_until(body.decode()))
+                    os.write(self.wake, b"x")
+                    return
+                pause = METADATA_EVERY
+                if status == 401:
+                    token = b""
+            except (OSError, ValueError, LookupError, TypeError):
+                token = b""
+                pause = min(2 * pause, METADATA_RARELY)
+            time.sleep(pause)
+
+
+def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
+    """Status and body of the answer to one request. Raises OSError, ValueError or IndexError."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(2)
+        connection.connect(address)
+        connection.sendall(what + b" HTTP/1.1\r\nHost: " + address[0].encode() + b"\r\n" + header)
+        connection.sendall(b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        answer = b""
+        while len(answer) < 65536:
+            piece = connection.recv(4096)
+            if not piece:
                 break
-            below |= more
-        for pid in below - {os.getpid()}:
-            kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+            answer += piece
+    finally:
+        connection.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def seconds_until(notice: str) -> float:
+    """Seconds until the time in a notice such as {"action": "terminate", "time": "2026-01-02T03:04:05Z"}."""
+    import calendar
+    import json
+
+    at = calendar.timegm(time.strptime(json.loads(notice)["time"], "%Y-%m-%dT%H:%M:%SZ"))
+    return at - time.time()
 
 
 # What a job brings along, and what it wants to find here
@@ -1451,33 +1632,14 @@ def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
 def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], int, str]]") -> bool:
     """Tell how files that the job depends on are here, then read its own, of this digest and size, from stdin.
 
-    `wanted` has for each of the former where it may be, how many of these places are looked at if it is in one of them,
-    and its content's hash. What is said is lines of JSON. Returns whether all is as it has to be; else nothing is left.
+    What is said is lines of JSON. Returns whether all is as it has to be; else nothing is left. `wanted`: see
+    `compare`.
     """
-    import json
-
-    def say(**said: object) -> None:
-        text = json.dumps(said).encode() + b"\n"
-        while text:
-            text = text[os.write(1, text) :]
-
     os.write(1, MARK)
     home = os.path.expanduser("~")
     os.chdir(home if os.path.isdir(home) else "/")
-    differ, absent = [], []
-    for number, (places, first, content) in enumerate(wanted):
-        paths = [os.path.expanduser(place.encode("utf-8", "surrogateescape")) for place in places]
-        there = [place for place, path in enumerate(paths) if os.path.isfile(path)]
-        if not there:
-            absent.append(number)
-        for place in [place for place in there if place < first] or there:
-            try:
-                same = hash_of(paths[place]).hexdigest() == content
-            except OSError:
-                same = False
-            if not same:
-                differ.append((number, place))
     top = os.path.join(os.getcwd(), ".hardway", job, "files")
+    differ, absent = compare(wanted)
     have = not digest or is_whole(os.path.join(top, digest), digest)
     say(differ=differ, absent=absent, have=have)
     if differ:
@@ -1498,6 +1660,35 @@ def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], int
         return False
 
 
+def say(**said: object) -> None:
+    """Write a line of JSON to stdout."""
+    import json
+
+    write_all(1, json.dumps(said).encode() + b"\n")
+
+
+def compare(wanted: "list[tuple[list[str], int, str]]") -> "tuple[list[tuple[int, int]], list[int]]":
+    """Compare files here with those of the driver's machine; returns which differ, and where, and which are absent.
+
+    `wanted` has for each file where it may be, how many of these places are looked at if it is in one of them, and its
+    content's hash.
+    """
+    differ, absent = [], []
+    for number, (places, first, content) in enumerate(wanted):
+        paths = [os.path.expanduser(place.encode("utf-8", "surrogateescape")) for place in places]
+        there = [place for place, path in enumerate(paths) if os.path.isfile(path)]
+        if not there:
+            absent.append(number)
+        for place in [place for place in there if place < first] or there:
+            try:
+                same = hash_of(paths[place]).hexdigest() == content
+            except OSError:
+                same = False
+            if not same:
+                differ.append((number, place))
+    return differ, absent
+
+
 def is_whole(tree: str, digest: str) -> bool:
     """Whether the files of this digest lie there."""
     try:
@@ -1510,8 +1701,27 @@ def is_whole(tree: str, digest: str) -> bool:
 
 def receive_files(top: str, digest: str, size: int) -> None:
     """Unpack files from stdin into a directory named by their digest. Raises OSError or ValueError where that fails."""
+    os.makedirs(top, 0o700, exist_ok=True)
+    new = os.path.join(top, ".new")
+    remove_tree(new)
+    os.mkdir(new, 0o700)
+    stream = stdin_of(size)
+    try:
+        unpack(stream, new)
+        while stream.read(1 << 18):
+            pass
+        if not is_whole(new, digest):
+            raise ValueError("what came is not what was sent")
+        os.chmod(new, 0o755)
+        remove_tree(os.path.join(top, digest))
+        os.rename(new, os.path.join(top, digest))
+    finally:
+        remove_tree(new)
+
+
+def stdin_of(size: int) -> "io.BufferedReader":  # type: ignore[name-defined]
+    """So many bytes of stdin, as a file; reading raises ValueError where it ends before."""
     import io
-    import tarfile
 
     class Stdin(io.RawIOBase):
         left = size
@@ -1527,213 +1737,97 @@ def receive_files(top: str, digest: str, size: int) -> None:
             self.left -= len(data)
             return len(data)
 
-    os.makedirs(top, 0o700, exist_ok=True)
-    new = os.path.join(top, ".new")
-    remove_tree(new)
-    os.mkdir(new, 0o700)
-    stream = io.BufferedReader(Stdin(), 1 << 18)
+    return io.BufferedReader(Stdin(), 1 << 18)
+
+
+def unpack(stream: "io.BufferedReader", top: str) -> None:  # type: ignore[name-defined]
+    """Write the files of a tar stream below a directory. Raises OSError or ValueError."""
+    import tarfile
+
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name = member.name.encode("utf-8", "surrogateescape")
+            if name.startswith(b"/") or b".." in name.split(b"/"):
+                raise ValueError("a name that leads elsewhere")
+            path = os.path.join(os.fsencode(top), name)
+            os.makedirs(path if member.isdir() else os.path.dirname(path), 0o755, exist_ok=True)
+            source = tar.extractfile(member)
+            if source is not None:
+                with open(path, "xb") as file:
+                    while True:
+                        piece = source.read(1 << 18)
+                        if not piece:
+                            break
+                        file.write(piece)
+                os.chmod(path, 0o555 if member.mode & 0o100 else 0o444)
+
+
+# Processes
+
+
+def read_proc(pid: int, name: str) -> bytes:
+    """A file of a process. Raises OSError."""
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                name = member.name.encode("utf-8", "surrogateescape")
-                if name.startswith(b"/") or b".." in name.split(b"/"):
-                    raise ValueError("a name that leads elsewhere")
-                path = os.path.join(os.fsencode(new), name)
-                os.makedirs(path if member.isdir() else os.path.dirname(path), 0o755, exist_ok=True)
-                source = tar.extractfile(member)
-                if source is not None:
-                    with open(path, "xb") as file:
-                        while True:
-                            piece = source.read(1 << 18)
-                            if not piece:
-                                break
-                            file.write(piece)
-                    os.chmod(path, 0o555 if member.mode & 0o100 else 0o444)
-        while stream.read(1 << 18):
-            pass
-        if not is_whole(new, digest):
-            raise ValueError("what came is not what was sent")
-        os.chmod(new, 0o755)
-        remove_tree(os.path.join(top, digest))
-        os.rename(new, os.path.join(top, digest))
+        data = os.read(fd, 1 << 16)
+        while len(data) % 4096 == 0 and data:
+            more = os.read(fd, 1 << 16)
+            if not more:
+                break
+            data += more
+        return data
     finally:
-        remove_tree(new)
+        os.close(fd)
 
 
-class Slots:
-    """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
-
-    A slot is a lock on a byte of a file, so that those of a killed agent are free at once. Its turn is another byte,
-    which who takes the slot has for a moment, and who waits for one of some slots has of all of these until then: so
-    nobody is overtaken for ever, and what a small job waits for does not hold up the other slots of a large one.
-    Where there can be no such file, each job is on its own.
-    """
-
-    # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
-
-    def __init__(self) -> None:
-        self.path = ""
-        self.fd = -1
-        self.place = -1
-        self.slots = 0
-        self.wake = -1
-        self.taken = set()  # type: set[int]
-        self.alone = 0  # slots taken where there is no file
-        self.granted = -1  # got by waiting, not yet used
-        self.waiting = False
-        self.waits = False  # that was so since it was last looked at
-
-    def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
-        try:
-            fcntl.lockf(self.fd, how, count, byte)
-        except OSError:
-            return False
-        return True
-
-    def unlock(self, byte: int, count: int = 1) -> None:
-        self.lock(byte, count, fcntl.LOCK_UN)
-
-    def join(self, path: str, slots: int, wake: int) -> bool:
-        """Share with the jobs that have this file, and say if there are any.
-
-        `wake` is written to when what was waited for is there.
-        """
-        self.slots, self.wake = slots, wake
-        path = self.path = self.path or path
-        enough = self.fd >= 0 or os.sysconf("SC_OPEN_MAX") >= DESCRIPTORS_LEAST
-        for _ in range(100 if enough else 0):
+def all_processes() -> "dict[int, Process]":
+    """All processes there are; none where there is no /proc."""
+    found = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        names = []
+    for name in names:
+        if name.isdigit():
             try:
-                if self.fd < 0:
-                    self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if self.lock(0):
-                    if self.place >= 0 or os.fstat(self.fd).st_ino == os.stat(path).st_ino:
-                        places = range(PRESENT, PRESENT + JOBS_MOST)
-                        if self.place < 0:
-                            self.place = next((byte for byte in places if self.lock(byte)), -1)
-                        found = self.others()
-                        self.unlock(0)
-                        return found
-                    raise FileNotFoundError  # the last one took it along meanwhile
-            except FileNotFoundError:
-                os.close(self.fd)
-                self.fd = -1
-            except OSError:
-                break
-            time.sleep(0.01)
-        if self.place < 0 and self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        return False
-
-    def others(self) -> bool:
-        """Whether another job is here. Only while nobody can come or go, with byte 0."""
-        below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
-        for byte, count in ((PRESENT, below), (self.place + 1, above)):
-            if count > 0:
-                if not self.lock(byte, count):
-                    return True
-                self.unlock(byte, count)
-        return False
-
-    def free(self, turns: bool) -> int:
-        """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
-        for slot in range(self.slots - 1, -1, -1):
-            if slot not in self.taken and (not turns or self.lock(TURN + slot)):
-                found = self.lock(SLOT + slot)
-                if turns:
-                    self.unlock(TURN + slot)
-                if found:
-                    return slot
-        return -1
-
-    def take(self) -> bool:
-        """Take a slot; False where there is none: then `wake` is written to when one has become ours."""
-        if self.waiting:
-            return False
-        if self.fd < 0:
-            self.alone += 1
-            return True
-        slot = self.granted
-        self.granted = -1
-        if slot < 0:
-            slot = self.free(True)
-        if slot >= 0:
-            self.taken.add(slot)
-            return True
-        self.waiting = self.waits = True
-        _thread.start_new_thread(self.wait, ())
-        return False
-
-    def wait(self) -> None:
-        """In a thread of its own: get a slot, and say so."""
-        slots = self.slots
-        while not self.lock(TURN, slots, fcntl.LOCK_EX):
-            time.sleep(LOOK_FOR_SLOT)
-        pause = 0.001
-        slot = self.free(False)
-        while slot < 0:
-            time.sleep(pause)
-            pause = min(LOOK_FOR_SLOT, 2 * pause)
-            slot = self.free(False)
-        self.unlock(TURN, slots)
-        self.granted = slot
-        self.waiting = False
-        os.write(self.wake, b"x")
-
-    def give(self) -> None:
-        """One of ours is free."""
-        if self.alone:
-            self.alone -= 1
-        elif self.taken:
-            self.unlock(SLOT + self.taken.pop())
-
-    def decline(self) -> None:
-        """Nothing is there to run in the slot that was waited for."""
-        if not self.waiting and self.granted >= 0:
-            self.unlock(SLOT + self.granted)
-            self.granted = -1
-
-    def leave(self) -> None:
-        """The last one takes the file along."""
-        for _ in range(100 if self.fd >= 0 else 0):
-            if self.lock(0):
-                try:
-                    if not self.others():
-                        os.unlink(self.path)
-                except OSError:
-                    pass
-                os.close(self.fd)
-                return
-            time.sleep(0.01)
+                found[int(name)] = Process(int(name))
+            except (OSError, ValueError, IndexError):
+                pass
+    return found
 
 
-def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
-    """Status and body of the answer to one request. Raises OSError, ValueError or IndexError."""
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def pipes_of(pid: int) -> "set[int]":
+    """The numbers of the pipes that a process has open, if we may know."""
+    found = set()
     try:
-        connection.settimeout(2)
-        connection.connect(address)
-        connection.sendall(what + b" HTTP/1.1\r\nHost: " + address[0].encode() + b"\r\n" + header)
-        connection.sendall(b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        answer = b""
-        while len(answer) < 65536:
-            piece = connection.recv(4096)
-            if not piece:
-                break
-            answer += piece
-    finally:
-        connection.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), body
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            except OSError:
+                continue
+            if target.startswith("pipe:["):
+                found.add(int(target[6:-1]))
+    except OSError:
+        pass
+    return found
 
 
-def seconds_until(notice: str) -> float:
-    """Seconds until the time in a notice such as {"action": "terminate", "time": "2026-01-02T03:04:05Z"}."""
-    import calendar
-    import json
+def holders(one: Task) -> str:
+    """The processes that hold an output of the attempt."""
+    pipes = {os.fstat(output.fd).st_ino for output in one.outputs if output.fd >= 0}
+    found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
+    return names_of(found)
 
-    at = calendar.timegm(time.strptime(json.loads(notice)["time"], "%Y-%m-%dT%H:%M:%SZ"))
-    return at - time.time()
+
+def names_of(pids: "list[int]") -> str:
+    """Processes as a person looks for them."""
+    names = []
+    for pid in pids[:5]:
+        try:
+            names.append(f"PID {pid} ({read_proc(pid, 'comm').decode('utf-8', 'replace').strip()})")
+        except OSError:
+            pass
+    return ", ".join(names) + (" ..." if len(pids) > 5 else "") if names else "a process that can't be seen from here"
 
 
 def kill(pid: int, number: int) -> bool:
@@ -1753,6 +1847,61 @@ def kill_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except OSError:
         pass
+
+
+def end_children() -> None:
+    """End all that descends from this process, for a few seconds at most."""
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        processes = all_processes()
+        below = {os.getpid()}
+        for _ in processes:
+            more = {process.pid for process in processes.values() if process.parent in below} - below
+            if not more:
+                break
+            below |= more
+        for pid in below - {os.getpid()}:
+            kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def become_subreaper() -> bool:
+    """Have what loses its parent become our child; False where that can't be had."""
+    try:
+        import _ctypes  # its Python half takes longer to import
+
+        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        return _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    except (ImportError, AttributeError, OSError, TypeError):
+        return False
+
+
+# Files and limits
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write to a file. Raises OSError where it doesn't take all."""
+    count = os.write(fd, data)
+    while count < len(data):
+        more = os.write(fd, data[count:])
+        if not more:
+            raise OSError(errno.ENOSPC, "the disk takes no more")
+        count += more
+
+
+def raise_limit() -> "tuple[int, int, int]":
+    """Have as many descriptors as we may; returns how many we were given, have, and may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft, soft if soft >= 0 else most, hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return soft, most, hard
 
 
 def cpus() -> int:
@@ -1785,34 +1934,40 @@ def nameless(directory: str) -> int:
     return fd
 
 
-def end_orphans(job: str) -> None:
-    """End what an agent of this job left running when it was killed."""
-    mark = os.fsencode("HARDWAY_JOB=" + job)
-    for pid in os.listdir("/proc"):
-        if pid.isdigit():
-            try:
-                with open("/proc/" + pid + "/environ", "rb") as file:
-                    ours = mark in file.read().split(b"\0")
-                if ours and int(pid) != os.getpid():
-                    kill(int(pid), signal.SIGKILL)
-            except OSError:
-                pass
+# From the first connection on
 
 
-def wait_for_keeper(directory: str) -> None:
-    """Wait until the keeper of an agent that was killed has ended what that left, for a few seconds at most."""
-    try:
-        fd = os.open(os.path.join(directory, "keeper"), os.O_RDWR)
-    except OSError:
-        return
-    until = time.monotonic() + 2 * GRACE
-    while time.monotonic() < until:
+def main(job: str) -> None:
+    """Connect this process's stdin and stdout to the agent of the job, starting it if there is none."""
+    home = os.path.expanduser("~")
+    if not os.path.isdir(home):
+        home = "/"
+    os.chdir(home)
+    directory = os.path.join(home, ".hardway", job)
+    for _ in range(100):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            time.sleep(0.01)
-    os.close(fd)
+            os.makedirs(directory, 0o700, exist_ok=True)
+            killed = os.path.exists(os.path.join(directory, "socket"))
+            lock = locked(directory)
+        except FileNotFoundError:
+            continue  # the agent before us is just leaving
+        except OSError as error:
+            os.write(1, MARK + frame(ERROR, 0, 0, str(error).encode("utf-8", "replace")))
+            return
+        if lock < 0:
+            if hand_over(directory):
+                return
+            time.sleep(0.05)
+        elif is_present(lock, directory):
+            if killed:
+                wait_for_keeper(directory)
+                end_orphans(job)
+                remove_roots(scratch_roots(job, home))
+            release(fork_keeper(directory, home, lock))
+            return
+        else:
+            os.close(lock)
+    os.write(1, MARK + frame(ERROR, 0, 0, b"the agent of this job neither answers nor dies"))
 
 
 def locked(directory: str) -> int:
@@ -1824,6 +1979,14 @@ def locked(directory: str) -> int:
     except OSError:
         os.close(fd)
         return -1
+
+
+def is_present(lock: int, directory: str) -> bool:
+    """Whether the file that was locked is still the job's: the agent before us may have taken it along."""
+    try:
+        return os.fstat(lock).st_ino == os.stat(os.path.join(directory, "lock")).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def hand_over(directory: str) -> bool:
@@ -1857,39 +2020,50 @@ def release(lease: int) -> None:
         pass
 
 
-def become_agent(directory: str, home: str, lease: int) -> None:
-    """The rest of this process's life is the agent's."""
-    source, sink = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    for fd, number in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(fd, number)
-    for fd in (null, log):
-        os.close(fd)
-    agent = Agent(directory, home, (source, sink, lease))
+def wait_for_keeper(directory: str) -> None:
+    """Wait until the keeper of an agent that was killed has ended what that left, for a few seconds at most."""
     try:
-        agent.run()
-    except BaseException:
-        import traceback
-
-        text = traceback.format_exc()
-        os.write(2, text.encode("utf-8", "replace"))
-        end_children()
-        if agent.link:
-            os.set_blocking(agent.link[1], True)
-            os.write(agent.link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
-        raise
-    agent.listener.close()
-    remove_tree(os.path.join(directory, "files"))
-    agent.scratch.remove()
-    agent.shared.leave()
-    for name in ("socket", "log", "keeper", "lock"):
-        os.unlink(os.path.join(directory, name))
-    for path in (directory, os.path.dirname(directory)):
+        fd = os.open(os.path.join(directory, "keeper"), os.O_RDWR)
+    except OSError:
+        return
+    until = time.monotonic() + 2 * GRACE
+    while time.monotonic() < until:
         try:
-            os.rmdir(path)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         except OSError:
-            return
+            time.sleep(0.01)
+    os.close(fd)
+
+
+def end_orphans(job: str) -> None:
+    """End what an agent of this job left running when it was killed."""
+    mark = os.fsencode("HARDWAY_JOB=" + job)
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                with open("/proc/" + pid + "/environ", "rb") as file:
+                    ours = mark in file.read().split(b"\0")
+                if ours and int(pid) != os.getpid():
+                    kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
+
+
+def fork_keeper(directory: str, home: str, lock: int) -> int:
+    """Start the keeper, and so the agent; what is returned ends when the agent no longer uses this connection."""
+    ours, lease = os.pipe()
+    if os.fork() == 0:
+        code = 1
+        try:
+            os.close(ours)
+            keep_agent(directory, home, lock, lease)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(lock)
+    os.close(lease)
+    return ours
 
 
 def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
@@ -1920,49 +2094,37 @@ def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
         remove_roots(scratch_roots(os.path.basename(directory), home))
 
 
-def main(job: str) -> None:
-    """Connect this process's stdin and stdout to the agent of the job, starting it if there is none."""
-    home = os.path.expanduser("~")
-    if not os.path.isdir(home):
-        home = "/"
-    os.chdir(home)
-    directory = os.path.join(home, ".hardway", job)
-    for _ in range(100):
+def become_agent(directory: str, home: str, lease: int) -> None:
+    """The rest of this process's life is the agent's."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for fd, number in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(fd, number)
+    for fd in (null, log):
+        os.close(fd)
+    agent = Agent(directory, home, (source, sink, lease))
+    try:
+        agent.run()
+    except BaseException:
+        import traceback
+
+        text = traceback.format_exc()
+        os.write(2, text.encode("utf-8", "replace"))
+        end_children()
+        link = agent.connection.link
+        if link:
+            os.set_blocking(link[1], True)
+            os.write(link[1], frame(ERROR, 0, 0, text.encode("utf-8", "replace")))
+        raise
+    agent.connection.listener.close()
+    remove_tree(os.path.join(directory, "files"))
+    agent.scratch.remove()
+    agent.shared.leave()
+    for name in ("socket", "log", "keeper", "lock"):
+        os.unlink(os.path.join(directory, name))
+    for path in (directory, os.path.dirname(directory)):
         try:
-            os.makedirs(directory, 0o700, exist_ok=True)
-            killed = os.path.exists(os.path.join(directory, "socket"))
-            lock = locked(directory)
-        except FileNotFoundError:
-            continue  # the agent before us is just leaving
-        except OSError as error:
-            os.write(1, MARK + frame(ERROR, 0, 0, str(error).encode("utf-8", "replace")))
+            os.rmdir(path)
+        except OSError:
             return
-        if lock < 0:
-            if hand_over(directory):
-                return
-            time.sleep(0.05)
-            continue
-        try:
-            if os.fstat(lock).st_ino != os.stat(os.path.join(directory, "lock")).st_ino:
-                raise FileNotFoundError
-        except FileNotFoundError:
-            os.close(lock)
-            continue
-        if killed:
-            wait_for_keeper(directory)
-            end_orphans(job)
-            remove_roots(scratch_roots(job, home))
-        ours, lease = os.pipe()
-        if os.fork() == 0:
-            code = 1
-            try:
-                os.close(ours)
-                keep_agent(directory, home, lock, lease)
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(lock)
-        os.close(lease)
-        release(ours)
-        return
-    os.write(1, MARK + frame(ERROR, 0, 0, b"the agent of this job neither answers nor dies"))

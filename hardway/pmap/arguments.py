@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hardway.errors import UsageError
+from hardway.errors import UsageError, reason_of
 from hardway.paths import expanded
 from hardway.terminal import printable
 
@@ -140,4 +140,4 @@ def _not_empty(items: Iterable[str | bytes]) -> Iterator[bytes]:
 
 
 def _unreadable(args: str, error: OSError) -> UsageError:
-    return UsageError(f"cannot read the arguments in {printable(args[1:])}: {(error.strerror or str(error)).lower()}")
+    return UsageError(f"cannot read the arguments in {printable(args[1:])}: {reason_of(error)}")

@@ -53,18 +53,14 @@ class Connections:
         workers: Workers,
         events: SimpleQueue[Event],
         load: Load | None,
-        timeout: float,
-        reconnect: float,
     ) -> None:
-        """Take the tasks' `timeout`, and how long a member may be away (`reconnect`), in seconds."""
+        """Take the `load` that each instance gets before its first task."""
         self.members: dict[str, Member] = {}
         self._settings = settings
         self._asked = asked
         self._workers = workers
         self._events = events
         self._load = load
-        self._timeout = timeout
-        self._reconnect = reconnect
         self._known = HostKeys()
         self._unsent: dict[Member, None] = {}  # with frames in line
         self._checked = now()
@@ -191,8 +187,8 @@ class Connections:
                 yield from self._examine(member, time, thoroughly)
 
     def _is_lost_for_good(self, member: Member, time: float) -> bool:
-        waited = time - member.away_since
-        return member.presence is Presence.AWAY and member.link.channel is None and waited > self._reconnect
+        is_over = time - member.away_since > self._settings.mapreduce.reconnect
+        return member.presence is Presence.AWAY and member.link.channel is None and is_over
 
     def _examine(self, member: Member, time: float, thoroughly: bool) -> Iterator[Event]:
         """Look whether the other end lives and does what our agent would do."""
@@ -204,7 +200,7 @@ class Connections:
         elif member.is_up and time - link.heard > PING_AFTER:
             self.ping(member)
         elif thoroughly and member.is_up:
-            if late := ledger.overdue(link.reached, link.answers_since, self._timeout):
+            if late := ledger.overdue(link.reached, link.answers_since, self._settings.mapreduce.timeout):
                 yield Lied(member, late)
             elif ledger.open and not link.pinged:
                 self.ping(member)

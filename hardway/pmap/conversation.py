@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from hardway.config import Settings
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
 from hardway.pmap.events import Ended
@@ -22,29 +22,16 @@ from hardway.pmap.spool import whole
 ROUND_TRIPS = 4  # measured on a new connection
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a person may set; times in seconds, 0 for `timeout` is none, 0 for `slots` one a CPU."""
-
-    slots: int = 1
-    retries: int = 10
-    retry_sleep: float = 30.0
-    timeout: float = 0.0
-    keep_going: bool = False
-    backup: bool = True
-    reconnect: float = 300.0
-    linger: float = 3600.0
-    workdir: str = "home"
-
-
 class Conversation:
     """The conversation with the agents of all members."""
 
     def __init__(
         self,
         job: Job,
+        command: str,
         positions: Mapping[int, int],
-        options: Options,
+        settings: Settings,
+        workdir: str,
         digest: str,
         schedule: Schedule,
         connections: Connections,
@@ -53,8 +40,10 @@ class Conversation:
     ) -> None:
         """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
         self._job = job
+        self._command = command
         self._positions = positions
-        self._options = options
+        self._settings = settings
+        self._workdir = workdir
         self._digest = digest
         self._schedule = schedule
         self._connections = connections
@@ -97,14 +86,16 @@ class Conversation:
     def _greet(self, member: Member, hello: Hello) -> None:
         """Welcome an agent: a new one, or one that we or an earlier driver knew. Raises Lie."""
         time = now()
-        gone = member.ledger.hello(hello.holdings, time)
+        gone, begun = member.ledger.hello(hello.holdings, time)
         anew = bool(member.identity) and member.identity != hello.identity
         if not anew and any(runs for _, _, runs in gone):
             raise Lie("it has forgotten what runs there")
         if member.presence is Presence.GIVEN_UP:
             self._log.back(member)
         member.is_back(time)
-        self._give_slots(member, self._options.slots or hello.cpus)
+        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus)
+        for start in begun:
+            self._job.slot(*start)
         if anew:
             self._log.agent_died(member)
         member.identity = hello.identity
@@ -122,22 +113,22 @@ class Conversation:
         if member.worker < 0:
             member.worker = self._next_worker
             self._next_worker += slots
-        member.ledger.workers = range(member.worker, member.worker + slots)
+        member.ledger.slots = slots
         self._connections.send(member, agent.JOB, payload=self._settings_of(member))
         self._log.up(member, now() - member.made)
 
     def _settings_of(self, member: Member) -> bytes:
         pairs = {
             "slots": member.slots,
-            "timeout": self._options.timeout,
-            "linger": self._options.linger,
+            "timeout": self._settings.mapreduce.timeout,
+            "linger": self._settings.mapreduce.linger,
             "worker": member.worker,
             "HARDWAY_INSTANCE_ID": member.name,
-            "workdir": self._options.workdir,
+            "workdir": self._workdir,
             "files": self._digest,
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
-        return b"\0".join([*items, b"command=" + self._job.asked.command.encode("utf-8", "surrogateescape")])
+        return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
 
     def _reconcile(self, member: Member, hello: Hello, anew: bool) -> None:
         """Agree with the agent on what it holds; an agent that came `anew` took the place of one that died."""
@@ -159,8 +150,7 @@ class Conversation:
                     self._connections.order(member, True, holding.task, holding.attempt)
         lost = [key for key in known if key not in found]
         for position, attempt in lost:
-            started = known[position, attempt]
-            self._log.lost(member, position, attempt, None if started is None else time - started)
+            self._log.lost(member, position, attempt)
         if anew:
             self._schedule.died(member.name, lost)
         else:
@@ -177,7 +167,7 @@ class Conversation:
         if kind == agent.DONE:
             self._on_done(member, frame)
         elif kind == agent.STARTED:
-            member.ledger.started(task, attempt, payload, now())
+            self._job.slot(*member.ledger.started(task, attempt, payload, now()))
             self._schedule.started(member.name, self._positions.get(task, -1), attempt, now())
         elif kind == agent.CHUNK:
             self._on_chunk(member, frame)

@@ -24,8 +24,8 @@ GRACE = 2.0  # seconds between TERM and KILL
 
 def run(
     command: str, timeout: float, job: str, stub: dict[str, str], number: int, attempt: int, stdin: bytes
-) -> tuple[str, int, int, float, bytes, bytes]:
-    """The worker's name, exit code (negative: a signal), flags, seconds, stdout and stderr.
+) -> tuple[str, int, float, int, int, float, bytes, bytes]:
+    """The worker's name, slot, its clock at the start, exit code (negative: a signal), flags, seconds, stdout, stderr.
 
     `stub` is the session of the S3 stub that the worker must be in; it is of no use to set it here, as a local instance
     shows the objects only to what was started in the session.
@@ -35,10 +35,13 @@ def run(
     worker = get_worker()
     name = word(worker.name)
     if any(os.environ.get(key) != value for key, value in stub.items()):
-        return name, 126, NOT_STUBBED, 0.0, b"", b""
-    with slot(worker) as place, tempfile.TemporaryDirectory(prefix="hardway-", ignore_cleanup_errors=True) as scratch:
+        return name, -1, 0.0, 126, NOT_STUBBED, 0.0, b"", b""
+    with (
+        slot(worker) as (place, unique),
+        tempfile.TemporaryDirectory(prefix="hardway-", ignore_cleanup_errors=True) as scratch,
+    ):
         mark = {"HARDWAY_JOB": job, "HARDWAY_TASK": str(number), "HARDWAY_ATTEMPT": str(attempt)}
-        about = {"HARDWAY_WORKER": str(place), "HARDWAY_INSTANCE_ID": name}
+        about = {"HARDWAY_WORKER": str(unique), "HARDWAY_INSTANCE_ID": name}
         environment = {**os.environ, **mark, **about, "HARDWAY_SCRATCH": scratch, "TMPDIR": scratch}
         since, began = time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()
         try:
@@ -52,10 +55,10 @@ def run(
                 start_new_session=True,
             )
         except OSError as error:
-            return name, 126, NO_START, 0.0, b"", f"the worker could not start it: {error}".encode()
+            return name, place, began, 126, NO_START, 0.0, b"", f"the worker could not start it: {error}".encode()
         marks = {os.fsencode(f"{key}={value}") for key, value in mark.items()}
         flags, out, err = wait(process, stdin, timeout, marks, since)
-        return name, process.returncode, flags, time.monotonic() - began, out, err
+        return name, place, began, process.returncode, flags, time.monotonic() - began, out, err
 
 
 def word(name: object) -> str:
@@ -130,13 +133,13 @@ def family(leader: int, marks: set[bytes], since: float = 0.0) -> set[int]:
 
 @contextlib.contextmanager
 def slot(worker: Any) -> Any:
-    """A number that no other command has which runs now, on whichever worker: of its address and its place there."""
+    """A place that no other command has which runs now on this worker; and, with its address, none on any worker."""
     taken = worker.__dict__.setdefault("_hardway_slots", {})
     me = object()
     place = next(place for place in itertools.count() if taken.setdefault(place, me) is me)
     host, _, port = worker.address.rpartition("://")[2].rpartition(":")
     try:
-        yield ((int(ipaddress.ip_address(host.strip("[]"))) << 16) + int(port)) * 1000 + place
+        yield place, ((int(ipaddress.ip_address(host.strip("[]"))) << 16) + int(port)) * 1000 + place
     finally:
         del taken[place]
 

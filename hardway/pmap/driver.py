@@ -19,7 +19,7 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import agent, events
 from hardway.pmap.connecting import Connections, shortage
-from hardway.pmap.conversation import Conversation, Options
+from hardway.pmap.conversation import Conversation
 from hardway.pmap.endings import Outcome
 from hardway.pmap.events import Event
 from hardway.pmap.expect import Expected, Lookout
@@ -51,13 +51,16 @@ class Driver:
     def __init__(
         self,
         job: Job,
+        command: str,
         arguments: Sequence[bytes],
         numbers: Sequence[int],
         instances: Sequence[Instance],
         settings: Settings,
-        options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        keep_going: bool = False,
+        backup: bool = True,
+        workdir: str = "home",
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[Instance]] | None = None,
         load: Load | None = None,
@@ -65,42 +68,42 @@ class Driver:
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. `avoid` maps positions to
-        the instance where the task is not to run if there is another. `find` is asked now and then, in a worker
-        thread, for instances that may join. Each instance gets `load` before its first task. A result counts once
-        what is to `expect` of it is there.
+        `on_result` is called with the position and the result of each task that is over. With `keep_going` a task that
+        has failed for good ends nothing, with `backup` the slowest run a second time, and `workdir` is where they run:
+        home or scratch. `avoid` maps positions to the instance where the task is not to run if there is another.
+        `find` is asked now and then, in a worker thread, for instances that may join. Each instance gets `load` before
+        its first task. A result counts once the object that `expect` names is there.
         """
         self.job = job
         self.arguments = arguments
         self.numbers = numbers
         self.settings = settings
-        self.options = options
         self.progress = progress
         self.positions = {number: position for position, number in enumerate(numbers)}
         self.schedule = Schedule(
             len(arguments),
-            retries=options.retries,
-            retry_sleep=options.retry_sleep,
-            keep_going=options.keep_going,
-            backup=options.backup,
+            retries=settings.mapreduce.retries,
+            retry_sleep=settings.mapreduce.retry_sleep,
+            keep_going=keep_going,
+            backup=backup,
             seed=random.randrange(1 << 30),
         )
         self._avoids = bool(avoid)
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
-        self._log = RunLog(job, numbers, options.timeout, progress, on_result)
+        self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, on_result)
         self.outcome = self._log.outcome
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
         self._poller = Poller(settings, self._workers, self._events, find)
-        self._connections = Connections(
-            settings, job.asked, self._workers, self._events, load, options.timeout, options.reconnect
-        )
+        self._connections = Connections(settings, job.asked, self._workers, self._events, load)
         self._conversation = Conversation(
             job,
+            command,
             self.positions,
-            options,
+            settings,
+            workdir,
             load.digest if load else "",
             self.schedule,
             self._connections,
@@ -117,7 +120,7 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
-        self._log.begins(self.options.slots)
+        self._log.begins(self.settings.mapreduce.slots)
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         self._workers.start(min(CONNECTING_MOST, len(self._members) + 2))
@@ -313,9 +316,9 @@ class Driver:
         if before in (Presence.GIVEN_UP, Presence.GONE):
             return
         reason = printable(reason)
-        time = member.given_up = now()
-        for (position, attempt), started in self.schedule.held(member.name).items():
-            self._log.lost(member, position, attempt, None if started is None else time - started)
+        member.given_up = now()
+        for position, attempt in self.schedule.held(member.name):
+            self._log.lost(member, position, attempt)
         again = self.schedule.leave(member.name)
         self._log.gone(member, reason, len(again))
 
@@ -377,7 +380,7 @@ class Driver:
         """Have the agents go, and tell a person of those that did not confirm it."""
         self._flush()
         if owing := self._connections.farewell(lambda: self._stop.interrupts >= 2):
-            self._log.unconfirmed(owing, self.options.linger)
+            self._log.unconfirmed(owing, self.settings.mapreduce.linger)
 
     def _why(self) -> str:
         """Why the run is over."""

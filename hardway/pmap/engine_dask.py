@@ -24,7 +24,7 @@ from typing import Any
 from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
-from hardway.pmap.driver import Options
+from hardway.pmap.clock import RemoteClock
 from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.journal import Job, Result
@@ -46,7 +46,7 @@ def read_address(engine: str) -> str:
     return f"{'tcp' if found[1] == 'dask' else found[1]}://{found[2]}"
 
 
-class Standing:
+class Tally:
     """Where the job stands, for who shows it."""
 
     def __init__(self, total: int) -> None:
@@ -66,34 +66,38 @@ class DaskDriver:
     def __init__(
         self,
         job: Job,
+        command: str,
         arguments: Sequence[bytes],
         numbers: Sequence[int],
         address: str,
         settings: Settings,
-        options: Options,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
+        keep_going: bool = False,
         expect: Expected | None = None,
     ) -> None:
         self.job = job
+        self.command = command
         self.arguments = arguments
         self.numbers = numbers
         self.address = address
         self.settings = settings
-        self.options = options
+        self.keep_going = keep_going
         self.progress = progress
         self.on_result = on_result
         self.expect = expect
         self.outcome = Outcome()
-        self.standing = Standing(len(arguments))
+        self.standing = Tally(len(arguments))
         self._nonce = f"{job.asked.name}-{secrets.token_hex(4)}"
         self._attempts = {p: job.history.attempts.get(number, 0) for p, number in enumerate(numbers)}
         self._failures = dict.fromkeys(range(len(numbers)), 0)
         self._ready = [p for p, number in enumerate(numbers) if number not in job.history.results][::-1]
         self._waiting: list[tuple[float, int]] = []  # a heap of retries: when, and of which position
-        self._futures: dict[Any, tuple[int, int]] = {}  # to position and attempt
+        # To position, attempt, and when it was sent, in seconds of Unix.
+        self._futures: dict[Any, tuple[int, int, float]] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._workers: dict[str, int] = {}  # names to threads
+        self._clocks: dict[str, RemoteClock] = {}
         self._looked = 0.0
         self._client: Any = None
         self._stop = False
@@ -106,7 +110,7 @@ class DaskDriver:
         """
         began = time.monotonic()
         self.standing.done = len(self.numbers) - len(self._ready)
-        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.options.timeout)
+        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.settings.mapreduce.timeout)
         self.progress.begin(self.numbers, self.standing.done)
         why = "failed"
         try:
@@ -160,7 +164,7 @@ class DaskDriver:
             now: dict[str, int] = self._client.run_on_scheduler(_sent("threads"))
             for name in now.keys() - self._workers.keys():
                 about = {"name": "", "type": "", "zone": "", "spot": False}
-                self.job.event("up", host=name, slots=now[name], worker=-1, seconds=0.0, **about)
+                self.job.event("up", host=name, slots=now[name], seconds=0.0, **about)
             for name in self._workers.keys() - now.keys():
                 self.outcome.lost += 1
                 self.job.event("gone", host=name, reason="its worker has left the scheduler")
@@ -181,6 +185,7 @@ class DaskDriver:
             self.job.started(self.numbers[position], self._attempts[position], HOST)
         self.job.flush()
         numbers, attempts = [self.numbers[p] for p in chosen], [self._attempts[p] for p in chosen]
+        sent = time.time()
         futures = self._client.map(
             self._task,
             numbers,
@@ -191,7 +196,7 @@ class DaskDriver:
             batch_size=len(chosen),
         )
         for future, position, attempt in zip(futures, chosen, attempts, strict=True):
-            self._futures[future] = (position, attempt)
+            self._futures[future] = (position, attempt, sent)
             future.add_done_callback(self._ended.put)
         self.outcome.attempts += len(chosen)
         self.standing.running = len(self._futures)
@@ -207,12 +212,13 @@ class DaskDriver:
         # One whose worker has died since runs again, and is waited for.
         values = dict(zip(good, self._client.gather(good) if good else [], strict=True))
         for future in ended:
-            position, attempt = self._futures.pop(future)
-            self._on_end(position, attempt, values[future] if future in values else self._without_result(future))
+            position, attempt, sent = self._futures.pop(future)
+            end = values[future] if future in values else self._without_result(future)
+            self._on_end(position, attempt, sent, end)
         self.job.flush()
         self.standing.running = len(self._futures)
 
-    def _without_result(self, future: Any) -> tuple[str, int, int, float, bytes, bytes]:
+    def _without_result(self, future: Any) -> tuple[str, int, float, int, int, float, bytes, bytes]:
         """What to take for the end of an attempt that ended otherwise. Raises Failed where the scheduler has gone."""
         from distributed import KilledWorker
 
@@ -220,10 +226,12 @@ class DaskDriver:
             raise self._gone()
         error = future.exception()
         flags = WORKERS_DIED if isinstance(error, KilledWorker) else dask_task.NO_START
-        return HOST, 126, flags, 0.0, b"", str(error).encode(errors="replace")
+        return HOST, -1, 0.0, 126, flags, 0.0, b"", str(error).encode(errors="replace")
 
-    def _on_end(self, position: int, attempt: int, end: tuple[str, int, int, float, bytes, bytes]) -> None:
-        name, code, flags, seconds, stdout, stderr = end
+    def _on_end(
+        self, position: int, attempt: int, sent: float, end: tuple[str, int, float, int, int, float, bytes, bytes]
+    ) -> None:
+        name, slot, began, code, flags, seconds, stdout, stderr = end
         if flags & dask_task.NOT_STUBBED:
             raise UsageError(
                 f"the worker {name} is not in this shell's session of the S3 stub: its `aws` would reach the real S3; "
@@ -234,18 +242,21 @@ class DaskDriver:
             missing = self.expect.missing(self.arguments[position], [stdout])
             if missing:
                 flags, stderr = MISSING, stderr + message(missing)
+        if slot >= 0:
+            clock = self._clocks.setdefault(name, RemoteClock())
+            self.job.slot(number, attempt, slot, clock.here(began, sent, time.time() - seconds))
         result = self.job.ended(number, attempt, name, code, flags, seconds, stdout, stderr)
         self.outcome.busy += seconds
         if code == 0 and not flags:
             self.job.done(number, result)
             self.standing.done += 1
-        elif self._failures[position] < self.options.retries and not flags & WORKERS_DIED:
+        elif self._failures[position] < self.settings.mapreduce.retries and not flags & WORKERS_DIED:
             self._retry(position, result)
             return
         else:
             self.outcome.failed[position] = result
             self.standing.failed += 1
-            self._stop = not self.options.keep_going
+            self._stop = not self.keep_going
         if self.on_result:
             self.job.flush()
             self.on_result(position, result)
@@ -253,10 +264,10 @@ class DaskDriver:
     def _retry(self, position: int, result: Result) -> None:
         self._failures[position] += 1
         self.outcome.retries += 1
-        longest = min(self.options.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
+        longest = min(self.settings.mapreduce.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))
         self.job.flush()
-        how, number = how_it_ended(result, self.options.timeout), self.numbers[position]
+        how, number = how_it_ended(result, self.settings.mapreduce.timeout), self.numbers[position]
         said = last_line(self.job.outputs, number, result)
         reason = f"{how}{': ' if said else ''}{said}"
         self.progress.retry(f"task {number} failed on {result.host}: {reason}; it will be tried again")
@@ -279,7 +290,7 @@ class DaskDriver:
             raise Failed(f"there is no Dask scheduler that answers at {self.address}: {reason}") from None
         self._client = client
         stub = dict(self.settings.stub_session)
-        common = (self.job.asked.command, self.options.timeout, self._nonce, stub)
+        common = (self.command, self.settings.mapreduce.timeout, self._nonce, stub)
         self._task = functools.partial(_sent("run"), *common)
         try:
             yield

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import paramiko
 
-from hardway.errors import Failed, UsageError
+from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded
 from hardway.pmap import agent, journal
 from hardway.tables import count
@@ -134,8 +134,7 @@ def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[
         for each in sorted(os.listdir(path)):
             yield from _below(path / each, f"{name}/{each}" if name else each, (*above, own))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"--files {printable(str(error.filename or path))}: {reason}") from None
+        raise UsageError(f"--files {printable(str(error.filename or path))}: {reason_of(error)}") from None
 
 
 def _write(archive: IO[bytes], found: Mapping[str, Path | None]) -> str:
@@ -154,19 +153,18 @@ def _write(archive: IO[bytes], found: Mapping[str, Path | None]) -> str:
             try:
                 fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise UsageError(f"--files {printable(str(file))}: {reason}") from None
+                raise UsageError(f"--files {printable(str(file))}: {reason_of(error)}") from None
             with open(fd, "rb") as source:
                 about = os.fstat(source.fileno())
                 executable = bool(about.st_mode & stat.S_IXUSR)
                 member.size, member.mode = about.st_size, 0o755 if executable else 0o644
-                reader = _Reader(source, file)
+                reader = _HashingReader(source, file)
                 tar.addfile(member, reader)  # type: ignore[arg-type]
             entries.append((os.fsencode(name), executable, reader.digest.digest()))
     return agent.digest_of(entries)
 
 
-class _Reader:
+class _HashingReader:
     """A file that is hashed as it is read."""
 
     def __init__(self, source: IO[bytes], path: Path) -> None:
@@ -186,7 +184,7 @@ class _Reader:
 
 def _no_room(error: OSError) -> Failed:
     where = error.filename or tempfile.gettempdir()
-    return Failed(f"cannot write to {where}, to pack what --files names: {(error.strerror or str(error)).lower()}")
+    return Failed(f"cannot write to {where}, to pack what --files names: {reason_of(error)}")
 
 
 class Load:

@@ -13,13 +13,14 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway.errors import Failed, UsageError
+from hardway import atomic
+from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded, is_systems, put
 from hardway.pmap.journal import Asked, Job, Result
 from hardway.terminal import printable
 
 MARK = ".hardway-job"
-_OURS = re.compile(r"\d+\.(stdout|stderr|json)(\.new)?")
+_OURS = re.compile(rf"\d+\.(stdout|stderr|json)({atomic.SUFFIX})?")
 _ENDINGS = ("stdout", "stderr", "json")
 
 
@@ -40,7 +41,7 @@ def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
         owner = _owner(folder)
         ours = [name for name in os.listdir(folder) if _OURS.fullmatch(name) and _is_regular(folder / name)]
     except OSError as error:
-        raise UsageError(f"{said}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"{said}: {reason_of(error)}") from None
     if owner and (asked is None or owner != _mark(asked)):
         raise UsageError(f"{said}: it has the results of job {printable(owner.split()[0])}; name another directory")
     if ours and not owner:
@@ -126,4 +127,4 @@ class Folder:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> Failed:
-        return Failed(f"cannot write to {printable(str(self.folder))}: {(error.strerror or str(error)).lower()}")
+        return Failed(f"cannot write to {printable(str(self.folder))}: {reason_of(error)}")

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import fnmatch
 import hashlib
 import json
@@ -51,12 +50,13 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_state_path
 
-from hardway import state
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean
+from hardway import atomic, state
+from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
 from hardway.paths import current_directory
-from hardway.tables import count
+from hardway.tables import Table, count, duration
 from hardway.terminal import printable
 
+VERSION = 2  # of all that is in a job's directory
 KEY_SIZE = 16
 HEAD_SIZE = 96
 # An instance has a directory of this name, a token and its own id; file names end at 255 bytes, on eCryptfs at 143.
@@ -94,7 +94,7 @@ class Result(NamedTuple):
     checksum: int
     err_offset: int
     err_size: int
-    err_checksum: int = 0
+    err_checksum: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Asked:
     source: str
     created: float
     cwd: str
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str]
+    version: int = VERSION
 
     @property
     def seal(self) -> str:
@@ -165,8 +166,7 @@ def digest_of(name: str) -> bytes:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise UsageError(f"--depends {printable(name)}: {reason}") from None
+        raise UsageError(f"--depends {printable(name)}: {reason_of(error)}") from None
     return digest.digest()
 
 
@@ -215,7 +215,7 @@ class Job:
         except OSError as error:
             self._close_files()
             if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
-                raise Damaged(Path(error.filename), f"can't be used: {_reason(error)}") from None
+                raise Damaged(Path(error.filename), f"can't be used: {reason_of(error)}") from None
             raise self.unwritable(error) from None
         except BaseException:
             self._close_files()
@@ -258,7 +258,7 @@ class Job:
         )
         new = jobs_path() / f"{_NEW}{token}"
         try:
-            _own(jobs_path())
+            state.state_directory("jobs")
             _sweep()
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "", path)
@@ -269,7 +269,7 @@ class Job:
             contents = {"job.json": about_it, "journal": line}
             contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
             for file, content in contents.items():
-                write_file(new / file, content, synced=bool(content))
+                atomic.write(new / file, [content], synced=bool(content))
             # Of two that take the same name at once one finds the other's, which is not empty.
             new.rename(path)
             _sync_directory(path.parent)
@@ -277,7 +277,7 @@ class Job:
             shutil.rmtree(new, ignore_errors=True)
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
                 raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
-            raise Failed(f"cannot write to {error.filename or path}: {_reason(error)}") from None
+            raise Failed(f"cannot write to {error.filename or path}: {reason_of(error)}") from None
         return cls(path)
 
     def __enter__(self) -> Job:
@@ -331,6 +331,10 @@ class Job:
         """An attempt is about to be sent."""
         self._line(f"start {task} {attempt} {host} {time.time():.3f}")
 
+    def slot(self, task: int, attempt: int, number: int, began: float) -> None:
+        """An attempt has this slot of its host since it `began`, in seconds of Unix."""
+        self._line(f"slot {task} {attempt} {number} {began:.6f}")
+
     def event(self, kind: str, **about: Any) -> None:
         """Something happened that tells where the time went, and decides nothing; `history` reads it."""
         self._line(f"event {time.time():.3f} {kind} {json.dumps(about)}")
@@ -345,16 +349,15 @@ class Job:
         seconds: float,
         stdout: bytes | Path,
         stderr: bytes | Path,
-        worker: int = -1,
     ) -> Result:
-        """An attempt ended with these outputs; a file is moved into the job. `worker` is its slot's number, or -1."""
+        """An attempt ended with these outputs; a file is moved into the job."""
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
         result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
         self._line(
             f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
-            f"{offset} {size} {checksum} {err_offset} {err_size} {worker} {err_checksum}"
+            f"{offset} {size} {checksum} {err_offset} {err_size} {err_checksum}"
         )
         return result
 
@@ -405,7 +408,7 @@ class Job:
         """What to say where the job's directory takes no more."""
         file = error.filename if isinstance(error.filename, str | Path) else self.path
         return Failed(
-            f"cannot write to {printable(str(file))}: {_reason(error)}; "
+            f"cannot write to {printable(str(file))}: {reason_of(error)}; "
             f"once it can be written to, --resume {self.asked.name} goes on"
         )
 
@@ -414,7 +417,7 @@ class Job:
         path = self.path / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_file(path, content)
+            atomic.write(path, [content])
         except OSError as error:
             raise self.unwritable(error) from None
         return path
@@ -450,8 +453,9 @@ class Job:
         return offset, len(data), zlib.crc32(data)
 
     def _line(self, text: str) -> None:
-        line, self.history.chain = _sealed(text, self.history.chain)
-        self._pending["journal"].append(line)
+        data = text.encode()
+        chain = self.history.chain = zlib.crc32(data, self.history.chain)
+        self._pending["journal"].append(b"%b %08x\n" % (data, chain))  # as `_sealed` does; each call costs
 
 
 class Outputs:
@@ -486,7 +490,7 @@ class Outputs:
             if offset < 0 and (checksum, length) == (written, size):
                 pieces = self._read(task, result.attempt, which, offset, size)
         except OSError as error:
-            raise Failed(f"the {which} of task {task} in {self.path} can't be read: {_reason(error)}") from None
+            raise Failed(f"the {which} of task {task} in {self.path} can't be read: {reason_of(error)}") from None
         if (checksum, length) != (written, size):
             what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
             raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
@@ -561,7 +565,7 @@ def result_of(words: Sequence[str]) -> Result:
         int(words[3]),
         int(words[4]),
         float(words[5]),
-        *map(int, [*words[6:11], *words[12:13]]),
+        *map(int, words[6:]),
     )
 
 
@@ -572,7 +576,7 @@ def read_history(data: bytes) -> History:
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             (kind, *words), history.chain = words_of(line, history.chain)
-            if kind == "event" or (kind == "job" and number == 1):
+            if kind in ("event", "slot") or (kind == "job" and number == 1):
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)
@@ -630,7 +634,7 @@ def read_asked(path: Path) -> Asked:
     """
     try:
         about = os.stat(path)
-        if about.st_uid != os.geteuid() or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
+        if not state.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
             raise Failed(
                 f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
                 "mapreduce.rm deletes it, chmod 700 trusts it"
@@ -638,18 +642,24 @@ def read_asked(path: Path) -> Asked:
     except FileNotFoundError:
         raise UsageError(_no_job(path.name)) from None
     except (OSError, ValueError) as error:
-        reason = _reason(error) if isinstance(error, OSError) else str(error)
-        raise UsageError(f"there is no job {printable(path.name)!r}: {reason}") from None
+        raise UsageError(f"there is no job {printable(path.name)!r}: {reason_of(error)}") from None
     file = path / "job.json"
     try:
         about_it = json.loads(_content(file))
         seal = about_it.pop("seal", "")
-        asked = Asked(**about_it)
-        sealed = seal == asked.seal
+        version = about_it.get("version", 1)
+        if version == VERSION:
+            asked = Asked(**about_it)
+            sealed = seal == asked.seal
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Damaged(file, "is not what was written") from None
+    if version != VERSION:
+        raise Failed(
+            f"job {printable(path.name)} is of another version of hardway, or damaged: {printable(str(file))} "
+            f"is not of version {VERSION}; without --resume a new job is begun, and mapreduce.rm deletes this one"
+        )
     if not sealed:
-        raise Damaged(file, "is not what was written" if seal else "has no seal: it is damaged, or of an older hardway")
+        raise Damaged(file, "is not what was written")
     if asked.name != path.name:
         raise Damaged(file, f"is of a job named {asked.name}")
     return asked
@@ -680,15 +690,17 @@ def _read_head(record: bytes) -> bytes:
 
 
 def _lock(path: Path, name: str) -> int:
+    fd = -1
     try:
         fd = _open(path / "lock", os.O_RDWR | os.O_CREAT)
+        ours = state.lock(fd)
     except OSError as error:
+        if fd >= 0:
+            os.close(fd)
         if error.errno in NO_ROOM:
-            raise Failed(f"cannot write to {path / 'lock'}: {_reason(error)}") from None
-        raise Damaged(path / "lock", f"can't be used: {_reason(error)}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+            raise Failed(f"cannot write to {path / 'lock'}: {reason_of(error)}") from None
+        raise Damaged(path / "lock", f"can't be used: {reason_of(error)}") from None
+    if not ours:
         holder = os.read(fd, 32).strip()
         os.close(fd)
         pid = holder.decode() if holder.isdigit() else "unknown"
@@ -719,22 +731,7 @@ def _content(path: Path) -> bytes:
         with FileIO(_open(path, os.O_RDONLY)) as file:
             return file.readall() or b""
     except OSError as error:
-        raise Damaged(path, f"can't be read: {_reason(error)}") from None
-
-
-def write_file(path: Path, content: bytes, synced: bool = False) -> None:
-    """Write a file for this user alone, whatever the umask; what was there is replaced. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    try:
-        with FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            _write(file, content)
-            if synced:
-                os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+        raise Damaged(path, f"can't be read: {reason_of(error)}") from None
 
 
 def _write(file: FileIO, content: bytes) -> None:
@@ -751,15 +748,6 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _own(path: Path) -> None:
-    """Make the directory of all jobs and the one it is in, for this user alone, and mend what others may enter.
-
-    Raises OSError, also where one of them is another user's.
-    """
-    for each in (path.parent, path):
-        state.private(each)
-
-
 def _sweep() -> None:
     """Remove what is left of jobs that were being made when their process was killed, an hour ago or more."""
     for left in jobs_path().glob(f"{_NEW}*"):
@@ -774,10 +762,6 @@ def check_name(name: str) -> None:
         raise UsageError(f"a job's name has letters of ASCII, digits and - _ . only, not {printable(name)!r}")
     if len(name) > NAME_MOST:
         raise UsageError(f"a job's name has {NAME_MOST} characters at most: {name[:20]}... has {len(name)}")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
@@ -844,23 +828,9 @@ def is_driven(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
+        return not state.lock(fd, shared=True)
     finally:
         os.close(fd)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"
 
 
 def all_jobs() -> list[Path]:
@@ -871,7 +841,7 @@ def all_jobs() -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise Failed(f"cannot read {jobs_path()}: {_reason(error)}") from None
+        raise Failed(f"cannot read {jobs_path()}: {reason_of(error)}") from None
     return sorted(found, key=_made)
 
 
@@ -894,33 +864,24 @@ def remove(path: Path) -> None:
         else:
             shutil.rmtree(path)
     except OSError as error:
-        raise Failed(f"cannot delete {printable(str(error.filename or path))}: {_reason(error)}") from None
+        raise Failed(f"cannot delete {printable(str(error.filename or path))}: {reason_of(error)}") from None
     finally:
         if lock >= 0:
             os.close(lock)
 
 
-class Jobs(list[dict[str, Any]]):
-    """Jobs as `describe` gives them; prints as a table, one a line."""
+class Jobs(Table[dict[str, Any]]):
+    """Jobs as `describe` gives them."""
 
-    def json(self) -> str:
-        """The same as a JSON array of objects."""
-        return json.dumps(self, indent=2)
-
-    def __str__(self) -> str:
-        rows = [
-            (
-                printable(job["name"]),
-                job["state"],
-                f"{job['done']}/{job['tasks']}",
-                count(job["failed"], "failed attempt") if job["failed"] else "-",
-                f"{duration(time.time() - job['created'])} ago",
-                job["damage"] or printable(job["command"].replace("\n", " "))[:60],
-            )
-            for job in self
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    def __init__(self, jobs: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(
+            jobs,
+            *("name", "state"),
+            lambda job: f"{job['done']}/{job['tasks']}",
+            lambda job: count(job["failed"], "failed attempt") if job["failed"] else "",
+            lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
+            lambda job: job["damage"] or printable(job["command"].replace("\n", " "))[:60],
+        )
 
 
 def find(names: str | Iterable[str]) -> list[Path]:

@@ -3,26 +3,32 @@
 An agent may be replaced, broken or hostile: what it says is data. An attempt is in a host's ledger from when it is sent
 there until it has ended, was given back or is known to be lost, and it is in exactly one state there. What doesn't
 follow from that state by a step that our agent takes is a lie, and so is silence about what our agent always tells.
+A slot runs one attempt at a time, by the agent's own clock: as a slot is told again, the attempt before has ended.
 What remains possible is a wrong output, and an end that never comes, of a task that the host was given to run.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from hardway.pmap import agent
+from hardway.pmap.clock import RemoteClock
 
 CPUS_MOST = 4096
+SLOTS_MOST = 4096  # of a host, whatever an earlier driver allowed
+OVERLAP_MOST = 1e-6  # seconds: more than what rounding makes of an end and the next start
 SAID_MOST = 4  # lines for a person, of one attempt
 CLOCKS_DIFFER = 86_400.0  # seconds by which an attempt may seem older than its job
 # Seconds, without any other progress there, until an agent
 ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it had started it,
 START_PATIENCE = 60.0  # has started something, where nothing runs,
-END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over
+END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over, or has sent the end of what gave way
 _FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT
+_unpack_start = agent.START.unpack
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 
 
@@ -31,12 +37,23 @@ class Lie(Exception):
 
 
 class Holding(NamedTuple):
-    """An attempt that an agent holds; `seconds` since it started, or that it took."""
+    """An attempt that an agent holds; unless it waits, when it `began` by the agent's clock, `seconds` ago."""
 
     task: int
     attempt: int
     state: int
+    slot: int
+    began: float
     seconds: float
+
+
+class Begun(NamedTuple):
+    """An attempt has started in a slot of its host; `began` in seconds of Unix."""
+
+    task: int
+    attempt: int
+    slot: int
+    began: float
 
 
 class End(NamedTuple):
@@ -45,7 +62,6 @@ class End(NamedTuple):
     code: int
     flags: int
     seconds: float
-    worker: int
     sizes: list[int]
     checksums: list[int]
     inline: bytes
@@ -55,42 +71,49 @@ class End(NamedTuple):
 class Entry:
     """One attempt that may be on the host."""
 
-    __slots__ = ("got", "killed", "ordered", "orders", "said", "since", "state", "stranger")
+    __slots__ = (
+        *("began", "got", "killed", "ordered", "orders", "said", "sent", "since", "slot", "state", "stranger", "until"),
+    )
 
     def __init__(self, state: int, since: float, stranger: bool) -> None:
         self.state = state
         self.since = since  # when it was sent, or started
+        self.sent = time.time()
+        self.slot = -1
+        self.began = 0.0  # by the agent's clock, as is
+        self.until = math.inf  # when it has ended at the latest
         self.orders = 0  # to give it back or end it, over the present connection
         self.ordered = 0.0  # when the last of them was given
         self.killed = False
         self.said = 0  # how often there was something to say of it
         self.got = [0, 0]  # bytes of its outputs, over the present connection
-        self.stranger = stranger  # an earlier driver sent it, to workers of other numbers
+        self.stranger = stranger  # an earlier driver sent it, which may have allowed more slots
 
 
 class Ledger:
     """All attempts that one host may know of, by task and attempt; times are of the driver's clock."""
 
-    def __init__(self, earlier: Iterable[tuple[int, int]] = (), created: float = 0.0, complete: bool = True) -> None:
-        """`earlier` are the attempts that earlier drivers sent there; not all of them unless `complete`.
+    def __init__(self, earlier: Iterable[tuple[int, int]] = (), created: float = 0.0) -> None:
+        """`earlier` are the attempts that earlier drivers sent there.
 
         `created` is when the job was, in seconds of Unix: nothing of it is much older.
         """
         self.open: dict[tuple[int, int], Entry] = {}
         self.over: set[tuple[int, int]] = set()  # ended, as far as it concerns us; the agent may not know that yet
         self.shares = False  # another job runs there: what is free may be that one's
-        self.workers = range(0)
+        self.slots = 0
         self._earlier = set(earlier)
-        self._complete = complete
         self._created = created
         self._twice: set[tuple[int, int]] = set()  # of `over`, what this connection tells of once more
+        self._last: dict[int, Entry] = {}  # by slot, what started there last
+        self._clock = RemoteClock()
         self._echoes: dict[tuple[int, int], int] = {}  # orders for what was given back before they came
         self.progress = 0.0  # when the last attempt got on there, or a connection began
 
     @property
     def most(self) -> int:
         """How many attempts the agent can hold."""
-        return len(self.open) + len(self.over) + len(self._earlier) if self._complete else 1 << 16
+        return len(self.open) + len(self.over) + len(self._earlier)
 
     # What the driver does
 
@@ -108,44 +131,81 @@ class Ledger:
 
     # What the agent says
 
-    def hello(self, holdings: Iterable[Holding], now: float) -> list[tuple[int, int, bool]]:
+    def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
         """A connection begins: what it holds is all it has. Raises Lie.
 
-        Returns the task and attempt of what was sent there and is gone, and whether it had started.
+        Returns the task and attempt of what was sent there and is gone, with whether it had started; and what has
+        started there, as far as that is news.
         """
         found: dict[tuple[int, int], Entry] = {}
-        twice = set()
-        for task, attempt, state, seconds in holdings:
-            key = task, attempt
-            if key in found or key in twice or state not in (_SENT, _RUNNING, _ENDED):
-                raise Lie(f"it holds task {task} twice, or in no state")
-            self._check_seconds(task, seconds)
-            entry = self.open.get(key)
+        twice: set[tuple[int, int]] = set()
+        begun = []
+        self._last = {}
+        for holding in sorted(holdings, key=lambda holding: holding.began):
+            key = holding.task, holding.attempt
+            if key in found or key in twice or holding.state not in (_SENT, _RUNNING, _ENDED):
+                raise Lie(f"it holds task {holding.task} twice, or in no state")
+            self._check_seconds(holding.task, holding.seconds)
             if key in self.over:
-                if state != _ENDED:
-                    raise Lie(f"task {task} has ended there before, and runs")
+                if holding.state != _ENDED:
+                    raise Lie(f"task {holding.task} has ended there before, and runs")
                 twice.add(key)
                 continue
-            if entry is None:
-                if self._complete and key not in self._earlier:
-                    raise Lie(f"it holds attempt {attempt} of task {task}, which was not sent there")
-                entry = Entry(state, now, True)
-            elif entry.state > state:
-                raise Lie(f"task {task} had started there before, and waits")
-            if state == _RUNNING:
-                entry.since = now - seconds
-            entry.state = state
-            entry.orders, entry.killed, entry.got = 0, False, [0, 0]
-            found[key] = entry
+            entry = found[key] = self._held(holding, now)
+            if holding.state != _SENT and (news := self._take_up(entry, holding)):
+                begun.append(news)
         gone = [(*key, entry.state != _SENT) for key, entry in self.open.items() if key not in found]
         self.open = found
         self._earlier.clear()  # what is left of it is in `open` now
-        self._complete = True
         self._twice = twice
         self._echoes = {}
         self.shares = False
         self.progress = now
-        return gone
+        return gone, begun
+
+    def _held(self, holding: Holding, now: float) -> Entry:
+        """What is known of an attempt that an agent holds as a connection begins. Raises Lie."""
+        key = holding.task, holding.attempt
+        entry = self.open.get(key)
+        if entry is None:
+            if key not in self._earlier:
+                raise Lie(f"it holds attempt {holding.attempt} of task {holding.task}, which was not sent there")
+            entry = Entry(holding.state, now, True)
+        elif entry.state > holding.state:
+            raise Lie(f"task {holding.task} had started or ended there before, and now it has not")
+        if holding.state == _RUNNING:
+            entry.since = now - holding.seconds
+        entry.state = holding.state
+        entry.orders, entry.killed, entry.got = 0, False, [0, 0]
+        return entry
+
+    def _take_up(self, entry: Entry, holding: Holding) -> Begun | None:
+        """An attempt that is held has a slot; None where that was known. Raises Lie."""
+        if entry.slot >= 0 and (entry.slot, entry.began) != (holding.slot, holding.began):
+            raise Lie(f"task {holding.task} is in another slot than it was, or of another time")
+        before = self._last.get(holding.slot)
+        if before is not None and before.state == _RUNNING:
+            raise Lie(f"it runs task {holding.task} in a slot where another runs")
+        news = entry.slot < 0
+        self._occupy(holding.task, entry, holding.slot, holding.began, SLOTS_MOST)
+        if not news:
+            return None
+        latest = time.time() - holding.seconds
+        began = self._clock.here(holding.began, latest if entry.stranger else entry.sent, latest)
+        return Begun(holding.task, holding.attempt, holding.slot, began)
+
+    def _occupy(self, task: int, entry: Entry, slot: int, began: float, slots: int) -> None:
+        """The attempt has the slot, and the one before has it no more. Raises Lie."""
+        if not slot < slots or not math.isfinite(began):
+            raise Lie(f"it starts task {task} in a slot that is not there")
+        before = self._last.get(slot)
+        if before is not None:
+            if began < (before.began if before.until == math.inf else before.until) - OVERLAP_MOST:
+                raise Lie(f"it starts task {task} in a slot where another runs")
+            if before.until > began:
+                before.until, before.state = began, _ENDED
+        entry.slot, entry.began = slot, began
+        self._last[slot] = entry
 
     def settled(self, task: int, attempt: int) -> None:
         """An attempt that has ended there is not wanted: the agent is told to forget it, and may not send all of it."""
@@ -160,15 +220,19 @@ class Ledger:
             raise Lie(f"it has something to say of task {task}, which does not run there, or too much")
         entry.said += 1
 
-    def started(self, task: int, attempt: int, payload: bytes, now: float) -> None:
+    def started(self, task: int, attempt: int, payload: bytes, now: float) -> Begun:
         """It runs. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state != _SENT:
             raise Lie(f"it starts attempt {attempt} of task {task}, which does not wait there")
-        if len(payload) != 4 or not (entry.stranger or int.from_bytes(payload, "big") in self.workers):
-            raise Lie(f"it starts task {task} in a slot that is not there")
+        try:
+            slot, began = _unpack_start(payload)
+        except struct.error:
+            raise Lie(f"it starts task {task} in no slot") from None
+        self._occupy(task, entry, slot, began, SLOTS_MOST if entry.stranger else self.slots)
         entry.state = _RUNNING
         self.progress = entry.since = now
+        return Begun(task, attempt, slot, self._clock.here(began, entry.sent, time.time()))
 
     def chunk(self, task: int, attempt: int, payload: bytes, now: float) -> tuple[int, bool]:
         """Output arrives: which (0 is stdout), and whether it is wanted. Raises Lie."""
@@ -191,7 +255,7 @@ class Ledger:
         key = task, attempt
         if len(payload) < agent.RESULT.size:
             raise Lie(f"an end of task {task} that is cut short")
-        code, flags, seconds, worker, *counts = agent.RESULT.unpack_from(payload)
+        code, flags, seconds, *counts = agent.RESULT.unpack_from(payload)
         sizes, checksums = counts[:2], counts[2:]
         inline = payload[agent.RESULT.size :]
         if flags & ~_FLAGS or not -65 < code < 256:
@@ -202,11 +266,11 @@ class Ledger:
             if key not in self._twice:
                 raise Lie(f"the end of attempt {attempt} of task {task}, which is not there")
             self._twice.discard(key)
-            return End(code, flags, seconds, worker, sizes, checksums, inline, False)
-        if entry.state == _SENT and not flags & (agent.NO_START | agent.HOST_FAULT | agent.KILLED):
+            return End(code, flags, seconds, sizes, checksums, inline, False)
+        if entry.state == _SENT:
             raise Lie(f"task {task} ended before it had started")
-        if not entry.stranger and worker not in self.workers:
-            raise Lie(f"task {task} ended in a slot that is not there")
+        if entry.began + seconds > entry.until + OVERLAP_MOST:
+            raise Lie(f"task {task} ended after another one had begun in its slot")
         # What the agent can't read back it has sent in part, and says so in place of the rest.
         # And of what it ended when it was about to go it has kept nothing.
         pieces = any(entry.got) and not flags & (agent.HOST_FAULT | agent.KILLED)
@@ -214,10 +278,12 @@ class Ledger:
             raise Lie(f"output of task {task} of another size than it says")
         if not pieces and not flags & agent.KILLED and not sum(sizes) == len(inline) <= agent.INLINE:
             raise Lie(f"output of task {task} of another size than it says")
+        entry.until = min(entry.until, entry.began + seconds)
+        entry.state = _ENDED
         del self.open[key]
         self.over.add(key)
         self.progress = now
-        return End(code, flags, seconds, worker, sizes, checksums, inline, True)
+        return End(code, flags, seconds, sizes, checksums, inline, True)
 
     def returned(self, task: int, attempt: int, now: float) -> bool:
         """It gives the attempt back, as asked; False where it had done so. Raises Lie."""
@@ -261,6 +327,8 @@ class Ledger:
                     return f"it does not end task {task}, as it was told to"
                 if timeout and now - max(since, entry.since + timeout) > END_PATIENCE:
                     return f"it does not end task {task}, whose time is over"
+            elif entry.until < math.inf and waited > END_PATIENCE:
+                return f"it does not send the end of task {task}, in whose slot another one runs"
         return ""
 
     def _check_seconds(self, task: int, seconds: float) -> None:

@@ -36,7 +36,8 @@ from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
-from hardway.terminal import printable
+from hardway.terminal import cut_short as cut_short
+from hardway.terminal import last_line
 
 # Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
 # ours has compiled (compiling it is half of an agent's start), else its source.
@@ -51,7 +52,6 @@ BOOT = (
 _UNHEARD_MOST = 2 * agent.SPEAK_UP
 _SILENT = 20.0  # seconds: nobody who answers pings is silent for so long
 _PREFACE_MOST = 1 << 16  # what login shells may print before the agent's first word
-_TEXT_MOST = 300  # characters of what an agent or a login shell has to say
 _ERROR_MOST = 1 << 16
 _TURN_MOST = 1 << 20  # bytes taken from one host before others have their turn
 _GREETS_WITHIN = 120.0  # seconds from the connection to the agent's first word
@@ -61,7 +61,7 @@ _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
 # What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
 _LENGTHS = {
-    agent.STARTED: 4,
+    agent.STARTED: agent.START.size,
     agent.RETURNED: 0,
     agent.CHUNK: 1 + agent.CHUNK_SIZE,
     agent.DONE: agent.RESULT.size + agent.INLINE,
@@ -425,13 +425,7 @@ def _send_within(channel: paramiko.Channel, data: bytes, seconds: float) -> None
 
 def text(said: bytes) -> str:
     """The last line of what an agent or a program says, which has the reason: safe to show, and short."""
-    lines = said[-_ERROR_MOST:].decode(errors="replace").strip().splitlines()
-    return cut_short(lines[-1]) if lines else ""
-
-
-def cut_short(said: str) -> str:
-    """A text from outside, safe to show, and short."""
-    return printable(said[:_TEXT_MOST]) + ("..." if len(said) > _TEXT_MOST else "")
+    return cut_short(last_line(said[-_ERROR_MOST:]))
 
 
 def _hello(frame: Frame, most: int) -> Hello:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
 from hardway import streams
-from hardway.pmap.journal import duration
+from hardway.tables import duration
 from hardway.terminal import printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
@@ -18,7 +18,7 @@ _SOON = 600.0
 RETRIES_TOLD = 5  # lines about retries before they are only counted
 
 
-class Standing(Protocol):
+class JobStanding(Protocol):
     """Numbers of tasks; `slowest` is one that runs, by its position, where it does, and since when (monotonic)."""
 
     @property
@@ -87,7 +87,7 @@ class Progress:
         self._done_at_start = done
         self._numbers = numbers
 
-    def update(self, standing: Standing, instances: int, now: float) -> None:
+    def update(self, standing: JobStanding, instances: int, now: float) -> None:
         """Show where the job stands, if it is time to; `now` is the monotonic clock."""
         if not self.shown:
             return
@@ -101,22 +101,22 @@ class Progress:
             self._tell_of_end(standing, now)
             print(self.line(standing, instances, now), file=self._stream, flush=True)
 
-    def _tell_of_end(self, standing: Standing, now: float) -> None:
+    def _tell_of_end(self, standing: JobStanding, now: float) -> None:
         if self._outlasts(standing, now):
             self.say(
-                f"the first instances end themselves in {duration(max(0.0, self._ends - now))}, and the job may need "
-                "longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
+                f"the first instances end themselves in {duration(max(0.0, self._ends - now), 2)}, and the job may "
+                "need longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
             )
             self._ends = math.inf
 
-    def _outlasts(self, standing: Standing, now: float) -> bool:
+    def _outlasts(self, standing: JobStanding, now: float) -> bool:
         """Whether the job needs longer than the instances have; where nothing is done yet, than the last minutes."""
         ran, done = now - self._began, standing.done - self._done_at_start
         if done >= max(standing.running, 1) and ran >= _RATE_AFTER:
             return now + standing.left / done * ran > self._ends
         return done == 0 and now > self._ends - _SOON
 
-    def line(self, standing: Standing, instances: int, now: float) -> str:
+    def line(self, standing: JobStanding, instances: int, now: float) -> str:
         """Where the job stands, in one line."""
         rate = (standing.done - self._done_at_start) / max(now - self._began, 0.001)
         parts = [
@@ -127,13 +127,14 @@ class Progress:
             f"{instances} {'instance' if instances == 1 else 'instances'}",
         ]
         if rate > 0 and standing.left:
-            parts.append(f"{duration(standing.left / rate)} left")
+            parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest
-            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {duration(now - since)}")
+            ran = duration(now - since, 2)
+            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
         return ", ".join(parts)
 
-    def _block(self, standing: Standing, instances: int, now: float) -> object:
+    def _block(self, standing: JobStanding, instances: int, now: float) -> object:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text

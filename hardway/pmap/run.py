@@ -18,28 +18,27 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hardway import aws, config
-from hardway.config import Settings
+from hardway import aws
+from hardway.config import Settings, aws_variables
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, journal
 from hardway.pmap.arguments import ARGUMENTS, Arguments
-from hardway.pmap.driver import Driver, Options
+from hardway.pmap.driver import Driver
 from hardway.pmap.endings import Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
-from hardway.pmap.journal import Job, Result, duration
+from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
-from hardway.tables import count, money
+from hardway.tables import count, duration, money
 from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
@@ -47,35 +46,15 @@ Value = TypeVar("Value")
 _OF_AWS = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)(:\d+)?/?$")
 
 
-def options(
-    settings: Settings, keep_going: bool, backup: bool, engine: str = "", workdir: str = "", **given: Any
-) -> Options:
-    """What was given, else what is configured; None is not given.
-
-    Raises UsageError for what is no number, and for what another engine than ours doesn't have.
-    """
-    if workdir not in ("", "home", "scratch"):
-        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
-    if engine and workdir:
-        raise UsageError("--workdir is for our own driver: with --engine that is up to the engine")
-    if not_ours := [name for name in ("slots", "reconnect", "linger") if engine and given.get(name) is not None]:
-        raise UsageError(f"--{not_ours[0]} is for our own driver: with --engine that is up to the engine")
-    kinds = {"slots": int, "retries": int, "retry_sleep": float, "timeout": float, "reconnect": float, "linger": float}
-    values = {}
-    for name, kind in kinds.items():
-        value = given.get(name)
-        configured = getattr(settings.mapreduce, name)
-        values[name] = configured if value is None else config.number(value, kind, f"--{name.replace('_', '-')}")
-    return Options(keep_going=keep_going, backup=backup, workdir=workdir, **values)
-
-
 def pmap(
     settings: Settings,
     selector: str | Iterable[str],
     arguments: Arguments,
     command: str,
-    options: Options,
     *,
+    keep_going: bool = False,
+    backup: bool = True,
+    workdir: str = "",
     job: str = "",
     resume: str | bool = False,
     depends: Sequence[str] = (),
@@ -87,8 +66,13 @@ def pmap(
     send: Sequence[str] = (),
     expect: str = "",
     flags: Sequence[str] = (),
+    before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
+
+    With `keep_going` the others are finished first when a task has failed for good, and with `backup` the slowest run a
+    second time. `workdir`, where a task runs, is home or scratch; empty is scratch for tasks that files are sent along
+    with.
 
     `resume` names a job of the same command and the same content of the files in `depends` and `send`, that ran in the
     same world (endpoint, account, region, session of the S3 stub); True is the newest: what has its result there is not
@@ -109,7 +93,9 @@ def pmap(
         raise UsageError("the command contains a NUL character: no shell can run that")
     if job:
         journal.check_name(job)
-    address = _read_engine(engine, selector, verify, join, send) if engine else ""
+    if workdir not in ("", "home", "scratch"):
+        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+    address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
     with contextlib.ExitStack() as stack:
         packed = files.pack(send)
@@ -117,6 +103,7 @@ def pmap(
             stack.enter_context(packed)
         load = Load(packed, depends, command)
         selected = [] if engine else instances.select(settings, selector)
+        before(selected)
         where = _where(settings, selected)
         shown = stack.enter_context(Progress(progress))
         if arguments.skipped:
@@ -136,15 +123,17 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
-        workdir = options.workdir or ("scratch" if load.digest else "home")
         job_run = _Run(
             opened,
+            command,
             settings,
             selected,
             arguments,
-            replace(options, workdir=workdir),
             target,
             shown,
+            keep_going=keep_going,
+            backup=backup,
+            workdir=workdir or ("scratch" if load.digest else "home"),
             engine=address,
             load=load,
             expect=expected,
@@ -159,12 +148,12 @@ def pmap(
 
 def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
     """The world in which a job runs: in another one its objects are not there. What isn't known is left out."""
-    stub = settings.stub_session.get("s3_stubbed_session", "")
-    region, endpoints = settings.aws.region, [os.environ.get("AWS_ENDPOINT_URL", "")]
+    stub, known = settings.stub_session.get("s3_stubbed_session", ""), aws_variables()
+    region, endpoints = settings.aws.region, [known.get("AWS_ENDPOINT_URL", "")]
     with contextlib.suppress(UsageError):  # with another engine than ours no region is needed
         region, endpoints = aws.region_of(settings), [str(aws.ec2(settings).meta.endpoint_url)]
     # In a session of the stub the latter is nobody's.
-    endpoints += [] if stub else [os.environ.get("AWS_ENDPOINT_URL_S3", "")]
+    endpoints += [] if stub else [known.get("AWS_ENDPOINT_URL_S3", "")]
     other_clouds = [url for url in endpoints if not _OF_AWS.search(url)]
     found = {
         "endpoint": " ".join(dict.fromkeys(filter(None, other_clouds))),
@@ -175,8 +164,19 @@ def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[s
     return {what: value for what, value in found.items() if value}
 
 
-def _read_engine(engine: str, selector: str | Iterable[str], verify: int, join: bool, send: Sequence[str]) -> str:
+def _read_engine(
+    settings: Settings,
+    engine: str,
+    selector: str | Iterable[str],
+    verify: int,
+    join: bool,
+    send: Sequence[str],
+    workdir: str,
+) -> str:
     """The scheduler's address. Raises UsageError for what has no meaning there."""
+    sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "reconnect", "linger")]
+    if ours := [source for source in (*sources, "--workdir" if workdir else "") if source.startswith("--")]:
+        raise UsageError(f"{ours[0]} is for our own driver: with --engine that is up to the engine")
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
         raise UsageError("with --engine the tasks run wherever the engine has workers: write - in place of SELECTOR")
     if verify or join or send:
@@ -212,23 +212,29 @@ class _Run:
     def __init__(
         self,
         job: Job,
+        command: str,
         settings: Settings,
         selected: Sequence[instances.Instance],
         arguments: Arguments,
-        options: Options,
         target: Path | None,
         shown: Progress,
         *,
+        keep_going: bool,
+        backup: bool,
+        workdir: str,
         engine: str,
         load: Load,
         expect: Expected | None,
         flags: Sequence[str],
     ) -> None:
         self.job = job
+        self.command = command
         self.settings = settings
         self.selected = selected
         self.items = items = arguments.items
-        self.options = options
+        self.keep_going = keep_going
+        self.backup = backup
+        self.workdir = workdir
         self.shown = shown
         self.engine = engine
         self.load = load
@@ -236,9 +242,9 @@ class _Run:
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         keys = journal.keys_of(items)
         self.numbers = job.number(keys, items)
-        self.resuming = _Resuming(job, arguments, engine, flags)
+        self.resuming = _Resuming(job, command, arguments, engine, flags)
         self._look_back()
-        self.order = longest_first(keys, journal.latest_durations(job.asked.command, job.path))
+        self.order = longest_first(keys, journal.latest_durations(command, job.path))
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def all(self) -> Results:
@@ -247,13 +253,22 @@ class _Run:
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
         on_result = (lambda place, result: writer.write(order[place], result)) if writer else None
-        rest = (self.settings, self.options, self.shown, on_result)
         driver: Driver | engine_dask.DaskDriver
         if self.engine:
-            driver = engine_dask.DaskDriver(self.job, items, numbers, self.engine, *rest, expect=self.expect)
+            driver = engine_dask.DaskDriver(
+                self.job,
+                self.command,
+                items,
+                numbers,
+                self.engine,
+                self.settings,
+                self.shown,
+                on_result,
+                keep_going=self.keep_going,
+                expect=self.expect,
+            )
         else:
-            more: dict[str, Any] = {"find": self.find, "load": self.load, "expect": self.expect}
-            driver = Driver(self.job, items, numbers, self.selected, *rest, **more)
+            driver = self._driver(self.job, items, numbers, on_result, find=self.find)
         outcome = self._drive(driver)
         self._check(outcome, items, numbers)
         self._resumable(self.job.sync)
@@ -271,15 +286,13 @@ class _Run:
         sample = sorted(random.sample(range(len(self.items)), count))
         items = [self.items[position] for position in sample]
         numbers = [self.numbers[position] for position in sample]
-        common = (self.selected, self.settings, self.options, self.shown)
-        more: dict[str, Any] = {"load": self.load, "expect": self.expect}
-        self._check(self._drive(Driver(self.job, items, numbers, *common, **more)), items, numbers)
+        self._check(self._drive(self._driver(self.job, items, numbers)), items, numbers)
         first = [self.job.history.results[number] for number in numbers]
-        again = Job.create(self.job.asked.command, name=f"{self.job.asked.name[:80]}-verify-{secrets.token_hex(3)}")
+        again = Job.create(self.command, name=f"{self.job.asked.name[:80]}-verify-{secrets.token_hex(3)}")
         with again:
             again_numbers = again.number(journal.keys_of(items))
             avoid = {position: result.host for position, result in enumerate(first)}
-            driver = Driver(again, items, again_numbers, *common, avoid=avoid, **more)
+            driver = self._driver(again, items, again_numbers, avoid=avoid)
             self._check(self._drive(driver), items, again_numbers, again)
             second = [again.history.results[number] for number in again_numbers]
             differ = [
@@ -300,6 +313,33 @@ class _Run:
                 f"idempotent; {self.resuming.line('to go on all the same')}"
             )
         self.shown.say(f"{count} tasks were run twice, on different instances, with the same results")
+
+    def _driver(
+        self,
+        job: Job,
+        items: Sequence[bytes],
+        numbers: Sequence[int],
+        on_result: Callable[[int, Result], None] | None = None,
+        avoid: Mapping[int, str] | None = None,
+        find: Callable[[], Sequence[instances.Instance]] | None = None,
+    ) -> Driver:
+        return Driver(
+            job,
+            self.command,
+            items,
+            numbers,
+            self.selected,
+            self.settings,
+            self.shown,
+            on_result,
+            keep_going=self.keep_going,
+            backup=self.backup,
+            workdir=self.workdir,
+            avoid=avoid,
+            find=find,
+            load=self.load,
+            expect=self.expect,
+        )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
         try:
@@ -342,7 +382,8 @@ class _Run:
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job | None = None) -> None:
         """Raises Failed, with the failures explained, if a task failed."""
         if outcome.failed:
-            self.shown.say(*failures(job or self.job, items, numbers, outcome, self.options))
+            timeout = self.settings.mapreduce.timeout
+            self.shown.say(*failures(job or self.job, self.command, items, numbers, outcome, timeout))
             raise Failed(
                 f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
                 f"left; {self.resuming.line()}"
@@ -364,7 +405,7 @@ def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Se
 class _Resuming:
     """The command that goes on with a job, on the engine that it was on; it lies in the job's directory, too."""
 
-    def __init__(self, job: Job, arguments: Arguments, engine: str, flags: Sequence[str]) -> None:
+    def __init__(self, job: Job, command: str, arguments: Arguments, engine: str, flags: Sequence[str]) -> None:
         asked = job.asked
         source, needs = arguments.source, ""
         if source in ("-", "ARGS"):
@@ -377,7 +418,7 @@ class _Resuming:
                 needs = ", with the same arguments for ARGS"
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
-        words = [*_program(), "mapreduce.pmap", selector, source, asked.command, *where, *flags, "--resume", asked.name]
+        words = [*_program(), "mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
         self._line = shlex.join(words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
@@ -409,7 +450,7 @@ def _summary(outcome: Outcome, tasks: int) -> str:
         f"{outcome.retries} retries",
         f"{outcome.backups} backups",
         f"{outcome.lost} instances lost",
-        duration(outcome.seconds),
+        duration(outcome.seconds, 2),
         f"{min(share, 1):.0%} busy",
     ]
     if outcome.cost:
@@ -422,22 +463,22 @@ def _summary(outcome: Outcome, tasks: int) -> str:
 
 
 def failures(
-    job: Job, items: Sequence[bytes], numbers: Sequence[int], outcome: Outcome, options: Options
+    job: Job, command: str, items: Sequence[bytes], numbers: Sequence[int], outcome: Outcome, timeout: float
 ) -> Iterable[str]:
     """The failed tasks grouped by how they ended and what they said last, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in outcome.failed.items():
-        said[position] = (how_it_ended(result, options.timeout), last_line(job.outputs, numbers[position], result))
+        said[position] = (how_it_ended(result, timeout), last_line(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))
         yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
-        yield from _by_hand(job, items[position], numbers[position], outcome.failed[position])
+        yield from _by_hand(job, command, items[position], numbers[position], outcome.failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"
 
 
-def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str]:
+def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
     """Where the whole log of one failed task is, and the line that runs it again."""
     try:
         said = b"".join(job.pieces(number, result, "stderr"))
@@ -447,6 +488,5 @@ def _by_hand(job: Job, item: bytes, number: int, result: Result) -> Iterable[str
     yield f"  such as task {number} on {printable(result.host)}: {log}"
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
-    command = shlex.quote(job.asked.command)
-    by_hand = f"ec2.ssh {result.host} --yes --command {command} --stdin {shlex.quote(str(stdin))}"
+    by_hand = f"ec2.ssh {result.host} --yes --command {shlex.quote(command)} --stdin {shlex.quote(str(stdin))}"
     yield f"  by hand: {shlex.join(_program())} {by_hand}"

@@ -92,7 +92,7 @@ class RunLog:
         instance = member.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         took = round(seconds, 3)
-        self._job.event("up", host=member.name, slots=member.slots, worker=member.worker, seconds=took, **about)
+        self._job.event("up", host=member.name, slots=member.slots, seconds=took, **about)
 
     def back(self, member: Member) -> None:
         """Note that a member is there again that was given up."""
@@ -171,10 +171,9 @@ class RunLog:
         """Note an attempt that was given back before it started."""
         self._job.event("back", task=task, attempt=attempt, host=member.name)
 
-    def lost(self, member: Member, position: int, attempt: int, seconds: float | None) -> None:
-        """Note an attempt that is lost; `seconds` is how long it ran, if it is known to have started."""
-        ran = None if seconds is None else round(seconds, 3)
-        self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name, seconds=ran)
+    def lost(self, member: Member, position: int, attempt: int) -> None:
+        """Note an attempt that is lost."""
+        self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name)
 
     def deadly(self, position: int, attempt: int, host: Name) -> None:
         """Note that the task has failed since it seems to kill its hosts."""
@@ -189,13 +188,11 @@ class RunLog:
         member, position, task, attempt, end, stdout, stderr = ended
         self.outcome.busy += end.seconds
         if verdict is Verdict.IGNORED:
-            about = {"code": end.code, "seconds": round(end.seconds, 6), "worker": end.worker}
+            about = {"code": end.code, "seconds": round(end.seconds, 6)}
             self._job.event("ended", task=task, attempt=attempt, host=member.name, **about)
             discard([output for output in (stdout, stderr) if isinstance(output, Path)])
             return
-        result = self._job.ended(
-            task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr, end.worker
-        )
+        result = self._job.ended(task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
             member.results += 1
             self._job.done(task, result)

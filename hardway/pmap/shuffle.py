@@ -18,9 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from hardway import s3
-from hardway.config import Settings
+from hardway.config import Settings, child_environment
 from hardway.errors import Failed, UsageError
 from hardway.pmap.results import Results
+from hardway.terminal import last_line
 
 READERS = 16  # objects read at the same time
 AHEAD = 64  # objects read, or being read, that it is not yet the turn of
@@ -68,7 +69,7 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            env={**os.environ, "LC_ALL": "C"},
+            env=child_environment({"LC_ALL": "C"}),
         )
         try:
             assert process.stdin and process.stdout
@@ -84,8 +85,8 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield from process.stdout
             if process.wait():
                 complaints.seek(0)
-                said = complaints.read(2000).decode(errors="replace").strip().splitlines()
-                raise Failed(f"cannot sort the lines: {said[-1] if said else f'sort ended with {process.returncode}'}")
+                said = last_line(complaints.read(2000)) or f"sort ended with {process.returncode}"
+                raise Failed(f"cannot sort the lines: {said}")
         finally:
             process.kill()
             process.wait()
@@ -95,7 +96,7 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
                         pipe.close()
 
 
-def gather(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
+def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
     """Write the objects of these S3 URLs, one after the other, to the object `destination`; returns its URL.
 
     Raises UsageError for what is no URL of an object, Failed where one can't be read or written; the destination is

@@ -16,7 +16,7 @@ import paramiko
 from hardway.errors import Failed
 from hardway.ssh import connection as ssh
 from hardway.ssh.script import Launch, Script, Words, not_run
-from hardway.terminal import printable
+from hardway.terminal import last_line
 
 # Nothing moved for so long: the host hangs.
 STALL_SECONDS = 120.0
@@ -149,8 +149,7 @@ class Channel:
                 self._out.clear()
         code = self._words.code
         if code is None or code not in good:
-            said = self.complaints()
-            raise TransferError(printable(said[-1]) if said else self._why_not())
+            raise TransferError(self.complaint() or self._why_not())
         return code
 
     def complaints(self) -> list[str]:
@@ -159,6 +158,10 @@ class Channel:
         said = [line.strip() for line in lines if line.strip()]
         # GNU tar's last line says that one before it says why.
         return [line for line in said if not line.endswith("due to previous errors")] or said
+
+    def complaint(self) -> str:
+        """The last of these lines, safe to show; empty for none."""
+        return last_line("\n".join(self.complaints()))
 
     def leave(self) -> None:
         """Say that all is sent, and wait a little for the script's end, whatever that is."""

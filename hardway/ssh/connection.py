@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from hardway import state
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
-from hardway.errors import Failed, UsageError
+from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded
 from hardway.ssh import host_keys, proxy
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
@@ -124,7 +123,7 @@ class InstanceConnection(fabric.Connection):
         known: HostKeys | None = None,
         given_up: threading.Event | None = None,
     ) -> None:
-        proxy.check(settings.ec2.via)
+        proxy.check(settings)
         user = _user(instance, settings)
         super().__init__(
             address(instance, settings),
@@ -223,17 +222,6 @@ class InstanceConnection(fabric.Connection):
         return running.end() if running else ""
 
 
-def reached(settings: Settings, private_ip: bool = False, via: str | None = None) -> Settings:
-    """The settings with `--private-ip` and `--via` in place of what is configured, where they are given.
-
-    Raises UsageError for a way that there is none, or whose programs are missing here.
-    """
-    ec2 = replace(settings.ec2, private_ip=private_ip or settings.ec2.private_ip)
-    ec2 = ec2 if via is None else replace(ec2, via=via)
-    proxy.check(ec2.via)
-    return replace(settings, ec2=ec2)
-
-
 def address(instance: Instance, settings: Settings) -> str:
     """Where the instance is connected to; empty before it has any address. Raises UsageError for what is no address."""
     return checked_address(instance, instance.private_ip if settings.ec2.private_ip else instance.address)
@@ -318,7 +306,7 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     if isinstance(error, paramiko.SSHException | EOFError):
         return str(error) or "the host closed the connection"
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return reason_of(error)
     return None
 
 

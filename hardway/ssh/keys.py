@@ -7,10 +7,7 @@ directory by instance id, since addresses are reused and ids are not.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
-from hardway import state
-from hardway.errors import UsageError
+from hardway import atomic, state
+from hardway.errors import UsageError, reason_of
 
 CONSOLES = 50
 """How many instances' consoles one command asks for: EC2 answers 100 such calls at once, and then 20 a second.
@@ -34,7 +31,7 @@ _CONFIRMED = "console"
 
 
 @dataclass(frozen=True)
-class KeyPair:
+class OwnKey:
     """Our key pair: `path` of the private key, `public` in OpenSSH's one-line form, `name` for EC2."""
 
     path: Path
@@ -47,7 +44,7 @@ def own_key_path() -> Path:
     return user_data_path("hardway") / "id_ed25519"
 
 
-def own_key() -> KeyPair:
+def own_key() -> OwnKey:
     """Our key pair, made now if there is none (mode 0600, safe against two at once).
 
     Raises UsageError for a private key file that cannot be read.
@@ -60,9 +57,10 @@ def own_key() -> KeyPair:
             state.mend_file(file.fileno())
             key = serialization.load_ssh_private_key(file.read(), password=None)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read our private key {path} ({error}): move it away and a new one is made") from None
+        said = f"cannot read our private key {path} ({reason_of(error)})"
+        raise UsageError(f"{said}: move it away and a new one is made") from None
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
-    return KeyPair(path, public, pair_name(public))
+    return OwnKey(path, public, pair_name(public))
 
 
 def pair_name(public: str) -> str:
@@ -75,16 +73,7 @@ def _make(path: Path) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     state.private(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
-            os.fsync(file.fileno())
-        # A link, unlike a rename, leaves the key of whoever was faster.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    atomic.write(path, [secret], synced=True, replace=False)
 
 
 class HostKeys:
@@ -148,7 +137,7 @@ class HostKeys:
             state.private(self.path.parent)
             with open(self.path, "a", opener=state.private_file) as file:
                 state.mend_file(file.fileno())
-                fcntl.flock(file, fcntl.LOCK_EX)
+                state.lock(file, wait=True)
                 self._known, self._confirmed = self._read()
                 yield file
 

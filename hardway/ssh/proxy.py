@@ -20,8 +20,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway.config import Settings
+from hardway.config import Settings, search_path
 from hardway.errors import UsageError
+from hardway.terminal import last_line
 
 END_SECONDS = 1.0
 _PLUGIN = "session-manager-plugin"
@@ -62,9 +63,9 @@ class Proxy:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._stderr.seek(0)
-            said = self._stderr.read().decode(errors="replace").split("\n")
+            said = last_line(self._stderr.read())
             self._stderr.close()
-            return next((line.strip() for line in reversed(said) if line.strip()), "")
+            return said
 
     def _ended_within(self, seconds: float) -> bool:
         """Wait without reaping it: until then no other process group can have its number."""
@@ -90,22 +91,19 @@ def ssm_command(settings: Settings, instance_id: str, region: str, port: int) ->
     return [*command, "--profile", settings.aws.profile] if settings.aws.profile else command
 
 
-def check(via: str) -> None:
-    """Raise UsageError for a way to connect (`ec2.via`) that there is none, or whose programs are missing here."""
-    if via.startswith("s3://"):
-        raise UsageError(f"--via {via}: it is a way to connect; ec2.push and ec2.scp send by way of S3 with --s3")
-    if via not in ("", "ssm"):
-        raise UsageError(f"--via {via}: ssm is the only way there is beside the network (leave it out)")
+def check(settings: Settings) -> None:
+    """Raise UsageError where the programs of the way to connect (`ec2.via`) are missing here."""
+    via, source = settings.ec2.via, settings.source("ec2.via")
     if via and not aws_program():
-        raise UsageError("--via ssm needs the AWS CLI: pip install awscli, or your package manager's")
+        raise UsageError(f"{source} {via} needs the AWS CLI: pip install awscli, or your package manager's")
     if via and not shutil.which(_PLUGIN):
-        raise UsageError(f"--via ssm needs the session-manager-plugin of the AWS CLI: {_GET_PLUGIN}")
+        raise UsageError(f"{source} {via} needs the session-manager-plugin of the AWS CLI: {_GET_PLUGIN}")
 
 
 def aws_program() -> str | None:
     """The real AWS CLI's path: in a stubbed shell, the stub of `aws s3` stands first in PATH."""
-    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return shutil.which("aws", path=os.pathsep.join(d for d in directories if not Path(d, "stub_s3.sh").exists()))
+    directories = [each for each in search_path() if not Path(each, "stub_s3.sh").exists()]
+    return shutil.which("aws", path=os.pathsep.join(directories))
 
 
 def quoted(command: Sequence[str]) -> str:

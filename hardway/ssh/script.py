@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hardway.terminal import printable
+from hardway.terminal import last_line
 
 NOISE_BYTES = 1 << 20
 """What a login shell may print before the script begins."""
@@ -99,8 +99,7 @@ class Words:
 
     def noise(self) -> str:
         """The last line of what came before `begin`."""
-        lines = [line.strip() for line in (self._last + self._held).decode(errors="replace").splitlines()]
-        return next((printable(line) for line in reversed(lines) if line), "")
+        return last_line(self._last + self._held)
 
     def rest(self) -> bytes:
         """What is still held, once nothing more comes."""

@@ -137,7 +137,7 @@ def test_what_is_somebody_elses_stays_as_it_is(ids: list[str]) -> None:
 
 def test_a_spot_instance_cannot_be_stopped(shell: Shell, name: str) -> None:
     api().run_instances(
-        ImageId=images.resolve(config.settings(C), "noble", ["m7i.large"]).id,
+        ImageId=images.resolve(config.settings(C)).id,
         MinCount=1,
         MaxCount=1,
         InstanceMarketOptions={"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time"}},
@@ -446,8 +446,9 @@ def test_who_connects_to_private_addresses_is_let_in_as_they_see_it(
 def test_systems_manager_needs_no_open_port(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "ap-northeast-3")
     plain = config.settings(C)
-    vpc = networks.find(plain, "")
-    [own] = prerequisites.security_groups(replace(plain, ec2=replace(plain.ec2, via="ssm")), (), vpc, 22, "", print)
+    network = prerequisites.Network(networks.find(plain, ""), {}, any_zone=False, public=True)
+    by_ssm = replace(plain, ec2=replace(plain.ec2, via="ssm", ssh_from=""))
+    [own] = prerequisites.security_groups(by_ssm, network, print)
     assert rules(own) == {f"tcp/22:{own}"}
 
 

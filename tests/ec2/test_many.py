@@ -48,7 +48,7 @@ def run(shell: Shell, name: str) -> Iterator[Callable[..., list[str]]]:
 
     def run(num: int, own: str = "", **given: Any) -> list[str]:
         client = shell.cloud.client("ec2")
-        image = images.resolve(config.settings(C), "noble", ["m7i.large"]).id
+        image = images.resolve(config.settings(C)).id
         tags = [{"Key": "Name", "Value": own or name}, {"Key": "test", "Value": name}]
         answer = client.run_instances(
             ImageId=image, InstanceType="m7i.large", MinCount=num, MaxCount=num,

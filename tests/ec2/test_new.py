@@ -128,7 +128,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
     ("arguments", "said"),
     [
         (["--num", "abc"], "--num is 'abc'"),
-        (["--num", "0"], "nothing to start"),
+        (["--num", "0"], "--num is '0': it must be a whole number, 1 or more"),
         (["--num", "-1"], "--num"),
         (["--type", "m7i.lrge"], "did you mean m7i.large?"),
         (["--type", "m7i.large,m7g.large"], "mixes architectures"),

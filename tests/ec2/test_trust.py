@@ -131,7 +131,7 @@ def test_ways_there_are_a_flag_or_a_setting(ids: list[str], home: Path, monkeypa
         lambda: ec2.wait(tunnel, ids[0]),
         lambda: mapreduce.pmap(tunnel, ids[0], "1", "cat", progress=False),
     ):
-        with pytest.raises(UsageError, match="--via tunnel: ssm is the only way"):
+        with pytest.raises(UsageError, match="via is 'tunnel': it must be one of ssm, empty"):
             reach()
     assert not list(mapreduce.jobs(C))
     monkeypatch.setenv("PATH", str(home))
@@ -196,7 +196,7 @@ def test_each_instance_reads_its_own_line(
         ({"each": str(lines)}, "has 2 lines and 3 instances match"),
         ({"each": str(home / "none")}, "cannot read --each"),
         ({"each": ""}, "--each is empty"),
-        ({"max_connections": 0}, "--max-connections is 0"),
+        ({"max_connections": 0}, "--max-connections is '0'"),
         ({"each": str(lines), "stdin": str(lines)}, "leave one of them out"),
         ({"each": "-", "command": "-"}, "cannot both read our stdin"),
         ({"fold": True, "quiet": True}, "leave one of them out"),

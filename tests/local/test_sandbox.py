@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hardway import stub_sessions
+from hardway.config import Ec2
 from hardway.launch import user_data as userdata
 from hardway.local.sandbox import LEVELS
 from hardway.local.spawner import marked
@@ -196,7 +197,7 @@ def test_an_instance_ends_itself_though_all_its_processes_were_killed(
 ) -> None:
     if not isolated:
         pytest.skip("without isolation nothing may kill all processes")
-    data = userdata.compose(b"", userdata.Limits(6 / 3600, 0), "ubuntu", 22)
+    data = userdata.compose(Ec2(max_hours=6 / 3600, idle_minutes=0), b"", "ubuntu")
     machine = Machines(own_cloud, key)(UserData=data, InstanceInitiatedShutdownBehavior="terminate")[0]
     for _ in range(2):
         machine.ssh("[ $(ps -e | wc -l) -lt 20 ] && for _ in $(seq 20); do kill -9 -1; done")
@@ -308,7 +309,7 @@ def test_what_ends_it_keeps_to_the_instance(own_cloud: LocalCloud, key: Key, iso
 
     before = on_this_machine()
     machines = Machines(own_cloud, key)
-    machine = machines(UserData=userdata.compose(b"", userdata.Limits(1, 1), "ubuntu", 22))[0]
+    machine = machines(UserData=userdata.compose(Ec2(max_hours=1, idle_minutes=1), b"", "ubuntu"))[0]
     own = machine.directory / "etc" / "hardway"
     assert machine.output('cat "${HARDWAY_ROOT-}/etc/hardway/ends"') == (own / "ends").read_text()
     assert on_this_machine() == before

@@ -21,7 +21,9 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from invoke import Context
 
+from hardway import config
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
@@ -29,6 +31,7 @@ from hardway.fanout import rsync, transfer
 from hardway.fanout.group import CommandResult, InstanceGroup, report
 from hardway.pmap.link import Link
 from hardway.ssh import connection as ssh
+from hardway.ssh import proxy
 from hardway.ssh.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
@@ -110,7 +113,7 @@ def test_a_host_silent_behind_a_bastion_is_given_up(bastions: tuple[int, int], s
 
 def test_private_addresses(hosts: list[Instance], settings: Settings) -> None:
     inside = [replace(host, public_ip="127.78.0.250") for host in hosts[:2]]
-    private = ssh.reached(settings, private_ip=True)
+    private = replace(settings, ec2=replace(settings.ec2, private_ip=True))
     assert [result.stdout for result in run(inside, private, "echo in")] == [b"in\n"] * 2
     assert ssh.login_command(inside[0], private)[-1].endswith("@127.78.0.1")
     assert all(isinstance(outcome, ssh.ConnectError) for outcome in run(inside, settings, "echo in"))
@@ -287,19 +290,18 @@ def test_the_real_aws_takes_our_command(
     assert ended(programs)
 
 
-def test_missing_programs_are_named(settings: Settings, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="--via sms: ssm is the only way"):
-        ssh.reached(settings, via="sms")
-    with pytest.raises(UsageError, match=r"--via s3://bucket/prefix: .* send by way of S3 with --s3"):
-        ssh.reached(settings, via="s3://bucket/prefix")
+def test_missing_programs_are_named(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--via is 'sms': it must be one of ssm, empty"):
+        config.settings(Context(), ec2={"via": "sms"})
+    by_ssm = config.settings(Context(), ec2={"via": "ssm"})
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(UsageError, match="needs the AWS CLI"):
-        ssh.reached(settings, via="ssm")
+    with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):
+        proxy.check(by_ssm)
     (programs / "stub_s3.sh").touch()
     write(programs / "aws", "the stub of aws s3, which is not it")
-    with pytest.raises(UsageError, match="needs the AWS CLI"):
-        ssh.reached(settings, via="ssm")
+    with pytest.raises(UsageError, match="--via ssm needs the AWS CLI"):
+        proxy.check(by_ssm)
     (programs / "stub_s3.sh").unlink()
     (programs / "session-manager-plugin").unlink()
-    with pytest.raises(UsageError, match="needs the session-manager-plugin"):
-        ssh.reached(settings, via="ssm")
+    with pytest.raises(UsageError, match="--via ssm needs the session-manager-plugin"):
+        proxy.check(by_ssm)

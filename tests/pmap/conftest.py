@@ -116,9 +116,7 @@ def new_cluster(cloud: LocalCloud, tmp_path: Path) -> Iterator[Callable[[int], C
 @pytest.fixture
 def pmap(cluster: Cluster) -> Pmap:
     def run(args: str, command: str, *flags: str, on: str = "", stdin: str = "") -> Result:
-        return run_inv(
-            "mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin
-        )
+        return run_inv("mapreduce.pmap", on or cluster.selector, args, command, *flags, env=cluster.env, stdin=stdin)
 
     return run
 
@@ -207,7 +205,7 @@ class PipedAgent:
             if frame.kind == agent.CHUNK:
                 outputs[frame.payload[0]] += frame.payload[1:]
                 continue
-            code, flags, _, _, out, err, *checksums = agent.RESULT.unpack_from(frame.payload)
+            code, flags, _, out, err, *checksums = agent.RESULT.unpack_from(frame.payload)
             sizes = [out, err]
             inline = frame.payload[agent.RESULT.size :]
             if inline:

@@ -26,7 +26,6 @@ class Liar:
         self.agent: dict[str, Any] = {"__name__": "agent"}
         exec(source.rpartition(b"\nmain(")[0], self.agent)
         self.frames = self.agent["Frames"]()
-        self.worker = 0
 
     def __getattr__(self, name: str) -> Any:
         return self.agent[name]
@@ -38,7 +37,7 @@ class Liar:
         with open(self.spoken, "w"):
             pass
 
-    def hello(self, *holdings: tuple[int, int, int, float], cpus: int = 2) -> None:
+    def hello(self, *holdings: tuple[int, int, int, int, float, float], cpus: int = 2) -> None:
         about = f"{self.VERSION} {'a' * 16} {cpus} {len(holdings)}\n".encode()
         packed = b"".join(self.HOLDING.pack(*one) for one in holdings)
         self.say(self.MARK + self.frame(self.HELLO, 0, 0, about + packed))
@@ -49,9 +48,6 @@ class Liar:
             for frame in self.frames.feed(data):
                 if frame[0] == self.PING:
                     self.say(self.frame(self.PONG, 0, 0, frame[3]))
-                if frame[0] == self.JOB:
-                    settings = dict(item.partition(b"=")[::2] for item in frame[3].split(b"\0"))
-                    self.worker = int(settings[b"worker"])
                 yield frame
 
     def given(self) -> Iterator[tuple[int, int]]:
@@ -63,31 +59,30 @@ class Liar:
     def done(self, task: int, attempt: int, forged: bytes = b"forged\n") -> bytes:
         return bytes(self.frame(self.DONE, task, attempt, self.result(len(forged), forged) + forged))
 
-    def result(self, size: int, out: bytes) -> bytes:
-        checksums = [zlib.crc32(out), 0][: len(self.RESULT.unpack(bytes(self.RESULT.size))) - 6]
-        return bytes(self.RESULT.pack(0, 0, 0.1, self.worker, size, 0, *checksums))
+    def result(self, size: int, out: bytes, seconds: float = 0.1) -> bytes:
+        return bytes(self.RESULT.pack(0, 0, seconds, size, 0, zlib.crc32(out), 0))
 
-    def started(self, task: int, attempt: int) -> bytes:
-        return bytes(self.frame(self.STARTED, task, attempt, self.worker.to_bytes(4, "big")))
+    def started(self, task: int, attempt: int, slot: int = 0) -> bytes:
+        return bytes(self.frame(self.STARTED, task, attempt, self.START.pack(slot, time.monotonic())))
 
     # The kinds
 
     def holds_all(self) -> None:
         """It says that it has all results."""
-        self.hello(*((task, 1, self.ENDED, 0.1) for task in range(1, 21)))
+        self.hello(*((task, 1, self.ENDED, 0, 1.0, 0.1) for task in range(1, 21)))
         self.say(b"".join(self.done(task, 1) for task in range(1, 21)))
         self.listen()
 
     def holds_one(self) -> None:
-        self.hello((3, 1, self.ENDED, 0.1))
+        self.hello((3, 1, self.ENDED, 0, 1.0, 0.1))
         self.listen()
 
     def runs_all(self) -> None:
-        self.hello(*((task, 1, self.RUNNING, 0.1) for task in range(1, 21)))
+        self.hello(*((task, 1, self.RUNNING, 0, 1.0, 0.1) for task in range(1, 21)))
         self.listen()
 
     def last_attempt(self) -> None:
-        self.hello((1, 65_535, self.RUNNING, 0.1))
+        self.hello((1, 65_535, self.RUNNING, 0, 1.0, 0.1))
         self.listen()
 
     def many_cpus(self) -> None:
@@ -110,6 +105,19 @@ class Liar:
         self.hello()
         for task, attempt in self.given():
             self.say(2 * self.started(task, attempt))
+
+    def starts_in_no_slot(self) -> None:
+        self.hello()
+        for task, attempt in self.given():
+            self.say(self.started(task, attempt, slot=1))
+
+    def shares_a_slot(self) -> None:
+        """Its results are right, and take longer than it is until the next task starts there."""
+        self.hello()
+        for kind, task, attempt, payload in self.heard():
+            if kind == self.RUN:
+                said = self.result(len(payload), payload, seconds=5.0) + payload
+                self.say(self.started(task, attempt) + self.frame(self.DONE, task, attempt, said))
 
     def gives_back_unasked(self) -> None:
         self.hello()
@@ -283,7 +291,15 @@ SICK = ["dies", "has_no_room"]
 GARBLED = "mutates"
 LIES = [
     *("holds_all", "holds_one", "runs_all", "last_attempt", "many_cpus", "ends_others", "ends_unstarted"),
-    *("starts_twice", "gives_back_unasked", "gives_back_what_runs", "short_output", "greets_twice"),
+    *(
+        "starts_twice",
+        "starts_in_no_slot",
+        "shares_a_slot",
+        "gives_back_unasked",
+        "gives_back_what_runs",
+        "short_output",
+        "greets_twice",
+    ),
     *("stays_after_goodbye", "gibibyte", "floods", "goes_at_once", "complains"),
 ]
 

@@ -100,7 +100,29 @@ def test_slots_run_at_the_same_time_each_with_its_own_number(start_agent: Start)
     one = start_agent(command, slots=2, worker=10)
     for task in (1, 2):
         one.send(agent.RUN, task, 1)
+    slots = [agent.START.unpack(one.expect(agent.STARTED).payload)[0] for _ in range(2)]
+    assert sorted(slots) == [0, 1]
     assert {one.result()[2], one.result()[2]} == {b"10\n", b"11\n"}
+
+
+def test_a_start_tells_the_slot_and_when_it_was_free(start_agent: Start) -> None:
+    """By the agent's clock; what can't be started has had a slot too."""
+    one = start_agent("sleep 0.02; exit", slots=3)
+    for task in range(1, 31):
+        one.send(agent.RUN, task, 1)
+    began: dict[tuple[int, int], tuple[int, float]] = {}
+    free = dict.fromkeys(range(3), 0.0)
+    ends: list[tuple[int, float, float]] = []
+    while len(ends) < 30:
+        frame = one.expect(agent.STARTED, agent.DONE)
+        if frame.kind == agent.STARTED:
+            began[frame.task, frame.attempt] = agent.START.unpack(frame.payload)
+        else:
+            slot, since = began[frame.task, frame.attempt]
+            ends.append((slot, since, since + agent.RESULT.unpack_from(frame.payload)[2]))
+    for slot, since, until in sorted(ends):
+        assert since >= free[slot] - 1e-6
+        free[slot] = until
 
 
 def test_what_waits_can_be_taken_back_and_what_runs_can_be_killed(start_agent: Start) -> None:
@@ -118,15 +140,16 @@ def test_what_waits_can_be_taken_back_and_what_runs_can_be_killed(start_agent: S
 def test_results_wait_for_the_next_connection_until_acknowledged(start_agent: Start, home: Path) -> None:
     one = start_agent('read x; until [ -e "$x" ]; do sleep .01; done; echo "$x"; head -c 200000 /dev/zero')
     one.send(agent.RUN, 1, 1, b"go\n")
-    one.expect(agent.STARTED)
+    slot, began = agent.START.unpack(one.expect(agent.STARTED).payload)
     one.hang_up()
     (home / "go").touch()
     for _ in range(2):
         one.connect()
         hello = one.expect(agent.HELLO)
         line, _, rest = hello.payload.partition(b"\n")
-        task, attempt, _, _ = agent.HOLDING.unpack(rest)
+        task, attempt, _, *where, _ = agent.HOLDING.unpack(rest)
         assert (task, attempt, line.split()[3]) == (1, 1, b"1")
+        assert where == [slot, began], "it is told again"
         assert one.expect(agent.DONE, agent.CHUNK)
         one.hang_up()
     one.connect()

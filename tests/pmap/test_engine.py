@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invoke import Context
+from invoke import Config, Context
 
+from hardway import config
 from hardway.clusters import engines as clusters
-from hardway.config import Cluster as Defaults
 from hardway.errors import UsageError
 from tasks import mapreduce
 from tests.conftest import run_inv
@@ -62,11 +62,13 @@ def test_an_engine_is_missing_there(cluster: Cluster) -> None:
     ("memory", "mebibytes"), [("", 0), ("512m", 512), ("4g", 4096), ("4GiB", 4096), ("2048k", 2), ("1T", 1 << 20)]
 )
 def test_memory(memory: str, mebibytes: int) -> None:
-    assert clusters.request(Defaults(), None, None, memory, False).mebibytes == mebibytes
-    assert clusters.request(Defaults(memory=memory), None, None, None, False).mebibytes == mebibytes
+    assert clusters.mebibytes(config.settings(Context(), cluster={"memory": memory})) == mebibytes
+    c = Context(Config(overrides={"cluster": {"memory": memory}}))
+    assert clusters.mebibytes(config.settings(c)) == mebibytes
 
 
 @pytest.mark.parametrize("given", [("4", ""), ("g", ""), ("-1g", ""), ("0.5g", ""), ("", "1; reboot"), ("", ">=2")])
 def test_nonsense(given: tuple[str, str]) -> None:
+    memory, version = given
     with pytest.raises(UsageError):
-        clusters.request(Defaults(), None, given[1], given[0], False)
+        clusters.check(config.settings(Context(), cluster={"memory": memory, "version": version}))

@@ -83,7 +83,7 @@ def test_what_is_no_regular_file_is_written_through(tmp_path: Path) -> None:
     assert os.read(reader, 10) == b"x"
     os.close(reader)
     (tmp_path / "other").write_text("a person's")
-    (tmp_path / "1.stdout.new").symlink_to(tmp_path / "other")
+    (tmp_path / "1.stdout.new").symlink_to(tmp_path / "other")  # no name that is ours while a file is not whole
     put(tmp_path / "1.stdout", [b"x", b"y"])
     assert (tmp_path / "1.stdout").read_bytes() == b"xy"
     assert (tmp_path / "other").read_text() == "a person's"
@@ -95,7 +95,7 @@ def test_what_is_no_regular_file_is_written_through(tmp_path: Path) -> None:
     with pytest.raises(Failed):
         put(tmp_path / "1.stdout", broken())
     assert (tmp_path / "1.stdout").read_bytes() == b"xy"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.stdout", "fifo", "full", "other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.stdout", "1.stdout.new", "fifo", "full", "other"]
 
 
 def test_each_path_is_a_line(pmap: Pmap, tmp_path: Path) -> None:

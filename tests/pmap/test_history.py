@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime
-from hardway.pmap.afterwards.history import Attempt, Host, Life, Outcome, Run, Timeline
+from hardway.pmap.afterwards.history import Attempt, AttemptOutcome, DriverRun, HostRecord, Life, Timeline
 
 
 def journal(*texts: str) -> bytes:
@@ -35,13 +35,17 @@ def run(time: float) -> str:
     return event(time, "run", tasks=3, slots=1, timeout=0.0)
 
 
-def up(time: float, host: str, slots: int = 1, worker: int = 0, seconds: float = 0.0) -> str:
+def up(time: float, host: str, slots: int = 1, seconds: float = 0.0) -> str:
     about = {"name": "n", "type": "m7i.large", "zone": "z", "spot": False}
-    return event(time, "up", host=host, slots=slots, worker=worker, seconds=seconds, **about)
+    return event(time, "up", host=host, slots=slots, seconds=seconds, **about)
 
 
-def end(time: float, task: int, attempt: int, host: str, code: int, seconds: float, worker: int | str = 0) -> str:
-    return f"end {task} {attempt} {host} {time:.3f} {code} 0 {seconds:.6f} 0 0 0 0 0 {worker}".rstrip()
+def slot(time: float, task: int, attempt: int, number: int = 0) -> str:
+    return f"slot {task} {attempt} {number} {time:.6f}"
+
+
+def end(time: float, task: int, attempt: int, host: str, code: int, seconds: float) -> str:
+    return f"end {task} {attempt} {host} {time:.3f} {code} 0 {seconds:.6f} 0 0 0 0 0 0"
 
 
 def over(time: float, why: str = "done", **prices: float) -> str:
@@ -50,7 +54,7 @@ def over(time: float, why: str = "done", **prices: float) -> str:
 
 def seen(timeline: Timeline) -> dict[tuple[int, int], tuple[str, int, float, float]]:
     return {
-        (one.task, one.number): (one.outcome.name, one.lane, round(one.began, 3), round(one.ended, 3))
+        (one.task, one.number): (one.outcome.name, one.slot, round(one.began, 3), round(one.ended, 3))
         for one in timeline.attempts
     }
 
@@ -59,22 +63,28 @@ def test_what_becomes_of_attempts() -> None:
     timeline = history.read(
         journal(
             run(100),
-            up(101, "i-1", 2, 0, 0.9),
-            up(101, "i-2", 1, 2, 0.9),
+            up(101, "i-1", 2, 0.9),
+            up(101, "i-2", 1, 0.9),
             "start 1 1 i-1 101.000",
+            slot(101, 1, 1, 1),
             "start 2 1 i-1 101.000",
+            slot(101.1, 2, 1, 0),
             "start 3 1 i-2 101.000",
-            end(103, 1, 1, "i-1", 1, 2.0, 1),  # fails,
+            slot(101, 3, 1),
+            end(103, 1, 1, "i-1", 1, 2.0),  # fails,
             "start 1 2 i-1 104.000",
-            event(105, "lost", task=3, attempt=1, host="i-2", seconds=4.0),
+            slot(104, 1, 2, 1),
+            event(105, "lost", task=3, attempt=1, host="i-2"),
             event(105, "gone", host="i-2", reason="it is terminated"),
-            end(106, 1, 2, "i-1", 0, 2.0, 1),  # and succeeds;
+            end(106, 1, 2, "i-1", 0, 2.0),  # and succeeds;
             "done 1 2",
             "start 3 2 i-1 106.000",
             "start 2 2 i-1 107.000",  # a backup that wins
-            end(109, 2, 2, "i-1", 0, 1.5, 1),
+            slot(107.5, 2, 2, 1),
+            end(109, 2, 2, "i-1", 0, 1.5),
             "done 2 2",
-            event(109.5, "ended", task=2, attempt=1, host="i-1", code=-15, seconds=8.4, worker=0),
+            slot(109, 3, 2, 1),
+            event(109.5, "ended", task=2, attempt=1, host="i-1", code=-15, seconds=8.4),
             over(110, "interrupted"),
         )
     )
@@ -84,22 +94,48 @@ def test_what_becomes_of_attempts() -> None:
         (2, 1): ("ENDED", 0, 1.1, 9.5),
         (2, 2): ("BACKUP", 1, 7.5, 9.0),
         (3, 1): ("LOST", 0, 1.0, 5.0),
-        (3, 2): ("STOPPED", 1, 9.0, 10.0),  # sent ahead: it began when the slot was free
+        (3, 2): ("STOPPED", 1, 9.0, 10.0),
     }
-    assert [(mark.kind, mark.host, mark.time) for mark in timeline.marks] == [("run", "", 0.0), ("gone", "i-2", 5.0)]
+    assert [(one.kind, one.host, one.time) for one in timeline.events] == [("run", "", 0.0), ("gone", "i-2", 5.0)]
     assert [(life.host, life.up, life.until) for life in timeline.lives] == [("i-1", 1.0, 10.0), ("i-2", 1.0, 5.0)]
     assert (timeline.done, timeline.damaged, timeline.runs[0].why) == (2, 0, "interrupted")
 
 
-def test_results_that_come_late_lie_one_after_the_other() -> None:
+def test_results_that_come_late_were_there_when_they_ended() -> None:
     lines = [run(100), up(100, "i-1")]
     for task in (1, 2, 3):
-        lines += [f"start {task} 1 i-1 100.000", end(109, task, 1, "i-1", 0, 3.0), f"done {task} 1"]
-    assert [(one.began, one.ended) for one in history.read(journal(*lines, over(109))).attempts] == [
+        lines += [f"start {task} 1 i-1 100.000", slot(97 + 3 * task, task, 1)]
+    for task in (1, 2, 3):
+        lines += [end(119, task, 1, "i-1", 0, 3.0), f"done {task} 1"]
+    assert [(one.began, one.ended) for one in history.read(journal(*lines, over(119))).attempts] == [
         (0.0, 3.0),
         (3.0, 6.0),
         (6.0, 9.0),
     ]
+
+
+def test_a_lost_attempt_ended_before_the_next_one_in_its_slot() -> None:
+    timeline = history.read(
+        journal(
+            *(run(100), up(100, "i-1"), "start 1 1 i-1 100.000", slot(100, 1, 1), up(104, "i-1")),
+            *("start 2 1 i-1 104.000", slot(104, 2, 1), event(105, "lost", task=1, attempt=1, host="i-1")),
+            *(end(106, 2, 1, "i-1", 0, 2.0), "done 2 1", over(106)),
+        )
+    )
+    assert seen(timeline) == {(1, 1): ("LOST", 0, 0.0, 4.0), (2, 1): ("DONE", 0, 4.0, 6.0)}
+
+
+def test_a_task_that_failed_before_it_was_known_to_run_is_told_and_took_no_time() -> None:
+    timeline = history.read(
+        journal(
+            *(run(100), up(100, "i-1"), "start 1 1 i-1 100.000", "start 2 1 i-1 100.000"),
+            *(event(102, "lost", task=1, attempt=1, host="i-1"), "end 1 1 i-1 102.000 -9 8 0.0 0 0 0 0 0 0"),
+            over(103, "failed"),
+        )
+    )
+    assert seen(timeline) == {(1, 1): ("FAILED", -1, 2.0, 2.0)}
+    assert explain.figures(timeline).outcomes == {AttemptOutcome.FAILED: 1}
+    assert explain.figures(timeline).time.busy == 0
 
 
 def test_what_was_taken_back_or_never_began_is_no_attempt() -> None:
@@ -107,10 +143,10 @@ def test_what_was_taken_back_or_never_began_is_no_attempt() -> None:
         journal(
             run(100),
             up(100, "i-1"),
-            *("start 1 1 i-1 100.000", "start 2 1 i-1 100.000", "start 3 1 i-1 100.000"),
+            *("start 1 1 i-1 100.000", "start 2 1 i-1 100.000", "start 3 1 i-1 100.000", slot(100.1, 1, 1)),
             event(101, "back", task=2, attempt=1, host="i-1"),
-            event(102, "lost", task=1, attempt=1, host="i-1", seconds=1.9),
-            event(102, "lost", task=3, attempt=1, host="i-1", seconds=None),
+            event(102, "lost", task=1, attempt=1, host="i-1"),
+            event(102, "lost", task=3, attempt=1, host="i-1"),
             over(103, "failed"),
         )
     )
@@ -120,10 +156,10 @@ def test_what_was_taken_back_or_never_began_is_no_attempt() -> None:
 def test_a_killed_driver_and_the_night_before_the_next_one() -> None:
     timeline = history.read(
         journal(
-            *(run(100), up(100, "i-1"), up(100, "i-2", 1, 1), "start 1 1 i-1 100.000", "start 2 1 i-2 101.000"),
-            *(event(102, "away", host="i-2", reason=""), run(9000), up(9001, "i-1", 1, 0, 0.5)),
-            *("start 2 2 i-1 9001.000", end(9002, 1, 1, "i-1", 0, 4.0), "done 1 1"),
-            *(end(9004, 2, 2, "i-1", 0, 2.0), "done 2 2", over(9004)),
+            *(run(100), up(100, "i-1"), up(100, "i-2", 1), "start 1 1 i-1 100.000", "start 2 1 i-2 101.000"),
+            *(slot(101, 2, 1), event(102, "away", host="i-2", reason=""), run(9000), up(9001, "i-1", 1, 0.5)),
+            *(slot(8998, 1, 1), "start 2 2 i-1 9001.000", end(9002, 1, 1, "i-1", 0, 4.0), "done 1 1"),
+            *(slot(9002, 2, 2), end(9004, 2, 2, "i-1", 0, 2.0), "done 2 2", over(9004)),
         )
     )
     assert timeline.seconds == pytest.approx(2 + 2 + 4), "an attempt went on into the second run"
@@ -135,29 +171,11 @@ def test_a_killed_driver_and_the_night_before_the_next_one() -> None:
     }
 
 
-def test_a_journal_from_before_there_were_events() -> None:
-    timeline = history.read(
-        journal(
-            *("start 1 1 i-1 100.000", "start 2 1 i-1 100.000", "start 3 1 i-2 100.500"),
-            *(end(102, 1, 1, "i-1", 0, 1.9, ""), "done 1 1", end(103, 2, 1, "i-1", 7, 2.9, "")),
-            *("start 3 2 i-1 104.000", end(105, 3, 2, "i-1", 0, 1.0, ""), "done 3 2"),
-        )
-    )
-    assert {key: found[0] for key, found in seen(timeline).items()} == {
-        (1, 1): "DONE",
-        (2, 1): "FAILED",
-        (3, 1): "LOST",
-        (3, 2): "BACKUP",
-    }
-    assert {name: host.lanes for name, host in timeline.hosts.items()} == {"i-1": 2, "i-2": 1}
-    assert explain.figures(timeline).time.done == pytest.approx(2.9)
-
-
 def test_a_job_that_is_running() -> None:
-    lines = (run(100), up(100, "i-1"), "start 1 1 i-1 100.000")
+    lines = (run(100), up(100, "i-1"), "start 1 1 i-1 100.000", slot(100, 1, 1), "start 2 1 i-1 100.000")
     timeline = history.read(journal(*lines), now=130.0)
-    assert seen(timeline) == {(1, 1): ("RUNNING", 0, 0.0, 30.0)}
-    assert seen(history.read(journal(*lines))) == {}
+    assert seen(timeline) == {(1, 1): ("RUNNING", 0, 0.0, 30.0)}, "task 2 waits there"
+    assert seen(history.read(journal(*lines))) == {(1, 1): ("STOPPED", 0, 0.0, 0.0)}
 
 
 HOSTS, TASKS, ATTEMPTS = st.sampled_from(["i-1", "i-2", "i-3"]), st.integers(1, 4), st.integers(1, 3)
@@ -170,16 +188,17 @@ def _line(make: Callable[..., str], *given: st.SearchStrategy[Any]) -> st.Search
 
 LINES = st.one_of(
     _line(lambda time, task, attempt, host: f"start {task} {attempt} {host} {time:.3f}", TASKS, ATTEMPTS, HOSTS),
-    _line(end, TASKS, ATTEMPTS, HOSTS, st.integers(-9, 2), SECONDS, st.integers(-1, 7)),
+    _line(slot, TASKS, ATTEMPTS, st.integers(0, 7)),
+    _line(end, TASKS, ATTEMPTS, HOSTS, st.integers(-9, 2), SECONDS),
     _line(lambda time, task, attempt: f"done {task} {attempt}", TASKS, ATTEMPTS),
     _line(run),
     _line(lambda time, price: over(time, **{"i-1": price}), st.floats(0, 9)),
-    _line(up, HOSTS, st.integers(1, 3), st.integers(0, 5), SECONDS),
+    _line(up, HOSTS, st.integers(1, 3), SECONDS),
     _line(lambda time, host: event(time, "away", host=host, reason=""), HOSTS),
     _line(lambda time, host: event(time, "gone", host=host, reason="so"), HOSTS),
     _line(
-        lambda time, task, attempt, host, ran: event(time, "lost", task=task, attempt=attempt, host=host, seconds=ran),
-        *(TASKS, ATTEMPTS, HOSTS, st.none() | SECONDS),
+        lambda time, task, attempt, host: event(time, "lost", task=task, attempt=attempt, host=host),
+        *(TASKS, ATTEMPTS, HOSTS),
     ),
     _line(lambda time, task, attempt, host: event(time, "back", task=task, attempt=attempt, host=host),
           *(TASKS, ATTEMPTS, HOSTS)),
@@ -198,16 +217,16 @@ JOURNALS = st.lists(st.tuples(st.floats(0.001, 20), LINES), max_size=40).map(
 @given(JOURNALS, st.none() | st.just(5000.0))
 def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
     timeline = history.read(data, now)
-    lanes: dict[tuple[str, int], list[Attempt]] = {}
+    slots: dict[tuple[str, int], list[Attempt]] = {}
     for one in timeline.attempts:
         assert one.began <= one.ended
-        assert one.lane < timeline.hosts[one.host].lanes
-        lanes.setdefault((one.host, one.lane), []).append(one)
-    for ran in lanes.values():
+        assert one.slot < timeline.hosts[one.host].slots
+        slots.setdefault((one.host, one.slot), []).append(one)
+    for ran in slots.values():
         assert all(first.ended <= second.began + 1e-6 for first, second in pairwise(ran))
     found = explain.figures(timeline)
     shares = [found.time.share(part) for part in explain.PARTS]
-    there = sum((life.until - life.began) * timeline.hosts[life.host].lanes for life in timeline.lives)
+    there = sum((life.until - life.began) * timeline.hosts[life.host].slots for life in timeline.lives)
     assert found.time.total == pytest.approx(there, abs=1e-5)
     assert min(shares) >= 0
     assert sum(shares) == pytest.approx(1 if found.time.total else 0)
@@ -220,7 +239,7 @@ def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
 @settings(max_examples=100)
 @given(st.lists(st.text(max_size=60)))
 def test_the_reader_takes_anything(texts: list[str]) -> None:
-    kinds = ["start", "end", "done", "event 1.0 up", "event 1.0 run", "event nan over", "event 1.0 line", ""]
+    kinds = ["start", "slot", "end", "done", "event 1.0 up", "event 1.0 run", "event nan over", "event 1.0 line", ""]
     lines = [f"{kind} {text}" for kind in kinds for text in texts if "\n" not in text]
     safe = [line for line in lines if line.isascii()]
     assert history.read(journal(*safe) + b"".join(line.encode() + b"\n" for line in lines)).damaged <= 2 * len(lines)
@@ -243,12 +262,14 @@ def test_the_text_fits_a_terminal(name: str, command: str, said: list[str], data
 
 def job(*attempts: tuple[float, float], hosts: int = 2, price: float | None = None) -> tuple[Figures, Timeline]:
     """Attempts that were done, (began, ended) one on each host in turn, in a job of 100 s."""
-    timeline = Timeline(runs=[Run(0, 100, len(attempts), 0, "done")])
+    timeline = Timeline(runs=[DriverRun(0, 100, len(attempts), 0, "done")])
     for host in range(hosts):
-        timeline.hosts[f"i-{host}"] = Host(f"i-{host}", lanes=1, price=price)
-        timeline.lives.append(Life(f"i-{host}", 0, 0, 100, 1, host))
+        timeline.hosts[f"i-{host}"] = HostRecord(f"i-{host}", slots=1, price=price)
+        timeline.lives.append(Life(f"i-{host}", 0, 0, 100))
     for number, (began, ended) in enumerate(attempts):
-        timeline.attempts.append(Attempt(number + 1, 1, f"i-{number % hosts}", began, began, ended, Outcome.DONE))
+        timeline.attempts.append(
+            Attempt(number + 1, 1, f"i-{number % hosts}", began, began, ended, AttemptOutcome.DONE, slot=0)
+        )
     return explain.figures(timeline), timeline
 
 
@@ -303,7 +324,7 @@ def test_a_slow_instance_is_named() -> None:
     ],
 )
 def test_parts_that_are_worth_a_word(part: str, look: Callable[[Figures], Any], words: str) -> None:
-    outcomes = {Outcome.RETRIED: 7, Outcome.LOST: 3, Outcome.ENDED: 2}
+    outcomes = {AttemptOutcome.RETRIED: 7, AttemptOutcome.LOST: 3, AttemptOutcome.ENDED: 2}
     found = Figures(time=SlotTime(done=80.0), outcomes=outcomes, slots=2)
     assert look(found) is None
     setattr(found.time, part, 20.0)
@@ -313,7 +334,7 @@ def test_parts_that_are_worth_a_word(part: str, look: Callable[[Figures], Any], 
 def test_what_it_cost_and_what_was_wasted() -> None:
     found, timeline = job((0, 50), (0, 100), price=36.0)
     assert (found.cost, found.wasted, found.idle_cost) == pytest.approx((2.0, 0.0, 0.5))
-    timeline.attempts[0].outcome = Outcome.LOST
+    timeline.attempts[0].outcome = AttemptOutcome.LOST
     assert explain.figures(timeline).wasted == pytest.approx(0.5)
     timeline.hosts["i-1"].price = None
     found = explain.figures(timeline)

@@ -220,3 +220,19 @@ def test_longest_first_leaves_nobody_out_and_sorts_the_known(keys: list[bytes], 
     assert known == sorted(known, reverse=True)
     unknown = [position for position in order if keys[position] not in durations]
     assert unknown == sorted(unknown)
+
+
+@pytest.mark.parametrize("version", [journal.VERSION - 1, journal.VERSION + 1, None])
+def test_a_job_of_another_version_is_refused_in_one_line(job: Job, version: int | None) -> None:
+    job.close()
+    file = job.path / "job.json"
+    about = json.loads(file.read_text())
+    del about["version"]
+    file.write_text(json.dumps(about if version is None else {**about, "version": version}))
+    for look in (Job, journal.read_asked):
+        said = f"^job j is of another version of hardway, or damaged: {file} is not of[^\n]*$"
+        with pytest.raises(Failed, match=said):
+            look(job.path)
+    assert journal.describe(job.path)["state"] == "damaged"
+    assert journal.latest(job.asked.fingerprint, {})[0] is None
+    journal.remove(job.path)

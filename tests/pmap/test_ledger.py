@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 
@@ -12,32 +11,35 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hardway.pmap import agent
-from hardway.pmap.ledger import END_PATIENCE, ORDER_PATIENCE, START_PATIENCE, Holding, Ledger, Lie
+from hardway.pmap.ledger import END_PATIENCE, ORDER_PATIENCE, SLOTS_MOST, START_PATIENCE, Holding, Ledger, Lie
 from hardway.pmap.link import Incoming
 
 SLOTS = 2
-CHECKSUMS = [0, 0][: len(agent.RESULT.unpack(bytes(agent.RESULT.size))) - 6]  # of outputs: the driver's to look at
+CHECKSUMS = [0, 0]  # of outputs: the driver's to look at
 
 
-def result(
-    code: int = 0, flags: int = 0, seconds: float = 1.0, worker: int = 0, out: bytes = b"", err: int = 0
-) -> bytes:
-    return agent.RESULT.pack(code, flags, seconds, worker, len(out), err, *CHECKSUMS) + out
+def result(code: int = 0, flags: int = 0, seconds: float = 1.0, out: bytes = b"", err: int = 0) -> bytes:
+    return agent.RESULT.pack(code, flags, seconds, len(out), err, *CHECKSUMS) + out
 
 
-def worker(number: int = 0) -> bytes:
-    return struct.pack("!I", number)
+def slot(number: int = 0, began: float = 100.0) -> bytes:
+    return agent.START.pack(number, began)
+
+
+def holding(task: int, attempt: int, state: int, seconds: float = 0.0, number: int = 0) -> Holding:
+    """What an agent whose clock shows 100 s says of an attempt."""
+    return Holding(task, attempt, state, number, 100.0 - seconds, seconds)
 
 
 @pytest.fixture
 def ledger() -> Ledger:
     """Of a host that was sent the first attempts of tasks 1 to 3, and runs task 1."""
     made = Ledger(created=time.time())
-    assert made.hello([], 0.0) == []
-    made.workers = range(SLOTS)
+    assert made.hello([], 0.0) == ([], [])
+    made.slots = SLOTS
     for task in (1, 2, 3):
         made.sent(task, 1, 0.0)
-    made.started(1, 1, worker(), 0.0)
+    made.started(1, 1, slot(), 0.0)
     return made
 
 
@@ -48,7 +50,7 @@ def given_back_while_it_runs(one: Ledger) -> None:
 
 def started_after_its_end(one: Ledger) -> None:
     one.ended(1, 1, result(), 1.0)
-    one.started(1, 1, worker(), 1.0)
+    one.started(1, 1, slot(0, 102.0), 1.0)
 
 
 def said_without_end(one: Ledger) -> None:
@@ -57,10 +59,10 @@ def said_without_end(one: Ledger) -> None:
 
 
 LIES: dict[str, Callable[[Ledger], object]] = {
-    "a start of what was never sent": lambda one: one.started(9, 1, worker(), 1.0),
-    "a start of another attempt": lambda one: one.started(2, 2, worker(), 1.0),
-    "a start twice": lambda one: one.started(1, 1, worker(), 1.0),
-    "a start in no slot": lambda one: one.started(2, 1, worker(SLOTS), 1.0),
+    "a start of what was never sent": lambda one: one.started(9, 1, slot(), 1.0),
+    "a start of another attempt": lambda one: one.started(2, 2, slot(), 1.0),
+    "a start twice": lambda one: one.started(1, 1, slot(), 1.0),
+    "a start in no slot": lambda one: one.started(2, 1, slot(SLOTS), 1.0),
     "a start without a slot": lambda one: one.started(2, 1, b"", 1.0),
     "an end of what was never sent": lambda one: one.ended(9, 1, result(), 1.0),
     "an end of another attempt": lambda one: one.ended(1, 65_535, result(), 1.0),
@@ -73,7 +75,19 @@ LIES: dict[str, Callable[[Ledger], object]] = {
     "an end after no number of seconds": lambda one: one.ended(1, 1, result(seconds=float("nan")), 1.0),
     "an end after ever": lambda one: one.ended(1, 1, result(seconds=float("inf")), 1.0),
     "an end after longer than the job": lambda one: one.ended(1, 1, result(seconds=1e6), 1.0),
-    "an end in no slot": lambda one: one.ended(1, 1, result(worker=7), 1.0),
+    "a start at no time": lambda one: one.started(2, 1, slot(1, float("nan")), 1.0),
+    "a start in a slot before what runs there": lambda one: one.started(2, 1, slot(0, 99.0), 1.0),
+    "a start in a slot before the end of what ran there": lambda one: (
+        one.ended(1, 1, result(), 1.0),
+        one.started(2, 1, slot(0, 100.9), 1.0),
+    ),
+    "an end after another start in its slot": lambda one: (
+        one.started(2, 1, slot(0, 100.9), 1.0),
+        one.ended(1, 1, result(), 1.0),
+    ),
+    "an end before the start of what could not be started": lambda one: one.ended(
+        2, 1, result(126, agent.HOST_FAULT, 0.0), 1.0
+    ),
     "less output than it says": lambda one: one.ended(1, 1, result(err=1), 1.0),
     "more output than it says": lambda one: one.ended(1, 1, result() + b"x", 1.0),
     "an output in pieces and another size": lambda one: (one.chunk(1, 1, b"\0ab", 1.0), one.ended(1, 1, result(), 1.0)),
@@ -94,13 +108,21 @@ LIES: dict[str, Callable[[Ledger], object]] = {
     "a return of what was never sent": lambda one: one.returned(9, 1, 1.0),
     "an end twice": lambda one: (one.ended(1, 1, result(), 1.0), one.ended(1, 1, result(), 1.0)),
     "a start after the end": started_after_its_end,
-    "a holding that was never sent": lambda one: one.hello([Holding(9, 1, 0, 0.0)], 1.0),
-    "a holding of another attempt": lambda one: one.hello([Holding(1, 65_535, 1, 0.0)], 1.0),
-    "a holding in no state": lambda one: one.hello([Holding(1, 1, 3, 0.0)], 1.0),
-    "a holding twice": lambda one: one.hello([Holding(1, 1, 1, 0.0)] * 2, 1.0),
-    "a holding that ran backwards": lambda one: one.hello([Holding(1, 1, 0, 0.0)], 1.0),
-    "a holding that is older than the job": lambda one: one.hello([Holding(1, 1, 1, 1e6)], 1.0),
-    "a holding that has ended": lambda one: (one.ended(1, 1, result(), 1.0), one.hello([Holding(1, 1, 1, 0.0)], 1.0)),
+    "a holding that was never sent": lambda one: one.hello([holding(9, 1, 0)], 1.0),
+    "a holding of another attempt": lambda one: one.hello([holding(1, 65_535, 1)], 1.0),
+    "a holding in no state": lambda one: one.hello([holding(1, 1, 3)], 1.0),
+    "a holding twice": lambda one: one.hello([holding(1, 1, 1)] * 2, 1.0),
+    "a holding that ran backwards": lambda one: one.hello([holding(1, 1, 0)], 1.0),
+    "a holding that is older than the job": lambda one: one.hello([holding(1, 1, 1, 1e6)], 1.0),
+    "a holding in another slot": lambda one: one.hello([holding(1, 1, 1, number=1)], 1.0),
+    "a holding that started at another time": lambda one: one.hello([holding(1, 1, 1, 0.5)], 1.0),
+    "a holding in a slot beyond all": lambda one: one.hello([holding(2, 1, 1, number=SLOTS_MOST)], 1.0),
+    "two that run in one slot": lambda one: one.hello([holding(1, 1, 1), holding(2, 1, 1)], 1.0),
+    "one that runs on, though another had its slot": lambda one: (
+        one.started(2, 1, slot(0, 100.5), 1.0),
+        one.hello([holding(1, 1, 1)], 1.0),
+    ),
+    "a holding that has ended": lambda one: (one.ended(1, 1, result(), 1.0), one.hello([holding(1, 1, 1)], 1.0)),
 }
 
 
@@ -120,21 +142,39 @@ def test_what_was_ended_as_the_agent_went_has_no_output(ledger: Ledger) -> None:
 
 
 def test_what_ended_and_is_not_wanted_may_be_forgotten_there(ledger: Ledger) -> None:
-    ledger.hello([Holding(1, 1, agent.ENDED, 1.0)], 1.0)
+    ledger.hello([holding(1, 1, agent.ENDED)], 1.0)
     ledger.chunk(1, 1, b"\0ab", 1.0)
     ledger.settled(1, 1)
     assert ledger.chunk(1, 1, b"\0ab", 1.0) == (0, False)
-    assert ledger.hello([], 2.0) == []
+    assert ledger.hello([], 2.0) == ([], [])
 
 
 def test_an_earlier_drivers_attempts_are_known_and_no_others() -> None:
-    resumed = Ledger({(1, 3)}, created=time.time())
+    now = time.time()
+    resumed = Ledger({(1, 3)}, created=now)
     assert resumed.most == 1
-    assert resumed.hello([Holding(1, 3, agent.RUNNING, 5.0)], 0.0) == []
-    assert resumed.ended(1, 3, result(worker=77), 1.0).wanted, "that driver gave slots other numbers"
+    gone, [begun] = resumed.hello([holding(1, 3, agent.RUNNING, 5.0, number=7)], 0.0)
+    assert (gone, begun[:3]) == ([], (1, 3, 7)), "that driver allowed more slots"
+    assert begun.began == pytest.approx(now - 5, abs=1)
+    assert resumed.ended(1, 3, result(seconds=6.0), 1.0).wanted
     with pytest.raises(Lie, match="attempt 2 of task 1, which was not sent there"):
-        Ledger({(1, 3)}, created=time.time()).hello([Holding(1, 2, agent.RUNNING, 5.0)], 0.0)
-    Ledger({(1, 3)}, created=time.time(), complete=False).hello([Holding(1, 2, agent.RUNNING, 5.0)], 0.0)
+        Ledger({(1, 3)}, created=now).hello([holding(1, 2, agent.RUNNING, 5.0)], 0.0)
+
+
+def test_what_started_while_nobody_heard_it_is_told_once(ledger: Ledger) -> None:
+    gone, begun = ledger.hello([holding(1, 1, agent.RUNNING), holding(3, 1, agent.ENDED, number=1)], 1.0)
+    assert gone == [(2, 1, False)]
+    assert [one[:3] for one in begun] == [(3, 1, 1)], "that of task 1 was heard"
+    assert ledger.hello([holding(1, 1, agent.RUNNING), holding(3, 1, agent.ENDED, number=1)], 2.0) == ([], [])
+
+
+def test_large_outputs_are_on_their_way_while_the_slot_has_another(ledger: Ledger) -> None:
+    ledger.started(2, 1, slot(0, 101.0), 1.0)
+    ledger.chunk(1, 1, b"\0ab", 1.0)
+    assert ledger.overdue(END_PATIENCE, 0.0, 0.0) == ""
+    assert "does not send the end of task 1, in whose slot" in ledger.overdue(END_PATIENCE + 2, 0.0, 0.0)
+    assert ledger.ended(1, 1, agent.RESULT.pack(0, 0, 1.0, 2, 0, *CHECKSUMS), 1.0).wanted
+    assert ledger.overdue(END_PATIENCE + 2, 0.0, 0.0) == ""
 
 
 @pytest.mark.parametrize(
@@ -175,21 +215,28 @@ class Honest(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(created=time.time())
-        self.ledger.workers = range(SLOTS)
+        self.ledger.slots = SLOTS
         self.now = 0.0
+        self.clock = 100.0  # the agent's
+        self.began: dict[tuple[int, int], tuple[int, float]] = {}  # slot and time
         self.to_agent: list[tuple[int, int, int]] = []
         self.to_driver: list[tuple[int, int, int, bytes]] = []
+        self.sending: list[tuple[int, int, int, bytes]] = []  # outputs and ends: a start may overtake them
         self.held: dict[tuple[int, int], int] = {}
         self.last = dict.fromkeys(range(1, 5), 0)
         self.results: set[tuple[int, int]] = set()
         self.connect()
 
     def connect(self) -> None:
-        self.to_agent, self.to_driver = [], []
-        self.ledger.hello([Holding(*key, state, 0.0) for key, state in self.held.items()], self.now)
+        self.to_agent, self.to_driver, self.sending = [], [], []
+        told = []
+        for key, state in self.held.items():
+            number, began = self.began.get(key, (0, 0.0))
+            told.append(Holding(*key, state, number, began, self.clock - began if state != agent.WAITING else 0.0))
+        self.ledger.hello(told, self.now)
         for key, state in self.held.items():
             if state == agent.ENDED:
-                self.to_driver.append((agent.DONE, *key, result()))
+                self.sending.append((agent.DONE, *key, result(seconds=0.5)))
 
     @rule(task=tasks)
     def send(self, task: int) -> None:
@@ -222,10 +269,14 @@ class Honest(RuleBasedStateMachine):
 
     @rule()
     def agent_starts(self) -> None:
+        busy = {self.began[key][0] for key, state in self.held.items() if state == agent.RUNNING}
+        free = [number for number in range(SLOTS) if number not in busy]
         for key, state in self.held.items():
-            if state == agent.WAITING:
+            if state == agent.WAITING and free:
+                self.clock += 1.0
                 self.held[key] = agent.RUNNING
-                self.to_driver.append((agent.STARTED, *key, worker()))
+                self.began[key] = free[0], self.clock
+                self.to_driver.append((agent.STARTED, *key, slot(*self.began[key])))
                 return
 
     @rule(large=st.booleans())
@@ -234,12 +285,16 @@ class Honest(RuleBasedStateMachine):
             if state == agent.RUNNING:
                 self.held[key] = agent.ENDED
                 if large:
-                    self.to_driver.append((agent.CHUNK, *key, b"\0" + bytes(9)))
-                    self.to_driver.append((agent.CHUNK, *key, b"\1" + bytes(7)))
-                self.to_driver.append(
-                    (agent.DONE, *key, agent.RESULT.pack(0, 0, 1.0, 0, 9, 7, *CHECKSUMS) if large else result())
-                )
+                    self.sending.append((agent.CHUNK, *key, b"\0" + bytes(9)))
+                    self.sending.append((agent.CHUNK, *key, b"\1" + bytes(7)))
+                done = agent.RESULT.pack(0, 0, 0.5, 9, 7, *CHECKSUMS) if large else result(seconds=0.5)
+                self.sending.append((agent.DONE, *key, done))
                 return
+
+    @precondition(lambda self: self.sending)
+    @rule()
+    def agent_sends(self) -> None:
+        self.to_driver.append(self.sending.pop(0))
 
     @precondition(lambda self: self.to_driver)
     @rule()
@@ -279,7 +334,7 @@ TestHonest.settings = settings(max_examples=60, stateful_step_count=40, deadline
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 60))
 def test_what_arrives_is_cut_into_frames_or_refused_before_it_is_kept(noise: bytes, piece: int) -> None:
-    good = agent.frame(agent.STARTED, 1, 1, worker()) + agent.frame(agent.DONE, 1, 1, result(out=b"abc"))
+    good = agent.frame(agent.STARTED, 1, 1, slot()) + agent.frame(agent.DONE, 1, 1, result(out=b"abc"))
     incoming = Incoming()
     found = [frame for at in range(0, len(good), piece) for frame in incoming.feed(good[at : at + piece])]
     assert [(frame.kind, frame.task, frame.attempt) for frame in found] == [(agent.STARTED, 1, 1), (agent.DONE, 1, 1)]

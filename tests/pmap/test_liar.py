@@ -22,14 +22,16 @@ from tests.pmap.test_nonsense import ec2, pair, run
 __all__ = ["ec2", "pair", "start_sshd"]
 
 SAID = {
-    "holds_all": "a greeting of 324 bytes, more than for what was sent there",
-    "runs_all": "a greeting of 324 bytes, more than for what was sent there",
+    "holds_all": "a greeting of 564 bytes, more than for what was sent there",
+    "runs_all": "a greeting of 564 bytes, more than for what was sent there",
     "holds_one": "it holds attempt 1 of task 3, which was not sent there",
     "last_attempt": "it holds attempt 65535 of task 1, which was not sent there",
     "many_cpus": "an instance of 100000000 CPUs",
     "ends_others": "the end of attempt 1 of task ",
     "ends_unstarted": " ended before it had started",
     "starts_twice": "which does not wait there",
+    "starts_in_no_slot": " in a slot that is not there",
+    "shares_a_slot": " in a slot where another runs",
     "gives_back_unasked": ", which waits there",
     "gives_back_what_runs": ", which runs there",
     "short_output": " of another size than it says",

@@ -11,15 +11,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hardway.config import Settings
+from hardway.config import Ec2, Mapreduce, Settings
 from hardway.ec2.instances import Instance
 from hardway.pmap import agent
-from hardway.pmap.driver import Driver, Options
+from hardway.pmap.driver import Driver
 from hardway.pmap.journal import Job, keys_of
 from hardway.pmap.progress import Progress
 from tests.conftest import LocalCloud
@@ -44,8 +43,8 @@ def nonsense(rng: random.Random) -> bytes:
                 rng.randbytes(rng.randrange(100)),
                 struct.pack("!d", rng.choice(NUMBERS)),
                 b"\x00text",
-                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 0, 3, 0, ABC, 0) + b"abc",
-                agent.RESULT.pack(0, 0, 1.0, 0, 1 << 40, 5, 0, 0) + b"short",
+                agent.RESULT.pack(rng.choice([0, -9]), rng.randrange(9), rng.choice(NUMBERS), 3, 0, ABC, 0) + b"abc",
+                agent.RESULT.pack(0, 0, 1.0, 1 << 40, 5, 0, 0) + b"short",
             ]
         )
         kind = rng.choice(KINDS)
@@ -85,20 +84,22 @@ def run(
     pair: list[Instance],
     command: str = "cat",
     prepare: Callable[[Job], None] = lambda job: None,
+    backup: bool = True,
     **options: float,
 ) -> str:
     """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
     stream = io.StringIO()
-    settings = replace(Settings(), ec2=replace(Settings().ec2, connect_timeout=5))
+    mapreduce = Mapreduce(**{"reconnect": 0.5, **options})  # type: ignore[arg-type]
+    settings = Settings(ec2=Ec2(connect_timeout=5), mapreduce=mapreduce)
     items = [b"%d\n" % number for number in range(20)]
     impatience = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
     impatience.start()
     try:
         with Job.create(f"until [ -e spoken ]; do sleep .02; done; {command}", name=name) as job:
             numbers = job.number(keys_of(items))
-            asked = Options(**{"reconnect": 0.5, **options})  # type: ignore[arg-type]
             prepare(job)
-            Driver(job, items, numbers, pair, settings, asked, Progress(stream=stream)).run()
+            shown = Progress(stream=stream)
+            Driver(job, job.asked.command, items, numbers, pair, settings, shown, backup=backup).run()
             results = job.history.results
             assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hardway.errors import Failed, UsageError
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history, report
 from hardway.pmap.afterwards.explain import Record
-from hardway.pmap.afterwards.history import Attempt, Host, Life, Outcome, Run, Timeline
+from hardway.pmap.afterwards.history import Attempt, AttemptOutcome, DriverRun, HostRecord, Life, Timeline
 from hardway.pmap.journal import Job, Outputs, Result
 from tasks import mapreduce
 from tests.pmap import chromium
@@ -41,12 +43,13 @@ def told(home: Path, tmp_path: Path) -> Path:
     with Job.create(f"cat; : {HOSTILE.decode(errors='replace')}".replace("\0", ""), name="told") as job:
         job.number(journal.keys_of(arguments), arguments)
         job.event("run", tasks=3, slots=1, timeout=0.0)
-        for worker, host in enumerate(("i-1", "i-2")):
+        for task, host in enumerate(("i-1", "i-2"), 1):
             about = {"name": HOSTILE.decode(errors="replace"), "type": "m7i.large", "zone": "z", "spot": True}
-            job.event("up", host=host, slots=1, worker=worker, seconds=0.0, **about)
-            job.started(worker + 1, 1, host)
-        job.done(1, job.ended(1, 1, "i-1", 0, 0, 60.0, b"x", b"", 0))
-        job.ended(2, 1, "i-2", 3, 0, 30.0, b"", b"a line\n" + HOSTILE, 1)
+            job.event("up", host=host, slots=1, seconds=0.0, **about)
+            job.started(task, 1, host)
+            job.slot(task, 1, 0, time.time() - (60 if task == 1 else 30))
+        job.done(1, job.ended(1, 1, "i-1", 0, 0, 60.0, b"x", b""))
+        job.ended(2, 1, "i-2", 3, 0, 30.0, b"", b"a line\n" + HOSTILE)
         job.event("gone", host="i-2", reason=HOSTILE.decode(errors="replace"))
         job.event("over", why="failed", prices={"i-1": 0.5})
     return report.write("told", str(tmp_path / "told.html"))
@@ -106,19 +109,19 @@ def test_hovering_keys_and_the_wheel(told: Path, browser: Browser) -> None:
 
 def test_200_lanes_and_100_000_attempts(browser: Browser, tmp_path: Path) -> None:
     rng = random.Random(1)
-    timeline = Timeline(runs=[Run(0, 700, 99_000, 0, "done")], done=99_000)
-    for host in range(50):
+    timeline = Timeline(runs=[DriverRun(0, 700, 99_000, 0, "done")], done=99_000)
+    for _ in range(50):
         name = f"i-{rng.getrandbits(68):017x}"
-        timeline.hosts[name] = Host(name, "wide", "c7i.large", "eu-west-1a", True, 0.07, 4)
-        timeline.lives.append(Life(name, 0, rng.uniform(1, 3), 700, 4, 4 * host))
+        timeline.hosts[name] = HostRecord(name, "wide", "c7i.large", "eu-west-1a", True, 0.07, 4)
+        timeline.lives.append(Life(name, 0, rng.uniform(1, 3), 700))
     for task in range(1, 100_001):
         lane, turn = task % 200, task // 200
         began = 3 + turn * 1.3 + rng.random() * 0.3
-        outcome = Outcome.RETRIED if task % 100 == 0 else Outcome.DONE
-        result = Result(1, "", 0.0, int(outcome is Outcome.RETRIED), 0, 1.0, 0, 0, 0, 0, 0)
+        outcome = AttemptOutcome.RETRIED if task % 100 == 0 else AttemptOutcome.DONE
+        result = Result(1, "", 0.0, int(outcome is AttemptOutcome.RETRIED), 0, 1.0, 0, 0, 0, 0, 0, 0)
         host_name = list(timeline.hosts)[lane // 4]
         ended = began + rng.random()
-        one = Attempt(task, 1, host_name, began, began, ended, outcome, result.code, 0, False, lane, lane % 4, result)
+        one = Attempt(task, 1, host_name, began, began, ended, outcome, result.code, 0, False, lane % 4, result)
         timeline.attempts.append(one)
     heads = [f"s3://a-bucket/events/{task:06}-{rng.getrandbits(64):016x}" for task in range(1, 100_001)]
     page = tmp_path / "wide.html"
@@ -145,9 +148,8 @@ def test_a_real_job(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     timeline = report.load("looked-*").timeline
     assert (timeline.done, timeline.damaged, len(timeline.attempts)) == (5, 0, 6)
     assert {life.host for life in timeline.lives} == set(cluster.ids)
-    assert {host.lanes for host in timeline.hosts.values()} == {2}
-    assert sorted(one.task for one in timeline.attempts if one.outcome is Outcome.RETRIED) == [2]
-    assert all(one.worker >= 0 for one in timeline.attempts), "slots are known, not guessed"
+    assert {host.slots for host in timeline.hosts.values()} == {2}
+    assert sorted(one.task for one in timeline.attempts if one.outcome is AttemptOutcome.RETRIED) == [2]
     assert 0 < explain.figures(timeline).busy <= 1
     text = mapreduce.explain(c, "looked-at")
     assert "5 of 5 done" in text
@@ -155,6 +157,37 @@ def test_a_real_job(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     to = tmp_path / "page.html"
     assert mapreduce.report(c, "looked-at", to=str(to)) == str(to)
     assert "bad luck" in to.read_text()
+
+
+def test_an_attempt_is_shown_in_the_slot_that_it_had(
+    c: Context, cluster: Cluster, browser: Browser, tmp_path: Path
+) -> None:
+    """As the journal tells: one at a time in each."""
+    command = "read x; sleep 0.0$((x % 7)); echo $HARDWAY_WORKER"
+    items = [str(x) for x in range(40)]
+    workers = mapreduce.pmap(c, cluster.ids, items, command, slots=2, job="slotted", progress=False)
+    timeline = report.load("slotted").timeline
+    told = {(one.task, one.number): one.slot for one in timeline.attempts}
+    lines = [line.split() for line in (cluster.jobs / "slotted" / "journal").read_text().splitlines()]
+    assert {(int(words[1]), int(words[2])): int(words[3]) for words in lines if words[0] == "slot"} == told
+    assert set(told.values()) == {0, 1}
+    ran: dict[tuple[str, int], list[Attempt]] = {}
+    for one in timeline.attempts:
+        ran.setdefault((one.host, one.slot), []).append(one)
+    assert len(ran) == 2 * len(cluster.ids)
+    numbers = [{workers[one.task - 1] for one in slot if one.result and not one.result.code} for slot in ran.values()]
+    assert sorted(map(len, numbers)) == [1] * len(ran), "HARDWAY_WORKER is a slot's"
+    assert len(set().union(*numbers)) == len(ran)
+    for slot in ran.values():
+        assert all(one.ended <= following.began for one, following in pairwise(slot))
+        lasted = [one.ended - one.began for one in slot if one.result]
+        assert lasted == pytest.approx([one.result.seconds for one in slot if one.result], abs=1e-4), "none cut short"
+    browser.open(Path(mapreduce.report(c, "slotted", to=str(tmp_path / "page.html"))))
+    places = {name: place for place, name in enumerate(timeline.hosts)}
+    shown = browser.evaluate("job.columns.task.map((task, i) => [task, job.columns.number[i], job.columns.lane[i]])")
+    assert {(task, number): lane for task, number, lane in shown} == {
+        (one.task, one.number): 2 * places[one.host] + one.slot for one in timeline.attempts
+    }
 
 
 def test_which_job(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +222,7 @@ def test_events_say_nothing_to_a_job_that_is_resumed(home: Path) -> None:
     with Job.create("cat", name="old") as job:
         job.event("run", tasks=1, slots=1, timeout=0.0)
         job.started(1, 1, "i-1")
-        job.event("lost", task=1, attempt=1, host="i-1", seconds=None)
+        job.event("lost", task=1, attempt=1, host="i-1")
     with Job(journal.jobs_path() / "old") as again:
         assert again.history.open == {(1, 1): "i-1"}
         assert history.read((again.path / "journal").read_bytes()).damaged == 0

@@ -15,8 +15,8 @@ from statistics import median
 from rich.cells import cell_len, set_cell_size
 
 from hardway import terminal
-from hardway.pmap.afterwards.history import GOOD, Attempt, Life, Outcome, Timeline
-from hardway.tables import count, money
+from hardway.pmap.afterwards.history import GOOD, Attempt, AttemptOutcome, Life, Timeline
+from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
@@ -93,7 +93,7 @@ class Figures:
 
     time: SlotTime = field(default_factory=SlotTime)
     hosts: dict[str, HostFigures] = field(default_factory=dict)
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    outcomes: dict[AttemptOutcome, int] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)  # of attempts with a result, sorted
     longest: Attempt | None = None
     seconds: float = 0.0  # that drivers ran
@@ -133,14 +133,14 @@ class Advice:
 
 
 _PART = {
-    Outcome.DONE: "done",
-    Outcome.BACKUP: "done",
-    Outcome.RETRIED: "failed",
-    Outcome.FAILED: "failed",
-    Outcome.LOST: "lost",
-    Outcome.STOPPED: "needless",
-    Outcome.ENDED: "needless",
-    Outcome.RUNNING: "done",
+    AttemptOutcome.DONE: "done",
+    AttemptOutcome.BACKUP: "done",
+    AttemptOutcome.RETRIED: "failed",
+    AttemptOutcome.FAILED: "failed",
+    AttemptOutcome.LOST: "lost",
+    AttemptOutcome.STOPPED: "needless",
+    AttemptOutcome.ENDED: "needless",
+    AttemptOutcome.RUNNING: "done",
 }
 
 
@@ -151,7 +151,7 @@ def figures(timeline: Timeline) -> Figures:
     by_lane: dict[tuple[str, int], list[Attempt]] = {}
     seconds: dict[str, list[float]] = {}
     for attempt in timeline.attempts:
-        by_lane.setdefault((attempt.host, attempt.lane), []).append(attempt)
+        by_lane.setdefault((attempt.host, attempt.slot), []).append(attempt)
         found.outcomes[attempt.outcome] = found.outcomes.get(attempt.outcome, 0) + 1
         host = found.hosts.setdefault(attempt.host, HostFigures(SlotTime()))
         if attempt.outcome in GOOD:
@@ -160,14 +160,14 @@ def figures(timeline: Timeline) -> Figures:
             if found.longest is None or attempt.seconds > found.longest.seconds:
                 found.longest = attempt
         host.failed += _PART[attempt.outcome] == "failed"
-        host.lost += attempt.outcome is Outcome.LOST
+        host.lost += attempt.outcome is AttemptOutcome.LOST
     away: dict[str, list[tuple[float, float]]] = {}
     for name, since, until in timeline.away:
         away.setdefault(name, []).append((since, until))
     for life in timeline.lives:
         host = found.hosts.setdefault(life.host, HostFigures(SlotTime()))
         host.there += life.until - life.up
-        for lane in range(timeline.hosts[life.host].lanes):
+        for lane in range(timeline.hosts[life.host].slots):
             for part, since, until in _pieces(life, by_lane.get((life.host, lane), ()), away.get(life.host, ()), ends):
                 setattr(host.time, part, getattr(host.time, part) + until - since)
     for name, host in found.hosts.items():
@@ -176,7 +176,7 @@ def figures(timeline: Timeline) -> Figures:
         found.time.add(host.time)
     found.durations = sorted(itertools.chain.from_iterable(seconds.values()))
     found.seconds = sum(run.ended - run.began for run in timeline.runs)
-    found.slots = sum(host.lanes for host in timeline.hosts.values())
+    found.slots = sum(host.slots for host in timeline.hosts.values())
     return found
 
 
@@ -275,7 +275,7 @@ def idle_between(found: Figures) -> Advice | None:
     usual = found.median
     if usual < SHORT:
         return Advice("between", share, f"{what}, of {usual:.2g} s each", "fewer, longer tasks")
-    failed = found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0)
+    failed = found.outcomes.get(AttemptOutcome.RETRIED, 0) + found.outcomes.get(AttemptOutcome.FAILED, 0)
     return Advice("between", share, what, "a retry waits before it starts; see the failures" if failed else "")
 
 
@@ -292,16 +292,18 @@ def connecting(found: Figures) -> Advice | None:
 def retries(found: Figures) -> Advice | None:
     """Attempts that failed took time."""
     share = found.time.share("failed")
-    many = count(found.outcomes.get(Outcome.RETRIED, 0) + found.outcomes.get(Outcome.FAILED, 0), "failed attempt")
+    failed = found.outcomes.get(AttemptOutcome.RETRIED, 0) + found.outcomes.get(AttemptOutcome.FAILED, 0)
     if share < LOSS_SHARE:
         return None
-    return Advice("failed", share, f"{many} took {share:.0%} of the slot time", "see the failures")
+    return Advice(
+        "failed", share, f"{count(failed, 'failed attempt')} took {share:.0%} of the slot time", "see the failures"
+    )
 
 
 def losses(found: Figures) -> Advice | None:
     """Attempts that went with their instances took time."""
     share = found.time.share("lost")
-    count = found.outcomes.get(Outcome.LOST, 0)
+    count = found.outcomes.get(AttemptOutcome.LOST, 0)
     if share < LOSS_SHARE:
         return None
     what = f"{count} attempts were lost with their instances or agents, {share:.0%} of the slot time"
@@ -313,10 +315,10 @@ def needless(found: Figures) -> Advice | None:
     share = found.time.share("needless")
     if share < LOSS_SHARE:
         return None
-    ended, stopped = found.outcomes.get(Outcome.ENDED, 0), found.outcomes.get(Outcome.STOPPED, 0)
+    ended, stopped = found.outcomes.get(AttemptOutcome.ENDED, 0), found.outcomes.get(AttemptOutcome.STOPPED, 0)
     if stopped > ended:
         return Advice("needless", share, f"{stopped} attempts were stopped with the job: {share:.0%}", "")
-    won = found.outcomes.get(Outcome.BACKUP, 0)
+    won = found.outcomes.get(AttemptOutcome.BACKUP, 0)
     what = f"{ended} attempts ended as another one of their task was first, {share:.0%} of the slot time"
     return Advice("needless", share, what, f"{won} backups won" if won else "--no-backup saves it")
 
@@ -407,15 +409,6 @@ def named(task: int, heads: Sequence[str]) -> str:
     return f"{task} ({head})" if head else str(task)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them, to three digits at most."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:.3g} h"
-
-
 PARTS = {
     "done": "work that counted",
     "failed": "failed attempts",
@@ -435,11 +428,11 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
     if len(timeline.runs) > 1:
         took += f", in {len(timeline.runs)} runs"
         took += f" with {duration(timeline.quiet)} between them" if timeline.quiet else ""
-    failed = outcomes.get(Outcome.FAILED, 0)
+    failed = outcomes.get(AttemptOutcome.FAILED, 0)
     tasks = f"{timeline.done} of {len(record.heads)} done" + (f", {failed} failed" if failed else "")
     attempts = [str(sum(outcomes.values()))]
     attempts += [f"{outcomes[outcome]} {said}" for outcome, said in _SAID.items() if outcomes.get(outcome)]
-    gone = len({mark.host for mark in timeline.marks if mark.kind == "gone"})
+    gone = len({mark.host for mark in timeline.events if mark.kind == "gone"})
     instances = f"{len(timeline.hosts)}, {count(found.slots, 'slot')}" + (f", {gone} lost" if gone else "")
     facts = [("took", took), ("tasks", tasks), ("attempts", ", ".join(attempts)), ("instances", instances)]
     if found.durations:
@@ -460,13 +453,13 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
 
 
 _SAID = {
-    Outcome.RETRIED: "failed and retried",
-    Outcome.FAILED: "failed for good",
-    Outcome.LOST: "lost",
-    Outcome.BACKUP: "backups won",
-    Outcome.ENDED: "ended",
-    Outcome.STOPPED: "stopped",
-    Outcome.RUNNING: "running",
+    AttemptOutcome.RETRIED: "failed and retried",
+    AttemptOutcome.FAILED: "failed for good",
+    AttemptOutcome.LOST: "lost",
+    AttemptOutcome.BACKUP: "backups won",
+    AttemptOutcome.ENDED: "ended",
+    AttemptOutcome.STOPPED: "stopped",
+    AttemptOutcome.RUNNING: "running",
 }
 
 

@@ -6,23 +6,22 @@ and nothing ran is left out.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 
+from hardway.pmap.endings import LOST
 from hardway.pmap.journal import Result, result_of, words_of
+from hardway.pmap.ledger import SLOTS_MOST
 
 QUIET = 5.0  # seconds without a driver and without an attempt that are left out
-_GIVEN_UP = 8  # driver.LOST: importing it would import all of SSH
-_MOST_SLOTS = 4096
-_TOUCHING = 0.001  # seconds by which two attempts in one slot may seem to overlap
 
 
-class Outcome(IntEnum):
+class AttemptOutcome(IntEnum):
     """What became of an attempt."""
 
     DONE = 0
@@ -35,12 +34,15 @@ class Outcome(IntEnum):
     RUNNING = 7
 
 
-GOOD = (Outcome.DONE, Outcome.BACKUP)
+GOOD = (AttemptOutcome.DONE, AttemptOutcome.BACKUP)
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt that ran. `lane` is the slot of its host, from 0; `result` is None where no end was recorded."""
+    """One attempt. `slot` is that of its host, from 0, or -1 where it is not known to have started.
+
+    `result` is None where no end was recorded.
+    """
 
     task: int
     number: int
@@ -48,12 +50,11 @@ class Attempt:
     sent: float
     began: float = math.nan
     ended: float = math.nan
-    outcome: Outcome = Outcome.RUNNING
+    outcome: AttemptOutcome = AttemptOutcome.RUNNING
     code: int = 0
     flags: int = 0
     backup: bool = False
-    worker: int = -1
-    lane: int = 0
+    slot: int = -1
     result: Result | None = None
 
     @property
@@ -70,12 +71,10 @@ class Life:
     began: float
     up: float
     until: float
-    slots: int
-    worker: int
 
 
 @dataclass(slots=True)
-class Run:
+class DriverRun:
     """One run of the job by one driver; `why` it was over is empty where the driver was killed, or still runs."""
 
     began: float
@@ -86,7 +85,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Mark:
+class JobEvent:
     """A fault or another event at a time, on a host or (empty) of the whole job."""
 
     time: float
@@ -96,8 +95,8 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Host:
-    """An instance. `price` in USD/hour, None where it isn't known; `lanes` are its slots."""
+class HostRecord:
+    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had."""
 
     name: str
     label: str = ""
@@ -105,7 +104,7 @@ class Host:
     zone: str = ""
     spot: bool = False
     price: float | None = None
-    lanes: int = 0
+    slots: int = 0
 
 
 @dataclass
@@ -113,11 +112,11 @@ class Timeline:
     """All of a job. `away` are times (host, from, to) in which a living host could not be reached."""
 
     attempts: list[Attempt] = field(default_factory=list)
-    hosts: dict[str, Host] = field(default_factory=dict)
+    hosts: dict[str, HostRecord] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     away: list[tuple[str, float, float]] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    runs: list[DriverRun] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     done: int = 0
     damaged: int = 0
     running: bool = False
@@ -132,7 +131,7 @@ class Timeline:
     @property
     def failed(self) -> list[Attempt]:
         """The last attempts of tasks that have no result and failed."""
-        return [attempt for attempt in self.attempts if attempt.outcome is Outcome.FAILED]
+        return [attempt for attempt in self.attempts if attempt.outcome is AttemptOutcome.FAILED]
 
 
 def read(data: bytes, now: float | None = None) -> Timeline:
@@ -167,7 +166,7 @@ class _Reader:
             if kind == "event":
                 handle = getattr(self, f"on_{words[1]}")
                 handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
-            elif kind in ("start", "end", "done"):
+            elif kind in ("start", "slot", "end", "done"):
                 getattr(self, f"line_{kind}")((int(words[0]), int(words[1])), words)
             elif kind not in ("job", "tasks"):  # what those say is for the journal
                 raise ValueError(kind)
@@ -181,61 +180,61 @@ class _Reader:
         self.last = max(self.last, time)
         return time
 
-    def host(self, name: str) -> Host:
-        return self.timeline.hosts.setdefault(name, Host(name))
+    def host(self, name: str) -> HostRecord:
+        return self.timeline.hosts.setdefault(name, HostRecord(name))
 
     # Attempts
 
     def line_start(self, key: tuple[int, int], words: Sequence[str]) -> None:
+        *earlier, _ = self.timeline.runs
         attempt = Attempt(*key, words[2], self.seen(float(words[3])))
-        self.host(attempt.host)
         others = []
         for other in self.open.get(attempt.task, ()):
             if other.number == attempt.number:
                 continue  # it was taken back
-            if len(self.timeline.runs) > 1 and other.host not in self.living:
-                self.lose(other, self.timeline.runs[-2].ended)  # an instance of an earlier run that isn't in this one
+            if earlier and other.host not in self.living:
+                self.lose(other, earlier[-1].ended)  # an instance of an earlier run that isn't in this one
             else:
                 others.append(other)
         attempt.backup = bool(others)
         self.open[attempt.task] = [*others, attempt]
         self.attempts[key] = attempt
 
+    def line_slot(self, key: tuple[int, int], words: Sequence[str]) -> None:
+        attempt, slot = self.attempts[key], int(words[2])
+        if not 0 <= slot < SLOTS_MOST:
+            raise ValueError(slot)
+        if attempt.slot < 0:  # who takes over from another driver may tell it again
+            attempt.slot, attempt.began = slot, self.seen(float(words[3]))
+
     def line_end(self, key: tuple[int, int], words: Sequence[str]) -> None:
-        result = result_of(words[1:])
+        attempt, result = self.attempts[key], result_of(words[1:])
         if not 0 <= result.seconds < math.inf:
             raise ValueError(result.seconds)
-        attempt = self.attempts.get(key) or Attempt(*key, result.host, self.seen(result.ended) - result.seconds)
-        self.attempts[key] = attempt
-        self.host(result.host)
         self.forget(attempt)
         attempt.host, attempt.result = result.host, result
         attempt.code, attempt.flags = result.code, result.flags
-        if not (result.flags & _GIVEN_UP and attempt.outcome is Outcome.LOST):  # when it ran is known from its loss
-            attempt.worker = int(words[12]) if len(words) > 12 else -1
-            attempt.ended = self.seen(result.ended)
-            attempt.began = attempt.ended - result.seconds
-        attempt.outcome = Outcome.RETRIED if result.code or result.flags else Outcome.ENDED
+        if not (result.flags & LOST and attempt.outcome is AttemptOutcome.LOST):  # it ended with its loss
+            attempt.ended = self.seen(result.ended) if attempt.slot < 0 else attempt.began + result.seconds
+        attempt.outcome = AttemptOutcome.RETRIED if result.code or result.flags else AttemptOutcome.ENDED
 
     def line_done(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt = self.attempts[key]
         if attempt.result is None:
             raise ValueError("done without an end")
-        attempt.outcome = Outcome.BACKUP if attempt.backup else Outcome.DONE
+        attempt.outcome = AttemptOutcome.BACKUP if attempt.backup else AttemptOutcome.DONE
         self.done[attempt.task] = attempt
 
-    def on_lost(self, time: float, task: int, attempt: int, host: str, seconds: float | None) -> None:
+    def on_lost(self, time: float, task: int, attempt: int, host: str) -> None:
         known = self.known(task, attempt, host)
         if known is not None:
             self.lose(known, time)
-            known.began = math.inf if seconds is None else time - float(seconds)
 
-    def on_ended(self, time: float, task: int, attempt: int, host: str, code: int, seconds: float, worker: int) -> None:
+    def on_ended(self, time: float, task: int, attempt: int, host: str, code: int, seconds: float) -> None:
         known = self.known(task, attempt, host)
         if known is not None:
             self.forget(known)
-            known.ended, known.began = time, time - float(seconds)
-            known.code, known.worker, known.outcome = int(code), int(worker), Outcome.ENDED
+            known.code, known.ended, known.outcome = int(code), known.began + float(seconds), AttemptOutcome.ENDED
 
     def on_back(self, time: float, task: int, attempt: int, host: str) -> None:
         known = self.known(task, attempt, host)
@@ -256,14 +255,14 @@ class _Reader:
 
     def lose(self, attempt: Attempt, time: float) -> None:
         self.forget(attempt)
-        attempt.outcome, attempt.ended = Outcome.LOST, time
+        attempt.outcome, attempt.ended = AttemptOutcome.LOST, time
 
     # Runs and instances
 
     def on_run(self, time: float, tasks: int, slots: int, timeout: float) -> None:
         before = self.timeline.runs[-1] if self.timeline.runs else None
-        self.mark(time, "", "run", "resumed" if before else "begun")
-        self.timeline.runs.append(Run(time, math.nan, int(tasks), float(timeout)))
+        self.note(time, "", "run", "resumed" if before else "begun")
+        self.timeline.runs.append(DriverRun(time, math.nan, int(tasks), float(timeout)))
         if before and math.isnan(before.ended):
             self.end_run(before, self.before)
 
@@ -273,7 +272,7 @@ class _Reader:
         self.on_prices(time, **prices)
         self.end_run(run, time)
 
-    def end_run(self, run: Run, time: float) -> None:
+    def end_run(self, run: DriverRun, time: float) -> None:
         run.ended = max(time, run.began)
         for life in self.living.values():
             life.until = max(life.up, run.ended)
@@ -290,7 +289,6 @@ class _Reader:
         time: float,
         host: str,
         slots: int,
-        worker: int,
         seconds: float,
         name: str,
         type: str,
@@ -302,20 +300,20 @@ class _Reader:
             raise ValueError("up after the run")
         known = self.host(host)
         known.label, known.type, known.zone, known.spot = str(name), str(type), str(zone), bool(spot)
+        known.slots = max(known.slots, min(max(1, int(slots)), SLOTS_MOST))
         self.back(host, time)
         if host not in self.living:
             again = any(life.host == host and life.began >= run.began for life in self.timeline.lives)
             began = time if again else max(run.began, time - float(seconds))
-            life = Life(host, began, time, math.nan, min(max(1, int(slots)), _MOST_SLOTS), int(worker))
-            self.living[host] = life
+            self.living[host] = life = Life(host, began, time, math.nan)
             self.timeline.lives.append(life)
             if again:
-                self.mark(time, host, "back", "it is back")
+                self.note(time, host, "back", "it is back")
 
     def on_away(self, time: float, host: str, reason: str) -> None:
         if host in self.living:
             self.away.setdefault(host, time)
-        self.mark(time, host, "away", str(reason) or "the connection was lost")
+        self.note(time, host, "away", str(reason) or "the connection was lost")
 
     def back(self, host: str, time: float) -> None:
         since = self.away.pop(host, None)
@@ -327,24 +325,24 @@ class _Reader:
         life = self.living.pop(host, None)
         if life is not None:
             life.until = time
-        self.mark(time, host, "gone", str(reason))
+        self.note(time, host, "gone", str(reason))
 
     def on_died(self, time: float, host: str) -> None:
-        self.mark(time, host, "died", "the agent had died; another one is there")
+        self.note(time, host, "died", "the agent had died; another one is there")
 
     def on_notice(self, time: float, host: str, seconds: float) -> None:
-        self.mark(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
+        self.note(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
 
     def on_spared(self, time: float, host: str) -> None:
-        self.mark(time, host, "spared", "it was not interrupted, it takes tasks again")
+        self.note(time, host, "spared", "it was not interrupted, it takes tasks again")
 
     def on_aside(self, time: float, host: str) -> None:
-        self.mark(time, host, "aside", "set aside: tasks that fail there succeed elsewhere")
+        self.note(time, host, "aside", "set aside: tasks that fail there succeed elsewhere")
 
-    def mark(self, time: float, host: str, kind: str, text: str) -> None:
+    def note(self, time: float, host: str, kind: str, text: str) -> None:
         if host:
             self.host(host)
-        self.timeline.marks.append(Mark(time, host, kind, text))
+        self.timeline.events.append(JobEvent(time, host, kind, text))
 
     # The whole
 
@@ -353,21 +351,19 @@ class _Reader:
         timeline.running = now is not None
         timeline.done = len(self.done)
         end = self.last if now is None else max(now, self.last)
-        if not timeline.runs and self.first < math.inf:
-            timeline.runs.append(Run(self.first, math.nan, 0, 0.0))
         if timeline.runs and math.isnan(timeline.runs[-1].ended):
             self.end_run(timeline.runs[-1], end)
         self._end_open(end)
         self._tell_failures()
-        if timeline.lives:
-            # Another engine's attempts are sent to nobody in particular.
-            known: list[Life | Attempt | Mark] = [*timeline.lives, *self.attempts.values(), *timeline.marks]
-            used = {one.host for one in known}
-            timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
-        timeline.attempts = _placed(self.attempts.values(), timeline)
-        if not timeline.lives:  # an old journal, that says nothing of instances
-            for run, host in itertools.product(timeline.runs, timeline.hosts.values()):
-                timeline.lives.append(Life(host.name, run.began, run.began, run.ended, host.lanes, 0))
+        timeline.attempts = [one for one in self.attempts.values() if one.slot >= 0 or one.result is not None]
+        for attempt in timeline.attempts:
+            host = self.host(attempt.host)
+            host.slots = max(host.slots, attempt.slot + 1, 1)
+        # Another engine's attempts are sent to nobody in particular, and prices may be of who never came.
+        known: list[Life | Attempt | JobEvent] = [*timeline.lives, *timeline.attempts, *timeline.events]
+        used = {one.host for one in known}
+        timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
+        _bound(timeline.attempts)
         _cut(timeline, self.first)
         timeline.attempts.sort(key=lambda attempt: attempt.began)
         return timeline
@@ -377,99 +373,40 @@ class _Reader:
         for task, attempts in self.open.items():
             result = self.done.get(task)
             for attempt in attempts:
-                if result is not None and result.sent > attempt.sent and not self.timeline.lives:
-                    attempt.outcome, attempt.ended = Outcome.LOST, result.sent
-                elif result is not None:
-                    attempt.outcome, attempt.ended = Outcome.ENDED, result.ended
+                if result is not None:
+                    attempt.outcome, attempt.ended = AttemptOutcome.ENDED, result.ended
                 else:
-                    attempt.outcome = Outcome.RUNNING if self.timeline.running else Outcome.STOPPED
+                    attempt.outcome = AttemptOutcome.RUNNING if self.timeline.running else AttemptOutcome.STOPPED
                     attempt.ended = end
 
     def _tell_failures(self) -> None:
         """Of a task without a result, the last attempt that failed is what failed it; unless it may yet be retried."""
         last: dict[int, Attempt] = {}
         for attempt in self.attempts.values():
-            if attempt.outcome is Outcome.RETRIED and attempt.task not in self.done and attempt.task not in self.open:
+            retried = attempt.outcome is AttemptOutcome.RETRIED
+            if retried and attempt.task not in self.done and attempt.task not in self.open:
                 last[attempt.task] = max(last.get(attempt.task, attempt), attempt, key=lambda one: one.number)
         if not self.timeline.running:
             for attempt in last.values():
-                attempt.outcome = Outcome.FAILED
+                attempt.outcome = AttemptOutcome.FAILED
 
 
-def _placed(attempts: Iterable[Attempt], timeline: Timeline) -> list[Attempt]:
-    """The attempts that ran, each in a lane of its host where no other is at the time; where needed, times are guessed.
+def _bound(attempts: Sequence[Attempt]) -> None:
+    """Give each attempt a beginning, and an end before the next one begins in its slot.
 
-    A result may come late, with its connection: a slot's attempts end, at the latest, when its next one began.
+    What is not known to have started took no time. When a lost one ended is known only by when that was found out.
     """
-    lives: dict[str, list[Life]] = {}
-    for life in timeline.lives:
-        lives.setdefault(life.host, []).append(life)
     slots: dict[tuple[str, int], list[Attempt]] = {}
-    unplaced: list[Attempt] = []
     for attempt in attempts:
-        lane = _lane(attempt, lives.get(attempt.host, ()))
-        if lane is None:
-            unplaced.append(attempt)
+        if attempt.slot < 0:
+            attempt.began = attempt.ended
         else:
-            attempt.lane = lane
-            slots.setdefault((attempt.host, lane), []).append(attempt)
-    lanes: dict[str, list[list[tuple[float, float]]]] = {
-        name: [[] for _ in range(max((life.slots for life in lives.get(name, ())), default=0))]
-        for name in timeline.hosts
-    }
-    placed: list[Attempt] = []
-    for (host, lane), ran in slots.items():
-        ran.sort(key=lambda attempt: attempt.ended)
-        limit = math.inf
-        for attempt in reversed(ran):
-            if attempt.ended > limit:
-                attempt.began -= attempt.ended - limit
-                attempt.ended = limit
-            limit = attempt.began
-        lanes[host][lane] = [(attempt.began, attempt.ended) for attempt in ran]
-        placed += ran
-    unplaced.sort(key=lambda attempt: attempt.sent if math.isnan(attempt.began) else attempt.began)
-    for attempt in unplaced:
-        if attempt.began != math.inf and _fit(attempt, lanes[attempt.host], attempt.host in lives):
-            placed.append(attempt)
-    for name, busy in lanes.items():
-        timeline.hosts[name].lanes = len(busy)
-    return placed
-
-
-def _lane(attempt: Attempt, lives: Sequence[Life]) -> int | None:
-    """The slot that the attempt's worker is of its host, if that is known."""
-    if attempt.worker >= 0 and attempt.ended >= attempt.began:
-        for life in reversed(lives):
-            if 0 <= attempt.worker - life.worker < life.slots:
-                return attempt.worker - life.worker
-    return None
-
-
-def _fit(attempt: Attempt, lanes: list[list[tuple[float, float]]], all_known: bool) -> bool:
-    """Put the attempt into the lane where it can begin first; False where it never can have begun.
-
-    That a lost one had started may be a guess of the driver's. Where it isn't known that these are all of the host's
-    lanes, another one is made rather than a known time changed.
-    """
-    guessed = math.isnan(attempt.began)
-    best: tuple[float, int] | None = None
-    for lane, busy in enumerate(lanes):
-        at = bisect_right(busy, (attempt.ended - _TOUCHING, math.inf))
-        free = busy[at - 1][1] if at else -math.inf
-        began = max(attempt.sent if guessed else attempt.began, free)
-        fits = began < attempt.ended if guessed or all_known else free <= attempt.began + _TOUCHING
-        if fits and (best is None or began < best[0]):
-            best = began, lane
-    if best is None and lanes and (guessed or (all_known and attempt.result is None)):
-        return False
-    if best is None:
-        lanes.append([])
-        best = (attempt.sent if guessed else attempt.began), len(lanes) - 1
-    attempt.began, attempt.lane = best
-    attempt.ended = max(attempt.began, attempt.ended)
-    insort(lanes[attempt.lane], (attempt.began, attempt.ended))
-    return True
+            attempt.ended = max(attempt.began, attempt.ended)
+            slots.setdefault((attempt.host, attempt.slot), []).append(attempt)
+    for ran in slots.values():
+        ran.sort(key=lambda attempt: attempt.began)
+        for one, following in pairwise(ran):
+            one.ended = min(one.ended, following.began)
 
 
 def _cut(timeline: Timeline, first: float) -> None:
@@ -478,14 +415,15 @@ def _cut(timeline: Timeline, first: float) -> None:
     zero = zero if math.isfinite(zero) else 0.0
     cuts: list[tuple[float, float]] = []  # from, and seconds left out up to there and with it
     left_out = 0.0
-    for one, following in zip(timeline.runs, timeline.runs[1:], strict=False):
+    for one, following in pairwise(timeline.runs):
         at = one.ended
         within = [a for a in timeline.attempts if a.ended > one.ended and a.began < following.began]
         for began, ended in [*sorted((a.began, a.ended) for a in within), (following.began, following.began)]:
             if began - at > QUIET:
                 left_out += began - at
                 cuts.append((at, left_out))
-                timeline.marks.append(Mark(began, "", "quiet", f"{began - at:.0f} s without a driver are left out"))
+                said = f"{began - at:.0f} s without a driver are left out"
+                timeline.events.append(JobEvent(began, "", "quiet", said))
             at = max(at, ended)
     cut_at = [cut[0] for cut in cuts]
 
@@ -503,8 +441,8 @@ def _cut(timeline: Timeline, first: float) -> None:
         life.began, life.up, life.until = moved(life.began), moved(life.up), moved(life.until)
     for run in timeline.runs:
         run.began, run.ended = moved(run.began), moved(run.ended)
-    for mark in timeline.marks:
-        mark.time = moved(mark.time)
+    for event in timeline.events:
+        event.time = moved(event.time)
     timeline.away = [(host, moved(since), moved(until)) for host, since, until in timeline.away]
-    timeline.marks.sort(key=lambda mark: mark.time)
+    timeline.events.sort(key=lambda event: event.time)
     timeline.began, timeline.quiet = zero, left_out

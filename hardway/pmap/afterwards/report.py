@@ -20,15 +20,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardway.errors import NO_ROOM, Failed, UsageError
+from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
 from hardway.paths import expanded, is_systems, put
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history
-from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, duration, printable
-from hardway.pmap.afterwards.history import GOOD, Attempt, Host, Outcome, Timeline
+from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
+from hardway.pmap.afterwards.history import GOOD, Attempt, AttemptOutcome, HostRecord, Timeline
 from hardway.pmap.endings import how_it_ended, last_line
 from hardway.pmap.journal import Outputs
-from hardway.tables import count
+from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
 TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed, and as many of stderr
@@ -37,14 +37,14 @@ FAILURES = 20
 UNIT = 0.0001  # seconds
 BUCKETS = 40
 SAID = {
-    Outcome.DONE: "done",
-    Outcome.BACKUP: "done by a backup",
-    Outcome.RETRIED: "failed, retried",
-    Outcome.FAILED: "failed",
-    Outcome.LOST: "lost",
-    Outcome.ENDED: "ended, another was first",
-    Outcome.STOPPED: "stopped with the job",
-    Outcome.RUNNING: "running",
+    AttemptOutcome.DONE: "done",
+    AttemptOutcome.BACKUP: "done by a backup",
+    AttemptOutcome.RETRIED: "failed, retried",
+    AttemptOutcome.FAILED: "failed",
+    AttemptOutcome.LOST: "lost",
+    AttemptOutcome.ENDED: "ended, another was first",
+    AttemptOutcome.STOPPED: "stopped with the job",
+    AttemptOutcome.RUNNING: "running",
 }
 
 
@@ -70,7 +70,7 @@ def write(name: str, to: str = "") -> Path:
         put(target, [text.encode()])
     except OSError as error:
         kind = Failed if error.errno in NO_ROOM else UsageError
-        raise kind(f"cannot write {target}: {(error.strerror or str(error)).lower()}") from None
+        raise kind(f"cannot write {target}: {reason_of(error)}") from None
     return target
 
 
@@ -98,7 +98,7 @@ def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
     timeout = timeline.runs[-1].timeout if timeline.runs else 0.0
     groups: dict[tuple[str, str], list[Attempt]] = {}
     for attempt in timeline.attempts:
-        if attempt.result is not None and attempt.outcome in (Outcome.RETRIED, Outcome.FAILED):
+        if attempt.result is not None and attempt.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED):
             line = printable(last_line(outputs, attempt.task, attempt.result))
             groups.setdefault((how_it_ended(attempt.result, timeout), line), []).append(attempt)
     found = [Failure(how, line, attempts) for (how, line), attempts in groups.items()]
@@ -139,7 +139,7 @@ def _text(said: str) -> str:
 
 def _in_lanes(timeline: Timeline) -> Callable[[Attempt], tuple[int, int, float]]:
     order = {name: place for place, name in enumerate(timeline.hosts)}
-    return lambda attempt: (order[attempt.host], attempt.lane, attempt.began)
+    return lambda attempt: (order[attempt.host], max(0, attempt.slot), attempt.began)
 
 
 def _advice(record: Record, found: Figures) -> str:
@@ -173,7 +173,7 @@ def _durations(timeline: Timeline) -> str:
     for one in ran:
         place = int((math.log10(max(one.seconds, least)) - low) / (high - low) * BUCKETS)
         counts[place] += 1
-        failed[place] += one.outcome in (Outcome.RETRIED, Outcome.FAILED)
+        failed[place] += one.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED)
     width, height = 640, 150
     step = width / BUCKETS
 
@@ -243,7 +243,7 @@ def _head(heads: Sequence[str], task: int) -> str:
     return heads[task - 1] if 0 < task <= len(heads) else ""
 
 
-def _named(host: Host) -> str:
+def _named(host: HostRecord) -> str:
     return printable(f"{host.label} {host.name}".strip())
 
 
@@ -252,10 +252,10 @@ def _host_rows(timeline: Timeline, found: Figures) -> str:
     for place, (name, host) in enumerate(timeline.hosts.items()):
         own = found.hosts.get(name) or HostFigures(SlotTime())
         there = own.time.total - own.time.connecting
-        ends = [mark.text for mark in timeline.marks if mark.host == name and mark.kind in ("gone", "aside")]
+        ends = [mark.text for mark in timeline.events if mark.host == name and mark.kind in ("gone", "aside")]
         rows.append(
             f"<tr><td><button type=button data-host={place}>{_text(_named(host))}</button>"
-            f"<td>{_text(host.type)}{' spot' if host.spot else ''}<td>{_text(host.zone)}<td class=n>{host.lanes}"
+            f"<td>{_text(host.type)}{' spot' if host.spot else ''}<td>{_text(host.zone)}<td class=n>{host.slots}"
             f"<td class=n>{own.done}<td class=n>{own.failed}<td class=n>{own.lost}"
             f"<td class=n>{duration(own.median) if own.done else ''}"
             f"<td class=n>{f'{own.time.busy / there:.0%}' if there else ''}<td class=n>{duration(own.there)}"
@@ -278,12 +278,12 @@ def _data(record: Record, attempts: Sequence[Attempt], outputs: Outputs) -> dict
     first = 0
     for name, host in timeline.hosts.items():
         lanes[name] = first
-        first += host.lanes
+        first += host.slots
     columns: dict[str, list[int]] = {name: [] for name in ("gap", "time", "lane", "task", "number", "outcome", "code")}
     before = -1
     at = 0
     for one in attempts:
-        lane = lanes[one.host] + one.lane
+        lane = lanes[one.host] + max(0, one.slot)
         began, ended = round(one.began / UNIT), round(one.ended / UNIT)
         at = at if lane == before else 0
         for name, value in zip(
@@ -297,12 +297,12 @@ def _data(record: Record, attempts: Sequence[Attempt], outputs: Outputs) -> dict
     return {
         "unit": UNIT,
         "seconds": timeline.seconds,
-        "said": [SAID[outcome] for outcome in Outcome],
-        "kinds": [outcome.name.lower() for outcome in Outcome],
-        "hosts": [[_named(host), host.lanes] for host in timeline.hosts.values()],
+        "said": [SAID[outcome] for outcome in AttemptOutcome],
+        "kinds": [outcome.name.lower() for outcome in AttemptOutcome],
+        "hosts": [[_named(host), host.slots] for host in timeline.hosts.values()],
         "lives": [[order[life.host], life.began, life.up, life.until] for life in timeline.lives],
         "away": [[order[host], since, until] for host, since, until in timeline.away],
-        "marks": [[mark.time, order.get(mark.host, -1), mark.kind, printable(mark.text)] for mark in timeline.marks],
+        "marks": [[mark.time, order.get(mark.host, -1), mark.kind, printable(mark.text)] for mark in timeline.events],
         "columns": columns,
         "hows": hows,
         "tails": tails,
