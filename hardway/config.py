@@ -24,6 +24,8 @@ from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
 
+LEVELS = ("bwrap", "unshare", "none")
+"""Of isolation, the best first."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids of up to ten times the on-demand price.
@@ -158,7 +160,7 @@ class Local:
     isolation: str = setting(
         "auto",
         "what instances run in: bwrap, unshare or none; auto: the first of these that works here",
-        choices=("auto", "bwrap", "unshare", "none"),
+        choices=("auto", *LEVELS),
     )
 
 
@@ -387,10 +389,13 @@ def temporary_directory() -> Path:
     return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
 
 
-def proxy_exceptions() -> list[str]:
-    """The hosts that are reached without a proxy."""
+def past_proxies(host: str) -> dict[str, str]:
+    """The variables that keep clients from asking a proxy for this host; none where the environment has no proxies."""
+    if not any(value and name.lower().endswith("_proxy") for name, value in os.environ.items()):
+        return {}
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    return list(filter(None, said.split(",")))
+    past = ",".join(dict.fromkeys([*filter(None, said.split(",")), host]))
+    return {"NO_PROXY": past, "no_proxy": past}
 
 
 @contextlib.contextmanager

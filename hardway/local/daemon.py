@@ -21,11 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hardway import state
-from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched, UsageError
+from hardway.config import Local, child_environment
+from hardway.errors import HardwayError, NothingMatched
 from hardway.local import beneath
 from hardway.local.machines import spawner
-from hardway.local.running import ALIVE, LEVELS, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
+from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
 
 PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
@@ -40,8 +40,6 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
     a new daemon does too (0: it ends by `down` alone). Safe to call at the same time. Raises HardwayError with the
     daemon's own reason when it doesn't come up.
     """
-    if settings.isolation not in ("auto", *LEVELS):
-        raise UsageError(f"local.isolation is {settings.isolation!r}: it must be one of auto, {', '.join(LEVELS)}")
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
@@ -197,7 +195,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
 def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
     """Start the daemon, to report on a descriptor; return when it has gone into the background."""
     package = str(Path(__file__).parents[2])
-    environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
+    environment = {name: value for name, value in child_environment().items() if name != spawner.MARK}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
     with open(directory / LOG, "ab", opener=private) as log:
         child = subprocess.Popen(

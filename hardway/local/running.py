@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
@@ -15,11 +14,10 @@ from pathlib import Path
 
 import platformdirs
 
-from hardway.config import Local
+from hardway.config import Local, past_proxies
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.local import signing
 
-LEVELS = ("bwrap", "unshare", "none")
 """The ways to keep instances apart from the host and from each other, the best first."""
 REGION = "us-east-1"
 ACCESS_KEY = "local"
@@ -90,7 +88,7 @@ class Running:
             "AWS_REGION": REGION,
             "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
             "INVOKE_EC2_SSH_FROM": "127.0.0.0/8",
-            **_past_proxies(),
+            **past_proxies("127.0.0.1"),
         }
 
     def instances(self) -> dict[str, int]:
@@ -121,12 +119,3 @@ class Running:
             raise (UsageError if error.code == 400 else Failed)(said) from None
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"the local cloud does not answer: {error}") from None
-
-
-def _past_proxies() -> dict[str, str]:
-    """The variables that keep clients of the local cloud from asking the environment's proxies for it."""
-    if not urllib.request.getproxies_environment():
-        return {}
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    past = known if "127.0.0.1" in known.split(",") else ",".join(filter(None, [known, "127.0.0.1"]))
-    return {"NO_PROXY": past, "no_proxy": past}

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hardway.config import child_environment
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
 from hardway.local.running import SPAWNER
@@ -96,7 +97,8 @@ class Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
-        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        known = child_environment().items()
+        environment = {name: value for name, value in known if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / SPAWNER, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._child = subprocess.Popen(
