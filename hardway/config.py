@@ -368,10 +368,7 @@ def number(value: Any, kind: type, what: str, *, least: float = 0, most: float =
 
 def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[str, ...] = ()) -> dict[str, str]:
     """The environment of a process to start: this one's, without what begins with one of these, and with more."""
-    kept = (
-        {name: value for name, value in os.environ.items() if not name.startswith(without)} if without else os.environ
-    )
-    return {**kept, **(added or {})}
+    return {name: value for name, value in os.environ.items() if not name.startswith(without)} | dict(added or {})
 
 
 def aws_variables() -> dict[str, str]:
@@ -389,13 +386,17 @@ def temporary_directory() -> Path:
     return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
 
 
-def past_proxies(host: str) -> dict[str, str]:
-    """The variables that keep clients from asking a proxy for this host; none where the environment has no proxies."""
-    if not any(value and name.lower().endswith("_proxy") for name, value in os.environ.items()):
-        return {}
+def proxies() -> dict[str, str]:
+    """The proxies, by the scheme of a URL."""
+    from urllib.request import getproxies_environment  # a hundred modules that most tasks don't need
+
+    return getproxies_environment()
+
+
+def proxy_exceptions() -> list[str]:
+    """The hosts that are reached without a proxy."""
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    past = ",".join(dict.fromkeys([*filter(None, said.split(",")), host]))
-    return {"NO_PROXY": past, "no_proxy": past}
+    return list(filter(None, said.split(",")))
 
 
 @contextlib.contextmanager
