@@ -21,10 +21,10 @@ from pathlib import Path
 
 from hardway import config, state
 from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
-from hardway.local.running import ALIVE, LEVELS, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
+from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
 
 PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
@@ -39,8 +39,6 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
     a new daemon does too (0: it ends by `down` alone). Safe to call at the same time. Raises HardwayError with the
     daemon's own reason when it doesn't come up.
     """
-    if settings.isolation not in ("auto", *LEVELS):
-        raise UsageError(f"local.isolation is {settings.isolation!r}: it must be one of auto, {', '.join(LEVELS)}")
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")

@@ -8,12 +8,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from hardway.config import LEVELS
 from hardway.errors import HardwayError
 from hardway.local.machines.processes import SandboxError, Spawner
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
 from hardway.local.machines.toolbox import Toolbox
-from hardway.local.running import LEVELS
 
 
 @dataclass(frozen=True)
