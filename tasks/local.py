@@ -129,7 +129,7 @@ def fault(
     c: Context,
     kind: str,
     selector: str | Iterable[str] = "",
-    after: float | str = "0",
+    after: float | str = 0,
     notice: float | str | None = None,
     factor: float | str | None = None,
     zone: str | None = None,

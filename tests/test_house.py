@@ -35,11 +35,8 @@ ON_THEIR_OWN = ("hardway.pmap.schedule", "hardway.pmap.agent")
 MEET_LOCAL = ("hardway.cli.lazy", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
-# These two run on instances and workers, and the local cloud's daemon says in its own what moto is to read there.
-READ_IT_ELSEWHERE = (
-    "hardway.pmap.agent", "hardway.pmap.dask_task", "hardway.local.cloud", "hardway.local.daemon",
-    "hardway.local.sandbox",
-)  # fmt: skip
+# The first two run on instances and workers. The local cloud's daemon sets variables that moto reads.
+READ_IT_ELSEWHERE = ("hardway.pmap.agent", "hardway.pmap.dask_task", "hardway.local.api.moto_import")
 NOT_IN_TASKS = ("asyncssh", "boto3", "botocore", "fabric", "moto", "paramiko", "threading")
 HEAVY = ("asyncssh", "boto3", "botocore", "cryptography", "fabric", "moto", "paramiko", "rich", "s3transfer")
 

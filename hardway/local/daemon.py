@@ -7,7 +7,6 @@ killed daemon are cleared at the next start. `daemon_process` is the daemon itse
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -20,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from hardway import state
+from hardway import config, state
 from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched, UsageError
+from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
 from hardway.local.running import ALIVE, LEVELS, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
@@ -103,7 +102,7 @@ def _lock(directory: Path) -> int | None:
     except FileNotFoundError:
         return None
     with contextlib.suppress(FileNotFoundError):
-        if _try_lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
+        if state.lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
             return lock
     os.close(lock)
     return None
@@ -120,29 +119,14 @@ def _own(directory: Path) -> None:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise HardwayError(f"the local cloud needs {path}: {error.strerror}") from None
-
-
-def private(path: str, flags: int) -> int:
-    """An opener for files that only this user may read, whatever the umask is."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.fchmod(descriptor, 0o600)
-    return descriptor
-
-
-def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            raise HardwayError(f"the local cloud needs {path}: {reason_of(error)}") from None
 
 
 def _held(path: Path) -> bool:
     """Whether some process has this file locked."""
     try:
         with open(path) as file:
-            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            return not state.lock(file, shared=True)
     except FileNotFoundError:
         return False
 
@@ -152,7 +136,7 @@ def _find(directory: Path) -> Running | None:
         return None
     try:
         return Running.read((directory / RECORD).read_text())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None  # still starting
 
 
@@ -173,7 +157,7 @@ def _remove(path: Path) -> None:
     try:
         beneath.remove(path)
     except OSError as error:
-        raise HardwayError(f"could not remove all of {path}: {error.strerror}") from None
+        raise HardwayError(f"could not remove all of {path}: {reason_of(error)}") from None
 
 
 def _start(directory: Path, settings: Local, owner: int) -> Running:
@@ -197,9 +181,9 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
 def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
     """Start the daemon, to report on a descriptor; return when it has gone into the background."""
     package = str(Path(__file__).parents[2])
-    environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
+    environment = config.child_environment(without=(spawner.MARK,))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
-    with open(directory / LOG, "ab", opener=private) as log:
+    with open(directory / LOG, "ab", opener=state.private_file) as log:
         child = subprocess.Popen(
             [sys.executable, "-m", PROCESS, str(directory), str(report), json.dumps(asdict(settings)), str(owner)],
             stdin=subprocess.DEVNULL,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import gc
 import json
 import logging
@@ -20,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from hardway import state
+from hardway import atomic, state
 from hardway.config import Local
 from hardway.errors import HardwayError
 from hardway.local import beneath
@@ -41,7 +40,7 @@ def main() -> None:
     # Before the fork: an interrupted `daemon` either still has a child to kill or sees this file locked.
     os.umask(0o022)
     alive = os.open(directory / ALIVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(alive, fcntl.LOCK_EX)
+    state.lock(alive, wait=True)
     if os.fork():
         os._exit(0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
@@ -71,8 +70,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
         loop.add_signal_handler(number, ended_by, number)
     with contextlib.closing(Spawner(directory)) as spawner:
         async with _cloud(directory, spawner, settings) as running:
-            with open(directory / RECORD, "w", opener=state.private_file) as file:
-                file.write(running.text)
+            atomic.write(directory / RECORD, [running.text.encode()])
             print(running.text, file=report, flush=True)
             report.close()
             _settle_memory()

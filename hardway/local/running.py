@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
@@ -15,8 +14,9 @@ from pathlib import Path
 
 import platformdirs
 
+from hardway import config
 from hardway.config import Local
-from hardway.errors import Failed, HardwayError, UsageError
+from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.local import signing
 
 LEVELS = ("bwrap", "unshare", "none")
@@ -65,11 +65,11 @@ class Running:
 
     @classmethod
     def read(cls, text: str) -> Running:
-        """The record from its text. Raises ValueError where that isn't whole, HardwayError for another version's."""
+        """The record from its text. Raises HardwayError for another version's."""
         said = json.loads(text)
         try:
             return cls(**{**said, "settings": Local(**said["settings"])})
-        except TypeError:
+        except (KeyError, TypeError):
             pid = said.get("pid")
             raise HardwayError(f"a local cloud of another version of hardway is running: kill {pid} ends it") from None
 
@@ -120,13 +120,14 @@ class Running:
                 said = error.read().decode(errors="replace")
             raise (UsageError if error.code == 400 else Failed)(said) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Failed(f"the local cloud does not answer: {error}") from None
+            cause = getattr(error, "reason", None)  # urllib wraps the error of a connection
+            why = reason_of(cause if isinstance(cause, OSError) else error)
+            raise Failed(f"the local cloud does not answer: {why}") from None
 
 
 def _past_proxies() -> dict[str, str]:
     """The variables that keep clients of the local cloud from asking the environment's proxies for it."""
-    if not urllib.request.getproxies_environment():
+    if not config.proxies():
         return {}
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    past = known if "127.0.0.1" in known.split(",") else ",".join(filter(None, [known, "127.0.0.1"]))
+    past = ",".join(dict.fromkeys([*config.proxy_exceptions(), "127.0.0.1"]))
     return {"NO_PROXY": past, "no_proxy": past}

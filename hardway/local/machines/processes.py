@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import resource
@@ -14,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hardway import config, state
+from hardway.errors import reason_of
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
 from hardway.local.running import SPAWNER
@@ -96,9 +97,10 @@ class Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         # A process of an instance has this environment until it becomes the program: so it has nobody's secrets.
-        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        variables = config.child_environment()
+        environment = {name: text for name, text in variables.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / SPAWNER, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state.lock(lock)
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), str(directory)],
                 stdin=subprocess.DEVNULL,
@@ -122,7 +124,7 @@ class Spawner:
         try:
             spawner.send(self._control, request, [theirs.fileno(), *stdio])
         except OSError as error:
-            process.fail(str(error))
+            process.fail(reason_of(error))
         finally:
             theirs.close()
         return process

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Mapping
 
+from hardway import state
 from hardway.local import beneath
 from hardway.local.machines.spawner import Bind
 from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
@@ -35,7 +36,7 @@ def find(requested: Mapping[str, str]) -> Bind | None:
         status = os.fstat(found)
     finally:
         os.close(found)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if not state.is_ours(status) or stat.S_IMODE(status.st_mode) & 0o077:
         return None
     return {
         "source": os.path.join(real, name),

@@ -17,6 +17,7 @@ from typing import Any
 import asyncssh
 
 from hardway import stub_sessions
+from hardway.errors import reason_of
 from hardway.local.machines import shared_sessions
 from hardway.local.machines.asyncssh_internals import SessionChannel, StreamSession
 from hardway.local.machines.process_streams import CHUNK, ProcessStreams
@@ -149,7 +150,7 @@ class SSHSession(StreamSession):
                 theirs = self._streams.open_pipes()
             self._process = process = self._spawn(theirs)
         except OSError as error:
-            self._refuse(str(error))
+            self._refuse(reason_of(error))
             return
         finally:
             for descriptor in theirs:
