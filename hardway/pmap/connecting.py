@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from hardway.config import Settings
 from hardway.errors import HardwayError
 from hardway.pmap import agent
-from hardway.pmap.events import Event, Hung, Lied, Opened, Ready, Refused, Unreachable
+from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Asked
 from hardway.pmap.ledger import Lie
@@ -94,7 +94,7 @@ class Connections:
                 session = self._settings.stub_session
                 member.link.connect(self._settings, session, folder, self._known, self._workers.over, self._load)
             except Exception as error:  # whatever it is, the driver's thread is told
-                self._events.put(Refused(member, error))
+                self._events.put(NotOpened(member, error))
             else:
                 self._events.put(Opened(member))
 
@@ -244,7 +244,7 @@ class Connections:
             case Opened(member):
                 if self.opened(member):
                     self.tell_to_stop(member)
-            case Refused(member):
+            case NotOpened(member):
                 self._retry_farewell(member)
             case Ready(link):
                 try:

@@ -194,7 +194,7 @@ class Driver:
                 self._hear(self._members[link.name])
             case events.Opened(member):
                 self._connections.opened(member)
-            case events.Refused(member, error):
+            case events.NotOpened(member, error):
                 self._refused(member, error)
             case events.Hung(member, reason):
                 self._lost(member, reason)
