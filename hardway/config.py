@@ -387,6 +387,13 @@ def temporary_directory() -> Path:
     return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
 
 
+def proxies() -> dict[str, str]:
+    """The proxies, by the scheme of a URL."""
+    from urllib.request import getproxies_environment  # a hundred modules that most tasks don't need
+
+    return getproxies_environment()
+
+
 def proxy_exceptions() -> list[str]:
     """The hosts that are reached without a proxy."""
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from hardway import stub_sessions
     from hardway.config import Local
-    from hardway.local.daemon import Running
+    from hardway.local.running import Running
 
 _NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
 

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 @task(changes=nothing, help={"num": "how many instances"})
-def demo(c: Context, num: int | str = "4") -> None:
+def demo(c: Context, num: int | str = 4) -> None:
     """Run the whole job on this machine, to watch.
 
     A local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away.
@@ -46,7 +46,7 @@ def demo(c: Context, num: int | str = "4") -> None:
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
         "engines": "install Spark and Dask into .venv first, and run the tests that need them, too",
-    }
+    },
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
     """Run the tests of this repository.

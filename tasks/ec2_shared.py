@@ -10,7 +10,7 @@ from invoke import Context
 from hardway import config
 from hardway.cli.lazy import proxy
 from hardway.cli.task import Lines, say
-from hardway.errors import HardwayError, PartlyFailed
+from hardway.errors import HardwayError, PartlyFailed, UsageError
 from hardway.tables import count
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def connection_settings(
     seconds_timeout: int | str | None = None,
 ) -> config.Settings:
     """Read the settings with a task's flags for connecting; with `real_s3`, without the shell's S3 stub."""
+    if via and via.startswith("s3://"):
+        raise UsageError(f"--via {via}: it is a way to connect; ec2.push and ec2.scp send by way of S3 with --s3")
     flags = {
         "max_connections": max_connections,
         "private_ip": private_ip,

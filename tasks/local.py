@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from invoke import Argument, Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import daemon, faults
+from hardway.cli.lazy import daemon
 from hardway.cli.task import Lines, Task, act, nothing, say, task
-from hardway.local import fault_kinds
+from hardway.local import faults
 
 from .flags import JSON
 
 if TYPE_CHECKING:
-    from hardway.local.daemon import Running
+    from hardway.local.running import Running
 
 
 class _Kind(Argument):
@@ -29,7 +29,7 @@ class _Kind(Argument):
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         super().set_value(value, cast)
-        if value in fault_kinds.ON_EC2:
+        if value in faults.ON_EC2:
             self._selector.set_value("", cast=False)
 
 
@@ -113,15 +113,15 @@ def down(c: Context) -> None:
     klass=_KindAndSelector,
     positional=["kind", "selector"],
     help={
-        "kind": ", ".join(fault_kinds.KINDS),
-        "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(fault_kinds.ON_EC2)})",
+        "kind": ", ".join(faults.KINDS),
+        "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(faults.ON_EC2)})",
         "after": "seconds until it happens; the command returns at once",
-        "notice": f"interrupt: seconds from the notice in the metadata to the end ({fault_kinds.NOTICE_SECONDS:g})",
+        "notice": f"interrupt: seconds from the notice in the metadata to the end ({faults.NOTICE_SECONDS:g})",
         "factor": "slow: processes get 1/N of the CPU, answers come late; 1 undoes it",
         "zone": "capacity: the zone that has none",
         "type": "capacity: the instance type of which there is none",
         "seconds": "capacity, throttle: how long; 0 is until `local.fault clear` "
-        f"(throttle: {fault_kinds.THROTTLE_SECONDS:g}, capacity: 0)",
+        f"(throttle: {faults.THROTTLE_SECONDS:g}, capacity: 0)",
         "left": "capacity: so many can still be launched",
     },
 )
@@ -129,7 +129,7 @@ def fault(
     c: Context,
     kind: str,
     selector: str | Iterable[str] = "",
-    after: float | str = "0",
+    after: float | str = 0,
     notice: float | str | None = None,
     factor: float | str | None = None,
     zone: str | None = None,

@@ -8,21 +8,16 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import arguments, instances, journal, proxy, run, shuffle
-from hardway.cli.lazy import report as reports
-from hardway.cli.task import Lines, act, confirm, nothing, say, task
-from hardway.errors import Failed, HardwayError
+from hardway.cli.lazy import arguments, instances, proxy, run, shuffle
+from hardway.cli.task import Lines, act, task
 from hardway.tables import count
-from hardway.terminal import printable
 
-from .flags import JSON, SELECTOR, YES
+from .flags import SELECTOR
+from .mapreduce_jobs import explain, jobs, report, rm
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
-    from hardway.pmap.journal import Jobs
     from hardway.pmap.results import Results
-
-JOB = "its name; of several that a glob matches, the newest: '*' is the last job"
 
 
 @task(
@@ -34,21 +29,21 @@ JOB = "its name; of several that a glob matches, the newest: '*' is the last job
         "selector": SELECTOR,
         "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
         "command": "a bash command; reads its argument, a line, on stdin; its stdout is the result",
+        "files": "files, directories, globs, commas between, to send along, into each task's directory; repeatable",
         "keep-going": "when a task's retries are spent, finish the others first",
         "backup": "run the slowest tasks a second time when instances stand idle",
+        "results": "a directory, this job's own, for stdout, stderr, exit code and times; prints the stdouts' paths",
         "job": "a name for the job; else one is made from the time",
         "resume": "run only what has no result yet in this job, or in the newest one of this command",
+        "null": "arguments end in NUL, not newline, and are read exactly as they are",
+        "progress": "tell on stderr how it goes",
+        "expect": "s3://bucket/key that a task leaves, {} for its argument; or results: the URLs it prints",
         "depends": "a file here that is on the instances, too: it must be the same there; changed, it is another job",
+        "workdir": "where a task runs: home, or scratch, a directory of its own (with --files the default)",
         "verify": "run this many of the tasks twice first, on different instances, and compare the results",
         "join": "instances that match the selector later, new ones, take part",
-        "results": "a directory, this job's own, for stdout, stderr, exit code and times; prints the stdouts' paths",
-        "progress": "tell on stderr how it goes",
-        "null": "arguments end in NUL, not newline, and are read exactly as they are",
-        "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
         "engine": "address of a Dask scheduler, dask://HOST:PORT, to run the tasks on its workers; SELECTOR is - then",
-        "files": "files, directories, globs, commas between, to send along, into each task's directory; repeatable",
-        "workdir": "where a task runs: home, or scratch, a directory of its own (with --files the default)",
-        "expect": "s3://bucket/key that a task leaves, {} for its argument; or results: the URLs it prints",
+        "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
     },
 )
 def pmap(
@@ -56,28 +51,28 @@ def pmap(
     selector: str | Iterable[str],
     args: str | Iterable[str | bytes],
     command: str,
+    files: str | Iterable[str] | None = None,
     slots: int | str | None = None,
     retries: int | str | None = None,
     retry_sleep: float | str | None = None,
     timeout: float | str | None = None,
     keep_going: bool = False,
     backup: bool = True,
+    results: str | None = None,
     job: str | None = None,
     resume: str | bool | None = None,
+    null: bool = False,
+    progress: bool = True,
+    expect: str = "",
     depends: str | Iterable[str] | None = None,
+    workdir: str = "",
     verify: int | str = 0,
     join: bool = False,
-    results: str | None = None,
-    progress: bool = True,
-    null: bool = False,
-    region: str | None = None,
-    real_s3: bool = False,
+    engine: str = "",
     reconnect: float | str | None = None,
     linger: float | str | None = None,
-    engine: str = "",
-    files: str | Iterable[str] | None = None,
-    workdir: str = "",
-    expect: str = "",
+    real_s3: bool = False,
+    region: str | None = None,
 ) -> Results:
     """Run a command for each argument, on instances.
 
@@ -203,76 +198,6 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     """
     act(f"put objects together as {destination}")
     return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
-
-
-@task(autoprint=True, help={"json": JSON})
-def jobs(c: Context, json: bool = False) -> Jobs | str:
-    """List pmap's jobs.
-
-    Oldest first: name, state, tasks done, failed attempts, age, command.
-
-    Examples:
-      inv mapreduce.jobs
-      inv mapreduce.jobs --json
-    """
-    found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
-    say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
-    if not found:
-        say("no jobs on this machine yet")
-    return found.json() if json else found
-
-
-@task(changes=nothing, help={"job": "names, white space between them; globs allowed", "yes": YES})
-def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
-    """Delete jobs with all their results from this machine.
-
-    Examples:
-      inv mapreduce.rm sizes --yes
-      inv mapreduce.rm '*' -y
-    """
-    found = journal.find(job)
-    confirm(f"delete {count(len(found), 'job')}?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
-    kept = []
-    for path in found:
-        try:
-            journal.remove(path)
-        except HardwayError as error:
-            kept.append(str(error))
-    if kept:
-        raise Failed(f"{len(kept)} of {count(len(found), 'job')} are still there: {'; '.join(kept)}")
-
-
-@task(
-    changes=str,
-    autoprint=True,
-    help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
-)
-def report(c: Context, job: str, to: str | None = None) -> str:
-    """Write an HTML page about a job.
-
-    One file to look at in a browser; prints its path.
-
-    A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
-
-    Examples:
-      inv mapreduce.report '*'
-      inv mapreduce.report sizes --to sizes.html
-    """
-    act(f"write a page about {job}")
-    return str(reports.write(job, to or ""))
-
-
-@task(autoprint=True, help={"job": JOB})
-def explain(c: Context, job: str) -> str:
-    """Print where a job's time and money went.
-
-    And what would have helped: a screen of text.
-
-    Examples:
-      inv mapreduce.explain '*'
-      inv mapreduce.explain sizes
-    """
-    return reports.text(job)
 
 
 ns = Collection(pmap, group, gather, jobs, rm, report, explain)

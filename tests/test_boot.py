@@ -14,7 +14,7 @@ import pytest
 
 from hardway.config import Ec2
 from hardway.launch import user_data as userdata
-from hardway.local import cloudinit
+from hardway.local.machines import cloudinit
 from tests.conftest import REPOSITORY
 from tests.pmap.conftest import PipedAgent
 

@@ -20,6 +20,16 @@ GROUND = (
     "tables", "terminal",
 )  # fmt: skip
 CHAIN = (GROUND, "ec2", ("money", "ssh"), "fanout", ("launch", "pmap"), "clusters", "cli")
+# The same inside hardway/local: what both sides of a local cloud share, what it is made of, the cloud, its server, its
+# life. `daemon` starts `daemon_process` as a process.
+LOCAL = (
+    ("addresses", "beneath", "faults", "running", "signing"),
+    ("api", "gate", "machines"),
+    ("cloud", "daemon"),
+    "fault_injector",
+    "server",
+    "daemon_process",
+)
 # What runs on instances imports nothing of ours, and what decides nothing but its own pure parts.
 PURE = tuple(f"hardway.pmap.{name}" for name in ("attempts", "backlog", "durations", "health", "hosts", "schedule"))
 ON_THEIR_OWN = ("hardway.pmap.agent", *PURE)
@@ -30,11 +40,8 @@ PURE_IMPORTS = (
 MEET_LOCAL = ("hardway.cli.lazy", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
-# These two run on instances and workers, and the local cloud's daemon says in its own what moto is to read there.
-READ_IT_ELSEWHERE = (
-    "hardway.pmap.agent", "hardway.pmap.dask_task", "hardway.local.cloud", "hardway.local.daemon",
-    "hardway.local.sandbox",
-)  # fmt: skip
+# The first two run on instances and workers. The local cloud's daemon sets variables that moto reads.
+READ_IT_ELSEWHERE = ("hardway.pmap.agent", "hardway.pmap.dask_task", "hardway.local.api.moto_import")
 NOT_IN_TASKS = ("asyncssh", "boto3", "botocore", "fabric", "moto", "paramiko", "threading")
 HEAVY = ("asyncssh", "boto3", "botocore", "cryptography", "fabric", "moto", "paramiko", "rich", "s3transfer")
 
@@ -111,27 +118,40 @@ def way(name: str, end: str, before: Mapping[str, str]) -> str:
     return " -> ".join(steps)
 
 
-def test_imports_run_one_way() -> None:
-    edges = {name: ours(name) for name in modules("hardway")}
-    rank = {
+def ranks(package: str, chain: tuple[str | tuple[str, ...], ...]) -> dict[str, int]:
+    """By its name, the floor of each module of a package that stands on a floor of this chain."""
+    return {
         name: position
-        for position, places in enumerate(CHAIN)
+        for position, places in enumerate(chain)
         for place in ([places] if isinstance(places, str) else places)
-        for name in edges
-        if re.match(rf"hardway\.{place}(\.|$)", name) and name not in ON_THEIR_OWN
+        for name in modules("hardway")
+        if re.match(rf"{package}\.{place}(\.|$)", name) and name not in ON_THEIR_OWN
     }
+
+
+@pytest.mark.parametrize(("package", "chain"), [("hardway", CHAIN), ("hardway.local", LOCAL)])
+def test_imports_run_one_way(package: str, chain: tuple[str | tuple[str, ...], ...]) -> None:
+    edges = {name: ours(name) for name in modules("hardway")}
+    rank = ranks(package, chain)
     wrong = []
     for name in rank:
         before = reached(name, edges)
         wrong += [way(name, end, before) for end in before if rank.get(end, -1) > rank[name]]
-    flat = [name for name in edges if name.count(".") == 1 and modules("hardway")[name].name != "__init__.py"]
-    assert {*flat} - {*rank} == {"hardway.__main__", "hardway.pytest_plugin"}
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("package", "chain", "above"),
+    [("hardway", CHAIN, {"hardway.__main__", "hardway.pytest_plugin"}), ("hardway.local", LOCAL, set())],
+)
+def test_each_file_stands_on_a_floor(package: str, chain: tuple[str | tuple[str, ...], ...], above: set[str]) -> None:
+    direct = [name for name in modules("hardway") if name.rpartition(".")[0] == package]
+    flat = {name for name in direct if modules("hardway")[name].name != "__init__.py"}
+    assert flat - {*ranks(package, chain)} == above
+
+
 def test_no_imports_run_in_a_circle() -> None:
-    # `local.daemon` starts, as a process, what knows the daemon's paths.
-    names = [name for name in modules("hardway") if not name.startswith("hardway.local")]
+    names = modules("hardway")
     edges = {name: ours(name, types=False) & {*names} for name in names}
     assert [way(name, name, before) for name in edges if name in (before := reached(name, edges))] == []
 

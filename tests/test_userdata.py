@@ -18,7 +18,7 @@ from hardway import config
 from hardway.config import Ec2
 from hardway.errors import UsageError
 from hardway.launch import user_data as userdata
-from hardway.local import cloudinit
+from hardway.local.machines import cloudinit
 
 NEVER = Ec2(max_hours=0)
 HEADS = [b"", b"#!/bin/sh\n", b"#!/usr/bin/env python3\n", b"#cloud-config\n", b"#cloud-config-archive\n", b"#include"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
-    from hardway.local import daemon, faults
+    from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, journal, run, shuffle
     from hardway.pmap.afterwards import report
@@ -32,7 +32,6 @@ _MODULES = {
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
     "engines": "hardway.clusters.engines",
-    "faults": "hardway.local.faults",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "instances": "hardway.ec2.instances",
@@ -57,7 +56,7 @@ _MODULES = {
     "user_data": "hardway.launch.user_data",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "faults", "group",
+    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group",
     "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
     "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
     "user_data",

@@ -4,7 +4,7 @@
 #
 #   look            end the instance if its time is up: a timer of systemd's calls it each minute
 #   extend SECONDS  move the end to so many seconds from now
-#   again           start the watch again, where all processes were killed and no systemd does it
+#   again           start the watch again after all was killed, without systemd
 #
 # A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port. HARDWAY_ROOT stands in front
 # of every path and command that changes something; HARDWAY_ADDRESS is the one whose connections count, else any;
@@ -45,19 +45,18 @@ read_end() {
   [ ! -s "$etc/ends" ] || read -r ends <"$etc/ends"
 }
 
-# Renamed into place: a full disk must not make the end never.
+# Renamed: a full disk must not make the end never.
 write_end() {
   echo $((now + $1)) >"$etc/ends.new" && mv "$etc/ends.new" "$etc/ends"
 }
 
-# No default dependencies: they would have the watch wait for user data that may never end. Who isolates a target, as
-# installers of drivers do, must not end it; a shutdown that is under way does.
+# No default dependencies: user data may never end. Installers of drivers isolate a target, and must not end the watch.
 watch() {
   if [ ! -d "$units" ]; then
-    loop=
+    loop=none
     [ ! -s "$run/loop" ] || read -r loop <"$run/loop"
-    if [ -n "$loop" ] && is_alive "$loop"; then return; fi
-    # By `exec`: a shell that redirects a function keeps what the caller reads open.
+    # A zombie is alive to `kill -0`.
+    case $(cat "/proc/$loop/stat" 2>/dev/null) in "" | *") Z "*) ;; *) return ;; esac
     (exec </dev/null >>"$run/log" 2>&1 && loop) &
     echo $! >"$run/loop"
     return
@@ -87,14 +86,7 @@ EOF
   "${sbin}systemctl" start --no-block hardway.timer
 }
 
-# `kill -0` finds a process that was killed and that nobody has waited for yet, too.
-is_alive() {
-  case $(cat "/proc/$1/stat" 2>/dev/null) in
-    "" | *") Z "* | *") X "*) return 1 ;;
-  esac
-}
-
-# Where systemd doesn't run. It outlives who starts it.
+# Without systemd.
 loop() {
   trap '' HUP
   while [ -d "$etc" ]; do

@@ -27,7 +27,7 @@ def most_replacements(num: int) -> int:
     return max(2, num // 4)
 
 
-class Verdict(Enum):
+class LaunchVerdict(Enum):
     """Whether a launch has enough instances, may yet get them, or can't any more."""
 
     ENOUGH = auto()
@@ -66,7 +66,7 @@ def missing(ec2: Ec2, at: Standing) -> int:
     return max(0, min(ec2.num - at.ready - at.waiting, startable(ec2, at)))
 
 
-def verdict(ec2: Ec2, at: Standing) -> Verdict:
+def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
     """Whether those that are ready are enough: all are.
 
     Fewer are only with those on demand among them: `min` once EC2 has no more, any number after `seconds_wait`.
@@ -78,14 +78,14 @@ def verdict(ec2: Ec2, at: Standing) -> Verdict:
         return at.ready >= least and not at.lacking
 
     if at.ready == ec2.num or (ec2.seconds_wait and at.elapsed >= ec2.seconds_wait and will_do(lowest)):
-        return Verdict.ENOUGH
+        return LaunchVerdict.ENOUGH
     if at.elapsed >= ec2.seconds_timeout:
-        return Verdict.ENOUGH if will_do(ec2.min or ec2.num) else Verdict.TOO_FEW
+        return LaunchVerdict.ENOUGH if will_do(ec2.min or ec2.num) else LaunchVerdict.TOO_FEW
     if at.waiting:
-        return Verdict.WAIT if more or at.ready + at.waiting >= lowest else Verdict.TOO_FEW
+        return LaunchVerdict.WAIT if more or at.ready + at.waiting >= lowest else LaunchVerdict.TOO_FEW
     if more:
-        return Verdict.ENOUGH if at.short and ec2.min and will_do(ec2.min) else Verdict.WAIT
-    return Verdict.ENOUGH if will_do(lowest) else Verdict.TOO_FEW
+        return LaunchVerdict.ENOUGH if at.short and ec2.min and will_do(ec2.min) else LaunchVerdict.WAIT
+    return LaunchVerdict.ENOUGH if will_do(lowest) else LaunchVerdict.TOO_FEW
 
 
 class Gathering:
@@ -138,9 +138,9 @@ class Gathering:
             self._on_ready(len(self._ready) - told)
             told = len(self._ready)
             found = verdict(self._ec2, self._standing())
-            if found is Verdict.TOO_FEW:
+            if found is LaunchVerdict.TOO_FEW:
                 raise Failed(self._why_not())
-            if found is Verdict.ENOUGH:
+            if found is LaunchVerdict.ENOUGH:
                 return self._settle()
             time.sleep(TICK_SECONDS)
 

@@ -1,9 +1,9 @@
-"""Files in a tree that somebody hostile may change at any moment, opened by who may do more than they may.
+"""Files in a tree that somebody hostile may change at any moment, opened by a process with more rights.
 
-What lies in an instance's directories is its own: it may put a link to any file of ours, a pipe nobody writes to or a
-thousand directories within each other anywhere, and exchange one for the other between two calls. So nothing there is
-opened by its path alone: every name is looked up beneath the top of the tree by descriptor, no link is followed, no
-open waits, and what is read is a regular file of bounded size.
+An instance may put anything into its directories: a link to a file of ours, a pipe that nobody writes to, a thousand
+directories within each other. It may exchange one for the other between two calls. So nothing there is opened by its
+path alone: each name is looked up beneath the top of the tree by descriptor, no link is followed, no open waits, and
+only regular files of bounded size are read.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | ALWAYS
 DEEPEST = 64
-"""So many directories within each other are held open at once; what lies deeper is moved up before it is removed."""
+"""The most directories within each other that are open at once. A deeper one is moved up before it is removed."""
 NAMES_AT_ONCE = 10_000
 REMOVE_SECONDS = 600.0
 NOT_THE_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL, errno.EACCES)
-"""What opening something else than a file fails with."""
+"""The errors of opening something that is no file."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _without_openat2 = platform.system() != "Linux"
@@ -52,7 +52,7 @@ def open_at(top: int, path: str | bytes, flags: int, mode: int = 0o600) -> int:
 
 
 def _openat2(top: int, path: bytes, flags: int, mode: int) -> int:
-    """Raises NotImplementedError where the kernel, or what guards it, knows no such call."""
+    """Raises NotImplementedError where the kernel, or a filter before it, knows no such call."""
     global _without_openat2
     if flags & os.O_PATH:  # nothing else goes with it here
         flags &= os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,7 +63,7 @@ def _openat2(top: int, path: bytes, flags: int, mode: int) -> int:
         number = ctypes.get_errno()
         if number == errno.ENOSYS:
             _without_openat2 = True
-        if number in (errno.ENOSYS, errno.EPERM):  # a guard's EPERM may be a file's own, which the other way tells
+        if number in (errno.ENOSYS, errno.EPERM):  # EPERM is the filter's or the file's: the other way tells
             raise NotImplementedError
         if number not in (errno.EINTR, errno.EAGAIN):
             raise OSError(number, os.strerror(number))
@@ -102,7 +102,7 @@ def directory(top: Path | bytes, path: str | bytes = b"") -> Iterator[int]:
 
 
 def read(top: Path, path: str, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes. Raises OSError."""
+    """Read a regular file of `most` bytes at the most. Raises OSError, EFBIG for a larger one."""
     with directory(top) as above, open(_of_kind(open_at(above, path, os.O_RDONLY), stat.S_IFREG), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -111,7 +111,7 @@ def read(top: Path, path: str, most: int) -> bytes:
 
 
 def write(top: Path, path: str, content: bytes, mode: int) -> None:
-    """Make a file, in place of whatever has its name; directories above it are made. Raises OSError."""
+    """Make a file and the directories above it, in place of anything that has its name. Raises OSError."""
     above, _, name = path.rpartition("/")
     make_directories(top, above)
     with directory(top, above) as parent:
@@ -122,7 +122,7 @@ def write(top: Path, path: str, content: bytes, mode: int) -> None:
 
 
 def append(top: Path, path: str) -> int:
-    """A regular file open for appending; what else has its name gives way to a new one. Raises OSError."""
+    """Open a regular file for appending; anything else that has its name gives way to a new file. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     above, _, name = path.rpartition("/")
     with directory(top, above) as parent:
@@ -136,13 +136,13 @@ def append(top: Path, path: str) -> int:
 
 
 def open_pipe(top: Path, path: str) -> int:
-    """A named pipe, open for reading and writing. Raises OSError."""
+    """Open a named pipe for reading and writing. Raises OSError."""
     with directory(top) as above:
         return _of_kind(open_at(above, path, os.O_RDWR), stat.S_IFIFO)
 
 
 def make_directories(top: Path, path: str) -> None:
-    """Have a directory, and those above it, beneath `top`; what else has one of their names gives way."""
+    """Have a directory, and those above it, beneath `top`; anything else that has one of their names gives way."""
     with contextlib.ExitStack() as opened:
         parent = opened.enter_context(directory(top))
         for name in filter(None, path.split("/")):
@@ -173,7 +173,7 @@ def _of_kind(descriptor: int, kind: int) -> int:
 def remove(path: Path) -> None:
     """Delete a directory and all in it, or a file, whatever modes its files were given and however deep they lie.
 
-    One that isn't there is no error. Raises OSError for what stays after REMOVE_SECONDS.
+    A missing one is no error. Raises OSError for what is left after REMOVE_SECONDS.
     """
     with contextlib.suppress(FileNotFoundError), directory(path.parent) as parent:
         _remove(parent, os.fsencode(path.name))
@@ -181,7 +181,7 @@ def remove(path: Path) -> None:
 
 @dataclass
 class _Level:
-    """A directory that is being emptied: open, its name in the one above, and what of it was seen and not yet done."""
+    """A directory that is being emptied: open, its name in the one above, and the names that are left to delete."""
 
     descriptor: int
     name: bytes
@@ -235,7 +235,7 @@ def _go_on_emptying(levels: list[_Level], parent: int) -> None:
 
 
 def _unlinked(parent: int, name: bytes) -> bool:
-    """Delete a name that is no directory's; whether it is gone."""
+    """Delete a name that is no directory's; return whether it is gone."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
@@ -246,7 +246,7 @@ def _unlinked(parent: int, name: bytes) -> bool:
 
 
 def _level(parent: int, name: bytes) -> _Level | None:
-    """A directory opened to be emptied; None for what is none, or no more."""
+    """Open a directory to empty it; None for anything else."""
     try:
         place = os.open(name, os.O_PATH | os.O_DIRECTORY | ALWAYS, dir_fd=parent)
     except OSError:

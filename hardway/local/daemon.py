@@ -1,107 +1,35 @@
-"""The life of the local cloud's daemon: start or find it, ask it, end it; and the daemon itself, `python -m`.
+"""The life of the local cloud's daemon, from outside: start or find it, end it.
 
-One daemon a state directory. A locked file, not a process id, says that it lives, so a killed one leaves no doubt;
-what a killed one left behind is cleared at the next start. What the daemon serves is `cloud`'s.
+There is one daemon for a state directory. A locked file says that it lives: a killed daemon has no lock. The files of a
+killed daemon are cleared at the next start. `daemon_process` is the daemon itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ctypes
-import fcntl
-import gc
 import importlib.util
 import json
-import logging
 import os
-import secrets
 import select
 import signal
-import stat
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
 
-import platformdirs
-
+from hardway import config, state
 from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched, UsageError
-from hardway.local import beneath, signing, spawner
-from hardway.local.sandbox import LEVELS, Spawner, Toolbox, choose, own_directories
+from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.local import beneath
+from hardway.local.machines import spawner
+from hardway.local.running import ALIVE, LEVELS, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
 
-REGION = "us-east-1"
-ACCESS_KEY = "local"
-"""The id of the key that may do everything; its secret is made at each start, and read here alone."""
-STATUS_PATH = "/moto-api/hardway/status"
-"""Answers with how many instances there are, by state. moto keeps this prefix from being taken for a bucket."""
-FAULT_PATH = "/moto-api/hardway/fault"
-"""Takes a fault: see `faults`."""
+PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
 STOP_SECONDS = 20
 LOCK_SECONDS = START_SECONDS + STOP_SECONDS
-
-
-@dataclass(frozen=True)
-class Running:
-    """A daemon: what it said of itself when it was up. `settings` are those it was started with; who has `secret` may
-    do everything in it.
-    """
-
-    pid: int
-    endpoint: str
-    ssh_port: int
-    isolation: str
-    level: str
-    settings: Local
-    secret: str = field(repr=False)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What points a shell, and what it starts, at this local cloud."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "INVOKE_EC2_SSH_PORT": str(self.ssh_port),
-            "INVOKE_EC2_SSH_FROM": "127.0.0.0/8",
-            **_past_proxies(),
-        }
-
-    def instances(self) -> dict[str, int]:
-        """How many instances there are, by state."""
-        with self.ask("GET", STATUS_PATH, b"", 10) as answer:
-            return {state: int(count) for state, count in json.load(answer).items()}
-
-    def ask(self, method: str, path: str, body: bytes, seconds: float) -> Any:
-        """Send the daemon a request of ours, signed; returns the answer, to be closed. Raises as urlopen."""
-        url = self.endpoint + path
-        headers = signing.sign(method, url, body, ACCESS_KEY, self.secret)
-        request = urllib.request.Request(url, body or None, headers, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return opener.open(request, timeout=seconds)
-
-
-def _past_proxies() -> dict[str, str]:
-    """Where the environment has proxies, what keeps clients of the local cloud from asking them for it."""
-    if not urllib.request.getproxies_environment():
-        return {}
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    past = known if "127.0.0.1" in known.split(",") else ",".join(filter(None, [known, "127.0.0.1"]))
-    return {"NO_PROXY": past, "no_proxy": past}
-
-
-def state_directory() -> Path:
-    """Where everything of this user's local cloud is, the log included."""
-    return platformdirs.user_state_path("hardway") / "local"
 
 
 def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[Running, bool]:
@@ -129,7 +57,7 @@ def find(directory: Path | None = None) -> Running:
     directory = directory or state_directory()
     running = _find(directory)
     if running is None:
-        log = directory / "log"
+        log = directory / LOG
         ended = f" (the last one was not ended by local.down; its log is {log})" if log.exists() else ""
         raise NothingMatched(f'the local cloud is not running{ended}; eval "$(hardway local.up)" starts it')
     return running
@@ -153,7 +81,7 @@ def down(directory: Path | None = None) -> bool:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep other starts and ends out."""
+    """Keep other starts and ends out in this block. Raises HardwayError."""
     deadline = time.monotonic() + LOCK_SECONDS
     while (lock := _lock(directory)) is None:
         if time.monotonic() > deadline:
@@ -166,7 +94,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(directory: Path) -> int | None:
-    """Take the lock, if it is free. Who had it before may have deleted the file: then it isn't the lock any more."""
+    """Take the lock, if it is free. A file that its former holder has deleted is not the lock any more."""
     try:
         _own(directory)
         path = directory / "lock"
@@ -174,77 +102,50 @@ def _lock(directory: Path) -> int | None:
     except FileNotFoundError:
         return None
     with contextlib.suppress(FileNotFoundError):
-        if _try_lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
+        if state.lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
             return lock
     os.close(lock)
     return None
 
 
 def _own(directory: Path) -> None:
-    """Have a directory, and the one it lies in, for this user alone, whatever the umask is: who can write to them, or
-    read the secret, has all of the cloud. Raises HardwayError for one of somebody else.
+    """Have a directory, and the one around it, for this user alone: they hold the secret.
+
+    Raises FileNotFoundError for one that is being removed, else HardwayError.
     """
-    for path in (*reversed(directory.parents), directory):
-        if not path.is_dir():
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(mode=0o700)
-        if path not in own_directories(directory):
-            continue
-        there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for path in own_directories(directory):
         try:
-            status = os.fstat(there)
-            if status.st_uid != os.geteuid():
-                raise HardwayError(f"{path} is another user's (uid {status.st_uid}): the local cloud needs its own")
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                os.fchmod(there, 0o700)
-        finally:
-            os.close(there)
-
-
-def private(path: str, flags: int) -> int:
-    """An opener for files that only this user may read, whatever the umask is."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.fchmod(descriptor, 0o600)
-    return descriptor
-
-
-def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            state.private(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise HardwayError(f"the local cloud needs {path}: {reason_of(error)}") from None
 
 
 def _held(path: Path) -> bool:
     """Whether some process has this file locked."""
     try:
         with open(path) as file:
-            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            return not state.lock(file, shared=True)
     except FileNotFoundError:
         return False
 
 
 def _find(directory: Path) -> Running | None:
-    if not _held(directory / "alive"):
+    if not _held(directory / ALIVE):
         return None
     try:
-        said = json.loads((directory / "daemon.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return None  # still starting, and not by one who holds the lock
-    try:
-        return Running(**{**said, "settings": Local(**said["settings"])})
-    except TypeError:
-        pid = said.get("pid")
-        raise HardwayError(f"a local cloud of another version of hardway is running: kill {pid} ends it") from None
+        return Running.read((directory / RECORD).read_text())
+    except FileNotFoundError:
+        return None  # still starting
 
 
 def _clear(directory: Path) -> None:
-    """Remove what a dead daemon left: processes, then files."""
+    """Remove the processes, then the files, of a dead daemon. Raises HardwayError."""
     deadline = time.monotonic() + STOP_SECONDS
-    while _held(directory / "spawner") or _held(directory / "alive"):
+    while _held(directory / SPAWNER) or _held(directory / ALIVE):
         if time.monotonic() > deadline:
-            raise HardwayError(f"a process of a former local cloud does not end: see fuser {directory / 'spawner'}")
+            raise HardwayError(f"a process of a former local cloud does not end: see fuser {directory / SPAWNER}")
         time.sleep(0.02)
     spawner.kill_marked(str(directory))
     for entry in directory.iterdir():
@@ -256,42 +157,49 @@ def _remove(path: Path) -> None:
     try:
         beneath.remove(path)
     except OSError as error:
-        raise HardwayError(f"could not remove all of {path}: {error.strerror}") from None
+        raise HardwayError(f"could not remove all of {path}: {reason_of(error)}") from None
 
 
 def _start(directory: Path, settings: Local, owner: int) -> Running:
-    ours, theirs = os.pipe()
-    package = str(Path(__file__).parents[2])
-    environment = {name: value for name, value in os.environ.items() if name != spawner.MARK}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
-    with open(directory / "log", "ab", opener=private) as log, open(ours) as ready:
+    read, write = os.pipe()
+    with open(read) as ready:
         try:
-            child = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(directory), str(theirs), json.dumps(asdict(settings)), str(owner)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                pass_fds=[theirs],
-                start_new_session=True,
-            )
+            _run_process(directory, settings, owner, write)
         finally:
-            os.close(theirs)
+            os.close(write)
+        said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
+    log = directory / LOG
+    if not said:
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise HardwayError(f"the local cloud did not start: {''.join(tail) or 'no word from it'} ({log})")
+    refused = json.loads(said).get("error")
+    if refused:
+        raise HardwayError(refused)
+    return Running.read(said)
+
+
+def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
+    """Start the daemon, to report on a descriptor; return when it has gone into the background."""
+    package = str(Path(__file__).parents[2])
+    environment = config.child_environment(without=(spawner.MARK,))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
+    with open(directory / LOG, "ab", opener=state.private_file) as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", PROCESS, str(directory), str(report), json.dumps(asdict(settings)), str(owner)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=environment,
+            pass_fds=[report],
+            start_new_session=True,
+        )
         try:
-            child.wait(START_SECONDS)  # it goes on in a child of its own
+            child.wait(START_SECONDS)
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
-    if not said:
-        tail = (directory / "log").read_text(errors="replace").strip().splitlines()[-1:]
-        raise HardwayError(f"the local cloud did not start: {''.join(tail) or 'no word from it'} ({directory / 'log'})")
-    answer = json.loads(said)
-    if "error" in answer:
-        raise HardwayError(answer["error"])
-    return Running(**{**answer, "settings": settings})
 
 
 def _end(pid: int) -> None:
@@ -306,119 +214,3 @@ def _end(pid: int) -> None:
                 select.select([process], [], [], STOP_SECONDS)
         finally:
             os.close(process)
-
-
-# the daemon
-
-
-def main() -> None:
-    """Serve until SIGTERM, or the owner's end.
-
-    Arguments: state directory, descriptor to say on that it is up, settings as JSON, pid of the owner or 0.
-    """
-    directory, ready, settings = Path(sys.argv[1]), int(sys.argv[2]), Local(**json.loads(sys.argv[3]))
-    owner = int(sys.argv[4])
-    os.set_inheritable(ready, False)
-    # Before the fork: whoever is interrupted while we start either still has a child to kill or sees this held.
-    os.umask(0o022)
-    alive = os.open(directory / "alive", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(alive, fcntl.LOCK_EX)
-    if os.fork():
-        os._exit(0)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
-    gc.disable()  # until all is loaded: it takes a second off the start
-    with open(ready, "w") as report:
-        try:
-            if asyncio.run(_serve(directory, settings, owner, report)):
-                beneath.remove(directory)
-        except HardwayError as error:
-            print(json.dumps({"error": str(error)}), file=report)
-        except BaseException:
-            logging.exception("the daemon failed")
-    os._exit(0)  # all is closed; and `alive` is let go of only as the process ends
-
-
-async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -> bool:
-    """Returns whether it is over since the owner is gone: then nobody else is there to clear up."""
-    stop, orphaned, broken = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def ended_by(number: signal.Signals) -> None:
-        logging.warning("ended by %s", number.name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended_by, number)
-    (directory / "instances").mkdir()
-    processes = Spawner(directory)
-    try:
-        toolbox = Toolbox.create(directory)
-        isolation = await choose(settings.isolation, processes, toolbox, directory / "probe")
-        from hardway.local.cloud import Cloud
-
-        secret = secrets.token_urlsafe(30)
-        cloud = Cloud(directory, processes, toolbox, isolation, settings.boot_delay, secret)
-        cloud.start()
-        try:
-            said = {
-                "pid": os.getpid(),
-                "endpoint": cloud.endpoint,
-                "ssh_port": cloud.addresses.port,
-                "isolation": str(isolation),
-                "level": isolation.level,
-                "settings": asdict(settings),
-                "secret": secret,
-            }
-            with open(directory / "daemon.json", "w", opener=private) as file:
-                json.dump(said, file)
-            print(json.dumps(said), file=report, flush=True)
-            report.close()
-            _settle_memory()
-            with _ends(loop, processes.pid, stop, broken), _ends(loop, owner, stop, orphaned):
-                await stop.wait()
-            if broken.is_set():
-                logging.error("the process that starts those of instances (%d) was killed", processes.pid)
-        finally:
-            await cloud.stop()
-    finally:
-        processes.close()
-    return orphaned.is_set()
-
-
-@contextlib.contextmanager
-def _ends(loop: asyncio.AbstractEventLoop, pid: int, *events: asyncio.Event) -> Iterator[None]:
-    """In this block, the end of a process (0: none) sets the events."""
-
-    def ended() -> None:
-        for event in events:
-            event.set()
-
-    if not pid:
-        yield
-        return
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        ended()
-        yield
-        return
-    loop.add_reader(process, ended)
-    try:
-        yield
-    finally:
-        loop.remove_reader(process)
-        os.close(process)
-
-
-def _settle_memory() -> None:
-    """Give back what loading moto took and left; what stays isn't worth looking through again."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-    gc.freeze()
-    gc.enable()
-
-
-if __name__ == "__main__":
-    main()

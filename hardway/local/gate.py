@@ -1,8 +1,8 @@
-"""The door of the daemon's HTTP server: who may come in, how, and how long they may take for it.
+"""The door of the daemon's HTTP server: who may come in, and how long that may take.
 
-That a request comes from this machine proves nothing: other users of it, and every web page, can send one. What is let
-in is addressed to us by our own name, comes from no page, and is signed by a key of this cloud. The owner's may do
-everything. That of an instance may use S3, and nothing by which it could start, end or look into another one.
+A request from the host proves nothing: other users of it, and every web page, can send one. The gate lets in a request
+that is addressed to our own name, comes from no page, and is signed by a key of this cloud. The owner's key may do
+everything. The key of an instance may use S3, and nothing to start, end or look into another instance.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hardway.local.signing import Refused, Signed
 HEAD_SECONDS = 20.0
 """How long a request may take until its signature is known to be right."""
 IDLE_SECONDS = 300.0
-"""How long the body of one that is let in may stand still."""
+"""How long the body of a request that is let in may stand still."""
 MOST_UNKNOWN = 16 << 20
-"""Bytes of a body that are read of whoever may have sent it: version 4 signs the digest of what isn't for S3."""
+"""The most bytes of a body that are read before its sender is known: calls of services but S3 sign its digest."""
 IN_MEMORY = 8 << 20
 CALLER_IDENTITY = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
 _STATUS = dict.fromkeys(("InvalidRequest", "IncompleteBody", "EntityTooLarge"), "400 Bad Request")
@@ -42,7 +42,7 @@ class Gate:
     """A WSGI application before others.
 
     `secret_of` gives the secret of a key and whether it is an instance's, None for no such key. The owner's requests go
-    to `app`, an instance's to `s3` or, when it asks who it is, to `sts`.
+    to `app`, an instance's to `s3`, or to `sts` where the instance asks who it is.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Gate:
         self._sts = sts
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        request = signing.Request(
+        request = signing.HTTPRequest(
             environ["REQUEST_METHOD"],
             environ["RAW_URI"],
             [(name.lower(), value) for name, value in environ["hardway.headers"].items()],
@@ -65,12 +65,12 @@ class Gate:
                 app = self._let_in(request, environ, opened)
             except Refused as refused:
                 return _refuse(request, refused, start_response)
-            answer = app(environ, _Quiet(start_response))
+            answer = app(environ, _WithoutCORS(start_response))
             opened.pop_all()  # the body: moto may read it while it answers, and it goes with the request
             return answer
 
-    def _let_in(self, request: signing.Request, environ: dict[str, Any], opened: contextlib.ExitStack) -> App:
-        """Where to a request goes, its body at hand. Raises Refused."""
+    def _let_in(self, request: signing.HTTPRequest, environ: dict[str, Any], opened: contextlib.ExitStack) -> App:
+        """Choose the application for a request, and read its body. Raises Refused."""
         hosts = [value for name, value in request.headers if name == "host"]
         if hosts != [self._host] or not request.target.startswith("/"):
             raise Refused("AccessDenied", "That is not the address of the local cloud.")
@@ -88,8 +88,8 @@ class Gate:
             raise Refused("InvalidAccessKeyId", "The key has just been deleted.")
         return self._of_instance(signed, request, reader.file) if known[1] else self._app
 
-    def _of_instance(self, signed: Signed, request: signing.Request, body: IO[bytes]) -> App:
-        # Never by moto's dispatcher, which looks at many things to find the service.
+    def _of_instance(self, signed: Signed, request: signing.HTTPRequest, body: IO[bytes]) -> App:
+        # Not by moto's dispatcher: it looks at many things to find the service.
         if signed.service == "s3":
             return self._s3
         if signed.service == "sts" and "?" not in request.target:
@@ -102,7 +102,7 @@ class Gate:
 
 
 class _Body:
-    """The body of a request: read when its size is bounded or its sender known."""
+    """The body of a request. It is read when its size is bounded or its sender known."""
 
     def __init__(self, environ: dict[str, Any], opened: contextlib.ExitStack) -> None:
         self._environ = environ
@@ -111,7 +111,7 @@ class _Body:
         self.file: IO[bytes] = io.BytesIO()
 
     def digest(self) -> str:
-        """Its SHA-256, of one that may be in memory. Raises Refused."""
+        """The SHA-256 of a body that fits in memory. Raises Refused."""
         self.read(MOST_UNKNOWN)
         digest = hashlib.sha256()
         while data := self.file.read(1 << 20):
@@ -120,7 +120,7 @@ class _Body:
         return digest.hexdigest()
 
     def read(self, most: int | None = None) -> None:
-        """Have it in `file`, and there for moto."""
+        """Read the body into `file`, where moto reads it, too. Raises Refused."""
         if self._is_read:
             return
         self._is_read = True
@@ -153,8 +153,8 @@ class _Body:
         environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-class _Quiet:
-    """start_response without the headers that would show an answer to a web page."""
+class _WithoutCORS:
+    """start_response without the headers that let web pages read an answer."""
 
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
@@ -164,8 +164,8 @@ class _Quiet:
         return self._start_response(status, kept, *more)
 
 
-def _refuse(request: signing.Request, refused: Refused, start_response: Any) -> list[bytes]:
-    """An error in the form of the service that was asked, as far as that can be told."""
+def _refuse(request: signing.HTTPRequest, refused: Refused, start_response: Any) -> list[bytes]:
+    """Answer with an error in the form of the service, as far as a request says which one it is for."""
     code, message = refused.code, str(refused)
     status = _STATUS.get(code, "403 Forbidden")
     error = f"<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>"
@@ -187,8 +187,8 @@ def _refuse(request: signing.Request, refused: Refused, start_response: Any) -> 
     return [] if request.method == "HEAD" else [body]
 
 
-class _Reader(io.RawIOBase):
-    """What comes from a connection, up to a deadline (None: as long as it doesn't stand still)."""
+class _TimedReader(io.RawIOBase):
+    """The bytes from a connection, up to a deadline (None: as long as it doesn't stand still)."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -209,11 +209,11 @@ class _Reader(io.RawIOBase):
 
 
 class Handler(MotoRequestHandler):
-    """One connection: bounded in time, and what makes no sense on it leaves no line in the log."""
+    """One connection, bounded in time. Nonsense on it leaves no line in the log."""
 
     def setup(self) -> None:
         super().setup()
-        self._reader = _Reader(self.connection)
+        self._reader = _TimedReader(self.connection)
         self.rfile.close()
         self.rfile = io.BufferedReader(self._reader, 1 << 16)
 
@@ -233,7 +233,7 @@ class Handler(MotoRequestHandler):
         pass
 
 
-class Server(ThreadedWSGIServer):
+class HTTPServer(ThreadedWSGIServer):
     """moto's server behind the gate. `application` is set before it serves."""
 
     request_queue_size = 128
@@ -242,7 +242,7 @@ class Server(ThreadedWSGIServer):
         super().__init__("127.0.0.1", 0, _closed, handler=Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: it is of a connection on which there was no request, as anybody may open one."""
+        """Say nothing: anybody may open a connection and send no request."""
 
 
 def _closed(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

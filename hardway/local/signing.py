@@ -1,4 +1,4 @@
-"""AWS's signatures, from both sides: how our own requests are signed, and what the daemon checks of everybody's.
+"""AWS's signatures, from both sides: our own requests are signed, everybody's requests are checked.
 
 Version 4 in a header, as chunks, or in the query; and version 2 in the query of S3, which boto3 still presigns with.
 The rules: https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html,
@@ -35,12 +35,12 @@ notification partNumber policy replication requestPayment restore select select-
 versionId versioning versions website response-cache-control response-content-disposition response-content-encoding
 response-content-language response-content-type response-expires"""
 SUBRESOURCES = frozenset(_OF_S3.split())
-"""What of a query version 2 signs."""
+"""The parameters of a query that version 2 signs."""
 Pairs = Sequence[tuple[str, str]]
 
 
 class Refused(Exception):
-    """A request that isn't let in: S3's code and message for it."""
+    """A request is not let in, with S3's code and message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -48,8 +48,8 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request as it was sent: `target` is path and query, headers have small names, in their order."""
+class HTTPRequest:
+    """A request as it was sent. `target` is path and query; headers keep their order, their names are in lower case."""
 
     method: str
     target: str
@@ -72,9 +72,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is right: by which key, for which service; `payload` is what it says of its body.
+    """A request whose signature is right: its key, its service, and `payload`, its word on its body.
 
-    The rest is what the signatures of chunks begin with.
+    The signatures of chunks begin with the rest.
     """
 
     key_id: str
@@ -87,25 +87,25 @@ class Signed:
 
 
 def sign(method: str, url: str, body: bytes, key_id: str, secret: str) -> dict[str, str]:
-    """The headers of a request of our own to the daemon's own addresses."""
+    """Sign a request of our own to an address of the daemon's; return its headers."""
     parts = urllib.parse.urlsplit(url)
     date, digest = time.strftime(DATE, time.gmtime()), hashlib.sha256(body).hexdigest()
     headers = [("host", parts.netloc), ("x-amz-content-sha256", digest), ("x-amz-date", date)]
     names = [name for name, _ in headers]
     scope = f"{date[:8]}/local/hardway/aws4_request"
     key = _signing_key(secret, *scope.split("/")[:3])
-    signature = _version_4(Request(method, parts.path, headers), names, digest, key, date, scope)
+    signature = _version_4(HTTPRequest(method, parts.path, headers), names, digest, key, date, scope)
     authorization = f"{ALGORITHM} Credential={key_id}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
     return {**dict(headers[1:]), "authorization": authorization}
 
 
 def verify(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
-    """Who signed a request. `secret_of` gives the secret of a key's id, None for no such key; `hash_body` the body's
-    SHA-256, and is called only where the signature is over a body whose digest no header says.
+    """Check who signed a request. `secret_of` gives the secret of a key's id, None for no such key. `hash_body` gives
+    the SHA-256 of the body; it is called where no header says it.
 
-    Raises Refused for what isn't signed, isn't signed well, or too early or late.
+    Raises Refused for a request that isn't signed, isn't signed well, or comes too early or late.
     """
     query = request.query
     named = {name for name, _ in query}
@@ -123,7 +123,7 @@ def verify(
 
 
 def _by_header(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     algorithm, _, rest = request.header("authorization").partition(" ")
     fields = dict(part.strip().partition("=")[::2] for part in rest.split(","))
@@ -144,7 +144,7 @@ def _by_header(
 
 
 def _by_query(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     given = _once(request.query)
     wanted = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
@@ -166,7 +166,7 @@ def _by_query(
 
 
 def _by_old_query(
-    request: Request, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
+    request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
     given = _once(request.query)
     expires, key_id = given.get("Expires", ""), given.get("AWSAccessKeyId", "")
@@ -192,7 +192,7 @@ def _by_old_query(
 
 
 def verify_body(signed: Signed, body: IO[bytes]) -> None:
-    """Read a body and hold it against what was signed of it. Raises Refused."""
+    """Read a body and check it against the signature. Raises Refused."""
     if signed.payload in CHUNKED:
         _verify_chunks(signed, body)
     elif signed.payload and signed.payload not in UNSIGNED:
@@ -214,7 +214,7 @@ def _verify_chunks(signed: Signed, body: IO[bytes]) -> None:
 
 
 def _chunks(body: IO[bytes]) -> Iterator[tuple[str, list[str], str]]:
-    """Of each chunk, and of the trailer, what is signed and the signature."""
+    """Yield the kind of each chunk, and of the trailer, the digests that are signed, the signature. Raises Refused."""
     size = -1
     while size:
         head = re.fullmatch(rb"([0-9a-fA-F]{1,8});chunk-signature=([0-9a-f]{64})\r\n", body.readline(1024))
@@ -239,7 +239,7 @@ def _chunks(body: IO[bytes]) -> Iterator[tuple[str, list[str], str]]:
         raise Refused("AccessDenied", "The trailer is not signed.")
 
 
-def _version_4(request: Request, names: Sequence[str], payload: str, key: bytes, date: str, scope: str) -> str:
+def _version_4(request: HTTPRequest, names: Sequence[str], payload: str, key: bytes, date: str, scope: str) -> str:
     given = {name for name, _ in request.headers}
     if not set(names) <= given or sorted(names) != list(names):
         raise Refused("AccessDenied", "The signed headers must be there, and in order.")
@@ -265,7 +265,7 @@ def _version_4(request: Request, names: Sequence[str], payload: str, key: bytes,
 
 
 def _credential(text: str) -> tuple[str, str]:
-    """The key's id, and the scope."""
+    """The key's id, and the scope. Raises Refused."""
     key_id, _, scope = text.partition("/")
     parts = scope.split("/")
     if len(parts) != 4 or parts[3] != "aws4_request" or not scope.isascii():
@@ -312,7 +312,7 @@ def _time(date: str) -> float:
 
 
 def _once(query: Pairs) -> Mapping[str, str]:
-    """A query as a mapping, where no name that matters to a signature is there twice."""
+    """A query as a mapping. Raises Refused where a name is there twice."""
     names = [name for name, _ in query]
     if len(names) != len(set(names)):
         raise Refused("InvalidRequest", "A parameter of a presigned request is there twice.")
@@ -334,7 +334,7 @@ def _encoded(text: str, safe: str = "/") -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """What was sent: headers are decoded as Latin-1."""
+    """The bytes that were sent: headers are decoded as Latin-1."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:

@@ -447,7 +447,7 @@ def test_systems_manager_needs_no_open_port(shell: Shell, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_REGION", "ap-northeast-3")
     plain = config.settings(C)
     network = prerequisites.Network(networks.find(plain, ""), {}, any_zone=False, public=True)
-    by_ssm = replace(plain, ec2=replace(plain.ec2, via="ssm", ssh_from=""))
+    by_ssm = replace(plain, ec2=replace(plain.ec2, via="ssm", ssh_from="", ssh_port=22))
     [own] = prerequisites.security_groups(by_ssm, network, print)
     assert rules(own) == {f"tcp/22:{own}"}
 

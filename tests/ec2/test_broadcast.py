@@ -170,6 +170,7 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
     ("flags", "said"),
     [
         ({"direct": True, "s3": "s3://b/p"}, "contradict each other"),
+        ({"via": "s3://b/p"}, "send by way of S3 with --s3"),
         ({"s3": "http://b/p"}, "is no URL of an object"),
         ({"s3": "s3://b/a b"}, "has white space in it"),
     ],

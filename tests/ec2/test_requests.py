@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hardway.config import Ec2
 from hardway.ec2.images import Image
 from hardway.launch import requests
-from hardway.launch.replacing import Standing, Verdict, missing, most_replacements, verdict
+from hardway.launch.replacing import LaunchVerdict, Standing, missing, most_replacements, verdict
 from hardway.launch.requests import Found, Pool
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 IMAGE = Image("ami-1", "x86_64", "/dev/sda1", "ubuntu", "Linux/UNIX", {"/dev/sdb": {"VolumeSize": 9}})
 FOUND = Found(IMAGE, "pair", ("sg-1", "sg-2"), b"echo hi")
 POOLS = [Pool("c7i.large", "a", "subnet-a"), Pool("m7i.large", "a", "subnet-a"), Pool("c7i.large", "b", "subnet-b")]
-ENOUGH, WAIT, TOO_FEW = Verdict.ENOUGH, Verdict.WAIT, Verdict.TOO_FEW
+ENOUGH, WAIT, TOO_FEW = LaunchVerdict.ENOUGH, LaunchVerdict.WAIT, LaunchVerdict.TOO_FEW
 
 
 def instance(**settings: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def at(elapsed: float = 1, **numbers: Any) -> Standing:
         (at(ready=3, asks=False), TOO_FEW),
     ],
 )
-def test_all_are_wanted(standing: Standing, expected: Verdict) -> None:
+def test_all_are_wanted(standing: Standing, expected: LaunchVerdict) -> None:
     assert verdict(Ec2(num=4, seconds_timeout=10), standing) is expected
 
 
@@ -137,7 +137,7 @@ def test_all_are_wanted(standing: Standing, expected: Verdict) -> None:
         (at(ready=1, waiting=3, elapsed=10), TOO_FEW),
     ],
 )
-def test_fewer_are_enough_where_there_are_no_more(standing: Standing, expected: Verdict) -> None:
+def test_fewer_are_enough_where_there_are_no_more(standing: Standing, expected: LaunchVerdict) -> None:
     assert verdict(Ec2(num=4, min=2, seconds_timeout=10), standing) is expected
 
 
@@ -152,7 +152,7 @@ def test_fewer_are_enough_where_there_are_no_more(standing: Standing, expected: 
         (at(ready=1, started=6), ENOUGH),
     ],
 )
-def test_those_ready_are_enough_after_a_time(standing: Standing, expected: Verdict) -> None:
+def test_those_ready_are_enough_after_a_time(standing: Standing, expected: LaunchVerdict) -> None:
     assert verdict(Ec2(num=4, seconds_wait=5, seconds_timeout=10), standing) is expected
 
 

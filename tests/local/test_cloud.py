@@ -22,7 +22,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hardway.local import daemon
-from hardway.local.spawner import marked
+from hardway.local.machines.spawner import marked
 from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_inv, run_local_cloud
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 
@@ -163,7 +163,7 @@ def test_a_killed_daemon_takes_everything_with_it_and_the_next_up_recovers(
 def test_an_isolation_that_does_not_exist_is_refused(inv: Inv, home: Path) -> None:
     up = inv("local.up", env={"INVOKE_LOCAL_ISOLATION": "docker"})
     assert (up.code, up.stdout) == (2, "")
-    assert "local.isolation" in up.stderr and "auto, bwrap, unshare" in up.stderr
+    assert "INVOKE_LOCAL_ISOLATION is 'docker'" in up.stderr and "auto, bwrap, unshare" in up.stderr
     assert "Traceback" not in up.stderr
     assert not (home / ".local" / "state" / "hardway").exists()
 

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardway.errors import UsageError
-from hardway.local import fault_kinds, faults
-from hardway.local.spawner import marked
+from hardway.local import faults
+from hardway.local.machines.spawner import marked
 from tests.conftest import Inv, LocalCloud, run_local_cloud
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually, image
 
@@ -358,7 +358,7 @@ def test_without_a_local_cloud_it_says_so(inv: Inv) -> None:
 
 
 @given(
-    kind=st.sampled_from(fault_kinds.KINDS) | st.text(max_size=9),
+    kind=st.sampled_from(faults.KINDS) | st.text(max_size=9),
     selector=st.text(max_size=5),
     after=st.text(max_size=5) | st.floats(),
     notice=st.none() | st.text(max_size=5),
@@ -369,5 +369,5 @@ def test_without_a_local_cloud_it_says_so(inv: Inv) -> None:
 def test_anything_given_is_a_fault_or_refused(kind: str, selector: str, after: Any, **given: Any) -> None:
     with contextlib.suppress(UsageError):
         asked = faults.read(kind, selector, after, **given)
-        assert asked.kind in fault_kinds.KINDS
+        assert asked.kind in faults.KINDS
         assert 0 <= asked.after < float("inf") and 1 <= asked.factor < float("inf") and asked.seconds >= 0

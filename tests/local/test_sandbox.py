@@ -16,8 +16,8 @@ import pytest
 from hardway import stub_sessions
 from hardway.config import Ec2
 from hardway.launch import user_data as userdata
-from hardway.local.sandbox import LEVELS
-from hardway.local.spawner import marked
+from hardway.local.machines.spawner import marked
+from hardway.local.running import LEVELS
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardway.local import signing
-from hardway.local.signing import NOTHING, Refused, Request, Signed
+from hardway.local.signing import NOTHING, HTTPRequest, Refused, Signed
 
 KEY, SECRET = "a key", "a secret"
 HOST = "127.0.0.1:5000"
@@ -25,7 +25,7 @@ EXAMPLE_TIME = 1369353600.0
 SCOPE = "20130524/us-east-1/s3/aws4_request"
 
 
-def verified(request: Request, body: bytes = b"", now: float | None = None, secret: str = SECRET) -> Signed:
+def verified(request: HTTPRequest, body: bytes = b"", now: float | None = None, secret: str = SECRET) -> Signed:
     def secret_of(key: str) -> str | None:
         return {KEY: secret, EXAMPLE[0]: EXAMPLE[1]}.get(key)
 
@@ -36,7 +36,7 @@ def verified(request: Request, body: bytes = b"", now: float | None = None, secr
     return signed
 
 
-def sent(request: AWSRequest) -> tuple[Request, bytes]:
+def sent(request: AWSRequest) -> tuple[HTTPRequest, bytes]:
     """What a server sees of a request that botocore has signed."""
     prepared = request.prepare()
     parts = urllib.parse.urlsplit(prepared.url)
@@ -44,7 +44,7 @@ def sent(request: AWSRequest) -> tuple[Request, bytes]:
     values = {name: value.decode() if isinstance(value, bytes) else value for name, value in prepared.headers.items()}
     headers = {"Host": parts.netloc, **values}
     body = prepared.body or b""
-    return Request(prepared.method, target, [(k.lower(), v) for k, v in headers.items()]), body
+    return HTTPRequest(prepared.method, target, [(k.lower(), v) for k, v in headers.items()]), body
 
 
 def test_the_published_example_of_a_header() -> None:
@@ -60,9 +60,9 @@ def test_the_published_example_of_a_header() -> None:
             "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
         ),
     ]
-    assert verified(Request("GET", "/test.txt", headers), now=EXAMPLE_TIME).key_id == EXAMPLE[0]
+    assert verified(HTTPRequest("GET", "/test.txt", headers), now=EXAMPLE_TIME).key_id == EXAMPLE[0]
     with pytest.raises(Refused, match="match"):
-        verified(Request("GET", "/text.txt", headers), now=EXAMPLE_TIME)
+        verified(HTTPRequest("GET", "/text.txt", headers), now=EXAMPLE_TIME)
 
 
 def test_the_published_example_of_a_query() -> None:
@@ -71,13 +71,13 @@ def test_the_published_example_of_a_query() -> None:
         "&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
         "&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
     )
-    request = Request("GET", target, [("host", "examplebucket.s3.amazonaws.com")])
+    request = HTTPRequest("GET", target, [("host", "examplebucket.s3.amazonaws.com")])
     assert verified(request, now=EXAMPLE_TIME + 86000).service == "s3"
     for late in (-2000, 87000):
         with pytest.raises(Refused, match="expired"):
             verified(request, now=EXAMPLE_TIME + late)
     with pytest.raises(Refused):
-        verified(Request("PUT", target, request.headers), now=EXAMPLE_TIME)
+        verified(HTTPRequest("PUT", target, request.headers), now=EXAMPLE_TIME)
 
 
 CHUNKS = [
@@ -103,7 +103,7 @@ def test_the_published_example_of_chunks() -> None:
         ("x-amz-decoded-content-length", "66560"),
         ("content-length", "66824"),
     ]
-    request = Request("PUT", "/examplebucket/chunkObject.txt", headers)
+    request = HTTPRequest("PUT", "/examplebucket/chunkObject.txt", headers)
     body = b"".join(b"%x;chunk-signature=%s\r\n" % (n, s.encode()) + b"a" * n + b"\r\n" for n, s in CHUNKS)
     assert verified(request, body, EXAMPLE_TIME).payload == "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
     for wrong in (
@@ -122,7 +122,9 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 pairs = st.dictionaries(texts.filter(lambda text: text != "Signature"), st.text(max_size=5).filter(str.isprintable))
 
 
-def signed_by_botocore(how: Any, service: str, key: str, query: dict[str, str], body: bytes) -> tuple[Request, bytes]:
+def signed_by_botocore(
+    how: Any, service: str, key: str, query: dict[str, str], body: bytes
+) -> tuple[HTTPRequest, bytes]:
     path = urllib.parse.quote("/bucket/" + key, safe="/~")
     url = f"http://{HOST}{path}"
     if query:
@@ -154,14 +156,16 @@ def test_what_botocore_signs_is_let_in_and_nothing_that_differs(
 
     path, _, rest = request.target.partition("?")
     others = [
-        Request("GET", request.target, request.headers),
-        Request(request.method, path + "x?" + rest, request.headers),
-        Request(request.method, request.target, [*request.headers, ("x-amz-copy-source", "/other/object")]),
+        HTTPRequest("GET", request.target, request.headers),
+        HTTPRequest(request.method, path + "x?" + rest, request.headers),
+        HTTPRequest(request.method, request.target, [*request.headers, ("x-amz-copy-source", "/other/object")]),
     ]
     if how is not HmacV1QueryAuth:  # which signs neither
         others += [
-            Request(request.method, request.target + ("&" if rest else "?") + "more=1", request.headers),
-            Request(request.method, request.target, [(n, v if n != "host" else "evil") for n, v in request.headers]),
+            HTTPRequest(request.method, request.target + ("&" if rest else "?") + "more=1", request.headers),
+            HTTPRequest(
+                request.method, request.target, [(n, v if n != "host" else "evil") for n, v in request.headers]
+            ),
         ]
     for other in others:
         with pytest.raises(Refused):
@@ -178,7 +182,7 @@ def test_what_botocore_signs_is_let_in_and_nothing_that_differs(
 
 def test_our_own_requests() -> None:
     headers = {"Host": HOST, **signing.sign("POST", f"http://{HOST}/a/path", b"body", KEY, SECRET)}
-    request = Request("POST", "/a/path", [(name.lower(), value) for name, value in headers.items()])
+    request = HTTPRequest("POST", "/a/path", [(name.lower(), value) for name, value in headers.items()])
     assert verified(request, b"body").service == "hardway"
     with pytest.raises(Refused):
         verified(request, b"other")
@@ -205,4 +209,4 @@ AUTHORIZATION = f"AWS4-HMAC-SHA256 Credential={KEY}/{SCOPE}, SignedHeaders=host;
 )  # fmt: skip
 def test_no_nonsense_is_let_in_or_breaks_it(target: str, headers: list[tuple[str, str]], query: list[str]) -> None:
     with pytest.raises(Refused):
-        verified(Request("GET", f"/{target}?{'&'.join(query)}", headers), now=EXAMPLE_TIME)
+        verified(HTTPRequest("GET", f"/{target}?{'&'.join(query)}", headers), now=EXAMPLE_TIME)

@@ -29,6 +29,7 @@ from botocore.exceptions import ClientError
 
 from hardway.errors import HardwayError
 from hardway.local import daemon, gate, signing
+from hardway.local.running import FAULT_PATH, STATUS_PATH
 from tests.conftest import LocalCloud, exports, run_inv
 from tests.local.conftest import SECONDS, Machine, Machines
 
@@ -93,8 +94,8 @@ REQUESTS = [
     ("GET", "/", "", {}),
     ("PUT", "/evil-bucket", "", {}),
     ("GET", "/evil-bucket/key?AWSAccessKeyId=local&Expires=9999999999&Signature=", "", {}),
-    ("POST", daemon.FAULT_PATH, FAULT, {"Content-Type": "text/plain"}),
-    ("GET", daemon.STATUS_PATH, "", {}),
+    ("POST", FAULT_PATH, FAULT, {"Content-Type": "text/plain"}),
+    ("GET", STATUS_PATH, "", {}),
     ("POST", "/moto-api/reset", "", {}),
     ("GET", "/moto-api/data.json", "", {}),
     ("POST", "/moto-api/seed?a=1", "", {}),
@@ -150,7 +151,7 @@ def test_no_answer_is_for_web_pages(cloud: LocalCloud) -> None:
     assert send(cloud, "GET", "/for-pages/k", "", signed(cloud, "GET", "/for-pages/k", service="s3"))[0] == 200
     asked = signed(cloud, "GET", "/for-pages/k", service="s3", Origin="http://evil.example")
     assert send(cloud, "GET", "/for-pages/k", "", asked)[0] == 403
-    assert send(cloud, "GET", daemon.STATUS_PATH, "", signed(cloud, "GET", daemon.STATUS_PATH))[0] == 200
+    assert send(cloud, "GET", STATUS_PATH, "", signed(cloud, "GET", STATUS_PATH))[0] == 200
 
 
 def test_a_refusal_says_which_cloud_is_meant(cloud: LocalCloud) -> None:
@@ -207,7 +208,7 @@ def test_bodies_of_all_kinds_come_through(cloud: LocalCloud) -> None:
         "host": head["Host"], "x-amz-content-sha256": signing.CHUNKED[0], "x-amz-date": date,
         "x-amz-decoded-content-length": str(sum(map(len, data))),
     }  # fmt: skip
-    request = signing.Request("PUT", path, list(values.items()))
+    request = signing.HTTPRequest("PUT", path, list(values.items()))
     seed = signature = signing._version_4(request, names, signing.CHUNKED[0], key, date, scope)
     body = b""
     for chunk in data:
@@ -254,11 +255,11 @@ def test_the_key_of_an_instance_is_for_s3_only(cloud: LocalCloud, machines: Mach
         assert code("POST", "/", RUN, service) == 403
         assert code("POST", "/?" + RUN, who, service) == 403
         assert code("POST", "/", f"{who}&{RUN}", service) == 403
-        assert code("POST", daemon.FAULT_PATH, FAULT, service) == 403
-        assert code("GET", daemon.STATUS_PATH, "", service) == 403
+        assert code("POST", FAULT_PATH, FAULT, service) == 403
+        assert code("GET", STATUS_PATH, "", service) == 403
     # S3 by its signature, something else by its looks: it stays S3
     code("POST", "/", RUN, "s3", Content_Type=FORM["Content-Type"])
-    code("POST", daemon.FAULT_PATH, FAULT, "s3")
+    code("POST", FAULT_PATH, FAULT, "s3")
     code("POST", "/moto-api/reset", "", "s3")
     code("GET", "/v20180820/x", "", "s3")
     assert everything(cloud) == before
@@ -315,9 +316,9 @@ def test_another_user_gets_nothing(
 ) -> None:
     assert nobody("id", "-un").stdout == "nobody\n"
     at = cloud.running.endpoint
-    for path in (daemon.STATUS_PATH, "/moto-api/data.json", "/", "/?Action=DescribeInstances&Version=2016-11-15"):
+    for path in (STATUS_PATH, "/moto-api/data.json", "/", "/?Action=DescribeInstances&Version=2016-11-15"):
         assert nobody("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", at + path).stdout == "403"
-    told = nobody("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", FAULT, at + daemon.FAULT_PATH)
+    told = nobody("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", FAULT, at + FAULT_PATH)
     assert told.stdout == "403"
 
     theirs = Path("/tmp") / f"hardway-test-{os.getpid()}"
@@ -429,10 +430,10 @@ def test_garbage_does_not_stop_the_daemon(cloud: LocalCloud) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[gate.Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[gate.HTTPServer]:
     """The daemon's HTTP server, behind whose door nobody is, in a hurry."""
     monkeypatch.setattr(gate, "HEAD_SECONDS", 0.3)
-    server = gate.Server()
+    server = gate.HTTPServer()
     host = f"127.0.0.1:{server.server_port}"
     server.app = gate.Gate(host, lambda _: ("secret", False), gate._closed, gate._closed, gate._closed)
     thread = threading.Thread(target=server.serve_forever, args=[0.02])
@@ -443,7 +444,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[gate.Server]:
     server.server_close()
 
 
-def test_who_is_slow_is_cut_off(server: gate.Server) -> None:
+def test_who_is_slow_is_cut_off(server: gate.HTTPServer) -> None:
     starts = [b"", b"GET / HT", b"GET / HTTP/1.1\r\nA: b\r\n", None]
     for start in starts:
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=SECONDS) as connection:
@@ -470,7 +471,7 @@ def test_who_is_slow_is_cut_off(server: gate.Server) -> None:
 
 
 def test_time_runs_out_for_a_signature(cloud: LocalCloud) -> None:
-    path = daemon.STATUS_PATH
+    path = STATUS_PATH
     headers = signing.sign("GET", cloud.running.endpoint + path, b"", "local", cloud.running.secret)
     assert send(cloud, "GET", path, "", headers)[0] == 200
     old = time.strftime(signing.DATE, time.gmtime(time.time() - 3600))

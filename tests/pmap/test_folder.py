@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,6 +60,25 @@ def test_a_directory_is_one_jobs_own(run: Callable[[str, list[bytes], Path], set
     (out / folder.MARK).unlink()
     with pytest.raises(UsageError, match="it has results of no known job, such as "):
         run("two", items, out)
+
+
+def test_what_a_killed_run_left_is_removed(run: Callable[[str, list[bytes], Path], set[str]], tmp_path: Path) -> None:
+    killed = """if True:
+        import os, pathlib, signal, sys
+        from hardway.paths import put
+
+        def pieces():
+            yield b"half"
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        put(pathlib.Path(sys.argv[1]), pieces())
+    """
+    out = tmp_path / "out"
+    assert run("one", [b"x"], out) == names(1)
+    subprocess.run([sys.executable, "-c", killed, out / "1.stdout"], check=False)
+    assert len({path.name for path in out.iterdir()} - names(1)) == 1
+    assert run("one", [b"x"], out) == names(1)
+    assert (out / "1.stdout").read_bytes() == b"x"
 
 
 def test_what_is_no_directory_of_a_persons_is_refused(home: Path, tmp_path: Path) -> None:

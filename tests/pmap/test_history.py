@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime
-from hardway.pmap.afterwards.history import Attempt, AttemptOutcome, DriverRun, HostRecord, Life, Timeline
+from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
 
 
 def journal(*texts: str) -> bytes:
@@ -217,7 +217,7 @@ JOURNALS = st.lists(st.tuples(st.floats(0.001, 20), LINES), max_size=40).map(
 @given(JOURNALS, st.none() | st.just(5000.0))
 def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
     timeline = history.read(data, now)
-    slots: dict[tuple[str, int], list[Attempt]] = {}
+    slots: dict[tuple[str, int], list[AttemptRecord]] = {}
     for one in timeline.attempts:
         assert one.began <= one.ended
         assert one.slot < timeline.hosts[one.host].slots
@@ -268,7 +268,7 @@ def job(*attempts: tuple[float, float], hosts: int = 2, price: float | None = No
         timeline.lives.append(Life(f"i-{host}", 0, 0, 100))
     for number, (began, ended) in enumerate(attempts):
         timeline.attempts.append(
-            Attempt(number + 1, 1, f"i-{number % hosts}", began, began, ended, AttemptOutcome.DONE, slot=0)
+            AttemptRecord(number + 1, 1, f"i-{number % hosts}", began, began, ended, AttemptOutcome.DONE, slot=0)
         )
     return explain.figures(timeline), timeline
 

@@ -15,7 +15,7 @@ from hardway.errors import Failed, UsageError
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history, report
 from hardway.pmap.afterwards.explain import Record
-from hardway.pmap.afterwards.history import Attempt, AttemptOutcome, DriverRun, HostRecord, Life, Timeline
+from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
 from hardway.pmap.journal import Job, Outputs, Result
 from tasks import mapreduce
 from tests.pmap import chromium
@@ -121,7 +121,7 @@ def test_200_lanes_and_100_000_attempts(browser: Browser, tmp_path: Path) -> Non
         result = Result(1, "", 0.0, int(outcome is AttemptOutcome.RETRIED), 0, 1.0, 0, 0, 0, 0, 0, 0)
         host_name = list(timeline.hosts)[lane // 4]
         ended = began + rng.random()
-        one = Attempt(task, 1, host_name, began, began, ended, outcome, result.code, 0, False, lane % 4, result)
+        one = AttemptRecord(task, 1, host_name, began, began, ended, outcome, result.code, 0, False, lane % 4, result)
         timeline.attempts.append(one)
     heads = [f"s3://a-bucket/events/{task:06}-{rng.getrandbits(64):016x}" for task in range(1, 100_001)]
     page = tmp_path / "wide.html"
@@ -171,7 +171,7 @@ def test_an_attempt_is_shown_in_the_slot_that_it_had(
     lines = [line.split() for line in (cluster.jobs / "slotted" / "journal").read_text().splitlines()]
     assert {(int(words[1]), int(words[2])): int(words[3]) for words in lines if words[0] == "slot"} == told
     assert set(told.values()) == {0, 1}
-    ran: dict[tuple[str, int], list[Attempt]] = {}
+    ran: dict[tuple[str, int], list[AttemptRecord]] = {}
     for one in timeline.attempts:
         ran.setdefault((one.host, one.slot), []).append(one)
     assert len(ran) == 2 * len(cluster.ids)

@@ -15,7 +15,7 @@ from statistics import median
 from rich.cells import cell_len, set_cell_size
 
 from hardway import terminal
-from hardway.pmap.afterwards.history import GOOD, Attempt, AttemptOutcome, Life, Timeline
+from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, Life, Timeline
 from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
@@ -95,7 +95,7 @@ class Figures:
     hosts: dict[str, HostFigures] = field(default_factory=dict)
     outcomes: dict[AttemptOutcome, int] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)  # of attempts with a result, sorted
-    longest: Attempt | None = None
+    longest: AttemptRecord | None = None
     seconds: float = 0.0  # that drivers ran
     slots: int = 0
     cost: float = 0.0
@@ -148,7 +148,7 @@ def figures(timeline: Timeline) -> Figures:
     """Add up a job."""
     found = Figures()
     ends = _work_ends(timeline)
-    by_lane: dict[tuple[str, int], list[Attempt]] = {}
+    by_lane: dict[tuple[str, int], list[AttemptRecord]] = {}
     seconds: dict[str, list[float]] = {}
     for attempt in timeline.attempts:
         by_lane.setdefault((attempt.host, attempt.slot), []).append(attempt)
@@ -206,7 +206,10 @@ def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
 
 
 def _pieces(
-    life: Life, attempts: Sequence[Attempt], away: Sequence[tuple[float, float]], ends: Sequence[tuple[float, float]]
+    life: Life,
+    attempts: Sequence[AttemptRecord],
+    away: Sequence[tuple[float, float]],
+    ends: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, float, float]]:
     """The time of one slot in one life, cut into parts without a gap; `attempts` are those of the lane, in order."""
     out_of_work = max((end for began, end in ends if began <= life.began), default=life.until)
@@ -385,7 +388,7 @@ class Failure:
 
     how: str
     line: str
-    attempts: Sequence[Attempt]
+    attempts: Sequence[AttemptRecord]
 
     def __str__(self) -> str:
         return f"{self.how}: {self.line}" if self.line else self.how

@@ -38,7 +38,7 @@ GOOD = (AttemptOutcome.DONE, AttemptOutcome.BACKUP)
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
+class AttemptRecord:
     """One attempt. `slot` is that of its host, from 0, or -1 where it is not known to have started.
 
     `result` is None where no end was recorded.
@@ -111,7 +111,7 @@ class HostRecord:
 class Timeline:
     """All of a job. `away` are times (host, from, to) in which a living host could not be reached."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     away: list[tuple[str, float, float]] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Timeline:
         return max((run.ended for run in self.runs), default=0.0)
 
     @property
-    def failed(self) -> list[Attempt]:
+    def failed(self) -> list[AttemptRecord]:
         """The last attempts of tasks that have no result and failed."""
         return [attempt for attempt in self.attempts if attempt.outcome is AttemptOutcome.FAILED]
 
@@ -150,9 +150,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self.timeline = Timeline()
-        self.attempts: dict[tuple[int, int], Attempt] = {}
-        self.open: dict[int, list[Attempt]] = {}  # by task; those that may be running
-        self.done: dict[int, Attempt] = {}
+        self.attempts: dict[tuple[int, int], AttemptRecord] = {}
+        self.open: dict[int, list[AttemptRecord]] = {}  # by task; those that may be running
+        self.done: dict[int, AttemptRecord] = {}
         self.living: dict[str, Life] = {}
         self.away: dict[str, float] = {}
         self.chain = 0  # the checksum of the line before
@@ -187,7 +187,7 @@ class _Reader:
 
     def line_start(self, key: tuple[int, int], words: Sequence[str]) -> None:
         *earlier, _ = self.timeline.runs
-        attempt = Attempt(*key, words[2], self.seen(float(words[3])))
+        attempt = AttemptRecord(*key, words[2], self.seen(float(words[3])))
         others = []
         for other in self.open.get(attempt.task, ()):
             if other.number == attempt.number:
@@ -242,18 +242,18 @@ class _Reader:
             self.forget(known)
             del self.attempts[task, attempt]
 
-    def known(self, task: int, number: int, host: str) -> Attempt | None:
+    def known(self, task: int, number: int, host: str) -> AttemptRecord | None:
         attempt = self.attempts.get((task, number))
         return attempt if attempt is not None and attempt.host == host and attempt in self.open.get(task, ()) else None
 
-    def forget(self, attempt: Attempt) -> None:
+    def forget(self, attempt: AttemptRecord) -> None:
         others = [other for other in self.open.get(attempt.task, ()) if other is not attempt]
         if others:
             self.open[attempt.task] = others
         else:
             self.open.pop(attempt.task, None)
 
-    def lose(self, attempt: Attempt, time: float) -> None:
+    def lose(self, attempt: AttemptRecord, time: float) -> None:
         self.forget(attempt)
         attempt.outcome, attempt.ended = AttemptOutcome.LOST, time
 
@@ -360,7 +360,7 @@ class _Reader:
             host = self.host(attempt.host)
             host.slots = max(host.slots, attempt.slot + 1, 1)
         # Another engine's attempts are sent to nobody in particular, and prices may be of who never came.
-        known: list[Life | Attempt | JobEvent] = [*timeline.lives, *timeline.attempts, *timeline.events]
+        known: list[Life | AttemptRecord | JobEvent] = [*timeline.lives, *timeline.attempts, *timeline.events]
         used = {one.host for one in known}
         timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
         _bound(timeline.attempts)
@@ -381,7 +381,7 @@ class _Reader:
 
     def _tell_failures(self) -> None:
         """Of a task without a result, the last attempt that failed is what failed it; unless it may yet be retried."""
-        last: dict[int, Attempt] = {}
+        last: dict[int, AttemptRecord] = {}
         for attempt in self.attempts.values():
             retried = attempt.outcome is AttemptOutcome.RETRIED
             if retried and attempt.task not in self.done and attempt.task not in self.open:
@@ -391,12 +391,12 @@ class _Reader:
                 attempt.outcome = AttemptOutcome.FAILED
 
 
-def _bound(attempts: Sequence[Attempt]) -> None:
+def _bound(attempts: Sequence[AttemptRecord]) -> None:
     """Give each attempt a beginning, and an end before the next one begins in its slot.
 
     What is not known to have started took no time. When a lost one ended is known only by when that was found out.
     """
-    slots: dict[tuple[str, int], list[Attempt]] = {}
+    slots: dict[tuple[str, int], list[AttemptRecord]] = {}
     for attempt in attempts:
         if attempt.slot < 0:
             attempt.began = attempt.ended

@@ -25,7 +25,7 @@ from hardway.paths import expanded, is_systems, put
 from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
-from hardway.pmap.afterwards.history import GOOD, Attempt, AttemptOutcome, HostRecord, Timeline
+from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
 from hardway.pmap.endings import how_it_ended, last_line
 from hardway.pmap.journal import Outputs
 from hardway.tables import count, duration
@@ -96,7 +96,7 @@ def _load(path: Path) -> tuple[Record, Outputs]:
 def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
     """Failed attempts by how they ended and what they said last, most frequent first."""
     timeout = timeline.runs[-1].timeout if timeline.runs else 0.0
-    groups: dict[tuple[str, str], list[Attempt]] = {}
+    groups: dict[tuple[str, str], list[AttemptRecord]] = {}
     for attempt in timeline.attempts:
         if attempt.result is not None and attempt.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED):
             line = printable(last_line(outputs, attempt.task, attempt.result))
@@ -137,7 +137,7 @@ def _text(said: str) -> str:
     return html.escape(printable(said))
 
 
-def _in_lanes(timeline: Timeline) -> Callable[[Attempt], tuple[int, int, float]]:
+def _in_lanes(timeline: Timeline) -> Callable[[AttemptRecord], tuple[int, int, float]]:
     order = {name: place for place, name in enumerate(timeline.hosts)}
     return lambda attempt: (order[attempt.host], max(0, attempt.slot), attempt.began)
 
@@ -234,7 +234,7 @@ def _failure_rows(record: Record, places: dict[int, int]) -> str:
     return "".join(rows) or "<tr><td colspan=5>no attempt failed"
 
 
-def _button(attempt: Attempt, places: dict[int, int]) -> str:
+def _button(attempt: AttemptRecord, places: dict[int, int]) -> str:
     """What shows the attempt in the timeline."""
     return f"<button type=button data-attempt={places[id(attempt)]}>{attempt.task}.{attempt.number}</button>"
 
@@ -267,7 +267,7 @@ def _host_rows(timeline: Timeline, found: Figures) -> str:
 # The data of the timeline
 
 
-def _data(record: Record, attempts: Sequence[Attempt], outputs: Outputs) -> dict[str, Any]:
+def _data(record: Record, attempts: Sequence[AttemptRecord], outputs: Outputs) -> dict[str, Any]:
     """What the page's script draws: columns with an item for each attempt, lane after lane; times in units of UNIT.
 
     An attempt's `gap` is the time since the one before it in its lane ended.
@@ -317,7 +317,7 @@ def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     return list(known), places
 
 
-def _tails(attempts: Sequence[Attempt], outputs: Outputs) -> list[str]:
+def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
     """The ends of what attempts wrote to stderr; of those that failed, and of the longest, first, as room allows."""
     tails = [""] * len(attempts)
     order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))

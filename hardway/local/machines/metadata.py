@@ -1,9 +1,9 @@
-"""The instance metadata service, version 2: what a process of an instance may learn about it over HTTP.
+"""The instance metadata service, version 2: facts about an instance, over HTTP, for its own processes.
 
-A listener an instance, on the instance's own address, of a few kilobytes and asleep until it is asked; what it says is
-looked up anew at each request. On EC2 tags are there only where MetadataOptions allow them; here they always are.
-Loopback is not the instance's alone, as its network is on EC2: so the endpoint is a secret path, which its processes
-find in their environment, and it answers to its own address only, and to no web page.
+Each instance has a listener on its own address. It takes a few kilobytes, sleeps until it is asked, and looks up the
+answer anew at each request. EC2 shows tags only where MetadataOptions allow them; this service always does. Other users
+of the host reach loopback, too: so the endpoint is a secret path, in the environment of the instance's processes. The
+service answers to its own address only, and to no web page.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CONNECTION_SECONDS = 60.0
 Headers = Mapping[str, str]
 
 
-class Metadata:
-    """One instance's service. `describe` returns what there is: the text at each path below /latest/."""
+class MetadataService:
+    """One instance's service. `describe` returns the text at each path below /latest/."""
 
     def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
         self._describe = describe
@@ -72,7 +72,7 @@ class Metadata:
     def _token(self, method: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
         if method != "PUT":
             return HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "PUT"}
-        if "x-forwarded-for" in headers:  # a proxy, which EC2 takes for somebody else's
+        if "x-forwarded-for" in headers:  # from a proxy: EC2 refuses it as well
             return HTTPStatus.FORBIDDEN, "", {}
         ttl = headers.get(TTL_HEADER, "")
         if not (ttl.isascii() and ttl.isdigit() and 1 <= int(ttl[:9]) <= MAX_TTL):
@@ -94,7 +94,7 @@ class Metadata:
 
 
 def _look_up(known: Mapping[str, str], path: str) -> str | None:
-    """The text at a path, or what is below it, a name a line; None where nothing is."""
+    """The text at a path, or the names below it, one a line; None where nothing is."""
     if not path.startswith("/latest/"):
         return None
     wanted = path.removeprefix("/latest/").rstrip("/")
@@ -110,7 +110,7 @@ def _look_up(known: Mapping[str, str], path: str) -> str | None:
 
 
 class _Connection(asyncio.Protocol):
-    """As much of HTTP/1.1 as clients of such a service speak."""
+    """The part of HTTP/1.1 that clients of such a service speak."""
 
     def __init__(self, answer: Callable[[str, str, Headers], tuple[HTTPStatus, str, Headers]]) -> None:
         self._answer = answer
@@ -134,7 +134,7 @@ class _Connection(asyncio.Protocol):
             self._respond(HTTPStatus.BAD_REQUEST, "", {}, last=True)
 
     def _take(self) -> bool:
-        """Answer the first request, if it is all there. Raises ValueError for what is none."""
+        """Answer the first request, if it is complete. Raises ValueError for something else."""
         head, complete, rest = self._received.partition(b"\r\n\r\n")
         if not complete:
             if len(self._received) > MAX_REQUEST:

@@ -1,7 +1,7 @@
 """Prices of the local cloud: the price list, which moto has none of, and spot prices that differ by zone and time.
 
-All are stand-ins, made up from a type's CPUs and memory: of the right order, never right. Spot is about a third of on
-demand, and changes every six hours.
+All are stand-ins, made up from a type's CPUs and memory: the order of magnitude is right, the price is not. Spot is
+about a third of on demand, and changes every six hours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import moto.ec2.responses.spot_instances
 from moto.core.responses import ActionResult
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 
@@ -33,28 +32,23 @@ def on_demand(type: str) -> float:
 
 
 def spot(type: str, zone: str, period: int) -> float:
-    """The stand-in for a type's spot price in a zone in the period of that number since 1970, in USD/hour."""
+    """The stand-in for a type's spot price in a zone, in USD/hour; periods are numbered from 1970."""
     by_zone, by_time = _chance(type, zone), _chance(type, zone, str(period))
     return round(on_demand(type) * SPOT_SHARE * (0.85 + 0.3 * by_zone) * (0.95 + 0.1 * by_time), 6)
 
 
 def _chance(*words: str) -> float:
-    """A number from 0 to 1 that is always the same for the same words."""
+    """A number from 0 to 1, always the same for the same words."""
     return int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32
 
 
-def install() -> None:
-    """Have moto answer with these spot prices."""
-    answers: Any = moto.ec2.responses.spot_instances.SpotInstances
-    answers.describe_spot_price_history = _describe_spot_price_history
-
-
-def _describe_spot_price_history(response: Any) -> Any:
+def describe_spot_price_history(response: Any) -> ActionResult:
+    """Answer DescribeSpotPriceHistory with our spot prices."""
     now = datetime.now(timezone.utc)
     end = min(_time(response._get_param("EndTime")) or now, now)
     start = max(_time(response._get_param("StartTime")) or now - OLDEST, now - OLDEST)
     zone = response._get_param("AvailabilityZone")
-    # From the one that holds at the start on.
+    # The first one began before the start, and still holds at the start.
     periods = range((start - EPOCH) // PERIOD, (end - EPOCH) // PERIOD + 1)
     offered = response.ec2_backend.describe_spot_price_history(
         response._get_param("InstanceTypes", []), response._filters_from_querystring()

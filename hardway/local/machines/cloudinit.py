@@ -1,4 +1,4 @@
-"""User data as cloud-init reads it: the parts of a multipart message, or the one part that it is."""
+"""User data as cloud-init reads it: the parts of a multipart message, or one part."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import lru_cache
 BOOTHOOK, SCRIPT = "text/cloud-boothook", "text/x-shellscript"
 _GZIP = b"\x1f\x8b"
 _HOOK_LINE = b"#cloud-boothook"
-# Content types that say too little: then the first line tells.
+# Content types that say too little: the first line tells then.
 _UNKNOWN = ("text/plain", "text/x-not-multipart", SCRIPT)
 
 
 @dataclass(frozen=True)
 class Part:
-    """`kind` is a content type, `name` that of the file it would become."""
+    """A part with its content type and the name of its file."""
 
     kind: str
     name: str

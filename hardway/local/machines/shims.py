@@ -1,4 +1,4 @@
-"""Small commands that instances find first on their PATH: what a real machine has and a sandbox can't have.
+"""Small commands that instances find first on their PATH, in place of those that can't work in a sandbox.
 
 `sudo` runs the command, `poweroff` and its kin tell the daemon, `aws` is the stub of S3 in a stubbed session and
 the real CLI otherwise. A person's own `aws` and `sudo` are never touched.
@@ -111,7 +111,7 @@ def _quoted(path: Path | None) -> str:
 
 
 def _command(aws: Path | None) -> str:
-    """How to run the CLI. Beside our Python it is a script of that, whose first line breaks on a path with a blank."""
+    """The command that runs the CLI. The first line of a script beside our Python breaks on a path with a blank."""
     ours = aws and aws.parent == Path(sys.executable).parent
     return f"{_quoted(Path(sys.executable))} {_quoted(aws)}" if ours else _quoted(aws)
 

@@ -1,8 +1,8 @@
-"""Sessions of the S3 stub that an instance is to see: looked up by name, here alone, and bound only when they are ours.
+"""Sessions of the S3 stub that an instance may see: they are looked up here alone, and shown only when they are ours.
 
-Who logs in names one by what its shell has in its environment. That is text: a directory is shown to an instance only
-if it has a session's name, is a directory and no link to one, belongs to this user and is closed to all others. What is
-bound is the very directory that was looked at.
+A client names a session by variables. They are only text: an instance is shown a directory if the directory has a
+session's name, is no link, belongs to this user, and is closed to all others. The instance is shown the very directory
+that was checked.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Mapping
 
+from hardway import state
 from hardway.local import beneath
-from hardway.local.spawner import Bind
+from hardway.local.machines.spawner import Bind
 from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,100}")
@@ -35,7 +36,7 @@ def find(requested: Mapping[str, str]) -> Bind | None:
         status = os.fstat(found)
     finally:
         os.close(found)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if not state.is_ours(status) or stat.S_IMODE(status.st_mode) & 0o077:
         return None
     return {
         "source": os.path.join(real, name),

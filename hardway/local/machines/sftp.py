@@ -1,9 +1,8 @@
-"""What SFTP and scp see of an instance: its own home, /tmp and the like, the rest of the host read only.
+"""The files of an instance for SFTP and scp: its own home, /tmp and the like, the rest of the host read only.
 
-The server runs outside the instance, so paths are walked here, symbolic links included, as a process inside would walk
-them. What a walk has found is opened beneath the directory of the instance that it lies in, without following any link:
-what changes meanwhile is an error. What is the daemon's own view of things (/proc, /dev, /sys) is not served. The
-protocol is asyncssh's.
+The server runs outside the instance. So it walks a path itself, symbolic links included, as a process inside would. The
+end of the walk is opened beneath the instance's directory, without following any link: a change meanwhile is an error.
+/proc, /dev and /sys are not served: they would be the daemon's own. The protocol is asyncssh's.
 """
 
 from __future__ import annotations
@@ -19,30 +18,32 @@ import asyncssh
 from asyncssh import sftp
 
 from hardway.local import beneath
-from hardway.local.sandbox import UID, Sandbox
+from hardway.local.machines.asyncssh_internals import set_attributes
+from hardway.local.machines.namespaces import UID
+from hardway.local.machines.root_disk import RootDisk
 
 MAX_LINKS = 40
 MOST_CHARACTERS = 4096
-"""Of a path: what the kernel takes at once."""
+"""The longest path that the kernel takes at once."""
 NOT_SERVED = (b"/proc", b"/dev", b"/sys")
 
 
-class Files(asyncssh.SFTPServer):
+class InstanceFiles(asyncssh.SFTPServer):
     """One SFTP or scp session of `user`, in whose home directory it starts."""
 
-    def __init__(self, channel: Any, sandbox: Sandbox, user: str) -> None:
+    def __init__(self, channel: Any, disk: RootDisk, user: str) -> None:
         super().__init__(channel)
         self._user = user
-        self._home = os.fsencode(sandbox.home(user))
-        view = sandbox.view()
+        self._home = os.fsencode(disk.home(user))
+        view = disk.view()
         self._view = sorted(
             ((os.fsencode(inside), os.fsencode(host), mode == "rw") for mode, host, inside in view),
             key=lambda entry: -len(entry[0]),
         )
 
     def _host(self, path: bytes) -> tuple[bytes, bytes, bool]:
-        """Where a path without links lies: a directory or file of the host that no instance can exchange, the path
-        beneath that, and whether what is there may be changed.
+        """Find a path without links: a directory or file of the host that no instance can exchange, the path beneath
+        it, and whether the instance may change what is there.
         """
         for inside, host, writable in self._view:
             if path == inside or path.startswith(inside + b"/"):
@@ -53,7 +54,7 @@ class Files(asyncssh.SFTPServer):
 
     @contextlib.contextmanager
     def _at(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """Where a path without links lies on the host: its directory, open, and its name there."""
+        """Open the directory on the host in which a path without links lies; give its name there, too."""
         top, below, _ = self._host(path)
         if not below:
             top, _, name = top.rpartition(b"/")
@@ -65,12 +66,12 @@ class Files(asyncssh.SFTPServer):
 
     @contextlib.contextmanager
     def _change(self, path: bytes, follow: bool = False) -> Iterator[tuple[int, bytes]]:
-        """As `_at` of what a path leads to, for what is to be made, removed or renamed there."""
+        """Walk a path and open its directory as `_at`, to make, remove or rename something there."""
         walked = self._walk(path, follow)
         _, below, writable = self._host(walked)
         if not writable:
             raise PermissionError(errno.EACCES, "read only in a local instance")
-        if not below:  # where the instance's own begins is ours
+        if not below:  # the top of the instance's own is ours
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         with self._at(walked) as place:
             yield place
@@ -110,7 +111,7 @@ class Files(asyncssh.SFTPServer):
             return None
 
     def map_path(self, path: bytes) -> bytes:
-        # what asyncssh would do by a path alone
+        # for what asyncssh does by a path alone
         raise PermissionError(errno.EACCES, "not in a local instance")
 
     def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
@@ -164,7 +165,7 @@ class Files(asyncssh.SFTPServer):
         try:
             if stat.S_ISLNK(os.fstat(found).st_mode):
                 raise asyncssh.SFTPOpUnsupported("a link has no attributes of its own here")
-            sftp._setstat(f"/proc/self/fd/{found}".encode(), attrs)
+            set_attributes(f"/proc/self/fd/{found}".encode(), attrs)
         finally:
             os.close(found)
 

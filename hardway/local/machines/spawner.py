@@ -1,12 +1,12 @@
 """Starts the processes of the local cloud's instances: a small process of its own, standard library only, one file.
 
 The daemon is big and threaded, so it doesn't fork: it sends a request with file descriptors over a socket, and this
-process forks, enters the instance's namespaces and executes. It owns what it started: when the daemon is gone, however
-it died, everything here is killed. What a process may see and what runs when is decided by `sandbox` and `host`.
+process forks, enters the instance's namespaces and executes. It owns all that it started: when the daemon is gone,
+however it died, everything here is killed. `sandbox` and `machine` decide on all else.
 
 A request is one message on a SOCK_SEQPACKET socket with descriptors attached: the request as JSON in a memory file, the
-status socket, and, unless a terminal is asked for, stdin, stdout and stderr. What comes back on the status socket, a
-line each: `{"pid": N}`, with the terminal's master attached where one was asked for, then `{"status": N}` as
+status socket, and, unless a terminal is asked for, stdin, stdout and stderr. The status socket answers in lines:
+`{"pid": N}`, with the terminal's master attached where one was asked for, then `{"status": N}` as
 `os.waitstatus_to_exitcode` has it; or `{"error": "..."}` and nothing more.
 """
 
@@ -43,7 +43,7 @@ AT_EMPTY_PATH = 0x1000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 KILL = {"x86_64": (0xC000003E, 62), "aarch64": (0xC00000B7, 129), "riscv64": (0xC00000F3, 129)}
-"""What the kernel calls an architecture when it audits it, and the number of kill(2) there."""
+"""The number of an architecture in the kernel's audit, and the number of kill(2) there."""
 
 TERMINAL_MODES: dict[int, tuple[str, str]] = {
     number: (kind, name)
@@ -57,7 +57,7 @@ TERMINAL_MODES: dict[int, tuple[str, str]] = {
     )
     for number, name in enumerate(names.split(), first)
 }
-"""RFC 4254, section 8: what the numbers of encoded terminal modes mean."""
+"""The numbers of encoded terminal modes: RFC 4254, section 8."""
 
 CHANGED_SIGNALS = (
     signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # fmt: skip
@@ -73,7 +73,7 @@ class Terminal(TypedDict):
 
 
 class Bind(TypedDict):
-    """A host directory to make visible at a path in the instance, read and write; only if it is still that one."""
+    """A directory of the host to show at a path in the instance, read and write, if it is still the same one."""
 
     source: str
     target: str
@@ -81,15 +81,15 @@ class Bind(TypedDict):
     inode: int
 
 
-class Request(TypedDict):
-    """What to start. Texts may hold surrogate escapes for bytes that aren't UTF-8.
+class ProcessRequest(TypedDict):
+    """A process to start. Texts may hold surrogate escapes for bytes that aren't UTF-8.
 
     argv: the first element is the path to execute, `name` what the process is called.
     cwd: the first of these that can be entered is where it starts.
     holder: a process whose namespaces to enter, 0 for none.
     root: become uid 0 of the instance, as far as its namespaces go.
-    binds: host directories to make visible there.
-    spare: refuse it kill(-1), which without a namespace of its own would be for everything of this user.
+    binds: directories of the host to show there.
+    spare: refuse it kill(-1): without a namespace of its own it would kill everything of this user.
     terminal: None for the three descriptors sent along.
     """
 
@@ -104,7 +104,7 @@ class Request(TypedDict):
     terminal: Terminal | None
 
 
-def send(control: socket.socket, request: Request, descriptors: list[int]) -> None:
+def send(control: socket.socket, request: ProcessRequest, descriptors: list[int]) -> None:
     """Send a request; `descriptors` are the status socket and, without a terminal, stdin, stdout and stderr."""
     body = os.memfd_create("request")
     try:
@@ -273,8 +273,8 @@ def _open_terminal(terminal: Terminal, status: socket.socket) -> tuple[int, str]
     return slave, os.ttyname(slave)
 
 
-def _execute(request: Request, status: socket.socket, stdio: list[int], nofile: tuple[int, int]) -> NoReturn:
-    """Become the program asked for; the last step, in the process that is to be it."""
+def _execute(request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int]) -> NoReturn:
+    """Become the program: the last step, in the process itself."""
     os.setsid()
     env = request["env"]
     if request["terminal"] is not None:
@@ -301,7 +301,9 @@ def _execute(request: Request, status: socket.socket, stdio: list[int], nofile: 
         os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
-def _start(request: Request, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int) -> None:
+def _start(
+    request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int
+) -> None:
     """Enter the instance and go on in a child, which is then of its process namespace. Runs in a fork."""
     if not request["holder"]:
         os.write(report, str(os.getpid()).encode())
@@ -329,7 +331,7 @@ def _start(request: Request, status: socket.socket, stdio: list[int], nofile: tu
         os._exit(126)
 
 
-class _Spawner:
+class _Server:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.statuses: dict[int, socket.socket] = {}
@@ -346,7 +348,7 @@ class _Spawner:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, signal.SIG_IGN)  # ours to end is the daemon, and then us
+            signal.signal(name, signal.SIG_IGN)  # the daemon ends us
         selector = selectors.DefaultSelector()
         selector.register(self.control, selectors.EVENT_READ)
         selector.register(awake, selectors.EVENT_READ)
@@ -373,12 +375,12 @@ class _Spawner:
             os.close(descriptor)
         return True
 
-    def spawn(self, request: Request, status: socket.socket, stdio: list[int]) -> None:
+    def spawn(self, request: ProcessRequest, status: socket.socket, stdio: list[int]) -> None:
         read, write = os.pipe()
         first = os.fork()
         if not first:
             try:
-                # of nobody else's processes: in its namespaces others may look into it before it is what it shall be
+                # others in its namespaces may look into it before it executes: it holds nobody else's sockets
                 self.control.close()
                 for other in self.statuses.values():
                     other.close()
@@ -409,7 +411,7 @@ class _Spawner:
             os.waitpid(-1, 0)
 
     def tell(self, status: socket.socket, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # who asked may be gone
+        with contextlib.suppress(OSError):  # the daemon may be gone
             status.send(json.dumps(message).encode() + b"\n")
 
     def reap(self) -> None:
@@ -432,12 +434,12 @@ def main() -> None:
         if int(name) > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(int(name), False)
-    spawner = _Spawner(socket.socket(fileno=descriptor))
+    server = _Server(socket.socket(fileno=descriptor))
     try:
-        spawner.serve()
+        server.serve()
     finally:
         kill_marked(prefix)
-        spawner.kill_children()
+        server.kill_children()
 
 
 if __name__ == "__main__":

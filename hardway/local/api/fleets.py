@@ -1,71 +1,34 @@
 """CreateFleet of type instant as EC2 does it: all that the launch template says holds for the instances.
 
-moto launches a fleet's instances without their security groups, disks, profile and shutdown behaviour. Here each
-override with capacity gives what it can, in the order they have, until there are enough; those without are in the
-answer's errors. Also: a call that is repeated with the same client token does nothing, and is answered as before.
+moto launches a fleet's instances without their security groups, disks, profile and shutdown behaviour. Here the
+overrides are tried in their order until there are enough instances. An override without capacity is in the errors of
+the answer.
 """
 
 from __future__ import annotations
 
-import copy
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import moto.ec2.models.fleets
 import moto.ec2.responses.fleets
-import moto.ec2.responses.instances
-import moto.ec2.responses.launch_templates
 from moto.ec2.utils import convert_tag_spec
 
-from hardway.local import capacity
+from hardway.local.api import capacity
 
-_create_fleet: Any = moto.ec2.models.fleets.FleetsBackend.create_fleet
-_answer_create_fleet: Any = moto.ec2.responses.fleets.Fleets.create_fleet
-_end: Any = moto.ec2.models.fleets.Fleet.terminate_instances
-_answers: dict[Any, tuple[Any, Any]] = {}
-_lock = threading.RLock()
+_moto_create_fleet: Any = moto.ec2.models.fleets.FleetsBackend.create_fleet
+_moto_answer: Any = moto.ec2.responses.fleets.Fleets.create_fleet
+_moto_terminate_instances: Any = moto.ec2.models.fleets.Fleet.terminate_instances
 
 
-def install() -> None:
-    """Have moto do so. After `capacity.install`."""
-    fleets: Any = moto.ec2.models.fleets.FleetsBackend
-    answers: Any = moto.ec2.responses.fleets.Fleets
-    templates: Any = moto.ec2.responses.launch_templates.LaunchTemplates
-    instances: Any = moto.ec2.responses.instances.InstanceResponse
-    fleets.create_fleet = _create_fleet_of_what_there_is
-    fleet: Any = moto.ec2.models.fleets.Fleet
-    fleet.terminate_instances = _terminate_instances
-    answers.create_fleet = _once(_answer_with_errors)
-    templates.create_launch_template = _once(templates.create_launch_template)
-    instances.run_instances = _once(instances.run_instances)
-
-
-def _once(answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def answered(response: Any) -> Any:
-        token = response._get_param("ClientToken")
-        if not token:
-            return answer(response)
-        key = response.current_account, response.region, answer.__name__, token
-        asked = copy.deepcopy(dict(response.params))  # moto writes into it
-        with _lock:
-            if key not in _answers:
-                _answers[key] = asked, answer(response)
-            before, given = _answers[key]
-        if before != asked:
-            raise capacity.Refusal(400, "IdempotentParameterMismatch", "The client token was used for another request.")
-        return given
-
-    return answered
-
-
-def _create_fleet_of_what_there_is(backend: Any, **kwargs: Any) -> Any:
+def create_fleet(backend: Any, **kwargs: Any) -> Any:
+    """Launch an instant fleet of what there is capacity for. Raises EC2Error."""
     if kwargs["fleet_type"] != "instant":
-        return _create_fleet(backend, **kwargs)
+        return _moto_create_fleet(backend, **kwargs)
     capacities = kwargs["target_capacity_specification"]
     nothing = {name: value if name.endswith("Type") else 0 for name, value in capacities.items()}
-    fleet: Any = _create_fleet(backend, **{**kwargs, "target_capacity_specification": nothing})
+    fleet: Any = _moto_create_fleet(backend, **{**kwargs, "target_capacity_specification": nothing})
     fleet.errors = []
     tags = convert_tag_spec(kwargs["tag_specifications"]).get("instance", {})
     for lifecycle, count in _counts(capacities).items():
@@ -75,7 +38,7 @@ def _create_fleet_of_what_there_is(backend: Any, **kwargs: Any) -> Any:
 
 
 def _counts(capacities: Mapping[str, Any]) -> dict[str, int]:
-    """How many instances of each lifecycle."""
+    """The number of instances of each lifecycle."""
     counts = {
         "spot": int(capacities.get("SpotTargetCapacity") or 0),
         "on-demand": int(capacities.get("OnDemandTargetCapacity") or 0),
@@ -123,7 +86,7 @@ def _run(
     options = {}
     if data.get("BlockDeviceMappings"):
         options["block_device_mappings"] = data["BlockDeviceMappings"]
-    reservation = capacity.run_instances(
+    reservation = capacity.moto_run_instances(
         backend,
         data["ImageId"],
         count,
@@ -152,18 +115,19 @@ def _run(
     return list(reservation.instances)
 
 
-def _terminate_instances(fleet: Any) -> None:
-    """moto refuses to delete a fleet whose instances are terminated already."""
+def terminate_instances(fleet: Any) -> None:
+    """Terminate a fleet's instances: moto refuses to delete a fleet whose instances are terminated already."""
     if fleet.type != "instant":
-        _end(fleet)
+        _moto_terminate_instances(fleet)
         return
     started = [*(r.instance for r in fleet.spot_requests), *(i["instance"] for i in fleet.on_demand_instances)]
     for instance in started:
         instance.terminate()
 
 
-def _answer_with_errors(response: Any) -> Any:
-    answer: Any = _answer_create_fleet(response)
+def answer_create_fleet(response: Any) -> Any:
+    """Answer CreateFleet with the errors of the overrides that had no capacity."""
+    answer: Any = _moto_answer(response)
     fleet = response.ec2_backend.get_fleet(answer.result["FleetId"])
     if fleet.type == "instant":
         answer.result["Errors"] = fleet.errors

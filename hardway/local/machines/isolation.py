@@ -1,0 +1,69 @@
+"""How instances are kept apart: the best level that really works here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardway.errors import HardwayError
+from hardway.local.machines.processes import SandboxError, Spawner
+from hardway.local.machines.root_disk import RootDisk
+from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
+from hardway.local.machines.toolbox import Toolbox
+from hardway.local.running import LEVELS
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """A level that works here, and the reason why no better one does ("" for the best)."""
+
+    level: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        said = {
+            "bwrap": "bubblewrap",
+            "unshare": "unshare (namespaces)",
+            "none": "none: instances have an own HOME and TMPDIR, all else is the host's, /home/ubuntu too",
+        }[self.level]
+        return f"{said} ({self.why})" if self.why else said
+
+
+async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
+    """Find the best level that works, by running a command in each; `wanted` other than "auto" is the only one tried.
+
+    Raises HardwayError where none works.
+    """
+    reasons: list[str] = []
+    for level in LEVELS if wanted == "auto" else (wanted,):
+        disk = RootDisk(scratch / level, toolbox, "probe", ("probe",), level)
+        sandbox = Sandbox(spawner, disk)
+        try:
+            disk.create()
+            await sandbox.boot()
+            await _probe(sandbox)
+            return Isolation(level, "; ".join(reasons))
+        except SandboxError as error:
+            missing = level != "none" and not shutil.which(level)
+            reasons.append(f"{level}: {'not installed' if missing else _last_line(str(error))}")
+        finally:
+            await sandbox.halt()
+            disk.remove()
+    raise HardwayError(f"local.isolation={wanted} does not work here: {'; '.join(reasons)}")
+
+
+async def _probe(sandbox: Sandbox) -> None:
+    with open(os.devnull, "r+b") as null:
+        process = sandbox.spawn(
+            ["/bin/sh", "-c", ': >"${TMPDIR:-/tmp}/probe" && : >~/probe'], [null.fileno()] * 3, user="probe"
+        )
+        status = await asyncio.wait_for(process.exited, BOOT_SECONDS)
+    if status:
+        raise SandboxError(f"a command in it ended with {status}")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "failed"

@@ -1,0 +1,98 @@
+"""The HTTP server of the daemon: moto behind the gate. Some requests are answered before they come to moto."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from hardway.local.api import moto_patches, prices
+from hardway.local.api.ec2_error import EC2Error
+from hardway.local.cloud import Cloud
+from hardway.local.fault_injector import FaultInjector
+from hardway.local.gate import Gate, HTTPServer
+from hardway.local.running import FAULT_PATH, STATUS_PATH
+
+SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
+POLL_SECONDS = 0.05
+"""How often the server looks whether it is to stop."""
+_NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
+"""Characters, as a form has them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
+
+
+class Server:
+    """Listens at `endpoint`, and answers from `start` to `stop`. One a process: moto's backends are global."""
+
+    def __init__(self) -> None:
+        self._server = HTTPServer()
+        self._host = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{self._host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[POLL_SECONDS], name="moto")
+
+    def start(self, cloud: Cloud, faults: FaultInjector) -> None:
+        """Answer for a cloud."""
+        moto_patches.apply(cloud, faults.grant)
+        moto = DomainDispatcherApplication(create_backend_app)
+        for service in SERVICES:
+            moto.app_instances[service] = create_backend_app(service)
+        s3, sts = moto.app_instances["s3"], moto.app_instances["sts"]
+        self._server.app = Gate(self._host, cloud.keys.secret_of, _Application(moto, cloud, faults), s3, sts)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Close the server."""
+        await asyncio.get_running_loop().run_in_executor(None, self._server.shutdown)
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Application:
+    """The daemon's own answers, and moto's WSGI application for all other requests."""
+
+    def __init__(self, moto: Any, cloud: Cloud, faults: FaultInjector) -> None:
+        self._moto = moto
+        self._cloud = cloud
+        self._faults = faults
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == STATUS_PATH:
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self._cloud.states()).encode()]
+        if path == FAULT_PATH:
+            status, said = self._faults.answer(_body(environ))
+            start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+            return [said.encode()]
+        if environ.get("HTTP_X_AMZ_TARGET") == prices.TARGET:
+            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+            return [json.dumps(prices.get_products(_body(environ))).encode()]
+        error = self._refusal(environ)
+        answer: Iterable[bytes] = (error or self._moto)(environ, start_response)
+        return answer
+
+    def _refusal(self, environ: dict[str, Any]) -> EC2Error | None:
+        if self._faults.throttles(environ):
+            return EC2Error(503, "RequestLimitExceeded", "Request limit exceeded.")
+        if _is_unanswerable(environ):
+            said = "A value has a character that XML has not, and no answer could tell of it."
+            return EC2Error(400, "InvalidParameterValue", said)
+        return None
+
+
+def _is_unanswerable(environ: dict[str, Any]) -> bool:
+    """Whether a call of EC2's API has a character that its answers, in XML, can't have."""
+    if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
+        return False
+    body = _body(environ)
+    environ["wsgi.input"].seek(0)
+    return bool(_NOT_IN_XML.search(body) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1")))
+
+
+def _body(environ: Mapping[str, Any]) -> bytes:
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    return body

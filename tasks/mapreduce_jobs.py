@@ -1,0 +1,92 @@
+"""Looking at pmap's jobs on this machine, and deleting them; part of `mapreduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from hardway.cli.lazy import journal
+from hardway.cli.lazy import report as reports
+from hardway.cli.task import act, confirm, nothing, say, task
+from hardway.errors import Failed, HardwayError
+from hardway.tables import count
+from hardway.terminal import printable
+
+from .flags import JSON, YES
+
+if TYPE_CHECKING:
+    from hardway.pmap.journal import Jobs
+
+JOB = "its name; of several that a glob matches, the newest: '*' is the last job"
+
+
+@task(autoprint=True, help={"json": JSON})
+def jobs(c: Context, json: bool = False) -> Jobs | str:
+    """List pmap's jobs.
+
+    Oldest first: name, state, tasks done, failed attempts, age, command.
+
+    Examples:
+      inv mapreduce.jobs
+      inv mapreduce.jobs --json
+    """
+    found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
+    if not found:
+        say("no jobs on this machine yet")
+    return found.json() if json else found
+
+
+@task(changes=nothing, help={"job": "names, white space between them; globs allowed", "yes": YES})
+def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
+    """Delete jobs with all their results from this machine.
+
+    Examples:
+      inv mapreduce.rm sizes --yes
+      inv mapreduce.rm '*' -y
+    """
+    found = journal.find(job)
+    confirm(f"delete {count(len(found), 'job')}?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
+    kept = []
+    for path in found:
+        try:
+            journal.remove(path)
+        except HardwayError as error:
+            kept.append(str(error))
+    if kept:
+        raise Failed(f"{len(kept)} of {count(len(found), 'job')} are still there: {'; '.join(kept)}")
+
+
+@task(
+    changes=str,
+    autoprint=True,
+    help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
+)
+def report(c: Context, job: str, to: str | None = None) -> str:
+    """Write an HTML page about a job.
+
+    One file to look at in a browser; prints its path.
+
+    A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
+
+    Examples:
+      inv mapreduce.report '*'
+      inv mapreduce.report sizes --to sizes.html
+    """
+    act(f"write a page about {job}")
+    return str(reports.write(job, to or ""))
+
+
+@task(autoprint=True, help={"job": JOB})
+def explain(c: Context, job: str) -> str:
+    """Print where a job's time and money went.
+
+    And what would have helped: a screen of text.
+
+    Examples:
+      inv mapreduce.explain '*'
+      inv mapreduce.explain sizes
+    """
+    return reports.text(job)
