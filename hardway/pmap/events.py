@@ -19,13 +19,13 @@ class Ready(NamedTuple):
     link: Link
 
 
-class Opened(NamedTuple):
+class ConnectionOpened(NamedTuple):
     """A connection to the member is open."""
 
     member: Member
 
 
-class Refused(NamedTuple):
+class ConnectionFailed(NamedTuple):
     """No connection to the member could be opened."""
 
     member: Member
@@ -52,14 +52,14 @@ class Unreachable(NamedTuple):
     member: Member
 
 
-class Described(NamedTuple):
+class StatesTold(NamedTuple):
     """EC2 has told the states of instances; an id that EC2 doesn't know has none."""
 
     ids: Sequence[str]
     states: Mapping[str, str]
 
 
-class Found(NamedTuple):
+class InstancesFound(NamedTuple):
     """These instances match the selector."""
 
     instances: Sequence[Instance]
@@ -103,4 +103,17 @@ class Woken(NamedTuple):
     """A signal has come."""
 
 
-Event = Ready | Opened | Refused | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken
+Event = (
+    Ready
+    | ConnectionOpened
+    | ConnectionFailed
+    | Hung
+    | Lied
+    | Unreachable
+    | StatesTold
+    | InstancesFound
+    | Priced
+    | Looked
+    | Unseen
+    | Woken
+)
