@@ -112,6 +112,12 @@ def secure() -> None:
         sys.stderr = cast(TextIO, Talk(sys.stderr))
 
 
+def accept_any_bytes() -> None:
+    """Have stdout carry what instances wrote, bytes that are no UTF-8 included. For programs alone."""
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
 def _fill(number: int, mode: int) -> None:
     try:
         os.fstat(number)

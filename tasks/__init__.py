@@ -1,4 +1,4 @@
-"""The tasks a person types, as Invoke namespaces: `ns` is the whole tree, `main` the program `hardway`.
+"""The tasks a person types, as Invoke namespaces: `ns` is the whole tree.
 
 In a checkout `inv` finds this folder as `tasks`; installed, the same files are `hardway.tasks`.
 """
@@ -9,17 +9,9 @@ from pathlib import Path
 
 from invoke import Collection
 
-from hardway.cli.program import Program, take_over
-
 from . import cluster, demo, ec2, local, mapreduce, s3
 
 _in_checkout = (Path(__file__).parent.parent / "examples").is_dir()
 # They run this repository's own scripts.
 _for_work_on_it = (demo.demo, demo.test, demo.bench) if _in_checkout else ()
-take_over()
 ns = Collection(ec2, mapreduce, cluster, s3, local, *_for_work_on_it)
-
-
-def main() -> None:
-    """The command `hardway`: these tasks from any directory, without a tasks.py."""
-    Program(name="hardway", binary="hardway", binary_names=["hardway"], namespace=ns).run()

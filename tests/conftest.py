@@ -28,6 +28,8 @@ from hardway.config import Local
 from hardway.local import daemon
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+INV = [sys.executable, str(REPOSITORY / "inv.py")]
+"""The program that `./inv` starts, from any directory."""
 INV_SECONDS = 120
 SESSION_MARK = "HARDWAY_TEST_SESSION"
 """In the environment of everything a test starts, to tell what is left of it at the end from others' processes."""
@@ -81,7 +83,7 @@ def run_inv(
 ) -> Result:
     """See `Inv`."""
     done = subprocess.run(
-        [sys.executable, "-m", "invoke", *arguments],
+        [*INV, *arguments],
         cwd=REPOSITORY,
         env={**os.environ, **(env or {})},
         input=stdin,
@@ -139,7 +141,7 @@ def price_cache(home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def inv(home: Path) -> Inv:
-    """Run `inv` in the repository as a process, in the fresh home."""
+    """Run `./inv` as a process, in the repository and in the fresh home."""
     return run_inv
 
 

@@ -11,6 +11,9 @@ from hardway.config import SECTIONS, SETTINGS, Setting
 FILE = Path(__file__).parents[1] / "invoke.yaml"
 HEAD = """# Every setting of hardway with its default. A project of your own needs only the lines it changes.
 # Each can also be set in the environment: INVOKE_EC2_TYPE=c7i.large inv ec2.new
+
+tasks:
+  executor_class: hardway.cli.executor.Executor  # prints the results; needed wherever `inv` runs hardway's tasks
 """
 _COMMENTS = 24
 """The column of the comments."""

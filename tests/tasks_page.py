@@ -56,7 +56,7 @@ def help_of(task: str) -> str:
     """What `inv --help TASK` prints."""
     from tasks import ns
 
-    inv = Program(name="Invoke", binary="inv[oke]", binary_names=["invoke", "inv"], namespace=ns)
+    inv = Program(name="inv", binary="inv", binary_names=["inv"], namespace=ns)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         inv.run(["inv", "--help", task], exit=False)
     return said.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from invoke.program import Program
 from hardway.cli import flags
 from hardway.errors import UsageError
 from tests import tasks_page
-from tests.conftest import REPOSITORY, Inv
+from tests.conftest import INV, REPOSITORY, Inv
 
 
 def tasks() -> list[str]:
@@ -84,7 +85,7 @@ def test_modules_of_tasks_shadow_nothing_importable() -> None:
 
 
 def test_a_closed_pipe_is_no_error(home: Path) -> None:
-    command = f"'{sys.executable}' -m invoke s3.stub | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.join(INV)} s3.stub | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert (done.returncode in (0, 141), done.stderr) == (True, "")
 
@@ -100,6 +101,7 @@ def test_a_task_that_another_calls_prints_nothing(home: Path, tmp_path: Path) ->
         "@task\ndef outer(c):\n    print('stub' in s3.stub(c))\n"
         "ns = Collection(outer, s3)\n"
     )
+    (tmp_path / "invoke.yaml").write_text("tasks: {executor_class: hardway.cli.executor.Executor}\n")
     command = [sys.executable, "-m", "invoke", "outer", "s3.stub"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,8 @@ def test_invoke_yaml_holds_every_setting_as_it_is_declared() -> None:
     """`python -m tests.invoke_yaml` writes it anew."""
     text = invoke_yaml.FILE.read_text()
     assert text == invoke_yaml.content()
-    assert yaml.safe_load(text) == config.defaults(*SECTIONS)
+    executor = {"tasks": {"executor_class": "hardway.cli.executor.Executor"}}
+    assert yaml.safe_load(text) == {**config.defaults(*SECTIONS), **executor}
     assert all("# " in line and len(line) <= 120 for line in text.splitlines() if line.startswith("  "))
 
 

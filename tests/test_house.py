@@ -36,6 +36,8 @@ ON_THEIR_OWN = ("hardway.pmap.agent", *PURE)
 PURE_IMPORTS = (
     "__future__", "array", "bisect", "collections", "enum", "hardway", "heapq", "itertools", "math", "random", "typing",
 )  # fmt: skip
+# It is sent as one file to where nothing else of ours is, and its names are its own.
+ALONE_ON_INSTANCES = ("hardway.pmap.agent",)
 # Production code meets the local cloud as an endpoint and addresses.
 MEET_LOCAL = ("hardway.cli.lazy", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
 # `cli` makes a sentence of what botocore raised, and imports it then.
@@ -188,6 +190,15 @@ def test_what_is_for_tasks_is_theirs() -> None:
     for name, file in modules("hardway").items():
         assert not any(each.startswith(("tasks", "hardway.tasks")) for each in imported(name)), name
         assert name == "hardway.cli.lazy" or "from hardway.cli.lazy" not in file.read_text(), name
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    declared: dict[str, list[str]] = {}
+    for name, file in modules("hardway").items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and name not in ALONE_ON_INSTANCES:
+                declared.setdefault(node.name, []).append(name)
+    assert {name: places for name, places in declared.items() if len(places) > 1} == {}
 
 
 def test_what_comes_later_is_there() -> None:

@@ -1,19 +1,24 @@
-"""The programs `hardway` and `inv` before any task runs: typos, closed pipes, Ctrl-C, completion."""
+"""The programs `hardway` and `./inv` before any task runs: typos, closed pipes, Ctrl-C, completion.
+
+And Invoke's own `inv` where somebody's tasks.py has our tasks.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import invoke
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import INV, REPOSITORY, LocalCloud, Result
 
-PROGRAMS = {"inv": "invoke", "hardway": "hardway"}
+PROGRAMS = {"inv": INV, "hardway": [sys.executable, "-m", "hardway"]}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +56,7 @@ def test_what_cannot_be_read_is_told_with_what_was_meant(
 @pytest.mark.parametrize(
     "arguments", ["ec2.ssh --help", "ec2.ssh -h", "ec2.ssh web --help", "ec2.ssh web -c x -h", "ec2.ssh test --help"]
 )
-def test_help_of_a_task_may_stand_behind_it(
-    arguments: str, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_a_task_may_stand_behind_it(arguments: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hardway.cli.program import Program
     from tasks import ns
 
@@ -99,7 +102,6 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
     assert said("hardway", "ec2.ls") == (2, "the setting ec2.num is 'many': it must be a whole number, 1 or more\n")
     settings.write_text("ec2:\n  name: mine\n")
     assert said("invoke", "mine") == (0, "1 mine\n")
-    assert said("invoke", "mine", "--num", "x") == (2, "'x' is not a number\n")
     settings.write_text("ec2:\n#  name: mine\n")
     assert said("invoke", "mine") == (0, "1 hardway\n")
 
@@ -117,8 +119,13 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
 )
 @pytest.mark.parametrize("file", ["invoke.yaml", "home/.invoke.yaml", "other.yaml"])
 def test_settings_that_are_none_are_told_in_a_line(
-    file: str, text: str, why: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch
+    file: str,
+    text: str,
+    why: str,
+    tmp_path: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hardway.cli.program import Program
     from tasks import ns
@@ -148,12 +155,40 @@ def test_hardway_runs_no_python_that_lies_about(
 
 @pytest.mark.parametrize("text", ["ec2: [\n", "- ec2\n", "ec2: 3\n"])
 def test_inv_tells_so_too(text: str, tmp_path: Path, home: Path) -> None:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    (tmp_path / "invoke.yaml").write_text(text)
-    command = [sys.executable, "-m", "invoke", "mine"]
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(REPOSITORY / "inv.py", checkout)
+    (checkout / "tasks").symlink_to(REPOSITORY / "tasks")
+    (checkout / "invoke.yaml").write_text(text)
+    command = [sys.executable, str(checkout / "inv.py"), "s3.stub"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "invoke.yaml" in done.stderr
+
+
+def test_a_number_that_is_none_is_told_in_a_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hardway.cli.program import Program
+
+    @invoke.task
+    def mine(c: invoke.Context, num: int = 1) -> None:
+        print(num)
+
+    with pytest.raises(SystemExit) as exit:
+        Program(binary="hardway", namespace=invoke.Collection(mine)).run(["hardway", "mine", "--num", "x"])
+    assert (exit.value.code, capsys.readouterr().err) == (2, "'x' is not a number\n")
+
+
+def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
+
+    (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
+    said = 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'
+    assert (run(), capfd.readouterr()) == (1, ("", said))
+    # Invoke can't merge it with one that has settings.
+    (tmp_path / "invoke.yaml").write_text("local: {boot_delay: 3}\n")
+    said = "invoke.yaml: a section (such as ec2:) that has settings in one file is empty, or no section, in another\n"
+    assert (run(), capfd.readouterr()) == (2, ("", said))
 
 
 def test_an_import_beside_invokes_program_changes_nothing(home: Path) -> None:
@@ -161,10 +196,9 @@ def test_an_import_beside_invokes_program_changes_nothing(home: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["ours", "theirs"])
+@pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["here", "elsewhere"])
 def test_inv_tells_what_was_meant_too(directory: Path, home: Path) -> None:
-    command = [sys.executable, "-m", "invoke", "ec2.new", "--nmu", "5"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*INV, "ec2.new", "--nmu", "5"], cwd=directory, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ec2.new has no flag --nmu; did you mean --num?\n"
 
@@ -176,19 +210,17 @@ def test_inv_tells_what_was_meant_too(directory: Path, home: Path) -> None:
         ("hardway", "--help"),
         ("hardway", "--help ec2.new"),
         ("hardway", "--version"),
-        ("invoke", "--list"),
-        ("invoke", "--help ec2.new"),
+        ("inv", "--list"),
+        ("inv", "--help ec2.new"),
     ],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_nobody_reads_on_is_no_error(program: str, arguments: str, unbuffered: str, home: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", program, *arguments.split()]
+    command = [*PROGRAMS[program], *arguments.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60
-    )
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
@@ -208,15 +240,29 @@ def test_ctrl_c_during_the_imports_says_nothing(home: Path) -> None:
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
 
 
+def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> None:
+    python = tmp_path / "elsewhere/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("inv", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, checkout)
+    (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
+    done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{checkout}/inv.py --list\n", "")
+    assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """A PATH with both programs of this interpreter."""
-    for program, module in PROGRAMS.items():
-        for name in {program, module}:
-            script = tmp_path / "bin" / name
-            script.parent.mkdir(exist_ok=True)
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
-            script.chmod(0o755)
+    for name, command in PROGRAMS.items():
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        script.chmod(0o755)
     return f"{tmp_path / 'bin'}:{os.environ['PATH']}"
 
 
@@ -231,7 +277,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 ZSH = """
 source <($1 --print-completion-script zsh)
 words=(${=2})
-_complete_$3
+_complete_$1
 print -l -- $reply
 """
 
@@ -244,7 +290,7 @@ def test_a_shell_completes_tasks_and_flags(shell: str, program: str, path: str, 
 
     def complete(line: str) -> set[str]:
         start = {"bash": ["bash", "--norc", "-c", BASH], "zsh": ["zsh", "-f", "-c", ZSH]}[shell]
-        command = [*start, shell, program, f"{program} {line}", PROGRAMS[program]]
+        command = [*start, shell, program, f"{program} {line}"]
         environment = {**os.environ, "PATH": path}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
@@ -253,3 +299,73 @@ def test_a_shell_completes_tasks_and_flags(shell: str, program: str, path: str, 
 
     assert complete("ec2.n") == {"ec2.new", "ec2.new-vpc"}
     assert {"--num", "--name", "--no-wait"} <= complete("ec2.new --n")
+
+
+LINE = "tasks: {executor_class: hardway.cli.executor.Executor}"
+
+
+@pytest.fixture
+def project(tmp_path: Path, home: Path) -> Path:
+    """A project with a tasks.py that has our tasks, where Invoke's own `inv` is run, and the line that they need."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    (directory / "tasks.py").write_text(
+        "from invoke import Collection, task\n"
+        "from hardway.tasks import ec2, s3\n"
+        "@task\ndef mine(c):\n    print(s3.stub(c))\n"
+        "@task(pre=[s3.stub])\ndef after(c):\n    print('after')\n"
+        "ns = Collection(mine, after, ec2, s3)\n"
+    )
+    (directory / "invoke.yaml").write_text(f"{LINE}\n")
+    return directory
+
+
+def plain(project: Path, line: str) -> Result:
+    """Run a line of bash, with `inv` for Invoke's own; the exit code is that of the first program of its pipeline."""
+    script = f'inv() {{ {shlex.quote(sys.executable)} -m invoke "$@"; }}; {line}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=project, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_composed_task_prints_its_result(project: Path) -> None:
+    stub = plain(project, "inv s3.stub").stdout
+    assert Path(stub.strip()).name == "stub_s3.sh"
+    assert plain(project, "inv s3.sessions").stdout == ""
+    assert plain(project, "inv mine s3.stub") == Result(0, stub * 2, "")
+    assert plain(project, "inv after") == Result(0, "after\n", "")
+    assert plain(project, "inv after s3.stub") == Result(0, f"{stub}after\n", "")
+    assert plain(project, "inv s3.clear x") == Result(
+        1, "", "there is no session x of the S3 stub; inv s3.sessions lists them\n"
+    )
+    assert plain(project, "inv s3.stub | true").stderr == ""
+    full = Result(1, "", "cannot write to stdout: no space left on device\n")
+    assert plain(project, "inv s3.stub >/dev/full") == full
+
+
+def test_what_comes_before_a_task_is_invokes(project: Path) -> None:
+    wrong = plain(project, "inv s3.nothing")
+    assert (wrong.code, wrong.stdout, wrong.stderr) == (1, "", "No idea what 's3.nothing' is!\n")
+
+
+def test_a_section_that_a_file_leaves_empty_has_its_defaults(project: Path, cloud: LocalCloud) -> None:
+    (project / "invoke.yaml").write_text(f"{LINE}\nec2:\n#  num: 3\n")
+    environment = "".join(f"export {name}={shlex.quote(value)}; " for name, value in cloud.env.items())
+    assert plain(project, f"{environment} inv ec2.ls --only nobody-has-this").code in (0, 1)
+    assert "Traceback" not in plain(project, f"{environment} inv ec2.ls --only nobody-has-this").stderr
+
+
+def test_without_the_line_nothing_is_started(project: Path, cloud: LocalCloud) -> None:
+    (project / "invoke.yaml").unlink()
+    said = (
+        "to print results so that none is lost, hardway's tasks need this line in invoke.yaml: "
+        "tasks: {executor_class: hardway.cli.executor.Executor}\n"
+    )
+    environment = "".join(f"export {name}={shlex.quote(value)}; " for name, value in cloud.env.items())
+    assert plain(project, f"{environment} inv ec2.new --name unprinted") == Result(2, "", said)
+    assert not cloud.client("ec2").describe_instances(Filters=[{"Name": "tag:Name", "Values": ["unprinted"]}])[
+        "Reservations"
+    ]
+    # A task of theirs that calls ours needs no line.
+    assert plain(project, "inv mine").stdout.endswith("stub_s3.sh\n")

@@ -1,27 +1,46 @@
 """Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word.
 
-`hardway` is such a program from the start. `inv` is Invoke's own, which has no hook for what it can't read, but loads
-the tasks before it reads their names and flags: `take_over` is for tasks to call then.
+`hardway` is such a program, and so is `./inv` in a checkout. `inv` alone is Invoke's own program. It runs our tasks
+from somebody else's tasks.py: there `hardway.cli.executor` prints results, and what comes before a task is Invoke's.
+
+Invoke has no hook for these. Each line says what is given up, or done in its place:
+
+- What `inv` says of a flag or an invoke.yaml that it can't read. Given up: the exit code is 1, and a broken invoke.yaml
+  is a traceback.
+- The reason of a ParseError. `_explained` reads its text.
+- A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds those that are not
+  offered.
+- An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
+  `_asked_for_help` and `_explained` look for it there.
+- The flags of some tasks alone. `_Mentioned` is a tree that has no flags for the others.
+- Settings for tasks that come from no directory. `_load_project` names the directory.
+- The file that a setting comes from. An error names the file that was read last.
+- An empty section, such as `ec2:`, that has settings in another file. Given up: that is an error.
+
+No private name of Invoke is used. `hardway.ssh.connection` and `hardway.fanout.group` name those of Paramiko and
+Fabric.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import Any
 
-from invoke.config import Config
+from invoke.collection import Collection
+from invoke.config import AmbiguousMergeError, Config
 from invoke.exceptions import ParseError
-from invoke.parser import Argument, Parser, ParseResult
+from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
 from hardway import streams
 from hardway.cli import help
+from hardway.cli.executor import Executor
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
 
@@ -31,16 +50,22 @@ _FLAGS = {
     "version", "write-pyc",
 }  # fmt: skip
 
+_NO_SECTIONS = "it must hold sections, such as ec2:, of settings"
+
 
 class Program(InvokeProgram):
-    """A program of the tasks it is given. Exit code 2 for what it can't read, and 130 for Ctrl-C."""
+    """A program of the tasks it is given. Exit code 2 for what it can't read, and 130 for Ctrl-C.
+
+    Settings are read in the directory `project`; in the current one for None.
+    """
+
+    def __init__(self, *, namespace: Collection, project: Path | None = None, **options: Any) -> None:
+        super().__init__(namespace=namespace, **options)
+        self.project = project
 
     def core_args(self) -> list[Argument]:
-        """Those of Invoke's flags that do something; all, where the tasks are somebody else's."""
-        every: list[Argument] = super().core_args()
-        if self.namespace is None:
-            return every
-        offered = [argument for argument in every if argument.name in _FLAGS]
+        """Those of Invoke's flags that do something."""
+        offered = [argument for argument in super().core_args() if argument.name in _FLAGS]
         for argument in offered:
             if argument.name == "dry":
                 argument.help = "Show what tasks would change, and change nothing."
@@ -49,36 +74,42 @@ class Program(InvokeProgram):
     def parse_core_args(self) -> None:
         super().parse_core_args()
         for argument in super().core_args():
-            # Invoke looks at their values.
-            if argument.name not in self.core[0].args:
-                self.core[0].add_arg(argument)
+            if argument.name not in self.args:
+                self.args[argument.name] = argument
 
     def parse_core(self, argv: list[str] | None) -> None:
         with self._manners():
             super().parse_core(argv)
 
     def create_config(self) -> None:
-        with _read_settings("the settings of this machine or user (invoke.yaml, .invoke.yaml)"):
+        with _reading("the settings of this machine or user (invoke.yaml, .invoke.yaml)"):
             super().create_config()
-            _check_sections(self.config, "_system", "_user")
+            _check_sections(self.config)
 
     def parse_collection(self) -> None:
         super().parse_collection()
-        if self.namespace is not None:
-            # Invoke looks for invoke.yaml where it has found tasks, and these come from nowhere. An invoke.py would be
-            # run, which is for whoever calls `inv` where there are tasks of theirs.
-            self.config._set(_file_suffixes=("yaml", "yml", "json"))
-            self.config.set_project_location(os.getcwd())
-            _load_project(self.config)
+        words = {*self.core.unparsed, *self.core.remainder.split(), self.args.help.value}
+        self.collection = self.scoped_collection = _Mentioned(self.collection, words)
 
     def update_config(self, merge: bool = True) -> None:
+        self._load_project()
         path = self.args.config.value
         if path and not os.path.isfile(path):
             raise UsageError(f"--config {path}: there is no such file")
-        with _read_settings(path or "the settings"):
-            super().update_config(merge=False)
-            _check_sections(self.config, "_runtime")
-            self.config.merge()
+        with _reading(path or "the settings"):
+            super().update_config(merge)
+            _check_sections(self.config)
+
+    def _load_project(self) -> None:
+        """Read invoke.yaml, which takes long: no list of tasks and no help needs it."""
+        project = self.project or Path.cwd()
+        # An invoke.py would be run, which is for whoever calls `inv` where there are tasks of theirs.
+        found = [name for name in ("invoke.yaml", "invoke.yml", "invoke.json") if (project / name).exists()]
+        if found:
+            with _reading(found[0]):
+                self.config.set_project_location(project)
+                self.config.load_project()
+                _check_sections(self.config)
 
     def parse_tasks(self) -> None:
         with self._manners():
@@ -87,7 +118,7 @@ class Program(InvokeProgram):
                 super().parse_tasks()
                 return
             self.args.help.value = task
-            self.parser = self._make_parser()
+            self.parser = self._task_parser()
             self.tasks = ParseResult()
 
     def _asked_for_help(self) -> str:
@@ -95,7 +126,7 @@ class Program(InvokeProgram):
         for place, word in enumerate(self.core.unparsed):
             if word in ("--help", "-h"):
                 try:
-                    self._make_parser().parse_argv(self.core.unparsed[:place])
+                    self._task_parser().parse_argv(self.core.unparsed[:place])
                 except ParseError as error:
                     # Not where it is the value of a flag.
                     if error.context and "required positional" in str(error):
@@ -106,22 +137,16 @@ class Program(InvokeProgram):
         with self._manners():
             super().parse_cleanup()
 
-    def _make_parser(self) -> Parser:
-        """Invoke's, but of those tasks alone that the command line may name: to make and copy all flags takes long."""
-        words = {*self.core.unparsed, *self.core.remainder.split(), self.args.help.value}
-        ignore = self.config.tasks.ignore_unknown_help
-        contexts = [
-            help.TaskContext(name=name, aliases=aliases, args=self.collection[name].get_arguments(ignore))
-            for name, aliases in self.collection.task_names.items()
-            if not words.isdisjoint((name, *aliases))
-        ]
+    def _task_parser(self) -> Parser:
+        contexts = self.collection.to_contexts(self.config.tasks.ignore_unknown_help)
         return Parser(initial=self.initial_context, contexts=contexts)
 
     def execute(self) -> None:
         # What `hardway.__main__` has turned off for the imports.
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        super().execute()
+        # Whatever is configured: a class that an invoke.yaml names would be imported from wherever this is run.
+        Executor(self.collection, self.config, self.core).execute(*self.tasks)
 
     def print_task_help(self, name: str) -> None:
         help.show(self, name)
@@ -176,13 +201,33 @@ class Program(InvokeProgram):
         return UsageError(f"{takes}there is no task {word!r}{hint}")
 
 
+class _Mentioned(Collection):
+    """A tree of tasks, with flags for those alone that some words name: to make and copy all flags takes long."""
+
+    def __init__(self, tree: Collection, words: Container[str]) -> None:
+        self.__dict__.update(vars(tree))
+        self._words = words
+
+    def to_contexts(self, ignore_unknown_help: bool | None = None) -> list[ParserContext]:
+        return [
+            help.TaskContext(name=name, aliases=aliases, args=self[name].get_arguments(ignore_unknown_help))
+            for name, aliases in self.task_names.items()
+            if any(each in self._words for each in (name, *aliases))
+        ]
+
+
 @contextlib.contextmanager
-def _read_settings(source: str) -> Iterator[None]:
+def _reading(source: str) -> Iterator[None]:
     """Files of settings may hold anything, and Invoke shows a traceback of that."""
     try:
         yield
-    except HardwayError:
-        raise
+    except HardwayError as error:
+        raise UsageError(f"{source}: {error}") from None
+    except AmbiguousMergeError:
+        why = "a section (such as ec2:) that has settings in one file is empty, or no section, in another"
+        raise UsageError(f"{source}: {why}") from None
+    except AttributeError:  # a list, or a text, where Invoke asks for items
+        raise UsageError(f"{source}: {_NO_SECTIONS}") from None
     except Exception as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -190,45 +235,15 @@ def _read_settings(source: str) -> Iterator[None]:
         raise UsageError(f"{source} can't be read{where}: {said}") from None
 
 
-def _load_project(config: Config) -> None:
-    suffixes = ("yaml", "yml", "json", "py")
-    found = (f"invoke.{suffix}" for suffix in suffixes if os.path.isfile(f"{config._project_prefix}invoke.{suffix}"))
-    with _read_settings(next(found, "invoke.yaml")):
-        Config.load_project(config, merge=False)
-        _check_sections(config, "_project")
-        config.merge()
-
-
-def _check_sections(config: Config, *levels: str) -> None:
-    """Make an empty section, with all that is in it a comment, one without settings; raise UsageError for nonsense."""
-    for level in levels:
-        settings = getattr(config, level)
-        if not isinstance(settings, dict) or not all(isinstance(section, str) for section in settings):
-            raise UsageError(f"{_file_of(config, level)} must hold sections, such as ec2:, of settings")
-        for section in SECTIONS:
-            if section in settings:
-                values = settings[section] = {} if settings[section] is None else settings[section]
-                if not isinstance(values, dict) or not all(map(_is_setting, values.items())):
-                    file = _file_of(config, level)
-                    raise UsageError(f"{file}: {section} must hold names of settings and their values")
+def _check_sections(config: Config) -> None:
+    """Raise UsageError for settings that are none."""
+    if not all(isinstance(name, str) for name in config):
+        raise UsageError(_NO_SECTIONS)
+    for section in SECTIONS:
+        values = config.get(section)
+        if values is not None and not (isinstance(values, dict) and all(map(_is_setting, values.items()))):
+            raise UsageError(f"{section} must hold names of settings and their values")
 
 
 def _is_setting(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and not isinstance(item[1], dict)
-
-
-def _file_of(config: Config, level: str) -> str:
-    return str(getattr(config, f"{level}_path", None) or "invoke.yaml")
-
-
-def take_over() -> None:
-    """If it is Invoke's own program that is running, give it our manners from here on."""
-    running = getattr(sys.modules.get("invoke.main"), "program", None)
-    config = getattr(running, "config", None)
-    if config is None or type(running) is not InvokeProgram:
-        return
-    running.__class__ = Program
-    streams.secure()
-    _check_sections(config, "_system", "_user")
-    # Called next, by what runs already and stays as it is.
-    config._set(load_project=functools.partial(_load_project, config))

@@ -59,41 +59,12 @@ def listing(found: Table[Any], json: bool, nothing: str) -> Any:
     return found.json() if json else found
 
 
-class _Face:
-    """Prints what a task that was named on the command line returns; once, and nothing for other calls."""
-
-    def __init__(self, prints: bool, changes: bool) -> None:
-        self._prints = prints
-        self._changes = changes
-
-    def put(self, result: Any) -> None:
-        """Print a result. Raises HardwayError where stdout can't be written; of what was changed that says which."""
-        if not self._prints:
-            return
-        self._prints = False
-        if type(result) is list:
-            result = Lines(result)
-        if hasattr(result, "write_to"):  # it may be more than fits in memory
-            _translated(result.write_to)(streams.Out())
-            return
-        text = _translated(str)(result)
-        if not text:  # Invoke itself would print a blank line
-            return
-        try:
-            streams.put(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
-        except HardwayError as error:
-            if not self._changes:
-                raise
-            why = str(error) or "nobody reads stdout"
-            ids = text.splitlines()
-            # Ids, a URL, an address: what is more, such as a shell's settings, may be a secret, and can be asked for.
-            told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
-            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
+def _to_nobody(_result: Any) -> None:
+    """Print nothing, for a caller from Python."""
 
 
-_nothing = _Face(False, False)
-_face: ContextVar[_Face] = ContextVar("_face", default=_nothing)
-"""That of the task that runs."""
+_put: ContextVar[Callable[[Any], None]] = ContextVar("_put", default=_to_nobody)
+"""Prints the result of the task that runs."""
 _dry: ContextVar[bool] = ContextVar("_dry", default=False)
 
 
@@ -106,9 +77,8 @@ def publish(result: Any) -> None:
 
     Nothing is printed for a caller from Python. Raises HardwayError where stdout can't be written.
     """
-    face = _face.get()
     try:
-        face.put(result)
+        _put.get()(result)
     except HardwayError as error:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
@@ -123,11 +93,27 @@ def act(what: str, listing: Iterable[str] = ()) -> None:
         raise _DryRun
 
 
+_EXECUTOR = "hardway.cli.executor.Executor"
+
+
+@invoke.task
+def needs_executor(_c: invoke.Context) -> None:
+    """Refuse. Every task of ours has this one before it, and our executor leaves it out.
+
+    Invoke's own executor prints an empty result as a blank line, a host's text with its escape codes, and none of what
+    a task that has partly failed has done; and a launch could not know whether its ids were printed.
+    """
+    raise UsageError(
+        "to print results so that none is lost, hardway's tasks need this line in invoke.yaml: "
+        f"tasks: {{executor_class: {_EXECUTOR}}}"
+    )
+
+
 class Task(invoke.Task[Any]):
     """Invoke's task with the short flags that all tasks share.
 
-    With `autoprint`, prints its result when it is named on the command line. `changes` says that it changes something:
-    what makes its result in a dry run.
+    `changes` says that it changes something: what makes its result in a dry run. With `autoprint`, our `Executor`
+    prints its result.
     """
 
     def __init__(
@@ -136,9 +122,11 @@ class Task(invoke.Task[Any]):
         changes: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
-        self._named = False
         self.changes = changes
         super().__init__(*args, **{**options, "auto_shortflags": False})
+        # Invoke declares texts, and takes tasks.
+        before: list[Any] = [needs_executor, *self.pre]
+        self.pre = before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
@@ -146,33 +134,16 @@ class Task(invoke.Task[Any]):
         new.__dict__.update(self.__dict__, help=dict(self.help))
         return new
 
-    @property
-    def autoprint(self) -> bool:
-        """Always False; but Invoke only asks about a task that was named on the command line, right before its call."""
-        self._named = True
-        return False
-
-    @autoprint.setter
-    def autoprint(self, prints: bool) -> None:
-        self._prints = prints
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        named, self._named = self._named, False
-        if named:
-            streams.secure()
-            _accept_any_bytes()
-        face = _Face(self._prints, self.changes is not None) if named else _nothing
-        token = _face.set(face)
+        return self.call(_to_nobody, *args, **kwargs)
+
+    def call(self, put: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
+        """Call it; `put` prints what it publishes before it is over."""
+        token = _put.set(put)
         try:
-            result = super().__call__(*args, **kwargs)
-        except HardwayError as error:
-            if error.result is not None:
-                face.put(error.result)
-            raise
+            return super().__call__(*args, **kwargs)
         finally:
-            _face.reset(token)
-        face.put(result)
-        return result
+            _put.reset(token)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
@@ -225,8 +196,8 @@ def task(*args: Any, **options: Any) -> Any:
     checker a task is its body, which is how other people's tasks call it.
     """
     if args:
-        return invoke.task(_translated(args[0]), klass=Task)
-    return lambda body: invoke.task(**{"klass": Task, **options})(_translated(body, options.get("changes")))
+        return invoke.task(translated(args[0]), klass=Task)
+    return lambda body: invoke.task(**{"klass": Task, **options})(translated(body, options.get("changes")))
 
 
 def nothing() -> None:
@@ -291,9 +262,11 @@ def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[
         bar.stop()
 
 
-def _translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
+def translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
+    """The same function, with every error a HardwayError."""
+
     @functools.wraps(body)
-    def translated(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         context = args[0] if args else kwargs.get("c")
         dry = _dry.set(_is_dry(context)) if isinstance(context, invoke.Context) else None
         try:
@@ -315,7 +288,7 @@ def _translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
             if dry is not None:
                 _dry.reset(dry)
 
-    return translated  # type: ignore[return-value]
+    return call  # type: ignore[return-value]
 
 
 def _is_of_nothing(selector: Any) -> bool:
@@ -356,12 +329,6 @@ def closed_stdout_ends() -> Iterator[None]:
         if not streams.is_unread():
             raise
         raise streams.unwritable(error) from None
-
-
-def _accept_any_bytes() -> None:
-    """stdout must carry what instances wrote, bytes that are no UTF-8 included."""
-    with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
 
 
 def _as_hardway_error(error: Exception) -> HardwayError:

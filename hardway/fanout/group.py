@@ -1,7 +1,8 @@
 """Many instances as one: fan-out over threads with a cap, and commands whose output streams line by line.
 
 Every instance's outcome comes back, failures as values; nothing here raises because one host failed. Fabric's group
-starts a thread a host and gives its commands' output only as text: both are replaced.
+starts a thread a host and gives its commands' output only as text: both are replaced. `Group._do` is the one private
+name of Fabric that is used: `run`, `put` and `get` of a group call it, and Fabric plans to make it public.
 """
 
 from __future__ import annotations
@@ -532,8 +533,10 @@ class _Pulse:
             transport.ask()
 
     def end(self) -> None:
-        """Wait for what is still being asked, on a connection that is closed by now."""
+        """Wait for what is still being asked. The connection, over which nothing else is done, is closed for it."""
         if self._asking:
+            if self._asking.is_alive():
+                self._connection.client.close()
             self._asking.join(self._connection.connect_timeout or 15)
 
 

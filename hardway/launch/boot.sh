@@ -53,10 +53,8 @@ write_end() {
 # No default dependencies: user data may never end. Installers of drivers isolate a target, and must not end the watch.
 watch() {
   if [ ! -d "$units" ]; then
-    loop=none
-    [ ! -s "$run/loop" ] || read -r loop <"$run/loop"
-    # A zombie is alive to `kill -0`.
-    case $(cat "/proc/$loop/stat" 2>/dev/null) in "" | *") Z "*) ;; *) return ;; esac
+    # A zombie would be alive to `kill -0`.
+    if grep -qs 'State:.[^Z]' "/proc/$(cat "$run/loop" 2>/dev/null)/status"; then return; fi
     (exec </dev/null >>"$run/log" 2>&1 && loop) &
     echo $! >"$run/loop"
     return

@@ -81,7 +81,7 @@ def launch(
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
         groups = prerequisites.security_groups(settings, network, say)
-        found = requests.Found(image, prerequisites.key_pair(settings, say), groups, init)
+        found = requests.Prerequisites(image, prerequisites.key_pair(settings, say), groups, init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
         say(userdata.limits_said(ec2, now))

@@ -24,7 +24,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Found:
+class Prerequisites:
     """What the settings name, as EC2 knows it, and the content of the user data."""
 
     image: Image
@@ -33,7 +33,9 @@ class Found:
     init: bytes
 
 
-def instance(ec2: Ec2, found: Found, tags: Mapping[str, str], owner: str, token: str, now: datetime) -> dict[str, Any]:
+def instance(
+    ec2: Ec2, found: Prerequisites, tags: Mapping[str, str], owner: str, token: str, now: datetime
+) -> dict[str, Any]:
     """What RunInstances and a launch template both take, without a type, a subnet and numbers.
 
     `tags` are a person's own, and `token` is the launch's.

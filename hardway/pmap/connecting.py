@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from hardway.config import Settings
 from hardway.errors import HardwayError
 from hardway.pmap import agent
-from hardway.pmap.events import ConnectionFailed, ConnectionOpened, Event, Hung, Lied, Ready, Unreachable
+from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Asked
+from hardway.pmap.job import Asked
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, cut, now
 from hardway.pmap.member import Member, Presence
@@ -94,9 +94,9 @@ class Connections:
                 session = self._settings.stub_session
                 member.link.connect(self._settings, session, folder, self._known, self._workers.over, self._load)
             except Exception as error:  # whatever it is, the driver's thread is told
-                self._events.put(ConnectionFailed(member, error))
+                self._events.put(NotOpened(member, error))
             else:
-                self._events.put(ConnectionOpened(member))
+                self._events.put(Opened(member))
 
         self._workers.do(work)
 
@@ -137,7 +137,7 @@ class Connections:
         with contextlib.suppress(queue.Empty):
             while True:
                 event = self._events.get_nowait()
-                connection = event.member.link.detach() if isinstance(event, ConnectionOpened) else None
+                connection = event.member.link.detach() if isinstance(event, Opened) else None
                 if connection is not None:
                     cut(connection)
                     connection.close()
@@ -241,10 +241,10 @@ class Connections:
 
     def _last_words(self, event: Event) -> None:
         match event:
-            case ConnectionOpened(member):
+            case Opened(member):
                 if self.opened(member):
                     self.tell_to_stop(member)
-            case ConnectionFailed(member):
+            case NotOpened(member):
                 self._retry_farewell(member)
             case Ready(link):
                 try:

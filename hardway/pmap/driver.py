@@ -24,11 +24,12 @@ from hardway.pmap.endings import Outcome
 from hardway.pmap.events import Event
 from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.job import Job
+from hardway.pmap.journal import Result
 from hardway.pmap.ledger import Ledger, Lie
 from hardway.pmap.link import Link, Unusable, cut_short, now
 from hardway.pmap.member import Member, Presence
-from hardway.pmap.polling import Ec2Poller
+from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
 from hardway.pmap.runlog import RunLog
 from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
@@ -95,7 +96,7 @@ class Driver:
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
-        self._poller = Ec2Poller(settings, self._workers, self._events, find)
+        self._poller = Poller(settings, self._workers, self._events, find)
         self._connections = Connections(settings, job.asked, self._workers, self._events, load)
         self._conversation = Conversation(
             job,
@@ -191,9 +192,9 @@ class Driver:
         match event:
             case events.Ready(link):
                 self._hear(self._members[link.name])
-            case events.ConnectionOpened(member):
+            case events.Opened(member):
                 self._connections.opened(member)
-            case events.ConnectionFailed(member, error):
+            case events.NotOpened(member, error):
                 self._refused(member, error)
             case events.Hung(member, reason):
                 self._lost(member, reason)
@@ -201,9 +202,9 @@ class Driver:
                 self._distrust(member, lie)
             case events.Unreachable(member):
                 self._give_up(member, member.reason or "it could not be reached any more", Presence.GIVEN_UP)
-            case events.StatesTold(ids, states):
+            case events.Described(ids, states):
                 self._described(ids, states)
-            case events.InstancesFound(instances):
+            case events.Found(instances):
                 self._join(instances)
             case events.Priced():
                 self._log.priced(self._prices())

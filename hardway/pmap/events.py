@@ -19,13 +19,13 @@ class Ready(NamedTuple):
     link: Link
 
 
-class ConnectionOpened(NamedTuple):
+class Opened(NamedTuple):
     """A connection to the member is open."""
 
     member: Member
 
 
-class ConnectionFailed(NamedTuple):
+class NotOpened(NamedTuple):
     """No connection to the member could be opened."""
 
     member: Member
@@ -52,14 +52,14 @@ class Unreachable(NamedTuple):
     member: Member
 
 
-class StatesTold(NamedTuple):
+class Described(NamedTuple):
     """EC2 has told the states of instances; an id that EC2 doesn't know has none."""
 
     ids: Sequence[str]
     states: Mapping[str, str]
 
 
-class InstancesFound(NamedTuple):
+class Found(NamedTuple):
     """These instances match the selector."""
 
     instances: Sequence[Instance]
@@ -103,17 +103,4 @@ class Woken(NamedTuple):
     """A signal has come."""
 
 
-Event = (
-    Ready
-    | ConnectionOpened
-    | ConnectionFailed
-    | Hung
-    | Lied
-    | Unreachable
-    | StatesTold
-    | InstancesFound
-    | Priced
-    | Looked
-    | Unseen
-    | Woken
-)
+Event = Ready | Opened | NotOpened | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken

@@ -9,7 +9,7 @@ from hardway.config import Settings
 from hardway.ec2 import instances as ec2
 from hardway.ec2.instances import Instance
 from hardway.money.prices import hourly
-from hardway.pmap.events import Event, InstancesFound, Priced, StatesTold
+from hardway.pmap.events import Described, Event, Found, Priced
 from hardway.pmap.link import now
 from hardway.pmap.member import Member
 from hardway.pmap.workers import Workers
@@ -18,7 +18,7 @@ ASK_EVERY = 5.0  # seconds, about instances that can't be reached
 LOOK_EVERY = 3.0  # for instances that may join
 
 
-class Ec2Poller:
+class Poller:
     """Questions to EC2. Answers come as events; no answer comes where EC2 can't be asked."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Ec2Poller:
         def work() -> None:
             try:
                 states = {found.id: found.state for found in ec2.described(self._settings, ids)}
-                self._events.put(StatesTold(ids, states))
+                self._events.put(Described(ids, states))
             finally:
                 self._asking = False
 
@@ -70,6 +70,6 @@ class Ec2Poller:
 
     def _look(self, find: Callable[[], Sequence[Instance]]) -> None:
         def work() -> None:
-            self._events.put(InstancesFound(find()))
+            self._events.put(Found(find()))
 
         self._workers.do(work)

@@ -1,8 +1,10 @@
 """One instance, one fabric Connection: only this module knows user, port, keys, host keys and proxies.
 
 Users and ports come from the instance's tags; `~/.ssh/config` (ProxyJump included), the ssh-agent and the default
-keys work as they do for `ssh`. Paramiko waits without limit for the reply to a channel request, and has no way to send
-a signal: `request` does both.
+keys work as they do for `ssh`.
+
+One private name of Paramiko is used: `Transport._send_user_message`. Paramiko's own channel requests wait without limit
+for the reply, of a host that hangs as well, and none of them sends a signal: `request` and `signal` send their own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import fabric
 import paramiko
-from paramiko.common import cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+from paramiko.common import cMSG_CHANNEL_REQUEST
 
 from hardway import state
 from hardway.config import Settings
@@ -57,33 +59,24 @@ class ConnectError(Failed):
 
 
 class Transport(paramiko.Transport):
-    """AES-GCM first: it saves about a third of the client's CPU on bulk data."""
+    """AES-GCM first, which saves about a third of the client's CPU on bulk data, and the cheapest key exchange."""
 
-    _preferred_ciphers = (
-        "aes128-gcm@openssh.com",
-        *(c for c in paramiko.Transport._preferred_ciphers if c != "aes128-gcm@openssh.com"),
-    )
-    _preferred_kex = tuple(
-        sorted(paramiko.Transport._preferred_kex, key=lambda name: not name.startswith("curve25519"))
-    )
-    answered = 0.0
-    """When (monotonic seconds) the host last answered `ask`."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = self.get_security_options()
+        options.ciphers = sorted(options.ciphers, key=lambda name: name != "aes128-gcm@openssh.com")
+        options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
+        self.answered = 0.0
+        """When (monotonic seconds) the host last answered `ask`."""
 
     def ask(self) -> None:
-        """Have the host answer; unlike Paramiko's keepalive, which asks for no answer. As OpenSSH does it."""
-        message = paramiko.Message()
-        message.add_byte(cMSG_GLOBAL_REQUEST)
-        message.add_string("keepalive@openssh.com")
-        message.add_boolean(True)
-        self._send_user_message(message)
+        """Have the host answer, and wait for it; unlike Paramiko's keepalive, which asks for no answer.
 
-    def _parse_request_success(self, m: paramiko.Message) -> None:
-        self.answered = time.monotonic()
-        super()._parse_request_success(m)
-
-    def _parse_request_failure(self, m: paramiko.Message) -> None:
-        self.answered = time.monotonic()
-        super()._parse_request_failure(m)
+        As OpenSSH does it. Returns also where the connection ends.
+        """
+        self.global_request("keepalive@openssh.com")
+        if self.is_active():
+            self.answered = time.monotonic()
 
 
 class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
@@ -134,8 +127,8 @@ class InstanceConnection(fabric.Connection):
             connect_timeout=settings.ec2.connect_timeout,
             connect_kwargs=_connect_kwargs(instance, settings),
         )
-        # Fabric's Connection keeps its own attributes apart from its configuration's keys.
-        self._set(
+        # An assignment to an attribute that is not there yet would be one to a key of the configuration.
+        self.__dict__.update(
             instance=instance, settings=settings, known=known or HostKeys(), given_up=given_up or threading.Event()
         )
         if not user and "user" not in self.ssh_config:
@@ -148,9 +141,12 @@ class InstanceConnection(fabric.Connection):
             gateway.client.load_system_host_keys()
             gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
 
-    def _identity(self) -> tuple[object, ...]:
-        """What Fabric compares by: in two networks two instances may have the same private address."""
-        return (self.instance.id, *super()._identity())
+    def __eq__(self, other: object) -> bool:
+        # Fabric compares addresses: in two networks two instances may have the same private one.
+        return isinstance(other, InstanceConnection) and self.instance.id == other.instance.id and super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash((self.instance.id, super().__hash__()))
 
     def bastions(self) -> Iterator[fabric.Connection]:
         """What is connected to on the way, the nearest to the instance first."""
@@ -365,9 +361,7 @@ def _in_ssh_directory(key_name: str) -> list[Path]:
     directory = Path.home() / ".ssh"
     called = [directory / name for name in (key_name, f"{key_name}.pem")]
     if key_name.startswith("hardway-"):
-        called += [
-            public.with_suffix("") for public in sorted(directory.glob("*.pub")) if _pair_of(public) == key_name
-        ]
+        called += [public.with_suffix("") for public in sorted(directory.glob("*.pub")) if _pair_of(public) == key_name]
     return [file for file in called if file.is_file()]
 
 
@@ -478,7 +472,8 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
 
     Raises ConnectError for no reply within `timeout` seconds.
     """
-    channel._event_pending()
+    channel.event.clear()
+    channel.event_ready = False
     channel.transport._send_user_message(message)
     deadline = time.monotonic() + timeout
     if not channel.event.wait(max(0.0, deadline - time.monotonic())):

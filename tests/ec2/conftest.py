@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY, Inv, LocalCloud, Result
+from tests.conftest import INV, REPOSITORY, Inv, LocalCloud, Result
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Shell:
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A task under way; killed if the block leaves it running."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "invoke", *arguments],
+            [*INV, *arguments],
             cwd=REPOSITORY,
             env={**os.environ, **self.env},
             stdout=subprocess.PIPE,

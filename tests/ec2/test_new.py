@@ -9,14 +9,13 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import INV, REPOSITORY
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 
@@ -171,7 +170,7 @@ def test_two_at_once_for_the_first_time(shell: Shell, name: str, tmp_path: Path)
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "invoke", "ec2.new", "--name", name],
+            [*INV, "ec2.new", "--name", name],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,

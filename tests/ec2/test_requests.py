@@ -16,11 +16,11 @@ from hardway.config import Ec2
 from hardway.ec2.images import Image
 from hardway.launch import requests
 from hardway.launch.replacing import LaunchVerdict, Standing, missing, most_replacements, verdict
-from hardway.launch.requests import Found, Pool
+from hardway.launch.requests import Pool, Prerequisites
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 IMAGE = Image("ami-1", "x86_64", "/dev/sda1", "ubuntu", "Linux/UNIX", {"/dev/sdb": {"VolumeSize": 9}})
-FOUND = Found(IMAGE, "pair", ("sg-1", "sg-2"), b"echo hi")
+FOUND = Prerequisites(IMAGE, "pair", ("sg-1", "sg-2"), b"echo hi")
 POOLS = [Pool("c7i.large", "a", "subnet-a"), Pool("m7i.large", "a", "subnet-a"), Pool("c7i.large", "b", "subnet-b")]
 ENOUGH, WAIT, TOO_FEW = LaunchVerdict.ENOUGH, LaunchVerdict.WAIT, LaunchVerdict.TOO_FEW
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,11 +16,14 @@ import pytest
 from hardway import signals
 from hardway.cli.program import Program
 from tasks import ns
+from tests import conftest
 from tests.conftest import REPOSITORY
 from tests.ec2.conftest import Shell
 
 HARDWAY = f"'{sys.executable}' -m hardway"
-INV = f"'{sys.executable}' -m invoke"
+PLAIN = f"'{sys.executable}' -m invoke"
+"""Invoke's own `inv`, where an invoke.yaml names our executor."""
+INV = shlex.join(conftest.INV)
 
 
 def run(line: str) -> tuple[int, str, str]:
@@ -35,7 +39,15 @@ FULL, CLOSED, UNREAD = "no space left on device", "it is closed", "nobody reads 
 
 
 @pytest.mark.parametrize(
-    ("program", "to", "why"), [(INV, ">/dev/full", FULL), (HARDWAY, ">&-", CLOSED), (INV, "| true", UNREAD)]
+    ("program", "to", "why"),
+    [
+        (INV, ">/dev/full", FULL),
+        (HARDWAY, ">&-", CLOSED),
+        (INV, "| true", UNREAD),
+        (PLAIN, ">/dev/full", FULL),
+        (PLAIN, ">&-", CLOSED),
+        (PLAIN, "| true", UNREAD),
+    ],
 )
 def test_instances_whose_ids_are_lost_are_terminated(
     program: str, to: str, why: str, shell: Shell, name: str

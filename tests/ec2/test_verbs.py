@@ -6,15 +6,15 @@ import json
 import os
 import pty
 import select
+import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Inv, LocalCloud
+from tests.conftest import INV, REPOSITORY, Inv, LocalCloud
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 
@@ -125,7 +125,7 @@ def test_ctrl_c_ends_what_runs(shell: Shell, ids: list[str]) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell, ids: list[str]) -> None:
-    command = f"'{sys.executable}' -m invoke ec2.ssh {NAME} -yqc 'yes some output; exit 1' | head -n 1"
+    command = f"{shlex.join(INV)} ec2.ssh {NAME} -yqc 'yes some output; exit 1' | head -n 1"
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("some output\n", "")
     running = "ps -A -o args= | grep '[y]es some output' || true"
@@ -227,7 +227,7 @@ def _in_terminal(arguments: list[str], typed: str) -> Terminal:
     pid, descriptor = pty.fork()
     if pid == 0:
         os.chdir(REPOSITORY)
-        os.execv(sys.executable, [sys.executable, "-m", "invoke", *arguments])
+        os.execv(INV[0], [*INV, *arguments])
     text, sent = b"", False
     deadline = time.monotonic() + 60
     try:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from hardway import stub_sessions
-from tests.conftest import REPOSITORY, LocalCloud
+from tests.conftest import INV, REPOSITORY, LocalCloud
 from tests.engines.conftest import Engines, instances
 from tests.pmap.conftest import eventually
 
@@ -122,7 +122,7 @@ def through(engines: Engines, master: str, sent: signal.Signals) -> None:
     from distributed import Client
 
     with subprocess.Popen(
-        [sys.executable, "-m", "invoke", "cluster.tunnel", master],
+        [*INV, "cluster.tunnel", master],
         cwd=REPOSITORY,
         env={**os.environ, **engines.env},
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, LocalCloud, run_inv
+from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
 
 pytestmark = pytest.mark.engines
 
@@ -33,7 +33,7 @@ def test_spark(environment: dict[str, str]) -> None:
     environment |= {"INVOKE_CLUSTER_PYTHON": sys.executable, "INVOKE_CLUSTER_MEMORY": "1g"}
     address, dashboard = run(sys.executable, "examples/spark_cluster.py", "example", "2", environment=environment)
     assert address.startswith("spark://127.77.") and dashboard.startswith("http://127.77.")
-    [listed] = run(sys.executable, "-m", "invoke", "cluster.ls", environment=environment)
+    [listed] = run(*INV, "cluster.ls", environment=environment)
     assert listed.split()[:3] == ["spark", address, dashboard] and listed.split()[-1] == "2"
 
 
@@ -54,8 +54,8 @@ def test_cassandra_by_a_stand_in(environment: dict[str, str], tmp_path: Path) ->
         "NODETOOL": "python3 standin.py",
     }
     addresses = run("examples/cassandra_cluster.sh", "example", "3", environment=environment)
-    listed = run(sys.executable, "-m", "invoke", "ec2.ip", "example", "--private", environment=environment)
+    listed = run(*INV, "ec2.ip", "example", "--private", environment=environment)
     assert len(addresses) == 3 and sorted(addresses) == sorted(listed)
     see = ["--yes", "--quiet", "--command", "python3 standin.py status | sort"]
-    seen = run(sys.executable, "-m", "invoke", "ec2.ssh", addresses[2], *see, environment=environment)
+    seen = run(*INV, "ec2.ssh", addresses[2], *see, environment=environment)
     assert [line.split()[1] for line in seen] == sorted(addresses)

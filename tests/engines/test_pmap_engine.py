@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hardway import stub_sessions
-from tests.conftest import REPOSITORY, Inv
+from tests.conftest import INV, REPOSITORY, Inv
 from tests.engines.conftest import Engines
 from tests.pmap.conftest import eventually
 
@@ -100,7 +100,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
 
     pid = tmp_path / "pid"
     with subprocess.Popen(
-        [sys.executable, "-m", "invoke", "mapreduce.pmap", "-", "a\nb\nc", f"echo $$ >>{pid}; sleep 600", *engine],
+        [*INV, "mapreduce.pmap", "-", "a\nb\nc", f"echo $$ >>{pid}; sleep 600", *engine],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,7 +14,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hardway.local import faults
-from tests.conftest import REPOSITORY, LocalCloud
+from tests.conftest import INV, REPOSITORY, LocalCloud
 from tests.pmap import liar
 from tests.pmap.conftest import Cluster
 from tests.pmap.proxy import Proxy
@@ -133,7 +132,7 @@ def run(
             selector = " ".join(alive)
             drivers.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "invoke", "mapreduce.pmap", selector, arguments, COMMAND, *resume],
+                    [*INV, "mapreduce.pmap", selector, arguments, COMMAND, *resume],
                     cwd=REPOSITORY,
                     env={**os.environ, **cluster.env, "INVOKE_MAPREDUCE_RETRY_SLEEP": "0.2"},
                     stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -19,7 +20,7 @@ from hardway import stub_sessions
 from hardway.errors import Failed, UsageError
 from hardway.pmap import agent, files
 from tasks import ec2, mapreduce
-from tests.conftest import REPOSITORY, LocalCloud, Result, run_inv
+from tests.conftest import INV, REPOSITORY, LocalCloud, Result, run_inv
 from tests.pmap.conftest import Cluster, eventually
 
 
@@ -145,7 +146,7 @@ def test_an_instance_without_room_is_not_used_and_the_others_are(
 
 def run_in(folder: Path, cluster: Cluster, *arguments: str) -> Result:
     done = subprocess.run(
-        [sys.executable, "-m", "invoke", "-r", str(REPOSITORY), "mapreduce.pmap", cluster.selector, *arguments],
+        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
         cwd=folder,
         env={**os.environ, **cluster.env},
         capture_output=True,
@@ -165,6 +166,8 @@ def test_the_line_that_resumes_works_when_it_is_pasted(cluster: Cluster, here: P
     cluster.touch("mended")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, **cluster.env, "PATH": path}
+    # `./inv` would look at the environment that it makes first.
+    line = line.replace(str(REPOSITORY / "inv"), shlex.join(INV))
     done = subprocess.run(["bash", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=60)
     cluster.remove("mended")
     assert (done.returncode, done.stdout) == (0, "old a b\nold 'c'\n"), done.stderr

@@ -18,7 +18,7 @@ from tests.pmap.test_resume import started
 
 LARGE = 100_000_000
 MEASURED = """
-import atexit, resource, sys
+import atexit, resource, runpy, sys
 from pathlib import Path
 
 def tell():
@@ -29,8 +29,7 @@ atexit.register(tell)
 limit = int(sys.argv.pop(1))
 if limit >= 0:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-from invoke.main import program
-program.run()
+runpy.run_path("inv.py", run_name="__main__")
 """
 """`inv` that no file it writes may grow beyond so many bytes, and that tells its peak of memory on stderr.
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hardway.errors import Failed, UsageError
 from hardway.pmap.arguments import read
 from hardway.pmap.results import Results
 from tasks import mapreduce
-from tests.conftest import REPOSITORY, run_inv
+from tests.conftest import INV, REPOSITORY, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
 
 
@@ -108,7 +107,7 @@ def test_spent_retries_fail_the_job_and_are_explained(pmap: Pmap) -> None:
     assert "8 are done" in done.stderr
     log = next(line for line in done.stderr.splitlines() if "such as task 5" in line).split(": ")[1]
     assert Path(log).read_text() == "cannot do 5\n"
-    assert "by hand: inv ec2.ssh i-" in done.stderr
+    assert f"by hand: {REPOSITORY / 'inv'} ec2.ssh i-" in done.stderr
 
 
 def test_without_keep_going_nothing_more_starts(c: Context, cluster: Cluster) -> None:
@@ -170,7 +169,7 @@ def test_bad_input_is_one_line_and_exit_code_2(pmap: Pmap) -> None:
 def test_ctrl_c_ends_what_runs_on_the_instances(cluster: Cluster) -> None:
     command = ("mapreduce.pmap", cluster.selector, "1\n2\n3", "trap '' TERM; sleep 1000")
     process = subprocess.Popen(
-        [sys.executable, "-m", "invoke", *command],
+        [*INV, *command],
         cwd=REPOSITORY,
         env={**os.environ, **cluster.env},
         stderr=subprocess.PIPE,
@@ -237,7 +236,7 @@ def test_the_command_line_prints_results_exactly(cluster: Cluster) -> None:
     """No newline at the end that wasn't there, whatever bytes; a long result is written as it is read."""
     command = 'read x; case $x in 1) printf "a\\xff";; 2) ;; 3) head -c 3000000 /dev/zero;; *) printf "z\\r";; esac'
     done = subprocess.run(
-        [sys.executable, "-m", "invoke", "mapreduce.pmap", cluster.selector, "1\n2\n3\n4", command],
+        [*INV, "mapreduce.pmap", cluster.selector, "1\n2\n3\n4", command],
         cwd=REPOSITORY,
         env={**os.environ, **cluster.env},
         capture_output=True,

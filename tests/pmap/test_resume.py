@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
 from tasks import mapreduce
-from tests.conftest import REPOSITORY, LocalCloud, run_inv
+from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
 from tests.pmap.proxy import Proxy
 
@@ -35,7 +34,7 @@ def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 def started(cluster: Cluster, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A pmap in the background."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "mapreduce.pmap", cluster.selector, *arguments],
+        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
         cwd=REPOSITORY,
         env={**os.environ, **cluster.env},
         stdout=subprocess.PIPE,

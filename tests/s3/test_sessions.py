@@ -16,6 +16,7 @@ import pytest
 
 from hardway import stub_sessions
 from hardway.errors import NothingMatched, UsageError
+from tests.conftest import INV
 from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
 
 ROOT = STUBS.parent
@@ -400,7 +401,7 @@ def test_a_session_is_removed_when_the_block_fails() -> None:
 
 
 def inv(*args: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *args]
+    command = [*INV, *args]
     path = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     return subprocess.run(
         command,

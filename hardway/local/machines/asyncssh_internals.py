@@ -86,7 +86,7 @@ def interpose(connection: asyncssh.SSHServerConnection) -> Wire:
     return wire
 
 
-class Channel(asyncssh.SSHServerChannel[Any]):
+class SessionChannel(asyncssh.SSHServerChannel[Any]):
     """A session's channel that takes only accepted environment variables, and commands that aren't UTF-8."""
 
     accepts: Callable[[str, bytes, Mapping[str, str]], bool]
@@ -122,12 +122,12 @@ class Channel(asyncssh.SSHServerChannel[Any]):
 
 def create_channel(
     connection: asyncssh.SSHServerConnection, accepts: Callable[[str, bytes, Mapping[str, str]], bool]
-) -> Channel:
+) -> SessionChannel:
     """Make a channel for a session. `accepts` decides on a variable by its name, its value and those before it."""
     channel: Any = connection.create_server_channel(encoding=None)
-    channel.__class__ = Channel  # asyncssh has no way to be told which class to make
+    channel.__class__ = SessionChannel  # asyncssh has no way to be told which class to make
     channel.accepts = accepts
-    made: Channel = channel
+    made: SessionChannel = channel
     return made
 
 

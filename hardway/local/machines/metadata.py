@@ -43,7 +43,7 @@ class MetadataService:
     async def listen(self, ip: str) -> str:
         """Listen there, on any free port; returns the endpoint. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self._answer), ip, 0, family=socket.AF_INET)
+        self._server = await loop.create_server(lambda: _HTTPConnection(self._answer), ip, 0, family=socket.AF_INET)
         host = f"{ip}:{self._server.sockets[0].getsockname()[1]}"
         self._hosts = (ip, host)
         return f"http://{host}/{self._path}"
@@ -109,7 +109,7 @@ def _look_up(known: Mapping[str, str], path: str) -> str | None:
     return "\n".join(below) or None
 
 
-class _Connection(asyncio.Protocol):
+class _HTTPConnection(asyncio.Protocol):
     """The part of HTTP/1.1 that clients of such a service speak."""
 
     def __init__(self, answer: Callable[[str, str, Headers], tuple[HTTPStatus, str, Headers]]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import asyncssh
 
-from hardway.local.machines.asyncssh_internals import Channel
+from hardway.local.machines.asyncssh_internals import SessionChannel
 
 CHUNK = 1 << 16
 
@@ -27,7 +27,7 @@ class ProcessStreams:
     `ended` is called when an output has come to its end.
     """
 
-    def __init__(self, channel: Channel, ended: Callable[[], None]) -> None:
+    def __init__(self, channel: SessionChannel, ended: Callable[[], None]) -> None:
         self._channel = channel
         self._ended = ended
         self._loop = asyncio.get_running_loop()

@@ -87,7 +87,7 @@ class SSHServer:
 
     def _options(self) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(
-            server_factory=lambda: _Connection(self),
+            server_factory=lambda: _SSHConnection(self),
             server_host_keys=[self._key],
             gss_host=None,
             password_auth=False,
@@ -107,7 +107,7 @@ class SSHServer:
 class _GuestKeys:
     """A login user's authorized_keys, on the instance's disk: they let in guests, not the owner."""
 
-    def __init__(self, connection: _Connection, keys: asyncssh.SSHAuthorizedKeys) -> None:
+    def __init__(self, connection: _SSHConnection, keys: asyncssh.SSHAuthorizedKeys) -> None:
         self._connection = connection
         self._keys = keys
 
@@ -122,7 +122,7 @@ class _GuestKeys:
         return self._keys.validate_x509(*certificate)
 
 
-class _Connection(asyncssh.SSHServer):
+class _SSHConnection(asyncssh.SSHServer):
     """One connection. The instance's key pair opens it, or a key in the user's authorized_keys.
 
     `_is_owner` says whether it was the key pair, which only somebody who may launch could choose. Requests that reach

@@ -19,7 +19,7 @@ import asyncssh
 from hardway import stub_sessions
 from hardway.errors import reason_of
 from hardway.local.machines import shared_sessions
-from hardway.local.machines.asyncssh_internals import Channel, StreamSession
+from hardway.local.machines.asyncssh_internals import SessionChannel, StreamSession
 from hardway.local.machines.process_streams import CHUNK, ProcessStreams
 from hardway.local.machines.processes import SandboxError, SandboxProcess
 from hardway.local.machines.sandbox import Sandbox
@@ -65,7 +65,7 @@ class SSHSession(StreamSession):
         self._user = user
         self._is_owner = is_owner
         self._background = background
-        self._channel: Channel
+        self._channel: SessionChannel
         self._streams: ProcessStreams
         self._terminal: tuple[str, list[int], list[tuple[int, int]]] | None = None
         self._process: SandboxProcess | None = None
