@@ -39,7 +39,6 @@ from hardway.pmap.workers import Workers
 from hardway.terminal import printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
-ROUND_TRIPS = 4  # measured on a new connection
 PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
 HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
