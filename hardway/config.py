@@ -24,6 +24,8 @@ from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
 
+LEVELS = ("bwrap", "unshare", "none")
+"""Of isolation, the best first."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids of up to ten times the on-demand price.
@@ -158,7 +160,7 @@ class Local:
     isolation: str = setting(
         "auto",
         "what instances run in: bwrap, unshare or none; auto: the first of these that works here",
-        choices=("auto", "bwrap", "unshare", "none"),
+        choices=("auto", *LEVELS),
     )
 
 
@@ -366,10 +368,7 @@ def number(value: Any, kind: type, what: str, *, least: float = 0, most: float =
 
 def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[str, ...] = ()) -> dict[str, str]:
     """The environment of a process to start: this one's, without what begins with one of these, and with more."""
-    kept = (
-        {name: value for name, value in os.environ.items() if not name.startswith(without)} if without else os.environ
-    )
-    return {**kept, **(added or {})}
+    return {name: value for name, value in os.environ.items() if not name.startswith(without)} | dict(added or {})
 
 
 def aws_variables() -> dict[str, str]:

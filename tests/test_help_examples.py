@@ -32,7 +32,7 @@ READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "demo", "test", "benc
 
 
 def examples(task: str) -> list[str]:
-    """The last lines of a task's help."""
+    """Return the last lines of a task's help."""
     _, _, found = (inspect.getdoc(ns[task]) or "").partition("\nExamples:\n")
     return [line.strip() for line in found.strip().splitlines()]
 
@@ -94,7 +94,7 @@ def fill(directory: Path) -> None:
 
 
 def in_process(line: str) -> int:
-    """Run one task, as the program does; its exit code."""
+    """Run one task, as the program does, and return its exit code."""
     try:
         Program(name="inv", binary="inv", namespace=ns).run(shlex.split(line))
     except SystemExit as end:
@@ -103,9 +103,7 @@ def in_process(line: str) -> int:
 
 
 def in_shell(line: str) -> int:
-    """Run a line of shell in a session of the S3 stub; its exit code."""
+    """Run a line of shell, and return its exit code. A session of the S3 stub is there to be cleared."""
     with stub_sessions.session() as session:
         environment = {**os.environ, **(session.environment if "s3.clear" in line else {})}
-        return subprocess.run(
-            ["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=60
-        ).returncode
+        return subprocess.run(["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=60).returncode

@@ -30,7 +30,12 @@ LOCAL = (
     "server",
     "daemon_process",
 )
-ON_THEIR_OWN = ("hardway.pmap.schedule", "hardway.pmap.agent")
+# What runs on instances imports nothing of ours, and what decides nothing but its own pure parts.
+PURE = tuple(f"hardway.pmap.{name}" for name in ("attempts", "backlog", "durations", "health", "hosts", "schedule"))
+ON_THEIR_OWN = ("hardway.pmap.agent", *PURE)
+PURE_IMPORTS = (
+    "__future__", "array", "bisect", "collections", "enum", "hardway", "heapq", "itertools", "math", "random", "typing",
+)  # fmt: skip
 # It is sent as one file to where nothing else of ours is, and its names are its own.
 ALONE_ON_INSTANCES = ("hardway.pmap.agent",)
 # Production code meets the local cloud as an endpoint and addresses.
@@ -155,7 +160,12 @@ def test_no_imports_run_in_a_circle() -> None:
 
 @pytest.mark.parametrize("name", ON_THEIR_OWN)
 def test_what_stands_on_its_own_imports_nothing_of_ours(name: str) -> None:
-    assert ours(name) == set()
+    assert ours(name) - {*PURE} == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_is_pure_can_do_no_io(name: str) -> None:
+    assert {each.split(".")[0] for each in imported(name)} <= {*PURE_IMPORTS}
 
 
 def test_the_local_cloud_is_met_as_an_endpoint() -> None:

@@ -15,7 +15,7 @@ _EXAMPLES = "\n\nExamples:\n"
 
 
 class TaskContext(ParserContext):
-    """Invoke's, which sorts flags by the alphabet and knows texts and whole numbers alone."""
+    """A task's flags in their own order. Invoke's class sorts them by the alphabet, and shows no kind but two."""
 
     def help_tuples(self) -> list[tuple[str, str | None]]:
         """See `invoke.parser.ParserContext.help_tuples`."""

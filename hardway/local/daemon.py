@@ -21,11 +21,10 @@ from pathlib import Path
 
 from hardway import config, state
 from hardway.config import Local
-from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
+from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
-from hardway.local.running import ALIVE, LEVELS, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
-from hardway.terminal import last_line
+from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
 
 PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
@@ -40,8 +39,6 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
     a new daemon does too (0: it ends by `down` alone). Safe to call at the same time. Raises HardwayError with the
     daemon's own reason when it doesn't come up.
     """
-    if settings.isolation not in ("auto", *LEVELS):
-        raise UsageError(f"local.isolation is {settings.isolation!r}: it must be one of auto, {', '.join(LEVELS)}")
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
@@ -171,8 +168,8 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
         said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
     log = directory / LOG
     if not said:
-        why = last_line(log.read_bytes()) or "no word from it"
-        raise HardwayError(f"the local cloud did not start: {why} ({log})")
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise HardwayError(f"the local cloud did not start: {''.join(tail) or 'no word from it'} ({log})")
     refused = json.loads(said).get("error")
     if refused:
         raise HardwayError(refused)

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 ON_INSTANCES = ("interrupt", "kill", "hang", "thaw", "drop", "slow")
 ON_EC2 = ("capacity", "throttle", "clear")
 KINDS = (*ON_INSTANCES, *ON_EC2)
+TAKEN_BY = {
+    "notice": ("interrupt",),
+    "factor": ("slow",),
+    "zone": ("capacity",),
+    "type": ("capacity",),
+    "seconds": ("capacity", "throttle"),
+    "left": ("capacity",),
+}
+"""The kinds that each further value is for."""
 NOTICE_SECONDS = 120.0
 THROTTLE_SECONDS = 10.0
 CLIENT = "hardway-local-fault"
@@ -63,22 +72,11 @@ def read(
 
     Raises UsageError for words that make no sense.
     """
-    if kind not in KINDS:
-        raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
-    if kind in ON_INSTANCES and not selector:
-        raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
-    if kind in ON_EC2 and selector:
-        raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
-    for flag, value, kinds in (
-        ("--notice", notice, ("interrupt",)),
-        ("--factor", factor, ("slow",)),
-        ("--zone", zone, ("capacity",)),
-        ("--type", type, ("capacity",)),
-        ("--seconds", seconds, ("capacity", "throttle")),
-        ("--left", left, ("capacity",)),
-    ):
-        if value is not None and kind not in kinds:
-            raise UsageError(f"{flag} is not for {kind}")
+    _check_selector(kind, selector)
+    given = {"notice": notice, "factor": factor, "zone": zone, "type": type, "seconds": seconds, "left": left}
+    for name, value in given.items():
+        if value is not None and kind not in TAKEN_BY[name]:
+            raise UsageError(f"--{name} is not for {kind}")
     fault = Fault(
         kind,
         after=_finite(after, "--after"),
@@ -94,6 +92,15 @@ def read(
     if kind == "capacity" and not (fault.zone or fault.type):
         raise UsageError("no capacity for what? Say --zone, --type or both")
     return fault
+
+
+def _check_selector(kind: str, selector: str | Iterable[str]) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
+    if kind in ON_INSTANCES and not selector:
+        raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
+    if kind in ON_EC2 and selector:
+        raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
 
 
 def _finite(value: Any, what: str) -> float:

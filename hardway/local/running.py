@@ -19,7 +19,6 @@ from hardway.config import Local
 from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.local import signing
 
-LEVELS = ("bwrap", "unshare", "none")
 """The ways to keep instances apart from the host and from each other, the best first."""
 REGION = "us-east-1"
 ACCESS_KEY = "local"

@@ -25,7 +25,7 @@ from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
 from hardway.pmap.clock import RemoteClock
-from hardway.pmap.driver import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_line
+from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.progress import Progress

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
 
 from hardway import s3
 from hardway.config import Settings
 from hardway.errors import UsageError
+from hardway.pmap.endings import MISSING
+from hardway.pmap.events import Ended, Event, Looked, Unseen
+from hardway.pmap.workers import Workers
 from hardway.terminal import printable
 
 RESULTS = "results"
 AT_ONCE = 16  # objects looked at at the same time
+LOOKS_MOST = 8  # tasks whose objects one worker thread looks for in a row
 _URL = re.compile(rb"(?<!\S)s3://\S+")
 
 
@@ -66,6 +73,45 @@ class Expected:
             return False
 
 
+class Lookout:
+    """Has worker threads look for the objects expected of attempts that have ended well. Answers come as events."""
+
+    def __init__(
+        self, expected: Expected, arguments: Sequence[bytes], workers: Workers, events: SimpleQueue[Event]
+    ) -> None:
+        self._expected = expected
+        self._arguments = arguments
+        self._workers = workers
+        self._events = events
+        self._todo: list[Ended] = []
+
+    def add(self, ended: Ended) -> None:
+        """Put an attempt in line for `begin`."""
+        self._todo.append(ended)
+
+    def begin(self) -> None:
+        """Have workers look for the objects of all attempts in line."""
+        for start in range(0, len(self._todo), LOOKS_MOST):
+            self._workers.do(partial(self._look_for, self._todo[start : start + LOOKS_MOST]))
+        self._todo = []
+
+    def _look_for(self, batch: Sequence[Ended]) -> None:
+        for ended in batch:
+            try:
+                stdout = [ended.stdout] if isinstance(ended.stdout, bytes) else _pieces(ended.stdout)
+                missing = self._expected.missing(self._arguments[ended.position], stdout)
+            except Exception as error:  # whatever it is, the driver's thread is told
+                self._events.put(Unseen(error))
+            else:
+                self._events.put(Looked(ended, missing))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
 def _urls_in(text: bytes) -> Iterator[str]:
     return (found.decode("utf-8", "surrogateescape") for found in _URL.findall(text))
 
@@ -73,3 +119,14 @@ def _urls_in(text: bytes) -> Iterator[str]:
 def message(url: str) -> bytes:
     """What is added to the stderr of an attempt."""
     return f"hardway: expected {printable(url)}, which is not there\n".encode()
+
+
+def charged(ended: Ended, url: str) -> Ended:
+    """Add a missing object to an attempt's end, and to its stderr. Raises OSError."""
+    stderr = ended.stderr
+    if isinstance(stderr, bytes):
+        stderr += message(url)
+    else:
+        with stderr.open("ab") as file:
+            file.write(message(url))
+    return ended._replace(end=ended.end._replace(flags=ended.end.flags | MISSING), stderr=stderr)

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fabric
 import paramiko
@@ -31,6 +31,7 @@ from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
 from hardway.pmap import agent
+from hardway.pmap.events import Event, Ready
 from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
@@ -133,30 +134,16 @@ class Incoming:
 class Link:
     """Made for an instance once; opened as often as its connection is lost."""
 
-    def __init__(self, instance: Instance, events: SimpleQueue[Any], ledger: Ledger | None = None) -> None:
+    def __init__(self, instance: Instance, events: SimpleQueue[Event], ledger: Ledger | None = None) -> None:
         self.instance = instance
         self.name = instance.id
         self.ledger = ledger or Ledger()
-        self.made = now()
         self.channel: paramiko.Channel | None = None
         self.up = False  # the agent has said hello over the present connection
-        self.ever_up = False
-        self.identity = ""
-        self.worker = -1
-        self.opening = False
-        self.failures = 0  # to connect, in a row
-        self.reason = ""
-        self.retry_at = 0.0
-        self.lost_at = 0.0
         self.heard = 0.0
         self.answers_since = 0.0  # it has never been silent for long since then
         self.reached = 0.0  # when the last ping was sent that it has answered
         self.left = False  # the agent has ended
-        self.results = 0  # of its that count
-        self.greeted = 0.0
-        self.fruitless = 0  # connections in a row that ended soon and brought nothing
-        self.given_up = False  # what it held runs elsewhere
-        self.round_trips: list[float] = []
         self._connection: fabric.Connection | None = None
         self._events = events
         self._announcement = _Announcement(self, events)
@@ -240,7 +227,7 @@ class Link:
         taken = 0
         while channel.recv_ready():
             if taken >= _TURN_MOST:
-                self._events.put(("ready", self))
+                self._events.put(Ready(self))
                 return found
             data = channel.recv(1 << 18)
             taken += len(data)
@@ -257,7 +244,7 @@ class Link:
                 if frames[0].kind == agent.ERROR:
                     raise Unusable(text(frames[0].payload))
                 found.append(_hello(frames[0], self._greeting_most()))
-                self.up = self.ever_up = True
+                self.up = True
                 del frames[0]
                 self._frames.longest = _LENGTHS
             if not len(self._frames):
@@ -270,7 +257,7 @@ class Link:
                 if not channel.closed:
                     return found
             if found:
-                self._events.put(("ready", self))  # the end came with the last frames and is not announced again
+                self._events.put(Ready(self))  # the end came with the last frames and is not announced again
                 return found
             if not self.up:
                 self._explain(channel)
@@ -376,7 +363,7 @@ class Link:
 class _Announcement:
     """What Paramiko takes for an Event: puts the link on the queue when there is something to receive."""
 
-    def __init__(self, link: Link, events: SimpleQueue[Any]) -> None:
+    def __init__(self, link: Link, events: SimpleQueue[Event]) -> None:
         self._link = link
         self._events = events
         self._is_set = False
@@ -384,7 +371,7 @@ class _Announcement:
     def set(self) -> None:
         if not self._is_set:
             self._is_set = True
-            self._events.put(("ready", self._link))
+            self._events.put(Ready(self._link))
 
     def clear(self) -> None:
         self._is_set = False

@@ -30,7 +30,8 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, journal
 from hardway.pmap.arguments import ARGUMENTS, Arguments
-from hardway.pmap.driver import Driver, Outcome, how_it_ended, last_line
+from hardway.pmap.driver import Driver
+from hardway.pmap.endings import Outcome, how_it_ended, last_line
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder

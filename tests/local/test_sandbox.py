@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from hardway import stub_sessions
-from hardway.config import Ec2
+from hardway.config import LEVELS, Ec2
 from hardway.launch import user_data as userdata
 from hardway.local.machines.spawner import marked
-from hardway.local.running import LEVELS
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
 

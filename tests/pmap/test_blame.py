@@ -16,12 +16,13 @@ from hardway.pmap.schedule import DEADLY, Cancel, Recall, Schedule, Start, Verdi
 def places(schedule: Schedule) -> Counter[int]:
     """In how many places of the schedule each task is; its attempts that are alive are one."""
     found: Counter[int] = Counter()
+    backlog = schedule._backlog
     found.update(task for task in range(schedule.total) if schedule._over[task])
-    found.update(task for task in schedule._alive if not schedule._over[task])
-    found.update(schedule._again)
-    found.update(task for tasks in schedule._ready.values() for task in tasks)
-    found.update(task for _, task in schedule._retry_at)
-    found.update(task for task in range(schedule._next, schedule.total) if task not in schedule._skip)
+    found.update(task for task in schedule._attempts.alive if not schedule._over[task])
+    found.update(backlog.again)
+    found.update(task for tasks in backlog.ready.values() for task in tasks)
+    found.update(task for _, task in backlog.retries)
+    found.update(task for task in range(backlog.next, schedule.total) if task not in backlog.touched)
     return found
 
 

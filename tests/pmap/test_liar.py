@@ -13,7 +13,7 @@ import pytest
 
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed
-from hardway.pmap import driver, ledger, link
+from hardway.pmap import connecting, ledger, link, member
 from hardway.pmap.journal import Job
 from tests.openssh.conftest import start_sshd
 from tests.pmap import liar
@@ -73,7 +73,7 @@ def test_a_liar_is_set_aside_and_named(pair: list[Instance], tmp_path: Path, kin
 def test_one_that_goes_as_soon_as_it_has_come_does_not_keep_the_job_for_ever(
     pair: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "FRUITLESS_MOST", 2)
+    monkeypatch.setattr(member, "FRUITLESS_MOST", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # it knows the host for no instance
     replace_python(tmp_path, "goes_at_once")
     with pytest.raises(Failed, match="no instance is left: its agent goes as soon as it has come; 0 of 20"):
@@ -100,7 +100,7 @@ def test_one_that_is_busy_with_nothing_is_found_out(
     for module, names in (
         (ledger, ("ORDER_PATIENCE", "START_PATIENCE")),
         (link, ("_GREETS_WITHIN", "_ENDS_WITHIN")),
-        (driver, ("CHECK_EVERY",)),
+        (connecting, ("CHECK_EVERY",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, 1.0)

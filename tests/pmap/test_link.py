@@ -11,6 +11,7 @@ import pytest
 
 from hardway.config import Settings
 from hardway.pmap import agent
+from hardway.pmap.events import Event
 from hardway.pmap.link import Link, Unusable, cut, now
 from tests.openssh.conftest import instance, start_sshd
 
@@ -22,7 +23,7 @@ OLDER = "".join(f"\\{byte:03o}" for byte in agent.MARK + agent.frame(agent.HELLO
 
 def first_words(port: int) -> None:
     """Connect and read until the agent has spoken, or can't."""
-    events: SimpleQueue[tuple[str, Link]] = SimpleQueue()
+    events: SimpleQueue[Event] = SimpleQueue()
     settings = Settings()
     link = Link(instance(0, port), events)
     link.connect(replace(settings, ec2=replace(settings.ec2, connect_timeout=10)), {}, "job")

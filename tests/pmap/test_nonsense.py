@@ -84,6 +84,7 @@ def run(
     pair: list[Instance],
     command: str = "cat",
     prepare: Callable[[Job], None] = lambda job: None,
+    backup: bool = True,
     **options: float,
 ) -> str:
     """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
@@ -97,7 +98,8 @@ def run(
         with Job.create(f"until [ -e spoken ]; do sleep .02; done; {command}", name=name) as job:
             numbers = job.number(keys_of(items))
             prepare(job)
-            Driver(job, job.asked.command, items, numbers, pair, settings, Progress(stream=stream)).run()
+            shown = Progress(stream=stream)
+            Driver(job, job.asked.command, items, numbers, pair, settings, shown, backup=backup).run()
             results = job.history.results
             assert [b"".join(job.pieces(number, results[number])) for number in numbers] == items
     finally:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardway.pmap.schedule import DEADLY, Cancel, Decision, Recall, Schedule, Start, Verdict, ahead
+from hardway.pmap.durations import ahead
+from hardway.pmap.health import SET_ASIDE
+from hardway.pmap.schedule import DEADLY, Cancel, Decision, Recall, Schedule, Start, Verdict
 
 
 class World:
@@ -490,7 +492,9 @@ def test_a_host_that_outlives_its_notice_takes_tasks_again() -> None:
 def test_a_host_set_aside_stays_so_whatever_it_announces() -> None:
     schedule = Schedule(2)
     schedule.join("a", 1)
-    schedule.give_up("a")
+    for _ in range(SET_ASIDE):
+        schedule.died("a", [(start.task, start.attempt) for start in starts(schedule, 0.0)])
+    assert schedule.put_aside == ["a"]
     schedule.interrupt("a", float("nan"), 0.0)
     assert schedule.due(1.0) is None
     assert schedule.decide(1e6) == []
@@ -518,6 +522,20 @@ def test_a_host_that_fails_at_once_does_not_take_all_tasks() -> None:
     assert schedule.done == 300
     assert schedule.put_aside == ["bad"]
     assert 3 <= sum(1 for host, _, _ in world.starts if host == "bad") < 15
+
+
+def test_a_wait_that_was_doubled_a_thousand_times_is_the_longest() -> None:
+    schedule = Schedule(1200, retries=0, retry_sleep=1.0, keep_going=True)
+    schedule.join("a", 1)
+    for now in range(1100):
+        (start, *_) = starts(schedule, float(now))
+        schedule.started(*start, now)
+        assert schedule.finished(*start, False, 0.1, now) is Verdict.FAILED
+    schedule.join("b", 1)
+    for later in (2000.0, 2001.0):
+        (start,) = [one for one in starts(schedule, later) if one.host == "a"]
+        schedule.finished(*start, False, 0.1, later)
+    assert schedule.due(2001.0) == 2002.0
 
 
 def test_tasks_that_fail_everywhere_are_not_held_up() -> None:

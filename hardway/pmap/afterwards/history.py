@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
 
+from hardway.pmap.endings import LOST
 from hardway.pmap.journal import Result, result_of, words_of
 from hardway.pmap.ledger import SLOTS_MOST
 
 QUIET = 5.0  # seconds without a driver and without an attempt that are left out
-_GIVEN_UP = 8  # driver.LOST: importing it would import all of SSH
 
 
 class AttemptOutcome(IntEnum):
@@ -214,7 +214,7 @@ class _Reader:
         self.forget(attempt)
         attempt.host, attempt.result = result.host, result
         attempt.code, attempt.flags = result.code, result.flags
-        if not (result.flags & _GIVEN_UP and attempt.outcome is AttemptOutcome.LOST):  # it ended with its loss
+        if not (result.flags & LOST and attempt.outcome is AttemptOutcome.LOST):  # it ended with its loss
             attempt.ended = self.seen(result.ended) if attempt.slot < 0 else attempt.began + result.seconds
         attempt.outcome = AttemptOutcome.RETRIED if result.code or result.flags else AttemptOutcome.ENDED
 

@@ -26,7 +26,7 @@ from hardway.pmap import journal
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
-from hardway.pmap.driver import how_it_ended, last_line
+from hardway.pmap.endings import how_it_ended, last_line
 from hardway.pmap.journal import Outputs
 from hardway.tables import count, duration
 

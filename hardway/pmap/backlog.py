@@ -1,0 +1,130 @@
+"""Tasks that wait to be started, and where each has come to nothing before. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Set
+
+from hardway.pmap.hosts import Name
+
+
+class Setbacks:
+    """Where a task came to nothing, each time: the names of the hosts."""
+
+    __slots__ = ("failed", "lost", "unfit")
+
+    def __init__(self) -> None:
+        self.failed: list[Name] = []  # it ended with a failure
+        self.lost: list[Name] = []  # it ran when the host was lost without notice
+        self.unfit: list[Name] = []  # the host could not run it
+
+    @property
+    def hosts(self) -> frozenset[Name]:
+        """All these hosts: the task goes to another one, if there is another."""
+        return frozenset((*self.failed, *self.lost, *self.unfit))
+
+    @property
+    def unlucky(self) -> bool:
+        """Whether the task had no end of its own, at least once."""
+        return bool(self.lost or self.unfit)
+
+
+class Backlog:
+    """Tasks in the order in which they are to start. A task that a host has is not among them."""
+
+    def __init__(self, tasks: int) -> None:
+        self.total = tasks
+        self.next = 0  # tasks from here on wait and were never touched, unless in `touched`
+        self.touched: set[int] = set()
+        self.again: deque[int] = deque()  # lost with their host or taken back: no failures, run first
+        self.ready_count = 0
+        # Tasks with setbacks that may run again now, by the hosts of these, and by whether they were unlucky.
+        self.ready: dict[tuple[frozenset[Name], bool], deque[int]] = {}
+        self.retries: list[tuple[float, int]] = []  # a heap: when a task that failed may run again
+        self.setbacks: dict[int, Setbacks] = {}
+
+    def take(self, task: int) -> None:
+        """Take the task out: it has its result, or a host has it."""
+        if task in self.again:
+            self.again.remove(task)
+        else:
+            self.touched.add(task)
+
+    def put(self, task: int) -> None:
+        """Have the task start at once."""
+        setbacks = self.setbacks.get(task)
+        if setbacks is None:
+            self.again.append(task)
+        else:
+            self.ready.setdefault((setbacks.hosts, setbacks.unlucky), deque()).append(task)
+            self.ready_count += 1
+
+    def put_later(self, task: int, when: float) -> None:
+        """Have the task start at that time."""
+        heapq.heappush(self.retries, (when, task))
+
+    def wake(self, now: float) -> None:
+        """Have all tasks start whose time has come."""
+        while self.retries and self.retries[0][0] <= now:
+            self.put(heapq.heappop(self.retries)[1])
+
+    def due(self) -> list[float]:
+        """Return the times at which `wake` has something to do."""
+        return [self.retries[0][0]] if self.retries else []
+
+    def waits(self) -> bool:
+        """Tell whether any task is to start at once."""
+        self._advance()
+        return bool(self.again or self.ready_count or self.next < self.total)
+
+    def pick(self, host: Name, active: Set[Name]) -> int | None:
+        """Take out the next task for this host; None if no task suits it. `active` are all hosts that get tasks."""
+        if self.again:
+            return self.again.popleft()
+        self._advance()
+        if self.ready_count:
+            for key, tasks in self.ready.items():
+                where, unlucky = key
+                if host in where:
+                    if not (len(where) >= len(active) and active <= where):
+                        continue
+                    # What died here, or didn't fit, comes last: other tasks show whether the host is to blame.
+                    if unlucky and self.next < self.total:
+                        continue
+                task = tasks.popleft()
+                self.ready_count -= 1
+                if not tasks:
+                    del self.ready[key]
+                return task
+        if self.next < self.total:
+            self.next += 1
+            return self.next - 1
+        return None
+
+    def setbacks_of(self, task: int) -> Setbacks:
+        """Return the task's setbacks, to add to."""
+        return self.setbacks.setdefault(task, Setbacks())
+
+    def shunned(self, task: int) -> frozenset[Name]:
+        """Return the hosts where the task came to nothing."""
+        setbacks = self.setbacks.get(task)
+        return setbacks.hosts if setbacks else frozenset()
+
+    def lost_elsewhere(self, task: int, host: Name) -> bool:
+        """Tell whether another host than this one was lost while the task ran there."""
+        setbacks = self.setbacks.get(task)
+        return setbacks is not None and any(where != host for where in setbacks.lost)
+
+    def succeeded(self, task: int) -> set[Name]:
+        """Note a success; return the hosts where the task failed before."""
+        setbacks = self.setbacks.get(task)
+        if setbacks is None:
+            return set()
+        failed, setbacks.failed = set(setbacks.failed), []
+        return failed
+
+    def _advance(self) -> None:
+        while self.touched and self.next in self.touched:
+            self.touched.discard(self.next)
+            self.next += 1

@@ -1,0 +1,240 @@
+"""Takes in and answers what agents say, once the ledger has found that it may be true."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+
+from hardway.config import Settings
+from hardway.pmap import agent
+from hardway.pmap.connecting import Connections
+from hardway.pmap.events import Ended
+from hardway.pmap.expect import Lookout, charged
+from hardway.pmap.journal import Job
+from hardway.pmap.ledger import Lie
+from hardway.pmap.link import Frame, Hello, now, text
+from hardway.pmap.member import Member, Presence
+from hardway.pmap.runlog import RunLog
+from hardway.pmap.schedule import Schedule
+from hardway.pmap.spool import whole
+
+ROUND_TRIPS = 4  # measured on a new connection
+
+
+class Conversation:
+    """The conversation with the agents of all members."""
+
+    def __init__(
+        self,
+        job: Job,
+        command: str,
+        positions: Mapping[int, int],
+        settings: Settings,
+        workdir: str,
+        digest: str,
+        schedule: Schedule,
+        connections: Connections,
+        log: RunLog,
+        lookout: Lookout | None,
+    ) -> None:
+        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
+        self._job = job
+        self._command = command
+        self._positions = positions
+        self._settings = settings
+        self._workdir = workdir
+        self._digest = digest
+        self._schedule = schedule
+        self._connections = connections
+        self._log = log
+        self._lookout = lookout
+        self._acks: list[tuple[Member, int, int]] = []
+        self._next_worker = 0
+
+    def hear(self, member: Member) -> None:
+        """Take in all frames that have arrived. Raises EOFError at the end of the connection, Unusable and Lie."""
+        for frame in member.link.receive(now()):
+            if isinstance(frame, Hello):
+                self._greet(member, frame)
+            else:
+                self._take_in(member, frame)
+
+    def acknowledge(self) -> None:
+        """Tell agents which results the journal has, and begin to look for the objects expected of others."""
+        if self._lookout:
+            self._lookout.begin()
+        for member, task, attempt in self._acks:
+            self._connections.send(member, agent.ACK, task, attempt)
+        self._acks.clear()
+
+    def settle(self, ended: Ended, missing: str = "") -> None:
+        """Charge the end of an attempt; `missing` is an object that was expected of it."""
+        member, position, task, attempt, end = ended[:5]
+        member.looked_for.discard((task, attempt))
+        self._acks.append((member, task, attempt))
+        if missing:
+            with self._job.writing():
+                ended = charged(ended, missing)
+        if end.flags & agent.HOST_FAULT:
+            member.fault = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
+            verdict = self._schedule.spoiled(member.name, position, attempt, now())
+        else:
+            verdict = self._schedule.finished(member.name, position, attempt, ended.is_good, end.seconds, now())
+        self._log.ended(ended, verdict)
+
+    def _greet(self, member: Member, hello: Hello) -> None:
+        """Welcome an agent: a new one, or one that we or an earlier driver knew. Raises Lie."""
+        time = now()
+        gone, begun = member.ledger.hello(hello.holdings, time)
+        anew = bool(member.identity) and member.identity != hello.identity
+        if not anew and any(runs for _, _, runs in gone):
+            raise Lie("it has forgotten what runs there")
+        if member.presence is Presence.GIVEN_UP:
+            self._log.back(member)
+        member.is_back(time)
+        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus)
+        for start in begun:
+            self._job.slot(*start)
+        if anew:
+            self._log.agent_died(member)
+        member.identity = hello.identity
+        member.entrusted = True
+        self._schedule.join(member.name, member.slots)
+        self._reconcile(member, hello, anew)
+        member.round_trips.clear()
+        self._connections.ping(member)
+
+    def _give_slots(self, member: Member, slots: int) -> None:
+        """Number the slots, and send the agent the settings of the job."""
+        member.slots = slots
+        if member.first_up is None:
+            member.first_up = now()
+        if member.worker < 0:
+            member.worker = self._next_worker
+            self._next_worker += slots
+        member.ledger.slots = slots
+        self._connections.send(member, agent.JOB, payload=self._settings_of(member))
+        self._log.up(member, now() - member.made)
+
+    def _settings_of(self, member: Member) -> bytes:
+        pairs = {
+            "slots": member.slots,
+            "timeout": self._settings.mapreduce.timeout,
+            "linger": self._settings.mapreduce.linger,
+            "worker": member.worker,
+            "HARDWAY_INSTANCE_ID": member.name,
+            "workdir": self._workdir,
+            "files": self._digest,
+        }
+        items = [f"{key}={value}".encode() for key, value in pairs.items()]
+        return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
+
+    def _reconcile(self, member: Member, hello: Hello, anew: bool) -> None:
+        """Agree with the agent on what it holds; an agent that came `anew` took the place of one that died."""
+        time = now()
+        known = self._schedule.held(member.name)
+        found = set()
+        for holding in hello.holdings:
+            position = self._positions.get(holding.task, -1)
+            began = None if holding.state == agent.WAITING else time - holding.seconds
+            if (position, holding.attempt) in known:
+                found.add((position, holding.attempt))
+                if began is not None:
+                    self._schedule.started(member.name, position, holding.attempt, began)
+            elif position < 0 or not self._schedule.adopt(member.name, position, holding.attempt, began):
+                if holding.state == agent.ENDED:
+                    member.ledger.settled(holding.task, holding.attempt)
+                    self._connections.send(member, agent.ACK, holding.task, holding.attempt)
+                else:
+                    self._connections.order(member, True, holding.task, holding.attempt)
+        lost = [key for key in known if key not in found]
+        for position, attempt in lost:
+            self._log.lost(member, position, attempt)
+        if anew:
+            self._schedule.died(member.name, lost)
+        else:
+            for position, attempt in lost:
+                self._schedule.lost(member.name, position, attempt)
+
+    # Frames
+
+    def _take_in(self, member: Member, frame: Frame) -> None:
+        """Take in one frame. Raises Lie."""
+        if member.link.left:
+            raise Lie("it speaks after its goodbye")
+        kind, task, attempt, payload = frame
+        if kind == agent.DONE:
+            self._on_done(member, frame)
+        elif kind == agent.STARTED:
+            self._job.slot(*member.ledger.started(task, attempt, payload, now()))
+            self._schedule.started(member.name, self._positions.get(task, -1), attempt, now())
+        elif kind == agent.CHUNK:
+            self._on_chunk(member, frame)
+        elif kind == agent.RETURNED:
+            if member.ledger.returned(task, attempt, now()):
+                self._schedule.returned(member.name, self._positions.get(task, -1), attempt)
+                self._log.returned(member, task, attempt)
+        elif kind == agent.ERROR:
+            self._log.complained(member, member.link.complaint(payload))
+        elif kind == agent.BYE:
+            member.link.left = True
+        elif kind == agent.NOTICE:
+            self._on_notice(member, payload)
+        elif kind == agent.PONG:
+            self._on_pong(member, payload)
+        elif kind == agent.SAID:
+            member.ledger.said(task, attempt)
+            self._log.said(member, task, payload)
+        elif kind == agent.SHARED:
+            self._on_shared(member)
+        else:
+            raise Lie(f"a frame of kind {kind} in the middle")
+
+    def _on_shared(self, member: Member) -> None:
+        """Note that another job runs there."""
+        member.ledger.shares = True
+        self._schedule.share(member.name)
+        if not member.shares:
+            member.shares = True
+            self._log.shared(member)
+
+    def _on_notice(self, member: Member, payload: bytes) -> None:
+        """Note an interruption to come; the agent tells it again after each reconnection. Raises Lie."""
+        if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
+            raise Lie("a notice of an interruption at no time")
+        if member.health.announced:
+            return
+        self._log.notice(member, seconds, self._schedule.interrupt(member.name, seconds, now()))
+
+    def _on_pong(self, member: Member, payload: bytes) -> None:
+        round_trip = member.link.pong(payload, now())
+        if round_trip is not None:
+            self._schedule.distance(member.name, member.measured(round_trip, ROUND_TRIPS))
+            if len(member.round_trips) < ROUND_TRIPS:
+                self._connections.ping(member)
+
+    def _on_chunk(self, member: Member, frame: Frame) -> None:
+        which, wanted = member.ledger.chunk(frame.task, frame.attempt, frame.payload, now())
+        if not wanted or frame.task not in self._positions:
+            return  # it has ended already, or its argument has been dropped from the job since
+        with self._job.writing():
+            member.spool.write(frame.task, frame.attempt, which, memoryview(frame.payload)[1:])
+
+    def _on_done(self, member: Member, frame: Frame) -> None:
+        task, attempt = frame.task, frame.attempt
+        end = member.ledger.ended(task, attempt, frame.payload, now())
+        with self._job.writing():
+            spooled = member.spool.take(task, attempt)
+        position = self._positions.get(task, -1)
+        if (task, attempt) in member.looked_for:
+            return  # it came before, over another connection, and is acknowledged when it has been looked at
+        if position < 0 or not end.wanted:
+            self._acks.append((member, task, attempt))
+            return
+        ended = Ended(member, position, task, attempt, *whole(end, spooled))
+        if self._lookout and ended.is_good:
+            member.looked_for.add((task, attempt))
+            self._lookout.add(ended)
+        else:
+            self.settle(ended)

@@ -1,0 +1,106 @@
+"""Events that the driver acts on. Other threads put them on its queue; some it finds itself when it looks around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from hardway.ec2.instances import Instance
+    from hardway.pmap.ledger import End
+    from hardway.pmap.link import Link
+    from hardway.pmap.member import Member
+
+
+class Ready(NamedTuple):
+    """Data has arrived over a connection, or the connection has ended."""
+
+    link: Link
+
+
+class Opened(NamedTuple):
+    """A connection to the member is open."""
+
+    member: Member
+
+
+class Refused(NamedTuple):
+    """No connection to the member could be opened."""
+
+    member: Member
+    error: Exception
+
+
+class Hung(NamedTuple):
+    """The member's connection is of no use any more."""
+
+    member: Member
+    reason: str
+
+
+class Lied(NamedTuple):
+    """The member's agent says something that ours would not, or is silent where ours would not be."""
+
+    member: Member
+    lie: str
+
+
+class Unreachable(NamedTuple):
+    """The member has been away for too long: its tasks are to run elsewhere."""
+
+    member: Member
+
+
+class Described(NamedTuple):
+    """EC2 has told the states of instances; an id that EC2 doesn't know has none."""
+
+    ids: Sequence[str]
+    states: Mapping[str, str]
+
+
+class Found(NamedTuple):
+    """These instances match the selector."""
+
+    instances: Sequence[Instance]
+
+
+class Priced(NamedTuple):
+    """Prices of members are known."""
+
+
+class Ended(NamedTuple):
+    """An attempt has ended, and all of its output is here."""
+
+    member: Member
+    position: int
+    task: int
+    attempt: int
+    end: End
+    stdout: bytes | Path
+    stderr: bytes | Path
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing speaks against its result."""
+        return self.end.code == 0 and not self.end.flags
+
+
+class Looked(NamedTuple):
+    """Somebody has looked for the objects expected of an attempt; `missing` is the first that isn't there."""
+
+    ended: Ended
+    missing: str
+
+
+class Unseen(NamedTuple):
+    """S3 can't be asked whether the expected objects are there."""
+
+    error: Exception
+
+
+class Woken(NamedTuple):
+    """A signal has come."""
+
+
+Event = Ready | Opened | Refused | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken

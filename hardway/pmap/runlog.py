@@ -1,0 +1,217 @@
+"""Writes what happens in a run to the job's journal, counts it, and tells a person what matters to a person."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hardway.pmap import agent
+from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_line
+from hardway.pmap.events import Ended
+from hardway.pmap.health import Cause
+from hardway.pmap.hosts import Name
+from hardway.pmap.journal import Job, Result
+from hardway.pmap.link import text
+from hardway.pmap.member import Member
+from hardway.pmap.progress import Progress
+from hardway.pmap.schedule import Schedule, Verdict
+from hardway.pmap.spool import discard
+
+SAID_MOST = 5  # of what agents tell of attempts is shown
+
+
+class RunLog:
+    """The record of one run. Each method notes one thing that has happened."""
+
+    def __init__(
+        self,
+        job: Job,
+        numbers: Sequence[int],
+        timeout: float,
+        progress: Progress,
+        on_result: Callable[[int, Result], None] | None,
+    ) -> None:
+        """Take the tasks' `numbers`, by position, and their `timeout` in seconds."""
+        self.outcome = Outcome()
+        self._job = job
+        self._numbers = numbers
+        self._timeout = timeout
+        self._progress = progress
+        self._on_result = on_result
+        self._reasons: Counter[str] = Counter()  # why instances get no more tasks
+        self._said = 0  # lines that agents had to say of attempts
+
+    # The run
+
+    def begins(self, slots: int) -> None:
+        """Note the beginning; `slots` is the number that a person asked for."""
+        self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
+
+    def priced(self, prices: Mapping[str, float]) -> None:
+        """Note the prices of instances, in USD/hour."""
+        self._job.event("prices", **prices)
+
+    def over(self, why: str, prices: Mapping[str, float]) -> None:
+        """Note the end, and the reason for it."""
+        self._job.event("over", why=why, prices=dict(prices))
+        self._job.flush()
+
+    def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
+        """Name the members whose agents have not said goodbye."""
+        names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
+        self._progress.say(
+            f"{names}: the agent there did not confirm that it ends; left alone, it does after {linger:g} s"
+        )
+
+    def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
+        """Work out what the run came to."""
+        outcome = self.outcome
+        outcome.done, outcome.left = schedule.done, schedule.left
+        outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
+        outcome.backups = schedule.backups
+        for member in members:
+            if member.first_up is None:
+                continue
+            seconds = (end if member.given_up is None else member.given_up) - member.first_up
+            outcome.slot_seconds += member.slots * seconds
+            if member.price is None:
+                outcome.unpriced += 1
+            else:
+                outcome.cost += member.price * seconds / 3600
+
+    # Members
+
+    def joins(self, member: Member) -> None:
+        """Note an instance that takes part from now on."""
+        self._progress.say(f"{member.instance}: it joins")
+
+    def up(self, member: Member, seconds: float) -> None:
+        """Note that the agent is there, `seconds` after the instance became a member."""
+        instance = member.instance
+        about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
+        took = round(seconds, 3)
+        self._job.event("up", host=member.name, slots=member.slots, seconds=took, **about)
+
+    def back(self, member: Member) -> None:
+        """Note that a member is there again that was given up."""
+        self._progress.say(f"{member.instance}: it is back")
+
+    def agent_died(self, member: Member) -> None:
+        """Note that another agent is there than before."""
+        self._job.event("died", host=member.name)
+        self._progress.say(f"{member.instance}: the agent had died; another one is there")
+
+    def away(self, member: Member) -> None:
+        """Note that the member can't be reached."""
+        self._job.event("away", host=member.name, reason=member.reason)
+        self._progress.say(f"{member.instance}: {member.reason or 'the connection was lost'}; trying again")
+
+    def gone(self, member: Member, reason: str, again: int) -> None:
+        """Note that the member is given up; `again` is the number of its tasks that run elsewhere."""
+        self._job.event("gone", host=member.name, reason=reason)
+        self.outcome.lost += 1
+        self._reasons[reason] += 1
+        tasks = f"; {again} {'task runs' if again == 1 else 'tasks run'} elsewhere" if again else ""
+        self._progress.say(f"{member.instance}: {reason}{tasks}")
+
+    def distrusted(self, member: Member, reason: str) -> None:
+        """Note that a member that was given up is not wanted back."""
+        self._progress.say(f"{member.instance}: {reason}")
+
+    def aside(self, member: Member) -> None:
+        """Note that the member gets no more tasks."""
+        cause = member.health.set_aside
+        if cause is None or member.is_gone:
+            return  # it has gone since
+        why = member.fault if cause is Cause.CANNOT_RUN else ""
+        reason = f"{cause.value}{': ' if why else ''}{why}"
+        self._job.event("aside", host=member.name)
+        self._reasons[reason] += 1
+        self._progress.say(f"{member.instance}: set aside, {reason}")
+
+    def notice(self, member: Member, seconds: float, urgent: int) -> None:
+        """Note an interruption in `seconds`; `urgent` is the number of tasks that run elsewhere, too."""
+        self._job.event("notice", host=member.name, seconds=round(seconds, 3))
+        tasks = f"; {urgent} {'task is' if urgent == 1 else 'tasks are'} run elsewhere too" if urgent else ""
+        self._progress.say(
+            f"{member.instance}: spot interruption in {max(seconds, 0):.0f} s, nothing new starts{tasks}"
+        )
+
+    def spared(self, member: Member) -> None:
+        """Note that the member has outlived its interruption."""
+        self._job.event("spared", host=member.name)
+        self._progress.say(f"{member.instance}: it was not interrupted, it takes tasks again")
+
+    def shared(self, member: Member) -> None:
+        """Note that another job runs there."""
+        self._progress.say(
+            f"{member.instance}: another job runs there too; together they run no more at a time than one"
+        )
+
+    def complained(self, member: Member, complaint: str) -> None:
+        """Tell what the agent died of."""
+        self._progress.say(f"{member.instance}: {complaint}")
+
+    def reasons(self) -> str:
+        """Return why instances get no more tasks, the most frequent reasons first."""
+        return "; ".join(reason for reason, _ in self._reasons.most_common(3))
+
+    # Attempts
+
+    def said(self, member: Member, task: int, payload: bytes) -> None:
+        """Tell what the agent has to say of an attempt that runs, unless too much was told before."""
+        self._said += 1
+        if self._said <= SAID_MOST:
+            more = "; more of this kind is not told" if self._said == SAID_MOST else ""
+            self._progress.say(f"{member.instance}: task {task}: {text(payload)}{more}")
+
+    def returned(self, member: Member, task: int, attempt: int) -> None:
+        """Note an attempt that was given back before it started."""
+        self._job.event("back", task=task, attempt=attempt, host=member.name)
+
+    def lost(self, member: Member, position: int, attempt: int) -> None:
+        """Note an attempt that is lost."""
+        self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name)
+
+    def deadly(self, position: int, attempt: int, host: Name) -> None:
+        """Note that the task has failed since it seems to kill its hosts."""
+        number = self._numbers[position]
+        result = self._job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
+        self.outcome.failed[position] = result
+        self._progress.say(f"task {number} is given up: {how_it_ended(result)}")
+        self._tell_result(position, result)
+
+    def ended(self, ended: Ended, verdict: Verdict) -> None:
+        """Note the end of an attempt, and the schedule's verdict on it."""
+        member, position, task, attempt, end, stdout, stderr = ended
+        self.outcome.busy += end.seconds
+        if verdict is Verdict.IGNORED:
+            about = {"code": end.code, "seconds": round(end.seconds, 6)}
+            self._job.event("ended", task=task, attempt=attempt, host=member.name, **about)
+            discard([output for output in (stdout, stderr) if isinstance(output, Path)])
+            return
+        result = self._job.ended(task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr)
+        if verdict is Verdict.DONE:
+            member.results += 1
+            self._job.done(task, result)
+        elif verdict is Verdict.FAILED:
+            self.outcome.failed[position] = result
+        if verdict is Verdict.RETRY:
+            self._tell_retry(member, task, result)
+        else:
+            self._tell_result(position, result)
+
+    def _tell_retry(self, member: Member, task: int, result: Result) -> None:
+        self._job.flush()
+        how = how_it_ended(result, self._timeout)
+        said = last_line(self._job.outputs, task, result)
+        failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
+        reason = f"{how}{': ' if said else ''}{said}"
+        self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
+
+    def _tell_result(self, position: int, result: Result) -> None:
+        if self._on_result:
+            self._job.flush()
+            self._on_result(position, result)
