@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 from hardway.config import Settings
-from hardway.errors import HardwayError
+from hardway.errors import HardwayError, reason_of
 from hardway.pmap import agent
-from hardway.pmap.events import Event, Hung, Lied, Opened, Ready, Refused, Unreachable
+from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Asked
 from hardway.pmap.ledger import Lie
@@ -38,7 +38,7 @@ def shortage(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OURS:
-            return (cause.strerror or str(cause)).lower()
+            return reason_of(cause)
         cause = cause.__cause__ or cause.__context__
     return ""
 
@@ -94,7 +94,7 @@ class Connections:
                 session = self._settings.stub_session
                 member.link.connect(self._settings, session, folder, self._known, self._workers.over, self._load)
             except Exception as error:  # whatever it is, the driver's thread is told
-                self._events.put(Refused(member, error))
+                self._events.put(NotOpened(member, error))
             else:
                 self._events.put(Opened(member))
 
@@ -244,7 +244,7 @@ class Connections:
             case Opened(member):
                 if self.opened(member):
                     self.tell_to_stop(member)
-            case Refused(member):
+            case NotOpened(member):
                 self._retry_farewell(member)
             case Ready(link):
                 try:

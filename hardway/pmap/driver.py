@@ -26,7 +26,7 @@ from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
 from hardway.pmap.journal import Job, Result
 from hardway.pmap.ledger import Ledger, Lie
-from hardway.pmap.link import Link, Unusable, cut_short, now
+from hardway.pmap.link import Link, Unusable, now
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
@@ -35,7 +35,7 @@ from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.pmap.workers import Workers
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 ROUND_TRIPS = 4  # measured on a new connection
@@ -194,7 +194,7 @@ class Driver:
                 self._hear(self._members[link.name])
             case events.Opened(member):
                 self._connections.opened(member)
-            case events.Refused(member, error):
+            case events.NotOpened(member, error):
                 self._refused(member, error)
             case events.Hung(member, reason):
                 self._lost(member, reason)

@@ -25,7 +25,7 @@ class Opened(NamedTuple):
     member: Member
 
 
-class Refused(NamedTuple):
+class NotOpened(NamedTuple):
     """No connection to the member could be opened."""
 
     member: Member
@@ -103,4 +103,4 @@ class Woken(NamedTuple):
     """A signal has come."""
 
 
-Event = Ready | Opened | Refused | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken
+Event = Ready | Opened | NotOpened | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken
