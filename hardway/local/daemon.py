@@ -25,6 +25,7 @@ from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
 from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
+from hardway.terminal import last_line
 
 PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
@@ -168,8 +169,8 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
         said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
     log = directory / LOG
     if not said:
-        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise HardwayError(f"the local cloud did not start: {''.join(tail) or 'no word from it'} ({log})")
+        why = last_line(log.read_bytes()) or "no word from it"
+        raise HardwayError(f"the local cloud did not start: {why} ({log})")
     refused = json.loads(said).get("error")
     if refused:
         raise HardwayError(refused)

@@ -14,6 +14,7 @@ from hardway.local.machines.processes import SandboxError, Spawner
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
 from hardway.local.machines.toolbox import Toolbox
+from hardway.terminal import last_line
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path)
             return Isolation(level, "; ".join(reasons))
         except SandboxError as error:
             missing = level != "none" and not shutil.which(level)
-            reasons.append(f"{level}: {'not installed' if missing else _last_line(str(error))}")
+            reasons.append(f"{level}: {'not installed' if missing else last_line(str(error)) or 'failed'}")
         finally:
             await sandbox.halt()
             disk.remove()
@@ -63,7 +64,3 @@ async def _probe(sandbox: Sandbox) -> None:
         status = await asyncio.wait_for(process.exited, BOOT_SECONDS)
     if status:
         raise SandboxError(f"a command in it ended with {status}")
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1] if text.strip() else "failed"
