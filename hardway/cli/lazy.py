@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
     from hardway.local import daemon
     from hardway.money import costs, market
-    from hardway.pmap import arguments, journal, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.ssh import connection as ssh
     from hardway.ssh import proxy
@@ -35,7 +35,8 @@ _MODULES = {
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "instances": "hardway.ec2.instances",
-    "journal": "hardway.pmap.journal",
+    "job_list": "hardway.pmap.job_list",
+    "job_paths": "hardway.pmap.job_paths",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -56,10 +57,10 @@ _MODULES = {
     "user_data": "hardway.launch.user_data",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
-    "user_data",
+    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group", "images",
+    "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags",
+    "transfer", "user_data",
 ]  # fmt: skip
 
 

@@ -26,9 +26,9 @@ Files without a name lie in the same directory: nothing to clean up when the age
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
 its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
-To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: Poller, Connection, Command,
-Spawner, Outputs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small functions, and
-last `main`, where all begins.
+To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: EventPoll, Connection, JobCommand,
+SpawnThread, OutputStore, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small functions,
+and last `main`, where all begins.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
@@ -237,11 +237,11 @@ class Agent:
         self.shared_told = False  # that other jobs are here, over the present connection
 
         self.wake, self.wake_in = wake_on_signals()
-        self.poller = Poller()
+        self.poller = EventPoll()
         self.poller.watch(self.wake, select.POLLIN, self.woken)
-        self.spawner = Spawner()
-        self.command = Command(directory, home, self.spawner)
-        self.outputs = Outputs(directory)
+        self.spawner = SpawnThread()
+        self.command = JobCommand(directory, home, self.spawner)
+        self.outputs = OutputStore(directory)
         self.shared = Slots(directory, self.wake_in)
         self.scratch = Scratch(os.path.basename(directory), home)
         job = os.path.basename(directory)
@@ -643,7 +643,7 @@ def wake_on_signals() -> "tuple[int, int]":
     return wake, wake_in
 
 
-class Poller:
+class EventPoll:
     """What to do when a descriptor is ready."""
 
     def __init__(self) -> None:
@@ -672,8 +672,8 @@ class Connection:
     def __init__(
         self,
         directory: str,
-        poller: Poller,
-        outputs: "Outputs",
+        poller: EventPoll,
+        outputs: "OutputStore",
         tasks: "dict[tuple[int, int], Task]",
         handle: "Callable[[int, int, int, bytes], None]",  # type: ignore[name-defined]
     ) -> None:
@@ -883,10 +883,10 @@ class Connection:
         return piece
 
 
-class Command:
+class JobCommand:
     """How a job's command is started: program, arguments, environment, and the files that came with the job."""
 
-    def __init__(self, directory: str, home: str, spawner: "Spawner") -> None:
+    def __init__(self, directory: str, home: str, spawner: "SpawnThread") -> None:
         self.directory = directory
         self.home = home
         self.spawner = spawner
@@ -1004,7 +1004,7 @@ class Command:
         return environment
 
 
-class Spawner:
+class SpawnThread:
     """Starts processes, in a thread of its own: those children that the main thread gets are what lost its parent."""
 
     def __init__(self) -> None:
@@ -1082,7 +1082,7 @@ def spawn(program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", 
     return process.pid
 
 
-class Outputs:
+class OutputStore:
     """What attempts have printed: in memory while it is little, else in files without a name."""
 
     def __init__(self, directory: str) -> None:

@@ -16,6 +16,10 @@ class RemoteClock:
 
     def here(self, there: float, earliest: float, latest: float) -> float:
         """When an event was that the clock showed at `there`, and that was between these moments."""
-        behind = earliest - there if self._behind is None else self._behind
-        self._behind = min(max(behind, earliest - there), latest - there)
-        return there + self._behind
+        behind = self._behind
+        if behind is None or there + behind < earliest:
+            behind = earliest - there
+        if there + behind > latest:
+            behind = latest - there
+        self._behind = behind
+        return there + behind

@@ -17,7 +17,7 @@ from hardway.errors import HardwayError, reason_of
 from hardway.pmap import agent
 from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Asked
+from hardway.pmap.job import Asked
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, cut, now
 from hardway.pmap.member import Member, Presence

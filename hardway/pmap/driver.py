@@ -24,7 +24,8 @@ from hardway.pmap.endings import Outcome
 from hardway.pmap.events import Event
 from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.job import Job
+from hardway.pmap.journal import Result
 from hardway.pmap.ledger import Ledger, Lie
 from hardway.pmap.link import Link, Unusable, now
 from hardway.pmap.member import Member, Presence

@@ -6,7 +6,8 @@ import signal
 from dataclasses import dataclass, field
 
 from hardway.pmap import agent
-from hardway.pmap.journal import Outputs, Result
+from hardway.pmap.job import Outputs
+from hardway.pmap.journal import Result
 from hardway.pmap.schedule import DEADLY
 from hardway.terminal import cut_short, last_line
 

@@ -27,7 +27,8 @@ from hardway.pmap import dask_task
 from hardway.pmap.clock import RemoteClock
 from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_complaint
 from hardway.pmap.expect import Expected, message
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.job import Job
+from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import FIRST_WAIT
 

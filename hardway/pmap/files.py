@@ -26,7 +26,8 @@ import paramiko
 
 from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded
-from hardway.pmap import agent, journal
+from hardway.pmap import agent
+from hardway.pmap.job import digest_of
 from hardway.tables import count
 from hardway.terminal import cut_short, printable
 
@@ -194,7 +195,7 @@ class Load:
         """`depends` are files here. Raises UsageError for one that can't be read."""
         self.digest = files.digest if files else ""
         self._files = files
-        self.depends = [journal.digest_of(name) for name in depends]
+        self.depends = [digest_of(name) for name in depends]
         named = zip(depends, self.depends, strict=True)
         self._wanted = [(name, digest.hex(), _places(name, command)) for name, digest in named]
         self._absent: dict[str, set[str]] = {}

@@ -16,7 +16,8 @@ from pathlib import Path
 from hardway import atomic
 from hardway.errors import Failed, UsageError, reason_of
 from hardway.paths import expanded, is_systems, put
-from hardway.pmap.journal import Asked, Job, Result
+from hardway.pmap.job import Asked, Job
+from hardway.pmap.journal import Result
 from hardway.terminal import printable
 
 MARK = ".hardway-job"

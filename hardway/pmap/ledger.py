@@ -28,7 +28,7 @@ ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it h
 START_PATIENCE = 60.0  # has started something, where nothing runs,
 END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over, or has sent the end of what gave way
 _FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT
-_unpack_start = agent.START.unpack
+_unpack_start, _unpack_result = agent.START.unpack, agent.RESULT.unpack_from
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 
 
@@ -255,8 +255,8 @@ class Ledger:
         key = task, attempt
         if len(payload) < agent.RESULT.size:
             raise Lie(f"an end of task {task} that is cut short")
-        code, flags, seconds, *counts = agent.RESULT.unpack_from(payload)
-        sizes, checksums = counts[:2], counts[2:]
+        code, flags, seconds, size, err_size, checksum, err_checksum = _unpack_result(payload)
+        sizes, checksums = [size, err_size], [checksum, err_checksum]
         inline = payload[agent.RESULT.size :]
         if flags & ~_FLAGS or not -65 < code < 256:
             raise Lie(f"task {task} ended in no way that there is: {code}, {flags}")
@@ -332,6 +332,5 @@ class Ledger:
         return ""
 
     def _check_seconds(self, task: int, seconds: float) -> None:
-        most = time.time() - self._created + CLOCKS_DIFFER
-        if not 0 <= seconds <= most or not math.isfinite(seconds):
+        if not 0 <= seconds <= CLOCKS_DIFFER and not 0 <= seconds <= time.time() - self._created + CLOCKS_DIFFER:
             raise Lie(f"task {task} ran for {seconds} s")

@@ -12,7 +12,8 @@ from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_complaint
 from hardway.pmap.events import Ended
 from hardway.pmap.health import Cause
 from hardway.pmap.hosts import Name
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.job import Job
+from hardway.pmap.journal import Result
 from hardway.pmap.link import text
 from hardway.pmap.member import Member
 from hardway.pmap.progress import Progress

@@ -22,12 +22,12 @@ from typing import Any
 
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
 from hardway.paths import expanded, is_systems, put
-from hardway.pmap import journal
+from hardway.pmap import job_list, job_paths
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
 from hardway.pmap.endings import how_it_ended, last_complaint
-from hardway.pmap.journal import Outputs
+from hardway.pmap.job import Outputs, read_asked, read_heads, read_journal
 from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
@@ -75,17 +75,17 @@ def write(name: str, to: str = "") -> Path:
 
 
 def _newest(name: str) -> Path:
-    found = journal.find(name)
+    found = job_paths.find(name)
     if not found:
         raise UsageError("which job? `inv mapreduce.jobs` lists them; '*' is the newest")
-    return max(found, key=journal.all_jobs().index)
+    return max(found, key=job_paths.all_jobs().index)
 
 
 def _load(path: Path) -> tuple[Record, Outputs]:
-    asked = journal.read_asked(path)
-    driven = journal.is_driven(path)
-    data, told = journal.read_journal(path, asked)
-    heads = [printable(head) for head in journal.read_heads(path, told)]
+    asked = read_asked(path)
+    driven = job_list.is_driven(path)
+    data, told = read_journal(path, asked)
+    heads = [printable(head) for head in read_heads(path, told)]
     timeline = history.read(data, time.time() if driven else None)
     state = "running" if driven else "done" if 0 < len(heads) == timeline.done else "stopped"
     outputs = Outputs(path)
