@@ -335,6 +335,7 @@ def test_a_composed_task_prints_its_result(project: Path) -> None:
     assert plain(project, "inv s3.sessions").stdout == ""
     assert plain(project, "inv mine s3.stub") == Result(0, stub * 2, "")
     assert plain(project, "inv after") == Result(0, "after\n", "")
+    assert plain(project, "inv after s3.stub") == Result(0, f"{stub}after\n", "")
     assert plain(project, "inv s3.clear x") == Result(
         1, "", "there is no session x of the S3 stub; inv s3.sessions lists them\n"
     )

@@ -46,6 +46,12 @@ class Executor(invoke.Executor):
         return super().expand_calls([call for call in calls if call is not needs_executor])
 
 
+    def dedupe(self, calls: list[invoke.Call]) -> list[invoke.Call]:
+        """The calls without repetitions; a named one stays where it is also another's prerequisite."""
+        named = [call for call in calls if isinstance(call.task, _Named)]
+        return super().dedupe([next((each for each in named if each == call), call) for call in calls])
+
+
 class _Config(invoke.Config):
     """Leaves a section empty that a file leaves empty: Invoke can't merge it with the defaults of a collection."""
 

@@ -24,7 +24,7 @@ from hardway.config import Local
 from hardway.errors import HardwayError
 from hardway.local import beneath
 from hardway.local.machines import isolation
-from hardway.local.machines.processes import Spawner
+from hardway.local.machines.processes import SpawnerClient
 from hardway.local.machines.toolbox import Toolbox
 from hardway.local.running import ALIVE, RECORD, Running
 
@@ -68,7 +68,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended_by, number)
-    with contextlib.closing(Spawner(directory)) as spawner:
+    with contextlib.closing(SpawnerClient(directory)) as spawner:
         async with _cloud(directory, spawner, settings) as running:
             atomic.write(directory / RECORD, [running.text.encode()])
             print(running.text, file=report, flush=True)
@@ -82,7 +82,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
 
 
 @contextlib.asynccontextmanager
-async def _cloud(directory: Path, spawner: Spawner, settings: Local) -> AsyncIterator[Running]:
+async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> AsyncIterator[Running]:
     """Serve a cloud for the time of the block. Raises HardwayError where the isolation asked for does not work."""
     (directory / "instances").mkdir()
     toolbox = Toolbox.create(directory)

@@ -423,7 +423,7 @@ class Agent:
 
     def fail(self, one: Task, slot: int, now: float, error: OSError, ours: bool) -> bool:
         """Fail an attempt that could not be started, by our fault or its own; False where it may be started soon."""
-        if ours:
+        if ours and error.errno != errno.EIO:  # an error of the disk, or a file that was changed, doesn't pass
             self.short_since = self.short_since or now
             self.retry_at = now + SHORT_AGAIN
             if self.running or now - self.short_since < SHORT_MOST:

@@ -27,7 +27,7 @@ from hardway.pmap.files import Load
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
 from hardway.pmap.ledger import Ledger, Lie
-from hardway.pmap.link import Link, Unusable, cut_short, now
+from hardway.pmap.link import Link, Unusable, now
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
@@ -36,10 +36,9 @@ from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.pmap.workers import Workers
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
-ROUND_TRIPS = 4  # measured on a new connection
 PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
 HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them

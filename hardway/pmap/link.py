@@ -36,8 +36,7 @@ from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
-from hardway.terminal import cut_short as cut_short
-from hardway.terminal import last_line
+from hardway.terminal import cut_short, last_line
 
 # Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
 # ours has compiled (compiling it is half of an agent's start), else its source.

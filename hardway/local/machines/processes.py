@@ -86,7 +86,7 @@ class SandboxProcess:
                 self.terminal.set_exception(SandboxError("no terminal"))
 
 
-class Spawner:
+class SpawnerClient:
     """The daemon's side of `spawner`.
 
     All processes that it starts belong to instances below `directory`. The file SPAWNER there stays locked until the

@@ -26,7 +26,7 @@ from hardway.pmap import job_list, job_paths
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
-from hardway.pmap.endings import how_it_ended, last_line
+from hardway.pmap.endings import how_it_ended, last_complaint
 from hardway.pmap.job import Outputs, read_asked, read_heads, read_journal
 from hardway.tables import count, duration
 
@@ -99,7 +99,7 @@ def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
     groups: dict[tuple[str, str], list[AttemptRecord]] = {}
     for attempt in timeline.attempts:
         if attempt.result is not None and attempt.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED):
-            line = printable(last_line(outputs, attempt.task, attempt.result))
+            line = printable(last_complaint(outputs, attempt.task, attempt.result))
             groups.setdefault((how_it_ended(attempt.result, timeout), line), []).append(attempt)
     found = [Failure(how, line, attempts) for (how, line), attempts in groups.items()]
     return sorted(found, key=lambda failure: -len(failure.attempts))
