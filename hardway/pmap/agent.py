@@ -223,10 +223,9 @@ class Agent:
     """Keeps the slots busy: what the driver says, the attempts that run, and the loop in which all happens."""
 
     def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
-        self.settings = {}  # type: dict[str, bytes]
         self.slots = 0
         self.timeout = 0.0
-        self.linger = 0.0  # without settings nobody ever said what the job is
+        self.linger = 0.0  # until somebody says what the job is
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
@@ -327,12 +326,11 @@ class Agent:
         """Take in settings: NUL-separated key=value; environment variables have an upper-case key."""
         pairs = [item.partition(b"=") for item in payload.split(b"\0")]
         settings = {key.decode(): value for key, _, value in pairs}
-        self.slots = max(1, int(settings["slots"]))
-        self.timeout = float(settings["timeout"])
-        self.linger = float(settings["linger"])
+        slots, instance = max(1, int(settings["slots"])), settings["HARDWAY_INSTANCE_ID"].decode()
+        timeout, linger = float(settings["timeout"]), float(settings["linger"])
         self.command.configure(settings)
-        self.settings = settings
-        self.shared.waits = self.shared.join(settings.get("HARDWAY_INSTANCE_ID", b"").decode(), self.slots)
+        self.slots, self.timeout, self.linger = slots, timeout, linger
+        self.shared.waits = self.shared.join(instance, slots)
         self.shared_told = False
 
     def add(self, task: int, attempt: int, stdin: bytes) -> None:
@@ -907,8 +905,8 @@ class JobCommand:
         for key, value in settings.items():
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
-        self.in_scratch = settings.get("workdir") == b"scratch"
-        self.digest = settings.get("files", b"").decode()
+        self.in_scratch = settings["workdir"] == b"scratch"
+        self.digest = settings["files"].decode()
 
     def prepare(self, text: bytes) -> None:
         """Decide how to start the command.
