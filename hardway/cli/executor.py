@@ -12,10 +12,10 @@ from typing import Any
 
 import invoke
 
-from hardway import streams
 from hardway.cli.task import Lines, Task, needs_executor, translated
 from hardway.config import SECTIONS
 from hardway.errors import Failed, HardwayError
+from hardway.system import streams
 from hardway.terminal import printable
 
 
