@@ -45,7 +45,6 @@ class Executor(invoke.Executor):
         """The calls with those before and after them; without the check for this executor."""
         return super().expand_calls([call for call in calls if call is not needs_executor])
 
-
     def dedupe(self, calls: list[invoke.Call]) -> list[invoke.Call]:
         """The calls without repetitions; a named one stays where it is also another's prerequisite."""
         named = [call for call in calls if isinstance(call.task, _Named)]
