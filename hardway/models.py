@@ -19,8 +19,8 @@ import botocore
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
-from hardway import atomic
-from hardway.state import cache_directory
+from hardway.system import atomic
+from hardway.system.state import cache_directory
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import atomic, state
 from hardway.errors import Failed, reason_of
+from hardway.system import atomic, state
 from hardway.tables import Table, duration
 from hardway.terminal import cut_short, last_line
 

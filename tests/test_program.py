@@ -157,10 +157,9 @@ def test_hardway_runs_no_python_that_lies_about(
 def test_inv_tells_so_too(text: str, tmp_path: Path, home: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    shutil.copy(REPOSITORY / "inv.py", checkout)
-    (checkout / "tasks").symlink_to(REPOSITORY / "tasks")
+    shutil.copytree(REPOSITORY / "tasks", checkout / "tasks")
     (checkout / "invoke.yaml").write_text(text)
-    command = [sys.executable, str(checkout / "inv.py"), "s3.stub"]
+    command = [sys.executable, str(checkout / "tasks"), "s3.stub"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "invoke.yaml" in done.stderr
@@ -251,7 +250,7 @@ def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> 
         shutil.copy(REPOSITORY / name, checkout)
     (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
     done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == (f"{checkout}/inv.py --list\n", "")
+    assert (done.stdout, done.stderr) == (f"{checkout}/tasks --list\n", "")
     assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
 
 

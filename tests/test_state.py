@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import state
 from hardway.ssh import keys
+from hardway.system import state
 
 
 def mode(path: Path) -> int:

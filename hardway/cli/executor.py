@@ -12,10 +12,10 @@ from typing import Any
 
 import invoke
 
-from hardway import streams
 from hardway.cli.task import Lines, Task, needs_executor, translated
 from hardway.config import SECTIONS
 from hardway.errors import Failed, HardwayError
+from hardway.system import streams
 from hardway.terminal import printable
 
 
@@ -44,7 +44,6 @@ class Executor(invoke.Executor):
     def expand_calls(self, calls: list[Any]) -> list[invoke.Call]:
         """The calls with those before and after them; without the check for this executor."""
         return super().expand_calls([call for call in calls if call is not needs_executor])
-
 
     def dedupe(self, calls: list[invoke.Call]) -> list[invoke.Call]:
         """The calls without repetitions; a named one stays where it is also another's prerequisite."""

@@ -19,11 +19,11 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import invoke
 
-from hardway import signals, streams
 from hardway.cli import flags
 from hardway.config import SETTINGS, Setting
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
-from hardway.state import private_file, state_directory
+from hardway.system import signals, streams
+from hardway.system.state import private_file, state_directory
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
 

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardway import state
 from hardway.fanout import extract
-from hardway.paths import is_systems
 from hardway.ssh.channel import CHUNK, STALL_SECONDS, TransferError
+from hardway.system import state
+from hardway.system.paths import is_systems
 from hardway.terminal import printable
 
 PREFIX = ".hardway-copy-"

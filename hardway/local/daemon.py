@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from hardway import config, state
+from hardway import config
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
 from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
+from hardway.system import state
 from hardway.terminal import last_line
 
 PROCESS = "hardway.local.daemon_process"

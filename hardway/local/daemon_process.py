@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from hardway import atomic, state
 from hardway.config import Local
 from hardway.errors import HardwayError
 from hardway.local import beneath
@@ -27,6 +26,7 @@ from hardway.local.machines import isolation
 from hardway.local.machines.processes import SpawnerClient
 from hardway.local.machines.toolbox import Toolbox
 from hardway.local.running import ALIVE, RECORD, Running
+from hardway.system import atomic, state
 
 
 def main() -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from hardway import atomic, aws
+from hardway import aws
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
-from hardway.state import cache_directory
+from hardway.system import atomic
+from hardway.system.state import cache_directory
 
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]

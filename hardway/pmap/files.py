@@ -25,9 +25,9 @@ from typing import IO, Any
 import paramiko
 
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded
 from hardway.pmap import agent
 from hardway.pmap.job import digest_of
+from hardway.system.paths import expanded
 from hardway.tables import count
 from hardway.terminal import cut_short, printable
 

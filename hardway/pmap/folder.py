@@ -13,11 +13,11 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway import atomic
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded, is_systems, put
 from hardway.pmap.job import Asked, Job
 from hardway.pmap.journal import Result
+from hardway.system import atomic
+from hardway.system.paths import expanded, is_systems, put
 from hardway.terminal import printable
 
 MARK = ".hardway-job"

@@ -45,12 +45,12 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from hardway import atomic, state
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.paths import current_directory
 from hardway.pmap import journal
 from hardway.pmap.job_paths import check_name, jobs_path, no_such
 from hardway.pmap.journal import History, Result
+from hardway.system import atomic, state
+from hardway.system.paths import current_directory
 from hardway.terminal import printable
 
 VERSION = 2  # of all that is in a job's directory

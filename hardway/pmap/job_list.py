@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hardway import state
 from hardway.errors import Failed, HardwayError, reason_of
 from hardway.pmap.job import KEY_SIZE, Damaged, content_of, lock, open_file, read_asked, read_journal, read_keys
 from hardway.pmap.job_paths import all_jobs, made
+from hardway.system import state
 from hardway.tables import Table, count, duration
 from hardway.terminal import printable
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from hardway import streams
+from hardway.system import streams
 from hardway.tables import count, duration
 from hardway.terminal import printable, redrawn
 

@@ -27,7 +27,6 @@ from hardway import aws
 from hardway.config import Settings, aws_variables
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
@@ -39,6 +38,7 @@ from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
+from hardway.system.paths import current_directory
 from hardway.tables import count, duration, money
 from hardway.terminal import printable
 

@@ -26,13 +26,13 @@ import fabric
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from hardway import state
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded
 from hardway.ssh import host_keys, proxy
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.system import state
+from hardway.system.paths import expanded
 from hardway.terminal import printable
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
-from hardway import atomic, state
 from hardway.errors import UsageError, reason_of
+from hardway.system import atomic, state
 
 CONSOLES = 50
 """How many instances' consoles one command asks for: EC2 answers 100 such calls at once, and then 20 a second.

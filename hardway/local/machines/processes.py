@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway import config, state
+from hardway import config
 from hardway.errors import reason_of
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
 from hardway.local.running import SPAWNER
+from hardway.system import state
 
 
 class SandboxError(Exception):

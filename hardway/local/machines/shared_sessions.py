@@ -12,10 +12,10 @@ import re
 import stat
 from collections.abc import Mapping
 
-from hardway import state
 from hardway.local import beneath
 from hardway.local.machines.spawner import Bind
-from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
+from hardway.s3.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
+from hardway.system import state
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,100}")
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.paths import expanded, is_systems, put
 from hardway.pmap import job_list, job_paths
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
 from hardway.pmap.endings import how_it_ended, last_complaint
 from hardway.pmap.job import Outputs, read_asked, read_heads, read_journal
+from hardway.system.paths import expanded, is_systems, put
 from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from hardway import atomic
 from hardway.errors import UsageError
+from hardway.system import atomic
 from hardway.terminal import printable
 
 _SYSTEMS = tuple(map(Path, ("/dev", "/proc", "/sys")))
