@@ -22,8 +22,8 @@ import invoke
 from hardway.cli import flags
 from hardway.config import SETTINGS, Setting
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
+from hardway.files import private_file, state_directory
 from hardway.system import signals, streams
-from hardway.system.state import private_file, state_directory
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
 

@@ -45,11 +45,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from hardway import files
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
 from hardway.pmap import journal
 from hardway.pmap.job_paths import check_name, jobs_path, no_such
 from hardway.pmap.journal import History, Result
-from hardway.system import atomic, state
 from hardway.system.paths import current_directory
 from hardway.terminal import printable
 
@@ -351,7 +351,7 @@ class Job:
         path = self.path / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            atomic.write(path, [content])
+            files.write(path, [content])
         except OSError as error:
             raise self.unwritable(error) from None
         return path
@@ -503,7 +503,7 @@ def read_asked(path: Path) -> Asked:
     """
     try:
         about = os.stat(path)
-        if not state.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
+        if not files.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
             raise Failed(
                 f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
                 "mapreduce.rm deletes it, chmod 700 trusts it"
@@ -563,7 +563,7 @@ def lock(path: Path, name: str) -> int:
     fd = -1
     try:
         fd = open_file(path / "lock", os.O_RDWR | os.O_CREAT)
-        ours = state.lock(fd)
+        ours = files.lock(fd)
     except OSError as error:
         if fd >= 0:
             os.close(fd)
@@ -625,14 +625,14 @@ def _make(path: Path, asked: Asked) -> None:
     contents = {"job.json": about, "journal": History().sealed([journal.first_line(asked.seal)])}
     contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
     try:
-        state.state_directory("jobs")
+        files.state_directory("jobs")
         _sweep()
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "", path)
         new.mkdir(mode=0o700)
         (new / "large").mkdir(mode=0o700)
         for file, content in contents.items():
-            atomic.write(new / file, [content], synced=bool(content))
+            files.write(new / file, [content], synced=bool(content))
         # Of two that take the same name at once one finds the other's, which is not empty.
         new.rename(path)
         _sync_directory(path.parent)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hardway import files
 from hardway.errors import Failed, HardwayError, reason_of
 from hardway.pmap.job import KEY_SIZE, Damaged, content_of, lock, open_file, read_asked, read_journal, read_keys
 from hardway.pmap.job_paths import all_jobs, made
-from hardway.system import state
 from hardway.tables import Table, count, duration
 from hardway.terminal import printable
 
@@ -83,7 +83,7 @@ def is_driven(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not state.lock(fd, shared=True)
+        return not files.lock(fd, shared=True)
     finally:
         os.close(fd)
 

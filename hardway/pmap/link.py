@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fabric
 import paramiko
@@ -31,7 +31,6 @@ from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
 from hardway.pmap import agent
-from hardway.pmap.events import Event, Ready
 from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
@@ -133,7 +132,7 @@ class Incoming:
 class Link:
     """Made for an instance once; opened as often as its connection is lost."""
 
-    def __init__(self, instance: Instance, events: SimpleQueue[Event], ledger: Ledger | None = None) -> None:
+    def __init__(self, instance: Instance, events: SimpleQueue[Any], ledger: Ledger | None = None) -> None:
         self.instance = instance
         self.name = instance.id
         self.ledger = ledger or Ledger()
@@ -359,10 +358,16 @@ class Link:
             raise Unusable(f"the agent did not start: {text(said) or f'exit code {code}'}")
 
 
+class Ready(NamedTuple):
+    """Data has arrived over a connection, or the connection has ended."""
+
+    link: Link
+
+
 class _Announcement:
     """What Paramiko takes for an Event: puts the link on the queue when there is something to receive."""
 
-    def __init__(self, link: Link, events: SimpleQueue[Event]) -> None:
+    def __init__(self, link: Link, events: SimpleQueue[Any]) -> None:
         self._link = link
         self._events = events
         self._is_set = False

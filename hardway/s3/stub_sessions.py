@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hardway.config import aws_variables, child_environment, search_path, temporary_directory
 from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
-from hardway.system.state import is_ours
+from hardway.files import is_ours
 from hardway.tables import Table, count, duration
 
 PREFIX = "s3_stubbed_session_"
