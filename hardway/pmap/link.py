@@ -144,7 +144,7 @@ class Link:
         self.left = False  # the agent has ended
         self._connection: fabric.Connection | None = None
         self._events = events
-        self._announcement = _Announcement(self, events)
+        self._ready = _ReadyEvent(self, events)
         self._frames = Incoming()
         self._preface = bytearray()
         self._marked = False  # what a login shell prints is over
@@ -199,8 +199,8 @@ class Link:
         self._complained = self._marked = self.left = False
         self.heard = self.answers_since = self.reached = self._opened = self._whole = now
         if self.channel is not None:
-            self._announcement = _Announcement(self, self._events)
-            self.channel.in_buffer.set_event(self._announcement)
+            self._ready = _ReadyEvent(self, self._events)
+            self.channel.in_buffer.set_event(self._ready)
 
     def detach(self) -> fabric.Connection | None:
         """Forget the connection, for the caller to close in a thread of its own."""
@@ -251,7 +251,7 @@ class Link:
         if channel.eof_received or channel.closed:
             if not self.up and not channel.exit_status_ready():
                 # Why it ended comes after its last output, and then the channel is closed, which is announced anew.
-                self._announcement.clear()
+                self._ready.clear()
                 if not channel.closed:
                     return found
             if found:
@@ -364,7 +364,7 @@ class Ready(NamedTuple):
     link: Link
 
 
-class _Announcement:
+class _ReadyEvent:
     """What Paramiko takes for an Event: puts the link on the queue when there is something to receive."""
 
     def __init__(self, link: Link, events: SimpleQueue[Any]) -> None:
