@@ -8,12 +8,12 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import check as checking
 from hardway.cli.task import Lines, say, task
 from hardway.errors import Failed, PartlyFailed
 from hardway.tables import count
 
 from .flags import JSON
+from .lazy import check as checking
 
 
 @task(autoprint=True, help={"json": JSON})
