@@ -229,6 +229,8 @@ class InstanceGroup(ThreadingGroup):
         self.settings = settings
         #: Set once Ctrl-C has been pressed: actions that wait should look at it.
         self.interrupted = threading.Event()
+        instances = list(instances)
+        ssh.read_configuration(instances, settings)
         self.extend(ssh.InstanceConnection(instance, settings, known, self.interrupted) for instance in instances)
 
     def fanout(
