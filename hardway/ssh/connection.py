@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import random
 import re
 import socket
 import threading
@@ -48,6 +49,9 @@ TCP_USER_TIMEOUT_MS = 60_000
 # And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
 _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
+# Where it has refused one of them, how long it is tried again, and the first pause.
+_DROPPED_SECONDS = 5.0
+_DROPPED_PAUSE = 0.1
 # That sshd lets anybody try (MaxAuthTries).
 _MOST_KEYS = 6
 # What a login name may be: also that of a directory's user (anna@corp.example).
@@ -296,17 +300,29 @@ def open_connection(connection: InstanceConnection) -> None:
     """
     if not connection.host:
         raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
-    try:
-        connection.open()
-    except BaseException as error:
-        said = connection.abandon()
-        reason = _reason(error, connection)
-        if reason is None:
-            raise
-        reason = f"{reason} ({said})" if said else reason
-        where = f"{connection.user}@{connection.host}:{connection.port}"
-        raise ConnectError(f"cannot connect to {where}: {reason}") from error
+    deadline, pause = time.monotonic() + _DROPPED_SECONDS, _DROPPED_PAUSE
+    while True:
+        try:
+            connection.open()
+            break
+        except BaseException as error:
+            said = connection.abandon()
+            if _is_dropped(error) and time.monotonic() < deadline and not connection.given_up.wait(pause):
+                # Not all at the same time again.
+                pause *= 1 + random.random()
+                continue
+            reason = _reason(error, connection)
+            if reason is None:
+                raise
+            reason = f"{reason} ({said})" if said else reason
+            where = f"{connection.user}@{connection.host}:{connection.port}"
+            raise ConnectError(f"cannot connect to {where}: {reason}") from error
     connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+
+
+def _is_dropped(error: BaseException) -> bool:
+    """Whether the server hung up before its first word, as sshd does with more than MaxStartups at the same time."""
+    return isinstance(error, EOFError | ConnectionResetError) or str(error) == "Error reading SSH protocol banner"
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
@@ -323,7 +339,11 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
         )
     # Paramiko says in a plain SSHException that it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
-        return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
+        user = connection.user
+        return (
+            f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
+            f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
+        )
     # Paramiko says so where it gave up before it has heard a word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         if connection.settings.ec2.via:
