@@ -49,9 +49,8 @@ TCP_USER_TIMEOUT_MS = 60_000
 # And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
 _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
-# Where it has refused one of them, how long it is tried again, and the first pause.
-_DROPPED_SECONDS = 5.0
-_DROPPED_PAUSE = 0.1
+# Between two tries where it has: others are let in meanwhile.
+_DROPPED_PAUSES = (0.1, 0.5)
 # That sshd lets anybody try (MaxAuthTries).
 _MOST_KEYS = 6
 # What a login name may be: also that of a directory's user (anna@corp.example).
@@ -300,17 +299,17 @@ def open_connection(connection: InstanceConnection) -> None:
     """
     if not connection.host:
         raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
-    deadline, pause = time.monotonic() + _DROPPED_SECONDS, _DROPPED_PAUSE
+    deadline = time.monotonic() + (connection.connect_timeout or 15)
     while True:
         try:
             connection.open()
             break
         except BaseException as error:
             said = connection.abandon()
-            if _is_dropped(error) and time.monotonic() < deadline and not connection.given_up.wait(pause):
+            if _is_dropped(error) and time.monotonic() < deadline:
                 # Not all at the same time again.
-                pause *= 1 + random.random()
-                continue
+                if not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
+                    continue
             reason = _reason(error, connection)
             if reason is None:
                 raise

@@ -90,11 +90,11 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
             "UsePAM no",
             "StrictModes no",
             "PidFile none",
+            "MaxStartups 200",  # unlike other lines, the last one counts
             "Subsystem sftp internal-sftp",
             # bash would read the start-up files of whoever runs the tests
             " ".join(["SetEnv", *(f"{key}={value}" for key, value in {"HOME": directory, **environment}.items())]),
             *lines,
-            "MaxStartups 200",  # the first one of a kind counts
             *(f"ListenAddress {address}:{port}" for address in addresses),
         ]
         (directory / "config").write_text("\n".join(config) + "\n")

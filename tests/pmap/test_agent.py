@@ -281,6 +281,6 @@ def test_the_agent_runs_on_python_3_6() -> None:
     pytest.importorskip("vermin", reason="no vermin here")
     # Asked for before it is used.
     newer = ["--exclude", "os.posix_spawn", "--exclude", "os.POSIX_SPAWN_DUP2"]
-    command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv", *newer, agent.__file__]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv"]
+    done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
