@@ -51,6 +51,8 @@ _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
 # Between two tries where it has: others are let in meanwhile.
 _DROPPED_PAUSES = (0.1, 0.5)
+# As Paramiko says it, which puts behind it what the socket has said.
+_NO_BANNER = "Error reading SSH protocol banner"
 # That sshd lets anybody try (MaxAuthTries).
 _MOST_KEYS = 6
 # What a login name may be: also that of a directory's user (anna@corp.example).
@@ -306,10 +308,10 @@ def open_connection(connection: InstanceConnection) -> None:
             break
         except BaseException as error:
             said = connection.abandon()
-            if _is_dropped(error) and time.monotonic() < deadline:
-                # Not all at the same time again.
-                if not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
-                    continue
+            is_asked_again = _is_dropped(error) and time.monotonic() < deadline
+            # Not all at the same time again.
+            if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
+                continue
             reason = _reason(error, connection)
             if reason is None:
                 raise
@@ -321,7 +323,7 @@ def open_connection(connection: InstanceConnection) -> None:
 
 def _is_dropped(error: BaseException) -> bool:
     """Whether the server hung up before its first word, as sshd does with more than MaxStartups at the same time."""
-    return isinstance(error, EOFError | ConnectionResetError) or str(error) == "Error reading SSH protocol banner"
+    return isinstance(error, EOFError | ConnectionResetError) or str(error).startswith(_NO_BANNER)
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
