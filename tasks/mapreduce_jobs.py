@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from hardway.cli.lazy import journal
-from hardway.cli.lazy import report as reports
 from hardway.cli.task import act, confirm, nothing, say, task
 from hardway.errors import Failed, HardwayError
 from hardway.tables import count
 from hardway.terminal import printable
 
 from .flags import JSON, YES
+from .lazy import job_list, job_paths
+from .lazy import report as reports
 
 if TYPE_CHECKING:
-    from hardway.pmap.journal import Jobs
+    from hardway.pmap.job_list import Jobs
 
 JOB = "its name; of several that a glob matches, the newest: '*' is the last job"
 
@@ -32,7 +32,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
       inv mapreduce.jobs
       inv mapreduce.jobs --json
     """
-    found = journal.Jobs(journal.describe(path) for path in journal.all_jobs())
+    found = job_list.Jobs(job_list.describe(path) for path in job_paths.all_jobs())
     say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
     if not found:
         say("no jobs on this machine yet")
@@ -47,12 +47,12 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
       inv mapreduce.rm sizes --yes
       inv mapreduce.rm '*' -y
     """
-    found = journal.find(job)
-    confirm(f"delete {count(len(found), 'job')}?", str(journal.Jobs(map(journal.describe, found))).splitlines(), yes)
+    found = job_paths.find(job)
+    confirm(f"delete {count(len(found), 'job')}?", str(job_list.Jobs(map(job_list.describe, found))).splitlines(), yes)
     kept = []
     for path in found:
         try:
-            journal.remove(path)
+            job_list.remove(path)
         except HardwayError as error:
             kept.append(str(error))
     if kept:

@@ -19,7 +19,7 @@ from hardway.local.api.local_instance import LocalInstance
 from hardway.local.machines import cloudinit
 from hardway.local.machines.machine import Machine
 from hardway.local.machines.metadata import MetadataService
-from hardway.local.machines.processes import SandboxError, Spawner
+from hardway.local.machines.processes import SandboxError, SpawnerClient
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.toolbox import Toolbox
@@ -38,7 +38,7 @@ class Cloud:
     def __init__(
         self,
         directory: Path,
-        spawner: Spawner,
+        spawner: SpawnerClient,
         toolbox: Toolbox,
         level: str,
         boot_delay: float,

@@ -19,12 +19,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from hardway import atomic, state
+from hardway import files
 from hardway.config import Local
 from hardway.errors import HardwayError
 from hardway.local import beneath
 from hardway.local.machines import isolation
-from hardway.local.machines.processes import Spawner
+from hardway.local.machines.processes import SpawnerClient
 from hardway.local.machines.toolbox import Toolbox
 from hardway.local.running import ALIVE, RECORD, Running
 
@@ -40,7 +40,7 @@ def main() -> None:
     # Before the fork: an interrupted `daemon` either still has a child to kill or sees this file locked.
     os.umask(0o022)
     alive = os.open(directory / ALIVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    state.lock(alive, wait=True)
+    files.lock(alive, wait=True)
     if os.fork():
         os._exit(0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
@@ -68,9 +68,9 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended_by, number)
-    with contextlib.closing(Spawner(directory)) as spawner:
+    with contextlib.closing(SpawnerClient(directory)) as spawner:
         async with _cloud(directory, spawner, settings) as running:
-            atomic.write(directory / RECORD, [running.text.encode()])
+            files.write(directory / RECORD, [running.text.encode()])
             print(running.text, file=report, flush=True)
             report.close()
             _settle_memory()
@@ -82,7 +82,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
 
 
 @contextlib.asynccontextmanager
-async def _cloud(directory: Path, spawner: Spawner, settings: Local) -> AsyncIterator[Running]:
+async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> AsyncIterator[Running]:
     """Serve a cloud for the time of the block. Raises HardwayError where the isolation asked for does not work."""
     (directory / "instances").mkdir()
     toolbox = Toolbox.create(directory)

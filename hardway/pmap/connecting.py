@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 from hardway.config import Settings
-from hardway.errors import HardwayError
+from hardway.errors import HardwayError, reason_of
 from hardway.pmap import agent
 from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
-from hardway.pmap.journal import Asked
+from hardway.pmap.job import Asked
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, cut, now
 from hardway.pmap.member import Member, Presence
@@ -38,7 +38,7 @@ def shortage(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OURS:
-            return (cause.strerror or str(cause)).lower()
+            return reason_of(cause)
         cause = cause.__cause__ or cause.__context__
     return ""
 

@@ -11,7 +11,7 @@ from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
 from hardway.pmap.events import Ended
 from hardway.pmap.expect import Lookout, charged
-from hardway.pmap.journal import Job
+from hardway.pmap.job import Job
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, Hello, now, text
 from hardway.pmap.member import Member, Presence

@@ -25,10 +25,11 @@ from typing import IO, Any
 import paramiko
 
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded
-from hardway.pmap import agent, journal
+from hardway.pmap import agent
+from hardway.pmap.job import digest_of
+from hardway.system.paths import expanded
 from hardway.tables import count
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 _PIECE = 1 << 18
 _ANSWER_MOST = 1 << 16
@@ -194,7 +195,7 @@ class Load:
         """`depends` are files here. Raises UsageError for one that can't be read."""
         self.digest = files.digest if files else ""
         self._files = files
-        self.depends = [journal.digest_of(name) for name in depends]
+        self.depends = [digest_of(name) for name in depends]
         named = zip(depends, self.depends, strict=True)
         self._wanted = [(name, digest.hex(), _places(name, command)) for name, digest in named]
         self._absent: dict[str, set[str]] = {}
@@ -248,7 +249,7 @@ class Load:
             for piece in self._files.pieces():
                 channel.sendall(piece)
         if error := _answer(_line(channel)).get("error"):
-            raise Failed(f"the job's files can't be put there: {printable(str(error))[:200]}")
+            raise Failed(f"the job's files can't be put there: {cut_short(str(error))}")
 
     def _told(self, line: bytes) -> dict[str, Any]:
         """What the instance says of what is there. Raises Failed where it can't be that."""

@@ -1,83 +1,16 @@
-"""What a job keeps on this machine: what was asked, what happened, and every result. It decides nothing.
+"""The lines of a job's journal: what is written, and what they say when they are read again. Pure: it does no I/O.
 
-A job's directory, mode 0700, under the XDG state directory:
-    job.json   what was asked, and a digest of that: the seal
-    lock       held (flock) by the living driver
-    keys       16 bytes a task, in order of task number: a hash of its argument
-    heads      96 bytes a task: how its argument begins and ends, for people to read
-    journal    a line for what happened
-    stdout, stderr   small outputs one after the other; the journal says where each begins
-    large/     a file for each longer output
-    resume     the line that goes on with the job, for people to read
-    arguments-DIGEST   the arguments, where that line has no other way to name them
-    failed/    the logs of tasks that failed, for people to read
-
-All of it is sealed. A line of the journal ends in a checksum of itself and of the line before it: one that is changed,
-missing, doubled or moved breaks the chain. Its first line names the seal of job.json. It has checksums of keys, heads
-and each output. What is not as it was written is never used: the job is refused, with the name of the file, or, where
-only a result is damaged, its task runs again.
-
-An end that is torn off the journal is no damage: that is what `kill -9` leaves. What the journal doesn't tell of never
-happened, and runs again; keys and heads that are longer than it says are cut.
-
-What is written is given to the operating system at once, outputs before the line that tells of them, and so survives
-any end of this process. It is on the disk (fsync) when a job is made, when its tasks are numbered, and before results
-are returned. A power cut in between costs what the system had not yet written: those tasks run again.
+A line is words, and a checksum of itself and of the line before it: one that is changed, missing, doubled or moved
+breaks the chain. `history` in afterwards/ reads the same lines for when and where attempts ran.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fnmatch
-import hashlib
 import json
-import math
-import os
-import re
-import secrets
-import shutil
-import stat
-import time
-import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from io import FileIO
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-from platformdirs import user_state_path
-
-from hardway import atomic, state
-from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
-from hardway.paths import current_directory
-from hardway.tables import Table, count, duration
-from hardway.terminal import printable
-
-VERSION = 2  # of all that is in a job's directory
-KEY_SIZE = 16
-HEAD_SIZE = 96
-# An instance has a directory of this name, a token and its own id; file names end at 255 bytes, on eCryptfs at 143.
-NAME_MOST = 100
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_NEW = ".new-"
-_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
-_PIECE = 1 << 20
-_CUT = " … ".encode()
-
-
-class Damaged(Failed):
-    """A job's file isn't what was written there. Exit code 1: nothing of the job was used."""
-
-    def __init__(self, file: Path, what: str) -> None:
-        """`file` is in the job's directory."""
-        super().__init__(
-            f"job {printable(file.parent.name)} is damaged: {printable(str(file))} {what}; without --resume a new job "
-            "is begun, and mapreduce.rm deletes this one"
-        )
-        self.what = printable(f"{file.name} {what}")
 
 
 class Result(NamedTuple):
@@ -95,32 +28,6 @@ class Result(NamedTuple):
     err_offset: int
     err_size: int
     err_checksum: int
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on.
-
-    `where` says in which world it ran: endpoint, account, region, session of the S3 stub; what isn't known is left out.
-    """
-
-    name: str
-    token: str
-    command: str
-    fingerprint: str
-    selector: str
-    region: str
-    source: str
-    created: float
-    cwd: str
-    where: Mapping[str, str]
-    version: int = VERSION
-
-    @property
-    def seal(self) -> str:
-        """A digest of all of it."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
 
 
 @dataclass
@@ -142,411 +49,58 @@ class History:
     heads: int = 0
     chain: int = 0
 
-
-def jobs_path() -> Path:
-    """The directory of all jobs."""
-    return user_state_path("hardway") / "jobs"
-
-
-def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
-    """A hash of the command and of the files it depends on: `digest_of` each, and the digest of those sent along."""
-    digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
-    for each in depends:
-        digest.update(each)
-    if files:
-        digest.update(b"files " + files.encode())
-    return digest.hexdigest()
+    def sealed(self, texts: Iterable[str]) -> bytes:
+        """Make the next lines: each ends in a checksum of itself and of the line before."""
+        chain, lines = self.chain, []
+        for text in texts:
+            data = text.encode()
+            chain = zlib.crc32(data, chain)
+            lines.append(b"%b %08x\n" % (data, chain))
+        self.chain = chain
+        return b"".join(lines)
 
 
-def digest_of(name: str) -> bytes:
-    """A hash of the content of a file that a job depends on. Raises UsageError."""
-    digest = hashlib.blake2b()
-    try:
-        with Path(name).open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--depends {printable(name)}: {reason_of(error)}") from None
-    return digest.digest()
+def first_line(seal: str) -> str:
+    """Say whose journal it is, by the seal of what was asked: the first line."""
+    return f"job {seal}"
 
 
-def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
-    """A hash for each argument; the second of two equal arguments is another task."""
-    seen: dict[bytes, int] = {}
-    keys = []
-    for argument in arguments:
-        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
-        count = seen[key] = seen.get(key, 0) + 1
-        if count > 1:
-            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
-        keys.append(key)
-    return keys
+def tasks_line(history: History) -> str:
+    """Say how many tasks are numbered, and the checksums of their keys and heads."""
+    return f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}"
 
 
-class Job:
-    """A job's directory, open for this process alone. Use as a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        """Open an existing job.
-
-        Raises UsageError where there is none, Damaged where it isn't what was written, Failed while another process
-        drives it.
-        """
-        self.path = path
-        self.asked = read_asked(path)
-        self._lock = _lock(path, self.asked.name)
-        self._files: dict[str, FileIO] = {}
-        self._failed: Failed | None = None
-        try:
-            lines, self.history = read_journal(path, self.asked)
-            self.keys = _read_keys(path, self.history)
-            # Unbuffered: what could not be written is not tried again when the file is closed.
-            for name in ("journal", "keys", "heads", "stdout", "stderr"):
-                made = os.O_CREAT if name in ("stdout", "stderr") else 0  # a result that is gone runs again
-                self._files[name] = FileIO(_open(path / name, os.O_WRONLY | os.O_APPEND | made), "ab")
-            tasks = len(self.keys)
-            for name, size in (("journal", len(lines)), ("keys", KEY_SIZE * tasks), ("heads", HEAD_SIZE * tasks)):
-                if self._files[name].seek(0, os.SEEK_END) != size:
-                    self._files[name].truncate(size)
-            with contextlib.suppress(FileExistsError):
-                (path / "large").mkdir(mode=0o700)
-            for left in (path / "large").glob("*.part?"):  # by a driver that was killed
-                left.unlink()
-        except OSError as error:
-            self._close_files()
-            if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
-                raise Damaged(Path(error.filename), f"can't be used: {reason_of(error)}") from None
-            raise self.unwritable(error) from None
-        except BaseException:
-            self._close_files()
-            raise
-        self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
-        self._pending: dict[str, list[bytes]] = {name: [] for name in ("stdout", "stderr", "journal")}
-        self._large: list[Path] = []
-        self.outputs = Outputs(path)
-
-    @classmethod
-    def create(
-        cls,
-        command: str,
-        *,
-        name: str = "",
-        made_of: str = "",
-        where: Mapping[str, str] | None = None,
-        **about: str,
-    ) -> Job:
-        """A new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
-
-        Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
-        be made.
-        """
-        token = secrets.token_hex(4)
-        name = name or time.strftime("%Y%m%d-%H%M%S-") + token
-        check_name(name)
-        path = jobs_path() / name
-        asked = Asked(
-            name=name,
-            token=token,
-            command=command,
-            fingerprint=made_of or fingerprint(command),
-            selector=about.get("selector", ""),
-            region=about.get("region", ""),
-            source=about.get("source", ""),
-            created=time.time(),
-            cwd=current_directory(),
-            where=dict(where or {}),
-        )
-        new = jobs_path() / f"{_NEW}{token}"
-        try:
-            state.state_directory("jobs")
-            _sweep()
-            if os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, "", path)
-            new.mkdir(mode=0o700)
-            (new / "large").mkdir(mode=0o700)
-            line, _ = _sealed(f"job {asked.seal}", 0)
-            about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
-            contents = {"job.json": about_it, "journal": line}
-            contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
-            for file, content in contents.items():
-                atomic.write(new / file, [content], synced=bool(content))
-            # Of two that take the same name at once one finds the other's, which is not empty.
-            new.rename(path)
-            _sync_directory(path.parent)
-        except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
-                raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
-            raise Failed(f"cannot write to {error.filename or path}: {reason_of(error)}") from None
-        return cls(path)
-
-    def __enter__(self) -> Job:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Write what is pending and let another process have the job."""
-        try:
-            self.flush()
-        finally:
-            self._close_files()
-            self.outputs.close()
-
-    def _close_files(self) -> None:
-        for file in self._files.values():
-            with contextlib.suppress(OSError):  # each write was looked at
-                file.close()
-        os.close(self._lock)
-
-    # What happens
-
-    def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
-        """The task number of each key, from 1; keys never seen before get the next numbers.
-
-        `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
-        """
-        known = {key: number for number, key in enumerate(self.keys, 1)}
-        new = [place for place, key in enumerate(keys) if key not in known]
-        if new:
-            numbers = b"".join(keys[place] for place in new)
-            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
-            history = self.history
-            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
-            history.tasks += len(new)
-            with self.writing():
-                for name, size, data in (("keys", KEY_SIZE, numbers), ("heads", HEAD_SIZE, heads)):
-                    self._files[name].truncate(len(self.keys) * size)  # what a crash left too much of
-                    _write(self._files[name], data)
-                    os.fsync(self._files[name].fileno())
-            self._line(f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}")
-            self.sync("journal")
-        for place in new:
-            self.keys.append(keys[place])
-            known[keys[place]] = len(self.keys)
-        return [known[key] for key in keys]
-
-    def started(self, task: int, attempt: int, host: str) -> None:
-        """An attempt is about to be sent."""
-        self._line(f"start {task} {attempt} {host} {time.time():.3f}")
-
-    def slot(self, task: int, attempt: int, number: int, began: float) -> None:
-        """An attempt has this slot of its host since it `began`, in seconds of Unix."""
-        self._line(f"slot {task} {attempt} {number} {began:.6f}")
-
-    def event(self, kind: str, **about: Any) -> None:
-        """Something happened that tells where the time went, and decides nothing; `history` reads it."""
-        self._line(f"event {time.time():.3f} {kind} {json.dumps(about)}")
-
-    def ended(
-        self,
-        task: int,
-        attempt: int,
-        host: str,
-        code: int,
-        flags: int,
-        seconds: float,
-        stdout: bytes | Path,
-        stderr: bytes | Path,
-    ) -> Result:
-        """An attempt ended with these outputs; a file is moved into the job."""
-        offset, size, checksum = self._keep("stdout", task, attempt, stdout)
-        err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
-        sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
-        result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
-        self._line(
-            f"end {task} {attempt} {host} {result.ended:.3f} {code} {flags} {seconds:.6f} "
-            f"{offset} {size} {checksum} {err_offset} {err_size} {err_checksum}"
-        )
-        return result
-
-    def done(self, task: int, result: Result) -> None:
-        """This result counts."""
-        self.history.results[task] = result
-        self._line(f"done {task} {result.attempt}")
-
-    def flush(self) -> None:
-        """Give everything to the operating system, outputs first: it survives the end of this process."""
-        if self._failed:
-            raise self._failed
-        for name, pending in self._pending.items():
-            if pending:
-                data = b"".join(pending)
-                pending.clear()
-                with self.writing():
-                    _write(self._files[name], data)
-
-    def sync(self, *names: str) -> None:
-        """Have all of it, or these files, on the disk, as far as the system can tell: it survives a power cut."""
-        self.flush()
-        with self.writing():
-            large, self._large = self._large, []
-            for path in large:
-                fd = _open(path, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-            for name in names or self._pending:
-                os.fsync(self._files[name].fileno())
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """For what writes into the job's directory: an OSError is raised as Failed, which says so.
-
-        From then on nothing more is written: the journal must not tell of outputs that aren't there, and what follows
-        a line that was torn would be damage.
-        """
-        try:
-            yield
-        except OSError as error:
-            self._failed = self.unwritable(error)
-            raise self._failed from None
-
-    def unwritable(self, error: OSError) -> Failed:
-        """What to say where the job's directory takes no more."""
-        file = error.filename if isinstance(error.filename, str | Path) else self.path
-        return Failed(
-            f"cannot write to {printable(str(file))}: {reason_of(error)}; "
-            f"once it can be written to, --resume {self.asked.name} goes on"
-        )
-
-    def leave(self, name: str, content: bytes) -> Path:
-        """Put a file for people to read into the directory; returns its path. Raises Failed."""
-        path = self.path / name
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            atomic.write(path, [content])
-        except OSError as error:
-            raise self.unwritable(error) from None
-        return path
-
-    # Results
-
-    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """See `Outputs.pieces`."""
-        return self.outputs.pieces(task, result, which)
-
-    def intact(self, task: int, result: Result) -> bool:
-        """Whether the stdout that counts can be read back as it was written."""
-        try:
-            return _checksum(self.pieces(task, result)) == (result.checksum, result.size)
-        except (OSError, Failed):
-            return False
-
-    # How it is done
-
-    def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
-        if isinstance(data, Path):
-            with self.writing():
-                os.chmod(data, 0o600)
-                with data.open("rb") as file:
-                    checksum, size = _checksum(iter(partial(file.read, _PIECE), b""))
-                target = self.outputs.large(task, attempt, which)
-                data.replace(target)
-                self._large.append(target)
-            return -1, size, checksum
-        offset = self._ends[which]
-        self._ends[which] += len(data)
-        self._pending[which].append(data)
-        return offset, len(data), zlib.crc32(data)
-
-    def _line(self, text: str) -> None:
-        data = text.encode()
-        chain = self.history.chain = zlib.crc32(data, self.history.chain)
-        self._pending["journal"].append(b"%b %08x\n" % (data, chain))  # as `_sealed` does; each call costs
+def start_line(task: int, attempt: int, host: str, time: float) -> str:
+    """Say that an attempt is about to be sent."""
+    return f"start {task} {attempt} {host} {time:.3f}"
 
 
-class Outputs:
-    """Reads the outputs in a job's directory, for as long as that is there; whoever drives the job."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files: dict[str, int] = {}
-        weakref.finalize(self, _close, self._files)
-
-    def close(self) -> None:
-        """Close the files; reading opens them again."""
-        _close(self._files)
-
-    def large(self, task: int, attempt: int, which: str) -> Path:
-        """The file for a long output."""
-        return self.path / "large" / f"{task}.{attempt}.{which}"
-
-    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """An output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
-
-        That is found out before the first piece is given: a file is read twice.
-        """
-        out = which == "stdout"
-        offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
-        written = result.checksum if out else result.err_checksum
-        try:
-            pieces: Iterable[bytes] = self._read(task, result.attempt, which, offset, size)
-            if offset >= 0:
-                pieces = list(pieces)
-            checksum, length = _checksum(pieces)
-            if offset < 0 and (checksum, length) == (written, size):
-                pieces = self._read(task, result.attempt, which, offset, size)
-        except OSError as error:
-            raise Failed(f"the {which} of task {task} in {self.path} can't be read: {reason_of(error)}") from None
-        if (checksum, length) != (written, size):
-            what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
-            raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
-        yield from pieces
-
-    def tail(self, task: int, result: Result, most: int) -> bytes:
-        """The last bytes of a stderr; where it isn't what was written, a word about that."""
-        last = b""
-        try:
-            for piece in self.pieces(task, result, "stderr"):
-                last = (last + piece)[-most:] if most else b""
-        except Failed:
-            return b"(what it wrote to stderr is damaged)"
-        return last
-
-    def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
-        if offset >= 0:
-            if size:
-                yield os.pread(self._file(which), size, offset)
-            return
-        fd = _open(self.large(task, attempt, which), os.O_RDONLY)
-        try:
-            while piece := os.read(fd, _PIECE):
-                yield piece
-        finally:
-            os.close(fd)
-
-    def _file(self, which: str) -> int:
-        if which not in self._files:
-            self._files[which] = _open(self.path / which, os.O_RDONLY)
-        return self._files[which]
+def slot_line(task: int, attempt: int, slot: int, began: float) -> str:
+    """Say in which slot of its host an attempt runs, and since when."""
+    return f"slot {task} {attempt} {slot} {began:.6f}"
 
 
-def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:
-    """The checksum and the length of what these pieces are together."""
-    checksum = length = 0
-    for piece in pieces:
-        checksum = zlib.crc32(piece, checksum)
-        length += len(piece)
-    return checksum, length
+def end_line(task: int, result: Result) -> str:
+    """Say that an attempt has ended, and how."""
+    attempt, host, ended, code, flags, seconds, offset, size, checksum, err_offset, err_size, err_checksum = result
+    return (
+        f"end {task} {attempt} {host} {ended:.3f} {code} {flags} {seconds:.6f} "
+        f"{offset} {size} {checksum} {err_offset} {err_size} {err_checksum}"
+    )
 
 
-def _close(files: dict[str, int]) -> None:
-    while files:
-        os.close(files.popitem()[1])
+def done_line(task: int, attempt: int) -> str:
+    """Say that the result of this attempt counts."""
+    return f"done {task} {attempt}"
 
 
-def _sealed(text: str, chain: int) -> tuple[bytes, int]:
-    """A line of the journal, and the checksum that it ends in; `chain` is that of the line before it."""
-    data = text.encode()
-    checksum = zlib.crc32(data, chain)
-    return b"%b %08x\n" % (data, checksum), checksum
+def event_line(time: float, kind: str, about: Mapping[str, Any]) -> str:
+    """Say what happened that tells where the time went, and decides nothing."""
+    return f"event {time:.3f} {kind} {json.dumps(about)}"
 
 
 def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
-    """The words of a journal's line and its checksum; `chain` is that of the line before it.
+    """Return the words of a line and its checksum; `chain` is that of the line before.
 
     Raises ValueError where the line isn't what was written behind that one.
     """
@@ -557,7 +111,7 @@ def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
 
 
 def result_of(words: Sequence[str]) -> Result:
-    """What follows the task's number in the line of an attempt's end. Raises ValueError, IndexError or TypeError."""
+    """Read what follows the task's number in an end's line. Raises ValueError, IndexError or TypeError."""
     return Result(
         int(words[0]),
         words[1],
@@ -570,7 +124,7 @@ def result_of(words: Sequence[str]) -> Result:
 
 
 def read_history(data: bytes) -> History:
-    """What the lines of a journal say. Raises ValueError with the number of the first line that is no such line."""
+    """Read a journal. Raises ValueError with the number of the first line that is none of a journal."""
     history = History()
     ended: dict[tuple[int, int], Result] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
@@ -598,334 +152,3 @@ def read_history(data: bytes) -> History:
         except (ValueError, IndexError, KeyError, TypeError):
             raise ValueError(f"line {number}") from None
     return history
-
-
-def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
-    """The whole lines of a job's journal, and what they say, whoever drives the job. Raises Damaged."""
-    file = path / "journal"
-    data = _content(file)
-    data = data[: data.rfind(b"\n") + 1]
-    if not data.startswith(_sealed(f"job {asked.seal}", 0)[0]):
-        raise Damaged(file, "is not of this job.json")
-    try:
-        return data, read_history(data)
-    except ValueError as error:
-        raise Damaged(file, f"is not what was written, from {error} on") from None
-
-
-def _read_keys(path: Path, history: History) -> list[bytes]:
-    """The tasks' keys. Raises Damaged for these and for the heads."""
-    sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
-    contents = {name: _content(path / name)[:size] for name, size in sizes.items()}
-    for name, checksum in (("keys", history.keys), ("heads", history.heads)):
-        if len(contents[name]) != sizes[name]:
-            raise Damaged(path / name, f"has {len(contents[name])} of its {sizes[name]} bytes")
-        if zlib.crc32(contents[name]) != checksum:
-            raise Damaged(path / name, "is not what was written")
-    keys = contents["keys"]
-    return [keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE)]
-
-
-def read_asked(path: Path) -> Asked:
-    """What a job was asked.
-
-    Raises UsageError where there is no such job, Damaged where its description isn't what was written, Failed where
-    its directory is not this user's alone.
-    """
-    try:
-        about = os.stat(path)
-        if not state.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
-            raise Failed(
-                f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
-                "mapreduce.rm deletes it, chmod 700 trusts it"
-            )
-    except FileNotFoundError:
-        raise UsageError(_no_job(path.name)) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"there is no job {printable(path.name)!r}: {reason_of(error)}") from None
-    file = path / "job.json"
-    try:
-        about_it = json.loads(_content(file))
-        seal = about_it.pop("seal", "")
-        version = about_it.get("version", 1)
-        if version == VERSION:
-            asked = Asked(**about_it)
-            sealed = seal == asked.seal
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Damaged(file, "is not what was written") from None
-    if version != VERSION:
-        raise Failed(
-            f"job {printable(path.name)} is of another version of hardway, or damaged: {printable(str(file))} "
-            f"is not of version {VERSION}; without --resume a new job is begun, and mapreduce.rm deletes this one"
-        )
-    if not sealed:
-        raise Damaged(file, "is not what was written")
-    if asked.name != path.name:
-        raise Damaged(file, f"is of a job named {asked.name}")
-    return asked
-
-
-def read_heads(path: Path, history: History) -> list[bytes]:
-    """How the argument of each task begins, and ends where it is longer; empty where that isn't known.
-
-    Raises Damaged.
-    """
-    _read_keys(path, history)
-    data = _content(path / "heads")
-    return [_read_head(data[at : at + HEAD_SIZE]) for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
-
-
-def _head(argument: bytes) -> bytes:
-    """A length and so many bytes, or 255 and 47 bytes of the beginning and 48 of the end."""
-    text = argument.removesuffix(b"\n")
-    if len(text) < HEAD_SIZE:
-        return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
-    return b"\xff" + text[:47] + text[-48:]
-
-
-def _read_head(record: bytes) -> bytes:
-    if record[:1] == b"\xff":
-        return record[1:48] + _CUT + record[48:]
-    return record[1 : 1 + record[0]] if record else b""
-
-
-def _lock(path: Path, name: str) -> int:
-    fd = -1
-    try:
-        fd = _open(path / "lock", os.O_RDWR | os.O_CREAT)
-        ours = state.lock(fd)
-    except OSError as error:
-        if fd >= 0:
-            os.close(fd)
-        if error.errno in NO_ROOM:
-            raise Failed(f"cannot write to {path / 'lock'}: {reason_of(error)}") from None
-        raise Damaged(path / "lock", f"can't be used: {reason_of(error)}") from None
-    if not ours:
-        holder = os.read(fd, 32).strip()
-        os.close(fd)
-        pid = holder.decode() if holder.isdigit() else "unknown"
-        raise Failed(f"job {name} is being run by another process here (pid {pid})") from None
-    with contextlib.suppress(OSError):  # the number is for people; a full disk is told by what matters
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
-    return fd
-
-
-def _open(path: Path, flags: int) -> int:
-    """A descriptor of a regular file of this user's. Raises OSError."""
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        if os.fstat(fd).st_mode & 0o077:
-            os.fchmod(fd, 0o600)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _content(path: Path) -> bytes:
-    """All of a file in a job's directory. Raises Damaged where it can't be read."""
-    try:
-        with FileIO(_open(path, os.O_RDONLY)) as file:
-            return file.readall() or b""
-    except OSError as error:
-        raise Damaged(path, f"can't be read: {reason_of(error)}") from None
-
-
-def _write(file: FileIO, content: bytes) -> None:
-    data = memoryview(content)
-    while data:
-        data = data[file.write(data) :]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sweep() -> None:
-    """Remove what is left of jobs that were being made when their process was killed, an hour ago or more."""
-    for left in jobs_path().glob(f"{_NEW}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime > 3600:
-                shutil.rmtree(left)
-
-
-def check_name(name: str) -> None:
-    """Raises UsageError for what can't be the name of a job, here or on an instance."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"a job's name has letters of ASCII, digits and - _ . only, not {printable(name)!r}")
-    if len(name) > NAME_MOST:
-        raise UsageError(f"a job's name has {NAME_MOST} characters at most: {name[:20]}... has {len(name)}")
-
-
-def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
-    """The directory of the newest job with this fingerprint that ran there; and what is to be said of others.
-
-    Those are newer jobs of this fingerprint that ran elsewhere, and jobs that can't be looked at.
-    """
-    said = []
-    for path in reversed(all_jobs()):
-        try:
-            asked = read_asked(path)
-        except HardwayError as error:
-            said.append(str(error))
-            continue
-        if asked.fingerprint == fingerprint:
-            if not (other := elsewhere(asked.where, where)):
-                return path, said
-            said.append(f"job {asked.name} is not gone on with: it ran elsewhere ({other})")
-    return None, said
-
-
-def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """How the world in which a job ran differs from this one; empty where it doesn't, as far as is known."""
-    unlike = [
-        f"{what} {then.get(what) or 'none'}, here {now.get(what) or 'none'}"
-        for what in ("endpoint", "account", "region", "session of the S3 stub")
-        if then.get(what, "") != now.get(what, "")
-        and (what not in ("account", "region") or (then.get(what) and now.get(what)))
-    ]
-    return "; ".join(unlike)
-
-
-def latest_durations(command: str, besides: Path) -> dict[bytes, float]:
-    """What tasks took, in seconds, by key, in the newest other job that ran the command; empty where none did.
-
-    The files a job depended on may have changed since, and nothing is checked: this is for estimates.
-    """
-    for path in reversed(all_jobs()):
-        with contextlib.suppress(HardwayError, OSError):
-            if path != besides and read_asked(path).command == command:
-                return _durations(path)
-    return {}
-
-
-def _durations(path: Path) -> dict[bytes, float]:
-    keys = _content(path / "keys")
-    found = {}
-    for line in _content(path / "journal").split(b"\n"):
-        # end TASK ATTEMPT HOST ENDED CODE FLAGS SECONDS ...
-        words = line.split(b" ", 8)
-        if len(words) == 9 and words[0] == b"end" and words[5:7] == [b"0", b"0"]:
-            with contextlib.suppress(ValueError):
-                at = (int(words[1]) - 1) * KEY_SIZE
-                seconds = float(words[7])
-                if 0 <= seconds < math.inf:
-                    found[keys[at : at + KEY_SIZE]] = seconds
-    return found
-
-
-def is_driven(path: Path) -> bool:
-    """Whether a living process drives the job."""
-    try:
-        fd = _open(path / "lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not state.lock(fd, shared=True)
-    finally:
-        os.close(fd)
-
-
-def all_jobs() -> list[Path]:
-    """The directories of all jobs, oldest first, damaged ones too."""
-    try:
-        with os.scandir(jobs_path()) as entries:
-            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise Failed(f"cannot read {jobs_path()}: {reason_of(error)}") from None
-    return sorted(found, key=_made)
-
-
-def _made(path: Path) -> float:
-    """When a job was made, in seconds of Unix, whatever is left of it."""
-    for file in (path / "job.json", path):
-        with contextlib.suppress(OSError):
-            return file.lstat().st_mtime
-    return 0.0
-
-
-def remove(path: Path) -> None:
-    """Delete a job, one that is damaged too. Raises Failed while it is driven, and where it can't be deleted."""
-    lock = -1
-    with contextlib.suppress(Damaged):
-        lock = _lock(path, path.name)
-    try:
-        if path.is_symlink():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
-    except OSError as error:
-        raise Failed(f"cannot delete {printable(str(error.filename or path))}: {reason_of(error)}") from None
-    finally:
-        if lock >= 0:
-            os.close(lock)
-
-
-class Jobs(Table[dict[str, Any]]):
-    """Jobs as `describe` gives them."""
-
-    def __init__(self, jobs: Iterable[dict[str, Any]] = ()) -> None:
-        super().__init__(
-            jobs,
-            *("name", "state"),
-            lambda job: f"{job['done']}/{job['tasks']}",
-            lambda job: count(job["failed"], "failed attempt") if job["failed"] else "",
-            lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
-            lambda job: job["damage"] or printable(job["command"].replace("\n", " "))[:60],
-        )
-
-
-def find(names: str | Iterable[str]) -> list[Path]:
-    """The jobs of these names (of a text, with white space between them), globs allowed.
-
-    Raises UsageError for one that isn't there.
-    """
-    known = {path.name: path for path in all_jobs()}
-    found: dict[Path, None] = {}
-    for name in names.split() if isinstance(names, str) else names:
-        matching = fnmatch.filter(known, name)
-        if not matching:
-            raise UsageError(_no_job(name))
-        found.update((known[match], None) for match in matching)
-    return list(found)
-
-
-def named(name: str) -> Path:
-    """The directory of the job of this name, whatever is in it. Raises UsageError for what is no name of a job."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(_no_job(name))
-    return jobs_path() / name
-
-
-def _no_job(name: str) -> str:
-    known = [path.name for path in all_jobs()]
-    hint = did_you_mean(name, known) or ("; `inv mapreduce.jobs` lists them" if known else "; nor any other yet")
-    return f"there is no job {name!r}{hint}"
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """A job: name, state (running, done, stopped, damaged), tasks, done, failed attempts, created (seconds of Unix).
-
-    And its command; `damage` says what is damaged.
-    """
-    found: dict[str, Any] = {"name": path.name, "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
-    found |= {"created": _made(path), "command": "", "damage": ""}
-    try:
-        asked = read_asked(path)
-        found |= {"created": asked.created, "command": asked.command}
-        _, history = read_journal(path, asked)
-        _read_keys(path, history)
-    except HardwayError as error:
-        return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
-    tasks, done = history.tasks, len(history.results)
-    state = "running" if is_driven(path) else "done" if 0 < tasks == done else "stopped"
-    return found | {"state": state, "tasks": tasks, "done": done, "failed": sum(history.failed.values())}

@@ -27,17 +27,18 @@ from hardway import aws
 from hardway.config import Settings, aws_variables
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.paths import current_directory
-from hardway.pmap import engine_dask, files, folder, journal
+from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, how_it_ended, last_line
+from hardway.pmap.endings import Outcome, how_it_ended, last_complaint
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
-from hardway.pmap.journal import Job, Result
+from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
+from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
+from hardway.system.paths import current_directory
 from hardway.tables import count, duration, money
 from hardway.terminal import printable
 
@@ -92,7 +93,7 @@ def pmap(
     if "\0" in command:
         raise UsageError("the command contains a NUL character: no shell can run that")
     if job:
-        journal.check_name(job)
+        job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
         raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
@@ -115,9 +116,9 @@ def pmap(
             return Results(0, lambda position: [])
         if ends := [instance.ends for instance in selected if instance.ends]:
             shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
-        wanted = journal.fingerprint(command, load.depends, load.digest)
+        wanted = fingerprint(command, load.depends, load.digest)
         found = _earlier(wanted, command, where, resume, shown) if resume else None
-        target = folder.check(results, journal.read_asked(found) if found else None) if results is not None else None
+        target = folder.check(results, read_asked(found) if found else None) if results is not None else None
         text = "-" if engine else instances.text_of(selector)
         about = {"selector": text, "region": where.get("region", ""), "source": arguments.source}
         opened = stack.enter_context(
@@ -188,17 +189,17 @@ def _read_engine(
 def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress) -> Path | None:
     """The directory of the job to go on with; None for a new one."""
     if resume is True:
-        found, said = journal.latest(wanted, where)
+        found, said = job_list.latest(wanted, where)
         shown.say(*said)
         if found is None:
             shown.say("no earlier job ran this command here, with its files as they are now: this is a new job")
         return found
-    path = journal.named(str(resume))
-    asked = journal.read_asked(path)
+    path = job_paths.named(str(resume))
+    asked = read_asked(path)
     if asked.fingerprint != wanted:
         what = "another command" if asked.command != command else "with other content of the files it depends on"
         raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
-    if other := journal.elsewhere(asked.where, where):
+    if other := job_list.elsewhere(asked.where, where):
         raise UsageError(
             f"job {resume} ran elsewhere ({other}), and its results are there; that makes this another job: "
             f"leave out --resume {resume}"
@@ -240,11 +241,11 @@ class _Run:
         self.load = load
         self.expect = expect
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
-        keys = journal.keys_of(items)
+        keys = keys_of(items)
         self.numbers = job.number(keys, items)
         self.resuming = _Resuming(job, command, arguments, engine, flags)
         self._look_back()
-        self.order = longest_first(keys, journal.latest_durations(command, job.path))
+        self.order = longest_first(keys, job_list.latest_durations(command, job.path))
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def all(self) -> Results:
@@ -290,7 +291,7 @@ class _Run:
         first = [self.job.history.results[number] for number in numbers]
         again = Job.create(self.command, name=f"{self.job.asked.name[:80]}-verify-{secrets.token_hex(3)}")
         with again:
-            again_numbers = again.number(journal.keys_of(items))
+            again_numbers = again.number(keys_of(items))
             avoid = {position: result.host for position, result in enumerate(first)}
             driver = self._driver(again, items, again_numbers, avoid=avoid)
             self._check(self._drive(driver), items, again_numbers, again)
@@ -300,7 +301,7 @@ class _Run:
                 for number, one, other in zip(numbers, first, second, strict=True)
                 if (one.size, one.checksum) != (other.size, other.checksum)
             ]
-        journal.remove(again.path)
+        job_list.remove(again.path)
         if any(one.host == other.host for one, other in zip(first, second, strict=True)):
             raise Failed(
                 "--verify compares results of different instances, and only one could be used; "
@@ -468,7 +469,7 @@ def failures(
     """The failed tasks grouped by how they ended and what they said last, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in outcome.failed.items():
-        said[position] = (how_it_ended(result, timeout), last_line(job.outputs, numbers[position], result))
+        said[position] = (how_it_ended(result, timeout), last_complaint(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))

@@ -16,7 +16,7 @@ from invoke import Config, Context
 from hardway import config
 from hardway.cli.program import Program
 from hardway.ec2 import images
-from hardway.pmap import journal
+from hardway.pmap.job import Job
 from tasks import ec2, mapreduce, ns
 from tests.conftest import LocalCloud, run_inv
 from tests.ec2.conftest import Shell
@@ -161,7 +161,7 @@ def test_a_dry_run_changes_nothing(
     (tmp_path / "lines").write_text("part\ts3://b/k\n")
     (tmp_path / "tree").mkdir()
     if task.startswith("mapreduce."):
-        with journal.Job.create("true", name="dry"):
+        with Job.create("true", name="dry"):
             pass
     line = ARGUMENTS[task].format(**things).split()
     before = files(tmp_path)

@@ -12,10 +12,10 @@ import pytest
 from invoke import Context
 
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.paths import put
-from hardway.pmap import arguments, folder, journal
+from hardway.pmap import arguments, folder, job_list, job_paths
 from hardway.pmap.folder import Folder
-from hardway.pmap.journal import Job
+from hardway.pmap.job import Job, keys_of, read_asked
+from hardway.system.paths import put
 from tasks import mapreduce
 from tests.pmap.conftest import Pmap
 
@@ -25,15 +25,15 @@ def run(home: Path) -> Iterator[Callable[[str, list[bytes], Path], set[str]]]:
     """Have a job of this name write the results of these arguments; the names of what is in the directory then."""
 
     def write(name: str, items: list[bytes], to: Path) -> set[str]:
-        path = journal.jobs_path() / name
-        folder.check(to, journal.read_asked(path) if path.exists() else None)
+        path = job_paths.jobs_path() / name
+        folder.check(to, read_asked(path) if path.exists() else None)
         with Job(path) if path.exists() else Job.create("cat", name=name) as job:
-            for item, number in zip(items, job.number(journal.keys_of(items), items), strict=True):
+            for item, number in zip(items, job.number(keys_of(items), items), strict=True):
                 if number not in job.history.results:
                     job.started(number, 1, "i-1")
                     job.done(number, job.ended(number, 1, "i-1", 0, 0, 0.5, item, b""))
             job.flush()
-            Folder(job, job.number(journal.keys_of(items)), to)
+            Folder(job, job.number(keys_of(items)), to)
         return {path.name for path in to.iterdir()}
 
     yield write
@@ -54,7 +54,7 @@ def test_a_directory_is_one_jobs_own(run: Callable[[str, list[bytes], Path], set
     (out / "notes.txt").write_text("a person's own")
     assert run("one", items[7:], out) == names(5) | {"notes.txt"}, "what has no place any more is gone"
     assert (out / "1.stdout").read_bytes() == b"7\n"
-    journal.remove(journal.jobs_path() / "one")
+    job_list.remove(job_paths.jobs_path() / "one")
     with pytest.raises(UsageError, match="it has the results of job one"):
         run("one", items, out)
     (out / folder.MARK).unlink()
@@ -65,7 +65,7 @@ def test_a_directory_is_one_jobs_own(run: Callable[[str, list[bytes], Path], set
 def test_what_a_killed_run_left_is_removed(run: Callable[[str, list[bytes], Path], set[str]], tmp_path: Path) -> None:
     killed = """if True:
         import os, pathlib, signal, sys
-        from hardway.paths import put
+        from hardway.system.paths import put
 
         def pieces():
             yield b"half"
@@ -165,7 +165,7 @@ def test_arguments_that_are_kept_are_read_as_they_were(tmp_path: Path, null: boo
 def test_names_of_jobs_are_checked_here(home: Path) -> None:
     for name in ("é", "x" * 101, "a/b", "a b", "a\n", "..", "-x"):
         with pytest.raises(UsageError, match="a job's name has"):
-            journal.check_name(name)
+            job_paths.check_name(name)
         with pytest.raises(UsageError):
-            journal.read_asked(journal.named(name))
-    journal.check_name("x" * 100)
+            read_asked(job_paths.named(name))
+    job_paths.check_name("x" * 100)

@@ -13,8 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardway.errors import Failed, UsageError
-from hardway.pmap import journal
-from hardway.pmap.journal import Damaged, Job
+from hardway.pmap import job_list, job_paths, journal
+from hardway.pmap.job import (
+    VERSION,
+    Damaged,
+    Job,
+    digest_of,
+    fingerprint,
+    keys_of,
+    read_asked,
+    read_heads,
+    read_journal,
+)
 from hardway.pmap.run import longest_first
 
 
@@ -23,8 +33,8 @@ def job(home: Path) -> Job:
     return Job.create("cat", name="j", selector="all", source="ARGS")
 
 
-def read_heads(job: Job) -> list[bytes]:
-    return journal.read_heads(job.path, journal.read_journal(job.path, job.asked)[1])
+def heads_of(job: Job) -> list[bytes]:
+    return read_heads(job.path, read_journal(job.path, job.asked)[1])
 
 
 def finish(job: Job, task: int, stdout: bytes, code: int = 0) -> None:
@@ -37,7 +47,7 @@ def finish(job: Job, task: int, stdout: bytes, code: int = 0) -> None:
 def test_what_was_written_is_read_back(job: Job, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b"x" * 3_000_000)
-    numbers = job.number(journal.keys_of([b"a", b"b", b"a"]))
+    numbers = job.number(keys_of([b"a", b"b", b"a"]))
     assert numbers == [1, 2, 3]
     finish(job, 1, b"one\n")
     finish(job, 2, b"")
@@ -45,7 +55,7 @@ def test_what_was_written_is_read_back(job: Job, tmp_path: Path) -> None:
     job.done(3, job.ended(3, 1, "i-1", 0, 0, 1.0, large, b""))
     job.close()
     with Job(job.path) as again:
-        assert again.number(journal.keys_of([b"b", b"new", b"a", b"a"])) == [2, 4, 1, 3]
+        assert again.number(keys_of([b"b", b"new", b"a", b"a"])) == [2, 4, 1, 3]
         results = again.history.results
         assert [b"".join(again.pieces(task, results[task])) for task in (1, 2)] == [b"one\n", b""]
         assert b"".join(again.pieces(3, results[3])) == b"x" * 3_000_000
@@ -57,16 +67,16 @@ def test_what_was_written_is_read_back(job: Job, tmp_path: Path) -> None:
 def test_how_arguments_begin_is_kept_for_people(job: Job) -> None:
     long = b"s3://bucket/" + b"x" * 200 + b"/part-7"
     first, then = [b"a\n", b"", b"\0\xff\n"], [long, b"a\n", b"b" * 95]
-    job.number(journal.keys_of(first), first)
+    job.number(keys_of(first), first)
     (job.path / "heads").write_bytes((job.path / "heads").read_bytes() + b"what a crash left")
-    job.number(journal.keys_of(then), then)
-    heads = read_heads(job)
+    job.number(keys_of(then), then)
+    heads = heads_of(job)
     assert heads[:3] == [b"a", b"", b"\0\xff"]
     assert heads[3].startswith(b"s3://bucket/x")
     assert heads[3].endswith(b"x/part-7")
     assert heads[4:] == [b"b" * 95]
-    job.number(journal.keys_of([b"unknown"]))
-    assert read_heads(job)[5:] == [b""], "a job of before, or that asked for none"
+    job.number(keys_of([b"unknown"]))
+    assert heads_of(job)[5:] == [b""], "a job of before, or that asked for none"
     job.close()
 
 
@@ -107,7 +117,7 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_refused(job: Job) -> N
         file.write_bytes(b"".join(damaged))
         with pytest.raises(Damaged, match=f"job j is damaged: {file} is not"):
             Job(job.path)
-        assert journal.describe(job.path)["state"] == "damaged", way
+        assert job_list.describe(job.path)["state"] == "damaged", way
     file.write_bytes(good)
     Job(job.path).close()
 
@@ -132,32 +142,32 @@ def test_names(home: Path) -> None:
             Job.create("cat", name=name)
     with pytest.raises(UsageError, match="did you mean abc"):
         Job.create("cat", name="abc").close()
-        journal.read_asked(journal.jobs_path() / "abd")
+        read_asked(job_paths.jobs_path() / "abd")
 
 
 def test_a_job_whose_description_is_damaged_is_listed_and_can_be_removed(job: Job) -> None:
     job.close()
     (job.path / "job.json").write_text("{")
-    assert journal.describe(job.path)["state"] == "damaged"
-    journal.remove(job.path)
-    assert journal.all_jobs() == []
+    assert job_list.describe(job.path)["state"] == "damaged"
+    job_list.remove(job.path)
+    assert job_paths.all_jobs() == []
 
 
 def test_the_files_a_job_depends_on_are_part_of_what_it_is(tmp_path: Path) -> None:
     file = tmp_path / "step.sh"
     file.write_text("1")
-    before = journal.fingerprint("cat", [journal.digest_of(str(file))])
-    assert before != journal.fingerprint("cat")
+    before = fingerprint("cat", [digest_of(str(file))])
+    assert before != fingerprint("cat")
     file.write_text("2")
-    assert journal.fingerprint("cat", [journal.digest_of(str(file))]) != before
-    assert journal.fingerprint("cat", [], "a digest") != journal.fingerprint("cat")
+    assert fingerprint("cat", [digest_of(str(file))]) != before
+    assert fingerprint("cat", [], "a digest") != fingerprint("cat")
     with pytest.raises(UsageError, match="no such file"):
-        journal.digest_of(str(tmp_path / "none"))
+        digest_of(str(tmp_path / "none"))
 
 
 def test_a_job_that_ran_elsewhere_is_another_job(home: Path) -> None:
     here = {"endpoint": "http://127.0.0.1:1", "account": "1", "region": "us-east-1"}
-    made_of = journal.fingerprint("cat")
+    made_of = fingerprint("cat")
     Job.create("cat", name="here", where=here).close()
     Job.create("cat", name="unknown", where={"endpoint": here["endpoint"]}).close()
     for what, unlike in {
@@ -166,11 +176,11 @@ def test_a_job_that_ran_elsewhere_is_another_job(home: Path) -> None:
         "region": {**here, "region": "eu-west-1"},
         "session of the S3 stub": {**here, "session of the S3 stub": "a"},
     }.items():
-        said = journal.elsewhere(here, unlike)
+        said = job_list.elsewhere(here, unlike)
         assert said == f"{what} {here.get(what, 'none')}, here {unlike[what]}"
-        assert journal.elsewhere(unlike, unlike) == ""
-    assert journal.latest(made_of, here) == (journal.jobs_path() / "unknown", [])
-    found, told = journal.latest(made_of, {**here, "endpoint": ""})
+        assert job_list.elsewhere(unlike, unlike) == ""
+    assert job_list.latest(made_of, here) == (job_paths.jobs_path() / "unknown", [])
+    found, told = job_list.latest(made_of, {**here, "endpoint": ""})
     assert found is None
     assert [line.split(":")[0] for line in told] == [f"job {name} is not gone on with" for name in ("unknown", "here")]
 
@@ -198,9 +208,9 @@ def test_the_reader_takes_anything(said: list[tuple[str, str]], lines: list[byte
 
 @given(st.lists(st.binary(max_size=20)))
 def test_equal_arguments_are_tasks_of_their_own(arguments: list[bytes]) -> None:
-    keys = journal.keys_of(arguments)
+    keys = keys_of(arguments)
     assert len(set(keys)) == len(arguments)
-    assert journal.keys_of(arguments[:-1]) == keys[:-1]
+    assert keys_of(arguments[:-1]) == keys[:-1]
 
 
 def test_what_was_asked_is_kept(job: Job) -> None:
@@ -222,17 +232,17 @@ def test_longest_first_leaves_nobody_out_and_sorts_the_known(keys: list[bytes], 
     assert unknown == sorted(unknown)
 
 
-@pytest.mark.parametrize("version", [journal.VERSION - 1, journal.VERSION + 1, None])
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1, None])
 def test_a_job_of_another_version_is_refused_in_one_line(job: Job, version: int | None) -> None:
     job.close()
     file = job.path / "job.json"
     about = json.loads(file.read_text())
     del about["version"]
     file.write_text(json.dumps(about if version is None else {**about, "version": version}))
-    for look in (Job, journal.read_asked):
+    for look in (Job, read_asked):
         said = f"^job j is of another version of hardway, or damaged: {file} is not of[^\n]*$"
         with pytest.raises(Failed, match=said):
             look(job.path)
-    assert journal.describe(job.path)["state"] == "damaged"
-    assert journal.latest(job.asked.fingerprint, {})[0] is None
-    journal.remove(job.path)
+    assert job_list.describe(job.path)["state"] == "damaged"
+    assert job_list.latest(job.asked.fingerprint, {})[0] is None
+    job_list.remove(job.path)

@@ -14,7 +14,7 @@ import pytest
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed
 from hardway.pmap import connecting, ledger, link, member
-from hardway.pmap.journal import Job
+from hardway.pmap.job import Job
 from tests.openssh.conftest import start_sshd
 from tests.pmap import liar
 from tests.pmap.test_nonsense import ec2, pair, run

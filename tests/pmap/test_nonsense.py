@@ -19,7 +19,7 @@ from hardway.config import Ec2, Mapreduce, Settings
 from hardway.ec2.instances import Instance
 from hardway.pmap import agent
 from hardway.pmap.driver import Driver
-from hardway.pmap.journal import Job, keys_of
+from hardway.pmap.job import Job, keys_of
 from hardway.pmap.progress import Progress
 from tests.conftest import LocalCloud
 from tests.openssh.conftest import instance, start_sshd

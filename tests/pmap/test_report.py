@@ -12,11 +12,12 @@ import pytest
 from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
-from hardway.pmap import journal
+from hardway.pmap import job_paths
 from hardway.pmap.afterwards import explain, history, report
 from hardway.pmap.afterwards.explain import Record
 from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
-from hardway.pmap.journal import Job, Outputs, Result
+from hardway.pmap.job import Job, Outputs, keys_of
+from hardway.pmap.journal import Result
 from tasks import mapreduce
 from tests.pmap import chromium
 from tests.pmap.chromium import Browser
@@ -41,7 +42,7 @@ def told(home: Path, tmp_path: Path) -> Path:
     """The page about a job of two instances, where all that people write is hostile."""
     arguments = [b"first\n", HOSTILE + b"\n", b"third\n"]
     with Job.create(f"cat; : {HOSTILE.decode(errors='replace')}".replace("\0", ""), name="told") as job:
-        job.number(journal.keys_of(arguments), arguments)
+        job.number(keys_of(arguments), arguments)
         job.event("run", tasks=3, slots=1, timeout=0.0)
         for task, host in enumerate(("i-1", "i-2"), 1):
             about = {"name": HOSTILE.decode(errors="replace"), "type": "m7i.large", "zone": "z", "spot": True}
@@ -204,14 +205,14 @@ def test_which_job(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         mapreduce.explain(c, " ")
     with pytest.raises(UsageError, match=r"cannot write .*/none/x\.html: no such file"):
         mapreduce.report(c, "one", to=str(tmp_path / "none" / "x.html"))
-    (journal.jobs_path() / "one" / "keys").unlink()
+    (job_paths.jobs_path() / "one" / "keys").unlink()
     with pytest.raises(Failed, match="keys can't be read"):
         mapreduce.explain(c, "one")
 
 
 def test_a_job_that_is_running_is_told_up_to_now(home: Path) -> None:
     with Job.create("cat", name="now") as job:
-        job.number(journal.keys_of([b"a\n"]), [b"a\n"])
+        job.number(keys_of([b"a\n"]), [b"a\n"])
         job.started(1, 1, "i-1")
         job.flush()
         assert "running" in explain.text(report.load("now"))
@@ -223,6 +224,6 @@ def test_events_say_nothing_to_a_job_that_is_resumed(home: Path) -> None:
         job.event("run", tasks=1, slots=1, timeout=0.0)
         job.started(1, 1, "i-1")
         job.event("lost", task=1, attempt=1, host="i-1")
-    with Job(journal.jobs_path() / "old") as again:
+    with Job(job_paths.jobs_path() / "old") as again:
         assert again.history.open == {(1, 1): "i-1"}
         assert history.read((again.path / "journal").read_bytes()).damaged == 0

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from invoke import Context
 
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.pmap import journal
+from hardway.pmap import job_list, job_paths
 from hardway.pmap.afterwards import report
-from hardway.pmap.journal import Job
+from hardway.pmap.job import Job, keys_of
 from tasks import mapreduce
 from tests.conftest import run_inv
 from tests.pmap.conftest import Cluster
@@ -30,7 +30,7 @@ def make(name: str, answers: list[bytes] = ANSWERS, arguments: list[bytes] = ARG
     """A job with a result for each argument but the last, which failed."""
     with Job.create(COMMAND, name=name) as job:
         job.event("run", tasks=len(arguments), slots=1, timeout=0.0)
-        for number in job.number(journal.keys_of(arguments), arguments):
+        for number in job.number(keys_of(arguments), arguments):
             answer = answers[number - 1]
             file = job.path / "large" / "part"
             failed = number == len(arguments)
@@ -111,7 +111,7 @@ def look(folder: Path) -> None:
     try:
         with Job(path) as job:
             assert job.asked.command == COMMAND
-            numbers = job.number(journal.keys_of(ARGUMENTS), ARGUMENTS)
+            numbers = job.number(keys_of(ARGUMENTS), ARGUMENTS)
             assert sorted(numbers) == [1, 2, 3, 4, 5]
             for number, answer in zip(numbers, ANSWERS, strict=True):
                 result = job.history.results.get(number)  # none: its task runs again
@@ -138,8 +138,8 @@ def test_a_result_is_what_was_written_or_the_job_is_refused(
     data = file.read_bytes()
     at, until = sorted((int(one * len(data)), int(other * len(data))))
     file.write_bytes(WAYS[way](data, at, until))
-    before = journal.describe(folder / "j")
-    described = {one["name"]: one for one in map(journal.describe, journal.all_jobs())}
+    before = job_list.describe(folder / "j")
+    described = {one["name"]: one for one in map(job_list.describe, job_paths.all_jobs())}
     assert described["other"]["state"] == "stopped"
     assert before["state"] in ("stopped", "damaged")
     try:
@@ -173,10 +173,10 @@ def test_a_file_may_be_another_jobs_or_gone_or_no_file(jobs: Callable[[], Path],
     for change in (other, link, folder, fifo, Path.unlink, lambda file: file.chmod(0)):
         path = jobs()
         change(path / "j" / name)
-        assert {one["name"] for one in map(journal.describe, journal.all_jobs())} == {"j", "other"}
+        assert {one["name"] for one in map(job_list.describe, job_paths.all_jobs())} == {"j", "other"}
         look(path)
-        journal.remove(path / "j")
-        assert [one.name for one in journal.all_jobs()] == ["other"]
+        job_list.remove(path / "j")
+        assert [one.name for one in job_paths.all_jobs()] == ["other"]
 
 
 def test_a_directory_that_others_may_write_to_is_not_trusted(jobs: Callable[[], Path]) -> None:
@@ -184,7 +184,7 @@ def test_a_directory_that_others_may_write_to_is_not_trusted(jobs: Callable[[], 
     (folder / "j").chmod(0o777)
     with pytest.raises(Failed, match="job j can't be trusted"):
         Job(folder / "j")
-    assert "can't be trusted" in journal.describe(folder / "j")["damage"]
+    assert "can't be trusted" in job_list.describe(folder / "j")["damage"]
     with pytest.raises(Failed, match="can't be trusted"):
         mapreduce.explain(Context(), "j")
 
@@ -211,7 +211,7 @@ def test_a_job_copied_to_another_name_is_not_that_job(jobs: Callable[[], Path]) 
 def test_modes_are_set_and_not_inherited(home: Path) -> None:
     before = os.umask(0)
     try:
-        journal.jobs_path().mkdir(parents=True, mode=0o777)
+        job_paths.jobs_path().mkdir(parents=True, mode=0o777)
         path = make("open")
     finally:
         os.umask(before)
@@ -256,7 +256,7 @@ def test_of_several_jobs_those_that_may_be_deleted_are(home: Path) -> None:
     said = "1 of 3 jobs are still there: job driven is being run"
     with Job.create("cat", name="driven"), pytest.raises(Failed, match=said):
         mapreduce.rm(Context(), "*", yes=True)
-    assert [path.name for path in journal.all_jobs()] == ["driven"]
+    assert [path.name for path in job_paths.all_jobs()] == ["driven"]
 
 
 def test_a_journal_that_can_not_be_written_is_no_damage(home: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_journal_that_can_not_be_written_is_no_damage(home: Path) -> None:
     job = Job.create("cat", name="full")
     with pytest.raises(UsageError, match="resume full"):
         Job.create("cat", name="full")
-    job.number(journal.keys_of(ARGUMENTS), ARGUMENTS)
+    job.number(keys_of(ARGUMENTS), ARGUMENTS)
     job.started(1, 1, "i-1")
     said = r"cannot write to .*/full: no space left on device; .* --resume full"
     with pytest.raises(Failed, match=said), job.writing():

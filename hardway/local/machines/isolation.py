@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hardway.config import LEVELS
 from hardway.errors import HardwayError
-from hardway.local.machines.processes import SandboxError, Spawner
+from hardway.local.machines.processes import SandboxError, SpawnerClient
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
 from hardway.local.machines.toolbox import Toolbox
@@ -33,7 +33,7 @@ class Isolation:
         return f"{said} ({self.why})" if self.why else said
 
 
-async def choose(wanted: str, spawner: Spawner, toolbox: Toolbox, scratch: Path) -> Isolation:
+async def choose(wanted: str, spawner: SpawnerClient, toolbox: Toolbox, scratch: Path) -> Isolation:
     """Find the best level that works, by running a command in each; `wanted` other than "auto" is the only one tried.
 
     Raises HardwayError where none works.

@@ -19,7 +19,7 @@ from typing import Any
 
 from hardway.local.machines import namespaces, spawner
 from hardway.local.machines.freezer import Freezer
-from hardway.local.machines.processes import SandboxError, SandboxProcess, Spawner
+from hardway.local.machines.processes import SandboxError, SandboxProcess, SpawnerClient
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.spawner import MARK, Bind, ProcessRequest, Terminal
 from hardway.local.machines.toolbox import PATH
@@ -31,7 +31,7 @@ BOOT_SECONDS = 30
 class Sandbox:
     """The processes of one instance, between `boot` and `halt`. `environment` is what each finds, over the usual."""
 
-    spawner: Spawner
+    spawner: SpawnerClient
     disk: RootDisk
     environment: Mapping[str, str] = field(default_factory=dict)
     _holder: int = 0
@@ -109,7 +109,7 @@ class Sandbox:
         terminal: Terminal | None = None,
         binds: Sequence[Bind] = (),
     ) -> SandboxProcess:
-        """Start a process as `user` in its home directory; see `Spawner.spawn` and `ProcessRequest`."""
+        """Start a process as `user` in its home directory; see `SpawnerClient.spawn` and `ProcessRequest`."""
         home = self.disk.home(user)
         process = self.spawner.spawn(
             {

@@ -1,4 +1,4 @@
-"""The library's modules, each imported when something of it is first used: `from hardway.cli.lazy import launch`.
+"""The library's modules, each imported when something of it is first used: `from .lazy import launch`.
 
 For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
 a signature comes under TYPE_CHECKING from where it lives.
@@ -11,15 +11,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardway import stub_sessions
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
     from hardway.local import daemon
     from hardway.money import costs, market
-    from hardway.pmap import arguments, journal, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, run, shuffle
     from hardway.pmap.afterwards import report
+    from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
     from hardway.ssh import proxy
 
@@ -35,7 +35,8 @@ _MODULES = {
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "instances": "hardway.ec2.instances",
-    "journal": "hardway.pmap.journal",
+    "job_list": "hardway.pmap.job_list",
+    "job_paths": "hardway.pmap.job_paths",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -50,16 +51,16 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
-    "stub_sessions": "hardway.stub_sessions",
+    "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
     "user_data": "hardway.launch.user_data",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "instances", "journal", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer",
-    "user_data",
+    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group", "images",
+    "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags",
+    "transfer", "user_data",
 ]  # fmt: skip
 
 

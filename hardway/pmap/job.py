@@ -1,0 +1,651 @@
+"""What a job keeps on this machine: what was asked, what happened, and every result. It decides nothing.
+
+A job's directory, mode 0700, under the XDG state directory:
+    job.json   what was asked, and a digest of that: the seal
+    lock       held (flock) by the living driver
+    keys       16 bytes a task, in order of task number: a hash of its argument
+    heads      96 bytes a task: how its argument begins and ends, for people to read
+    journal    a line for what happened
+    stdout, stderr   small outputs one after the other; the journal says where each begins
+    large/     a file for each longer output
+    resume     the line that goes on with the job, for people to read
+    arguments-DIGEST   the arguments, where that line has no other way to name them
+    failed/    the logs of tasks that failed, for people to read
+
+All of it is sealed. A line of the journal ends in a checksum of itself and of the line before it: one that is changed,
+missing, doubled or moved breaks the chain. Its first line names the seal of job.json. It has checksums of keys, heads
+and each output. What is not as it was written is never used: the job is refused, with the name of the file, or, where
+only a result is damaged, its task runs again.
+
+An end that is torn off the journal is no damage: that is what `kill -9` leaves. What the journal doesn't tell of never
+happened, and runs again; keys and heads that are longer than it says are cut.
+
+What is written is given to the operating system at once, outputs before the line that tells of them, and so survives
+any end of this process. It is on the disk (fsync) when a job is made, when its tasks are numbered, and before results
+are returned. A power cut in between costs what the system had not yet written: those tasks run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+import weakref
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from hardway import files
+from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
+from hardway.pmap import journal
+from hardway.pmap.job_paths import check_name, jobs_path, no_such
+from hardway.pmap.journal import History, Result
+from hardway.system.paths import current_directory
+from hardway.terminal import printable
+
+VERSION = 2  # of all that is in a job's directory
+KEY_SIZE = 16
+HEAD_SIZE = 96
+_NEW = ".new-"
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
+_PIECE = 1 << 20
+_CUT = " … ".encode()
+
+
+class Damaged(Failed):
+    """A job's file isn't what was written there. Exit code 1: nothing of the job was used."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        """Say what is wrong with a file in the job's directory."""
+        super().__init__(
+            f"job {printable(file.parent.name)} is damaged: {printable(str(file))} {what}; without --resume a new job "
+            "is begun, and mapreduce.rm deletes this one"
+        )
+        self.what = printable(f"{file.name} {what}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on.
+
+    `where` says in which world it ran: endpoint, account, region, session of the S3 stub; what isn't known is left out.
+    """
+
+    name: str
+    token: str
+    command: str
+    fingerprint: str
+    selector: str
+    region: str
+    source: str
+    created: float
+    cwd: str
+    where: Mapping[str, str]
+    version: int = VERSION
+
+    @property
+    def seal(self) -> str:
+        """A digest of all of it."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
+
+
+def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
+    """Hash the command and the files it depends on: `digest_of` each, and the digest of those sent along."""
+    digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
+    for each in depends:
+        digest.update(each)
+    if files:
+        digest.update(b"files " + files.encode())
+    return digest.hexdigest()
+
+
+def digest_of(name: str) -> bytes:
+    """Hash the content of a file that a job depends on. Raises UsageError."""
+    digest = hashlib.blake2b()
+    try:
+        with Path(name).open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--depends {printable(name)}: {reason_of(error)}") from None
+    return digest.digest()
+
+
+def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """Hash each argument; the second of two equal arguments is another task."""
+    seen: dict[bytes, int] = {}
+    keys = []
+    for argument in arguments:
+        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
+        count = seen[key] = seen.get(key, 0) + 1
+        if count > 1:
+            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
+        keys.append(key)
+    return keys
+
+
+class Job:
+    """A job's directory, open for this process alone. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing job.
+
+        Raises UsageError where there is none, Damaged where it isn't what was written, Failed while another process
+        drives it.
+        """
+        self.path = path
+        self.asked = read_asked(path)
+        self._lock = lock(path, self.asked.name)
+        self._files: dict[str, FileIO] = {}
+        self._failed: Failed | None = None
+        try:
+            lines, self.history = read_journal(path, self.asked)
+            self.keys = read_keys(path, self.history)
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            for name in ("journal", "keys", "heads", "stdout", "stderr"):
+                made = os.O_CREAT if name in ("stdout", "stderr") else 0  # a result that is gone runs again
+                self._files[name] = FileIO(open_file(path / name, os.O_WRONLY | os.O_APPEND | made), "ab")
+            tasks = len(self.keys)
+            for name, size in (("journal", len(lines)), ("keys", KEY_SIZE * tasks), ("heads", HEAD_SIZE * tasks)):
+                if self._files[name].seek(0, os.SEEK_END) != size:
+                    self._files[name].truncate(size)
+            with contextlib.suppress(FileExistsError):
+                (path / "large").mkdir(mode=0o700)
+            for left in (path / "large").glob("*.part?"):  # by a driver that was killed
+                left.unlink()
+        except OSError as error:
+            self._close_files()
+            if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
+                raise Damaged(Path(error.filename), f"can't be used: {reason_of(error)}") from None
+            raise self.unwritable(error) from None
+        except BaseException:
+            self._close_files()
+            raise
+        self._ends = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
+        self._pending: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._lines: list[str] = []  # of the journal, pending
+        self._large: list[Path] = []
+        self.outputs = Outputs(path)
+
+    @classmethod
+    def create(
+        cls,
+        command: str,
+        *,
+        name: str = "",
+        made_of: str = "",
+        where: Mapping[str, str] | None = None,
+        **about: str,
+    ) -> Job:
+        """Make a new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
+
+        Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
+        be made.
+        """
+        token = secrets.token_hex(4)
+        name = name or time.strftime("%Y%m%d-%H%M%S-") + token
+        check_name(name)
+        path = jobs_path() / name
+        asked = Asked(
+            name=name,
+            token=token,
+            command=command,
+            fingerprint=made_of or fingerprint(command),
+            selector=about.get("selector", ""),
+            region=about.get("region", ""),
+            source=about.get("source", ""),
+            created=time.time(),
+            cwd=current_directory(),
+            where=dict(where or {}),
+        )
+        _make(path, asked)
+        return cls(path)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is pending and let another process have the job."""
+        try:
+            self.flush()
+        finally:
+            self._close_files()
+            self.outputs.close()
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # each write was looked at
+                file.close()
+        os.close(self._lock)
+
+    # What happens
+
+    def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
+        """Return the task number of each key, from 1; keys never seen before get the next numbers.
+
+        `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
+        """
+        known = {key: number for number, key in enumerate(self.keys, 1)}
+        new = [place for place, key in enumerate(keys) if key not in known]
+        if new:
+            numbers = b"".join(keys[place] for place in new)
+            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
+            history = self.history
+            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
+            history.tasks += len(new)
+            with self.writing():
+                for name, size, data in (("keys", KEY_SIZE, numbers), ("heads", HEAD_SIZE, heads)):
+                    self._files[name].truncate(len(self.keys) * size)  # what a crash left too much of
+                    _write(self._files[name], data)
+                    os.fsync(self._files[name].fileno())
+            self._lines.append(journal.tasks_line(history))
+            self.sync("journal")
+        for place in new:
+            self.keys.append(keys[place])
+            known[keys[place]] = len(self.keys)
+        return [known[key] for key in keys]
+
+    def started(self, task: int, attempt: int, host: str) -> None:
+        """Note that an attempt is about to be sent."""
+        self._lines.append(journal.start_line(task, attempt, host, time.time()))
+
+    def slot(self, task: int, attempt: int, number: int, began: float) -> None:
+        """Note the slot that an attempt has of its host since it `began`, in seconds of Unix."""
+        self._lines.append(journal.slot_line(task, attempt, number, began))
+
+    def event(self, kind: str, **about: Any) -> None:
+        """Note what happened that tells where the time went, and decides nothing; `history` reads it."""
+        self._lines.append(journal.event_line(time.time(), kind, about))
+
+    def ended(
+        self,
+        task: int,
+        attempt: int,
+        host: str,
+        code: int,
+        flags: int,
+        seconds: float,
+        stdout: bytes | Path,
+        stderr: bytes | Path,
+    ) -> Result:
+        """Note that an attempt ended with these outputs; a file is moved into the job."""
+        offset, size, checksum = self._keep("stdout", task, attempt, stdout)
+        err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
+        sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
+        result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
+        self._lines.append(journal.end_line(task, result))
+        return result
+
+    def done(self, task: int, result: Result) -> None:
+        """Note that this result counts."""
+        self.history.results[task] = result
+        self._lines.append(journal.done_line(task, result.attempt))
+
+    def flush(self) -> None:
+        """Give everything to the operating system, outputs first: it survives the end of this process."""
+        if self._failed:
+            raise self._failed
+        for name, pending in self._pending.items():
+            if pending:
+                data = b"".join(pending)
+                pending.clear()
+                with self.writing():
+                    _write(self._files[name], data)
+        if self._lines:
+            data = self.history.sealed(self._lines)
+            self._lines.clear()
+            with self.writing():
+                _write(self._files["journal"], data)
+
+    def sync(self, *names: str) -> None:
+        """Have all of it, or these files, on the disk, as far as the system can tell: it survives a power cut."""
+        self.flush()
+        with self.writing():
+            large, self._large = self._large, []
+            for path in large:
+                fd = open_file(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            for name in names or ("stdout", "stderr", "journal"):
+                os.fsync(self._files[name].fileno())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write into the job's directory: an OSError is raised as Failed, which says so.
+
+        From then on nothing more is written: the journal must not tell of outputs that aren't there, and what follows
+        a line that was torn would be damage.
+        """
+        try:
+            yield
+        except OSError as error:
+            self._failed = self.unwritable(error)
+            raise self._failed from None
+
+    def unwritable(self, error: OSError) -> Failed:
+        """Return what to raise where the job's directory takes no more."""
+        file = error.filename if isinstance(error.filename, str | Path) else self.path
+        return Failed(
+            f"cannot write to {printable(str(file))}: {reason_of(error)}; "
+            f"once it can be written to, --resume {self.asked.name} goes on"
+        )
+
+    def leave(self, name: str, content: bytes) -> Path:
+        """Put a file for people to read into the directory; returns its path. Raises Failed."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            files.write(path, [content])
+        except OSError as error:
+            raise self.unwritable(error) from None
+        return path
+
+    # Results
+
+    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
+        """See `Outputs.pieces`."""
+        return self.outputs.pieces(task, result, which)
+
+    def intact(self, task: int, result: Result) -> bool:
+        """Tell whether the stdout that counts can be read back as it was written."""
+        try:
+            return _checksum(self.pieces(task, result)) == (result.checksum, result.size)
+        except (OSError, Failed):
+            return False
+
+    # How it is done
+
+    def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
+        if isinstance(data, Path):
+            with self.writing():
+                os.chmod(data, 0o600)
+                with data.open("rb") as file:
+                    checksum, size = _checksum(iter(partial(file.read, _PIECE), b""))
+                target = self.outputs.large(task, attempt, which)
+                data.replace(target)
+                self._large.append(target)
+            return -1, size, checksum
+        offset = self._ends[which]
+        if not data:
+            return offset, 0, 0
+        self._ends[which] += len(data)
+        self._pending[which].append(data)
+        return offset, len(data), zlib.crc32(data)
+
+
+class Outputs:
+    """Reads the outputs in a job's directory, for as long as that is there; whoever drives the job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, int] = {}
+        weakref.finalize(self, _close, self._files)
+
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        _close(self._files)
+
+    def large(self, task: int, attempt: int, which: str) -> Path:
+        """Return the file for a long output."""
+        return self.path / "large" / f"{task}.{attempt}.{which}"
+
+    def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
+        """Read an output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
+
+        That is found out before the first piece is given: a file is read twice.
+        """
+        out = which == "stdout"
+        offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
+        written = result.checksum if out else result.err_checksum
+        try:
+            pieces: Iterable[bytes] = self._read(task, result.attempt, which, offset, size)
+            if offset >= 0:
+                pieces = list(pieces)
+            checksum, length = _checksum(pieces)
+            if offset < 0 and (checksum, length) == (written, size):
+                pieces = self._read(task, result.attempt, which, offset, size)
+        except OSError as error:
+            raise Failed(f"the {which} of task {task} in {self.path} can't be read: {reason_of(error)}") from None
+        if (checksum, length) != (written, size):
+            what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
+            raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
+        yield from pieces
+
+    def tail(self, task: int, result: Result, most: int) -> bytes:
+        """Read the last bytes of a stderr; where it isn't what was written, a word about that."""
+        last = b""
+        try:
+            for piece in self.pieces(task, result, "stderr"):
+                last = (last + piece)[-most:] if most else b""
+        except Failed:
+            return b"(what it wrote to stderr is damaged)"
+        return last
+
+    def _read(self, task: int, attempt: int, which: str, offset: int, size: int) -> Iterator[bytes]:
+        if offset >= 0:
+            if size:
+                yield os.pread(self._file(which), size, offset)
+            return
+        fd = open_file(self.large(task, attempt, which), os.O_RDONLY)
+        try:
+            while piece := os.read(fd, _PIECE):
+                yield piece
+        finally:
+            os.close(fd)
+
+    def _file(self, which: str) -> int:
+        if which not in self._files:
+            self._files[which] = open_file(self.path / which, os.O_RDONLY)
+        return self._files[which]
+
+
+def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:
+    """Return the checksum and the length of these pieces together."""
+    checksum = length = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+        length += len(piece)
+    return checksum, length
+
+
+def _close(files: dict[str, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
+
+
+def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
+    """Read a job's journal: its whole lines, and what they say, whoever drives the job. Raises Damaged."""
+    file = path / "journal"
+    data = content_of(file)
+    data = data[: data.rfind(b"\n") + 1]
+    if not data.startswith(History().sealed([journal.first_line(asked.seal)])):
+        raise Damaged(file, "is not of this job.json")
+    try:
+        return data, journal.read_history(data)
+    except ValueError as error:
+        raise Damaged(file, f"is not what was written, from {error} on") from None
+
+
+def read_keys(path: Path, history: History) -> list[bytes]:
+    """Read the tasks' keys. Raises Damaged for these and for the heads."""
+    sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
+    contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
+    for name, checksum in (("keys", history.keys), ("heads", history.heads)):
+        if len(contents[name]) != sizes[name]:
+            raise Damaged(path / name, f"has {len(contents[name])} of its {sizes[name]} bytes")
+        if zlib.crc32(contents[name]) != checksum:
+            raise Damaged(path / name, "is not what was written")
+    keys = contents["keys"]
+    return [keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE)]
+
+
+def read_asked(path: Path) -> Asked:
+    """Read what a job was asked.
+
+    Raises UsageError where there is no such job, Damaged where its description isn't what was written, Failed where
+    its directory is not this user's alone.
+    """
+    try:
+        about = os.stat(path)
+        if not files.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
+            raise Failed(
+                f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
+                "mapreduce.rm deletes it, chmod 700 trusts it"
+            )
+    except FileNotFoundError:
+        raise UsageError(no_such(path.name)) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"there is no job {printable(path.name)!r}: {reason_of(error)}") from None
+    file = path / "job.json"
+    try:
+        about_it = json.loads(content_of(file))
+        seal = about_it.pop("seal", "")
+        version = about_it.get("version", 1)
+        if version == VERSION:
+            asked = Asked(**about_it)
+            sealed = seal == asked.seal
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Damaged(file, "is not what was written") from None
+    if version != VERSION:
+        raise Failed(
+            f"job {printable(path.name)} is of another version of hardway, or damaged: {printable(str(file))} "
+            f"is not of version {VERSION}; without --resume a new job is begun, and mapreduce.rm deletes this one"
+        )
+    if not sealed:
+        raise Damaged(file, "is not what was written")
+    if asked.name != path.name:
+        raise Damaged(file, f"is of a job named {asked.name}")
+    return asked
+
+
+def read_heads(path: Path, history: History) -> list[bytes]:
+    """Read how the argument of each task begins, and ends where it is longer; empty where that isn't known.
+
+    Raises Damaged.
+    """
+    read_keys(path, history)
+    data = content_of(path / "heads")
+    return [_read_head(data[at : at + HEAD_SIZE]) for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
+
+
+def _head(argument: bytes) -> bytes:
+    """Pack an argument: its length and all of it, or 255 and 47 bytes of its beginning and 48 of its end."""
+    text = argument.removesuffix(b"\n")
+    if len(text) < HEAD_SIZE:
+        return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
+    return b"\xff" + text[:47] + text[-48:]
+
+
+def _read_head(record: bytes) -> bytes:
+    if record[:1] == b"\xff":
+        return record[1:48] + _CUT + record[48:]
+    return record[1 : 1 + record[0]] if record else b""
+
+
+def lock(path: Path, name: str) -> int:
+    """Take the job's lock for this process; returns its descriptor. Raises Failed where another process has it."""
+    fd = -1
+    try:
+        fd = open_file(path / "lock", os.O_RDWR | os.O_CREAT)
+        ours = files.lock(fd)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        if error.errno in NO_ROOM:
+            raise Failed(f"cannot write to {path / 'lock'}: {reason_of(error)}") from None
+        raise Damaged(path / "lock", f"can't be used: {reason_of(error)}") from None
+    if not ours:
+        holder = os.read(fd, 32).strip()
+        os.close(fd)
+        pid = holder.decode() if holder.isdigit() else "unknown"
+        raise Failed(f"job {name} is being run by another process here (pid {pid})") from None
+    with contextlib.suppress(OSError):  # the number is for people; a full disk is told by what matters
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+    return fd
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Open a regular file of this user's; returns its descriptor. Raises OSError."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def content_of(path: Path) -> bytes:
+    """Read all of a file in a job's directory. Raises Damaged where it can't be read."""
+    try:
+        with FileIO(open_file(path, os.O_RDONLY)) as file:
+            return file.readall() or b""
+    except OSError as error:
+        raise Damaged(path, f"can't be read: {reason_of(error)}") from None
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    data = memoryview(content)
+    while data:
+        data = data[file.write(data) :]
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make(path: Path, asked: Asked) -> None:
+    """Make a job's directory, whole or not at all. Raises UsageError where the name is taken, and Failed."""
+    new = path.parent / f"{_NEW}{asked.token}"
+    about = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
+    contents = {"job.json": about, "journal": History().sealed([journal.first_line(asked.seal)])}
+    contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
+    try:
+        files.state_directory("jobs")
+        _sweep()
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "", path)
+        new.mkdir(mode=0o700)
+        (new / "large").mkdir(mode=0o700)
+        for file, content in contents.items():
+            files.write(new / file, [content], synced=bool(content))
+        # Of two that take the same name at once one finds the other's, which is not empty.
+        new.rename(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
+            raise UsageError(f"there is a job {path.name!r} already: --resume {path.name} goes on with it") from None
+        raise Failed(f"cannot write to {error.filename or path}: {reason_of(error)}") from None
+
+
+def _sweep() -> None:
+    """Remove what is left of jobs that were being made when their process was killed, an hour ago or more."""
+    for left in jobs_path().glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > 3600:
+                shutil.rmtree(left)
