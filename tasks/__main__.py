@@ -1,4 +1,4 @@
-"""The program `inv` of this checkout, which `./inv` starts: its tasks and its invoke.yaml, from any directory."""
+"""The program `inv` of this checkout, started by `./inv` in any directory, with the checkout's tasks and invoke.yaml."""
 
 from __future__ import annotations
 
