@@ -1,4 +1,4 @@
-"""The program `inv` of this checkout, started by `./inv` in any directory, with the checkout's tasks and invoke.yaml."""
+"""The program `inv` of this checkout, which `./inv` starts with the checkout's tasks, from any directory."""
 
 from __future__ import annotations
 
