@@ -66,7 +66,7 @@ def up(c: Context) -> Lines:
 
 @task(autoprint=True)
 def env(c: Context) -> Lines:
-    """Print the variables that point a shell at the local cloud.
+    """Print variables that point a shell at the local cloud.
 
     The shell evaluates them: `eval "$(inv local.env)"`.
 
