@@ -60,7 +60,7 @@ def up(c: Context) -> Lines:
     else:
         say(f"the local cloud is already up at {running.endpoint}")
         if running.settings != settings:
-            say(f"it was started with other settings than now asked for: {running.settings}; inv local.down ends it")
+            say(f"it was started with other settings than yours: {running.settings}; inv local.down ends it")
     return _exports(running)
 
 

@@ -146,7 +146,7 @@ class _Output:
             ids = text.splitlines()
             # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
             told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
-            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
+            raise Failed(f"{why}; the task is done, but its result could not be printed{told}") from error
 
 
 class Task(invoke.Task[Any]):
@@ -410,7 +410,7 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
     if isinstance(error, UnicodeError):
         what = getattr(error, "object", b"")
         text = what.decode(errors="surrogateescape") if isinstance(what, bytes) else str(what)
-        return UsageError(f"{text[:80]!r} is not UTF-8, which it must be here") if text else None
+        return UsageError(f"{text[:80]!r} must be UTF-8, and is not") if text else None
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         # pathlib's, for ~ and ~somebody
         return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")

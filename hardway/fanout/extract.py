@@ -172,7 +172,7 @@ def _time(value: bytes) -> float:
 def _exactly(read: Read, size: int) -> bytes:
     data = read(size)
     if len(data) != size:
-        raise NotWholeError("what came is no whole tar stream: it ends too early")
+        raise NotWholeError("the tar stream is not whole: it ends too early")
     return data
 
 
@@ -182,7 +182,7 @@ def _skip(read: Read, size: int) -> None:
 
 
 def _broken() -> NotWholeError:
-    return NotWholeError("what came is no whole tar stream: it has a header that is none")
+    return NotWholeError("the tar stream is not whole: it has a broken header")
 
 
 def _shown(name: str) -> str:
@@ -308,7 +308,7 @@ def told(name: str, member: bool = False) -> Iterator[None]:
 def _names(path: str) -> tuple[str, ...]:
     """The names on the way to a member. Raises TransferError for a way that leads, or may lead, out of the tree."""
     if path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        raise TransferError(f"refused: {_shown(path)!r} would land outside of where it is to go")
+        raise TransferError(f"refused: {_shown(path)!r} would land outside of the target")
     names = tuple(name for name in path.split("/") if name not in ("", "."))
     if len(names) > DEPTH or len(os.fsencode(path)) > NAME_BYTES:
         raise TransferError(f"refused: {_shown(path)!r} is too deep, or too long a name")

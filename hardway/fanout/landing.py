@@ -214,7 +214,7 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
     No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
     """
     if is_systems(target):
-        raise TransferError(f"{printable(str(target))} is a directory of the machine's: no tree is put there")
+        raise TransferError(f"{printable(str(target))} is a directory of the machine's: name one that can hold a tree")
     with extract.told(str(target)):
         if not os.path.lexists(target):
             work.finish()
@@ -272,10 +272,10 @@ def _merge_file(source: str, directory: int, name: str, given_up: threading.Even
     except FileNotFoundError:
         kind = stat.S_IFREG
     if stat.S_ISDIR(kind):
-        raise TransferError(f"{printable(name)} is a directory here, and none there")
+        raise TransferError(f"{printable(name)} is a directory here, but not on the instance")
     plain = stat.S_ISREG(kind) or stat.S_ISLNK(kind)
     if not plain and os.path.islink(source):
-        raise TransferError(f"{printable(name)} is no regular file here, and a symlink there")
+        raise TransferError(f"{printable(name)} is no regular file here, but a symlink on the instance")
     if change and plain:
         os.replace(source, name, dst_dir_fd=directory)
     elif change:

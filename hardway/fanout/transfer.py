@@ -198,7 +198,7 @@ def _remote(path: str) -> Remote:
     if "\0" in path:
         raise UsageError(f"{printable(path)!r} is no path")
     if path.startswith("~") and not path.startswith("~/"):
-        raise UsageError(f":{printable(path)}: of homes there only ~/ is known; write the path out, or :./{path}")
+        raise UsageError(f":{printable(path)}: of the homes there only ~/ is known; write the path out, or :./{path}")
     return Remote(path[2:] or "./" if path.startswith("~/") else path)
 
 
@@ -337,9 +337,9 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
         if member.kind not in (b"0", b"1"):
             raise TransferError(f"refused: {shown} is no regular file")
         if not globs.matches(member.name, asked):
-            raise TransferError(f"refused: it sent {shown!r}, and {printable(asked)!r} was asked for")
+            raise TransferError(f"refused: it sent {shown!r} in place of {printable(asked)!r}")
         if member.name in names:
-            raise TransferError(f"two of the files are named {shown}: fetch them apart")
+            raise TransferError(f"two of the files are named {shown}: fetch them one by one")
         names.add(member.name)
         tree.add(member, stream.channel.read, stream.progress)
     stream.finish()
