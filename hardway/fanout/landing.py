@@ -214,7 +214,7 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
     No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
     """
     if is_systems(target):
-        raise TransferError(f"{printable(str(target))} is a directory of the machine's: name one that can hold a tree")
+        raise TransferError(f"{printable(str(target))} is a directory of the machine's: no tree is put there")
     with extract.told(str(target)):
         if not os.path.lexists(target):
             work.finish()

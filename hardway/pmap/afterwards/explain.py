@@ -309,7 +309,7 @@ def losses(found: Figures) -> Advice | None:
     lost = count(found.outcomes.get(AttemptOutcome.LOST, 0), "attempt")
     if share < LOSS_SHARE:
         return None
-    what = f"{lost} lost with an instance or its agent took {share:.0%} of the slot time"
+    what = f"{share:.0%} of the slot time went to {lost} lost with an instance or its agent"
     return Advice("lost", share, what, "shorter tasks lose less")
 
 
@@ -320,10 +320,10 @@ def needless(found: Figures) -> Advice | None:
         return None
     ended, stopped = found.outcomes.get(AttemptOutcome.ENDED, 0), found.outcomes.get(AttemptOutcome.STOPPED, 0)
     if stopped > ended:
-        what = f"{count(stopped, 'attempt')} stopped with the job took {share:.0%} of the slot time"
+        what = f"{share:.0%} of the slot time went to {count(stopped, 'attempt')} stopped with the job"
         return Advice("needless", share, what, "")
     won = found.outcomes.get(AttemptOutcome.BACKUP, 0)
-    what = f"{count(ended, 'attempt')} ended because another was first took {share:.0%} of the slot time"
+    what = f"{share:.0%} of the slot time went to {count(ended, 'attempt')} ended because another was first"
     return Advice("needless", share, what, f"{count(won, 'backup')} won" if won else "--no-backup saves it")
 
 
