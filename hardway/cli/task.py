@@ -1,8 +1,8 @@
-"""What every task shares on its way between a person and the library.
+"""The tasks' way between a person and the library.
 
-`task` is Invoke's decorator with errors translated to a sentence and an exit code; `confirm` asks before something
-acts, and `act` is called where nobody is asked: in a dry run (`--dry`, `c.config.run.dry`) both show what would be done
-and end the task there. `Lines` prints a list one item a line. Nothing here knows EC2.
+`task` is Invoke's decorator, and turns errors into a sentence and an exit code. `confirm` asks before a task acts, and
+`act` is called where nobody is asked. In a dry run (`--dry`, `c.config.run.dry`) both show the plan and end the task.
+`Lines` prints a list one item a line. Nothing here knows EC2.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Lines(list[str]):
 
 
 def say(*lines: str) -> None:
-    """Talk to a person, on stderr: a line each, whatever is in it. Whether somebody reads it decides about nothing."""
+    """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
     for line in lines:
         print(printable(line), file=streams.talk(), flush=True)
 
 
 def checked_name(text: str) -> str:
-    """A name. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
+    """Return a name. Raises UsageError for an empty one, and for an unknown flag, which Invoke takes for a name."""
     if not text.strip() or text.startswith("-"):
         raise UsageError(f"{text!r} is neither a known flag nor a name; see the task's --help")
     return text
 
 
 def listing(found: Table[Any], json: bool, nothing: str) -> Any:
-    """What a task that lists returns: the table, or its JSON; `nothing` is said where it is empty."""
+    """Return the result of a task that lists: the table, or its JSON. Say `nothing` if it is empty."""
     if not found:
         say(nothing)
     return found.json() if json else found
@@ -84,7 +84,7 @@ def publish(result: Any) -> None:
 
 
 def act(what: str, listing: Iterable[str] = ()) -> None:
-    """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
+    """In a dry run, say what would be done and end the task; call this right before acting. Else do nothing.
 
     `what` is a sentence without its subject, such as `start 3 instances`.
     """
@@ -259,7 +259,7 @@ def task(*args: Any, **options: Any) -> Any:
 
 
 def nothing() -> None:
-    """What a task that returns nothing makes in a dry run: for `changes`."""
+    """Make the result of a task that returns nothing, in a dry run: for `changes`."""
 
 
 def confirm(question: str, listing: Iterable[str], yes: bool) -> None:

@@ -1,8 +1,8 @@
-"""Instances as a cluster of an engine that exists, Spark or Dask, and as plain instances again.
+"""Instances as a cluster of Spark or Dask, and as plain instances again.
 
-Every instance runs `engines.sh`, which knows how the engine's processes are started and ended there. Who belongs to
-which cluster is in a tag of the instances; who has registered is asked of the master, through SSH: its address is a
-private one. The engines themselves are never imported here.
+Every instance runs `engines.sh`, which starts and ends the engine's processes there. A tag of each instance names its
+cluster. The master, asked through SSH at its private address, tells which workers have registered. The engines
+themselves are never imported here.
 """
 
 from __future__ import annotations

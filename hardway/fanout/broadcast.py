@@ -1,10 +1,10 @@
 """One file to many instances, sent up once: the first gets it from here, the others from those that have it.
 
-Every instance runs `broadcast.sh` on one channel, told here what to do next: take the file, pull it from an instance
-that has it, install it. What it has it offers to others, to a key made for this one transfer that opens nothing but
-that file, and forgets both as its channel closes, whoever closed it. The file's digest is checked after each hop. An
-instance that gives nothing, or dies, costs those that were waiting for it another try with the next. `Board` decides
-who gets it from whom; it does no I/O.
+Every instance runs `broadcast.sh` on one channel, and gets orders from here: take the file, pull it from an instance
+that has it, install it. An instance offers its file to others. They use a key that is made for this transfer and opens
+nothing but the file. The instance forgets key and offer when its channel closes. The digest is checked after each hop.
+If an instance gives nothing, or dies, those that were waiting for it try the next one. `Board` decides which instance
+gets the file from which; it does no I/O.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Unpack a tar stream from an instance, which may be hostile: nothing outside of the new directory changes.
 
 Every member is made beneath that directory by descriptor, one name at a time, and no link is followed on the way.
-Nothing that is there is written to: a name that comes twice is refused. There are files, directories, symlinks and
-hard links; what else there may be (devices, FIFOs, sparse files) is refused. Symlinks keep their text, whatever it is,
-as tar and rsync do: a person who mirrors a tree wants them, and only who follows one later is led anywhere. Of a mode
-the bits for reading, writing and running are kept: no set-id bits. All belongs to whoever unpacks it.
+Nothing existing is written to: a name that comes twice is refused. Files, directories, symlinks and hard links are
+made; anything else (devices, FIFOs, sparse files) is refused. Symlinks keep any text, as with tar and rsync: a person
+who mirrors a tree wants them, and they are harmless until somebody follows one. The mode keeps its bits for reading,
+writing and running, but no set-id bits. All members belong to the user who unpacks them.
 
 The stream is read here and not by `tarfile`, which keeps every member and takes headers of any size into memory. The
 format's description: POSIX.1-2017, pax, and "Basic Tar Format" of GNU tar's manual.

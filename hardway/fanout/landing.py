@@ -1,12 +1,12 @@
-"""Put what has come whole in its place on this machine, and leave alone what no file is to be put in place of.
+"""Put files that came whole in their place on this machine, and replace nothing but regular files.
 
-What comes is kept in a hidden directory beside its place until it is whole. A lock says that somebody is still at it:
-the next copy to the same place removes those of which the lock is free, whose process was killed.
+A copy is kept in a hidden directory beside its place until it is whole. A lock on the directory shows that its process
+lives. The next copy to the same place removes directories with a free lock, whose process was killed.
 
-What is there already and is no regular file (a device, a FIFO, a socket), and whatever is in /dev or /proc (links to
-descriptors too), is written through, as scp and cp do: to rename a file over /dev/null would break the machine. No
-hidden directory is made there. A symlink that a person names as the target stays, and the file that it leads to is
-replaced. A symlink under a name that came from an instance is replaced: it may be that instance's own.
+An existing target that is no regular file (a device, a FIFO, a socket) is written through, as scp and cp do. So are
+files in /dev and /proc (links to descriptors, too): a file renamed over /dev/null would break the machine. No hidden
+directory is made there. If a person names a symlink as the target, it stays, and the file that it leads to is replaced.
+A symlink under a name that came from an instance is replaced: it may be the instance's own.
 """
 
 from __future__ import annotations

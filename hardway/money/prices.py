@@ -1,7 +1,6 @@
-"""What instances cost, in USD/hour, as far as AWS can be asked for it.
+"""Prices of instances, in USD/hour, from AWS.
 
-A price that AWS doesn't tell is left out, never 0, and nothing is raised: nobody's work should end over a price. What
-stood in the way is told to `say`.
+An unknown price is left out, never 0, and raises nothing: no work should end because of a price. `say` gets the reason.
 """
 
 from __future__ import annotations

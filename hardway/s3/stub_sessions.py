@@ -1,8 +1,8 @@
 """Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
 
-What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
-and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds a closed port, whatever
-PATH says: stubs/closed.sh lists the variables.
+A session is made by stubs/stub_s3.sh (for shells) and here (for Python). stubs/aws decides its content, and all that
+`aws` does. In a session every other client of S3 finds a closed port, whatever PATH is: stubs/closed.sh lists the
+variables.
 """
 
 from __future__ import annotations

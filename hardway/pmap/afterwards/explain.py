@@ -1,4 +1,4 @@
-"""Where a job's time and money went, and what would have helped: figures, advice, and both as a screen of text.
+"""Explain a job's time and money, and what would have helped: figures, advice, and both as a screen of text.
 
 Pure: all of it is worked out from a timeline. Times are in seconds, money in USD.
 """
