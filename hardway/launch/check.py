@@ -322,9 +322,9 @@ def _security_groups(settings: Settings, network: Future[Network]) -> Iterator[C
     own = [
         group
         for group in security_groups.find(settings, vpc_id=there.vpc)
-        if group.name == prerequisites.SECURITY_GROUP
+        if group.name == security_groups.OURS
     ]
-    made = f"{own[0].name} ({own[0].id})" if own else f"{prerequisites.SECURITY_GROUP}, which the launch makes"
+    made = f"{own[0].name} ({own[0].id})" if own else f"{security_groups.OURS}, which the launch makes"
     yield Check(OK, what, made)
 
 
