@@ -81,7 +81,7 @@ def pmap(
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once, so the command must be idempotent.
 
-    With --files a task runs in a directory of its own, HARDWAY_FILES, that holds the files and is removed afterwards.
+    With --files a task runs in a directory of its own, HARDWAY_FILES, that holds the files and is emptied afterwards.
     A file below the current directory keeps its relative path. Any other file lands under its last name.
 
     Examples:
