@@ -132,9 +132,7 @@ class Mapreduce:
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
-    linger: float = setting(
-        3600.0, "without a connection until an agent on an instance ends itself", unit="seconds"
-    )
+    linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
 
 
 @dataclass(frozen=True)

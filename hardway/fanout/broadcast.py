@@ -109,7 +109,7 @@ class Board:
             self._begun.add(name)
 
     def source(self, name: str) -> str:
-        """Wait until there is something to get it from, and return that: an instance, or HERE.
+        """Wait for a source of the file, and return it: an instance, or HERE.
 
         Raises TransferError where the transfer is stopped.
         """
@@ -162,17 +162,17 @@ class Board:
             self._seats[source].serving -= 1
 
     def leave(self, name: str) -> None:
-        """The instance is over and done with: it has what it should have, or never will, and serves nobody."""
+        """Take an instance off the board: it has the file, or never will, and serves nobody."""
         with self._changed:
             self._begun.add(name)
             self._seats[name].over = True
             self._changed.notify_all()
 
     def serve(self, name: str, busy: Callable[[], None]) -> None:
-        """Return once nobody may need this instance; `busy` is called now and then until then.
+        """Wait until nobody needs this instance any more, and call `busy` now and then.
 
-        That is when all have the file; or, where not all can be connected to at the same time, when enough others
-        serve those still to come.
+        The wait ends when all have the file. If not all can be connected to at the same time, it ends when enough
+        others serve the rest.
         """
         with self._changed:
             while not self._stopped():

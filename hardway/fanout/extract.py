@@ -34,7 +34,7 @@ DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
 class NotWholeError(TransferError):
-    """What came is no tar stream, or none that is whole."""
+    """The stream is no tar stream, or no whole one."""
 
 
 Read = Callable[[int], bytes]
@@ -42,7 +42,7 @@ Read = Callable[[int], bytes]
 
 @dataclass
 class ArchiveMember:
-    """What the stream says of one member. `name` and `link` are as the stream has them."""
+    """One member's header. `name` and `link` are as the stream has them."""
 
     name: str
     kind: bytes

@@ -33,9 +33,9 @@ _LINKS = 40  # as the kernel follows
 
 
 def place(target: Path) -> tuple[Path, bool]:
-    """Where a target leads to, its symlinks followed, and whether that is written through.
+    """Follow a target's symlinks; return the file they lead to, and whether it is written through.
 
-    What is in a directory of the machine's is written through under the first such name. Raises TransferError.
+    A file in a directory of the machine's is written through under the first such name. Raises TransferError.
     """
     for _ in range(_LINKS):
         parent = os.path.realpath(target.parent)
@@ -76,9 +76,9 @@ def _is_special(path: Path) -> bool:
 
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
-    """A hidden directory in the same file system as what it will be renamed to; gone with the block.
+    """Make a hidden directory in the file system of the target, for this block.
 
-    In a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
+    For a target in a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
     """
     if is_systems(parent):
         parent = Path(tempfile.gettempdir())
@@ -148,7 +148,7 @@ def remove(tree: Path) -> None:
 def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
     """Put a whole file in its place; `named` says that a person named it, and not an instance.
 
-    Raises TransferError; then what was there is as it was, or, written through, has got a part.
+    Raises TransferError. The existing file is then unchanged, or has a part of the new one if it is written through.
     """
     if named:
         to, through = place(target)
