@@ -1,7 +1,7 @@
-"""botocore clients, kept as long as they are used, with retries set; and botocore's errors as sentences.
+"""botocore clients, shared and with retries, and botocore's errors as sentences.
 
-Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile). An
-answer that is none, such as the login page of a network, is an error here, and never an empty list.
+Clients are thread-safe. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile). An answer that AWS
+can't have given, such as the login page of a network, is an error here, and never an empty list.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def sts(settings: Settings) -> Any:
 
 
 def region_of(settings: Settings) -> str:
-    """The region that calls go to, the AWS profile's where nothing else names one."""
+    """Return the region of calls: the settings', else the AWS profile's."""
     return str(ec2(settings).meta.region_name)
 
 
@@ -211,7 +211,7 @@ def made(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, Any
 
 
 def user() -> str:
-    """Who is at work here, for the tag `owner`: the login name, or the user's number where it has none."""
+    """Return this user for the tag `owner`: the login name, or the user's number if there is no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # as in a container that runs as any user
@@ -219,7 +219,7 @@ def user() -> str:
 
 
 def other_owner(tags: Mapping[str, str]) -> str:
-    """Whom the tag `owner` names, if that is somebody else; else empty."""
+    """Return the user in the tag `owner` if it is somebody else, else an empty text."""
     owner = tags.get("owner", "")
     return "" if owner == user() else owner
 
@@ -277,7 +277,7 @@ def refusal(operation: str, code: str, message: str) -> Exception:
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether EC2 has said no; else nobody knows whether it has done what was asked."""
+    """Whether EC2 has refused. Otherwise nobody knows whether it has carried out the call."""
     return isinstance(error, Exception) and bool(error_code(error)) and not _is_outage(error)
 
 
@@ -296,9 +296,9 @@ def _is_outage(error: Exception) -> bool:
 
 
 def translate(error: Exception) -> HardwayError | None:
-    """The sentence for an error of botocore's, or for an answer that lacks what it must have; None for others.
+    """Return the sentence for an error of botocore's, or for an answer with a missing part; None for other errors.
 
-    One that is a sentence already stays as it is.
+    An error of ours is a sentence already and stays as it is.
     """
     if isinstance(error, HardwayError):
         return error
@@ -311,7 +311,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.NoCredentialsError | b.PartialCredentialsError):
         return UsageError(f"no AWS credentials: {_GET_CREDENTIALS}")
     if isinstance(error, b.ProfileNotFound):
-        return UsageError(f"{error}: `aws configure list-profiles` shows those there are")
+        return UsageError(f"{error}: `aws configure list-profiles` lists the known profiles")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def region(c: Context, name: str) -> Iterator[None]:
-    """In this block, tasks called with `c` act in the region `name`, whatever the environment says."""
+    """Have tasks called with `c` in this block act in the region `name`, before any other setting of the region."""
     before = c.config.get("hardway_region")
     c.config["hardway_region"] = name
     try:
@@ -49,9 +49,9 @@ def region(c: Context, name: str) -> Iterator[None]:
     iterable=["tag"],
     help={
         "tag": "key=value; repeat it for more",
-        "command": "run this on each once it is up: text, a file, or - for stdin",
-        "login": "log in to it once it is up",
-        "wait": "wait until each answers over SSH",
+        "command": "what to run on each instance once it is up: text, a file, or - for stdin",
+        "login": "log in to the instance once it is up",
+        "wait": "wait until each instance answers over SSH",
         "dry_run": "run ec2.check for these flags, and start nothing (inv --dry only says what would be started)",
     },
 )
@@ -90,8 +90,7 @@ def new(
 ) -> Lines:
     """Start instances, ready to log in.
 
-    Waits until they answer over SSH and prints their ids. On any failure nothing is left running, nor where the ids
-    can't be written.
+    Wait until all answer over SSH, and print their ids. On any failure, also to print the ids, terminate all of them.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data

@@ -1,4 +1,4 @@
-"""Looking at instances: what there is, addresses, what they cost; part of `ec2`."""
+"""Listing instances, their addresses and their costs; part of `ec2`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def ls(
 ) -> Any:
     """List instances and what they cost.
 
-    Newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+    The newest comes first. Columns: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
 
-    The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
+    The cost is shown as the price an hour (for spot, the current one), the hours since the last start, and the product.
 
     Examples:
       inv ec2.ls
@@ -72,7 +72,7 @@ def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> 
 def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
     """Print the addresses of running instances.
 
-    The public one, where there is one.
+    An instance without a public address has its private one.
 
     Examples:
       inv ec2.ip web
@@ -86,7 +86,7 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
 def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
     """Print the DNS names of running instances.
 
-    The public one, where there is one.
+    An instance without a public name has its private one.
 
     Examples:
       inv ec2.dns web
@@ -98,7 +98,7 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
 
 @task(autoprint=True, help={"selector": SELECTOR})
 def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
-    """Print what an instance was given to run at boot.
+    """Print the user data that an instance runs at boot.
 
     Examples:
       inv ec2.user-data db

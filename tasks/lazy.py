@@ -1,7 +1,7 @@
-"""The library's modules, each imported when something of it is first used: `from .lazy import launch`.
+"""The library's modules, each imported at its first use: `from .lazy import launch`.
 
-For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
-a signature comes under TYPE_CHECKING from where it lives.
+This is why `inv --list`, help and completion don't wait for boto3, fabric and paramiko. A type in a signature is
+imported under TYPE_CHECKING from its own module.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
 
 
 class _Later(ModuleType):
-    """Stands in for a module; safe from several threads, as imports are."""
+    """Stands in for a module; as safe from several threads as an import."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)

@@ -23,6 +23,7 @@ import pytest
 from tests.conftest import INV, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
 PAGES = {path: path.read_text() for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))}
 
 
@@ -133,6 +134,27 @@ def anchors(text: str) -> Iterator[str]:
     """What a link may name of a page: its titles, as GitHub and mkdocs write them."""
     for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
         yield re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def test_contributing_names_what_is_there() -> None:
+    for part in re.split(r"^(?=- |\d+\. )|\n\n", CONTRIBUTING, flags=re.MULTILINE):
+        # A file or folder stands in one that is named before, or in the repository's.
+        folders = ["", *re.findall(r"`([\w/]+/)`", part)]
+        for name in re.findall(r"`(\w+/[\w./-]*|\w+\.(?:py|sh))`", part):
+            assert any((REPOSITORY / folder / name).exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (?!to change)(\w.*) \|$", CONTRIBUTING, re.MULTILINE))
+def test_what_to_change_is_in_the_file_named_after_it(row: str) -> None:
+    names: list[str] = []
+    for code in re.findall(r"`([\w./]+)`", row):
+        if "/" in code:
+            text = (REPOSITORY / code).read_text()
+            assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], code
+            names = []
+        else:
+            names.append(code)
+    assert not names
 
 
 def test_the_readme_is_short() -> None:

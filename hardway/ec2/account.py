@@ -1,4 +1,4 @@
-"""What an account has beside instances: key pairs, the roles instances can take, and the events that AWS schedules."""
+"""An account's key pairs, roles for instances, and scheduled events."""
 
 from __future__ import annotations
 

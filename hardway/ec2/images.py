@@ -1,6 +1,6 @@
-"""AMIs by name: the newest image of an owner, an id, or an image of one's own; fit for the instance types asked for.
+"""Find AMIs by name: the newest image of an owner, an id, or an image of one's own, fit for the wanted instance types.
 
-Also one's own AMIs and snapshots: listed, made of instances, removed.
+Also list and remove one's own AMIs and snapshots, and make them of instances.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Instances as EC2 describes them, and selectors: one argument that says which are meant.
+"""Instances as EC2 describes them, and selectors: one argument that chooses instances.
 
 A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
 tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow what is left.
 
-What stands in quotes, or behind a backslash, means nothing but itself: `"gpu box"` and `gpu\\ box` are one Name,
+Text in quotes, or behind a backslash, is literal: `"gpu box"` and `gpu\\ box` are one Name,
 `"web*"` is no pattern, `"i-1234abcd"` no id, `role="a, b"` one value. A quote opens at the start of a token or of a
 value; in quotes a backslash stands before a quote or a backslash. The items of a list are tokens as they are, and are
 neither split nor unquoted; a backslash before `*`, `?` or a backslash makes that no wildcard.

@@ -1,4 +1,4 @@
-"""VPCs: found, made with all that an instance needs to be reached in one, and removed with all that is in them."""
+"""VPCs: find them, make them with all that a reachable instance needs, and remove them with their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags: reading those a person writes, putting them on instances, and those of what hardway makes in an account."""
+"""Tags: read a person's, put them on instances, and tag the things that hardway makes in an account."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What has to be there before a launch: looked at, all at the same time, before anything costs money.
+"""Check the needs of a launch, all at the same time, before anything costs money.
 
-Nothing is made: EC2 is asked, and told to try calls without carrying them out. Each `Check` is one thing that was
-looked at.
+Nothing is made: EC2 answers questions, and tries calls without carrying them out. Each `Check` is about one need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What hardway has made in a region and nothing uses any more: found, and removed.
+"""Find and remove unused things that hardway made in a region.
 
 Key pairs, security groups, VPCs, and what launches that never ended have left: instances and launch templates.
 """

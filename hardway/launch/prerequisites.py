@@ -1,4 +1,4 @@
-"""What lets us in: the key pair at EC2, the security group, and the subnet an instance starts in.
+"""The prerequisites of a launch at EC2: the key pair, the security group, and the subnets.
 
 The key pair and the group `hardway-ssh` are made, and tagged as ours, at their first use in a region; making them twice
 at once is safe.

@@ -1,4 +1,4 @@
-"""What a launch asks of EC2: the parameters of its calls, from the settings and what was looked up. Pure."""
+"""The parameters of a launch's calls of EC2, made from the settings and the prerequisites. Pure."""
 
 from __future__ import annotations
 

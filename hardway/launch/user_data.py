@@ -1,4 +1,4 @@
-"""What a launch gives its instances to run at boot: ours first, then what a person's `--init` says. Pure.
+"""User data, which instances run at boot: our part first, then a person's `--init`. Pure.
 
 Ours is `boot.sh`, as a boothook: cloud-init runs it at every boot, before the SSH server is up and before all else, so
 that nothing of a person's own can keep the limits from holding. The formats are cloud-init's:

@@ -1,8 +1,8 @@
 """Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
 
-What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
-and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds a closed port, whatever
-PATH says: stubs/closed.sh lists the variables.
+A session is made by stubs/stub_s3.sh (for shells) and here (for Python). stubs/aws decides its content, and all that
+`aws` does. In a session every other client of S3 finds a closed port, whatever PATH is: stubs/closed.sh lists the
+variables.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Session:
         return time.time() - (started if started.exists() else self.path).stat().st_mtime
 
     def usage(self) -> tuple[int, int]:
-        """How many keys it holds, and how many bytes."""
+        """Count the session's keys and bytes."""
         keys = size = 0
         for bucket in _scan(self.path):
             if bucket.name == _WORK or not bucket.is_dir(follow_symlinks=False):
@@ -72,7 +72,7 @@ class Session:
         return keys, size
 
     def describe(self) -> dict[str, str | int | float]:
-        """What there is to know of it; `age` is in seconds."""
+        """Return all facts about the session; `age` is in seconds."""
         keys, size = self.usage()
         return {"uuid": self.uuid, "age": self.age, "keys": keys, "bytes": size, "path": str(self.path)}
 
@@ -97,7 +97,7 @@ def environment(session: Mapping[str, str]) -> dict[str, str]:
 
 
 def variables(session: Mapping[str, str]) -> dict[str, str]:
-    """What an environment needs besides its own to be stubbed, on the session that these variables name."""
+    """Return the variables that turn the stub on in an environment, on the session that these variables name."""
     return {**session, **closed(), "PATH": os.pathsep.join([str(directory()), *search_path()])}
 
 
@@ -109,7 +109,7 @@ def closed() -> Mapping[str, str]:
 
 
 def endpoint_before() -> str | None:
-    """Where S3 was before this process's environment was stubbed: a URL, or empty for AWS's own; None if it is not."""
+    """Return S3's endpoint before the stub: a URL, or empty for AWS's own; None in an environment without the stub."""
     name, known = "AWS_ENDPOINT_URL_S3", aws_variables()
     if known.get(name) != closed()[name]:
         return None
