@@ -319,12 +319,8 @@ def _security_groups(settings: Settings, network: Future[Network]) -> Iterator[C
     if settings.ec2.groups:
         yield Check(OK, what, ", ".join(prerequisites.security_groups(settings, there, _nobody)))
         return
-    own = [
-        group
-        for group in security_groups.find(settings, vpc_id=there.vpc)
-        if group.name == prerequisites.SECURITY_GROUP
-    ]
-    made = f"{own[0].name} ({own[0].id})" if own else f"{prerequisites.SECURITY_GROUP}, which the launch makes"
+    own = [group for group in security_groups.find(settings, vpc_id=there.vpc) if group.name == security_groups.OURS]
+    made = f"{own[0].name} ({own[0].id})" if own else f"{security_groups.OURS}, which the launch makes"
     yield Check(OK, what, made)
 
 
