@@ -35,7 +35,7 @@ _MOST_SKEW_SECONDS = 300
 _MUCH_SKEW_SECONDS = 60
 _SKEWED = "set this machine's clock: timedatectl set-ntp true"
 _POLICY = "docs/permissions.md has the policy"
-_LOOK = "it needs servicequotas:GetServiceQuota, which the local cloud does not have"
+_LOOK = "permit servicequotas:GetServiceQuota; the local cloud has no quotas"
 _FEWER = "take fewer, another --type, or ask for more at"
 # What a region that is not enabled says of keys that are good elsewhere.
 _NOT_KNOWN_THERE = ("AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "OptInRequired")
