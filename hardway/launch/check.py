@@ -19,7 +19,6 @@ from hardway.ec2 import account, images, quotas, security_groups, vcpus
 from hardway.ec2 import tags as tagging
 from hardway.ec2.images import Image
 from hardway.ec2.instances import Instance
-from hardway.errors import HardwayError, reason_of
 from hardway.launch import fleet, launch, orphans, permissions, prerequisites, requests
 from hardway.launch.permissions import Permissions
 from hardway.launch.prerequisites import Network
@@ -96,7 +95,7 @@ def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
             "image": lambda: _image(image),
             "cost": lambda: _cost(settings, image),
             "key": lambda: _key(settings),
-            "ssh config": lambda: _ssh_config(settings),
+            "~/.ssh/config": lambda: _ssh_config(settings),
             "ssm": lambda: _ssm(settings),
             "launch": lambda: _launch(settings, own_tags),
         }
@@ -359,15 +358,9 @@ def _key(settings: Settings) -> Iterator[Check]:
 def _ssh_config(settings: Settings) -> Iterator[Check]:
     what = "~/.ssh/config"
     direct = replace(settings, ec2=replace(settings.ec2, via="", key=""))
-    try:
-        one = ssh.InstanceConnection(_example(direct, ""), direct)
-        through = [bastion.host for bastion in one.bastions()]
-        program = one.proxy_command()
-    except HardwayError:
-        raise
-    except Exception as error:
-        yield Check(FAIL, what, f"it can't be read: {reason_of(error)}", "`ssh -G HOST` says what OpenSSH makes of it")
-        return
+    one = ssh.InstanceConnection(_example(direct, ""), direct)
+    through = [bastion.host for bastion in one.bastions()]
+    program = one.proxy_command()
     way = f" through {', '.join(through)}" if through else " through a ProxyCommand" if program else ""
     yield Check(OK, what, f"an address such as {_EXAMPLE} is reached as {one.user}@{one.host}:{one.port}{way}")
 
