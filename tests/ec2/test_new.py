@@ -118,6 +118,13 @@ def test_an_instance_that_ends_while_it_starts_ends_the_launch(
     eventually(lambda: set(shell.states(name).values()) == {"running", "terminated"})
 
 
+@pytest.mark.parametrize(("image", "user"), [("trixie", "admin"), ("resolute", "ubuntu")])
+@pytest.mark.parametrize("type", ["m7i.large", "m7g.large"])
+def test_the_newest_releases_have_names(shell: Shell, name: str, image: str, user: str, type: str) -> None:
+    shell.succeed("ec2.new", "--name", name, "--ami", image, "--type", type)
+    assert shell.succeed("ec2.ssh", name, "-yqc", "id -un").stdout == f"{user}\n"
+
+
 def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     ids = start("--num", "2", "--no-wait")
     assert set(shell.succeed("ec2.wait", name).stdout.split()) == set(ids)
