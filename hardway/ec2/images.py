@@ -19,10 +19,14 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
-# Where the owners of images publish the newest one's id, and the user their images let in.
+# Where the owners of images publish the newest one's id, and the user their images let in. Sources:
+# https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/,
+# https://wiki.debian.org/Cloud/AmazonEC2Image
 IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "resolute": (f"{_CANONICAL}/26.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "noble": (f"{_CANONICAL}/24.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "jammy": (f"{_CANONICAL}/22.04/stable/current/{{arch}}/hvm/ebs-gp2/ami-id", "ubuntu", {}),
+    "trixie": ("/aws/service/debian/release/13/latest/{arch}", "admin", {}),
     "bookworm": ("/aws/service/debian/release/12/latest/{arch}", "admin", {}),
     "al2023": (
         "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
