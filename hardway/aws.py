@@ -7,6 +7,7 @@ answer that is none, such as the login page of a network, is an error here, and 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import random
 import re
@@ -19,13 +20,16 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from hardway.config import Settings, aws_variables
-from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
+from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
 
 Answer = TypeVar("Answer")
 
 _GET_CREDENTIALS = (
     "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(hardway local.up)\""
 )
+_OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
+# Of what a program that should give credentials has said.
+_MOST_CHARACTERS = 300
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
@@ -59,6 +63,8 @@ KEPT_CLIENTS = 8
 
 _clients: dict[Any, Any] = {}
 """The one used last is the last."""
+_sessions: dict[Any, Any] = {}
+"""The one used last; it costs as much as a client."""
 _lock = threading.Lock()
 
 
@@ -118,22 +124,15 @@ def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | 
 def _new_client(service: str, settings: Settings, retries: int, endpoint: str | None) -> Any:
     # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
-    from botocore.session import Session
 
     from hardway import models
 
-    session = Session(profile=settings.aws.profile or None)
-    if settings.aws.region:
-        session.set_config_variable("region", settings.aws.region)
-    region = session.get_config_variable("region")
+    session = _session(settings)
+    region = settings.aws.region or session.get_config_variable("region")
     if not region:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", models.loader(service))
-    parsers = session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    make = parsers.create_parser
-    parsers.create_parser = lambda protocol: _checked(make(protocol), protocol == "ec2")
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
@@ -145,9 +144,25 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
         retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
     )
     if endpoint is None:
-        return session.create_client(service, config=config)
+        return session.create_client(service, region, config=config)
     known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
-    return session.create_client(service, config=known_here, endpoint_url=endpoint or None)
+    return session.create_client(service, region, config=known_here, endpoint_url=endpoint or None)
+
+
+def _session(settings: Settings) -> Any:
+    """The one of the profile and the environment: whoever is asked for an MFA code is asked once."""
+    from hardway import credentials
+
+    key = (settings.aws.profile, frozenset(aws_variables().items()))
+    if key not in _sessions:
+        made = credentials.session(settings.aws.profile, settings.aws.region)
+        parsers = made.get_component("response_parser_factory")
+        parsers.set_parser_defaults(timestamp_parser=_timestamp)
+        make = parsers.create_parser
+        parsers.create_parser = lambda protocol: _checked(make(protocol), protocol == "ec2")
+        _sessions.clear()
+        _sessions[key] = made
+    return _sessions[key]
 
 
 def _checked(parser: Any, of_ec2: bool) -> Any:
@@ -304,6 +319,8 @@ def translate(error: Exception) -> HardwayError | None:
         return UsageError(f"{error}: `aws configure list-profiles` shows those there are")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
+    if why := _lacks_credentials(error):
+        return UsageError(f"the AWS credentials can't be had: {why}")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
@@ -312,6 +329,28 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
     return None
+
+
+def _lacks_credentials(error: Exception) -> str:
+    """Why there are no credentials, in a line; empty for an error that has not come from where they are sought."""
+    from botocore.exceptions import CredentialRetrievalError
+
+    if isinstance(error, CredentialRetrievalError):
+        source, said = error.kwargs.get("provider"), str(error.kwargs.get("error_msg"))
+        source = "credential_process" if source == "custom-process" else source
+        # A program's own words end with the reason.
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
+        return f"{source} failed{f': {last[0][:_MOST_CHARACTERS]}' if last else ' and does not say why'}"
+    passed = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if not passed & _OF_CREDENTIALS:
+        return ""
+    if isinstance(error, EOFError):
+        return "no MFA code was given: run it, or `aws sts get-caller-identity`, once where you can type one"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "credential_process has not printed JSON, in UTF-8, on its stdout"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {reason_of(error)}"
+    return f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS]
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -35,6 +35,14 @@ IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
 }
 
+MOST_TYPES = 100
+"""Instance types that EC2 describes by name at once.
+
+Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
+"""
+# A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+_MOST_DESCRIPTION = 255
+
 
 @dataclass(frozen=True)
 class Image:
@@ -230,11 +238,15 @@ def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str
     answer = aws.ec2(settings).create_image(
         InstanceId=instance.id,
         Name=name,
-        Description=f"of {instance}",
+        Description=_description(instance),
         NoReboot=not reboot,
         TagSpecifications=tagging.specifications({"Name": name, **keep}, "image", "snapshot"),
     )
     return str(answer["ImageId"])
+
+
+def _description(instance: Instance) -> str:
+    return f"of {instance}"[:_MOST_DESCRIPTION]
 
 
 def wait(settings: Settings, image: str, seconds: int) -> None:
@@ -306,7 +318,7 @@ def take_snapshots(
         try:
             answer = aws.ec2(settings).create_snapshots(
                 InstanceSpecification={"InstanceId": instance.id},
-                Description=f"of {instance}",
+                Description=_description(instance),
                 TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
             )
             taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from hardway.local.api import moto_patches, prices
+from hardway.local.api import limits, moto_patches, prices
 from hardway.local.api.ec2_error import EC2Error
 from hardway.local.cloud import Cloud
 from hardway.local.fault_injector import FaultInjector
@@ -78,19 +78,14 @@ class _Application:
     def _refusal(self, environ: dict[str, Any]) -> EC2Error | None:
         if self._faults.throttles(environ):
             return EC2Error(503, "RequestLimitExceeded", "Request limit exceeded.")
-        if _is_unanswerable(environ):
+        if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
+            return None
+        form = b"&".join([_body(environ), environ.get("QUERY_STRING", "").encode("latin-1")])
+        environ["wsgi.input"].seek(0)
+        if _NOT_IN_XML.search(form):
             said = "A value has a character that XML has not, and no answer could tell of it."
             return EC2Error(400, "InvalidParameterValue", said)
-        return None
-
-
-def _is_unanswerable(environ: dict[str, Any]) -> bool:
-    """Whether a call of EC2's API has a character that its answers, in XML, can't have."""
-    if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
-        return False
-    body = _body(environ)
-    environ["wsgi.input"].seek(0)
-    return bool(_NOT_IN_XML.search(body) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1")))
+        return limits.refusal(form)
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:
