@@ -11,16 +11,20 @@ import json
 import os
 import random
 import re
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from hardway import files
 from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
+from hardway.tables import duration
 
 Answer = TypeVar("Answer")
 
@@ -31,11 +35,22 @@ _OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
 # Of what a program that should give credentials has said.
 _MOST_CHARACTERS = 300
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
+# Between words for people and what only `aws sts decode-authorization-message` can read:
+# https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
     "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
+# What AWS also says to who signs with a wrong time, which may be five minutes off:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
+_SKEWED = {
+    "InvalidSignatureException", "RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed",
+}
+_MOST_SKEW_SECONDS = 300
+# What the flags of `ec2.new` can change.
+_LAUNCHES = ("RunInstances", "CreateFleet")
 # There may be some in a minute; while a quota, or a price that is too low, stays as it is.
 _NO_CAPACITY_NOW = {
     "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "UnfulfillableCapacity",
@@ -362,15 +377,59 @@ def _is_ours(error: BaseException) -> bool:
 def _refused(error: Any) -> HardwayError:
     code = error_code(error)
     said = error.response.get("Error", {}).get("Message", "")
+    if code in _EXPIRED | _UNKNOWN_KEY | _SKEWED and (skew := _skew(error)):
+        return UsageError(
+            f"this machine's clock is {skew} AWS's, so AWS takes nothing that it signs: set it "
+            f"(timedatectl set-ntp true) ({code}: {said})"
+        )
     if code in _EXPIRED:
-        return UsageError(f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code})")
+        return UsageError(
+            f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code}: {said})"
+        )
+    if code in _UNKNOWN_KEY and "not authorized for images" in said.lower():
+        return UsageError(
+            f"AWS refused {error.operation_name}: {said} ({code}): the image's owner must share it with this account, "
+            "or its terms be accepted in AWS Marketplace"
+        )
     if code in _UNKNOWN_KEY:
-        return UsageError(f"AWS does not accept these credentials ({code}): {_GET_CREDENTIALS}")
+        # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
+        return UsageError(
+            f"AWS does not accept these credentials ({code}: {said}): {_GET_CREDENTIALS}; a region that is not enabled "
+            "for the account says the same (`aws account list-regions`)"
+        )
     if code in _DENIED:
         return UsageError(
-            f"AWS denies {error.operation_name} to these credentials: ask for that permission, "
-            f"or use another profile ({code}: {said})"
+            f"AWS denies {error.operation_name} to these credentials: ask for that permission, or use another profile "
+            f"({code}: {_decodable(said)})"
         )
     if code in _NO_CAPACITY:
-        return Failed(f"AWS has no capacity for this: try another --type or --zone ({code}: {said})")
+        advice = "another --type or --zone" if error.operation_name in _LAUNCHES else "again later"
+        return Failed(f"AWS has no capacity for this: try {advice} ({code}: {said})")
     return UsageError(f"AWS refused {error.operation_name}: {said} ({code})")
+
+
+def _skew(error: Any) -> str:
+    """How wrong this machine's clock is, by the time in AWS's answer; empty where AWS would bear with it."""
+    said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead = time.time() - parsedate_to_datetime(said).timestamp()
+    except ValueError:
+        return ""
+    if abs(ahead) <= _MOST_SKEW_SECONDS:
+        return ""
+    return f"{duration(abs(ahead), digits=2)} {'ahead of' if ahead > 0 else 'behind'}"
+
+
+def _decodable(said: str) -> str:
+    """The words of a denial for people; what is encoded in it goes to a file, and the command that decodes it in."""
+    found = _ENCODED.search(said)
+    if not found:
+        return said
+    words = said[: found.start()]
+    try:
+        file = files.state_directory() / "denial"
+        files.write(file, [found[1].encode()])
+    except OSError:
+        return words
+    decode = "aws sts decode-authorization-message --query DecodedMessage --output text --encoded-message"
+    return f"{words} `{decode} {shlex.quote(f'file://{file}')}` says why"
