@@ -21,6 +21,7 @@ from hardway.local.running import FAULT_PATH, STATUS_PATH
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 POLL_SECONDS = 0.05
 """How often the server looks whether it is to stop."""
+_DRY_RUN = re.compile(rb"(?:^|&)DryRun=true(?:&|$)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
 """Characters, as a form has them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
 
@@ -85,7 +86,11 @@ class _Application:
         if _NOT_IN_XML.search(form):
             said = "A value has a character that XML has not, and no answer could tell of it."
             return EC2Error(400, "InvalidParameterValue", said)
-        return limits.refusal(form)
+        refusal = limits.refusal(form)
+        if refusal is None and _DRY_RUN.search(form):
+            # Some of moto's calls would be carried out. The owner of a local cloud may do everything.
+            return EC2Error(412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+        return refusal
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:
