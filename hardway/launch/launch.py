@@ -77,6 +77,10 @@ def launch(
         costs.refuse_above(settings, quote, say)
     network = prerequisites.network(settings)
     pools = fleet.pools(settings, network)
+    if why_not := prerequisites.check_key(settings):
+        if wait:
+            raise UsageError(why_not)
+        say(why_not)
     before(f"start {count(ec2.num, 'instance')} named {ec2.name}, of {image.id} in {network.vpc}: {quote}")
     if not is_plain(ec2.name):
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
