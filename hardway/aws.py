@@ -260,6 +260,12 @@ def error_code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
+def error_message(error: Exception) -> str:
+    """The words of AWS in a botocore ClientError; empty for anything else."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Message", "")) if isinstance(response, dict) else ""
+
+
 def is_denied(error: Exception) -> bool:
     """Whether these credentials may not make the call."""
     return error_code(error) in _DENIED
@@ -385,8 +391,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _refused(error: Any) -> HardwayError:
-    code = error_code(error)
-    said = error.response.get("Error", {}).get("Message", "")
+    code, said = error_code(error), error_message(error)
     if code in _EXPIRED | _UNKNOWN_KEY | _SKEWED and (skew := _skew(error)):
         return UsageError(
             f"this machine's clock is {skew} AWS's, so AWS takes nothing that it signs: set it "

@@ -70,7 +70,7 @@ def resolve(settings: Settings) -> Image:
     ec2 = aws.ec2(settings)
     known_user = ""
     if name.startswith("ami-"):
-        images = _images(lambda: ec2.describe_images(ImageIds=[name]))
+        images = _by_id(settings, name)
     elif name in IMAGES:
         parameter, known_user, names = IMAGES[name]
         short = {"x86_64": "amd64"}.get(architecture, architecture)
@@ -109,6 +109,20 @@ def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
     if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
         keys += ["Iops", "Throughput"]
     return {key: ebs[key] for key in keys if key in ebs}
+
+
+def _by_id(settings: Settings, id_: str) -> list[Any]:
+    """EC2 says what is wrong with an id, and of another account's image whether it is gone, or was never shared."""
+    try:
+        return list(aws.ec2(settings).describe_images(ImageIds=[id_])["Images"])
+    except Exception as error:
+        code = aws.error_code(error)
+        if not code.startswith("InvalidAMIID"):
+            raise
+        raise UsageError(
+            f"there is no AMI {id_!r} for this account in {aws.region_of(settings)}: "
+            f"{aws.error_message(error)} ({code})"
+        ) from None
 
 
 def _images(describe: Callable[[], Any]) -> list[Any]:

@@ -124,7 +124,7 @@ def own_address() -> str:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot find out this machine's public address ({_ADDRESS_URL}: {error}): set ec2.ssh_from to the "
-            "network that may use SSH, such as 203.0.113.7/32, or name a security group with --sg"
+            "network that may use SSH, such as 203.0.113.7/32"
         ) from None
 
 

@@ -153,7 +153,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--type", "m7i.lrge"], "did you mean m7i.large?"),
         (["--type", "m7i.large,m7g.large"], "mixes architectures"),
         (["--ami", "nobel"], "did you mean noble?"),
-        (["--ami", "ami-00000000000000000"], "there is no AMI"),
+        (["--ami", "ami-00000000000000000"], "for this account in us-east-1: The image id"),
         (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
         (["--key", "/no/such/file"], "no private key that can be read"),
