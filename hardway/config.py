@@ -71,7 +71,7 @@ class Ec2:
         unset="on demand",
         most=_MOST_SPOT,
     )
-    ami: str = setting("noble", "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own")
+    ami: str = setting("noble", "noble, resolute, jammy, trixie, bookworm, al2023, ami-... or your own image's name")
     key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
     sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
     vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")

@@ -19,10 +19,14 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
-# Where the owners of images publish the newest one's id, and the user their images let in.
+# Where the owners of images publish the newest one's id, and the user their images let in. Sources:
+# https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/,
+# https://wiki.debian.org/Cloud/AmazonEC2Image
 IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "resolute": (f"{_CANONICAL}/26.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "noble": (f"{_CANONICAL}/24.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "jammy": (f"{_CANONICAL}/22.04/stable/current/{{arch}}/hvm/ebs-gp2/ami-id", "ubuntu", {}),
+    "trixie": ("/aws/service/debian/release/13/latest/{arch}", "admin", {}),
     "bookworm": ("/aws/service/debian/release/12/latest/{arch}", "admin", {}),
     "al2023": (
         "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
@@ -30,6 +34,14 @@ IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
         {"amd64": "x86_64"},
     ),
 }
+
+MOST_TYPES = 100
+"""Instance types that EC2 describes by name at once.
+
+Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
+"""
+# A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+_MOST_DESCRIPTION = 255
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ def resolve(settings: Settings) -> Image:
     ec2 = aws.ec2(settings)
     known_user = ""
     if name.startswith("ami-"):
-        images = _images(lambda: ec2.describe_images(ImageIds=[name]))
+        images = _by_id(settings, name)
     elif name in IMAGES:
         parameter, known_user, names = IMAGES[name]
         short = {"x86_64": "amd64"}.get(architecture, architecture)
@@ -97,6 +109,20 @@ def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
     if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
         keys += ["Iops", "Throughput"]
     return {key: ebs[key] for key in keys if key in ebs}
+
+
+def _by_id(settings: Settings, id_: str) -> list[Any]:
+    """EC2 says what is wrong with an id, and of another account's image whether it is gone, or was never shared."""
+    try:
+        return list(aws.ec2(settings).describe_images(ImageIds=[id_])["Images"])
+    except Exception as error:
+        code = aws.error_code(error)
+        if not code.startswith("InvalidAMIID"):
+            raise
+        raise UsageError(
+            f"there is no AMI {id_!r} for this account in {aws.region_of(settings)}: "
+            f"{aws.error_message(error)} ({code})"
+        ) from None
 
 
 def _images(describe: Callable[[], Any]) -> list[Any]:
@@ -226,11 +252,15 @@ def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str
     answer = aws.ec2(settings).create_image(
         InstanceId=instance.id,
         Name=name,
-        Description=f"of {instance}",
+        Description=_description(instance),
         NoReboot=not reboot,
         TagSpecifications=tagging.specifications({"Name": name, **keep}, "image", "snapshot"),
     )
     return str(answer["ImageId"])
+
+
+def _description(instance: Instance) -> str:
+    return f"of {instance}"[:_MOST_DESCRIPTION]
 
 
 def wait(settings: Settings, image: str, seconds: int) -> None:
@@ -302,7 +332,7 @@ def take_snapshots(
         try:
             answer = aws.ec2(settings).create_snapshots(
                 InstanceSpecification={"InstanceId": instance.id},
-                Description=f"of {instance}",
+                Description=_description(instance),
                 TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
             )
             taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]

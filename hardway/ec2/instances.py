@@ -86,6 +86,7 @@ class Instance:
     tenancy: str = ""
     account: str = ""
     """The AWS account that it belongs to, a number of twelve digits."""
+    ipv6: str = ""
 
     @property
     def ends(self) -> datetime | None:
@@ -98,8 +99,8 @@ class Instance:
 
     @property
     def address(self) -> str:
-        """Where it is reached: the public address, else the private one; empty before it has any."""
-        return self.public_ip or self.private_ip
+        """Where it is reached: the public address, else the private one, else that of IPv6; empty before it has any."""
+        return self.public_ip or self.private_ip or self.ipv6
 
     def __str__(self) -> str:
         """Which it is, for a person: anybody may have written its name."""
@@ -691,6 +692,7 @@ def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> 
         platform=raw.get("PlatformDetails", ""),
         tenancy=raw.get("Placement", {}).get("Tenancy", ""),
         account=account,
+        ipv6=raw.get("Ipv6Address", ""),
     )
 
 

@@ -17,7 +17,11 @@ from hardway.errors import UsageError, did_you_mean
 
 OURS = "hardway-ssh"
 """The group that launches make where none is named."""
-PROTOCOLS = ("tcp", "udp", "icmp", "all")
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "all")
+"""EC2 takes icmp for what comes over IPv6, and lets none of it in: ICMP over IPv6 is the protocol icmpv6 there.
+
+Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html
+"""
 _ALL_PORTS = (0, 65535)
 _SSH = 22
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
@@ -43,7 +47,7 @@ class Rule:
     def permission(self) -> dict[str, Any]:
         """The rule as EC2 takes it."""
         wanted: dict[str, Any] = {"IpProtocol": "-1" if self.protocol == "all" else self.protocol}
-        if self.protocol == "icmp":
+        if self.protocol in ("icmp", "icmpv6"):
             wanted |= {"FromPort": -1, "ToPort": -1}
         elif self.protocol != "all":
             wanted |= {"FromPort": self.ports[0], "ToPort": self.ports[1]}
@@ -101,12 +105,15 @@ def read_rule(settings: Settings, port: int | str | None, source: str | None, pr
     if re.fullmatch(r"sg-[0-9a-f]+", source):
         return Rule(protocol, ports, source)
     try:
-        return Rule(protocol, ports, str(ipaddress.ip_network(source)))
+        network = ipaddress.ip_network(source)
     except ValueError as error:
         raise UsageError(
             f"{source!r} can't be let in: it must be an address, a network such as 203.0.113.0/24, or a security "
             f"group's id ({error})"
         ) from None
+    if protocol == "icmpv6" and network.version == 4:
+        raise UsageError(f"--protocol icmpv6 is for IPv6, and {network} is a network of IPv4: use icmp")
+    return Rule("icmpv6" if protocol == "icmp" and network.version == 6 else protocol, ports, str(network))
 
 
 def own_address() -> str:
@@ -117,7 +124,7 @@ def own_address() -> str:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot find out this machine's public address ({_ADDRESS_URL}: {error}): set ec2.ssh_from to the "
-            "network that may use SSH, such as 203.0.113.7/32, or name a security group with --sg"
+            "network that may use SSH, such as 203.0.113.7/32"
         ) from None
 
 

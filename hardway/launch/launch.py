@@ -13,9 +13,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from hardway import aws
-from hardway.config import Settings
+from hardway.config import SETTINGS, Settings
 from hardway.ec2 import account, images
 from hardway.ec2.instances import ENDS_TAG, Instance, check_name, is_plain, quoted
+from hardway.ec2.tags import check as check_tags
 from hardway.ec2.tags import read as read_tags
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.fanout.commands import file_content
@@ -64,7 +65,7 @@ def launch(
     for what EC2 or the instances could not do.
     """
     ec2 = settings.ec2
-    own_tags = _read_own_tags(tags)
+    own_tags = _read_own_tags(settings, tags)
     init = _read_init(settings)
     _check(settings, init)
     proxy.check(settings)
@@ -76,6 +77,10 @@ def launch(
         costs.refuse_above(settings, quote, say)
     network = prerequisites.network(settings)
     pools = fleet.pools(settings, network)
+    if why_not := prerequisites.check_key(settings):
+        if wait:
+            raise UsageError(why_not)
+        say(why_not)
     before(f"start {count(ec2.num, 'instance')} named {ec2.name}, of {image.id} in {network.vpc}: {quote}")
     if not is_plain(ec2.name):
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
@@ -98,6 +103,8 @@ def _check(settings: Settings, init: bytes) -> None:
     num = f"{source('ec2.num')} {ec2.num}"
     if not ec2.types:
         raise UsageError(f"{source('ec2.type')} is empty: name an instance type, such as m7i.large")
+    if len(ec2.types) > images.MOST_TYPES:
+        raise UsageError(f"{source('ec2.type')} names {len(ec2.types)} types, and EC2 takes {images.MOST_TYPES}")
     if ec2.min > ec2.num:
         raise UsageError(f"{source('ec2.min')} is {ec2.min}, more than {num}")
     if ec2.on_demand > ec2.num:
@@ -110,12 +117,20 @@ def _check(settings: Settings, init: bytes) -> None:
     userdata.compose(ec2, init, ec2.ssh_user)
 
 
-def _read_own_tags(texts: Iterable[str]) -> dict[str, str]:
+def _read_own_tags(settings: Settings, texts: Iterable[str]) -> dict[str, str]:
+    """The tags that a person has asked for, by the texts or by a flag. Raises UsageError."""
+    ec2 = settings.ec2
     tags = read_tags(texts)
     for key in tags:
         if key in _OUR_TAGS:
             flag = _OUR_TAGS[key] and f": use {_OUR_TAGS[key]}"
             raise UsageError(f"--tag {key} is a tag that a launch sets itself{flag}")
+    now = datetime.now(timezone.utc)
+    all_ = requests.lasting_tags(ec2, ec2.ssh_user, tags, aws.user(), now) | requests.passing_tags(ec2, "", now)
+    check_tags(all_, tags)
+    if settings.source("ec2.ssh_port") == SETTINGS["ec2.ssh_port"].flag:
+        # Later commands have the environment's port without it.
+        tags["ssh-port"] = str(ec2.ssh_port)
     return tags
 
 

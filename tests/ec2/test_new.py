@@ -118,6 +118,27 @@ def test_an_instance_that_ends_while_it_starts_ends_the_launch(
     eventually(lambda: set(shell.states(name).values()) == {"running", "terminated"})
 
 
+@pytest.mark.parametrize(("image", "user"), [("trixie", "admin"), ("resolute", "ubuntu")])
+@pytest.mark.parametrize("type", ["m7i.large", "m7g.large"])
+def test_the_newest_releases_have_names(shell: Shell, name: str, image: str, user: str, type: str) -> None:
+    shell.succeed("ec2.new", "--name", name, "--ami", image, "--type", type)
+    assert shell.succeed("ec2.ssh", name, "-yqc", "id -un").stdout == f"{user}\n"
+
+
+def test_as_many_tags_as_ec2_takes(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    [id_] = start("--no-wait", *(f"--tag=k{number}=v" for number in range(43)))
+    [described] = json.loads(shell.succeed("ec2.ls", "--only", id_, "--json").stdout)
+    assert len(described["tags"]) == 49  # but for that of the launch, which has ended
+
+
+def test_the_port_of_a_flag_is_the_instances_whatever_else_says(
+    shell: Shell, name: str, start: Callable[..., list[str]]
+) -> None:
+    """The environment says 2222, to each later command as well."""
+    start("--no-wait", "--ssh-port", "22")
+    assert ":22: " in shell("ec2.ssh", name, "-yqc", "true").stderr
+
+
 def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     ids = start("--num", "2", "--no-wait")
     assert set(shell.succeed("ec2.wait", name).stdout.split()) == set(ids)
@@ -132,7 +153,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--type", "m7i.lrge"], "did you mean m7i.large?"),
         (["--type", "m7i.large,m7g.large"], "mixes architectures"),
         (["--ami", "nobel"], "did you mean noble?"),
-        (["--ami", "ami-00000000000000000"], "there is no AMI"),
+        (["--ami", "ami-00000000000000000"], "for this account in us-east-1: The image id"),
         (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
         (["--key", "/no/such/file"], "no private key that can be read"),
@@ -146,6 +167,13 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--num", "2", "--spot", "1", "--on-demand", "3"], "--on-demand is 3, more than --num 2"),
         (["--on-demand", "1"], "add --spot 1.0"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
+        (["--tag", f"{'k' * 129}=v"], "a key has at most 128 characters"),
+        (["--tag", f"k={'v' * 257}"], "and a value 256"),
+        (["--tag", "AWS:x=y"], "does not start with 'aws:'"),
+        ([f"--tag=k{number}=v" for number in range(44)], "51 tags on an instance: EC2 takes 50, of which 7 are"),
+        ([f"--tag=k{number}=v" for number in range(51)], "51 tags, and EC2 takes 50"),
+        (["--type", ",".join(f"m{number}i.large" for number in range(101))], "--type names 101 types"),
+        (["--ssh-user", "u" * 257], "the tag ssh-user would have 257 characters"),
         (["--ssh-port", "99999"], "--ssh-port"),
         (["--login", "--num", "2"], "--login is for one instance"),
         (["--init", random.Random(0).randbytes(20000).hex()], "16 KiB"),

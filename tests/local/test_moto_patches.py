@@ -280,6 +280,12 @@ def test_there_is_no_price_list(client: Clients) -> None:
         client("pricing").get_products(ServiceCode="AmazonEC2")
 
 
+def test_a_tag_has_any_length(ec2: Any) -> None:
+    tags = [{"Key": "k" * 200, "Value": "v" * 300}]
+    [instance] = launch(ec2, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])["Instances"]
+    assert instance["Tags"] == tags
+
+
 def test_an_answer_may_be_no_xml(ec2: Any, endpoint: str) -> None:
     id = launch_one(ec2)
     body = f"Action=CreateTags&Version=2016-11-15&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=%01"

@@ -137,6 +137,11 @@ CHANGES = (
         "test_there_is_no_price_list",
     ),
     Change(
+        "moto.ec2.models.tags.TagBackend.create_tags",
+        "moto takes tags of any length (limits, which the server asks).",
+        "test_a_tag_has_any_length",
+    ),
+    Change(
         "moto.core.responses.ActionResult",
         "moto answers with XML that no client can read where a value has characters that XML lacks (server).",
         "test_an_answer_may_be_no_xml",
