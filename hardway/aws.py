@@ -23,24 +23,30 @@ from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 
 Answer = TypeVar("Answer")
 
-_GET_CREDENTIALS = (
-    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(hardway local.up)\""
-)
+_GET_CREDENTIALS = 'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$(hardway local.up)"'
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
-    "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+    "AuthFailure",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
 # There may be some in a minute; while a quota, or a price that is too low, stays as it is.
 _NO_CAPACITY_NOW = {
-    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "UnfulfillableCapacity",
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientCapacity",
+    "UnfulfillableCapacity",
     "InsufficientFreeAddressesInSubnet",
 }
-_NO_CAPACITY = _NO_CAPACITY_NOW | {
-    "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
-    "InsufficientAddressCapacity", "Unsupported",
-}
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_QUOTA = {"MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded"}
+_NO_CAPACITY = _NO_CAPACITY_NOW | _QUOTA | {"SpotMaxPriceTooLow", "InsufficientAddressCapacity", "Unsupported"}
+# The first spot instance of an account needs a role that AWS makes for whoever may have it made:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+_NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
 # The first element of an answer in XML, and what tells something in every answer.
@@ -94,6 +100,11 @@ def pricing(settings: Settings) -> Any:
     return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), retries=2)
 
 
+def service_quotas(settings: Settings) -> Any:
+    """The Service Quotas client; not worth a long wait."""
+    return _client("service-quotas", settings, retries=1)
+
+
 def iam(settings: Settings) -> Any:
     """The client of Identity and Access Management, which is one for all regions."""
     return _client("iam", settings)
@@ -139,11 +150,9 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
         raise UsageError(
             f"there is no AWS region {region!r} (a very new one: pip install -U botocore){did_you_mean(region, known)}"
         )
-    # A price is not worth a long wait.
-    connect, read = (5, 10) if service == "pricing" else (10, 60)
-    config = Config(
-        retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
-    )
+    # A price, or a quota, is not worth a long wait.
+    connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
+    config = Config(retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read)
     endpoint = stub_sessions.endpoint_before() if service == "s3" else None
     if endpoint is None:
         return session.create_client(service, config=config)
@@ -222,6 +231,12 @@ def error_code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
+def error_message(error: Exception) -> str:
+    """The words of AWS in a botocore ClientError; empty for anything else."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Message", "")) if isinstance(response, dict) else ""
+
+
 def is_denied(error: Exception) -> bool:
     """Whether these credentials may not make the call."""
     return error_code(error) in _DENIED
@@ -230,6 +245,16 @@ def is_denied(error: Exception) -> bool:
 def lacks_capacity(code: str) -> bool:
     """Whether EC2 refuses a launch since it has no capacity, or the account no quota, for that type in that zone."""
     return code in _NO_CAPACITY
+
+
+def is_quota(code: str) -> bool:
+    """Whether the account has used up a quota: asking again, elsewhere or later, changes nothing."""
+    return code in _QUOTA
+
+
+def is_throttled(code: str) -> bool:
+    """Whether AWS takes no more requests, or EC2 starts no more instances, for some seconds."""
+    return code in _THROTTLED
 
 
 def lacks_capacity_now(code: str) -> bool:
@@ -242,14 +267,18 @@ def persistently(call: Callable[[], Answer], codes: Collection[str] = (), second
 
     An outage, or no answer, ends it after five attempts. The call must be one that EC2 carries out once.
     """
+    return until(call, lambda error: error_code(error) in _THROTTLED or error_code(error) in codes, seconds)
+
+
+def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], seconds: float) -> Answer:
+    """Call again, as `persistently` does, while `is_passing` says so of the error."""
     deadline = time.monotonic() + seconds
     attempt, outages = 0, 0
     while True:
         try:
             return call()
         except Exception as error:
-            code = error_code(error)
-            if code not in _THROTTLED and code not in codes:
+            if not is_passing(error):
                 outages += 1
                 if outages >= 5 or not _is_outage(error):
                     raise
@@ -333,6 +362,16 @@ def _refused(error: Any) -> HardwayError:
         return UsageError(
             f"AWS denies {error.operation_name} to these credentials: ask for that permission, "
             f"or use another profile ({code}: {said})"
+        )
+    if code == _NO_SPOT_ROLE:
+        return UsageError(
+            "this account has not used spot yet, and these credentials may not make the role that it needs: whoever "
+            f"administers IAM runs `aws iam create-service-linked-role --aws-service-name spot.amazonaws.com` ({code})"
+        )
+    if code in _QUOTA:
+        return Failed(
+            f"the account's quota is used up: {said} ({code}); ask for more in Service Quotas: "
+            "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
         )
     if code in _NO_CAPACITY:
         return Failed(f"AWS has no capacity for this: try another --type or --zone ({code}: {said})")

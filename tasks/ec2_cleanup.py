@@ -15,7 +15,8 @@ from .flags import YES
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     """Remove what hardway made and nothing uses.
 
-    In the region: key pairs, security groups, VPCs, what launches left. Prints the ids of what is gone.
+    In the region: key pairs, security groups, VPCs, volumes without an instance, what launches left. Prints the ids
+    of what is gone.
 
     Examples:
       inv --dry ec2.cleanup

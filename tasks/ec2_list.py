@@ -8,7 +8,7 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import costs, instances, orphans
+from hardway.cli.lazy import costs, instances, orphans, volumes
 from hardway.cli.lazy import user_data as userdata
 from hardway.cli.task import Lines, say, task
 from hardway.errors import NothingMatched, UsageError
@@ -47,6 +47,8 @@ def ls(
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
     orphans.report(found, say)
+    if not only and not state:
+        volumes.report(settings, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:

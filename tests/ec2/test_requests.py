@@ -57,9 +57,7 @@ def test_an_instance_is_what_the_settings_say() -> None:
 
 
 def test_what_is_not_set_is_not_asked_for() -> None:
-    call = requests.instance(
-        Ec2(max_hours=0), replace(FOUND, image=replace(IMAGE, kept_disks={})), {}, "anna", "token", NOW
-    )
+    call = requests.instance(Ec2(max_hours=0), replace(FOUND, image=replace(IMAGE, disks={})), {}, "anna", "token", NOW)
     assert "IamInstanceProfile" not in call and "BlockDeviceMappings" not in call
     assert tags(call)["instance"].keys() - tags(call)["volume"].keys() == {"hardway-launch"}
     assert "ssh-port" not in tags(call)["instance"]
