@@ -44,6 +44,8 @@ _NO_CAPACITY_NOW = {
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _QUOTA = {"MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded"}
 _NO_CAPACITY = _NO_CAPACITY_NOW | _QUOTA | {"SpotMaxPriceTooLow", "InsufficientAddressCapacity", "Unsupported"}
+# Of one resource, or one call; other limits are quotas of the account.
+_FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
 # The first spot instance of an account needs a role that AWS makes for whoever may have it made:
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
 _NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
@@ -368,10 +370,10 @@ def _refused(error: Any) -> HardwayError:
             "this account has not used spot yet, and these credentials may not make the role that it needs: whoever "
             f"administers IAM runs `aws iam create-service-linked-role --aws-service-name spot.amazonaws.com` ({code})"
         )
-    if code in _QUOTA:
+    if code.endswith(("LimitExceeded", "CountExceeded")) and code not in _FIXED_LIMITS | _THROTTLED:
         return Failed(
-            f"the account's quota is used up: {said} ({code}); ask for more in Service Quotas: "
-            "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
+            f"the account's quota is used up: {said.rstrip('.')} ({code}); ask for more in Service Quotas: "
+            "https://console.aws.amazon.com/servicequotas/home"
         )
     if code in _NO_CAPACITY:
         return Failed(f"AWS has no capacity for this: try another --type or --zone ({code}: {said})")

@@ -40,6 +40,11 @@ class Refusal:
         return f"{self.type} in {self.zone or 'any zone'}"
 
     @property
+    def words(self) -> str:
+        """EC2's words and code."""
+        return f"{self.said.rstrip('.')} ({self.code})"
+
+    @property
     def is_throttled(self) -> bool:
         """Whether EC2 takes no more requests, or starts no more instances, for some seconds."""
         return aws.is_throttled(self.code)
@@ -88,8 +93,8 @@ def told(refused: Sequence[Refusal], short: int, num: int, ask_for_more: Callabl
     parts = []
     for refusal in refused:
         if refusal.is_of_quota:
-            parts.append(f"{refusal.said} ({refusal.code}); {ask_for_more(refusal)}")
-    if cheap := [f"{one.pool}: {one.said} ({one.code})" for one in refused if one.is_of_price]:
+            parts.append(f"{refusal.words}; {ask_for_more(refusal)}")
+    if cheap := [f"{one.pool}: {one.words}" for one in refused if one.is_of_price]:
         parts.append(f"spot costs more than was offered: {some(cheap)}")
     if any(one.is_throttled for one in refused):
         parts.append(f"EC2 has started {num - short} of {num}, and starts no more for now")
