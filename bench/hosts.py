@@ -38,7 +38,7 @@ class Cluster:
         """Run a task that must succeed; seconds that the whole process took."""
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "inv.py"), *arguments],
+            [sys.executable, str(REPOSITORY / "tasks"), *arguments],
             cwd=REPOSITORY,
             env=self.env,
             capture_output=True,

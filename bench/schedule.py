@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardway.pmap.schedule import Cancel, Schedule, Start, Verdict
 
 TICK = 0.02  # seconds of events that are handled together, as in the driver
-DECISIONS = 200_000  # a second, at least
+DECISIONS = 100_000  # a second, at least
 MAKESPAN = 1.10  # of ideal, at most
 DURATION = 1.0  # seconds, the mean of a task
 SPREAD = 0.5  # sigma of its logarithm

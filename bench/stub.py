@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hardway import stub_sessions
+from hardway.s3 import stub_sessions
 
 SMALL_FILES = 1_000
 LISTED_KEYS = 10_000

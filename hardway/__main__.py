@@ -18,7 +18,7 @@ def run(tasks: str, name: str, project: Path | None = None) -> None:
     # Ctrl-C would interrupt the imports with a traceback; once a task runs, it raises again.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    import_module("hardway.streams").secure()
+    import_module("hardway.system.streams").secure()
     hardway_error = import_module("hardway.errors").HardwayError
     try:
         namespace = import_module(tasks).ns

@@ -92,9 +92,9 @@ def ssm(settings: Settings) -> Any:
     return _client("ssm", settings)
 
 
-def s3(settings: Settings) -> Any:
-    """The S3 client."""
-    return _client("s3", settings)
+def s3(settings: Settings, endpoint: str | None = None) -> Any:
+    """The S3 client; of `endpoint` (a URL, or empty for AWS's own) whatever the environment says, where it is given."""
+    return _client("s3", settings, endpoint=endpoint)
 
 
 def pricing(settings: Settings) -> Any:
@@ -117,23 +117,23 @@ def region_of(settings: Settings) -> str:
     return str(ec2(settings).meta.region_name)
 
 
-def _client(service: str, settings: Settings, retries: int = 5) -> Any:
+def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | None = None) -> Any:
     """Raises UsageError for no region, an unknown one, or an unknown profile."""
     # A client keeps the endpoint and the credentials it was made with: another environment is another client.
-    key = (service, settings.aws, frozenset(aws_variables().items()), retries)
+    key = (service, settings.aws, frozenset(aws_variables().items()), retries, endpoint)
     with _lock:
-        client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries)
+        client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries, endpoint)
         while len(_clients) > KEPT_CLIENTS:
             del _clients[next(iter(_clients))]
         return client
 
 
-def _new_client(service: str, settings: Settings, retries: int) -> Any:
+def _new_client(service: str, settings: Settings, retries: int, endpoint: str | None) -> Any:
     # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
     from botocore.session import Session
 
-    from hardway import models, stub_sessions
+    from hardway import models
 
     session = Session(profile=settings.aws.profile or None)
     if settings.aws.region:
@@ -155,10 +155,8 @@ def _new_client(service: str, settings: Settings, retries: int) -> Any:
     # A price, or a quota, is not worth a long wait.
     connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
     config = Config(retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read)
-    endpoint = stub_sessions.endpoint_before() if service == "s3" else None
     if endpoint is None:
         return session.create_client(service, config=config)
-    # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.
     known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
     return session.create_client(service, config=known_here, endpoint_url=endpoint or None)
 

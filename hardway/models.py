@@ -19,8 +19,8 @@ import botocore
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
-from hardway import atomic
-from hardway.state import cache_directory
+from hardway import files
+from hardway.files import cache_directory
 
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
@@ -134,7 +134,7 @@ def _undocumented(model: Any) -> Any:
 
 def _write(file: Path, text: str) -> None:
     """Write the file, and clear out old ones."""
-    atomic.write(file, [text.encode()])
+    files.write(file, [text.encode()])
     for other in file.parent.glob("botocore-*.models"):
         with contextlib.suppress(FileNotFoundError):
             if other.stat().st_mtime < time.time() - _OTHERS_STAY:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hardway import stub_sessions
     from hardway.config import Local
     from hardway.local.running import Running
+    from hardway.s3 import stub_sessions
 
 _NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
 
@@ -180,7 +180,7 @@ def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
 @pytest.fixture
 def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stub_sessions.Session]:
     """An empty session of the S3 stub: what the test starts, on instances too, has the stub as its `aws`."""
-    from hardway import stub_sessions
+    from hardway.s3 import stub_sessions
 
     with (
         _no_aws(),
@@ -202,7 +202,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_aws() -> Iterator[None]:
     """Hide whatever leads to the AWS, or the S3 stub, of the person who runs the tests; inside another one, nothing."""
-    from hardway import config, stub_sessions
+    from hardway import config
+    from hardway.s3 import stub_sessions
 
     environment = config.child_environment()
     if environment.get("AWS_CONFIG_FILE") == _NO_PROFILES:

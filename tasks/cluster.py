@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import engines as clusters
-from hardway.cli.lazy import instances, proxy
 from hardway.cli.task import Lines, act, confirm, nothing, say, task
 
 from .flags import JSON, SELECTOR, YES
+from .lazy import engines as clusters
+from .lazy import instances, proxy
 
 if TYPE_CHECKING:
     from hardway.clusters.engines import Engine

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import commands, launch
-from hardway.cli.lazy import group as groups
 from hardway.cli.task import Lines, act, progress, publish, say, task
 from hardway.errors import Failed, UsageError
 
@@ -26,6 +24,8 @@ from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
 from .ec2_states import reboot, start, stop, wait
 from .ec2_tags import tag, untag
+from .lazy import commands, launch
+from .lazy import group as groups
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

@@ -7,11 +7,11 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import account, prerequisites
 from hardway.cli.task import listing, task
 from hardway.tables import Table
 
 from .flags import JSON
+from .lazy import account, prerequisites
 
 
 @task(autoprint=True, help={"json": JSON})

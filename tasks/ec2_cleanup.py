@@ -5,10 +5,10 @@ from __future__ import annotations
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import cleanup as cleaning
 from hardway.cli.task import Lines, confirm, say, task
 
 from .flags import YES
+from .lazy import cleanup as cleaning
 
 
 @task(changes=Lines, autoprint=True, help={"yes": YES})

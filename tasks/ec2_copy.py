@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from invoke import Context
 
-from hardway.cli.lazy import broadcast, instances, rsync, transfer
-from hardway.cli.lazy import group as groups
 from hardway.cli.task import confirm, nothing, progress, say, task
 from hardway.errors import UsageError
 
 from .ec2_shared import connection_settings, how_many
 from .flags import DIRECT, S3, SELECTOR, YES
+from .lazy import broadcast, instances, rsync, transfer
+from .lazy import group as groups
 
 
 @task(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import costs, instances, lifetime
-from hardway.cli.lazy import group as groups
 from hardway.cli.task import Lines, confirm, say, task
 from hardway.errors import HardwayError, PartlyFailed
 from hardway.tables import count
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
 from .flags import ANY_OWNER, SELECTOR, YES
+from .lazy import costs, instances, lifetime
+from .lazy import group as groups
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

@@ -8,12 +8,12 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import images, instances, tags
 from hardway.cli.task import Lines, checked_name, confirm, listing, say, task
 from hardway.errors import PartlyFailed, UsageError
 from hardway.tables import Table, count
 
 from .flags import ANY_OWNER, JSON, SELECTOR, YES
+from .lazy import images, instances, tags
 
 STATES = ("running", "stopped")
 

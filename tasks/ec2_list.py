@@ -8,13 +8,13 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import costs, instances, orphans, volumes
-from hardway.cli.lazy import user_data as userdata
 from hardway.cli.task import Lines, say, task
 from hardway.errors import NothingMatched, UsageError
 
 from .ec2_shared import how_many
 from .flags import JSON, SELECTOR
+from .lazy import costs, instances, orphans, volumes
+from .lazy import user_data as userdata
 
 
 @task(

@@ -7,10 +7,10 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import market
 from hardway.cli.task import say, task
 
 from .flags import JSON
+from .lazy import market
 
 
 @task(autoprint=True, help={"json": JSON})

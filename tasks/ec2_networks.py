@@ -7,11 +7,11 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import networks, security_groups
 from hardway.cli.task import Lines, act, checked_name, confirm, listing, nothing, say, task
 from hardway.tables import Table
 
 from .flags import ANY_OWNER, JSON, YES
+from .lazy import networks, security_groups
 
 GROUP = "security group, its name or id"
 RULE = {

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import commands, instances
-from hardway.cli.lazy import group as groups
-from hardway.cli.lazy import ssh as connections
 from hardway.cli.task import act, confirm, say, task
 from hardway.errors import Failed, UsageError
 from hardway.tables import count
 
 from .ec2_shared import connection_settings, how_many
 from .flags import SELECTOR, YES
+from .lazy import commands, instances
+from .lazy import group as groups
+from .lazy import ssh as connections
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

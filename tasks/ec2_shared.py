@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import proxy
 from hardway.cli.task import Lines, say
 from hardway.errors import HardwayError, PartlyFailed, UsageError
 from hardway.tables import count
+
+from .lazy import proxy
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import instances, lifetime, readiness
 from hardway.cli.task import Lines, act, confirm, progress, say, task
 from hardway.errors import HardwayError
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
 from .flags import ANY_OWNER, SELECTOR, YES
+from .lazy import instances, lifetime, readiness
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

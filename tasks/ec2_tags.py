@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.lazy import instances, tags
 from hardway.cli.task import Lines, confirm, task
 from hardway.errors import UsageError
 
 from .ec2_shared import all_or_error, how_many, ids_of, say_failed
 from .flags import SELECTOR, YES
+from .lazy import instances, tags
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance

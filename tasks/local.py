@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from invoke import Argument, Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import daemon
 from hardway.cli.task import Lines, Task, act, nothing, say, task
 from hardway.local import faults
 
 from .flags import JSON
+from .lazy import daemon
 
 if TYPE_CHECKING:
     from hardway.local.running import Running

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.lazy import arguments, instances, proxy, run, shuffle
 from hardway.cli.task import Lines, act, task
 from hardway.tables import count
 
 from .flags import SELECTOR
+from .lazy import arguments, instances, proxy, run, shuffle
 from .mapreduce_jobs import explain, jobs, report, rm
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from hardway.cli.lazy import job_list, job_paths
-from hardway.cli.lazy import report as reports
 from hardway.cli.task import act, confirm, nothing, say, task
 from hardway.errors import Failed, HardwayError
 from hardway.tables import count
 from hardway.terminal import printable
 
 from .flags import JSON, YES
+from .lazy import job_list, job_paths
+from .lazy import report as reports
 
 if TYPE_CHECKING:
     from hardway.pmap.job_list import Jobs

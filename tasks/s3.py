@@ -6,12 +6,12 @@ from typing import Any
 
 from invoke import Argument, Collection, Context
 
-from hardway.cli.lazy import stub_sessions
 from hardway.cli.task import Task, act, listing, nothing, task
 from hardway.errors import UsageError
 from hardway.tables import count
 
 from .flags import JSON
+from .lazy import stub_sessions
 
 
 class _Instead(Argument):

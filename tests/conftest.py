@@ -28,7 +28,7 @@ from hardway.config import Local
 from hardway.local import daemon
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-INV = [sys.executable, str(REPOSITORY / "inv.py")]
+INV = [sys.executable, str(REPOSITORY / "tasks")]
 """The program that `./inv` starts, from any directory."""
 INV_SECONDS = 120
 SESSION_MARK = "HARDWAY_TEST_SESSION"

@@ -13,7 +13,7 @@ HEAD = """# Every setting of hardway with its default. A project of your own nee
 # Each can also be set in the environment: INVOKE_EC2_TYPE=c7i.large inv ec2.new
 
 tasks:
-  executor_class: hardway.cli.executor.Executor  # prints the results; needed wherever `inv` runs hardway's tasks
+  executor_class: hardway.cli.executor.Executor  # a task that is another one's prerequisite prints no result
 """
 _COMMENTS = 24
 """The column of the comments."""

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hardway import s3
 from hardway.config import Aws, Settings
 from hardway.errors import Failed
+from hardway.s3 import objects
 from tests.conftest import Inv
 from tests.test_house import HEAVY, loaded
 
@@ -135,8 +135,8 @@ def test_a_login_page_is_no_object_in_s3() -> None:
                 for name, value in (("ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}"),
                                     ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):  # fmt: skip
                     patch.setenv(f"AWS_{name}", value)
-                store = s3.store(replace(Settings(), aws=Aws(region="us-east-1")))
-                which = s3.parse("s3://bucket/key")
+                store = objects.store(replace(Settings(), aws=Aws(region="us-east-1")))
+                which = objects.parse("s3://bucket/key")
                 for use in (
                     lambda: store.exists(which),
                     lambda: store.read(which, io.BytesIO()),

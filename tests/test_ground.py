@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import atomic, state
+from hardway import files
 from hardway.errors import Failed, reason_of
 from hardway.tables import Table, duration
 from hardway.terminal import cut_short, last_line
@@ -31,9 +31,9 @@ def no_umask() -> Iterator[None]:
 
 def test_a_file_is_whole_and_replaced_at_once(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    atomic.write(path, [b"one"])
+    files.write(path, [b"one"])
     with path.open("rb") as reader:
-        atomic.write(path, [b"t", b"wo"], synced=True)
+        files.write(path, [b"t", b"wo"], synced=True)
         assert (reader.read(), path.read_bytes()) == (b"one", b"two")
 
     def broken() -> Iterator[bytes]:
@@ -41,36 +41,36 @@ def test_a_file_is_whole_and_replaced_at_once(tmp_path: Path) -> None:
         raise Failed("no more")
 
     with pytest.raises(Failed):
-        atomic.write(path, broken())
-    atomic.write(path, [b"three"], replace=False)
+        files.write(path, broken())
+    files.write(path, [b"three"], replace=False)
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"two", ["file"])
 
 
 def test_a_private_file_is_so_whatever_the_umask(tmp_path: Path, no_umask: None) -> None:
-    atomic.write(tmp_path / "ours", [b""])
-    atomic.write(tmp_path / "theirs", [b""], private=False)
+    files.write(tmp_path / "ours", [b""])
+    files.write(tmp_path / "theirs", [b""], private=False)
     assert (mode(tmp_path / "ours"), mode(tmp_path / "theirs")) == (0o600, 0o400)
 
 
 def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none" / "file"
     with pytest.raises(FileNotFoundError) as error:
-        atomic.write(path, [b""])
+        files.write(path, [b""])
     assert (error.value.filename, reason_of(error.value)) == (str(path), "no such file or directory")
 
 
 def test_a_lock_is_held_until_the_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with path.open("w") as one, path.open() as two:
-        assert state.lock(one)
-        assert not state.lock(two)
-        assert not state.lock(two, shared=True)
+        assert files.lock(one)
+        assert not files.lock(two)
+        assert not files.lock(two, shared=True)
     with path.open() as one, path.open() as two, path.open() as three:
-        assert state.lock(one, shared=True)
-        assert state.lock(two, shared=True)
-        assert not state.lock(three)
+        assert files.lock(one, shared=True)
+        assert files.lock(two, shared=True)
+        assert not files.lock(three)
     with path.open() as one:
-        assert state.lock(one)
+        assert files.lock(one)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import stub_sessions
 from hardway.cli.program import Program
+from hardway.s3 import stub_sessions
 from tasks import ns
 from tests.conftest import REPOSITORY, LocalCloud
 

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hardway.cli import lazy
+from tasks import lazy
 from tests.conftest import REPOSITORY, Inv, Result
 
 # Folders, lowest floor first; what stands beside each other is in brackets. A module reaches none on a higher floor, by
-# whatever way. The ground is what lies in hardway/ itself.
-GROUND = (
-    "atomic", "aws", "config", "errors", "models", "paths", "s3", "signals", "state", "streams", "stub_sessions",
-    "tables", "terminal",
-)  # fmt: skip
-CHAIN = (GROUND, "ec2", ("money", "ssh"), "fanout", ("launch", "pmap"), "clusters", "cli")
+# whatever way. The ground is what lies in hardway/ itself, and what it asks of this machine.
+GROUND = ("aws", "config", "errors", "files", "models", "system", "tables", "terminal")
+CHAIN = (GROUND, ("cli", "ec2", "s3"), ("money", "ssh"), "fanout", ("clusters", "launch", "pmap"))
 # The same inside hardway/local: what both sides of a local cloud share, what it is made of, the cloud, its server, its
 # life. `daemon` starts `daemon_process` as a process.
 LOCAL = (
@@ -39,7 +36,7 @@ PURE_IMPORTS = (
 # It is sent as one file to where nothing else of ours is, and its names are its own.
 ALONE_ON_INSTANCES = ("hardway.pmap.agent",)
 # Production code meets the local cloud as an endpoint and addresses.
-MEET_LOCAL = ("hardway.cli.lazy", "hardway.pytest_plugin", "tasks.local", "tasks.demo")
+MEET_LOCAL = ("hardway.pytest_plugin", "tasks.demo", "tasks.lazy", "tasks.local")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
 # The first two run on instances and workers. The local cloud's daemon sets variables that moto reads.
@@ -77,11 +74,11 @@ class _Imports(ast.NodeVisitor):
         base = ".".join(filter(None, [self._package if node.level else "", node.module]))
         for alias in node.names:
             place = f"{base}.{alias.name}"
-            self.found.add(getattr(lazy, alias.name).__name__ if base == "hardway.cli.lazy" else place)
+            self.found.add(getattr(lazy, alias.name).__name__ if base == "tasks.lazy" else place)
 
 
 def imported(name: str, types: bool = True) -> set[str]:
-    """Dotted names of what a module of ours imports, in place of `hardway.cli.lazy` where that leads to.
+    """Dotted names of what a module of ours imports, in place of `tasks.lazy` where that leads to.
 
     Without `types`, what only a type checker reads is left out.
     """
@@ -187,9 +184,8 @@ def test_tasks_are_thin() -> None:
 
 
 def test_what_is_for_tasks_is_theirs() -> None:
-    for name, file in modules("hardway").items():
+    for name in modules("hardway"):
         assert not any(each.startswith(("tasks", "hardway.tasks")) for each in imported(name)), name
-        assert name == "hardway.cli.lazy" or "from hardway.cli.lazy" not in file.read_text(), name
 
 
 def test_a_class_name_stands_for_one_thing() -> None:

@@ -16,7 +16,7 @@ from invoke import Context
 
 from hardway.errors import HardwayError
 from hardway.pytest_plugin import LocalCloud, start_local_cloud
-from hardway.stub_sessions import Session
+from hardway.s3.stub_sessions import Session
 from tasks import ec2
 from tests.conftest import exports, run_inv
 from tests.test_docs import blocks

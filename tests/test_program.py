@@ -157,10 +157,9 @@ def test_hardway_runs_no_python_that_lies_about(
 def test_inv_tells_so_too(text: str, tmp_path: Path, home: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    shutil.copy(REPOSITORY / "inv.py", checkout)
-    (checkout / "tasks").symlink_to(REPOSITORY / "tasks")
+    shutil.copytree(REPOSITORY / "tasks", checkout / "tasks")
     (checkout / "invoke.yaml").write_text(text)
-    command = [sys.executable, str(checkout / "inv.py"), "s3.stub"]
+    command = [sys.executable, str(checkout / "tasks"), "s3.stub"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "invoke.yaml" in done.stderr
@@ -251,7 +250,7 @@ def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> 
         shutil.copy(REPOSITORY / name, checkout)
     (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
     done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == (f"{checkout}/inv.py --list\n", "")
+    assert (done.stdout, done.stderr) == (f"{checkout}/tasks --list\n", "")
     assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
 
 
@@ -306,7 +305,7 @@ LINE = "tasks: {executor_class: hardway.cli.executor.Executor}"
 
 @pytest.fixture
 def project(tmp_path: Path, home: Path) -> Path:
-    """A project with a tasks.py that has our tasks, where Invoke's own `inv` is run, and the line that they need."""
+    """A project with a tasks.py that has our tasks, where Invoke's own `inv` is run."""
     directory = tmp_path / "project"
     directory.mkdir()
     (directory / "tasks.py").write_text(
@@ -316,7 +315,6 @@ def project(tmp_path: Path, home: Path) -> Path:
         "@task(pre=[s3.stub])\ndef after(c):\n    print('after')\n"
         "ns = Collection(mine, after, ec2, s3)\n"
     )
-    (directory / "invoke.yaml").write_text(f"{LINE}\n")
     return directory
 
 
@@ -329,12 +327,17 @@ def plain(project: Path, line: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_composed_task_prints_its_result(project: Path) -> None:
+@pytest.mark.parametrize("executor", ["ours", "invoke's"])
+def test_a_composed_task_prints_its_result(project: Path, executor: str) -> None:
+    if executor == "ours":
+        (project / "invoke.yaml").write_text(f"{LINE}\n")
     stub = plain(project, "inv s3.stub").stdout
     assert Path(stub.strip()).name == "stub_s3.sh"
     assert plain(project, "inv s3.sessions").stdout == ""
     assert plain(project, "inv mine s3.stub") == Result(0, stub * 2, "")
-    assert plain(project, "inv after") == Result(0, "after\n", "")
+    assert plain(project, "inv s3.sessions s3.sessions --json 2>&1").stdout == "no sessions\nno sessions\n[]\n"
+    prerequisite = "" if executor == "ours" else stub
+    assert plain(project, "inv after") == Result(0, f"{prerequisite}after\n", "")
     assert plain(project, "inv after s3.stub") == Result(0, f"{stub}after\n", "")
     assert plain(project, "inv s3.clear x") == Result(
         1, "", "there is no session x of the S3 stub; inv s3.sessions lists them\n"
@@ -356,16 +359,10 @@ def test_a_section_that_a_file_leaves_empty_has_its_defaults(project: Path, clou
     assert "Traceback" not in plain(project, f"{environment} inv ec2.ls --only nobody-has-this").stderr
 
 
-def test_without_the_line_nothing_is_started(project: Path, cloud: LocalCloud) -> None:
-    (project / "invoke.yaml").unlink()
-    said = (
-        "to print results so that none is lost, hardway's tasks need this line in invoke.yaml: "
-        "tasks: {executor_class: hardway.cli.executor.Executor}\n"
-    )
+def test_a_composed_launch_whose_ids_are_lost_is_ended(project: Path, cloud: LocalCloud) -> None:
     environment = "".join(f"export {name}={shlex.quote(value)}; " for name, value in cloud.env.items())
-    assert plain(project, f"{environment} inv ec2.new --name unprinted") == Result(2, "", said)
-    assert not cloud.client("ec2").describe_instances(Filters=[{"Name": "tag:Name", "Values": ["unprinted"]}])[
-        "Reservations"
-    ]
-    # A task of theirs that calls ours needs no line.
-    assert plain(project, "inv mine").stdout.endswith("stub_s3.sh\n")
+    done = plain(project, f"{environment} inv ec2.new --name unprinted --no-wait >/dev/full")
+    assert (done.code, done.stdout) == (1, "")
+    found = cloud.client("ec2").describe_instances(Filters=[{"Name": "tag:Name", "Values": ["unprinted"]}])
+    states = {one["State"]["Name"] for each in found["Reservations"] for one in each["Instances"]}
+    assert states <= {"shutting-down", "terminated"}, done.stderr

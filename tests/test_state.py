@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import state
+from hardway import files
 from hardway.ssh import keys
 
 
@@ -27,12 +27,12 @@ def open_umask() -> object:
 
 def test_all_that_is_made_is_private(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
-    for place in (state.state_directory("launches"), state.cache_directory(), state.data_directory()):
+    for place in (files.state_directory("launches"), files.cache_directory(), files.data_directory()):
         for path in [place, *place.parents]:
             if path == home:
                 break
             assert mode(path) == 0o700, path
-    with open(home / "file", "w", opener=state.private_file):
+    with open(home / "file", "w", opener=files.private_file):
         assert mode(home / "file") == 0o600
 
 
@@ -40,7 +40,7 @@ def test_what_was_open_to_all_is_mended(home: Path) -> None:
     directory = home / ".local/state/hardway"
     directory.mkdir(parents=True)
     assert mode(directory) == 0o777
-    assert state.state_directory() == directory
+    assert files.state_directory() == directory
     assert (mode(directory), mode(directory.parent)) == (0o700, 0o777)  # the other is not ours
 
 
@@ -58,7 +58,7 @@ def test_a_tasks_own_files_are_private(home: Path) -> None:
 def test_where_nothing_can_be_kept_it_is_told(home: Path) -> None:
     (home / ".local").write_text("a file")
     with pytest.raises(OSError, match="Not a directory"):
-        state.state_directory()
+        files.state_directory()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory another user's, and write there")
@@ -68,7 +68,7 @@ def test_nothing_is_kept_where_another_user_could_exchange_it(home: Path) -> Non
         directory.mkdir(parents=True)
         os.chown(directory, 65534, 65534)
     with pytest.raises(PermissionError, match="another user's"):
-        state.state_directory()
+        files.state_directory()
     with pytest.raises(PermissionError, match="another user's"):
         keys.own_key()
     assert [path for path in home.rglob("*") if path.is_file()] == []

@@ -10,7 +10,7 @@ import pytest
 from invoke import Config, Context
 
 from hardway.pytest_plugin import LocalCloud
-from hardway.stub_sessions import Session
+from hardway.s3.stub_sessions import Session
 from hardway.tasks import ec2
 from tasks import nightly
 

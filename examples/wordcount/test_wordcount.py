@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from invoke import Context
 
-from hardway.stub_sessions import Session
+from hardway.s3.stub_sessions import Session
 from hardway.tasks import ec2, mapreduce
 
 HERE = Path(__file__).parent

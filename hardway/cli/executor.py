@@ -1,22 +1,19 @@
-"""Invoke's executor, which prints what a task of ours returns.
+"""Invoke's executor, which has the tasks of ours that were named on the command line print their results.
 
-Invoke makes the class that the setting `tasks.executor_class` names. The executor alone can tell a task that was named
-on the command line from a task that another one calls. A named task prints its result once and whole, raises where
-stdout can't be written, and prints nothing for an empty result.
+Our programs use it. Where Invoke's own program `inv` runs, it makes the class that the setting `tasks.executor_class`
+names. Without the setting Invoke's own executor runs, and `announced` of `hardway.cli.task` stands in for ours: then a
+task of ours prints its result also where it is another task's prerequisite.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import invoke
 
-from hardway import streams
-from hardway.cli.task import Lines, Task, needs_executor, translated
+from hardway.cli.task import Task, announced
 from hardway.config import SECTIONS
-from hardway.errors import Failed, HardwayError
-from hardway.terminal import printable
+from hardway.system import streams
 
 
 class Executor(invoke.Executor):
@@ -42,9 +39,8 @@ class Executor(invoke.Executor):
         return calls
 
     def expand_calls(self, calls: list[Any]) -> list[invoke.Call]:
-        """The calls with those before and after them; without the check for this executor."""
-        return super().expand_calls([call for call in calls if call is not needs_executor])
-
+        """The calls with those before and after them; a named task of ours needs no announcement here."""
+        return super().expand_calls([call for call in calls if call is not announced])
 
     def dedupe(self, calls: list[invoke.Call]) -> list[invoke.Call]:
         """The calls without repetitions; a named one stays where it is also another's prerequisite."""
@@ -64,53 +60,7 @@ class _Named(Task):
     """A task that was named on the command line, equal to the task that it copies."""
 
     def __init__(self, task: Task) -> None:
-        # Invoke prints nothing then.
-        self.__dict__.update(vars(task), autoprint=False)
-        self._prints = task.autoprint
+        self.__dict__.update(vars(task))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        put = _Output(self.changes is not None).put if self._prints else _print_nothing
-        try:
-            result = self.call(put, *args, **kwargs)
-        except HardwayError as error:
-            if error.result is not None:
-                put(error.result)
-            raise
-        put(result)
-        return result
-
-
-def _print_nothing(_result: Any) -> None:
-    """Print nothing, for a task that prints by itself, or nothing at all."""
-
-
-class _Output:
-    """Prints the first result it is given. `changes` is whether the task changes something."""
-
-    def __init__(self, changes: bool) -> None:
-        self._changes = changes
-        self._printed = False
-
-    def put(self, result: Any) -> None:
-        """Print a result. Raises HardwayError where stdout can't be written; it names what has been changed."""
-        if self._printed:
-            return
-        self._printed = True
-        if type(result) is list:
-            result = Lines(result)
-        if hasattr(result, "write_to"):  # it may be more than fits in memory
-            translated(result.write_to)(streams.Out())
-            return
-        text = translated(str)(result)
-        if not text:  # Invoke itself would print a blank line
-            return
-        try:
-            streams.put(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
-        except HardwayError as error:
-            if not self._changes:
-                raise
-            why = str(error) or "nobody reads stdout"
-            ids = text.splitlines()
-            # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
-            told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
-            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
+        return self.call_and_print(*args, **kwargs)

@@ -38,11 +38,11 @@ from invoke.exceptions import ParseError
 from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
-from hardway import streams
 from hardway.cli import help
 from hardway.cli.executor import Executor
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
+from hardway.system import streams
 
 # Invoke's own flags that mean something to our tasks, which run no shell commands of Invoke's here.
 _FLAGS = {

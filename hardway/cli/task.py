@@ -19,11 +19,11 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import invoke
 
-from hardway import signals, streams
 from hardway.cli import flags
 from hardway.config import SETTINGS, Setting
 from hardway.errors import NO_ROOM, Failed, HardwayError, UsageError, did_you_mean, reason_of
-from hardway.state import private_file, state_directory
+from hardway.files import private_file, state_directory
+from hardway.system import signals, streams
 from hardway.tables import Table
 from hardway.terminal import printable, redrawn
 
@@ -60,7 +60,7 @@ def listing(found: Table[Any], json: bool, nothing: str) -> Any:
 
 
 def _to_nobody(_result: Any) -> None:
-    """Print nothing, for a caller from Python."""
+    """Print nothing, for a caller from Python, or for a task that prints by itself."""
 
 
 _put: ContextVar[Callable[[Any], None]] = ContextVar("_put", default=_to_nobody)
@@ -93,39 +93,83 @@ def act(what: str, listing: Iterable[str] = ()) -> None:
         raise _DryRun
 
 
-_EXECUTOR = "hardway.cli.executor.Executor"
+class _Announcement(invoke.Task[Any]):
+    """A task that is equal to none, so that Invoke, which runs equal ones once, runs it each time."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
-@invoke.task
-def needs_executor(_c: invoke.Context) -> None:
-    """Refuse. Every task of ours has this one before it, and our executor leaves it out.
+_is_announced: ContextVar[bool] = ContextVar("_is_announced", default=False)
 
-    Invoke's own executor prints an empty result as a blank line, a host's text with its escape codes, and none of what
-    a task that has partly failed has done; and a launch could not know whether its ids were printed.
+
+@invoke.task(klass=_Announcement)
+def announced(_c: invoke.Context) -> None:
+    """Say that an executor calls a task of ours next, which then prints its result.
+
+    Every task of ours has this one right before it. A call from Python, which has no prerequisites, is not announced.
     """
-    raise UsageError(
-        "to print results so that none is lost, hardway's tasks need this line in invoke.yaml: "
-        f"tasks: {{executor_class: {_EXECUTOR}}}"
-    )
+    streams.secure()
+    streams.accept_any_bytes()
+    _is_announced.set(True)
+
+
+class _Output:
+    """Prints the first result it is given. `changes` is whether the task changes something."""
+
+    def __init__(self, changes: bool) -> None:
+        self._changes = changes
+        self._printed = False
+
+    def put(self, result: Any) -> None:
+        """Print a result. Raises HardwayError where stdout can't be written; it names what has been changed."""
+        if self._printed:
+            return
+        self._printed = True
+        if type(result) is list:
+            result = Lines(result)
+        if hasattr(result, "write_to"):  # it may be more than fits in memory
+            translated(result.write_to)(streams.Out())
+            return
+        text = translated(str)(result)
+        if not text:  # Invoke itself would print a blank line
+            return
+        try:
+            streams.put(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
+        except HardwayError as error:
+            if not self._changes:
+                raise
+            why = str(error) or "nobody reads stdout"
+            ids = text.splitlines()
+            # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
+            told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
+            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
 
 
 class Task(invoke.Task[Any]):
     """Invoke's task with the short flags that all tasks share.
 
-    `changes` says that it changes something: what makes its result in a dry run. With `autoprint`, our `Executor`
-    prints its result.
+    `changes` says that it changes something: what makes its result in a dry run. With `autoprint` it prints its result
+    where an executor calls it: once, whole, and nothing for an empty one. Invoke would print a blank line for that, a
+    host's text with its escape codes, and none of what a task that has partly failed has done; and a launch could not
+    know whether its ids were printed.
     """
 
     def __init__(
         self,
         *args: Any,
+        autoprint: bool = False,
         changes: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
         self.changes = changes
+        self.prints = autoprint
         super().__init__(*args, **{**options, "auto_shortflags": False})
         # Invoke declares texts, and takes tasks.
-        before: list[Any] = [needs_executor, *self.pre]
+        before: list[Any] = [*self.pre, announced]
         self.pre = before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
@@ -135,10 +179,24 @@ class Task(invoke.Task[Any]):
         return new
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(_to_nobody, *args, **kwargs)
+        if _is_announced.get():
+            _is_announced.set(False)
+            return self.call_and_print(*args, **kwargs)
+        return self._call(_to_nobody, *args, **kwargs)
 
-    def call(self, put: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
-        """Call it; `put` prints what it publishes before it is over."""
+    def call_and_print(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it as an executor does. Raises HardwayError also where stdout can't be written."""
+        put = _Output(self.changes is not None).put if self.prints else _to_nobody
+        try:
+            result = self._call(put, *args, **kwargs)
+        except HardwayError as error:
+            if error.result is not None:
+                put(error.result)
+            raise
+        put(result)
+        return result
+
+    def _call(self, put: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
         token = _put.set(put)
         try:
             return super().__call__(*args, **kwargs)

@@ -23,11 +23,10 @@ import paramiko
 from fabric.group import GroupResult
 
 from hardway.config import Settings
-from hardway.ec2 import tags
+from hardway.ec2 import security_groups, tags
 from hardway.ec2.instances import Instance, describe, tagged
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, report
-from hardway.launch import prerequisites
 from hardway.ssh import connection as ssh
 from hardway.ssh.script import Script
 from hardway.tables import Table
@@ -142,7 +141,7 @@ def start(
     master = _master(engine, chosen)
     address = engine.address(master)
     _refuse_others(settings, address, chosen)
-    prerequisites.open_between(settings, chosen, say)
+    security_groups.open_between(settings, chosen, say)
     common = {
         "engine": engine.name,
         "package": engine.package,

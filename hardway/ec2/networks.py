@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hardway import aws, signals
+from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import security_groups, tags
 from hardway.ec2.instances import ALIVE, Selector, check_name, describe
 from hardway.errors import Failed, UsageError, did_you_mean
+from hardway.system import signals
 
 VPC_TAG = "hardway-vpc"
 """On all that `make` makes; its value is new for each VPC, so that one whose making was never answered is found."""

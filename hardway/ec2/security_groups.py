@@ -6,15 +6,18 @@ import ipaddress
 import re
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import tags
+from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, did_you_mean
 
+OURS = "hardway-ssh"
+"""The group that launches make where none is named."""
 PROTOCOLS = ("tcp", "udp", "icmp", "all")
 _ALL_PORTS = (0, 65535)
 _SSH = 22
@@ -261,3 +264,11 @@ def _contains(outer: str, inner: str) -> bool:
 def _overlap(one: str, other: str) -> bool:
     networks = _networks(one, other)
     return networks[0].overlaps(networks[1]) if networks else one == other
+
+
+def open_between(settings: Settings, instances: Sequence[Instance], say: Callable[[str], None]) -> None:
+    """Let instances reach each other by TCP where they share our own group; other groups are left alone."""
+    shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
+    for group in [group for group, name in shared if name == OURS]:
+        if authorize(settings, one(settings, group), read_rule(settings, "0-65535", group, "tcp")):
+            say(f"{OURS} now lets its instances reach each other")

@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fabric.group import GroupResult
 
-from hardway import s3
 from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
 from hardway.fanout import transfer
 from hardway.fanout.group import InstanceGroup
 from hardway.fanout.transfer import Remote, temporary_name
+from hardway.s3 import objects
 from hardway.ssh import connection as ssh
 from hardway.ssh.channel import Channel, Progress, TransferError
 from hardway.ssh.keys import HostKeys
@@ -240,7 +240,7 @@ def _pays(group: InstanceGroup, size: int, direct: bool, bucket: str) -> bool:
     if bucket and direct:
         raise UsageError("--direct and --s3 contradict each other: take one of them")
     if bucket:
-        s3.parse(f"{bucket.rstrip('/')}/x")
+        objects.parse(f"{bucket.rstrip('/')}/x")
         if any(char.isspace() for char in bucket):
             raise UsageError(f"--s3 {bucket!r} has white space in it")
         return True
@@ -257,8 +257,8 @@ def _spread(
 ) -> GroupResult:
     if not bucket:
         return spread(group, payload, installer, arguments, progress)
-    target = s3.parse(f"{bucket.rstrip('/')}/{temporary_name()}")
-    store = s3.store(group.settings)
+    target = objects.parse(f"{bucket.rstrip('/')}/{temporary_name()}")
+    store = objects.store(group.settings)
     payload.file.seek(0)
     store.write(target, payload.file)
     try:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from hardway.errors import UsageError, reason_of
-from hardway.paths import expanded
 from hardway.ssh.script import Script
+from hardway.system.paths import expanded
 
 # Linux takes no single argument of 128 KiB or more.
 _LINE_BYTES = 100_000

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from hardway.errors import reason_of
 from hardway.ssh.channel import CHUNK, TransferError
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 BLOCK = 512
 # Of what describes a member and is not its content: names, times.
@@ -186,7 +186,7 @@ def _broken() -> NotWholeError:
 
 
 def _shown(name: str) -> str:
-    return printable(name if len(name) <= 200 else f"{name[:200]}...")
+    return cut_short(name, 200)
 
 
 @dataclass

@@ -23,13 +23,13 @@ from typing import IO, Any, TypeVar
 import paramiko
 from fabric.group import GroupException, GroupResult, ThreadingGroup
 
-from hardway import streams
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import Launch, Script, Words, not_run
+from hardway.system import streams
 from hardway.tables import count
 from hardway.terminal import printable
 

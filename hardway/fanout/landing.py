@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardway import state
+from hardway import files
 from hardway.fanout import extract
-from hardway.paths import is_systems
 from hardway.ssh.channel import CHUNK, STALL_SECONDS, TransferError
+from hardway.system.paths import is_systems
 from hardway.terminal import printable
 
 PREFIX = ".hardway-copy-"
@@ -61,7 +61,7 @@ def _refuse_anothers(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISCHR(found.st_mode):
         return
-    if not state.is_ours(found) and found.st_uid != directory.st_uid:
+    if not files.is_ours(found) and found.st_uid != directory.st_uid:
         raise TransferError(f"refused: another user has put {printable(str(path))} there")
 
 
@@ -101,7 +101,7 @@ def _locked(parent: Path) -> tuple[Path, int]:
         except FileNotFoundError:
             continue
         try:
-            alive = state.lock(lock) and work.exists()
+            alive = files.lock(lock) and work.exists()
         except OSError:  # no locks in this file system
             alive = True
         if alive:
@@ -118,7 +118,7 @@ def _remove_the_dead(parent: Path) -> None:
             with contextlib.suppress(OSError):
                 lock = extract.beneath(None, entry.path)
                 try:
-                    if state.is_ours(os.fstat(lock)) and state.lock(lock):
+                    if files.is_ours(os.fstat(lock)) and files.lock(lock):
                         remove(Path(entry.path))
                 finally:
                     os.close(lock)
@@ -133,8 +133,8 @@ def remove(tree: Path) -> None:
                 status = os.lstat(path)
                 if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
                     os.chmod(path, 0o700)
-    for directory, names, files in os.walk(tree, topdown=False):
-        for name in [*files, *names]:
+    for directory, names, leaves in os.walk(tree, topdown=False):
+        for name in [*leaves, *names]:
             path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
                 if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -231,11 +231,11 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
 def _merge(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
     # What stands in the way is found before anything is changed.
     for change in (False, True):
-        for directory, names, files in os.walk(source):
+        for directory, names, leaves in os.walk(source):
             below = Path(os.path.relpath(directory, source)).parts
             links = [name for name in names if os.path.islink(os.path.join(directory, name))]
             with extract.told(str(target.joinpath(*below))), _below(target, below, named, make=change) as here:
-                for name in [*files, *links] if here is not None else ():
+                for name in [*leaves, *links] if here is not None else ():
                     _merge_file(os.path.join(directory, name), here, name, given_up, change)
     for below, _ in sorted(work.directories.items(), key=lambda each: len(each[0]), reverse=True):
         if below:

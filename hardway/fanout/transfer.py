@@ -22,15 +22,15 @@ from typing import IO, Any, BinaryIO
 
 from fabric.group import GroupResult
 
-from hardway import signals
 from hardway.ec2.instances import Instance
 from hardway.errors import UsageError, reason_of
 from hardway.fanout import extract, globs, landing
 from hardway.fanout.group import InstanceGroup
-from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.channel import CHUNK, Channel, Progress, TransferError, no_progress
 from hardway.ssh.script import Script
+from hardway.system import signals
+from hardway.system.paths import expanded
 from hardway.terminal import printable
 
 # What a command line may be, and then some: many files go in several batches.

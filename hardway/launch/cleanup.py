@@ -18,7 +18,6 @@ from hardway.ec2.instances import ALIVE, Instance, describe
 from hardway.errors import PartlyFailed, UsageError
 from hardway.launch import orphans, volumes
 from hardway.launch.orphans import LAUNCH_TAG
-from hardway.launch.prerequisites import SECURITY_GROUP
 
 _PAIR_NAME = re.compile(r"hardway-[0-9a-f]{12}")
 _IN_USE = ("DependencyViolation", "VolumeInUse")
@@ -120,7 +119,7 @@ def _volumes(settings: Settings) -> Iterator[Thing]:
 
 def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:
     for group in security_groups.find(settings):
-        if group.name == SECURITY_GROUP or aws.MADE_TAG in group.tags:
+        if group.name == security_groups.OURS or aws.MADE_TAG in group.tags:
             users = [i for i in alive if group.id in i.security_groups]
             kept = _foreign(group.tags) or _used_by(users) or _under_way()
             yield Thing("security group", group.id, f"{group.name} ({group.vpc})", kept)

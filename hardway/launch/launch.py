@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from hardway import aws, signals
+from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import account, images
 from hardway.ec2.instances import ENDS_TAG, Instance, check_name, is_plain, quoted
@@ -30,6 +30,7 @@ from hardway.launch.readiness import Probes, some
 from hardway.launch.replacing import Gathering, lowest_enough
 from hardway.money import costs, prices
 from hardway.ssh import proxy
+from hardway.system import signals
 from hardway.tables import count
 
 # What a launch tags instances with by itself, and the flag that says so.

@@ -19,7 +19,7 @@ from pathlib import Path
 from hardway import aws
 from hardway.config import Settings
 from hardway.ec2.instances import ALIVE, Instance, Selector, describe
-from hardway.state import lock, state_directory
+from hardway.files import lock, state_directory
 from hardway.tables import count
 
 LAUNCH_TAG = "hardway-launch"

@@ -6,7 +6,7 @@ at once is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,10 @@ from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import networks
 from hardway.ec2 import security_groups as groups
-from hardway.ec2.instances import Instance
 from hardway.errors import UsageError, did_you_mean, reason_of
-from hardway.paths import expanded
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import own_key, own_key_path, pair_name
-
-SECURITY_GROUP = "hardway-ssh"
+from hardway.system.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -143,14 +140,14 @@ def security_groups(settings: Settings, network: Network, say: Callable[[str], N
             if name not in ids:
                 raise UsageError(f"there is no security group {name!r} in {network.vpc}{did_you_mean(name, ids)}")
         return [ids[name] for name in ec2.groups]
-    own, made = groups.make(settings, SECURITY_GROUP, network.vpc, "SSH to instances that hardway launches")
+    own, made = groups.make(settings, groups.OURS, network.vpc, "SSH to instances that hardway launches")
     if made:
-        say(f"made the security group {SECURITY_GROUP} ({own.id}) in {network.vpc}")
+        say(f"made the security group {groups.OURS} ({own.id}) in {network.vpc}")
     rules = [groups.read_rule(settings, ec2.ssh_port, each, "tcp") for each in _ssh_sources(settings, network)]
     own_rule = groups.read_rule(settings, ec2.ssh_port, own.id, "tcp")
     for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
-            say(f"{SECURITY_GROUP} now lets SSH (port {ec2.ssh_port}) in from {whom}")
+            say(f"{groups.OURS} now lets SSH (port {ec2.ssh_port}) in from {whom}")
     return [own.id]
 
 
@@ -164,12 +161,3 @@ def _ssh_sources(settings: Settings, network: Network) -> list[str | None]:
     if ec2.private_ip or not network.public:
         return [*networks.seen_from(settings, network.vpc)]
     return [None]
-
-
-def open_between(settings: Settings, instances: Sequence[Instance], say: Callable[[str], None]) -> None:
-    """Let instances reach each other by TCP where they share our own group; other groups are left alone."""
-    shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
-    for group in [group for group, name in shared if name == SECURITY_GROUP]:
-        own = groups.one(settings, group)
-        if groups.authorize(settings, own, groups.read_rule(settings, "0-65535", group, "tcp")):
-            say(f"{SECURITY_GROUP} now lets its instances reach each other")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from hardway import config, state
+from hardway import config, files
 from hardway.config import Local
 from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
@@ -101,7 +101,7 @@ def _lock(directory: Path) -> int | None:
     except FileNotFoundError:
         return None
     with contextlib.suppress(FileNotFoundError):
-        if state.lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
+        if files.lock(lock) and os.fstat(lock).st_ino == os.stat(path).st_ino:
             return lock
     os.close(lock)
     return None
@@ -114,7 +114,7 @@ def _own(directory: Path) -> None:
     """
     for path in own_directories(directory):
         try:
-            state.private(path)
+            files.private(path)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -125,7 +125,7 @@ def _held(path: Path) -> bool:
     """Whether some process has this file locked."""
     try:
         with open(path) as file:
-            return not state.lock(file, shared=True)
+            return not files.lock(file, shared=True)
     except FileNotFoundError:
         return False
 
@@ -182,7 +182,7 @@ def _run_process(directory: Path, settings: Local, owner: int, report: int) -> N
     package = str(Path(__file__).parents[2])
     environment = config.child_environment(without=(spawner.MARK,))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
-    with open(directory / LOG, "ab", opener=state.private_file) as log:
+    with open(directory / LOG, "ab", opener=files.private_file) as log:
         child = subprocess.Popen(
             [sys.executable, "-m", PROCESS, str(directory), str(report), json.dumps(asdict(settings)), str(owner)],
             stdin=subprocess.DEVNULL,

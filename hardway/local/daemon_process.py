@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from hardway import atomic, state
+from hardway import files
 from hardway.config import Local
 from hardway.errors import HardwayError
 from hardway.local import beneath
@@ -40,7 +40,7 @@ def main() -> None:
     # Before the fork: an interrupted `daemon` either still has a child to kill or sees this file locked.
     os.umask(0o022)
     alive = os.open(directory / ALIVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    state.lock(alive, wait=True)
+    files.lock(alive, wait=True)
     if os.fork():
         os._exit(0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
@@ -70,7 +70,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
         loop.add_signal_handler(number, ended_by, number)
     with contextlib.closing(SpawnerClient(directory)) as spawner:
         async with _cloud(directory, spawner, settings) as running:
-            atomic.write(directory / RECORD, [running.text.encode()])
+            files.write(directory / RECORD, [running.text.encode()])
             print(running.text, file=report, flush=True)
             report.close()
             _settle_memory()

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from hardway import atomic, aws
+from hardway import aws, files
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
-from hardway.state import cache_directory
+from hardway.files import cache_directory
 
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]
@@ -156,7 +156,7 @@ def _add_to_cache(where: str, asked: Known) -> None:
     known.pop(_REFUSED, None)
     cache = {name: entries for name, entries in cache.items() if entries} | {where: known | asked}
     with contextlib.suppress(OSError):  # without a cache it is asked every time
-        atomic.write(_cache_path(), [json.dumps(cache).encode()])
+        files.write(_cache_path(), [json.dumps(cache).encode()])
 
 
 def _cache_path() -> Path:

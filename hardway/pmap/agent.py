@@ -97,7 +97,7 @@ WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 def frame(kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> bytes:
-    """Bytes of one frame."""
+    """Pack one frame."""
     return HEAD.pack(len(payload), kind, task, attempt) + payload
 
 
@@ -172,7 +172,7 @@ class Task:
         self.inline = b""
 
     def accuse(self, error: OSError) -> None:
-        """The attempt fails, and it is the instance's fault."""
+        """Fail the attempt, by the instance's fault."""
         self.flags |= HOST_FAULT
         self.fault = f"the instance's fault: {(error.strerror or str(error)).lower()}"
         self.excuse(self.fault)
@@ -184,7 +184,7 @@ class Task:
         self.sizes, self.crcs = [0, len(self.inline)], [0, zlib.crc32(self.inline)]
 
     def complete(self) -> None:
-        """All that it printed has been read: put it together."""
+        """Put together the outputs, which have been read to their ends."""
         if self.fault or self.flags & NO_START:
             self.outputs = []
             return
@@ -195,12 +195,12 @@ class Task:
             self.outputs = []
 
     def holding(self, now: float) -> bytes:
-        """What a new connection is told of it."""
+        """Pack it for the greeting over a new connection."""
         seconds = now - self.began if self.began else 0.0
         return HOLDING.pack(self.task, self.attempt, self.state, self.slot, self.began, seconds)
 
     def result(self) -> bytes:
-        """Its end, with outputs that are short."""
+        """Pack its end, with outputs that are short."""
         counts = self.sizes + self.crcs
         return RESULT.pack(self.status, self.flags, self.seconds, *counts) + self.inline
 
@@ -211,7 +211,7 @@ class Process:
     __slots__ = ("began", "group", "parent", "pid", "session", "state")
 
     def __init__(self, pid: int) -> None:
-        """Raises OSError, ValueError or IndexError where there is none."""
+        """Read it. Raises OSError, ValueError or IndexError where there is none."""
         words = read_proc(pid, "stat").rpartition(b")")[2].split()
         self.pid = pid
         self.state = words[0]
@@ -223,10 +223,9 @@ class Agent:
     """Keeps the slots busy: what the driver says, the attempts that run, and the loop in which all happens."""
 
     def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
-        self.settings = {}  # type: dict[str, bytes]
         self.slots = 0
         self.timeout = 0.0
-        self.linger = 0.0  # without settings nobody ever said what the job is
+        self.linger = 0.0  # until somebody says what the job is
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
@@ -252,7 +251,7 @@ class Agent:
         self.connection.attach(*link)
 
     def run(self) -> None:
-        """Until all is over."""
+        """Run until all is over."""
         _thread.start_new_thread(self.interruption.look, ())
         connection = self.connection
         while True:
@@ -276,7 +275,7 @@ class Agent:
                 self.poller.wait(self.patience(now))
 
     def patience(self, now: float) -> float:
-        """Seconds until something is due though nothing happens."""
+        """Return the seconds until something is due though nothing happens."""
         times = [now + 3600]
         if not self.connection.link:
             times.append(self.connection.alone_since + self.linger)
@@ -324,15 +323,14 @@ class Agent:
             raise ValueError(f"a frame of kind {kind}")
 
     def configure(self, payload: bytes) -> None:
-        """Settings as NUL-separated key=value; environment variables have an upper-case key."""
+        """Take in settings: NUL-separated key=value; environment variables have an upper-case key."""
         pairs = [item.partition(b"=") for item in payload.split(b"\0")]
         settings = {key.decode(): value for key, _, value in pairs}
-        self.slots = max(1, int(settings["slots"]))
-        self.timeout = float(settings["timeout"])
-        self.linger = float(settings["linger"])
+        slots, instance = max(1, int(settings["slots"])), settings["HARDWAY_INSTANCE_ID"].decode()
+        timeout, linger = float(settings["timeout"]), float(settings["linger"])
         self.command.configure(settings)
-        self.settings = settings
-        self.shared.waits = self.shared.join(settings.get("HARDWAY_INSTANCE_ID", b"").decode(), self.slots)
+        self.slots, self.timeout, self.linger = slots, timeout, linger
+        self.shared.waits = self.shared.join(instance, slots)
         self.shared_told = False
 
     def add(self, task: int, attempt: int, stdin: bytes) -> None:
@@ -383,7 +381,7 @@ class Agent:
             self.shared.decline()
 
     def room(self) -> bool:
-        """Whether there are descriptors for one more; one at a time there always are."""
+        """Tell whether there are descriptors for one more; one at a time there always are."""
         taken = self.outputs.spools + PER_TASK * (len(self.running) + 1) + RESERVE
         return not self.running or taken <= self.command.limits[1]
 
@@ -422,8 +420,8 @@ class Agent:
         return True
 
     def fail(self, one: Task, slot: int, now: float, error: OSError, ours: bool) -> bool:
-        """An attempt could not be started; False where it may be soon. With `ours` it is the instance's fault."""
-        if ours:
+        """Fail an attempt that could not be started, by our fault or its own; False where it may be started soon."""
+        if ours and error.errno != errno.EIO:  # an error of the disk, or a file that was changed, doesn't pass
             self.short_since = self.short_since or now
             self.retry_at = now + SHORT_AGAIN
             if self.running or now - self.short_since < SHORT_MOST:
@@ -439,7 +437,7 @@ class Agent:
         return True
 
     def begin(self, one: Task, slot: int, now: float) -> None:
-        """The attempt has the slot."""
+        """Give the attempt the slot."""
         self.short_since = 0.0
         self.waiting.pop(0)
         one.slot, one.began, one.state = slot, now, RUNNING
@@ -501,13 +499,13 @@ class Agent:
                     self.spoil(one, error)
 
     def finish(self, output: Output) -> None:
-        """An output is at its end."""
+        """Close an output that is at its end."""
         self.poller.unwatch(output.fd)
         os.close(output.fd)
         output.fd = -1
 
     def spoil(self, one: Task, error: OSError) -> None:
-        """What an attempt prints can't be kept: it ends here, and what it still prints is read to nowhere."""
+        """End an attempt whose outputs can't be kept; the rest of them is read to nowhere."""
         one.accuse(error)
         self.outputs.forget(one)
         self.terminate(one)
@@ -580,7 +578,7 @@ class Agent:
                     self.conclude(one)
 
     def conclude(self, one: Task) -> None:
-        """The attempt is over, if its command and its outputs have ended and nothing is left of it."""
+        """End the attempt, if its command and its outputs have ended and nothing is left of it."""
         if (one.task, one.attempt) not in self.running:
             return
         if one.outputs[0].fd >= 0 or one.outputs[1].fd >= 0:
@@ -591,7 +589,7 @@ class Agent:
             self.terminate(one)
 
     def give_up(self, one: Task, now: float) -> None:
-        """After KILL nothing more is waited for than that there is nothing left, and that not for ever."""
+        """End an attempt after KILL once nothing of it is left; for that it waits not for ever."""
         left = self.descendants.members(one)
         if now >= one.over_by and (left or not one.ended):
             self.tell(one, f"{names_of(left)} can't be ended")
@@ -605,7 +603,7 @@ class Agent:
         self.end(one)
 
     def end(self, one: Task) -> None:
-        """The attempt is over."""
+        """End an attempt: its slot is free, and its outputs are delivered."""
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
         self.running.pop((one.task, one.attempt), None)
@@ -625,14 +623,14 @@ class Agent:
             self.connection.deliver(one)
 
     def discard(self, slot: int) -> None:
-        """Empty a slot's directory; what is much is removed by a process of its own."""
+        """Empty a slot's directory; a process of its own removes much."""
         rest = self.scratch.clear(slot)
         if rest:
             self.spawner.helper(removal(rest))
 
 
 def wake_on_signals() -> "tuple[int, int]":
-    """A pipe, its reading end first, that is written to when a child ends; ignore what is sent to who is left alone."""
+    """Make a pipe that is written to when a child ends, its reading end first; ignore the signals of a lost login."""
     wake, wake_in = os.pipe()
     for fd in (wake, wake_in):
         os.set_blocking(fd, False)
@@ -707,7 +705,7 @@ class Connection:
         poller.watch(self.listener.fileno(), select.POLLIN, self.accept)
 
     def accept(self) -> None:
-        """Another process of ours hands over the stdin and stdout of a new connection."""
+        """Take the stdin and stdout of a new connection from another process of ours."""
         try:
             fd, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError:
@@ -785,12 +783,12 @@ class Connection:
             self.detach()
 
     def deliver(self, one: Task) -> None:
-        """An attempt has ended: send its outputs and its end, if there is somebody to take them."""
+        """Send the outputs and the end of an attempt, if there is somebody to take them."""
         if self.link:
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:
-        """The driver has what it wants of an attempt."""
+        """Send no more of an attempt: the driver has all that it wants."""
         if one in self.sending:
             self.sent = 0 if one is self.sending[0] else self.sent
             self.sending.remove(one)
@@ -810,7 +808,7 @@ class Connection:
         return False
 
     def may_hold_back(self, now: float, busy: bool) -> bool:
-        """Whether what there is to say can wait for more: nobody stands idle for it."""
+        """Tell whether the frames can wait for more of them: nobody stands idle for it."""
         if not (self.out or self.sending) or not busy or len(self.out) > INLINE:
             self.held_since = 0.0
             return False
@@ -838,7 +836,7 @@ class Connection:
             del self.out[:count]
 
     def hear_out(self) -> None:
-        """Nobody listens any more; but what was said before, an order to stop above all, still counts."""
+        """Take in what was said before the connection was lost: an order to stop, above all, still counts."""
         while self.link:
             try:
                 data = os.read(self.link[0], 1 << 18)
@@ -867,7 +865,7 @@ class Connection:
         self.sent = 0
 
     def checked(self, one: Task, index: int, offset: int, size: int) -> bytes:
-        """A piece of an output; empty where it can't be read back as it was, for which the attempt fails."""
+        """Read a piece of an output; empty where it isn't as it was, for which the attempt fails."""
         if not offset:
             self.sent_crc = 0
         try:
@@ -907,8 +905,8 @@ class JobCommand:
         for key, value in settings.items():
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
-        self.in_scratch = settings.get("workdir") == b"scratch"
-        self.digest = settings.get("files", b"").decode()
+        self.in_scratch = settings["workdir"] == b"scratch"
+        self.digest = settings["files"].decode()
 
     def prepare(self, text: bytes) -> None:
         """Decide how to start the command.
@@ -933,7 +931,7 @@ class JobCommand:
                 self.argv, self.program = words, os.fsdecode(program)
 
     def ask_bash(self, word: bytes) -> bytes:
-        """The path of the program that a word names, and on further lines the environment it gets; else nothing."""
+        """Ask which program a word names: its path, and on further lines the environment it gets; else nothing."""
         read, write = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
         probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
@@ -1125,7 +1123,7 @@ class OutputStore:
 
     @staticmethod
     def piece(output: Output, offset: int, size: int) -> bytes:
-        """So many bytes of an output. Raises OSError where they can't be read back."""
+        """Read some bytes of an output. Raises OSError where that fails."""
         if output.spool < 0:
             if len(output.parts) > 1:
                 output.parts[:] = [b"".join(output.parts)]
@@ -1157,7 +1155,7 @@ class Descendants:
         self.owners = {}  # type: dict[tuple[int, float], Task]  # of processes seen, by pid and start
 
     def adopted(self) -> bool:
-        """Whether there are children that we haven't started."""
+        """Tell whether there are children that we haven't started."""
         if not self.subreaper:
             return True
         try:
@@ -1169,7 +1167,7 @@ class Descendants:
         return True
 
     def members(self, one: Task) -> "list[int]":
-        """The living processes of an attempt."""
+        """Return the living processes of an attempt."""
         me = os.getpid()
         now = time.clock_gettime(CLOCK_BOOTTIME) - time.monotonic()
         processes = all_processes()
@@ -1194,7 +1192,7 @@ class Descendants:
         return found
 
     def owner(self, process: Process, zero: float) -> "Task | None":
-        """Whose a process is that has lost its parent."""
+        """Tell whose a process is that has lost its parent."""
         known = self.owners.get((process.pid, process.began))
         if known:
             return known
@@ -1224,7 +1222,7 @@ class Descendants:
         return candidates[0] if len(candidates) == 1 else None
 
     def forget(self, one: Task) -> None:
-        """The attempt is over."""
+        """Forget the processes of an attempt that is over."""
         if self.owners:
             self.owners = {who: owner for who, owner in self.owners.items() if owner is not one}
 
@@ -1241,7 +1239,7 @@ class Slots:
     # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
 
     def __init__(self, directory: str, wake: int) -> None:
-        """`wake` is written to when what was waited for is there."""
+        """Take a descriptor to write to when a slot that was waited for is there."""
         self.folder = os.path.dirname(directory)
         self.path = ""
         self.fd = -1
@@ -1293,7 +1291,7 @@ class Slots:
         return False
 
     def others(self) -> bool:
-        """Whether another job is here. Only while nobody can come or go, with byte 0."""
+        """Tell whether another job is here. Only while nobody can come or go, with byte 0."""
         below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
         for byte, count in ((PRESENT, below), (self.place + 1, above)):
             if count > 0:
@@ -1303,7 +1301,7 @@ class Slots:
         return False
 
     def free(self, turns: bool) -> int:
-        """A slot that nobody has, now ours; -1 if there is none. With `turns`, it is not ours before others' turn."""
+        """Take a slot that nobody has; -1 if there is none. With `turns`, others come first whose turn it is."""
         for slot in range(self.slots - 1, -1, -1):
             if slot in self.taken:
                 continue
@@ -1336,7 +1334,7 @@ class Slots:
         return slot
 
     def wait(self) -> None:
-        """In a thread of its own: get a slot, and say so."""
+        """Get a slot, and say so; in a thread of its own."""
         slots = self.slots
         while not self.lock(TURN, slots, fcntl.LOCK_EX):
             time.sleep(LOOK_FOR_SLOT)
@@ -1352,19 +1350,19 @@ class Slots:
         os.write(self.wake, b"x")
 
     def give(self, slot: int) -> None:
-        """The slot is free."""
+        """Let others have the slot."""
         self.taken.remove(slot)
         if self.fd >= 0:
             self.unlock(SLOT + slot)
 
     def decline(self) -> None:
-        """Nothing is there to run in the slot that was waited for."""
+        """Let others have the slot that was waited for: nothing is there to run in it."""
         if not self.waiting and self.granted >= 0:
             self.unlock(SLOT + self.granted)
             self.granted = -1
 
     def leave(self) -> None:
-        """The last one takes the file along."""
+        """Leave; the last one removes the file."""
         for _ in range(100 if self.fd >= 0 else 0):
             if self.lock(0):
                 try:
@@ -1387,7 +1385,7 @@ class Scratch:
         self.trash = 0
 
     def of(self, slot: int) -> str:
-        """The empty directory of a slot. Raises OSError."""
+        """Return the empty directory of a slot. Raises OSError."""
         path = self.made.get(slot)
         if path is None:
             root = self.roots[slot % len(self.roots)]
@@ -1435,7 +1433,7 @@ class Scratch:
 
 
 def scratch_roots(job: str, home: str) -> "list[str]":
-    """Where the attempts of a job have their directories; short, as sockets are made in such."""
+    """Return where the attempts of a job have their directories: short paths, as sockets are made there."""
     name = f"scratch-{zlib.crc32(os.fsencode(job)):08x}"
     found = []
     try:
@@ -1464,7 +1462,7 @@ def remove_few(path: str) -> bool:
 
 
 def removal(path: str) -> "list[bytes]":
-    """The command that removes a tree, whoever it belongs to: links are not followed, other disks are left alone."""
+    """Return the command that removes a tree of any owner; it follows no links and leaves other disks alone."""
     script = (
         'chmod -R u+rwx -- "$1"; rm -rf --one-file-system -- "$1" || sudo -n rm -rf --one-file-system -- "$1"; '
         'test ! -e "$1"'
@@ -1538,7 +1536,7 @@ class Interruption:
 
 
 def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, bytes]":
-    """Status and body of the answer to one request. Raises OSError, ValueError or IndexError."""
+    """Return status and body of the answer to one request. Raises OSError, ValueError or IndexError."""
     connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         connection.settimeout(2)
@@ -1558,7 +1556,7 @@ def http(address: "tuple[str, int]", what: bytes, header: bytes) -> "tuple[int, 
 
 
 def seconds_until(notice: str) -> float:
-    """Seconds until the time in a notice such as {"action": "terminate", "time": "2026-01-02T03:04:05Z"}."""
+    """Return the seconds until the time in a notice such as {"action": "terminate", "time": "2026-01-02T03:04:05Z"}."""
     import calendar
     import json
 
@@ -1570,7 +1568,7 @@ def seconds_until(notice: str) -> float:
 
 
 def digest_of(entries: "list[tuple[bytes, bool, bytes]]") -> str:
-    """A digest of files: a name, whether it may be executed, and a hash of the content (empty: a directory) of each."""
+    """Digest files: the name of each, whether it may be executed, and a hash of its content (empty: a directory)."""
     import hashlib
 
     digest = hashlib.blake2b(digest_size=16)
@@ -1580,7 +1578,7 @@ def digest_of(entries: "list[tuple[bytes, bool, bytes]]") -> str:
 
 
 def hash_of(path: "bytes | str") -> "hashlib.blake2b":  # type: ignore[name-defined]
-    """A hash of a file's content. Raises OSError."""
+    """Hash a file's content. Raises OSError."""
     import hashlib
 
     digest = hashlib.blake2b()
@@ -1593,7 +1591,7 @@ def hash_of(path: "bytes | str") -> "hashlib.blake2b":  # type: ignore[name-defi
 
 
 def tree_of(top: str) -> "list[tuple[bytes, bytes | None, bool]]":
-    """What is below a directory, parents first: name, path (None for a directory) and whether it may be executed."""
+    """List a tree, parents first: name, path (None for a directory) and whether it may be executed."""
     found = []  # type: list[tuple[bytes, bytes | None, bool]]
     root = os.fsencode(top)
     for folder, folders, files in os.walk(root):
@@ -1690,7 +1688,7 @@ def compare(wanted: "list[tuple[list[str], int, str]]") -> "tuple[list[tuple[int
 
 
 def is_whole(tree: str, digest: str) -> bool:
-    """Whether the files of this digest lie there."""
+    """Tell whether the files of this digest lie there."""
     try:
         return digest == digest_of(
             [(name, executable, hash_of(path).digest() if path else b"") for name, path, executable in tree_of(tree)]
@@ -1720,7 +1718,7 @@ def receive_files(top: str, digest: str, size: int) -> None:
 
 
 def stdin_of(size: int) -> "io.BufferedReader":  # type: ignore[name-defined]
-    """So many bytes of stdin, as a file; reading raises ValueError where it ends before."""
+    """Return the next `size` bytes of stdin as a file; reading raises ValueError where stdin ends before."""
     import io
 
     class Stdin(io.RawIOBase):
@@ -1766,7 +1764,7 @@ def unpack(stream: "io.BufferedReader", top: str) -> None:  # type: ignore[name-
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """A file of a process. Raises OSError."""
+    """Read a file of a process. Raises OSError."""
     fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
     try:
         data = os.read(fd, 1 << 16)
@@ -1781,7 +1779,7 @@ def read_proc(pid: int, name: str) -> bytes:
 
 
 def all_processes() -> "dict[int, Process]":
-    """All processes there are; none where there is no /proc."""
+    """Return all processes there are; none where there is no /proc."""
     found = {}
     try:
         names = os.listdir("/proc")
@@ -1797,7 +1795,7 @@ def all_processes() -> "dict[int, Process]":
 
 
 def pipes_of(pid: int) -> "set[int]":
-    """The numbers of the pipes that a process has open, if we may know."""
+    """Return the numbers of the pipes that a process has open, if we may know."""
     found = set()
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -1813,14 +1811,14 @@ def pipes_of(pid: int) -> "set[int]":
 
 
 def holders(one: Task) -> str:
-    """The processes that hold an output of the attempt."""
+    """Name the processes that hold an output of the attempt."""
     pipes = {os.fstat(output.fd).st_ino for output in one.outputs if output.fd >= 0}
     found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
     return names_of(found)
 
 
 def names_of(pids: "list[int]") -> str:
-    """Processes as a person looks for them."""
+    """Name processes as a person looks for them."""
     names = []
     for pid in pids[:5]:
         try:
@@ -1905,7 +1903,7 @@ def raise_limit() -> "tuple[int, int, int]":
 
 
 def cpus() -> int:
-    """How many CPUs this process may use."""
+    """Count the CPUs that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
@@ -1913,7 +1911,7 @@ def cpus() -> int:
 
 
 def which(name: str) -> str:
-    """The path of a program; empty where there is none."""
+    """Return the path of a program; empty where there is none."""
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):
@@ -1922,7 +1920,7 @@ def which(name: str) -> str:
 
 
 def nameless(directory: str) -> int:
-    """A new file that no directory lists: it is gone when its last descriptor is."""
+    """Open a new file that no directory lists: it is gone when its last descriptor is."""
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
     except (OSError, AttributeError) as error:
@@ -1971,7 +1969,7 @@ def main(job: str) -> None:
 
 
 def locked(directory: str) -> int:
-    """The descriptor of the job's lock, or -1 if an agent holds it."""
+    """Return the descriptor of the job's lock, or -1 if an agent holds it."""
     fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1982,7 +1980,7 @@ def locked(directory: str) -> int:
 
 
 def is_present(lock: int, directory: str) -> bool:
-    """Whether the file that was locked is still the job's: the agent before us may have taken it along."""
+    """Tell whether the file that was locked is still the job's: the agent before us may have taken it along."""
     try:
         return os.fstat(lock).st_ino == os.stat(os.path.join(directory, "lock")).st_ino
     except FileNotFoundError:
@@ -2051,7 +2049,7 @@ def end_orphans(job: str) -> None:
 
 
 def fork_keeper(directory: str, home: str, lock: int) -> int:
-    """Start the keeper, and so the agent; what is returned ends when the agent no longer uses this connection."""
+    """Start the keeper, and so the agent; return a pipe that ends when the agent no longer uses this connection."""
     ours, lease = os.pipe()
     if os.fork() == 0:
         code = 1
@@ -2095,7 +2093,7 @@ def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
 
 
 def become_agent(directory: str, home: str, lease: int) -> None:
-    """The rest of this process's life is the agent's."""
+    """Be the agent for the rest of this process's life."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

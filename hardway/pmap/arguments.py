@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hardway.errors import UsageError, reason_of
-from hardway.paths import expanded
+from hardway.system.paths import expanded
 from hardway.terminal import printable
 
 ARGUMENTS = "arguments-"

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hardway.pmap.hosts import HostState
+from hardway.pmap.hosts import Attempt, HostState
 
 ENDED_MOST = 1000  # attempts kept among the stragglers though they have ended, at least
-
-
-class Attempt:
-    """One try to run a task on a host."""
-
-    __slots__ = ("host", "number", "recalled", "single", "started", "task", "twin")
-
-    def __init__(self, host: HostState, task: int, number: int) -> None:
-        self.host = host
-        self.task = task
-        self.number = number
-        self.started: float | None = None
-        self.recalled = False
-        self.single = False  # it runs, and is the only attempt of its task
-        self.twin: Attempt | None = None  # the task's other attempt
 
 
 class Attempts:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 from hardway.config import Settings
-from hardway.errors import HardwayError
+from hardway.errors import HardwayError, reason_of
 from hardway.pmap import agent
 from hardway.pmap.events import Event, Hung, Lied, NotOpened, Opened, Ready, Unreachable
 from hardway.pmap.files import Load
@@ -38,7 +38,7 @@ def shortage(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OURS:
-            return (cause.strerror or str(cause)).lower()
+            return reason_of(cause)
         cause = cause.__cause__ or cause.__context__
     return ""
 

@@ -27,7 +27,7 @@ from hardway.pmap.files import Load
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
 from hardway.pmap.ledger import Ledger, Lie
-from hardway.pmap.link import Link, Unusable, cut_short, now
+from hardway.pmap.link import Link, Unusable, now
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
@@ -36,10 +36,9 @@ from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.pmap.workers import Workers
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
-ROUND_TRIPS = 4  # measured on a new connection
 PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
 HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
@@ -165,14 +164,14 @@ class Driver:
             self.progress.update(self.schedule, sum(member.is_up for member in self._members.values()), time)
 
     def _patience(self) -> float:
-        """How long nothing needs to be done if nothing happens."""
+        """Return how long the loop may wait for an event."""
         time = now()
         unsent = time + RESEND_AFTER if self._connections.has_unsent else None
         times = [self.schedule.due(time), self._connections.next_try(), unsent]
         return max(0.0, min([PATIENCE, *(due - time for due in times if due is not None)]))
 
     def _handle_all(self, timeout: float) -> None:
-        """Wait for an event, then handle all there are; no host can keep us from the rest by saying more and more."""
+        """Wait for an event, then handle all that have come. No host can delay the rest by saying more and more."""
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=timeout)
             end = now() + HANDLE_MOST
@@ -237,7 +236,7 @@ class Driver:
             self._connections.order(member, isinstance(decision, Cancel), number, decision.attempt)
 
     def _flush(self) -> None:
-        """The journal first: what it doesn't know of was never sent, and nothing is acknowledged that it can lose."""
+        """Write the journal, then send: nothing is sent or acknowledged that the journal could lose."""
         self.job.flush()
         self._conversation.acknowledge()
         self._connections.flush()
@@ -255,7 +254,7 @@ class Driver:
         return member
 
     def _join(self, found: Sequence[Instance]) -> None:
-        """Instances that are there now; those that are new take part."""
+        """Have new instances take part, of those that were found."""
         joining = [self._admit(instance) for instance in found if instance.id not in self._members]
         if joining:
             self._poller.price(joining)
@@ -264,7 +263,7 @@ class Driver:
             self._connections.open(member)
 
     def _hear(self, member: Member) -> None:
-        """Something has arrived, or the connection has ended."""
+        """Take in what has arrived, or the end of the connection."""
         if member.is_gone or member.link.channel is None:
             return
         try:
@@ -288,7 +287,7 @@ class Driver:
             self._stop.error = Failed(f"{member.instance}: {error!r}")
 
     def _lost(self, member: Member, reason: str) -> None:
-        """The connection is gone or could not be made: try again later."""
+        """Note that the member can't be reached, and plan the next try."""
         if member.is_gone:
             return
         time = now()
@@ -308,9 +307,9 @@ class Driver:
         self._log.away(member)
 
     def _give_up(self, member: Member, reason: str, presence: Presence) -> None:
-        """What the instance held runs elsewhere.
+        """Have the member's tasks run elsewhere.
 
-        One that is not known to be gone may come back: then what it still runs is ended, and it takes tasks again.
+        A member that is not known to be gone may come back. Then its old tasks are ended, and it takes new ones.
         """
         self._connections.close(member)
         before, member.presence = member.presence, presence
@@ -324,7 +323,7 @@ class Driver:
         self._log.gone(member, reason, len(again))
 
     def _distrust(self, member: Member, lie: str) -> None:
-        """Its agent says what can't be, or nothing where it has to: nothing more is sent there or taken from there."""
+        """Send nothing more to a member that lies, and take nothing from it. Silence can be a lie."""
         if member.link.channel is not None:
             self._connections.tell_to_stop(member)
         kept = f"; {member.results} of its results are kept" if member.results else ""
@@ -334,14 +333,14 @@ class Driver:
         self._give_up(member, reason, Presence.GONE)
 
     def _described(self, ids: Sequence[str], states: Mapping[str, str]) -> None:
-        """EC2 has told what became of members that can't be reached."""
+        """Give up members that, as EC2 says, have ended."""
         for member in (self._members[name] for name in ids):
             state = states.get(member.name, "terminated")
             if member.is_away and state not in ("pending", "running"):
                 self._give_up(member, f"it is {state}", Presence.GONE)
 
     def _end_if_none_was_reached(self) -> None:
-        """All were tried a few times, and none has ever answered."""
+        """End the run if all members were tried a few times and none has ever answered."""
         if self._stop or any(member.slots for member in self._members.values()):
             return
         present = [*self._connections.present()]
@@ -350,7 +349,7 @@ class Driver:
             self._stop.error = Failed(f"no instance could be used: {'; '.join(reason for reason, _ in reasons)}")
 
     def _end_if_none_is_left(self) -> None:
-        """Nothing runs, and nobody is there or may come to whom anything could be sent."""
+        """End the run if nothing runs, and no member gets tasks, now or later."""
         if self._stop.error or self.schedule.finished_all or not self.schedule.idle:
             return
         if not any(member.is_usable for member in self._members.values()):
@@ -359,7 +358,7 @@ class Driver:
     # Beginning and end
 
     def _take_over(self) -> None:
-        """What earlier runs of the job have done is done."""
+        """Take over results and attempts of earlier runs of the job."""
         history = self.job.history
         for position, number in enumerate(self.numbers):
             if number in history.attempts:
@@ -378,13 +377,13 @@ class Driver:
                 self.schedule.pause(host, now())
 
     def _farewell(self) -> None:
-        """Have the agents go, and tell a person of those that did not confirm it."""
+        """Say goodbye to the agents, and name those that did not answer."""
         self._flush()
         if owing := self._connections.farewell(lambda: self._stop.interrupts >= 2):
             self._log.unconfirmed(owing, self.settings.mapreduce.linger)
 
     def _why(self) -> str:
-        """Why the run is over."""
+        """Return why the run is over."""
         over = "failed" if self.schedule.failed else "stopped" if self.schedule.left else "done"
         return self._stop.why or over
 

@@ -9,7 +9,7 @@ from hardway.pmap import agent
 from hardway.pmap.job import Outputs
 from hardway.pmap.journal import Result
 from hardway.pmap.schedule import DEADLY
-from hardway.terminal import printable
+from hardway.terminal import cut_short, last_line
 
 LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
 
@@ -58,7 +58,6 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     return f"exit code {result.code}"
 
 
-def last_line(outputs: Outputs, number: int, result: Result) -> str:
+def last_complaint(outputs: Outputs, number: int, result: Result) -> str:
     """Return the last line that an attempt wrote to stderr, shortened and safe to show."""
-    lines = outputs.tail(number, result, 2000).decode(errors="replace").strip().splitlines()
-    return printable(lines[-1].strip()[:200]) if lines else ""
+    return cut_short(last_line(outputs.tail(number, result, 2000)))

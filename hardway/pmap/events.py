@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hardway.pmap.link import Ready
+
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
     from hardway.pmap.ledger import End
-    from hardway.pmap.link import Link
     from hardway.pmap.member import Member
-
-
-class Ready(NamedTuple):
-    """Data has arrived over a connection, or the connection has ended."""
-
-    link: Link
 
 
 class Opened(NamedTuple):

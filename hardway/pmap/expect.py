@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from hardway import s3
 from hardway.config import Settings
 from hardway.errors import UsageError
 from hardway.pmap.endings import MISSING
 from hardway.pmap.events import Ended, Event, Looked, Unseen
 from hardway.pmap.workers import Workers
+from hardway.s3 import objects
 from hardway.terminal import printable
 
 RESULTS = "results"
@@ -33,13 +33,13 @@ class Expected:
         """
         if pattern != RESULTS:
             try:
-                s3.parse(pattern.replace("{}", "x"))
+                objects.parse(pattern.replace("{}", "x"))
             except UsageError:
                 raise UsageError(
                     f"--expect {printable(pattern)!r}: write s3://bucket/key, with {{}} for the argument, or {RESULTS}"
                 ) from None
         self._pattern = pattern
-        self._store = s3.store(settings)
+        self._store = objects.store(settings)
 
     def missing(self, argument: bytes, stdout: Iterable[bytes]) -> str:
         """The first object that should be there for this task and is not; empty where all are.
@@ -68,7 +68,7 @@ class Expected:
 
     def _is_there(self, url: str) -> bool:
         try:
-            return self._store.exists(s3.parse(url))
+            return self._store.exists(objects.parse(url))
         except (UsageError, UnicodeError):  # no object's URL
             return False
 

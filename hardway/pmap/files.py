@@ -25,11 +25,11 @@ from typing import IO, Any
 import paramiko
 
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded
 from hardway.pmap import agent
 from hardway.pmap.job import digest_of
+from hardway.system.paths import expanded
 from hardway.tables import count
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 _PIECE = 1 << 18
 _ANSWER_MOST = 1 << 16
@@ -249,7 +249,7 @@ class Load:
             for piece in self._files.pieces():
                 channel.sendall(piece)
         if error := _answer(_line(channel)).get("error"):
-            raise Failed(f"the job's files can't be put there: {printable(str(error))[:200]}")
+            raise Failed(f"the job's files can't be put there: {cut_short(str(error))}")
 
     def _told(self, line: bytes) -> dict[str, Any]:
         """What the instance says of what is there. Raises Failed where it can't be that."""

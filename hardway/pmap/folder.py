@@ -13,15 +13,15 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway import atomic
+from hardway import files
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded, is_systems, put
 from hardway.pmap.job import Asked, Job
 from hardway.pmap.journal import Result
+from hardway.system.paths import expanded, is_systems, put
 from hardway.terminal import printable
 
 MARK = ".hardway-job"
-_OURS = re.compile(rf"\d+\.(stdout|stderr|json)({atomic.SUFFIX})?")
+_OURS = re.compile(rf"\d+\.(stdout|stderr|json)({files.SUFFIX})?")
 _ENDINGS = ("stdout", "stderr", "json")
 
 

@@ -7,11 +7,25 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import count
 
-from hardway.pmap.attempts import Attempt
 from hardway.pmap.durations import ahead
 from hardway.pmap.health import Health
 
 Name = Hashable  # what a host is called
+
+
+class Attempt:
+    """One try to run a task on a host."""
+
+    __slots__ = ("host", "number", "recalled", "single", "started", "task", "twin")
+
+    def __init__(self, host: HostState, task: int, number: int) -> None:
+        self.host = host
+        self.task = task
+        self.number = number
+        self.started: float | None = None
+        self.recalled = False
+        self.single = False  # it runs, and is the only attempt of its task
+        self.twin: Attempt | None = None  # the task's other attempt
 
 
 class HostState:

@@ -45,12 +45,12 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from hardway import atomic, state
+from hardway import files
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.paths import current_directory
 from hardway.pmap import journal
 from hardway.pmap.job_paths import check_name, jobs_path, no_such
 from hardway.pmap.journal import History, Result
+from hardway.system.paths import current_directory
 from hardway.terminal import printable
 
 VERSION = 2  # of all that is in a job's directory
@@ -66,7 +66,7 @@ class Damaged(Failed):
     """A job's file isn't what was written there. Exit code 1: nothing of the job was used."""
 
     def __init__(self, file: Path, what: str) -> None:
-        """`file` is in the job's directory."""
+        """Say what is wrong with a file in the job's directory."""
         super().__init__(
             f"job {printable(file.parent.name)} is damaged: {printable(str(file))} {what}; without --resume a new job "
             "is begun, and mapreduce.rm deletes this one"
@@ -101,7 +101,7 @@ class Asked:
 
 
 def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
-    """A hash of the command and of the files it depends on: `digest_of` each, and the digest of those sent along."""
+    """Hash the command and the files it depends on: `digest_of` each, and the digest of those sent along."""
     digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
     for each in depends:
         digest.update(each)
@@ -111,7 +111,7 @@ def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") ->
 
 
 def digest_of(name: str) -> bytes:
-    """A hash of the content of a file that a job depends on. Raises UsageError."""
+    """Hash the content of a file that a job depends on. Raises UsageError."""
     digest = hashlib.blake2b()
     try:
         with Path(name).open("rb") as file:
@@ -123,7 +123,7 @@ def digest_of(name: str) -> bytes:
 
 
 def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
-    """A hash for each argument; the second of two equal arguments is another task."""
+    """Hash each argument; the second of two equal arguments is another task."""
     seen: dict[bytes, int] = {}
     keys = []
     for argument in arguments:
@@ -188,7 +188,7 @@ class Job:
         where: Mapping[str, str] | None = None,
         **about: str,
     ) -> Job:
-        """A new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
+        """Make a new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
 
         Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
         be made.
@@ -209,28 +209,7 @@ class Job:
             cwd=current_directory(),
             where=dict(where or {}),
         )
-        new = jobs_path() / f"{_NEW}{token}"
-        try:
-            state.state_directory("jobs")
-            _sweep()
-            if os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, "", path)
-            new.mkdir(mode=0o700)
-            (new / "large").mkdir(mode=0o700)
-            line = History().sealed([journal.first_line(asked.seal)])
-            about_it = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
-            contents = {"job.json": about_it, "journal": line}
-            contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
-            for file, content in contents.items():
-                atomic.write(new / file, [content], synced=bool(content))
-            # Of two that take the same name at once one finds the other's, which is not empty.
-            new.rename(path)
-            _sync_directory(path.parent)
-        except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
-                raise UsageError(f"there is a job {name!r} already: --resume {name} goes on with it") from None
-            raise Failed(f"cannot write to {error.filename or path}: {reason_of(error)}") from None
+        _make(path, asked)
         return cls(path)
 
     def __enter__(self) -> Job:
@@ -256,7 +235,7 @@ class Job:
     # What happens
 
     def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
-        """The task number of each key, from 1; keys never seen before get the next numbers.
+        """Return the task number of each key, from 1; keys never seen before get the next numbers.
 
         `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
         """
@@ -281,15 +260,15 @@ class Job:
         return [known[key] for key in keys]
 
     def started(self, task: int, attempt: int, host: str) -> None:
-        """An attempt is about to be sent."""
+        """Note that an attempt is about to be sent."""
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
-        """An attempt has this slot of its host since it `began`, in seconds of Unix."""
+        """Note the slot that an attempt has of its host since it `began`, in seconds of Unix."""
         self._lines.append(journal.slot_line(task, attempt, number, began))
 
     def event(self, kind: str, **about: Any) -> None:
-        """Something happened that tells where the time went, and decides nothing; `history` reads it."""
+        """Note what happened that tells where the time went, and decides nothing; `history` reads it."""
         self._lines.append(journal.event_line(time.time(), kind, about))
 
     def ended(
@@ -303,7 +282,7 @@ class Job:
         stdout: bytes | Path,
         stderr: bytes | Path,
     ) -> Result:
-        """An attempt ended with these outputs; a file is moved into the job."""
+        """Note that an attempt ended with these outputs; a file is moved into the job."""
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
@@ -312,7 +291,7 @@ class Job:
         return result
 
     def done(self, task: int, result: Result) -> None:
-        """This result counts."""
+        """Note that this result counts."""
         self.history.results[task] = result
         self._lines.append(journal.done_line(task, result.attempt))
 
@@ -348,7 +327,7 @@ class Job:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """For what writes into the job's directory: an OSError is raised as Failed, which says so.
+        """Write into the job's directory: an OSError is raised as Failed, which says so.
 
         From then on nothing more is written: the journal must not tell of outputs that aren't there, and what follows
         a line that was torn would be damage.
@@ -360,7 +339,7 @@ class Job:
             raise self._failed from None
 
     def unwritable(self, error: OSError) -> Failed:
-        """What to say where the job's directory takes no more."""
+        """Return what to raise where the job's directory takes no more."""
         file = error.filename if isinstance(error.filename, str | Path) else self.path
         return Failed(
             f"cannot write to {printable(str(file))}: {reason_of(error)}; "
@@ -372,7 +351,7 @@ class Job:
         path = self.path / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            atomic.write(path, [content])
+            files.write(path, [content])
         except OSError as error:
             raise self.unwritable(error) from None
         return path
@@ -384,7 +363,7 @@ class Job:
         return self.outputs.pieces(task, result, which)
 
     def intact(self, task: int, result: Result) -> bool:
-        """Whether the stdout that counts can be read back as it was written."""
+        """Tell whether the stdout that counts can be read back as it was written."""
         try:
             return _checksum(self.pieces(task, result)) == (result.checksum, result.size)
         except (OSError, Failed):
@@ -423,11 +402,11 @@ class Outputs:
         _close(self._files)
 
     def large(self, task: int, attempt: int, which: str) -> Path:
-        """The file for a long output."""
+        """Return the file for a long output."""
         return self.path / "large" / f"{task}.{attempt}.{which}"
 
     def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """An output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
+        """Read an output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
 
         That is found out before the first piece is given: a file is read twice.
         """
@@ -449,7 +428,7 @@ class Outputs:
         yield from pieces
 
     def tail(self, task: int, result: Result, most: int) -> bytes:
-        """The last bytes of a stderr; where it isn't what was written, a word about that."""
+        """Read the last bytes of a stderr; where it isn't what was written, a word about that."""
         last = b""
         try:
             for piece in self.pieces(task, result, "stderr"):
@@ -477,7 +456,7 @@ class Outputs:
 
 
 def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:
-    """The checksum and the length of what these pieces are together."""
+    """Return the checksum and the length of these pieces together."""
     checksum = length = 0
     for piece in pieces:
         checksum = zlib.crc32(piece, checksum)
@@ -491,7 +470,7 @@ def _close(files: dict[str, int]) -> None:
 
 
 def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
-    """The whole lines of a job's journal, and what they say, whoever drives the job. Raises Damaged."""
+    """Read a job's journal: its whole lines, and what they say, whoever drives the job. Raises Damaged."""
     file = path / "journal"
     data = content_of(file)
     data = data[: data.rfind(b"\n") + 1]
@@ -504,7 +483,7 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
 
 
 def read_keys(path: Path, history: History) -> list[bytes]:
-    """The tasks' keys. Raises Damaged for these and for the heads."""
+    """Read the tasks' keys. Raises Damaged for these and for the heads."""
     sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
     contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
     for name, checksum in (("keys", history.keys), ("heads", history.heads)):
@@ -517,14 +496,14 @@ def read_keys(path: Path, history: History) -> list[bytes]:
 
 
 def read_asked(path: Path) -> Asked:
-    """What a job was asked.
+    """Read what a job was asked.
 
     Raises UsageError where there is no such job, Damaged where its description isn't what was written, Failed where
     its directory is not this user's alone.
     """
     try:
         about = os.stat(path)
-        if not state.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
+        if not files.is_ours(about) or about.st_mode & 0o022 or not stat.S_ISDIR(about.st_mode):
             raise Failed(
                 f"job {path.name} can't be trusted: {path} is not this user's alone to write to; "
                 "mapreduce.rm deletes it, chmod 700 trusts it"
@@ -556,7 +535,7 @@ def read_asked(path: Path) -> Asked:
 
 
 def read_heads(path: Path, history: History) -> list[bytes]:
-    """How the argument of each task begins, and ends where it is longer; empty where that isn't known.
+    """Read how the argument of each task begins, and ends where it is longer; empty where that isn't known.
 
     Raises Damaged.
     """
@@ -566,7 +545,7 @@ def read_heads(path: Path, history: History) -> list[bytes]:
 
 
 def _head(argument: bytes) -> bytes:
-    """A length and so many bytes, or 255 and 47 bytes of the beginning and 48 of the end."""
+    """Pack an argument: its length and all of it, or 255 and 47 bytes of its beginning and 48 of its end."""
     text = argument.removesuffix(b"\n")
     if len(text) < HEAD_SIZE:
         return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
@@ -584,7 +563,7 @@ def lock(path: Path, name: str) -> int:
     fd = -1
     try:
         fd = open_file(path / "lock", os.O_RDWR | os.O_CREAT)
-        ours = state.lock(fd)
+        ours = files.lock(fd)
     except OSError as error:
         if fd >= 0:
             os.close(fd)
@@ -603,7 +582,7 @@ def lock(path: Path, name: str) -> int:
 
 
 def open_file(path: Path, flags: int) -> int:
-    """A descriptor of a regular file of this user's. Raises OSError."""
+    """Open a regular file of this user's; returns its descriptor. Raises OSError."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -617,7 +596,7 @@ def open_file(path: Path, flags: int) -> int:
 
 
 def content_of(path: Path) -> bytes:
-    """All of a file in a job's directory. Raises Damaged where it can't be read."""
+    """Read all of a file in a job's directory. Raises Damaged where it can't be read."""
     try:
         with FileIO(open_file(path, os.O_RDONLY)) as file:
             return file.readall() or b""
@@ -637,6 +616,31 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _make(path: Path, asked: Asked) -> None:
+    """Make a job's directory, whole or not at all. Raises UsageError where the name is taken, and Failed."""
+    new = path.parent / f"{_NEW}{asked.token}"
+    about = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
+    contents = {"job.json": about, "journal": History().sealed([journal.first_line(asked.seal)])}
+    contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
+    try:
+        files.state_directory("jobs")
+        _sweep()
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "", path)
+        new.mkdir(mode=0o700)
+        (new / "large").mkdir(mode=0o700)
+        for file, content in contents.items():
+            files.write(new / file, [content], synced=bool(content))
+        # Of two that take the same name at once one finds the other's, which is not empty.
+        new.rename(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
+            raise UsageError(f"there is a job {path.name!r} already: --resume {path.name} goes on with it") from None
+        raise Failed(f"cannot write to {error.filename or path}: {reason_of(error)}") from None
 
 
 def _sweep() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hardway import state
+from hardway import files
 from hardway.errors import Failed, HardwayError, reason_of
 from hardway.pmap.job import KEY_SIZE, Damaged, content_of, lock, open_file, read_asked, read_journal, read_keys
 from hardway.pmap.job_paths import all_jobs, made
@@ -20,9 +20,9 @@ from hardway.terminal import printable
 
 
 def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
-    """The directory of the newest job with this fingerprint that ran there; and what is to be said of others.
+    """Find the newest job with this fingerprint that ran there; and what is to be said of others.
 
-    Those are newer jobs of this fingerprint that ran elsewhere, and jobs that can't be looked at.
+    The others are newer jobs of this fingerprint that ran elsewhere, and jobs that can't be looked at.
     """
     said = []
     for path in reversed(all_jobs()):
@@ -39,7 +39,7 @@ def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, lis
 
 
 def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """How the world in which a job ran differs from this one; empty where it doesn't, as far as is known."""
+    """Say how the world in which a job ran differs from this one; empty where it doesn't, as far as is known."""
     unlike = [
         f"{what} {then.get(what) or 'none'}, here {now.get(what) or 'none'}"
         for what in ("endpoint", "account", "region", "session of the S3 stub")
@@ -50,7 +50,7 @@ def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def latest_durations(command: str, besides: Path) -> dict[bytes, float]:
-    """What tasks took, in seconds, by key, in the newest other job that ran the command; empty where none did.
+    """Return what tasks took, in seconds, by key, in the newest other job that ran the command, if one did.
 
     The files a job depended on may have changed since, and nothing is checked: this is for estimates.
     """
@@ -77,13 +77,13 @@ def _durations(path: Path) -> dict[bytes, float]:
 
 
 def is_driven(path: Path) -> bool:
-    """Whether a living process drives the job."""
+    """Tell whether a living process drives the job."""
     try:
         fd = open_file(path / "lock", os.O_RDWR)
     except OSError:
         return False
     try:
-        return not state.lock(fd, shared=True)
+        return not files.lock(fd, shared=True)
     finally:
         os.close(fd)
 
@@ -120,7 +120,7 @@ class Jobs(Table[dict[str, Any]]):
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A job: name, state (running, done, stopped, damaged), tasks, done, failed attempts, created (seconds of Unix).
+    """Describe a job: name, state (running, done, stopped, damaged), tasks, done, failed, created (seconds of Unix).
 
     And its command; `damage` says what is damaged.
     """

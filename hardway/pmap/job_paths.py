@@ -20,12 +20,12 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def jobs_path() -> Path:
-    """The directory of all jobs."""
+    """Return the directory of all jobs."""
     return user_state_path("hardway") / "jobs"
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for what can't be the name of a job, here or on an instance."""
+    """Check a job's name. Raises UsageError for what can't be one, here or on an instance."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a job's name has letters of ASCII, digits and - _ . only, not {printable(name)!r}")
     if len(name) > NAME_MOST:
@@ -33,7 +33,7 @@ def check_name(name: str) -> None:
 
 
 def all_jobs() -> list[Path]:
-    """The directories of all jobs, oldest first, damaged ones too."""
+    """Return the directories of all jobs, oldest first, damaged ones too."""
     try:
         with os.scandir(jobs_path()) as entries:
             found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
@@ -45,7 +45,7 @@ def all_jobs() -> list[Path]:
 
 
 def made(path: Path) -> float:
-    """When a job was made, in seconds of Unix, whatever is left of it."""
+    """Return when a job was made, in seconds of Unix, whatever is left of it."""
     for file in (path / "job.json", path):
         with contextlib.suppress(OSError):
             return file.lstat().st_mtime
@@ -53,7 +53,7 @@ def made(path: Path) -> float:
 
 
 def find(names: str | Iterable[str]) -> list[Path]:
-    """The jobs of these names (of a text, with white space between them), globs allowed.
+    """Find the jobs of these names (of a text, with white space between them), globs allowed.
 
     Raises UsageError for one that isn't there.
     """
@@ -68,14 +68,14 @@ def find(names: str | Iterable[str]) -> list[Path]:
 
 
 def named(name: str) -> Path:
-    """The directory of the job of this name, whatever is in it. Raises UsageError for what is no name of a job."""
+    """Return the directory of the job of this name, whatever is in it. Raises UsageError for what is no name."""
     if not _NAME.fullmatch(name):
         raise UsageError(no_such(name))
     return jobs_path() / name
 
 
 def no_such(name: str) -> str:
-    """What to say of a name that no job has."""
+    """Return what to say of a name that no job has."""
     known = [path.name for path in all_jobs()]
     hint = did_you_mean(name, known) or ("; `inv mapreduce.jobs` lists them" if known else "; nor any other yet")
     return f"there is no job {name!r}{hint}"

@@ -50,7 +50,7 @@ class History:
     chain: int = 0
 
     def sealed(self, texts: Iterable[str]) -> bytes:
-        """The next lines: each ends in a checksum of itself and of the line before."""
+        """Make the next lines: each ends in a checksum of itself and of the line before."""
         chain, lines = self.chain, []
         for text in texts:
             data = text.encode()
@@ -61,27 +61,27 @@ class History:
 
 
 def first_line(seal: str) -> str:
-    """The journal's first line, which names the seal of what was asked."""
+    """Say whose journal it is, by the seal of what was asked: the first line."""
     return f"job {seal}"
 
 
 def tasks_line(history: History) -> str:
-    """So many tasks are numbered, and these are the checksums of their keys and heads."""
+    """Say how many tasks are numbered, and the checksums of their keys and heads."""
     return f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}"
 
 
 def start_line(task: int, attempt: int, host: str, time: float) -> str:
-    """An attempt is about to be sent."""
+    """Say that an attempt is about to be sent."""
     return f"start {task} {attempt} {host} {time:.3f}"
 
 
 def slot_line(task: int, attempt: int, slot: int, began: float) -> str:
-    """An attempt runs, in this slot of its host."""
+    """Say in which slot of its host an attempt runs, and since when."""
     return f"slot {task} {attempt} {slot} {began:.6f}"
 
 
 def end_line(task: int, result: Result) -> str:
-    """An attempt has ended."""
+    """Say that an attempt has ended, and how."""
     attempt, host, ended, code, flags, seconds, offset, size, checksum, err_offset, err_size, err_checksum = result
     return (
         f"end {task} {attempt} {host} {ended:.3f} {code} {flags} {seconds:.6f} "
@@ -90,17 +90,17 @@ def end_line(task: int, result: Result) -> str:
 
 
 def done_line(task: int, attempt: int) -> str:
-    """The result of this attempt counts."""
+    """Say that the result of this attempt counts."""
     return f"done {task} {attempt}"
 
 
 def event_line(time: float, kind: str, about: Mapping[str, Any]) -> str:
-    """Something happened that tells where the time went, and decides nothing."""
+    """Say what happened that tells where the time went, and decides nothing."""
     return f"event {time:.3f} {kind} {json.dumps(about)}"
 
 
 def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
-    """The words of a journal's line and its checksum; `chain` is that of the line before it.
+    """Return the words of a line and its checksum; `chain` is that of the line before.
 
     Raises ValueError where the line isn't what was written behind that one.
     """
@@ -111,7 +111,7 @@ def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
 
 
 def result_of(words: Sequence[str]) -> Result:
-    """What follows the task's number in the line of an attempt's end. Raises ValueError, IndexError or TypeError."""
+    """Read what follows the task's number in an end's line. Raises ValueError, IndexError or TypeError."""
     return Result(
         int(words[0]),
         words[1],
@@ -124,7 +124,7 @@ def result_of(words: Sequence[str]) -> Result:
 
 
 def read_history(data: bytes) -> History:
-    """What the lines of a journal say. Raises ValueError with the number of the first line that is no such line."""
+    """Read a journal. Raises ValueError with the number of the first line that is none of a journal."""
     history = History()
     ended: dict[tuple[int, int], Result] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):

@@ -94,7 +94,7 @@ class Ledger:
     """All attempts that one host may know of, by task and attempt; times are of the driver's clock."""
 
     def __init__(self, earlier: Iterable[tuple[int, int]] = (), created: float = 0.0) -> None:
-        """`earlier` are the attempts that earlier drivers sent there.
+        """Take the attempts that `earlier` drivers sent there.
 
         `created` is when the job was, in seconds of Unix: nothing of it is much older.
         """
@@ -118,11 +118,11 @@ class Ledger:
     # What the driver does
 
     def sent(self, task: int, attempt: int, now: float) -> None:
-        """The attempt goes out."""
+        """Note that an attempt goes out."""
         self.open[task, attempt] = Entry(_SENT, now, False)
 
     def ordered(self, task: int, attempt: int, kill: bool, now: float) -> None:
-        """The agent is asked for the attempt back, or to end it."""
+        """Note that the agent is asked for the attempt back, or to end it."""
         entry = self.open.get((task, attempt))
         if entry is not None:
             entry.orders += 1
@@ -132,7 +132,7 @@ class Ledger:
     # What the agent says
 
     def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
-        """A connection begins: what it holds is all it has. Raises Lie.
+        """Take in a greeting: the agent has what it holds, and no more. Raises Lie.
 
         Returns the task and attempt of what was sent there and is gone, with whether it had started; and what has
         started there, as far as that is news.
@@ -164,7 +164,7 @@ class Ledger:
         return gone, begun
 
     def _held(self, holding: Holding, now: float) -> Entry:
-        """What is known of an attempt that an agent holds as a connection begins. Raises Lie."""
+        """Return the entry of an attempt that an agent holds as a connection begins. Raises Lie."""
         key = holding.task, holding.attempt
         entry = self.open.get(key)
         if entry is None:
@@ -180,7 +180,7 @@ class Ledger:
         return entry
 
     def _take_up(self, entry: Entry, holding: Holding) -> Begun | None:
-        """An attempt that is held has a slot; None where that was known. Raises Lie."""
+        """Note the slot of an attempt that is held; None where it was known. Raises Lie."""
         if entry.slot >= 0 and (entry.slot, entry.began) != (holding.slot, holding.began):
             raise Lie(f"task {holding.task} is in another slot than it was, or of another time")
         before = self._last.get(holding.slot)
@@ -195,7 +195,7 @@ class Ledger:
         return Begun(holding.task, holding.attempt, holding.slot, began)
 
     def _occupy(self, task: int, entry: Entry, slot: int, began: float, slots: int) -> None:
-        """The attempt has the slot, and the one before has it no more. Raises Lie."""
+        """Give the attempt the slot, in which the one before has ended. Raises Lie."""
         if not slot < slots or not math.isfinite(began):
             raise Lie(f"it starts task {task} in a slot that is not there")
         before = self._last.get(slot)
@@ -208,20 +208,20 @@ class Ledger:
         self._last[slot] = entry
 
     def settled(self, task: int, attempt: int) -> None:
-        """An attempt that has ended there is not wanted: the agent is told to forget it, and may not send all of it."""
+        """Note that an attempt that has ended there is not wanted: the agent forgets it, and may not send all of it."""
         if self.open.pop((task, attempt), None):
             self.over.add((task, attempt))
             self._twice.add((task, attempt))
 
     def said(self, task: int, attempt: int) -> None:
-        """There is something to say of an attempt that runs. Raises Lie."""
+        """Take in a line about an attempt that runs. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state == _SENT or entry.said >= SAID_MOST:
             raise Lie(f"it has something to say of task {task}, which does not run there, or too much")
         entry.said += 1
 
     def started(self, task: int, attempt: int, payload: bytes, now: float) -> Begun:
-        """It runs. Raises Lie."""
+        """Take in a start. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state != _SENT:
             raise Lie(f"it starts attempt {attempt} of task {task}, which does not wait there")
@@ -235,7 +235,7 @@ class Ledger:
         return Begun(task, attempt, slot, self._clock.here(began, entry.sent, time.time()))
 
     def chunk(self, task: int, attempt: int, payload: bytes, now: float) -> tuple[int, bool]:
-        """Output arrives: which (0 is stdout), and whether it is wanted. Raises Lie."""
+        """Take in output: which (0 is stdout), and whether it is wanted. Raises Lie."""
         key = task, attempt
         if not 1 < len(payload) <= 1 + agent.CHUNK_SIZE or payload[0] > 1:
             raise Lie(f"output of task {task} that is none")
@@ -251,7 +251,7 @@ class Ledger:
         return payload[0], True
 
     def ended(self, task: int, attempt: int, payload: bytes, now: float) -> End:
-        """It has ended. Raises Lie."""
+        """Take in an end. Raises Lie."""
         key = task, attempt
         if len(payload) < agent.RESULT.size:
             raise Lie(f"an end of task {task} that is cut short")
@@ -286,7 +286,7 @@ class Ledger:
         return End(code, flags, seconds, sizes, checksums, inline, True)
 
     def returned(self, task: int, attempt: int, now: float) -> bool:
-        """It gives the attempt back, as asked; False where it had done so. Raises Lie."""
+        """Take an attempt back, as asked; False where it was given back before. Raises Lie."""
         key = task, attempt
         if self._echoes.get(key):
             self._echoes[key] -= 1
@@ -303,11 +303,11 @@ class Ledger:
         return True
 
     def known(self) -> set[tuple[int, int]]:
-        """Task and attempt of all that the agent may hold."""
+        """Return task and attempt of all that the agent may hold."""
         return self._earlier.union(self.open, self.over)
 
     def overdue(self, now: float, since: float, timeout: float) -> str:
-        """What an agent should have said by `now`, having answered all the time since then; empty: nothing.
+        """Return what an agent should have said by `now`, having answered all the time since then; empty: nothing.
 
         `now` is when the last ping that it has answered was sent: all that was sent before has got there.
         """

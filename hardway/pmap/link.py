@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fabric
 import paramiko
@@ -31,13 +31,11 @@ from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
 from hardway.pmap import agent
-from hardway.pmap.events import Event, Ready
 from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
-from hardway.terminal import cut_short as cut_short
-from hardway.terminal import last_line
+from hardway.terminal import cut_short, last_line
 
 # Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
 # ours has compiled (compiling it is half of an agent's start), else its source.
@@ -134,7 +132,7 @@ class Incoming:
 class Link:
     """Made for an instance once; opened as often as its connection is lost."""
 
-    def __init__(self, instance: Instance, events: SimpleQueue[Event], ledger: Ledger | None = None) -> None:
+    def __init__(self, instance: Instance, events: SimpleQueue[Any], ledger: Ledger | None = None) -> None:
         self.instance = instance
         self.name = instance.id
         self.ledger = ledger or Ledger()
@@ -146,7 +144,7 @@ class Link:
         self.left = False  # the agent has ended
         self._connection: fabric.Connection | None = None
         self._events = events
-        self._announcement = _Announcement(self, events)
+        self._ready = _ReadyEvent(self, events)
         self._frames = Incoming()
         self._preface = bytearray()
         self._marked = False  # what a login shell prints is over
@@ -201,8 +199,8 @@ class Link:
         self._complained = self._marked = self.left = False
         self.heard = self.answers_since = self.reached = self._opened = self._whole = now
         if self.channel is not None:
-            self._announcement = _Announcement(self, self._events)
-            self.channel.in_buffer.set_event(self._announcement)
+            self._ready = _ReadyEvent(self, self._events)
+            self.channel.in_buffer.set_event(self._ready)
 
     def detach(self) -> fabric.Connection | None:
         """Forget the connection, for the caller to close in a thread of its own."""
@@ -253,7 +251,7 @@ class Link:
         if channel.eof_received or channel.closed:
             if not self.up and not channel.exit_status_ready():
                 # Why it ended comes after its last output, and then the channel is closed, which is announced anew.
-                self._announcement.clear()
+                self._ready.clear()
                 if not channel.closed:
                     return found
             if found:
@@ -360,10 +358,16 @@ class Link:
             raise Unusable(f"the agent did not start: {text(said) or f'exit code {code}'}")
 
 
-class _Announcement:
+class Ready(NamedTuple):
+    """Data has arrived over a connection, or the connection has ended."""
+
+    link: Link
+
+
+class _ReadyEvent:
     """What Paramiko takes for an Event: puts the link on the queue when there is something to receive."""
 
-    def __init__(self, link: Link, events: SimpleQueue[Event]) -> None:
+    def __init__(self, link: Link, events: SimpleQueue[Any]) -> None:
         self._link = link
         self._events = events
         self._is_set = False

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from hardway import streams
-from hardway.tables import duration
+from hardway.system import streams
+from hardway.tables import count, duration
 from hardway.terminal import printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
@@ -124,7 +124,7 @@ class Progress:
             f"{standing.running} running",
             f"{standing.failed} failed",
             f"{rate:.3g} tasks/s",
-            f"{instances} {'instance' if instances == 1 else 'instances'}",
+            count(instances, "instance"),
         ]
         if rate > 0 and standing.left:
             parts.append(f"{duration(standing.left / rate, 2)} left")

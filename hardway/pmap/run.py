@@ -27,11 +27,10 @@ from hardway import aws
 from hardway.config import Settings, aws_variables
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.paths import current_directory
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, how_it_ended, last_line
+from hardway.pmap.endings import Outcome, how_it_ended, last_complaint
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
@@ -39,6 +38,7 @@ from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
+from hardway.system.paths import current_directory
 from hardway.tables import count, duration, money
 from hardway.terminal import printable
 
@@ -469,7 +469,7 @@ def failures(
     """The failed tasks grouped by how they ended and what they said last, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in outcome.failed.items():
-        said[position] = (how_it_ended(result, timeout), last_line(job.outputs, numbers[position], result))
+        said[position] = (how_it_ended(result, timeout), last_complaint(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))

@@ -24,11 +24,11 @@ from enum import Enum
 from itertools import islice
 from typing import NamedTuple
 
-from hardway.pmap.attempts import Attempt, Attempts
+from hardway.pmap.attempts import Attempts
 from hardway.pmap.backlog import Backlog
 from hardway.pmap.durations import Durations
 from hardway.pmap.health import SET_ASIDE, Cause, Health
-from hardway.pmap.hosts import HostState, Name, Roster
+from hardway.pmap.hosts import Attempt, HostState, Name, Roster
 
 FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
 BACKUP_TASKS = 10  # backups start with at least this many tasks,

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
-from hardway import s3
 from hardway.config import Settings, child_environment
 from hardway.errors import Failed, UsageError
 from hardway.pmap.results import Results
+from hardway.s3 import objects
 from hardway.terminal import last_line
 
 READERS = 16  # objects read at the same time
@@ -102,9 +102,9 @@ def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> 
     Raises UsageError for what is no URL of an object, Failed where one can't be read or written; the destination is
     as it was then.
     """
-    target = s3.parse(destination)
-    sources = [s3.parse(url.decode("utf-8", "surrogateescape").rstrip("\n")) for url in urls]
-    store = s3.store(settings)
+    target = objects.parse(destination)
+    sources = [objects.parse(url.decode("utf-8", "surrogateescape").rstrip("\n")) for url in urls]
+    store = objects.store(settings)
     waiting: deque[Future[IO[bytes]]] = deque()
     with tempfile.TemporaryFile() as whole, ThreadPoolExecutor(READERS, "s3-read") as pool:
         try:
@@ -122,7 +122,7 @@ def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> 
     return destination
 
 
-def _read(store: s3.Store, source: s3.Object) -> IO[bytes]:
+def _read(store: objects.Store, source: objects.Object) -> IO[bytes]:
     spool: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  (the caller closes it)
     store.read(source, spool)
     spool.seek(0)

@@ -26,13 +26,13 @@ import fabric
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from hardway import state
+from hardway import files
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.paths import expanded
 from hardway.ssh import host_keys, proxy
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.system.paths import expanded
 from hardway.terminal import printable
 
 # Paramiko logs what it also raises, and on stderr unless somebody listens.
@@ -543,7 +543,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
 
 
 def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
-    state.private(known.path.parent)
+    files.private(known.path.parent)
     # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
     return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
-from hardway import atomic, state
+from hardway import files
 from hardway.errors import UsageError, reason_of
 
 CONSOLES = 50
@@ -54,7 +54,7 @@ def own_key() -> OwnKey:
         _make(path)
     try:
         with path.open("rb") as file:
-            state.mend_file(file.fileno())
+            files.mend_file(file.fileno())
             key = serialization.load_ssh_private_key(file.read(), password=None)
     except (OSError, ValueError) as error:
         said = f"cannot read our private key {path} ({reason_of(error)})"
@@ -72,8 +72,8 @@ def _make(path: Path) -> None:
     secret = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    state.private(path.parent)
-    atomic.write(path, [secret], synced=True, replace=False)
+    files.private(path.parent)
+    files.write(path, [secret], synced=True, replace=False)
 
 
 class HostKeys:
@@ -86,7 +86,7 @@ class HostKeys:
     def __init__(self, path: Path | None = None, consoles: int = CONSOLES) -> None:
         self.path = path or user_state_path("hardway") / "known_hosts"
         if path is None and self.path.parent.is_dir():
-            state.state_directory()
+            files.state_directory()
         self._consoles = consoles
         self._lock = threading.Lock()
         self._asked: set[str] = set()
@@ -134,10 +134,10 @@ class HostKeys:
     def _locked(self) -> Iterator[IO[str]]:
         """The file, to append to, after what others have appended was read."""
         with self._lock:
-            state.private(self.path.parent)
-            with open(self.path, "a", opener=state.private_file) as file:
-                state.mend_file(file.fileno())
-                state.lock(file, wait=True)
+            files.private(self.path.parent)
+            with open(self.path, "a", opener=files.private_file) as file:
+                files.mend_file(file.fileno())
+                files.lock(file, wait=True)
                 self._known, self._confirmed = self._read()
                 yield file
 
@@ -146,7 +146,7 @@ class HostKeys:
         confirmed: set[str] = set()
         try:
             with self.path.open(errors="replace") as file:
-                state.mend_file(file.fileno())
+                files.mend_file(file.fileno())
                 lines = file.read().splitlines()
         except FileNotFoundError:
             return known, confirmed

@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import config, stub_sessions
+from hardway import config
 from hardway.ec2 import instances
 from hardway.ec2.instances import Instance
 from hardway.errors import UsageError
 from hardway.fanout import broadcast, transfer
 from hardway.fanout.broadcast import Board, Payload
 from hardway.fanout.group import GroupFailed, InstanceGroup
+from hardway.s3 import stub_sessions
 from tasks import ec2
 from tests.conftest import Inv, LocalCloud
 from tests.ec2.conftest import Shell

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import signals
 from hardway.cli.program import Program
+from hardway.system import signals
 from tasks import ns
 from tests import conftest
 from tests.conftest import REPOSITORY

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from hardway import stub_sessions
+from hardway.s3 import stub_sessions
 from tests.conftest import INV, REPOSITORY, LocalCloud
 from tests.engines.conftest import Engines, instances
 from tests.pmap.conftest import eventually

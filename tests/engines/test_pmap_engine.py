@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hardway import stub_sessions
+from hardway.s3 import stub_sessions
 from tests.conftest import INV, REPOSITORY, Inv
 from tests.engines.conftest import Engines
 from tests.pmap.conftest import eventually

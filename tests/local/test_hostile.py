@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import stub_sessions
 from hardway.local import beneath
+from hardway.s3 import stub_sessions
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
 from tests.local.test_files import sftp_of
 

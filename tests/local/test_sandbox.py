@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hardway import stub_sessions
 from hardway.config import LEVELS, Ec2
 from hardway.launch import user_data as userdata
 from hardway.local.machines.spawner import marked
+from hardway.s3 import stub_sessions
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
 

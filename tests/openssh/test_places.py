@@ -49,7 +49,7 @@ from hardway.config import Settings
 from hardway.fanout.group import InstanceGroup, report
 from hardway.fanout.transfer import Remote
 from tests.openssh.conftest import instance
-from hardway import signals
+from hardway.system import signals
 port, *rest = sys.argv[1:]
 codes = []
 for way, source, destination in zip(rest[::3], rest[1::3], rest[2::3]):

@@ -186,7 +186,7 @@ def test_an_order_to_stop_counts_though_nobody_listens_any_more(
     one.expect(agent.PONG)
     (home / "asked").unlink()
     (home / "gate").touch()
-    job = b"slots=1\0timeout=0\0linger=3600\0worker=0\0command=sleep 1000"
+    job = b"\0".join(f"{key}={value}".encode() for key, value in one.settings.items()) + b"\0command=sleep 1000"
     one.write(agent.frame(agent.JOB, payload=job) + agent.frame(agent.RUN, 1, 1))
     eventually((home / "asked").exists)
     one.send(agent.STOP)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke import Config, Context
 
-from hardway import stub_sessions
 from hardway.errors import Failed, UsageError
 from hardway.pmap import agent, files
+from hardway.s3 import stub_sessions
 from tasks import ec2, mapreduce
 from tests.conftest import INV, REPOSITORY, LocalCloud, Result, run_inv
 from tests.pmap.conftest import Cluster, eventually

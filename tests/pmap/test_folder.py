@@ -12,10 +12,10 @@ import pytest
 from invoke import Context
 
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.paths import put
 from hardway.pmap import arguments, folder, job_list, job_paths
 from hardway.pmap.folder import Folder
 from hardway.pmap.job import Job, keys_of, read_asked
+from hardway.system.paths import put
 from tasks import mapreduce
 from tests.pmap.conftest import Pmap
 
@@ -65,7 +65,7 @@ def test_a_directory_is_one_jobs_own(run: Callable[[str, list[bytes], Path], set
 def test_what_a_killed_run_left_is_removed(run: Callable[[str, list[bytes], Path], set[str]], tmp_path: Path) -> None:
     killed = """if True:
         import os, pathlib, signal, sys
-        from hardway.paths import put
+        from hardway.system.paths import put
 
         def pieces():
             yield b"half"

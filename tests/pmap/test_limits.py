@@ -29,7 +29,7 @@ atexit.register(tell)
 limit = int(sys.argv.pop(1))
 if limit >= 0:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-runpy.run_path("inv.py", run_name="__main__")
+runpy.run_path("tasks", run_name="__main__")
 """
 """`inv` that no file it writes may grow beyond so many bytes, and that tells its peak of memory on stderr.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
+from hardway.pmap.afterwards import history
 from tasks import mapreduce
 from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
@@ -150,6 +152,26 @@ def test_a_lost_connection_is_no_lost_task(cloud: LocalCloud, held: Cluster) -> 
         out, said = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, ANSWERS), said
     assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
+
+
+def test_what_ran_while_connections_were_lost_is_told_when_it_ran(cloud: LocalCloud, held: Cluster) -> None:
+    """Not when the results came."""
+    command = 'read x; echo $x $(date +%s.%N) >> log; sleep 0.3; echo "<$x>"'
+    sure = ("--no-backup", "--job", "late")
+    with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, command, *sure) as process:
+        eventually(lambda: len(held.lines("log")) > 3)
+        proxy.cut(refuse=True)
+        time.sleep(1)
+        proxy.refusing = False
+        out, said = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ANSWERS), said
+    told = history.read((held.jobs / "late" / "journal").read_bytes())
+    assert told.away, "connections were lost"
+    when = {int(x) + 1: float(began) for x, began in map(str.split, held.lines("log"))}
+    for one in told.attempts:
+        assert told.began + one.began == pytest.approx(when[one.task], abs=0.5)
+        assert one.result
+        assert one.seconds == pytest.approx(one.result.seconds, abs=1e-3), "none is cut short by the next"
 
 
 def test_ctrl_c_while_connections_are_lost_ends_what_runs(cloud: LocalCloud, held: Cluster) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke.context import Context
 
-from hardway import stub_sessions
 from hardway.errors import Failed, UsageError
 from hardway.pmap import arguments, shuffle
+from hardway.s3 import stub_sessions
 from tasks import mapreduce
 from tests.conftest import REPOSITORY, LocalCloud
 

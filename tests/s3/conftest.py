@@ -18,7 +18,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from hardway import stub_sessions
+from hardway.s3 import stub_sessions
 
 STUBS = Path(__file__).resolve().parents[2] / "stubs"
 STUB = STUBS / "aws"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hardway import stub_sessions
 from hardway.errors import NothingMatched, UsageError
+from hardway.s3 import stub_sessions
 from tests.conftest import INV
 from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardway import config, state
+from hardway import config, files
 from hardway.errors import reason_of
 from hardway.local.machines import spawner
 from hardway.local.machines.spawner import ProcessRequest
@@ -100,7 +100,7 @@ class SpawnerClient:
         variables = config.child_environment()
         environment = {name: text for name, text in variables.items() if name in ("PATH", "LANG", "TMPDIR")}
         with theirs, open(directory / SPAWNER, "w") as lock:
-            state.lock(lock)
+            files.lock(lock)
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), str(directory)],
                 stdin=subprocess.DEVNULL,

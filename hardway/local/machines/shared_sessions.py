@@ -12,10 +12,10 @@ import re
 import stat
 from collections.abc import Mapping
 
-from hardway import state
+from hardway import files
 from hardway.local import beneath
 from hardway.local.machines.spawner import Bind
-from hardway.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
+from hardway.s3.stub_sessions import PREFIX, SESSION_VARIABLE, TMP_VARIABLE
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,100}")
 
@@ -36,7 +36,7 @@ def find(requested: Mapping[str, str]) -> Bind | None:
         status = os.fstat(found)
     finally:
         os.close(found)
-    if not state.is_ours(status) or stat.S_IMODE(status.st_mode) & 0o077:
+    if not files.is_ours(status) or stat.S_IMODE(status.st_mode) & 0o077:
         return None
     return {
         "source": os.path.join(real, name),

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hardway import stub_sessions
+from hardway.s3 import stub_sessions
 
 SUDO = r"""#!/bin/bash
 # sudo: who logs in here already may do all there is to do, so the command just runs

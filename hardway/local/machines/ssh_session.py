@@ -16,7 +16,6 @@ from typing import Any
 
 import asyncssh
 
-from hardway import stub_sessions
 from hardway.errors import reason_of
 from hardway.local.machines import shared_sessions
 from hardway.local.machines.asyncssh_internals import SessionChannel, StreamSession
@@ -25,7 +24,8 @@ from hardway.local.machines.processes import SandboxError, SandboxProcess
 from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.sftp import InstanceFiles
 from hardway.local.machines.spawner import Bind
-from hardway.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
+from hardway.s3 import stub_sessions
+from hardway.s3.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
 
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")

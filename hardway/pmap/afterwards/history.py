@@ -135,7 +135,7 @@ class Timeline:
 
 
 def read(data: bytes, now: float | None = None) -> Timeline:
-    """What the journal tells; lines that are not what was written, or make no sense, are counted and left out.
+    """Read a journal; lines that are not what was written, or make no sense, are counted and left out.
 
     `now`, in seconds of Unix, is given where the job is being run.
     """
@@ -369,7 +369,7 @@ class _Reader:
         return timeline
 
     def _end_open(self, end: float) -> None:
-        """What became of attempts whose end nobody wrote down."""
+        """Work out what became of attempts whose end nobody wrote down."""
         for task, attempts in self.open.items():
             result = self.done.get(task)
             for attempt in attempts:
@@ -380,7 +380,7 @@ class _Reader:
                     attempt.ended = end
 
     def _tell_failures(self) -> None:
-        """Of a task without a result, the last attempt that failed is what failed it; unless it may yet be retried."""
+        """Call a task's last attempt what failed it, where there is no result and it won't be retried."""
         last: dict[int, AttemptRecord] = {}
         for attempt in self.attempts.values():
             retried = attempt.outcome is AttemptOutcome.RETRIED
@@ -394,7 +394,7 @@ class _Reader:
 def _bound(attempts: Sequence[AttemptRecord]) -> None:
     """Give each attempt a beginning, and an end before the next one begins in its slot.
 
-    What is not known to have started took no time. When a lost one ended is known only by when that was found out.
+    An attempt that is not known to have started took no time. A lost one seems to end when the loss is found out.
     """
     slots: dict[tuple[str, int], list[AttemptRecord]] = {}
     for attempt in attempts:

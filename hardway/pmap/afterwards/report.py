@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.paths import expanded, is_systems, put
 from hardway.pmap import job_list, job_paths
 from hardway.pmap.afterwards import explain, history
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
-from hardway.pmap.endings import how_it_ended, last_line
+from hardway.pmap.endings import how_it_ended, last_complaint
 from hardway.pmap.job import Outputs, read_asked, read_heads, read_journal
+from hardway.system.paths import expanded, is_systems, put
 from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
@@ -49,12 +49,12 @@ SAID = {
 
 
 def load(name: str) -> Record:
-    """The job of this name; of several that match a glob, the newest. Raises UsageError where there is none."""
+    """Load the job of this name; of several that match a glob, the newest. Raises UsageError where there is none."""
     return _load(_newest(name))[0]
 
 
 def text(name: str) -> str:
-    """Where the job's time and money went, and what would have helped: a screen of text."""
+    """Tell where the job's time and money went, and what would have helped: a screen of text."""
     return explain.text(load(name))
 
 
@@ -94,12 +94,12 @@ def _load(path: Path) -> tuple[Record, Outputs]:
 
 
 def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
-    """Failed attempts by how they ended and what they said last, most frequent first."""
+    """Group failed attempts by how they ended and what they said last, most frequent first."""
     timeout = timeline.runs[-1].timeout if timeline.runs else 0.0
     groups: dict[tuple[str, str], list[AttemptRecord]] = {}
     for attempt in timeline.attempts:
         if attempt.result is not None and attempt.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED):
-            line = printable(last_line(outputs, attempt.task, attempt.result))
+            line = printable(last_complaint(outputs, attempt.task, attempt.result))
             groups.setdefault((how_it_ended(attempt.result, timeout), line), []).append(attempt)
     found = [Failure(how, line, attempts) for (how, line), attempts in groups.items()]
     return sorted(found, key=lambda failure: -len(failure.attempts))
@@ -109,7 +109,7 @@ def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
 
 
 def page(record: Record, outputs: Outputs) -> str:
-    """The whole page."""
+    """Make the whole page."""
     template = importlib.resources.files("hardway.pmap.afterwards").joinpath("report.html").read_text()
     [script] = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
     found = explain.figures(record.timeline)
@@ -151,7 +151,7 @@ def _advice(record: Record, found: Figures) -> str:
 
 
 def _parts(found: Figures) -> str:
-    """The slots' time as a bar and its legend."""
+    """Draw the slots' time as a bar and its legend."""
     bar, legend = [], []
     for part, said in explain.PARTS.items():
         share = found.time.share(part)
@@ -163,7 +163,7 @@ def _parts(found: Figures) -> str:
 
 
 def _durations(timeline: Timeline) -> str:
-    """A histogram of the attempts' seconds, on a logarithmic scale, as SVG."""
+    """Draw a histogram of the attempts' seconds, on a logarithmic scale, as SVG."""
     ran = [one for one in timeline.attempts if one.result is not None]
     if not ran:
         return "<p>no attempt has ended</p>"
@@ -206,7 +206,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
-    """Rows of the attempts that took longest."""
+    """Make rows of the attempts that took longest."""
     usual = found.median
     longest = sorted(record.timeline.attempts, key=lambda one: -one.seconds)[:STRAGGLERS]
     rows = []
@@ -235,7 +235,7 @@ def _failure_rows(record: Record, places: dict[int, int]) -> str:
 
 
 def _button(attempt: AttemptRecord, places: dict[int, int]) -> str:
-    """What shows the attempt in the timeline."""
+    """Make a button that shows the attempt in the timeline."""
     return f"<button type=button data-attempt={places[id(attempt)]}>{attempt.task}.{attempt.number}</button>"
 
 
@@ -268,29 +268,10 @@ def _host_rows(timeline: Timeline, found: Figures) -> str:
 
 
 def _data(record: Record, attempts: Sequence[AttemptRecord], outputs: Outputs) -> dict[str, Any]:
-    """What the page's script draws: columns with an item for each attempt, lane after lane; times in units of UNIT.
-
-    An attempt's `gap` is the time since the one before it in its lane ended.
-    """
+    """Collect what the page's script draws; `attempts` are in the order of their lanes."""
     timeline = record.timeline
     order = {name: place for place, name in enumerate(timeline.hosts)}
-    lanes = {name: 0 for name in order}
-    first = 0
-    for name, host in timeline.hosts.items():
-        lanes[name] = first
-        first += host.slots
-    columns: dict[str, list[int]] = {name: [] for name in ("gap", "time", "lane", "task", "number", "outcome", "code")}
-    before = -1
-    at = 0
-    for one in attempts:
-        lane = lanes[one.host] + max(0, one.slot)
-        began, ended = round(one.began / UNIT), round(one.ended / UNIT)
-        at = at if lane == before else 0
-        for name, value in zip(
-            columns, (began - at, ended - began, lane, one.task, one.number, int(one.outcome), one.code), strict=True
-        ):
-            columns[name].append(value)
-        at, before = ended, lane
+    columns = _columns(timeline, attempts)
     how = {id(attempt): str(failure.how) for failure in record.failures for attempt in failure.attempts}
     hows, columns["how"] = _interned([how.get(id(one), "") for one in attempts])
     tails, columns["tail"] = _interned(_tails(attempts, outputs))
@@ -310,15 +291,39 @@ def _data(record: Record, attempts: Sequence[AttemptRecord], outputs: Outputs) -
     }
 
 
+def _columns(timeline: Timeline, attempts: Sequence[AttemptRecord]) -> dict[str, list[int]]:
+    """Make columns with an item for each attempt; times are in units of UNIT.
+
+    An attempt's `gap` is the time since the one before it in its lane ended.
+    """
+    lanes, first = {}, 0
+    for name, host in timeline.hosts.items():
+        lanes[name] = first
+        first += host.slots
+    columns: dict[str, list[int]] = {name: [] for name in ("gap", "time", "lane", "task", "number", "outcome", "code")}
+    before = -1
+    at = 0
+    for one in attempts:
+        lane = lanes[one.host] + max(0, one.slot)
+        began, ended = round(one.began / UNIT), round(one.ended / UNIT)
+        at = at if lane == before else 0
+        for name, value in zip(
+            columns, (began - at, ended - began, lane, one.task, one.number, int(one.outcome), one.code), strict=True
+        ):
+            columns[name].append(value)
+        at, before = ended, lane
+    return columns
+
+
 def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The different texts, and the place of each among them."""
+    """Return the different texts, and the place of each among them."""
     known: dict[str, int] = {}
     places = [known.setdefault(text, len(known)) for text in texts]
     return list(known), places
 
 
 def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
-    """The ends of what attempts wrote to stderr; of those that failed, and of the longest, first, as room allows."""
+    """Read the ends of stderr, as room allows; of attempts that failed, and of the longest, first."""
     tails = [""] * len(attempts)
     order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))
     room = TEXT_MOST
@@ -339,7 +344,7 @@ def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
 
 
 def _within(texts: Sequence[str], most: int) -> list[str]:
-    """The texts, shortened until they take so many bytes at most when compressed."""
+    """Shorten the texts until they take so many bytes at most when compressed."""
     shortened = list(texts)
     for length in (120, 60, 30, 15):
         shortened = [text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}" for text in texts]

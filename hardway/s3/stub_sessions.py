@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hardway.config import aws_variables, child_environment, search_path, temporary_directory
 from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
-from hardway.state import is_ours
+from hardway.files import is_ours
 from hardway.tables import Table, count, duration
 
 PREFIX = "s3_stubbed_session_"
@@ -82,7 +82,7 @@ def directory() -> Path:
 
     Raises HardwayError where they are missing or `aws` may not be executed.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for candidate in (package / "stubs", package.parent / "stubs"):
         if (candidate / "stub_s3.sh").is_file():
             if not os.access(candidate / "aws", os.X_OK):

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from hardway import atomic
+from hardway import files
 from hardway.errors import UsageError
 from hardway.terminal import printable
 
@@ -53,6 +53,6 @@ def put(path: Path, pieces: Iterable[bytes]) -> None:
             # A pipe that nobody reads is an error here: without O_NONBLOCK this would wait for ever.
             fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
             os.set_blocking(fd, True)
-            atomic.write_all(fd, pieces)
+            files.write_all(fd, pieces)
             return
-    atomic.write(path, pieces, private=False)
+    files.write(path, pieces, private=False)

@@ -1,4 +1,4 @@
-"""The library's modules, each imported when something of it is first used: `from hardway.cli.lazy import launch`.
+"""The library's modules, each imported when something of it is first used: `from .lazy import launch`.
 
 For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
 a signature comes under TYPE_CHECKING from where it lives.
@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardway import stub_sessions
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
     from hardway.pmap.afterwards import report
+    from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
     from hardway.ssh import proxy
 
@@ -51,7 +51,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
-    "stub_sessions": "hardway.stub_sessions",
+    "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
     "user_data": "hardway.launch.user_data",

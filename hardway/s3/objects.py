@@ -6,9 +6,10 @@ import re
 import subprocess
 from typing import IO, Any, NamedTuple, Protocol
 
-from hardway import aws, stub_sessions
+from hardway import aws
 from hardway.config import Settings
 from hardway.errors import Failed, UsageError
+from hardway.s3 import stub_sessions
 from hardway.terminal import last_line
 
 _URL = re.compile(r"s3://([^/\s]+)/(.*[^/])", re.DOTALL)
@@ -55,7 +56,8 @@ def store(settings: Settings) -> Store:
 
 class _S3:
     def __init__(self, settings: Settings) -> None:
-        self._client: Any = aws.s3(settings)
+        # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.
+        self._client: Any = aws.s3(settings, stub_sessions.endpoint_before())
 
     def read(self, source: Object, target: IO[bytes]) -> None:
         try:

@@ -1,0 +1,1 @@
+"""This machine: files and directories of ours, standard streams, signals."""
