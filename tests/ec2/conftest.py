@@ -137,5 +137,4 @@ def booting(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Launcher]:
     """A launcher of instances that do boot."""
-    data = str(tmp_path_factory.getbasetemp() / "hardway-data")
-    yield from launcher_of(cloud, real_proxy, monkeypatch, data, shared=True)
+    yield from launcher_of(cloud, real_proxy, monkeypatch, tmp_path_factory, shared=True)

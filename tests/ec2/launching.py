@@ -73,8 +73,15 @@ class Launcher:
 
 
 def launcher_of(
-    cloud: LocalCloud, proxy: FaultyEC2, monkeypatch: pytest.MonkeyPatch, data: str, shared: bool
+    cloud: LocalCloud,
+    proxy: FaultyEC2,
+    monkeypatch: pytest.MonkeyPatch,
+    bases: pytest.TempPathFactory,
+    *,
+    shared: bool = False,
 ) -> Iterator[Launcher]:
+    """A launcher, for a fixture; what it leaves running is ended."""
+    data = str(bases.getbasetemp() / "hardway-data")
     environment = {**cloud.env, "AWS_ENDPOINT_URL": proxy.endpoint, "XDG_DATA_HOME": data}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

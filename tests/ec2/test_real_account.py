@@ -72,8 +72,7 @@ def limited(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Launcher]:
     """A launcher of instances that are pending, in `small`."""
-    data = str(tmp_path_factory.getbasetemp() / "hardway-data")
-    yield from launcher_of(small, small_proxy, monkeypatch, data, shared=False)
+    yield from launcher_of(small, small_proxy, monkeypatch, tmp_path_factory)
 
 
 @SPOT
