@@ -123,9 +123,8 @@ def launcher(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Launcher]:
-    yield from launcher_of(
-        quiet, proxy, monkeypatch, str(tmp_path_factory.getbasetemp() / "hardway-data"), shared=False
-    )
+    """A launcher of instances that stay pending."""
+    yield from launcher_of(quiet, proxy, monkeypatch, tmp_path_factory)
 
 
 @pytest.fixture
