@@ -112,6 +112,11 @@ def iam(settings: Settings) -> Any:
     return _client("iam", settings)
 
 
+def sts(settings: Settings) -> Any:
+    """The client of the Security Token Service, which says whose credentials these are."""
+    return _client("sts", settings)
+
+
 def region_of(settings: Settings) -> str:
     """The region that calls go to, the AWS profile's where nothing else names one."""
     return str(ec2(settings).meta.region_name)

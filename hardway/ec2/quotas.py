@@ -1,7 +1,7 @@
 """The account's quotas of vCPUs: by kind of instance type, and for spot and on demand apart, in each region.
 
 Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-on-demand-instances.html (on demand),
-https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html (spot). The codes are Service Quotas' own.
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html (spot); the codes are Service Quotas'.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hardway import aws
 from hardway.config import Settings
 
 _STANDARD = "Standard (A, C, D, H, I, M, R, T, Z)"
-# By the start of a type's name: the kind, and the codes of its quotas on demand and for spot, where there are any.
+# By what the name of a type begins with: the kind, and the codes of its quotas on demand and for spot, if any.
 _KINDS = {
     **dict.fromkeys("acdhimrtz", (_STANDARD, "L-1216C47A", "L-34B43A08")),
     "dl": ("DL", "L-6E869C2A", "L-85EED4F7"),
