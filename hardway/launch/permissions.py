@@ -22,7 +22,7 @@ LAUNCH = frozenset((
     "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances", "DescribeKeyPairs",
     "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs", "ImportKeyPair", "RunInstances", "TerminateInstances",
 ))  # fmt: skip
-"""What a launch asks of EC2. Without `GetConsoleOutput`, it goes on as well."""
+"""What a launch asks of EC2. Without `GetConsoleOutput` and `DescribeVolumes`, it goes on as well."""
 SPOT = frozenset(("CreateFleet", "CreateLaunchTemplate", "DeleteFleets", "DeleteLaunchTemplate"))
 """What a launch with spot instances asks of EC2 besides."""
 PRICES = frozenset(("DescribeSpotPriceHistory",))

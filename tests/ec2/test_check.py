@@ -295,4 +295,4 @@ def test_what_a_launch_calls_is_what_it_is_said_to_need(
     shell.succeed("ec2.rm", ids, "--yes", env=environment)
     called = {*proxy.actions()} - {"GetParameter", "GetProducts"}
     assert {"RunInstances", "CreateFleet", "ImportKeyPair"} & called == {"CreateFleet", "ImportKeyPair"}
-    assert called - permissions.LAUNCH - permissions.SPOT - permissions.PRICES <= {"GetConsoleOutput"}
+    assert called - permissions.LAUNCH - permissions.SPOT - permissions.PRICES <= {"GetConsoleOutput", "DescribeVolumes"}
