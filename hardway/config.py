@@ -160,6 +160,8 @@ class Local:
         "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
         choices=("auto", *LEVELS),
     )
+    launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
+    launch_refill: float = setting(2.0, "more of them that can be launched each second")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hardway.errors import NothingMatched, UsageError
 
 from .ec2_shared import how_many
 from .flags import JSON, SELECTOR
-from .lazy import costs, instances, orphans
+from .lazy import costs, instances, orphans, volumes
 from .lazy import user_data as userdata
 
 
@@ -47,6 +47,8 @@ def ls(
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
     orphans.report(found, say)
+    if not only and not state:
+        volumes.report(settings, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:

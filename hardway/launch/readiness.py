@@ -120,7 +120,8 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
             if pace.is_due():
                 for instance in described(settings, list(waiting)):
                     if instance.state not in ALIVE and state != "terminated":
-                        raise Failed(f"{instance} is {instance.state}: it will not be {state}")
+                        why = f" ({instance.why_ended})" if instance.why_ended else ""
+                        raise Failed(f"{instance} is {instance.state}{why}: it will not be {state}")
                     waiting[instance.id] = instance
             if state == "running":
                 done = probes.ready(waiting.values())
@@ -140,7 +141,8 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
 
 def why_late(instance: Instance, refusals: dict[str, str]) -> str:
     """Why an instance that is to be ready is not."""
-    return f"{printable(str(instance))} is {instance.state}, {refusals.get(instance.id, 'not reached yet')}"
+    reason = f" ({instance.why_ended})" if instance.why_ended and instance.state not in ("pending", "running") else ""
+    return f"{printable(str(instance))} is {instance.state}{reason}, {refusals.get(instance.id, 'not reached yet')}"
 
 
 def some(items: Sequence[str], most: int = 3) -> str:
