@@ -18,7 +18,7 @@ from .ec2_cleanup import cleanup
 from .ec2_copy import pull, push, scp
 from .ec2_ending import extend, rm
 from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
-from .ec2_list import dns, id, ip, ls, user_data
+from .ec2_list import dns, id, ip, log, ls, user_data
 from .ec2_market import regions, spot_prices, types, zones
 from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
@@ -65,6 +65,7 @@ def new(
     tag: str | Iterable[str] | None = None,
     command: str | None = None,
     init: str | None = None,
+    no_wait_init: bool = False,
     login: bool = False,
     wait: bool = True,
     max_hours: float | str | None = None,
@@ -87,8 +88,8 @@ def new(
 ) -> Lines:
     """Start instances, ready to log in.
 
-    Waits until they answer over SSH and prints their ids. On any failure nothing is left running, nor where the ids
-    can't be written.
+    Waits until they answer over SSH and their --init has ended, and prints their ids. On any failure nothing is left
+    running, nor where the ids can't be written.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data
@@ -104,6 +105,7 @@ def new(
         "ami": ami,
         "gigs": gigs,
         "init": init,
+        "no_wait_init": no_wait_init,
         "max_hours": max_hours,
         "idle_minutes": idle_minutes,
         "max_cost": max_cost,
@@ -157,7 +159,7 @@ def new(
 
 ns = Collection(
     *(new, ls, id, ip, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
-    *(tag, untag, user_data),
+    *(tag, untag, user_data, log),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
     *(regions, zones, types, spot_prices, keys, roles, events, cleanup),
 )

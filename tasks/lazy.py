@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
-    from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
+    from hardway.launch import cleanup, init, launch, lifetime, orphans, prerequisites, readiness, user_data
     from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
@@ -34,6 +34,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
+    "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
@@ -58,9 +59,9 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group", "images",
-    "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
-    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags",
-    "transfer", "user_data",
+    "init", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
+    "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
+    "stub_sessions", "tags", "transfer", "user_data",
 ]  # fmt: skip
 
 
