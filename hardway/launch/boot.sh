@@ -10,7 +10,7 @@
 # comes behind this, whose end is waited for. HARDWAY_ROOT stands in front
 # of every path and command that changes something; HARDWAY_ADDRESS is the one whose connections count, else any;
 # HARDWAY_GRACE is in seconds.
-limit=${limit:-0} idle=${idle:-0} user=${user:-root} port=${port:-22} init=${init:-0}
+limit=${limit:-0} idle=${idle:-0} user=${user:-root} port=${port:-22}
 root=${HARDWAY_ROOT-}
 etc=$root/etc/hardway run=$root/run/hardway units=$root/run/systemd/system sbin=${root:+$root/sbin/}
 id=${INSTANCE_ID:--}
@@ -19,7 +19,7 @@ now=$(date +%s)
 boot() {
   [ -d "$etc" ] || mkdir -p "$etc"
   [ -d "$run" ] || mkdir -p "$run"
-  [ "$init" -eq 0 ] || : >"$run/init"
+  ${init:+touch "$run/init"}
   cp "$0" "$etc/watch"
   rm -f "$run/ending"
   read_end

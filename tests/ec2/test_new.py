@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import INV, REPOSITORY
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
+from tests.local.test_metadata import GET
 
 ID = re.compile(r"i-[0-9a-f]{17}")
 
@@ -232,8 +233,7 @@ def test_an_init_that_fails_is_told_and_is_not_ready(shell: Shell, name: str) ->
 def test_those_whose_init_has_failed_may_be_done_without(
     shell: Shell, name: str, start: Callable[..., list[str]]
 ) -> None:
-    index = "$AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/meta-data/ami-launch-index"
-    ids = start("--num", "2", "--min", "1", "--init", f'[ "$(curl -s "{index}")" != 0 ]')
+    ids = start("--num", "2", "--min", "1", "--init", GET + '[ "$(get meta-data/ami-launch-index)" != 0 ]')
     assert len(ids) == 1
     eventually(lambda: sorted(shell.states(name).values()) == ["running", "terminated"])
 
