@@ -173,7 +173,7 @@ def _gather(
     publish: Callable[[list[Instance]], None] | None,
 ) -> list[Instance]:
     """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
-    with Probes(settings, settings.ec2.num) as probes, signals.raised():
+    with Probes(settings, settings.ec2.num, bool(settings.ec2.init.strip())) as probes, signals.raised():
         try:
             ready = Gathering(settings.ec2, wait, started, probes, say, on_ready).run()
             if settings.ec2.max_hours or settings.ec2.idle_minutes:

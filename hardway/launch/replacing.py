@@ -18,6 +18,7 @@ from hardway.launch.fleet import Fleet
 from hardway.launch.readiness import TICK_SECONDS, Pace, Probes, some, why_late
 from hardway.launch.refusals import Refusal, told
 from hardway.tables import count
+from hardway.terminal import printable
 
 _ASK_AGAIN_SECONDS = (2.0, 30.0)  # after EC2 had no capacity: at first, and at most
 _THROTTLED_SECONDS = (0.3, 5.0)  # after it took no more requests, or started no more instances
@@ -48,7 +49,8 @@ class LaunchVerdict(Enum):
 class Standing:
     """Where a launch stands after `elapsed` seconds, in numbers of instances.
 
-    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost. EC2 gave `short` fewer than
+    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost; where user data has `failed`
+    it would on others, too. EC2 gave `short` fewer than
     it was last asked for, and will not have them `soon` or may. Of those that are ready `lacking` more were to be on
     demand. `asks` is False once nothing more is asked for, whatever is missing.
     """
@@ -57,6 +59,7 @@ class Standing:
     ready: int = 0
     waiting: int = 0
     started: int = 0
+    failed: int = 0
     short: int = 0
     soon: bool = True
     lacking: int = 0
@@ -72,7 +75,7 @@ def missing(ec2: Ec2, at: Standing) -> int:
     """How many more instances are to be asked for; 0 once neither hope, time nor replacements are left."""
     if not at.asks or at.elapsed >= ec2.seconds_timeout or (at.short and not at.soon):
         return 0
-    return max(0, min(ec2.num - at.ready - at.waiting, startable(ec2, at)))
+    return max(0, min(ec2.num - at.ready - at.waiting - at.failed, startable(ec2, at)))
 
 
 def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
@@ -126,6 +129,7 @@ class Gathering:
         self._ready: dict[str, Instance] = {}
         self._shown: dict[str, Instance] = {}
         self._lost: list[str] = []
+        self._failed: list[str] = []
         self._refusals: list[Refusal] = []
         self._short = 0
         self._throttled = False
@@ -166,6 +170,7 @@ class Gathering:
             ready=len(self._ready),
             waiting=len(self._waiting),
             started=self._started,
+            failed=len(self._failed),
             short=self._short,
             soon=not self._refusals or any(refusal.is_passing for refusal in self._refusals),
             lacking=self._fleet.lacks_on_demand(self._ready),
@@ -223,7 +228,8 @@ class Gathering:
         if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
         patience = self._ec2.seconds_timeout / 2
-        return [id for id, since in self._waiting.items() if self._elapsed() - since > patience]
+        waiting = {id: since for id, since in self._waiting.items() if id not in self._probes.busy}
+        return [id for id, since in waiting.items() if self._elapsed() - since > patience]
 
     def _late(self, id: str) -> str:
         instance = self._shown.get(id)
@@ -237,13 +243,18 @@ class Gathering:
         for id in done:
             del self._waiting[id]
             self._ready[id] = self._shown[id]
+        for id in [id for id in self._probes.failed if id in self._waiting]:
+            del self._waiting[id]
+            self._failed.append(id)
+            self._lost.append(f"{printable(str(self._shown[id]))}: {self._probes.failed[id]}")
 
     def _settle(self) -> list[Instance]:
-        if self._waiting:
-            self._fleet.terminate(list(self._waiting))
+        left = [*self._waiting, *self._failed]
+        if left:
+            self._fleet.terminate(left)
         ready, num = len(self._ready), self._ec2.num
         if ready < num:
-            ended = f", {len(self._waiting)} terminated" if self._waiting else ""
+            ended = f", {len(left)} terminated" if left else ""
             reasons = f" ({self._reasons()})" if self._reasons() else ""
             self._say(f"{ready} of {num} instances are ready: going on with them{ended}{reasons}")
         return sorted(self._ready.values(), key=lambda i: (i.launched, i.id))
@@ -255,6 +266,8 @@ class Gathering:
             after = f"after {self._elapsed():.0f} s"
             said = f"{len(self._waiting)} of {self._ec2.num} instances not ready {after}: {waiting}"
             return f"{said}; {reasons}" if reasons else said
+        if self._failed:
+            return f"{count(self._ec2.num - len(self._ready), 'instance')} of {self._ec2.num} not ready: {reasons}"
         return f"only {len(self._ready) + len(self._waiting)} of {self._ec2.num} instances were to be had: {reasons}"
 
     def _reasons(self) -> str:

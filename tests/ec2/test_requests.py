@@ -115,6 +115,7 @@ def at(elapsed: float = 1, **numbers: Any) -> Standing:
         (at(ready=2, waiting=2, started=6), WAIT),
         (at(waiting=4, asks=False), WAIT),
         (at(ready=3, asks=False), TOO_FEW),
+        (at(ready=2, waiting=1, started=4, failed=1), TOO_FEW),  # another's user data would fail as well
     ],
 )
 def test_all_are_wanted(standing: Standing, expected: LaunchVerdict) -> None:
@@ -127,6 +128,8 @@ def test_all_are_wanted(standing: Standing, expected: LaunchVerdict) -> None:
         (at(ready=2, waiting=2), WAIT),
         (at(ready=2), WAIT),  # more have yet to be asked for
         (at(ready=2, short=2), ENOUGH),  # EC2 has no more
+        (at(ready=2, waiting=1, started=4, failed=1), WAIT),
+        (at(ready=3, started=4, failed=1), ENOUGH),
         (at(ready=1, short=3), WAIT),
         (at(ready=2, waiting=1, short=1, soon=False), WAIT),
         (at(ready=2, short=2, soon=False), ENOUGH),
