@@ -751,9 +751,9 @@ def get_object(caller: Caller, options: Options) -> Answer:
         start, end = span(options["range"], size)
         length, text = end - start + 1, f"bytes {start}-{end}/{size}"
     answer = found.described(length, text)
-    if not text:
+    if length == size:
         answer = {}
-        for name, value in found.described(length).items():
+        for name, value in found.described(length, text).items():
             answer[name] = value
             if name == "ETag" and size < PART:
                 answer["ChecksumCRC32"] = crc_of(found.file)

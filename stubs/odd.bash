@@ -212,7 +212,7 @@ help_text() {
     "Session: ${s3_stubbed_session-none}. To end it and get the real aws back: clear-s3-stubbed" '' \
     'Flags that the CLI takes, and that do nothing here:'
   local name python
-  for name in aws cp mv sync rm ls mb presign website; do
+  for name in aws cp mv sync rm ls mb presign; do
     # shellcheck disable=SC2046 # a word for each flag
     out '  %s:%s\n' "$name" "$(printf ' --%s' $(printf '%s\n' ${ignored[$name]} | cut -d: -f1))"
   done
