@@ -80,8 +80,7 @@ recorded_objects() { # sets ${recorded[PATH]} for each object that may have a re
   while IFS= read -r -d '' path; do recorded[${path#*/}]=1; done < <(find_records)
 }
 
-forget_replaced() { # nothing but its record links to an object that is gone
-  find ./^about -mindepth 2 -type f ! -name ^what -links 1 -delete 2>/dev/null
-  find ./^about -mindepth 2 -depth -type d -empty -delete 2>/dev/null
+forget_replaced() { # nothing but its record links to an object that is gone; a directory may be new, its link still to come
+  find ./^about -mindepth 2 -depth \( -type f ! -name ^what -links 1 -o -type d -empty -mmin +1 \) -delete 2>/dev/null
   return 0
 }

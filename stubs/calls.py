@@ -1,7 +1,7 @@
 """What the S3 stub answers besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
 Started by stubs/aws as `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...`, in
-the directory of the session. HERE is where the caller is. Needs Python 3.8 and its standard library; --query needs
+the directory of the session. HERE is where the caller is. Needs Python 3.9 and its standard library; --query needs
 jmespath. stubs/aws describes the layout of a session. It holds here, too.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,8 @@ import stat
 import sys
 import time
 import zlib
-from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Union
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple, NoReturn, Union
 
 WORK = b"^tmp"
 ABOUT = b"^about"
@@ -53,7 +55,7 @@ ARN_PATTERN = (
 )
 USAGE = "usage: aws [options] <command> <subcommand> [<subcommand> ...] [parameters]"
 
-Answer = Union[Dict[str, Any], "Pages", None]
+Answer = Union[dict[str, Any], "Pages", None]
 scratch: list[bytes] = []
 
 
@@ -133,7 +135,7 @@ def bucket_path(bucket: str) -> bytes:
 
 
 def path_of(bucket: str, key: bytes) -> bytes:
-    """Where an object lies. An empty component would be a directory a slash: a run of slashes belongs to the next name."""
+    """Where an object lies. A run of slashes belongs to the name after it: each would be a directory otherwise."""
     path, left = bucket_path(bucket), key
     while True:
         rest = left.lstrip(b"/")
@@ -237,7 +239,7 @@ def objects_of(bucket: str, prefix: bytes, operation: str) -> list[Found]:
 
 # ---------------------------------------------------------------- what is kept of an object
 
-About = Dict[str, str]
+About = dict[str, str]
 
 
 def parse_about(text: str) -> About:
@@ -321,18 +323,13 @@ def etag_of(file: IO[bytes], size: int, about: About) -> str:
     length = PART
     while size > length * MOST_PARTS:
         length *= 2
-    digests = []
-    while sum(map(len, digests)) // 16 * length < size:
+    digests: list[bytes] = []
+    for _ in range(-(-size // length)):
         part, left = hashlib.md5(), length
-        while left:
-            block = file.read(min(left, 1 << 20))
-            if not block:
-                break
+        while block := file.read(min(left, 1 << 20)):
             part.update(block)
             left -= len(block)
         digests.append(part.digest())
-        if left:
-            break
     return f'"{hashlib.md5(b"".join(digests)).hexdigest()}-{len(digests)}"'
 
 
@@ -449,18 +446,17 @@ def forget_replaced() -> None:
                         empty = False
                 except FileNotFoundError:
                     continue
-            if directory != top:
-                try:
-                    os.rmdir(directory)
-                except OSError:
-                    empty = False
-        # a record that is being made has its text, and then its link
-        if empty and time.time() - os.lstat(top).st_mtime > 60:
             try:
-                os.unlink(top + b"/^what")
-                os.rmdir(top)
+                # a record that is being made has its directories, its text, and then its link
+                if time.time() - os.lstat(directory).st_mtime < 60:
+                    empty = False
+                elif directory != top:
+                    os.rmdir(directory)
+                elif empty:
+                    os.unlink(top + b"/^what")
+                    os.rmdir(top)
             except OSError:
-                pass
+                empty = False
 
 
 def publish(temporary: bytes, path: bytes, *, new: bool = False) -> None:
@@ -494,7 +490,8 @@ def iso_date(seconds: float) -> str:
 def format_date(shape: str, seconds: float) -> str:
     moment = time.gmtime(seconds)
     day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.tm_wday]
-    month = ("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())[moment.tm_mon - 1]
+    at = 3 * (moment.tm_mon - 1)
+    month = "JanFebMarAprMayJunJulAugSepOctNovDec"[at : at + 3]
     return time.strftime(shape % (day, month), moment)
 
 
@@ -613,7 +610,7 @@ def from_file(caller: Caller, option: str, text: str) -> str:
         raise fail(f"Error parsing parameter '{option}': Unable to load paramfile {text}: {said}") from None
 
 
-Options = Dict[str, Any]
+Options = dict[str, Any]
 
 
 def number(options: Options, name: str) -> int | None:
@@ -821,8 +818,10 @@ GIVEN = {
     "storage-class": "StorageClass",
 }
 """The options of put-object and copy-object that are kept, and their names in a record."""
-CLASSES = """STANDARD REDUCED_REDUNDANCY STANDARD_IA ONEZONE_IA INTELLIGENT_TIERING GLACIER DEEP_ARCHIVE OUTPOSTS
-GLACIER_IR SNOW EXPRESS_ONEZONE""".split()
+CLASSES = (
+    *("STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER"),
+    *("DEEP_ARCHIVE", "OUTPOSTS", "GLACIER_IR", "SNOW", "EXPRESS_ONEZONE"),
+)
 
 
 def given(options: Options, operation: str) -> About:
@@ -902,7 +901,7 @@ def put_object(caller: Caller, options: Options) -> Answer:
     if not os.path.exists(path) or os.path.isdir(path):
         raise fail("Error parsing parameter '--body': Blob values must be a path to a file.")
     try:
-        source = os.fdopen(os.dup(0), "rb") if path == "/dev/stdin" else open(path, "rb")
+        source = os.fdopen(os.dup(0) if path == "/dev/stdin" else os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise fail(said_of(error, body or "")) from None
     with source:
@@ -954,17 +953,13 @@ def copy_object(caller: Caller, options: Options) -> Answer:
 
 def remove(bucket: str, key: str, operation: str) -> None:
     path = checked(bucket, key, operation)
-    try:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
 
 
 def delete_object(caller: Caller, options: Options) -> Answer:
     checked(options["bucket"], options["key"], "DeleteObject")
     need_bucket(options["bucket"], "DeleteObject")
-    if options.get("version-id") not in (None, "null"):
-        raise refuse(f"it keeps no versions: --version-id {options['version-id']}")
     try:
         remove(options["bucket"], options["key"], "DeleteObject")
     except OSError as error:
@@ -977,7 +972,9 @@ def delete_objects(caller: Caller, options: Options) -> Answer:
     asked = parse_argument("--delete", options["delete"])
     listed = asked.get("Objects")
     listed = [listed] if isinstance(listed, dict) else listed
-    if not (isinstance(listed, list) and all(isinstance(one, dict) and isinstance(one.get("Key"), str) for one in listed)):
+    if not (
+        isinstance(listed, list) and all(isinstance(one, dict) and isinstance(one.get("Key"), str) for one in listed)
+    ):
         raise fail('Parameter validation failed:\nMissing required parameter in Delete: "Objects"')
     need_bucket(options["bucket"], "DeleteObjects")
     deleted, errors = [], []
@@ -1227,7 +1224,14 @@ def configure_set(caller: Caller, options: Options) -> Answer:
 def configure_list(caller: Caller, options: Options) -> Answer:
     kept = settings().get(caller.profile or "default", {})
     lines = [("Name", "Value", "Type", "Location"), ("----", "-----", "----", "--------")]
-    lines.append(("profile", caller.profile or "<not set>", "manual" if caller.profile else "None", "--profile" if caller.profile else "None"))
+    lines.append(
+        (
+            "profile",
+            caller.profile or "<not set>",
+            "manual" if caller.profile else "None",
+            "--profile" if caller.profile else "None",
+        )
+    )
     variables = {
         "access_key": ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
         "secret_key": ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
@@ -1286,14 +1290,18 @@ def in_text(item: Any, identifier: str | None, keys: list[str] | None, lines: li
                 in_text(one, identifier, None, lines)
 
 
+HANDED = "s3_stubbed_jmespath"
+
+
 def find_jmespath() -> str | None:
     """The directory with jmespath: the one that was handed to the session, or what is installed next to the stub."""
     stubs = os.path.dirname(os.path.abspath(__file__))
     environment = os.path.join(os.path.dirname(stubs), ".venv", "lib")
-    candidates = [os.environ.get("s3_stubbed_jmespath", ""), os.path.dirname(os.path.dirname(stubs))]
+    candidates = [os.environ.get(HANDED, ""), os.path.dirname(os.path.dirname(stubs))]
     if os.path.isdir(environment):
         candidates += [os.path.join(environment, name, "site-packages") for name in sorted(os.listdir(environment))]
-    return next((path for path in candidates if path and os.path.isfile(os.path.join(path, "jmespath", "parser.py"))), None)
+    found = (path for path in candidates if path and os.path.isfile(os.path.join(path, "jmespath", "parser.py")))
+    return next(found, None)
 
 
 def compiled(query: str) -> Callable[[Any], Any]:
@@ -1385,7 +1393,7 @@ class Call(NamedTuple):
     ignored: str = ""
 
 
-READ = "version-id request-payer expected-bucket-owner checksum-mode sse-customer-algorithm sse-customer-key"
+READ = "request-payer expected-bucket-owner checksum-mode sse-customer-algorithm sse-customer-key"
 READ += " sse-customer-key-md5"
 KEPT = " ".join(GIVEN) + " metadata"
 WRITTEN = """acl checksum-algorithm
@@ -1397,12 +1405,12 @@ SENT = f"{BUCKET_OWNER} content-md5 checksum-algorithm"
 LISTED = "bucket! delimiter max-keys prefix starting-token max-items page-size"
 S3API = {
     "head-bucket": Call(head_bucket, "bucket!", BUCKET_OWNER),
-    "head-object": Call(head_object, "bucket! key! if-match if-none-match", READ),
-    "get-object": Call(get_object, "bucket! key! range if-match if-none-match outfile!", READ),
+    "head-object": Call(head_object, "bucket! key! if-match if-none-match version-id", READ),
+    "get-object": Call(get_object, "bucket! key! range if-match if-none-match version-id outfile!", READ),
     "put-object": Call(
         put_object,
         f"bucket! key! body if-match if-none-match tagging {KEPT}",
-        f"{READ} {WRITTEN} content-length content-md5".replace("version-id ", "").replace("checksum-mode ", ""),
+        f"{READ} {WRITTEN} content-length content-md5".replace("checksum-mode ", ""),
     ),
     "copy-object": Call(
         copy_object,
@@ -1437,9 +1445,9 @@ S3API = {
     "get-bucket-location": Call(get_bucket_location, "bucket!", BUCKET_OWNER),
     "get-bucket-acl": Call(get_bucket_acl, "bucket!", BUCKET_OWNER),
     "get-bucket-versioning": Call(get_bucket_versioning, "bucket!", BUCKET_OWNER),
-    "get-object-tagging": Call(get_object_tagging, "bucket! key!", f"version-id {BUCKET_OWNER} request-payer"),
-    "put-object-tagging": Call(put_object_tagging, "bucket! key! tagging!", f"version-id {SENT} request-payer"),
-    "delete-object-tagging": Call(delete_object_tagging, "bucket! key!", f"version-id {BUCKET_OWNER}"),
+    "get-object-tagging": Call(get_object_tagging, "bucket! key! version-id", f"{BUCKET_OWNER} request-payer"),
+    "put-object-tagging": Call(put_object_tagging, "bucket! key! tagging! version-id", f"{SENT} request-payer"),
+    "delete-object-tagging": Call(delete_object_tagging, "bucket! key! version-id", BUCKET_OWNER),
     "put-bucket-acl": Call(accepted, "bucket!", f"acl access-control-policy {GRANTS} {SENT}"),
     "put-bucket-encryption": Call(accepted, "bucket! server-side-encryption-configuration!", SENT),
     "put-bucket-ownership-controls": Call(accepted, "bucket! ownership-controls!", SENT),
@@ -1450,7 +1458,7 @@ S3API = {
     ),
     "put-public-access-block": Call(accepted, "bucket! public-access-block-configuration!", SENT),
     "put-object-acl": Call(
-        accepted, "bucket! key!", f"acl access-control-policy {GRANTS} {SENT} request-payer version-id"
+        accepted, "bucket! key! version-id", f"acl access-control-policy {GRANTS} {SENT} request-payer"
     ),
     "delete-bucket-encryption": Call(accepted, "bucket!", BUCKET_OWNER),
     "delete-bucket-ownership-controls": Call(accepted, "bucket!", BUCKET_OWNER),
@@ -1527,7 +1535,7 @@ def chosen(service: str, arguments: list[str]) -> tuple[str, Call, list[str]]:
 def help_text() -> str:
     """The calls, and the options that they read and ignore."""
     lines = []
-    for name, call in {**S3API, **{f"wait {name}": call for name, call in WAIT.items()}}.items():
+    for name, call in S3API.items():
         if call.ignored:
             lines.append(f"  {name}: {' '.join('--' + word.rstrip('!+') for word in call.ignored.split())}\n")
     return "".join(lines)
@@ -1540,6 +1548,8 @@ def answer(caller: Caller, service: str, arguments: list[str]) -> None:
         raise refuse(f"it has no --output {caller.output} of {service}: json and text")
     search = compiled(caller.query) if caller.query and service != "configure" else None
     options = parse(caller, name, call, rest)
+    if options.get("version-id") not in (None, "null"):
+        raise refuse(f"it keeps no versions: --version-id {options['version-id']}")
     try:
         if name != "get-object":
             os.umask(0o077)
@@ -1556,14 +1566,14 @@ def answer(caller: Caller, service: str, arguments: list[str]) -> None:
 
 def clean_up() -> None:
     for path in scratch:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        except OSError:
-            pass
 
 
 def ended(number: int, frame: object) -> None:
-    raise Stop({signal.SIGINT: 1}.get(signal.Signals(number), 128 + number), "cancelled: ctrl-c received\n" * (number == signal.SIGINT))
+    if number == signal.SIGINT:
+        raise Stop(1, "cancelled: ctrl-c received\n")
+    raise Stop(128 + number, "")
 
 
 def main(arguments: list[str]) -> int:
