@@ -64,7 +64,7 @@ class Session:
         return time.time() - (started if started.exists() else self.path).stat().st_mtime
 
     def usage(self) -> tuple[int, int]:
-        """Count the session's keys and bytes, those of unfinished commands included; remove the leftovers of dead ones."""
+        """Count the session's keys and bytes, with what commands have under way; remove what killed ones left."""
         keys, size = 0, sum(_unfinished(entry) for entry in _scan(self.path / _WORK))
         for bucket in _scan(self.path):
             if bucket.name.startswith("^") or not bucket.is_dir(follow_symlinks=False):
