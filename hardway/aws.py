@@ -28,9 +28,7 @@ from hardway.tables import duration
 
 Answer = TypeVar("Answer")
 
-_GET_CREDENTIALS = (
-    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(hardway local.up)\""
-)
+_GET_CREDENTIALS = 'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$(hardway local.up)"'
 _OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
 # Of what a program that should give credentials has said.
 _MOST_CHARACTERS = 300
@@ -40,7 +38,10 @@ _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
-    "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+    "AuthFailure",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
 # What AWS also says to who signs with a wrong time, which may be five minutes off:
@@ -53,13 +54,20 @@ _MOST_SKEW_SECONDS = 300
 _LAUNCHES = ("RunInstances", "CreateFleet")
 # There may be some in a minute; while a quota, or a price that is too low, stays as it is.
 _NO_CAPACITY_NOW = {
-    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "UnfulfillableCapacity",
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientCapacity",
+    "UnfulfillableCapacity",
     "InsufficientFreeAddressesInSubnet",
 }
-_NO_CAPACITY = _NO_CAPACITY_NOW | {
-    "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
-    "InsufficientAddressCapacity", "Unsupported",
-}
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_QUOTA = {"MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded"}
+_NO_CAPACITY = _NO_CAPACITY_NOW | _QUOTA | {"SpotMaxPriceTooLow", "InsufficientAddressCapacity", "Unsupported"}
+# Of one resource, or one call; other limits are quotas of the account.
+_FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
+# The first spot instance of an account needs a role that AWS makes for whoever may have it made:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+_NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
 # The first element of an answer in XML, and what tells something in every answer.
@@ -165,9 +173,7 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
         )
     # A price, or a quota, is not worth a long wait.
     connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
-    config = Config(
-        retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
-    )
+    config = Config(retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read)
     if endpoint is None:
         return session.create_client(service, region, config=config)
     known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
@@ -276,6 +282,16 @@ def lacks_capacity(code: str) -> bool:
     return code in _NO_CAPACITY
 
 
+def is_quota(code: str) -> bool:
+    """Whether the account has used up a quota: asking again, elsewhere or later, changes nothing."""
+    return code in _QUOTA
+
+
+def is_throttled(code: str) -> bool:
+    """Whether AWS takes no more requests, or EC2 starts no more instances, for some seconds."""
+    return code in _THROTTLED
+
+
 def lacks_capacity_now(code: str) -> bool:
     """Whether that may be otherwise in a minute."""
     return code in _NO_CAPACITY_NOW
@@ -286,14 +302,18 @@ def persistently(call: Callable[[], Answer], codes: Collection[str] = (), second
 
     An outage, or no answer, ends it after five attempts. The call must be one that EC2 carries out once.
     """
+    return until(call, lambda error: error_code(error) in _THROTTLED or error_code(error) in codes, seconds)
+
+
+def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], seconds: float) -> Answer:
+    """Call again, as `persistently` does, while `is_passing` says so of the error."""
     deadline = time.monotonic() + seconds
     attempt, outages = 0, 0
     while True:
         try:
             return call()
         except Exception as error:
-            code = error_code(error)
-            if code not in _THROTTLED and code not in codes:
+            if not is_passing(error):
                 outages += 1
                 if outages >= 5 or not _is_outage(error):
                     raise
@@ -416,6 +436,16 @@ def _refused(error: Any) -> HardwayError:
         return UsageError(
             f"AWS denies {error.operation_name} to these credentials: ask for that permission, or use another profile "
             f"({code}: {_decodable(said)})"
+        )
+    if code == _NO_SPOT_ROLE:
+        return UsageError(
+            "this account has not used spot yet, and these credentials may not make the role that it needs: whoever "
+            f"administers IAM runs `aws iam create-service-linked-role --aws-service-name spot.amazonaws.com` ({code})"
+        )
+    if code.endswith(("LimitExceeded", "CountExceeded")) and code not in _FIXED_LIMITS | _THROTTLED:
+        return Failed(
+            f"the account's quota is used up: {said.rstrip('.')} ({code}); ask for more in Service Quotas: "
+            "https://console.aws.amazon.com/servicequotas/home"
         )
     if code in _NO_CAPACITY:
         advice = "another --type or --zone" if error.operation_name in _LAUNCHES else "again later"

@@ -48,8 +48,9 @@ _MOST_DESCRIPTION = 255
 class Image:
     """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
 
-    `platform` is what is paid for beside the hardware, as EC2 says it; `kept_disks` are devices beside the root's whose
-    volumes would stay after their instance, and what RunInstances takes to make the same ones.
+    `platform` is what is paid for beside the hardware, as EC2 says it; `disks` are the devices with a volume, and what
+    RunInstances takes to make the same ones: without a word about it some would stay, and be paid for, after their
+    instance.
     """
 
     id: str
@@ -57,7 +58,7 @@ class Image:
     root_device: str
     user: str
     platform: str
-    kept_disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
 def resolve(settings: Settings) -> Image:
@@ -96,16 +97,22 @@ def resolve(settings: Settings) -> Image:
         settings.ec2.ssh_user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
         newest.get("PlatformDetails", ""),
         {
-            disk["DeviceName"]: _same_volume(disk["Ebs"])
+            disk["DeviceName"]: _same_volume(disk["Ebs"], disk["DeviceName"] == root)
             for disk in newest.get("BlockDeviceMappings", [])
-            if disk["DeviceName"] != root and disk.get("Ebs", {}).get("DeleteOnTermination") is False
+            if "Ebs" in disk
         },
     )
 
 
-def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's."""
-    keys = ["VolumeSize", "VolumeType", "SnapshotId" if "SnapshotId" in ebs else "Encrypted"]
+def _same_volume(ebs: Mapping[str, Any], is_root: bool) -> dict[str, Any]:
+    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's.
+
+    The root's snapshot is the image's, and can't be another one.
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html
+    """
+    keys = ["VolumeSize", "VolumeType"]
+    if not is_root:
+        keys.append("SnapshotId" if "SnapshotId" in ebs else "Encrypted")
     if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
         keys += ["Iops", "Throughput"]
     return {key: ebs[key] for key in keys if key in ebs}
@@ -319,9 +326,7 @@ def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def take_snapshots(
-    settings: Settings, instances: Iterable[Instance]
-) -> tuple[list[str], dict[Instance, HardwayError]]:
+def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[list[str], dict[Instance, HardwayError]]:
     """Snapshots of all volumes of each instance as they are at one moment; EC2 copies them while the instance goes on.
 
     And what it said of those that failed. Raises Interrupted with the ids of those taken.

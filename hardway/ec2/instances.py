@@ -80,6 +80,8 @@ class Instance:
     tags: Mapping[str, str] = field(hash=False)
     state_reason: str = ""
     """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
+    state_message: str = ""
+    """The same in EC2's words."""
     ended: datetime | None = None
     platform: str = ""
     """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
@@ -96,6 +98,12 @@ class Instance:
         except ValueError:
             return None
         return ends if ends.tzinfo else None
+
+    @property
+    def why_ended(self) -> str:
+        """Why it stopped or ended, in full: EC2's code and words, which often begin with the code."""
+        code, said = self.state_reason, self.state_message
+        return printable(said if said.startswith(code) else f"{code}: {said}" if said else code)
 
     @property
     def address(self) -> str:
@@ -123,7 +131,6 @@ class Instances(Table[Instance]):
     def brief(self) -> list[str]:
         """Lines that say which they are."""
         return self.lines("name", "type", "state", "id", "address")
-
 
 
 @dataclass(frozen=True)
@@ -165,9 +172,7 @@ def token_names(token: str, instance: Instance) -> bool:
     """Whether one host token (id, address, DNS name, Name with globs) names the instance."""
     if _ID.fullmatch(token):
         return token == instance.id
-    return _addresses(token, instance) or (
-        not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name))
-    )
+    return _addresses(token, instance) or (not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name)))
 
 
 def _addresses(token: str, instance: Instance) -> bool:
@@ -688,6 +693,7 @@ def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> 
         region=region,
         tags=tags,
         state_reason=raw.get("StateReason", {}).get("Code", ""),
+        state_message=raw.get("StateReason", {}).get("Message", ""),
         ended=_ended(raw),
         platform=raw.get("PlatformDetails", ""),
         tenancy=raw.get("Placement", {}).get("Tenancy", ""),

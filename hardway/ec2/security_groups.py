@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance
-from hardway.errors import UsageError, did_you_mean
+from hardway.errors import Failed, UsageError, did_you_mean
 
 OURS = "hardway-ssh"
 """The group that launches make where none is named."""
@@ -24,6 +25,7 @@ Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.
 """
 _ALL_PORTS = (0, 65535)
 _SSH = 22
+_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for what EC2 may show late
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
 _NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
@@ -180,13 +182,28 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
     except Exception as error:
         if aws.error_code(error) != "InvalidGroup.Duplicate":
             raise
-        return _named(settings, name, vpc)[0], False
+        return _just_made(settings, name, vpc), False
     return SecurityGroup(name, made["GroupId"], vpc, (), description, own), True
 
 
 def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
-    """EC2 takes a name in a filter for a glob."""
-    return [group for group in find(settings, vpc_id=vpc, group_name=name) if group.name == name]
+    """EC2 takes a name in a filter for a glob, and two names that differ in case alone for one.
+
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
+    """
+    known = find(settings, vpc_id=vpc)
+    return sorted(
+        (group for group in known if group.name.lower() == name.lower()), key=lambda group: group.name != name
+    )
+
+
+def _just_made(settings: Settings, name: str, vpc: str) -> SecurityGroup:
+    """The group that somebody has made since we looked; EC2 may show it late. Raises Failed where it shows none."""
+    for pause in _LATE_SECONDS:
+        time.sleep(pause)
+        if found := _named(settings, name, vpc):
+            return found[0]
+    raise Failed(f"EC2 has a security group {name!r} in {vpc}, and doesn't show it yet: try again in a minute")
 
 
 def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 from hardway import aws
 from hardway.config import SETTINGS, Settings
@@ -24,7 +28,7 @@ from hardway.launch import fleet, orphans, prerequisites, requests
 from hardway.launch import user_data as userdata
 from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.readiness import Probes, some
-from hardway.launch.replacing import Gathering
+from hardway.launch.replacing import Gathering, lowest_enough
 from hardway.money import costs, prices
 from hardway.ssh import proxy
 from hardway.system import signals
@@ -42,6 +46,7 @@ _OUR_TAGS = {
 }
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
 _PREPARE_SECONDS = 24 * 3600
+_LOOK_UPS = 5  # at the same time
 
 
 def launch(
@@ -69,14 +74,22 @@ def launch(
     init = _read_init(settings)
     _check(settings, init)
     proxy.check(settings)
-    orphans.look(settings, say)
-    image = images.resolve(settings)
+    # Look-ups that don't depend on each other.
+    with ThreadPoolExecutor(_LOOK_UPS, "look-up") as pool:
+        others = pool.submit(orphans.find, settings)
+        found_image = pool.submit(images.resolve, settings)
+        plain_quote = pool.submit(costs.quote, settings, prices.PLAIN[0], say)
+        place = pool.submit(prerequisites.network, settings)
+        offers = pool.submit(fleet.offers, settings)
+        _join(others, found_image, plain_quote, place, offers)
+    orphans.report(others.result(), say)
+    image = found_image.result()
     bids = _bids(settings, image.platform, say)
-    quote = costs.quote(settings, image.platform, say)
+    quote = plain_quote.result() if image.platform in prices.PLAIN else costs.quote(settings, image.platform, say)
     if ec2.max_cost:
         costs.refuse_above(settings, quote, say)
-    network = prerequisites.network(settings)
-    pools = fleet.pools(settings, network)
+    network = place.result()
+    pools = fleet.pools(settings, network, offers.result())
     if why_not := prerequisites.check_key(settings):
         if wait:
             raise UsageError(why_not)
@@ -86,8 +99,11 @@ def launch(
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
-        groups = prerequisites.security_groups(settings, network, say)
-        found = requests.Prerequisites(image, prerequisites.key_pair(settings, say), groups, init)
+        with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
+            groups = pool.submit(prerequisites.security_groups, settings, network, say)
+            key = pool.submit(prerequisites.key_pair, settings, say)
+            _join(groups, key)
+        found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
         say(userdata.limits_said(ec2, now))
@@ -95,6 +111,11 @@ def launch(
         started = fleet.Fleet(settings, token, instance, pools, any_zone=network.any_zone, bids=bids)
         ready = _gather(settings, wait, started, mark, say, on_ready, prepare, publish)
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
+
+
+def _join(*calls: Future[Any]) -> None:
+    """Wait for calls in the block of their pool, so that an interrupt ends none of them half way."""
+    wait_for(calls)
 
 
 def _check(settings: Settings, init: bytes) -> None:
@@ -112,6 +133,13 @@ def _check(settings: Settings, init: bytes) -> None:
     if ec2.on_demand and not ec2.spot:
         raise UsageError(
             f"{source('ec2.on_demand')} is for a mix with spot instances: add --spot 1.0; without it all are on demand"
+        )
+    lowest = lowest_enough(ec2)
+    seconds = math.ceil((lowest - fleet.BUCKET) / fleet.REFILL)
+    if seconds > ec2.seconds_timeout:
+        raise UsageError(
+            f"{num} is more than EC2 starts in {source('ec2.seconds_timeout')} {ec2.seconds_timeout}: it starts "
+            f"{fleet.BUCKET:,} at once, then {fleet.REFILL} a second, and needs {seconds:,} seconds for {lowest:,}"
         )
     check_name(ec2.name, source("ec2.name"))
     userdata.compose(ec2, init, ec2.ssh_user)
@@ -145,7 +173,7 @@ def _gather(
     publish: Callable[[list[Instance]], None] | None,
 ) -> list[Instance]:
     """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
-    with Probes(settings, settings.ec2.num) as probes, signals.raised():
+    with Probes(settings, settings.ec2.num, bool(settings.ec2.init.strip())) as probes, signals.raised():
         try:
             ready = Gathering(settings.ec2, wait, started, probes, say, on_ready).run()
             if settings.ec2.max_hours or settings.ec2.idle_minutes:

@@ -55,7 +55,7 @@ def instance(
     if ec2.role:
         call["IamInstanceProfile"] = {"Name": ec2.role}
     disks: dict[str, dict[str, Any]] = {
-        device: {**volume, "DeleteOnTermination": True} for device, volume in image.kept_disks.items()
+        device: {**volume, "DeleteOnTermination": True} for device, volume in image.disks.items()
     }
     if ec2.gigs:
         disks[image.root_device] = {"VolumeSize": ec2.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}

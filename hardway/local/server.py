@@ -13,6 +13,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from hardway.local.api import limits, moto_patches, prices
 from hardway.local.api.ec2_error import EC2Error
+from hardway.local.api.launch_buckets import LaunchBuckets
 from hardway.local.cloud import Cloud
 from hardway.local.fault_injector import FaultInjector
 from hardway.local.gate import Gate, HTTPServer
@@ -35,9 +36,9 @@ class Server:
         self.endpoint = f"http://{self._host}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=[POLL_SECONDS], name="moto")
 
-    def start(self, cloud: Cloud, faults: FaultInjector) -> None:
+    def start(self, cloud: Cloud, faults: FaultInjector, buckets: LaunchBuckets) -> None:
         """Answer for a cloud."""
-        moto_patches.apply(cloud, faults.grant)
+        moto_patches.apply(cloud, faults.grant, buckets)
         moto = DomainDispatcherApplication(create_backend_app)
         for service in SERVICES:
             moto.app_instances[service] = create_backend_app(service)

@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import INV, REPOSITORY
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
+from tests.local.test_metadata import GET
 
 ID = re.compile(r"i-[0-9a-f]{17}")
 
@@ -237,3 +238,50 @@ def _gone(shell: Shell, name: str) -> int:
             return len(states)
         assert time.monotonic() < deadline, states
         time.sleep(0.05)
+
+
+def test_ready_means_that_init_has_ended(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    ids = start("--num", "2", "--init", "sleep 2; touch /tmp/done", "--command", "ls /tmp/done")
+    assert len(ids) == 2
+    assert shell.succeed("ec2.ssh", name, "-yqc", "ls /tmp/done").stdout == "/tmp/done\n" * 2
+
+
+def test_an_init_that_fails_is_told_and_is_not_ready(shell: Shell, name: str) -> None:
+    script = "for i in 1 2 3 4 5 6 7; do echo line-$i; done; echo bad >&2; exit 7"
+    begun = time.monotonic()
+    result = shell("ec2.new", "--name", name, "--num", "2", "--init", script)
+    assert time.monotonic() - begun < 60  # nothing is replaced, for it would fail as well
+    assert (result.code, result.stdout) == (1, "")
+    assert "its user data failed: exit code 7; its last lines: line-4 | line-5 | line-6 | line-7 | bad" in result.stderr
+    assert "2 instances started were terminated" in result.stderr
+    assert len(shell.states(name)) == 2
+    assert _gone(shell, name) == 2
+
+
+def test_those_whose_init_has_failed_may_be_done_without(
+    shell: Shell, name: str, start: Callable[..., list[str]]
+) -> None:
+    ids = start("--num", "2", "--min", "1", "--init", GET + '[ "$(get meta-data/ami-launch-index)" != 0 ]')
+    assert len(ids) == 1
+    eventually(lambda: sorted(shell.states(name).values()) == ["running", "terminated"])
+
+
+def test_without_waiting_for_init_its_end_can_be_watched(shell: Shell, start: Callable[..., list[str]]) -> None:
+    script = "echo begun; until [ -e /tmp/go ]; do sleep 0.1; done; echo ended; exit 9"
+    [one] = start("--no-wait-init", "--init", script)
+    eventually(lambda: shell.succeed("ec2.log", one).stdout == "begun\n")
+    with shell.running("ec2.log", one, "--follow") as following:
+        shell.succeed("ec2.ssh", one, "-yc", "touch /tmp/go")
+        assert "begun\nended\n" in following.communicate(timeout=60)[0]
+    result = shell("ec2.wait", one)
+    assert (result.code, result.stdout) == (1, "")
+    assert "its user data failed: exit code 9" in result.stderr
+    assert shell.succeed("ec2.wait", one, env={"INVOKE_EC2_NO_WAIT_INIT": "1"}).stdout.split() == [one]
+
+
+def test_a_log_that_ssh_does_not_show_is_the_consoles(shell: Shell, start: Callable[..., list[str]]) -> None:
+    [one] = start("--num", "1")
+    shell.succeed("ec2.tag", one, "--tag", "ssh-port=1", "--yes")
+    result = shell.succeed("ec2.log", one)
+    assert "-----BEGIN SSH HOST KEY KEYS-----" in result.stdout
+    assert "this is its console" in result.stderr
