@@ -71,7 +71,7 @@ class Ec2:
         unset="on demand",
         most=_MOST_SPOT,
     )
-    ami: str = setting("noble", "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own")
+    ami: str = setting("noble", "noble, resolute, jammy, trixie, bookworm, al2023, ami-... or your own image's name")
     key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
     sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
     vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")
@@ -80,6 +80,7 @@ class Ec2:
     role: str = setting("", "name of an IAM instance profile")
     gigs: int = setting(0, "of the root volume", unit="GiB", unset="the image's own size")
     init: str = setting("", "user data run at first boot: a file, or the text of a bash script")
+    no_wait_init: bool = setting(False, "count instances as ready while their --init still runs")
     seconds_timeout: int = setting(300, "to wait until all instances are ready", unit="seconds")
     seconds_wait: int = setting(
         0, "after which the ready instances are enough, and the others are terminated", unit="seconds", unset="never"
@@ -160,6 +161,8 @@ class Local:
         "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
         choices=("auto", *LEVELS),
     )
+    launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
+    launch_refill: float = setting(2.0, "more of them that can be launched each second")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .ec2_cleanup import cleanup
 from .ec2_copy import pull, push, scp
 from .ec2_ending import extend, rm
 from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
-from .ec2_list import dns, id, ip, ls, user_data
+from .ec2_list import dns, id, ip, log, ls, user_data
 from .ec2_market import regions, spot_prices, types, zones
 from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
@@ -67,6 +67,7 @@ def new(
     tag: str | Iterable[str] | None = None,
     command: str | None = None,
     init: str | None = None,
+    no_wait_init: bool = False,
     login: bool = False,
     wait: bool = True,
     max_hours: float | str | None = None,
@@ -90,7 +91,8 @@ def new(
 ) -> Lines:
     """Start instances, ready to log in.
 
-    Wait until all answer over SSH, and print their ids. On any failure, also to print the ids, terminate all of them.
+    Wait until all answer over SSH and their --init has ended, and print their ids. On any failure, also a failure to
+    print the ids, terminate all of them.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data
@@ -106,6 +108,7 @@ def new(
         "ami": ami,
         "gigs": gigs,
         "init": init,
+        "no_wait_init": no_wait_init,
         "max_hours": max_hours,
         "idle_minutes": idle_minutes,
         "max_cost": max_cost,
@@ -161,7 +164,7 @@ def new(
 
 ns = Collection(
     *(new, ls, id, ip, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
-    *(tag, untag, user_data),
+    *(tag, untag, user_data, log),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
     *(regions, zones, types, spot_prices, keys, roles, events, check, cleanup),
 )

@@ -15,7 +15,8 @@ from .lazy import cleanup as cleaning
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
     """Remove unused things that hardway made.
 
-    In the region, remove key pairs, security groups, VPCs and remains of killed launches. Print the removed ids.
+    In the region, remove key pairs, security groups, VPCs, volumes without an instance and remains of killed launches.
+    Print the removed ids.
 
     Examples:
       inv --dry ec2.cleanup

@@ -11,9 +11,9 @@ from hardway import config
 from hardway.cli.task import Lines, say, task
 from hardway.errors import NothingMatched, UsageError
 
-from .ec2_shared import how_many
+from .ec2_shared import connection_settings, how_many
 from .flags import JSON, SELECTOR
-from .lazy import costs, instances, orphans
+from .lazy import costs, init, instances, orphans, volumes
 from .lazy import user_data as userdata
 
 
@@ -47,6 +47,8 @@ def ls(
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
     orphans.report(found, say)
+    if not only and not state:
+        volumes.report(settings, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
@@ -112,3 +114,25 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
     if not data:
         say(f"{chosen[0]} was given nothing to run")
     return userdata.text(data)
+
+
+@task(help={"selector": SELECTOR, "follow": "go on with new output until the boot has ended"})
+def log(
+    c: Context,
+    selector: str | Iterable[str],
+    follow: bool = False,
+    region: str | None = None,
+    via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
+) -> None:
+    """Show the output of instances' boot, --init included.
+
+    Read cloud-init's output over SSH. If SSH does not answer, show the console as EC2 has it.
+
+    Examples:
+      inv ec2.log db
+      inv ec2.log web --follow
+    """
+    settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
+    init.show(settings, instances.select(settings, selector, states=instances.ALIVE), follow, say)

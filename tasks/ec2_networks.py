@@ -17,7 +17,7 @@ GROUP = "security group, its name or id"
 RULE = {
     "port": "port, or a range such as 8000-8100; for tcp and udp (default: 22)",
     "source": "address, network (203.0.113.0/24) or security group's id; else this machine's public address",
-    "protocol": "tcp, udp, icmp or all",
+    "protocol": "tcp, udp, icmp, icmpv6 or all",
 }
 
 

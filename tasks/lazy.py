@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
-    from hardway.launch import check, cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
+    from hardway.launch import (
+        check,
+        cleanup,
+        init,
+        launch,
+        lifetime,
+        orphans,
+        prerequisites,
+        readiness,
+        user_data,
+        volumes,
+    )
     from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
@@ -35,6 +46,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
+    "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
@@ -56,12 +68,13 @@ _MODULES = {
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
     "user_data": "hardway.launch.user_data",
+    "volumes": "hardway.launch.volumes",
 }
 __all__ = [
     "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
+    "images", "init", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
     "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data",
+    "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

@@ -68,6 +68,15 @@ def key_pairs(settings: Settings, ours: str) -> list[KeyPair]:
     return sorted(found, key=lambda pair: pair.name)
 
 
+def lacks_instance_profile(settings: Settings, name: str) -> bool:
+    """Whether IAM has no instance profile of this name; False where that may not be looked up."""
+    try:
+        aws.iam(settings).get_instance_profile(InstanceProfileName=name)
+    except Exception as error:
+        return aws.error_code(error) == "NoSuchEntity"
+    return False
+
+
 def instance_profiles(settings: Settings) -> list[InstanceProfile]:
     """The instance profiles of the account, by name."""
     found = [

@@ -221,7 +221,7 @@ def _permissions(settings: Settings, tags: Sequence[str], image: Future[Image], 
 
 def _run_instances(settings: Settings, tags: Sequence[str], image: Image, network: Network) -> dict[str, Any]:
     """This launch's call for one instance, without a key pair or a security group that is yet to be made."""
-    pool = fleet.pools(settings, network)[0]
+    pool = fleet.pools(settings, network, fleet.offers(settings))[0]
     key = prerequisites.own_key_name(settings)
     known = {pair.name for pair in account.key_pairs(settings, key)}
     groups = prerequisites.security_groups(settings, network, _nobody) if settings.ec2.groups else []
@@ -301,7 +301,7 @@ def _network(settings: Settings, network: Future[Network]) -> Iterator[Check]:
     there = network.result()
     zones = ", ".join(sorted(there.subnets))
     found = f"{there.vpc}, {count(len(there.subnets), 'subnet')} ({zones})"
-    offered = fleet.pools(settings, there)
+    offered = fleet.pools(settings, there, fleet.offers(settings))
     without = sorted({name for name in settings.ec2.types if all(pool.type != name for pool in offered)})
     if without:
         yield Check(WARN, "network", f"{', '.join(without)} is offered in none of {zones}")

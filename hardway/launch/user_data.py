@@ -87,6 +87,8 @@ def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
     }
     settings = " ".join(f"{name}={value}" for name, value in values.items())
     first, *rest = _boot_script()
+    if init.strip():
+        settings += "\ninit=1"
     parts: list[Message] = [_part("\n".join([first, settings, *rest, ""]).encode(), "text/cloud-boothook")]
     if init.startswith(_GZIP):
         init = _uncompressed(init)
