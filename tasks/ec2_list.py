@@ -116,7 +116,7 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
     return userdata.text(data)
 
 
-@task(help={"selector": SELECTOR, "follow": "go on with what comes until the boot has ended"})
+@task(help={"selector": SELECTOR, "follow": "go on with new output until the boot has ended"})
 def log(
     c: Context,
     selector: str | Iterable[str],
@@ -126,9 +126,9 @@ def log(
     private_ip: bool = False,
     max_connections: int | str | None = None,
 ) -> None:
-    """Show what the boot of instances has printed, --init included.
+    """Show the output of instances' boot, --init included.
 
-    This is cloud-init's output, over SSH; where SSH does not answer, the console's as EC2 shows it.
+    Read cloud-init's output over SSH. If SSH does not answer, show the console as EC2 has it.
 
     Examples:
       inv ec2.log db
