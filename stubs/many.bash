@@ -282,6 +282,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     chunked=("${names[@]/#/$stage/$g/}")
     for i in "${chunked[@]}"; do [[ -L $i ]] && continue 2; done
     if [[ $about ]]; then
+      # shellcheck disable=SC2015
       new_record "$about" "${tos[g]}" && in_chunks ln -t "$record/${tos[g]#./}" -- || continue
     fi
     in_chunks mv -f -t "${tos[g]}" -- || continue
