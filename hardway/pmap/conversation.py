@@ -97,7 +97,7 @@ class Conversation:
         if member.presence is Presence.GIVEN_UP:
             self._log.back(member)
         member.is_back(time)
-        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus)
+        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus, hello.cpus)
         for start in begun:
             self._job.slot(*start)
         if anew:
@@ -109,7 +109,7 @@ class Conversation:
         member.round_trips.clear()
         self._connections.ping(member)
 
-    def _give_slots(self, member: Member, slots: int) -> None:
+    def _give_slots(self, member: Member, slots: int, cpus: int) -> None:
         """Number the slots, and send the agent the settings of the job."""
         member.slots = slots
         if member.first_up is None:
@@ -119,7 +119,7 @@ class Conversation:
             self._next_worker += slots
         member.ledger.slots = slots
         self._connections.send(member, agent.JOB, payload=self._settings_of(member))
-        self._log.up(member, now() - member.made)
+        self._log.up(member, now() - member.made, cpus)
 
     def _settings_of(self, member: Member) -> bytes:
         pairs = {

@@ -14,7 +14,7 @@ from hardway.pmap.complaints import Complaint
 from hardway.pmap.job import Outputs
 from hardway.pmap.journal import Result
 from hardway.pmap.schedule import DEADLY
-from hardway.tables import count, money
+from hardway.tables import money
 from hardway.terminal import cut_short, last_line
 
 LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
@@ -73,10 +73,14 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
 
 def paid(cost: float, unpriced: int) -> str:
     """Return what instances cost, and of how many that isn't known; empty where there are none."""
-    unknown = f"{count(unpriced, 'instance')}'{'' if unpriced > 1 else 's'} cost unknown" if unpriced else ""
     if not cost:
-        return unknown
-    return money(cost) + (f" ({unknown})" if unknown else "")
+        return unknown_cost(unpriced) if unpriced else ""
+    return money(cost) + (f" ({unknown_cost(unpriced)})" if unpriced else "")
+
+
+def unknown_cost(instances: int) -> str:
+    """Say of how many instances the cost is not known."""
+    return "1 instance's cost unknown" if instances == 1 else f"{instances} instances' cost unknown"
 
 
 def complaint_of(code: int, flags: int, stderr: bytes | Path, instance: str) -> Complaint | None:

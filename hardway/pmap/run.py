@@ -106,6 +106,7 @@ def pmap(
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
     with contextlib.ExitStack() as stack:
+        unused = stack.enter_context(contextlib.ExitStack())  # removes a job of which nothing was started
         packed = files.pack(send)
         if packed:
             stack.enter_context(packed)
@@ -131,35 +132,35 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
-        job_run = _Run(
-            opened,
-            command,
-            settings,
-            selected,
-            arguments,
-            target,
-            shown,
-            halt=most_failed,
-            fail_fast=fail_fast,
-            backup=backup,
-            workdir=workdir or ("scratch" if load.digest else "home"),
-            engine=address,
-            load=load,
-            expect=expected,
-            flags=flags,
-        )
-        if join:
-            job_run.find = partial(instances.select, settings, selector)
+        job_run: _Run | None = None
         try:
+            job_run = _Run(
+                opened,
+                command,
+                settings,
+                selected,
+                arguments,
+                target,
+                shown,
+                halt=most_failed,
+                fail_fast=fail_fast,
+                backup=backup,
+                workdir=workdir or ("scratch" if load.digest else "home"),
+                engine=address,
+                load=load,
+                expect=expected,
+                flags=flags,
+            )
+            if join:
+                job_run.find = partial(instances.select, settings, selector)
             if verify:
                 job_run.verify(min(verify, len(arguments.items)))
             return job_run.all()
         except UsageError as error:
-            if job_run.has_started:
+            if job_run and job_run.has_started:
                 raise Failed(str(error)) from None
             if not found:
-                opened.close()
-                job_list.remove(opened.path)
+                unused.callback(job_list.remove, opened.path)
             raise
 
 
@@ -459,7 +460,8 @@ class _Run:
             )
         if outcome.left:
             return f"stopped after {what} failed{left}. {line}"
-        return f"{what} of {len(numbers)} failed, {outcome.done} done. {line}"
+        told = f"mapreduce.results {self.job.asked.name} --failed prints the failed arguments"
+        return f"{what} failed, {outcome.done} of {len(numbers)} are done; {told}. {line}"
 
 
 def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Sequence[int]:

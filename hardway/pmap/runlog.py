@@ -95,12 +95,12 @@ class RunLog:
         """Note an instance that takes part from now on."""
         self._progress.say(f"{member.instance}: it joins")
 
-    def up(self, member: Member, seconds: float) -> None:
+    def up(self, member: Member, seconds: float, cpus: int) -> None:
         """Note that the agent is there, `seconds` after the instance became a member."""
         instance = member.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         took = round(seconds, 3)
-        self._job.event("up", host=member.name, slots=member.slots, seconds=took, **about)
+        self._job.event("up", host=member.name, slots=member.slots, cpus=cpus, seconds=took, **about)
 
     def back(self, member: Member) -> None:
         """Note that a member is there again that was given up."""

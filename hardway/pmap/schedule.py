@@ -678,9 +678,11 @@ class Schedule:
     def _give_up_job(self, alike: list[int]) -> None:
         """Stop, since all tasks would fail as these did; nothing happens if there are none."""
         if alike:
+            waiting = {task for _, task in self._backlog.retries}
             self.hopeless = [task for task in alike if not self._over[task] and task not in self._attempts.alive]
             for task in self.hopeless:
                 self._give_up_task(task)
+                self.retried -= task in waiting
             self.stop()
 
     def _is_lonely(self) -> bool:

@@ -130,7 +130,7 @@ def test_a_task_that_failed_before_it_was_known_to_run_is_told_and_took_no_time(
         journal(
             *(run(100), up(100, "i-1"), "start 1 1 i-1 100.000", "start 2 1 i-1 100.000"),
             *(event(102, "lost", task=1, attempt=1, host="i-1"), "end 1 1 i-1 102.000 -9 8 0.0 0 0 0 0 0 0"),
-            over(103, "failed"),
+            *("failed 1 1", over(103, "failed")),
         )
     )
     assert seen(timeline) == {(1, 1): ("FAILED", -1, 2.0, 2.0)}
@@ -239,7 +239,18 @@ def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
 @settings(max_examples=100)
 @given(st.lists(st.text(max_size=60)))
 def test_the_reader_takes_anything(texts: list[str]) -> None:
-    kinds = ["start", "slot", "end", "done", "event 1.0 up", "event 1.0 run", "event nan over", "event 1.0 line", ""]
+    kinds = [
+        "start",
+        "slot",
+        "end",
+        "done",
+        "failed",
+        "event 1.0 up",
+        "event 1.0 run",
+        "event nan over",
+        "event 1.0 line",
+        "",
+    ]
     lines = [f"{kind} {text}" for kind in kinds for text in texts if "\n" not in text]
     safe = [line for line in lines if line.isascii()]
     assert history.read(journal(*safe) + b"".join(line.encode() + b"\n" for line in lines)).damaged <= 2 * len(lines)

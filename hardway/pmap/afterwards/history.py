@@ -100,7 +100,10 @@ class JobEvent:
 
 @dataclass(slots=True)
 class HostRecord:
-    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had."""
+    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had.
+
+    `cpus` is 0 where that isn't known.
+    """
 
     name: str
     label: str = ""
@@ -109,6 +112,7 @@ class HostRecord:
     spot: bool = False
     price: float | None = None
     slots: int = 0
+    cpus: int = 0
 
 
 @dataclass
@@ -309,12 +313,14 @@ class _Reader:
         type: str,
         zone: str,
         spot: bool,
+        cpus: int = 0,
     ) -> None:
         run = self.timeline.runs[-1]
         if not math.isnan(run.ended):
             raise ValueError("up after the run")
         known = self.host(host)
         known.label, known.type, known.zone, known.spot = str(name), str(type), str(zone), bool(spot)
+        known.cpus = max(0, int(cpus))
         known.slots = max(known.slots, min(max(1, int(slots)), SLOTS_MOST))
         self.back(host, time)
         if host not in self.living:
