@@ -94,9 +94,19 @@ def pricing(settings: Settings) -> Any:
     return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), retries=2)
 
 
+def service_quotas(settings: Settings) -> Any:
+    """The Service Quotas client; not worth a long wait."""
+    return _client("service-quotas", settings, retries=1)
+
+
 def iam(settings: Settings) -> Any:
     """The client of Identity and Access Management, which is one for all regions."""
     return _client("iam", settings)
+
+
+def sts(settings: Settings) -> Any:
+    """The client of the Security Token Service, which says whose credentials these are."""
+    return _client("sts", settings)
 
 
 def region_of(settings: Settings) -> str:
@@ -139,8 +149,8 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
         raise UsageError(
             f"there is no AWS region {region!r} (a very new one: pip install -U botocore){did_you_mean(region, known)}"
         )
-    # A price is not worth a long wait.
-    connect, read = (5, 10) if service == "pricing" else (10, 60)
+    # A price, or a quota, is not worth a long wait.
+    connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
     config = Config(
         retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
     )

@@ -14,6 +14,7 @@ from hardway.errors import Failed, UsageError
 
 from . import ec2_run, ec2_shared
 from .ec2_account import events, keys, roles
+from .ec2_check import check, say_checks
 from .ec2_cleanup import cleanup
 from .ec2_copy import pull, push, scp
 from .ec2_ending import extend, rm
@@ -51,6 +52,7 @@ def region(c: Context, name: str) -> Iterator[None]:
         "command": "run this on each once it is up: text, a file, or - for stdin",
         "login": "log in to it once it is up",
         "wait": "wait until each answers over SSH",
+        "dry_run": "run ec2.check for these flags, and start nothing (inv --dry only says what would be started)",
     },
 )
 def new(
@@ -81,6 +83,7 @@ def new(
     zone: str | None = None,
     ssh_user: str | None = None,
     ssh_port: int | str | None = None,
+    dry_run: bool = False,
     region: str | None = None,
     via: str | None = None,
     private_ip: bool = False,
@@ -127,6 +130,8 @@ def new(
         raise UsageError(f"--login is for one instance, {settings.source('ec2.num')} is {settings.ec2.num}")
     if (login or script) and not wait:
         raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
+    if dry_run:
+        return say_checks(settings, tag or ())
 
     with contextlib.ExitStack() as bar:
         on_ready = bar.enter_context(progress("instances ready", settings.ec2.num))
@@ -159,6 +164,6 @@ ns = Collection(
     *(new, ls, id, ip, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
     *(tag, untag, user_data),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
-    *(regions, zones, types, spot_prices, keys, roles, events, cleanup),
+    *(regions, zones, types, spot_prices, keys, roles, events, check, cleanup),
 )
 ns.configure(config.defaults("aws", "ec2"))

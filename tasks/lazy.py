@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
-    from hardway.launch import cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
+    from hardway.launch import check, cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
     from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
@@ -27,6 +27,7 @@ _MODULES = {
     "account": "hardway.ec2.account",
     "arguments": "hardway.pmap.arguments",
     "broadcast": "hardway.fanout.broadcast",
+    "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
     "commands": "hardway.fanout.commands",
     "costs": "hardway.money.costs",
@@ -58,10 +59,10 @@ _MODULES = {
     "user_data": "hardway.launch.user_data",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "cleanup", "commands", "costs", "daemon", "engines", "group", "images",
-    "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
-    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags",
-    "transfer", "user_data",
+    "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
+    "images", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
+    "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
+    "stub_sessions", "tags", "transfer", "user_data",
 ]  # fmt: skip
 
 

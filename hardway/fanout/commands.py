@@ -23,13 +23,18 @@ from hardway.system.paths import expanded
 _LINE_BYTES = 100_000
 _CHUNK = 1 << 16
 
-# $1: its size. Without an interpreter line it is a bash script, as for execvp. Not all shells remove it when a signal
-# ends them.
+# $1: its size. Without an interpreter line it is a bash script, as for execvp; with one it is started as Linux does it,
+# by hand, since nothing may be executed in /tmp on some hosts. Not all shells remove it when a signal ends them.
 _RUN_SCRIPT = r"""
 trap 'exit 143' HUP INT TERM
 f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
 [ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
-case $(head -c 2 "$f") in "#!") chmod +x "$f" && "$f" ;; *) bash "$f" ;; esac
+case $(head -c 2 "$f") in "#!") ;; *) bash "$f"; exit ;; esac
+{ IFS= read -r line || :; } <"$f"
+trim() { a=${1#"${1%%[![:blank:]]*}"}; a=${a%"${a##*[![:blank:]]}"}; }
+trim "${line#"#!"}"; by=${a%%[[:blank:]]*}
+trim "${a#"$by"}"
+"$by" ${a:+"$a"} "$f"
 """
 
 

@@ -28,7 +28,7 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
-from hardway.ssh.script import Launch, Script, Words, not_run
+from hardway.ssh.script import Launch, Script, Words, not_run, other_user
 from hardway.system import streams
 from hardway.tables import count
 from hardway.terminal import printable
@@ -47,6 +47,8 @@ _CHUNK = 1 << 16
 _LOOK_SECONDS = 0.5
 # `timeout` exits with 124 after TERM; after KILL it, or the shell above it, says 128 + 9.
 _TIMED_OUT = (124, 137)
+# Of the words of a host that lets another user log in; a command may say what it likes and end with another code.
+_OTHER_USER_CODE = 142
 
 
 class CommandError(Failed):
@@ -229,6 +231,8 @@ class InstanceGroup(ThreadingGroup):
         self.settings = settings
         #: Set once Ctrl-C has been pressed: actions that wait should look at it.
         self.interrupted = threading.Event()
+        instances = list(instances)
+        ssh.read_configuration(instances, settings)
         self.extend(ssh.InstanceConnection(instance, settings, known, self.interrupted) for instance in instances)
 
     def fanout(
@@ -422,6 +426,10 @@ class _Command:
             raise CommandError(not_run(code, self.complaints, self.words))
         if self.words and not code and self.words.code is None:
             raise CommandError("its login shell ended before the command did")
+        if code == _OTHER_USER_CODE:
+            self.stdout.seek(0)
+            if other := other_user(self.stdout.read(_CHUNK)):
+                raise CommandError(other)
         return CommandResult(self.instance, code, seconds, self.stdout, self.stderr)
 
     def _feed(self, head: bytes, stdin: Callable[[], Iterator[bytes]] | None) -> None:

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 from fabric.group import GroupResult
 
 from hardway.errors import UsageError
+from hardway.fanout import clean_shell
 from hardway.fanout.group import InstanceGroup
 from hardway.fanout.transfer import PLACE, Remote
 from hardway.ssh import channel
@@ -29,12 +31,15 @@ from hardway.ssh.script import Script
 from hardway.terminal import printable
 
 # $1: the tree. rsync would replace what is there and no directory.
-_MAKE_PARENT = PLACE + r"""
+_MAKE_PARENT = (
+    PLACE
+    + r"""
 case $1 in */*) mkdir -p -- "${1%/*}/" || exit 1 ;; esac
 to=$1; place
 if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
 if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
 """
+)
 
 
 def sync(group: InstanceGroup, source: Path, destination: Remote) -> GroupResult:
@@ -87,7 +92,14 @@ class _Target:
     def local(self, command: str) -> None:
         """Run rsync; end it on Ctrl-C. Raises TransferError with what it complained of."""
         # patchwork gives a line for the shell, which is not asked: its words are all there is in it.
-        process = subprocess.Popen(shlex.split(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        words = [
+            f"--rsh={shlex.quote(sys.executable)} -m {clean_shell.__name__} {word.removeprefix('--rsh=')}"
+            if word.startswith("--rsh=")
+            else word
+            for word in shlex.split(command)
+        ]
+        # In the root directory there is no module of a user's.
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/")
         try:
             while True:
                 try:

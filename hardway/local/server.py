@@ -21,6 +21,7 @@ from hardway.local.running import FAULT_PATH, STATUS_PATH
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 POLL_SECONDS = 0.05
 """How often the server looks whether it is to stop."""
+_DRY_RUN = re.compile(rb"(?:^|&)DryRun=true(?:&|$)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
 """Characters, as a form has them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
 
@@ -81,16 +82,30 @@ class _Application:
         if _is_unanswerable(environ):
             said = "A value has a character that XML has not, and no answer could tell of it."
             return EC2Error(400, "InvalidParameterValue", said)
+        if _is_of_ec2(environ) and _DRY_RUN.search(_peeked(environ)):
+            # Some of moto's calls would be carried out. The owner of a local cloud may do everything.
+            return EC2Error(412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
         return None
 
 
 def _is_unanswerable(environ: dict[str, Any]) -> bool:
     """Whether a call of EC2's API has a character that its answers, in XML, can't have."""
-    if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
+    if not _is_of_ec2(environ):
         return False
+    return bool(
+        _NOT_IN_XML.search(_peeked(environ)) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1"))
+    )
+
+
+def _is_of_ec2(environ: Mapping[str, Any]) -> bool:
+    return "/ec2/" in environ.get("HTTP_AUTHORIZATION", "")
+
+
+def _peeked(environ: Mapping[str, Any]) -> bytes:
+    """The body of a call of EC2's, which is read again afterwards."""
     body = _body(environ)
     environ["wsgi.input"].seek(0)
-    return bool(_NOT_IN_XML.search(body) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1")))
+    return body
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:

@@ -35,6 +35,7 @@ from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
+from hardway.ssh.script import other_user
 from hardway.terminal import cut_short, last_line
 
 # Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
@@ -354,6 +355,8 @@ class Link:
         code = channel.recv_exit_status() if channel.exit_status_ready() else -1
         if code == _NOT_FOUND:
             raise Unusable("it has no python3: install it there (on Ubuntu and Debian: apt-get install python3)")
+        if other := other_user(bytes(self._preface)):
+            raise Unusable(other)
         if code > 0:
             raise Unusable(f"the agent did not start: {text(said) or f'exit code {code}'}")
 

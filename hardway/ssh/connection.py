@@ -1,7 +1,7 @@
 """One instance, one fabric Connection: only this module knows user, port, keys, host keys and proxies.
 
-Users and ports come from the instance's tags; `~/.ssh/config` (ProxyJump included), the ssh-agent and the default
-keys work as they do for `ssh`.
+Users and ports come from the instance's tags; `~/.ssh/config` (ProxyJump included) as `client_config` has it read, the
+ssh-agent and the default keys work as they do for `ssh`.
 
 One private name of Paramiko is used: `Transport._send_user_message`. Paramiko's own channel requests wait without limit
 for the reply, of a host that hangs as well, and none of them sends a signal: `request` and `signal` send their own.
@@ -13,11 +13,12 @@ import contextlib
 import ipaddress
 import logging
 import os
+import random
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from hardway import files
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, reason_of
-from hardway.ssh import host_keys, proxy
+from hardway.ssh import client_config, host_keys, proxy
+from hardway.ssh.client_config import Answer, Question
 from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
 from hardway.system.paths import expanded
 from hardway.terminal import printable
@@ -47,11 +49,16 @@ TCP_USER_TIMEOUT_MS = 60_000
 # And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
 _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
+# Between two tries where it has: others are let in meanwhile.
+_DROPPED_PAUSES = (0.1, 0.5)
+# As Paramiko says it, which puts behind it what the socket has said.
+_NO_BANNER = "Error reading SSH protocol banner"
 # That sshd lets anybody try (MaxAuthTries).
 _MOST_KEYS = 6
 # What a login name may be: also that of a directory's user (anna@corp.example).
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
 _PORT = re.compile(r"[0-9]{1,5}")
+_HOP = re.compile(r"(?:(?P<user>.+)@)?(?P<host>\[[^]]+\]|[^:@]+|[0-9A-Fa-f:]{3,})(?::(?P<port>[0-9]{1,5}))?")
 
 
 class ConnectError(Failed):
@@ -117,24 +124,22 @@ class InstanceConnection(fabric.Connection):
         given_up: threading.Event | None = None,
     ) -> None:
         proxy.check(settings)
-        user = _user(instance, settings)
+        question = _question(instance, settings)
+        # An instance without an address is refused when it is to be connected to.
+        said = client_config.lookup(question) if question.host else None
         super().__init__(
-            address(instance, settings),
-            user=user or None,
-            port=_port(instance, settings),
+            said.hostname if said else "",
+            user=question.user or (said.user if said else "") or "ubuntu",
+            port=question.port,
             config=_fabric_config(),
-            gateway=False if settings.ec2.via else None,
+            gateway=_gateway(said) if said and not settings.ec2.via else False,
             connect_timeout=settings.ec2.connect_timeout,
-            connect_kwargs=_connect_kwargs(instance, settings),
+            connect_kwargs=_connect_kwargs(instance, settings, said.identity_files if said else ()),
         )
         # An assignment to an attribute that is not there yet would be one to a key of the configuration.
         self.__dict__.update(
             instance=instance, settings=settings, known=known or HostKeys(), given_up=given_up or threading.Event()
         )
-        if not user and "user" not in self.ssh_config:
-            self.user = "ubuntu"
-        if isinstance(self.gateway, fabric.Connection) and "proxyjump" in self.ssh_config:
-            self.gateway = _jumps(self.ssh_config["proxyjump"])
         for gateway in self.bastions():
             gateway.connect_timeout = settings.ec2.connect_timeout
             gateway.connect_kwargs = {**gateway.connect_kwargs, **_time_limits(settings)}
@@ -148,10 +153,10 @@ class InstanceConnection(fabric.Connection):
     def __hash__(self) -> int:
         return hash((self.instance.id, super().__hash__()))
 
-    def bastions(self) -> Iterator[fabric.Connection]:
+    def bastions(self) -> Iterator[Bastion]:
         """What is connected to on the way, the nearest to the instance first."""
         gateway = self.gateway
-        while isinstance(gateway, fabric.Connection):
+        while isinstance(gateway, Bastion):
             yield gateway
             gateway = gateway.gateway
 
@@ -242,12 +247,42 @@ def _server_name(connection: fabric.Connection) -> str:
     return connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
 
 
-def _jumps(hops: str) -> fabric.Connection | None:
-    """ProxyJump's chain in the order listed, as OpenSSH visits it. (Fabric 3.2 visits it in reverse.)"""
-    gateway: fabric.Connection | None = None
-    for hop in [] if hops.lower() == "none" else hops.split(","):
-        gateway = fabric.Connection(hop.strip(), config=_fabric_config(), gateway=gateway)
-    return gateway
+class Bastion(fabric.Connection):
+    """A host on the way to an instance; `name` is what ~/.ssh/config calls it."""
+
+    name: str = ""
+    identity_files: tuple[str, ...] = ()
+
+    def __init__(self, hop: str, gateway: Bastion | None, passed: frozenset[str]) -> None:
+        """Take a hop of ProxyJump, and what it is reached through; else its own configuration says that.
+
+        No host that was `passed` is passed again: it may be meant by its own `Host *`.
+        """
+        match = _HOP.fullmatch(hop.strip().removeprefix("ssh://").rstrip("/"))
+        if not match:
+            raise UsageError(f"{printable(hop)!r} in ProxyJump of ~/.ssh/config is no [user@]host[:port]")
+        name = match["host"].strip("[]")
+        said = client_config.lookup(Question(name, match["user"] or "", int(match["port"] or 0)))
+        super().__init__(
+            said.hostname,
+            user=said.user or None,
+            port=said.port,
+            config=_fabric_config(),
+            gateway=gateway or (False if name in passed else _gateway(said, passed | {name})),
+            connect_kwargs={"key_filename": list(said.identity_files)} if said.identity_files else {},
+        )
+        self.__dict__.update(name=name, identity_files=said.identity_files)
+
+
+def _gateway(said: Answer, passed: frozenset[str] = frozenset()) -> Bastion | str | bool:
+    """What leads to a host: the last of ProxyJump's hosts, or a ProxyCommand; False for the network.
+
+    ProxyJump's hosts come in the order listed, as OpenSSH visits them. (Fabric 3.2 visits them in reverse.)
+    """
+    gateway: Bastion | None = None
+    for hop in said.proxy_jump.split(",") if said.proxy_jump else ():
+        gateway = Bastion(hop, gateway, passed)
+    return gateway or said.proxy_command or False
 
 
 def connect(
@@ -266,17 +301,29 @@ def open_connection(connection: InstanceConnection) -> None:
     """
     if not connection.host:
         raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
-    try:
-        connection.open()
-    except BaseException as error:
-        said = connection.abandon()
-        reason = _reason(error, connection)
-        if reason is None:
-            raise
-        reason = f"{reason} ({said})" if said else reason
-        where = f"{connection.user}@{connection.host}:{connection.port}"
-        raise ConnectError(f"cannot connect to {where}: {reason}") from error
+    deadline = time.monotonic() + (connection.connect_timeout or 15)
+    while True:
+        try:
+            connection.open()
+            break
+        except BaseException as error:
+            said = connection.abandon()
+            is_asked_again = _is_dropped(error) and time.monotonic() < deadline
+            # Not all at the same time again.
+            if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
+                continue
+            reason = _reason(error, connection)
+            if reason is None:
+                raise
+            reason = f"{reason} ({said})" if said else reason
+            where = f"{connection.user}@{connection.host}:{connection.port}"
+            raise ConnectError(f"cannot connect to {where}: {reason}") from error
     connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+
+
+def _is_dropped(error: BaseException) -> bool:
+    """Whether the server hung up before its first word, as sshd does with more than MaxStartups at the same time."""
+    return isinstance(error, EOFError | ConnectionResetError) or str(error).startswith(_NO_BANNER)
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
@@ -293,7 +340,11 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
         )
     # Paramiko says in a plain SSHException that it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
-        return "it accepts none of our keys; name the private key's file in ec2.key, or add it to ssh-agent"
+        user = connection.user
+        return (
+            f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
+            f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
+        )
     # Paramiko says so where it gave up before it has heard a word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         if connection.settings.ec2.via:
@@ -325,11 +376,21 @@ def _port(instance: Instance, settings: Settings) -> int:
     return int(text)
 
 
-def _connect_kwargs(instance: Instance, settings: Settings) -> dict[str, Any]:
+def _question(instance: Instance, settings: Settings) -> Question:
+    return Question(address(instance, settings), _user(instance, settings), _port(instance, settings))
+
+
+def read_configuration(instances: Iterable[Instance], settings: Settings) -> None:
+    """Have what ~/.ssh/config says of many instances at hand. Raises UsageError."""
+    questions = [_question(instance, settings) for instance in instances]
+    client_config.ask_ahead(question for question in questions if question.host)
+
+
+def _connect_kwargs(instance: Instance, settings: Settings, identity_files: Sequence[str]) -> dict[str, Any]:
     kwargs = {**_time_limits(settings), "transport_factory": Transport}
-    files = private_keys(instance, settings)
+    files = [*map(str, private_keys(instance, settings)), *identity_files]
     if files:
-        kwargs["key_filename"] = [str(file) for file in files]
+        kwargs["key_filename"] = files
     return kwargs
 
 
@@ -404,15 +465,10 @@ def _socket(host: str, port: int, timeout: float) -> socket.socket:
     return sock
 
 
+@lru_cache(maxsize=1)
 def _fabric_config() -> fabric.Config:
-    """Read once for all instances: it parses ~/.ssh/config and looks for fabric.yaml."""
-    file = Path.home() / ".ssh" / "config"
-    return _config_of(file, file.stat().st_mtime_ns if file.exists() else 0)
-
-
-@lru_cache(maxsize=4)
-def _config_of(_file: Path, _changed: int) -> fabric.Config:
-    return fabric.Config()
+    """Read once for all instances: it looks for fabric.yaml. What ~/.ssh/config says comes from `client_config`."""
+    return fabric.Config(ssh_config=paramiko.SSHConfig())
 
 
 def open_session(connection: fabric.Connection, environment: Mapping[str, str] | None = None) -> paramiko.Channel:
@@ -534,7 +590,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
         options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))
-    elif isinstance(connection.gateway, fabric.Connection):
+    elif isinstance(connection.gateway, Bastion):
         options.append(("ProxyCommand", _jump_command(connection.gateway, known)))
     if settings.stub_session:
         variables = " ".join(f'{name}="{value}"' for name, value in settings.stub_session.items())
@@ -548,7 +604,7 @@ def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
     return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
 
 
-def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
+def _jump_command(gateway: Bastion, known: HostKeys) -> str:
     """What OpenSSH does for ProxyJump, but with the bastion's host key in our known_hosts, as when Fabric connects.
 
     It is looked for in the user's as well, and nothing is written there.
@@ -556,12 +612,12 @@ def _jump_command(gateway: fabric.Connection, known: HostKeys) -> str:
     options = [*_host_key_options(known), ("StrictHostKeyChecking", "accept-new"), ("LogLevel", "ERROR")]
     options += [(name, value) for name, value in _CAREFUL if name != "GlobalKnownHostsFile"]
     options[0] = ("UserKnownHostsFile", f"{options[0][1]} ~/.ssh/known_hosts")
-    options += [("IdentityFile", _quoted(Path(file))) for file in gateway.ssh_config.get("identityfile", [])]
-    if isinstance(gateway.gateway, fabric.Connection):
+    options += [("IdentityFile", _quoted(Path(file))) for file in gateway.identity_files]
+    if isinstance(gateway.gateway, Bastion):
         options.append(("ProxyCommand", _jump_command(gateway.gateway, known)))
     command = ["ssh", *(f"-o{name}={value}" for name, value in options)]
     command += ["-p", str(gateway.port), "-l", gateway.user]
-    return f"{proxy.quoted(command)} -W '[%h]:%p' -- {proxy.quoted([gateway.original_host])}"
+    return f"{proxy.quoted(command)} -W '[%h]:%p' -- {proxy.quoted([gateway.name])}"
 
 
 def _quoted(path: Path) -> str:

@@ -19,6 +19,8 @@ from hardway.terminal import last_line
 NOISE_BYTES = 1 << 20
 """What a login shell may print before the script begins."""
 _LAST_BYTES = 500
+# What cloud-init has root's keys say on an image where somebody else is to log in; then it ends the session.
+_OTHER_USER = re.compile(rb'lease login as the user "?([A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127})"? rather than')
 _CODE = re.compile(rb"[ 0-9]{2}[0-9]")
 
 
@@ -109,8 +111,20 @@ class Words:
 
 def not_run(code: int, *streams: Words) -> str:
     """Why nothing ran, in a person's words: how the login shell ended, and the last that it said on these streams."""
+    for stream in streams:
+        if other := other_user(stream.noise().encode()):
+            return other
     said = next((line for stream in streams if (line := stream.noise())), "")
     return f"its login shell did not run it: it ended with {code}{f' ({said})' if said else ''}"
+
+
+def other_user(said: bytes) -> str:
+    """What a host's words mean that name another user, who is to log in there; empty for any other words."""
+    match = _OTHER_USER.search(said)
+    if not match:
+        return ""
+    user = match[1].decode()
+    return f"the user to log in as is {user}: start with --ssh-user {user}; if it runs, tag it ssh-user={user}"
 
 
 def _cut(data: bytes, word: bytes) -> tuple[bytes, bytes]:

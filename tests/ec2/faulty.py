@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
@@ -21,7 +23,8 @@ class FaultyEC2:
     """Forwards to where an environment points; counts the calls by their action.
 
     `plan`, if set, answers in place of that: it is given the action, its parameters (JSON has an empty name) and what
-    forwards the call, and returns the answer, or None to close the connection without one.
+    forwards the call, and returns the answer, or None to close the connection without one. Its clock is `ahead` by so
+    many seconds.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -66,11 +69,15 @@ class FaultyEC2:
                 except OSError:
                     self.close_connection = True
 
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return formatdate(time.time() + faulty.ahead, usegmt=True)
+
             def log_message(self, *arguments: object) -> None:
                 return
 
         self.calls: list[tuple[str, dict[str, str]]] = []
         self.plan: Plan | None = None
+        self.ahead = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"

@@ -9,10 +9,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -59,19 +60,26 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Starts an sshd on a port (0: a free one) that our own key opens, its config ending in `lines`; returns the port.
 
     With `shell` that is the login shell there; `setup`, a script for sh, is run before it in a mount namespace, which
-    all that it starts is in. The home of the n-th one is tmp_path/sshd<n>, its log `log` there.
+    all that it starts is in. It listens at `addresses`, else at those of `instance`, and sets `environment` for what it
+    starts. The home of the n-th one is tmp_path/sshd<n>, its log `log` there.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
     if not program:
         pytest.skip("no sshd here: install openssh-server")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(port: int, *lines: str, shell: str = "", setup: str = "") -> int:
+    def start(
+        port: int,
+        *lines: str,
+        shell: str = "",
+        setup: str = "",
+        addresses: Sequence[str] = tuple(f"127.78.0.{n + 1}" for n in range(HOSTS)),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> int:
         directory = tmp_path / f"sshd{len(started)}"
         directory.mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
         (directory / "authorized_keys").write_text(own_key().public + "\n")
-        addresses = [f"127.78.0.{n + 1}" for n in range(HOSTS)]
         port = port or _free_port(addresses[0])
         config = [
             f"HostKey {directory}/host_key",
@@ -82,10 +90,10 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
             "UsePAM no",
             "StrictModes no",
             "PidFile none",
-            "MaxStartups 200",
+            "MaxStartups 200",  # unlike other lines, the last one counts
             "Subsystem sftp internal-sftp",
             # bash would read the start-up files of whoever runs the tests
-            f"SetEnv HOME={directory}",
+            " ".join(["SetEnv", *(f"{key}={value}" for key, value in {"HOME": directory, **environment}.items())]),
             *lines,
             *(f"ListenAddress {address}:{port}" for address in addresses),
         ]

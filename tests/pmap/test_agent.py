@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -273,3 +274,13 @@ FUZZED: list[PipedAgent] = []
 def _fuzzed(request: pytest.FixtureRequest) -> None:
     if request.node.name == "test_nonsense_ends_the_connection_not_the_agent":
         FUZZED[:] = [request.getfixturevalue("start_agent")("cat")]
+
+
+def test_the_agent_runs_on_python_3_6() -> None:
+    """Its syntax and what it imports and calls, by vermin's tables: images of 2018 have no other Python."""
+    pytest.importorskip("vermin", reason="no vermin here")
+    # Asked for before it is used.
+    newer = ["--exclude", "os.posix_spawn", "--exclude", "os.POSIX_SPAWN_DUP2"]
+    command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv"]
+    done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,40 @@
+"""vCPUs: how many a type has, and how many of each quota are in use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from hardway import aws
+from hardway.config import Settings
+from hardway.ec2 import quotas
+from hardway.ec2.instances import describe
+from hardway.ec2.quotas import Quota
+
+_COUNTED = ("pending", "running")
+# A host of one's own has a quota of its own.
+_OWN_HOST = "host"
+# That DescribeInstanceTypes takes in one call.
+_MOST_TYPES = 100
+
+
+def of(settings: Settings, types: Collection[str]) -> dict[str, int]:
+    """How many vCPUs an instance has, by its type."""
+    names, ec2 = sorted(set(types)), aws.ec2(settings)
+    return {
+        raw["InstanceType"]: raw["VCpuInfo"]["DefaultVCpus"]
+        for start in range(0, len(names), _MOST_TYPES)
+        for raw in ec2.describe_instance_types(InstanceTypes=names[start : start + _MOST_TYPES])["InstanceTypes"]
+    }
+
+
+def in_use(settings: Settings) -> Counter[Quota]:
+    """How many vCPUs run in the region, by the quota that they count towards."""
+    counted = [one for one in describe(settings) if one.state in _COUNTED and one.tenancy != _OWN_HOST]
+    each = of(settings, {one.type for one in counted})
+    used: Counter[Quota] = Counter()
+    for one in counted:
+        quota = quotas.of(one.type, one.spot)
+        if quota:
+            used[quota] += each.get(one.type, 0)
+    return used

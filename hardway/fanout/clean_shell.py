@@ -1,0 +1,76 @@
+"""rsync's way to a host: `ssh`, past whatever start-up files print there, and with a POSIX shell for rsync's line.
+
+A program, which rsync starts as its remote shell: `python -m hardway.fanout.clean_shell ssh OPTION... HOST rsync
+--server ...`. rsync itself takes the first bytes for its own, and gives up: "is your shell clean?".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import IO
+
+from hardway.ssh.script import Launch, Words, not_run
+
+_CHUNK = 1 << 18
+_STDIN, _STDOUT, _STDERR = range(3)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; returns the exit code."""
+    at = next((i for i, word in enumerate(arguments) if list(arguments[i : i + 2]) == ["rsync", "--server"]), 0)
+    if not at:
+        print("this is for rsync to start", file=sys.stderr)
+        return 2
+    launch = Launch(" ".join(arguments[at:]), both=True)
+    words, complaints = Words(launch.begin, launch.end), Words(launch.begin)
+    with subprocess.Popen(
+        [*arguments[:at], launch.line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as ssh:
+        assert ssh.stdin and ssh.stdout and ssh.stderr
+        # rsync may keep our stdin open until we have ended.
+        threading.Thread(target=_feed, args=(launch.head, ssh.stdin), daemon=True).start()
+        talk = threading.Thread(target=_pass_on, args=(ssh.stderr, _STDERR, complaints))
+        talk.start()
+        _pass_on(ssh.stdout, _STDOUT, words)
+        talk.join()
+        code = ssh.wait()
+    if words.code is not None:
+        return words.code
+    if not words.begun and code not in (0, 255):  # 255: ssh itself has said why
+        print(not_run(code, complaints, words), file=sys.stderr)
+    return code or 1
+
+
+def _feed(head: bytes, sink: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        data = head
+        while data:
+            _write(sink.fileno(), data)
+            data = os.read(_STDIN, _CHUNK)
+    with contextlib.suppress(OSError):
+        sink.close()
+
+
+def _pass_on(source: IO[bytes], sink: int, words: Words) -> None:
+    """Pass on what the command itself writes; of what ends before it begins, all that is a complaint of ssh."""
+    with contextlib.suppress(OSError):
+        while data := source.read(_CHUNK):
+            if words.too_much:
+                return
+            _write(sink, words.feed(data))
+        _write(sink, words.rest() if words.begun else words.noise().encode() if sink == _STDERR else b"")
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""The permissions that hardway's calls need, and whether the credentials have them.
+
+EC2 answers a call with `DryRun` as far as whether it is permitted, and carries nothing out. What the calls are about
+does not exist, so that a cloud that ignores `DryRun` does nothing either. Source:
+https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from botocore import xform_name
+
+from hardway import aws
+from hardway.config import Settings
+
+LAUNCH = frozenset((
+    "AuthorizeSecurityGroupIngress", "CreateSecurityGroup", "CreateTags", "DeleteTags", "DescribeImages",
+    "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances", "DescribeKeyPairs",
+    "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs", "ImportKeyPair", "RunInstances", "TerminateInstances",
+))  # fmt: skip
+"""What a launch asks of EC2. Without `GetConsoleOutput`, it goes on as well."""
+SPOT = frozenset(("CreateFleet", "CreateLaunchTemplate", "DeleteFleets", "DeleteLaunchTemplate"))
+"""What a launch with spot instances asks of EC2 besides."""
+PRICES = frozenset(("DescribeSpotPriceHistory",))
+"""What a price is looked up by; without it none is said."""
+
+_NONE = "0" * 17
+_NAME = "hardway-check"
+_NETWORK = "192.0.2.0/24"  # for examples: https://www.rfc-editor.org/rfc/rfc5737
+_PUBLIC_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+_INSTANCES = {"InstanceIds": [f"i-{_NONE}"]}
+_TAGS = {"Resources": [f"i-{_NONE}"], "Tags": [{"Key": _NAME, "Value": ""}]}
+_RULE = {
+    "GroupId": f"sg-{_NONE}",
+    "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": _NETWORK}]}],
+}
+_GATEWAY = {"InternetGatewayId": f"igw-{_NONE}", "VpcId": f"vpc-{_NONE}"}
+TRIED: dict[str, dict[str, Any]] = {
+    "AttachInternetGateway": _GATEWAY,
+    "AuthorizeSecurityGroupIngress": _RULE,
+    "CreateFleet": {
+        "Type": "instant",
+        "LaunchTemplateConfigs": [
+            {"LaunchTemplateSpecification": {"LaunchTemplateId": f"lt-{_NONE}", "Version": "$Latest"}}
+        ],
+        "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "spot"},
+    },
+    "CreateImage": {"InstanceId": f"i-{_NONE}", "Name": _NAME},
+    "CreateInternetGateway": {},
+    "CreateLaunchTemplate": {"LaunchTemplateName": _NAME, "LaunchTemplateData": {"InstanceType": "m7i.large"}},
+    "CreateRoute": {
+        "RouteTableId": f"rtb-{_NONE}", "DestinationCidrBlock": _NETWORK, "GatewayId": f"igw-{_NONE}"
+    },
+    "CreateSecurityGroup": {"GroupName": _NAME, "Description": _NAME, "VpcId": f"vpc-{_NONE}"},
+    "CreateSnapshots": {"InstanceSpecification": {"InstanceId": f"i-{_NONE}"}},
+    "CreateSubnet": {"VpcId": f"vpc-{_NONE}", "CidrBlock": _NETWORK},
+    "CreateTags": _TAGS,
+    # Smaller than a VPC can be: a cloud that ignores `DryRun` refuses it.
+    "CreateVpc": {"CidrBlock": "192.0.2.0/29"},
+    "DeleteFleets": {"FleetIds": [f"fleet-{_NONE}"], "TerminateInstances": True},
+    "DeleteInternetGateway": {"InternetGatewayId": f"igw-{_NONE}"},
+    "DeleteKeyPair": {"KeyPairId": f"key-{_NONE}"},
+    "DeleteLaunchTemplate": {"LaunchTemplateId": f"lt-{_NONE}"},
+    "DeleteNetworkAcl": {"NetworkAclId": f"acl-{_NONE}"},
+    "DeleteRouteTable": {"RouteTableId": f"rtb-{_NONE}"},
+    "DeleteSecurityGroup": {"GroupId": f"sg-{_NONE}"},
+    "DeleteSnapshot": {"SnapshotId": f"snap-{_NONE}"},
+    "DeleteSubnet": {"SubnetId": f"subnet-{_NONE}"},
+    "DeleteTags": _TAGS,
+    "DeleteVpc": {"VpcId": f"vpc-{_NONE}"},
+    "DeregisterImage": {"ImageId": f"ami-{_NONE}"},
+    "DescribeAvailabilityZones": {},
+    "DescribeImages": {"Owners": ["self"]},
+    "DescribeInstanceAttribute": {"InstanceId": f"i-{_NONE}", "Attribute": "userData"},
+    "DescribeInstanceStatus": {},
+    "DescribeInstanceTypeOfferings": {},
+    "DescribeInstanceTypes": {},
+    "DescribeInstances": {},
+    "DescribeInternetGateways": {},
+    "DescribeKeyPairs": {},
+    "DescribeLaunchTemplates": {},
+    "DescribeNetworkAcls": {},
+    "DescribeNetworkInterfaces": {},
+    "DescribeRegions": {},
+    "DescribeRouteTables": {},
+    "DescribeSecurityGroups": {},
+    "DescribeSnapshots": {"OwnerIds": ["self"]},
+    "DescribeSpotPriceHistory": {},
+    "DescribeSubnets": {},
+    "DescribeVpcs": {},
+    "DetachInternetGateway": _GATEWAY,
+    "GetConsoleOutput": {"InstanceId": f"i-{_NONE}"},
+    "ImportKeyPair": {"KeyName": _NAME, "PublicKeyMaterial": _PUBLIC_KEY},
+    "RebootInstances": _INSTANCES,
+    "RevokeSecurityGroupEgress": _RULE,
+    "RevokeSecurityGroupIngress": _RULE,
+    "RunInstances": {"ImageId": f"ami-{_NONE}", "InstanceType": "m7i.large", "MinCount": 1, "MaxCount": 1},
+    "StartInstances": _INSTANCES,
+    "StopInstances": _INSTANCES,
+    "TerminateInstances": _INSTANCES,
+}  # fmt: skip
+"""Every call of ours to EC2 with a dry run, by its name in IAM, with parameters to try it with."""
+NOT_TRIED = ("ModifySubnetAttribute", "ModifyVpcAttribute")
+"""Those without one."""
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Which calls are permitted, which are not; and of which EC2 does not say so before it looks for what is meant."""
+
+    allowed: tuple[str, ...]
+    denied: tuple[str, ...]
+    untold: tuple[str, ...]
+
+
+def find(settings: Settings, parameters: Mapping[str, Mapping[str, Any]] | None = None) -> Permissions:
+    """Try each call; `parameters` are better ones of some, by call. Raises what EC2 does not answer."""
+    calls = {**TRIED, **(parameters or {})}
+    with ThreadPoolExecutor(_AT_ONCE, "permissions") as pool:
+        answers = pool.map(lambda call: dry_run(settings, *call), calls.items())
+        said = dict(zip(calls, answers, strict=True))
+    return Permissions(
+        tuple(call for call, answer in said.items() if answer == "allowed"),
+        tuple(call for call, answer in said.items() if answer == "denied"),
+        tuple(call for call, answer in said.items() if answer not in ("allowed", "denied")),
+    )
+
+
+def dry_run(settings: Settings, call: str, parameters: Mapping[str, Any]) -> str:
+    """`allowed`, `denied`, or in EC2's words why it tells neither; empty where this cloud has no dry run.
+
+    Raises what is no answer, or is about the credentials.
+    """
+    try:
+        getattr(aws.ec2(settings), xform_name(call))(DryRun=True, **parameters)
+    except Exception as error:
+        if aws.error_code(error) == "DryRunOperation":
+            return "allowed"
+        if aws.is_denied(error):
+            return "denied"
+        if not aws.is_about_one(error):
+            raise
+        return str(aws.translate(error))
+    return ""
+
+
+def among(calls: Collection[str], wanted: Collection[str]) -> list[str]:
+    """Those of the calls that are wanted, by name."""
+    return sorted(set(calls) & set(wanted))
