@@ -101,7 +101,9 @@ def line_of(job: Job, ran: float = 60.0) -> str:
 
 def test_what_is_waited_for_is_told() -> None:
     now = time.monotonic()
-    stuck = Job(total=5, done=0, running=0, left=5, failed_attempts=25, retrying=5, next_retry=now + 72, unstarted=False)
+    stuck = Job(
+        total=5, done=0, running=0, left=5, failed_attempts=25, retrying=5, next_retry=now + 72, unstarted=False
+    )
     assert line_of(stuck) == "0/5 done, 5 waiting to retry (25 failed attempts), next in 12 s, 3 instances"
     last = Job(total=200, done=199, running=0, left=1, failed_attempts=2, retrying=1, next_retry=now + 62)
     last.unstarted = False
