@@ -153,7 +153,7 @@ def test_a_full_disk_below_stdout_is_said_in_a_line(cluster: Cluster) -> None:
     done, _ = measured(cluster, "x", "cat", stdout=Path("/dev/full"))
     assert done.code == 1
     summary, reason = clear(done.stderr)
-    assert "1 of 1 tasks done" in summary
+    assert "1 of 1 task done" in summary
     assert "no space left on device" in reason.lower()
     assert reason.startswith("cannot write to stdout: ") and " --resume " in reason  # which prints them again
 
