@@ -7,7 +7,7 @@
 # however this ends: should this machine go down meanwhile, the instances end themselves within half an hour. What it
 # prints at the end has no ids, addresses or names of yours. `--type` is one with NVMe disks, so that they are tried.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 PATH=$PWD:$PATH
 
 max_cost=0.05 type=c6gd.medium minutes=5
@@ -33,6 +33,8 @@ HOURS=0.4
 share() { awk -v usd="$max_cost" -v part="$1" 'BEGIN { printf "%.6f", usd * part }'; }
 timer_hours=$(awk -v minutes="$minutes" 'BEGIN { printf "%.5f", minutes / 60 }')
 
+# Where a signal comes, a step's output may be the log.
+exec 3>&1 4>&2
 work=$(mktemp -d)
 log=$work/log report=$work/report name=hardway-smoke-$RANDOM$RANDOM
 # A key and an owner of this run's own: so `ec2.cleanup` removes what it has made, and nothing of yours.
@@ -67,7 +69,10 @@ check() { inv ec2.check --type "$type" --spot 1.0; }
 vpc() { inv ec2.new-vpc "$name"; }
 launch() { inv ec2.new --name "$name" --vpc "$name" --type "$type" "$@"; }
 on_demand() { A=$(launch --max-hours "$HOURS" --max-cost "$(share 0.75)"); }
-spot() { B=$(launch --spot 1.0 --max-hours "$timer_hours" --max-cost "$(share 0.25)"); }
+spot() {
+  B=$(launch --spot 1.0 --max-hours "$timer_hours" --max-cost "$(share 0.25)") || return
+  inv ec2.ls --only "$B" --json | grep '"spot": true'
+}
 ssh_() { [ "$(on "$A" 'echo $((6 * 7))')" = 42 ]; }
 scp_() {
   seq 10000 >"$work/numbers"
@@ -102,21 +107,23 @@ host_keys() {
   return 1
 }
 stop_start() {
-  inv ec2.stop "$A" --yes --wait && inv ec2.start "$A" --yes && inv ec2.wait "$A" && [ "$(on "$A" 'cat numbers')" = "$(seq 10000)" ]
+  inv ec2.stop "$A" --yes --wait && inv ec2.start "$A" --yes && inv ec2.wait "$A" || return
+  [ "$(on "$A" 'cat numbers')" = "$(seq 10000)" ]
 }
 ami() {
   inv ec2.ami-new "$A" "$name" --yes --no-reboot --seconds-timeout 900 && inv ec2.amis | grep -q "^$name .*available"
 }
-# Ten seconds and a minute more than it has: systemd looks once a minute, and EC2 takes its time.
-timer() { inv ec2.wait "$B" --state terminated --seconds-timeout "$(awk -v m="$minutes" 'BEGIN { print int(m * 60) + 300 }')"; }
+# The instance looks once a minute, and EC2 takes its time.
+timer() {
+  inv ec2.wait "$B" --state terminated --seconds-timeout "$(awk -v m="$minutes" 'BEGIN { print int(m * 60) + 300 }')"
+}
 
 has() { inv "$1" | grep -q -F "$name"; }
 remove_image() { ! has ec2.amis || inv ec2.ami-rm "$name" --yes; }
 instances() { inv ec2.ls --only "$name" --state pending,running,stopping,stopped,shutting-down; }
 remove_instances() {
-  local ids
-  ids=$(inv ec2.ls --only "$name" --state pending,running,stopping,stopped --json | grep -o '"id": "i-[^"]*"' | cut -d '"' -f 4)
-  [ -z "$ids" ] || inv ec2.rm "$ids" --yes && [ -z "$ids" ] || inv ec2.wait "$ids" --state terminated
+  [ -z "$(instances)" ] || inv ec2.rm "$name" --yes || return
+  [ -z "$(instances)" ] || inv ec2.wait "$name" --state terminated
 }
 remove_vpc() { ! has ec2.vpcs || inv ec2.rm-vpc "$name" --yes; }
 cleanup() { inv ec2.cleanup --yes; }
@@ -128,6 +135,7 @@ gone() {
 ended() {
   local code=$?
   trap '' INT TERM HUP
+  exec >&3 2>&4
   step 'AMI removed' remove_image
   step 'instances terminated' remove_instances
   step 'VPC removed' remove_vpc

@@ -1,46 +1,73 @@
-"""botocore clients, kept as long as they are used, with retries set; and botocore's errors as sentences.
+"""botocore clients, shared and with retries, and botocore's errors as sentences.
 
-Clients are thread-safe and shared. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile). An
-answer that is none, such as the login page of a network, is an error here, and never an empty list.
+Clients are thread-safe. Endpoints come from botocore's own settings (AWS_ENDPOINT_URL, the profile). An answer that AWS
+can't have given, such as the login page of a network, is an error here, and never an empty list.
 """
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import random
 import re
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from hardway import files
 from hardway.config import Settings, aws_variables
-from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
+from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
+from hardway.tables import duration
 
 Answer = TypeVar("Answer")
 
-_GET_CREDENTIALS = (
-    "run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval \"$(hardway local.up)\""
-)
+_GET_CREDENTIALS = 'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$(hardway local.up)"'
+_OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
+# Of what a program that should give credentials has said.
+_MOST_CHARACTERS = 300
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
+# Between words for people and what only `aws sts decode-authorization-message` can read:
+# https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
-    "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+    "AuthFailure",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
+# What AWS also says to who signs with a wrong time, which may be five minutes off:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
+_SKEWED = {
+    "InvalidSignatureException", "RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed",
+}
+_MOST_SKEW_SECONDS = 300
+# What the flags of `ec2.new` can change.
+_LAUNCHES = ("RunInstances", "CreateFleet")
 # There may be some in a minute; while a quota, or a price that is too low, stays as it is.
 _NO_CAPACITY_NOW = {
-    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "UnfulfillableCapacity",
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientCapacity",
+    "UnfulfillableCapacity",
     "InsufficientFreeAddressesInSubnet",
 }
-_NO_CAPACITY = _NO_CAPACITY_NOW | {
-    "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded", "SpotMaxPriceTooLow",
-    "InsufficientAddressCapacity", "Unsupported",
-}
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_QUOTA = {"MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded"}
+_NO_CAPACITY = _NO_CAPACITY_NOW | _QUOTA | {"SpotMaxPriceTooLow", "InsufficientAddressCapacity", "Unsupported"}
+# Of one resource, or one call; other limits are quotas of the account.
+_FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
+# The first spot instance of an account needs a role that AWS makes for whoever may have it made:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+_NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
 # The first element of an answer in XML, and what tells something in every answer.
@@ -59,6 +86,8 @@ KEPT_CLIENTS = 8
 
 _clients: dict[Any, Any] = {}
 """The one used last is the last."""
+_sessions: dict[Any, Any] = {}
+"""The one used last; it costs as much as a client."""
 _lock = threading.Lock()
 
 
@@ -110,7 +139,7 @@ def sts(settings: Settings) -> Any:
 
 
 def region_of(settings: Settings) -> str:
-    """The region that calls go to, the AWS profile's where nothing else names one."""
+    """Return the region of calls: the settings', else the AWS profile's."""
     return str(ec2(settings).meta.region_name)
 
 
@@ -128,22 +157,15 @@ def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | 
 def _new_client(service: str, settings: Settings, retries: int, endpoint: str | None) -> Any:
     # boto3 would add the resources to the same clients, and half as long again to their import.
     from botocore.config import Config
-    from botocore.session import Session
 
     from hardway import models
 
-    session = Session(profile=settings.aws.profile or None)
-    if settings.aws.region:
-        session.set_config_variable("region", settings.aws.region)
-    region = session.get_config_variable("region")
+    session = _session(settings)
+    region = settings.aws.region or session.get_config_variable("region")
     if not region:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", models.loader(service))
-    parsers = session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    make = parsers.create_parser
-    parsers.create_parser = lambda protocol: _checked(make(protocol), protocol == "ec2")
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
@@ -151,13 +173,27 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
         )
     # A price, or a quota, is not worth a long wait.
     connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
-    config = Config(
-        retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read
-    )
+    config = Config(retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read)
     if endpoint is None:
-        return session.create_client(service, config=config)
+        return session.create_client(service, region, config=config)
     known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
-    return session.create_client(service, config=known_here, endpoint_url=endpoint or None)
+    return session.create_client(service, region, config=known_here, endpoint_url=endpoint or None)
+
+
+def _session(settings: Settings) -> Any:
+    """The one of the profile and the environment: whoever is asked for an MFA code is asked once."""
+    from hardway import credentials
+
+    key = (settings.aws.profile, frozenset(aws_variables().items()))
+    if key not in _sessions:
+        made = credentials.session(settings.aws.profile, settings.aws.region)
+        parsers = made.get_component("response_parser_factory")
+        parsers.set_parser_defaults(timestamp_parser=_timestamp)
+        make = parsers.create_parser
+        parsers.create_parser = lambda protocol: _checked(make(protocol), protocol == "ec2")
+        _sessions.clear()
+        _sessions[key] = made
+    return _sessions[key]
 
 
 def _checked(parser: Any, of_ec2: bool) -> Any:
@@ -211,7 +247,7 @@ def made(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, Any
 
 
 def user() -> str:
-    """Who is at work here, for the tag `owner`: the login name, or the user's number where it has none."""
+    """Return this user for the tag `owner`: the login name, or the user's number if there is no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # as in a container that runs as any user
@@ -219,7 +255,7 @@ def user() -> str:
 
 
 def other_owner(tags: Mapping[str, str]) -> str:
-    """Whom the tag `owner` names, if that is somebody else; else empty."""
+    """Return the user in the tag `owner` if it is somebody else, else an empty text."""
     owner = tags.get("owner", "")
     return "" if owner == user() else owner
 
@@ -228,6 +264,12 @@ def error_code(error: Exception) -> str:
     """The AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for anything else."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def error_message(error: Exception) -> str:
+    """The words of AWS in a botocore ClientError; empty for anything else."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Message", "")) if isinstance(response, dict) else ""
 
 
 def is_denied(error: Exception) -> bool:
@@ -240,6 +282,16 @@ def lacks_capacity(code: str) -> bool:
     return code in _NO_CAPACITY
 
 
+def is_quota(code: str) -> bool:
+    """Whether the account has used up a quota: asking again, elsewhere or later, changes nothing."""
+    return code in _QUOTA
+
+
+def is_throttled(code: str) -> bool:
+    """Whether AWS takes no more requests, or EC2 starts no more instances, for some seconds."""
+    return code in _THROTTLED
+
+
 def lacks_capacity_now(code: str) -> bool:
     """Whether that may be otherwise in a minute."""
     return code in _NO_CAPACITY_NOW
@@ -250,14 +302,18 @@ def persistently(call: Callable[[], Answer], codes: Collection[str] = (), second
 
     An outage, or no answer, ends it after five attempts. The call must be one that EC2 carries out once.
     """
+    return until(call, lambda error: error_code(error) in _THROTTLED or error_code(error) in codes, seconds)
+
+
+def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], seconds: float) -> Answer:
+    """Call again, as `persistently` does, while `is_passing` says so of the error."""
     deadline = time.monotonic() + seconds
     attempt, outages = 0, 0
     while True:
         try:
             return call()
         except Exception as error:
-            code = error_code(error)
-            if code not in _THROTTLED and code not in codes:
+            if not is_passing(error):
                 outages += 1
                 if outages >= 5 or not _is_outage(error):
                     raise
@@ -277,7 +333,7 @@ def refusal(operation: str, code: str, message: str) -> Exception:
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether EC2 has said no; else nobody knows whether it has done what was asked."""
+    """Whether EC2 has refused. Otherwise nobody knows whether it has carried out the call."""
     return isinstance(error, Exception) and bool(error_code(error)) and not _is_outage(error)
 
 
@@ -296,9 +352,9 @@ def _is_outage(error: Exception) -> bool:
 
 
 def translate(error: Exception) -> HardwayError | None:
-    """The sentence for an error of botocore's, or for an answer that lacks what it must have; None for others.
+    """Return the sentence for an error of botocore's, or for an answer with a missing part; None for other errors.
 
-    One that is a sentence already stays as it is.
+    An error of ours is a sentence already and stays as it is.
     """
     if isinstance(error, HardwayError):
         return error
@@ -311,9 +367,11 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.NoCredentialsError | b.PartialCredentialsError):
         return UsageError(f"no AWS credentials: {_GET_CREDENTIALS}")
     if isinstance(error, b.ProfileNotFound):
-        return UsageError(f"{error}: `aws configure list-profiles` shows those there are")
+        return UsageError(f"{error}: `aws configure list-profiles` lists the known profiles")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
+    if why := _lacks_credentials(error):
+        return UsageError(f"the AWS credentials can't be had: {why}")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
@@ -324,6 +382,28 @@ def translate(error: Exception) -> HardwayError | None:
     return None
 
 
+def _lacks_credentials(error: Exception) -> str:
+    """Why there are no credentials, in a line; empty for an error that has not come from where they are sought."""
+    from botocore.exceptions import CredentialRetrievalError
+
+    if isinstance(error, CredentialRetrievalError):
+        source, said = error.kwargs.get("provider"), str(error.kwargs.get("error_msg"))
+        source = "credential_process" if source == "custom-process" else source
+        # A program's own words end with the reason.
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
+        return f"{source} failed{f': {last[0][:_MOST_CHARACTERS]}' if last else ' and does not say why'}"
+    passed = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if not passed & _OF_CREDENTIALS:
+        return ""
+    if isinstance(error, EOFError):
+        return "no MFA code was given: run it, or `aws sts get-caller-identity`, once where you can type one"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "credential_process has not printed JSON, in UTF-8, on its stdout"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {reason_of(error)}"
+    return f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS]
+
+
 def _is_ours(error: BaseException) -> bool:
     """Whether it was raised in this package, and not by the tasks of others that call it."""
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
@@ -331,17 +411,70 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _refused(error: Any) -> HardwayError:
-    code = error_code(error)
-    said = error.response.get("Error", {}).get("Message", "")
+    code, said = error_code(error), error_message(error)
+    if code in _EXPIRED | _UNKNOWN_KEY | _SKEWED and (skew := _skew(error)):
+        return UsageError(
+            f"this machine's clock is {skew} AWS's, so AWS takes nothing that it signs: set it "
+            f"(timedatectl set-ntp true) ({code}: {said})"
+        )
     if code in _EXPIRED:
-        return UsageError(f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code})")
+        return UsageError(
+            f"the AWS credentials have expired: log in again (`aws sso login`, or a new token) ({code}: {said})"
+        )
+    if code in _UNKNOWN_KEY and "not authorized for images" in said.lower():
+        return UsageError(
+            f"AWS refused {error.operation_name}: {said} ({code}): the image's owner must share it with this account, "
+            "or its terms be accepted in AWS Marketplace"
+        )
     if code in _UNKNOWN_KEY:
-        return UsageError(f"AWS does not accept these credentials ({code}): {_GET_CREDENTIALS}")
+        # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
+        return UsageError(
+            f"AWS does not accept these credentials ({code}: {said}): {_GET_CREDENTIALS}; a region that is not enabled "
+            "for the account says the same (`aws account list-regions`)"
+        )
     if code in _DENIED:
         return UsageError(
-            f"AWS denies {error.operation_name} to these credentials: ask for that permission, "
-            f"or use another profile ({code}: {said})"
+            f"AWS denies {error.operation_name} to these credentials: ask for that permission, or use another profile "
+            f"({code}: {_decodable(said)})"
+        )
+    if code == _NO_SPOT_ROLE:
+        return UsageError(
+            "this account has not used spot yet, and these credentials may not make the role that it needs: whoever "
+            f"administers IAM runs `aws iam create-service-linked-role --aws-service-name spot.amazonaws.com` ({code})"
+        )
+    if code.endswith(("LimitExceeded", "CountExceeded")) and code not in _FIXED_LIMITS | _THROTTLED:
+        return Failed(
+            f"the account's quota is used up: {said.rstrip('.')} ({code}); ask for more in Service Quotas: "
+            "https://console.aws.amazon.com/servicequotas/home"
         )
     if code in _NO_CAPACITY:
-        return Failed(f"AWS has no capacity for this: try another --type or --zone ({code}: {said})")
+        advice = "another --type or --zone" if error.operation_name in _LAUNCHES else "again later"
+        return Failed(f"AWS has no capacity for this: try {advice} ({code}: {said})")
     return UsageError(f"AWS refused {error.operation_name}: {said} ({code})")
+
+
+def _skew(error: Any) -> str:
+    """How wrong this machine's clock is, by the time in AWS's answer; empty where AWS would bear with it."""
+    said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead = time.time() - parsedate_to_datetime(said).timestamp()
+    except ValueError:
+        return ""
+    if abs(ahead) <= _MOST_SKEW_SECONDS:
+        return ""
+    return f"{duration(abs(ahead), digits=2)} {'ahead of' if ahead > 0 else 'behind'}"
+
+
+def _decodable(said: str) -> str:
+    """The words of a denial for people; what is encoded in it goes to a file, and the command that decodes it in."""
+    found = _ENCODED.search(said)
+    if not found:
+        return said
+    words = said[: found.start()]
+    try:
+        file = files.state_directory() / "denial"
+        files.write(file, [found[1].encode()])
+    except OSError:
+        return words
+    decode = "aws sts decode-authorization-message --query DecodedMessage --output text --encoded-message"
+    return f"{words} `{decode} {shlex.quote(f'file://{file}')}` says why"

@@ -1,11 +1,11 @@
-"""Every setting, declared once: its name, kind, default, unit and limits, and what it means.
+"""Every setting, declared once with its name, kind, default, unit, limits and help.
 
 A field of a section here is a key of invoke.yaml, a variable `INVOKE_<SECTION>_<FIELD>`, a value of
 `c.config.<section>`, and the flag of a task that has a parameter of its name. The flag's help, the line in invoke.yaml
 and each check come from the declaration. `settings` lays the defaults, the environment, the configuration and the flags
 on each other, in this order.
 
-Only this module reads the environment. The functions at its end give the rest of the library what else it says.
+Only this module reads the environment. The functions at its end give the other variables to the rest of the library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from invoke.context import Context
 from hardway.errors import UsageError, did_you_mean
 
 LEVELS = ("bwrap", "unshare", "none")
-"""Of isolation, the best first."""
+"""The levels of isolation, the best first."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids of up to ten times the on-demand price.
@@ -43,7 +43,7 @@ def setting(
     most: float = math.inf,
     choices: tuple[str, ...] = (),
 ) -> Value:
-    """Declare a field of a section; see `Setting` for what the arguments are."""
+    """Declare a field of a section; `Setting` explains the arguments."""
     about = {"help": help, "unit": unit, "unset": unset, "least": least, "most": most, "choices": choices}
     return field(default=default, metadata=about)
 
@@ -58,7 +58,7 @@ class Aws:
 
 @dataclass(frozen=True)
 class Ec2:
-    """What is launched, and how instances are reached."""
+    """How instances are launched and reached."""
 
     name: str = setting("hardway", "Name tag of new instances")
     num: int = setting(1, "how many instances to start", least=1)
@@ -71,7 +71,7 @@ class Ec2:
         unset="on demand",
         most=_MOST_SPOT,
     )
-    ami: str = setting("noble", "noble, jammy, bookworm, al2023, ami-..., or the name of an image of your own")
+    ami: str = setting("noble", "noble, resolute, jammy, trixie, bookworm, al2023, ami-... or your own image's name")
     key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
     sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
     vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")
@@ -80,21 +80,22 @@ class Ec2:
     role: str = setting("", "name of an IAM instance profile")
     gigs: int = setting(0, "of the root volume", unit="GiB", unset="the image's own size")
     init: str = setting("", "user data run at first boot: a file, or the text of a bash script")
-    seconds_timeout: int = setting(300, "until instances that are not ready are a failure", unit="seconds")
+    no_wait_init: bool = setting(False, "count instances as ready while their --init still runs")
+    seconds_timeout: int = setting(300, "to wait until all instances are ready", unit="seconds")
     seconds_wait: int = setting(
-        0, "after which those ready are enough and the others are terminated", unit="seconds", unset="never"
+        0, "after which the ready instances are enough, and the others are terminated", unit="seconds", unset="never"
     )
     ssh_user: str = setting("", "login user", unset="the image's own")
     ssh_port: int = setting(22, "port of the SSH server on new instances", least=1, most=65535)
     ssh_from: str = setting("", "network in CIDR form that hardway-ssh lets in", unset="this machine's public address")
     connect_timeout: int = setting(15, "for each step of connecting to an instance", unit="seconds")
     max_connections: int = setting(100, "instances to be connected to at the same time", least=1)
-    min: int = setting(0, "how many instances are enough where EC2 has no more", unset="as many as num")
+    min: int = setting(0, "how many instances are enough if EC2 has no more", unset="as many as num")
     max_hours: float = setting(
         12.0, "after which an instance ends itself", unit="hours", unset="never", most=MOST_HOURS
     )
     max_cost: float = setting(
-        0.0, "that the new instances may cost within max-hours, or none is started", unit="USD", unset="no limit"
+        0.0, "that new instances may cost within max-hours; else none is started", unit="USD", unset="no limit"
     )
     private_ip: bool = setting(False, "connect to the private addresses of instances")
     via: str = setting(
@@ -132,9 +133,7 @@ class Mapreduce:
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
-    linger: float = setting(
-        3600.0, "until an agent on an instance ends itself when nobody connects to it", unit="seconds"
-    )
+    linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
 
 
 @dataclass(frozen=True)
@@ -159,14 +158,16 @@ class Local:
     boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
     isolation: str = setting(
         "auto",
-        "what instances run in: bwrap, unshare or none; auto: the first of these that works here",
+        "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
         choices=("auto", *LEVELS),
     )
+    launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
+    launch_refill: float = setting(2.0, "more of them that can be launched each second")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All sections, and what of the caller's environment travels with a command to an instance."""
+    """All sections, and the session of the S3 stub that travels with a command to an instance."""
 
     aws: Aws = Aws()
     ec2: Ec2 = Ec2()
@@ -175,10 +176,10 @@ class Settings:
     local: Local = Local()
     stub_session: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """By the name (`ec2.num`) of what is set, what a person would change: its flag, its variable, itself."""
+    """By the name (`ec2.num`) of each setting that is set, the thing to change: its flag, its variable, or its key."""
 
     def source(self, name: str) -> str:
-        """What a person would change, for an error about a setting (`ec2.num`): its flag, its variable, itself."""
+        """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
 
 
@@ -187,10 +188,10 @@ SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce
 
 @dataclass(frozen=True)
 class Setting:
-    """What there is to know of a setting.
+    """One setting's declaration.
 
-    `help` goes on after `unit`, where there is one: seconds, until something happens. `unset` is what 0 or an empty
-    text stands for. `least` and `most` are the limits of a number; a text is one of the `choices`, if there are any.
+    `help` goes on after `unit`, if there is one: seconds, until something happens. `unset` is the meaning of 0 or of an
+    empty text. `least` and `most` are the limits of a number; a text is one of the `choices`, if there are any.
     """
 
     section: str
@@ -208,7 +209,7 @@ class Setting:
 
     @property
     def kind(self) -> type[Any]:
-        """What its values are: str, int, float or bool."""
+        """The type of its values: str, int, float or bool."""
         return type(self.default)
 
     @property
@@ -222,12 +223,12 @@ class Setting:
         return f"INVOKE_{self.section}_{self.name}".upper()
 
     def described(self, empty: str) -> str:
-        """What it means, in a line; `empty` is said for the empty text, before what that stands for."""
+        """Explain the setting in a line; `empty` stands before the meaning of the empty text."""
         zero = f"; {empty if self.kind is str else '0:'} {self.unset}" if self.unset else ""
         return f"{self.unit} {self.help}{zero}".lstrip()
 
     def read(self, value: Any, source: str) -> Any:
-        """`value`, text or not, as what it is. Raises UsageError, about `source`, for what it can't be."""
+        """Return `value`, text or not, as the setting's kind. Raises UsageError about `source` for a bad value."""
         if self.kind is bool:
             return _switch(value, source)
         if self.kind is str:
@@ -243,10 +244,10 @@ SETTINGS = {
 
 
 def defaults(*sections: str) -> dict[str, dict[str, Any]]:
-    """The defaults of the named sections, as `ns.configure` takes them.
+    """Return the defaults of the named sections, as `ns.configure` takes them.
 
-    Invoke reads an `INVOKE_*` variable only for a key that some collection has declared, and shows a traceback for one
-    that it cannot read as the declared kind: raises UsageError for such a variable first.
+    Invoke reads an `INVOKE_*` variable only for a key that some collection has declared. It would show a traceback for
+    a variable that it can't read as the declared kind. Raises UsageError for such a variable first.
     """
     for known in SETTINGS.values():
         if known.section in sections and known.variable in os.environ:
@@ -263,11 +264,11 @@ def settings(
     cluster: Mapping[str, Any] | None = None,
     real_s3: bool = False,
 ) -> Settings:
-    """The settings, from the defaults, the environment, the context's configuration and the flags of a task.
+    """Return the settings from the defaults, the environment, the context's configuration and the flags of a task.
 
-    `region` is what a `--region` flag said, and the mappings are what those of the sections said: None is not given,
-    nor is False, since a switch can't be turned off by a flag. With `real_s3` no session of the S3 stub travels.
-    Raises UsageError for a value that can't be, or a setting that does not exist.
+    `region` is the value of a `--region` flag, and the mappings are the values of the sections' flags. None means not
+    given, and so does False, since a switch can't be turned off by a flag. With `real_s3` no session of the S3 stub
+    travels. Raises UsageError for a bad value, or a setting that does not exist.
     """
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
@@ -283,7 +284,7 @@ def settings(
 
 
 def _layers(c: Context, flags: Mapping[str, Mapping[str, Any] | None]) -> Iterator[tuple[Setting, Any, str]]:
-    """What is set, in one place after the other: the setting, its value, and what a person would change there."""
+    """Yield each setting that is set, place by place: the setting, its value, and the thing to change there."""
     yield from _variables()
     for section in SECTIONS:
         for key, value in (c.config.get(section) or {}).items():
@@ -297,9 +298,9 @@ def _layers(c: Context, flags: Mapping[str, Mapping[str, Any] | None]) -> Iterat
 
 
 def _variables() -> Iterator[tuple[Setting, Any, str]]:
-    """What the environment sets.
+    """Yield the settings in the environment.
 
-    Invoke reads variables for the collection of the task that was called: in a task of another one, that calls ours,
+    Invoke reads variables for the collection of the called task only. When a task of another collection calls ours,
     none of these settings is in the context's configuration.
     """
     for variable, value in os.environ.items():
@@ -318,7 +319,7 @@ def _find(section: str, name: str, where: str) -> Setting:
 
 
 def _region(c: Context, flag: str | None, configured: str) -> str:
-    """Flag, `with ec2.region(...)`, environment, invoke.yaml; empty leaves it to the AWS profile."""
+    """Take the region from the flag, `with ec2.region(...)`, the environment or invoke.yaml; empty: the profile's."""
     chosen = flag or c.config.get("hardway_region")
     if chosen:
         return str(chosen)
@@ -326,7 +327,7 @@ def _region(c: Context, flag: str | None, configured: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """`value` as text: a list's items with commas, as in invoke.yaml or from Python; empty for None."""
+    """Return `value` as text: a list's items, from invoke.yaml or Python, with commas; empty for None."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
 
@@ -342,7 +343,7 @@ def _one_of(value: str, choices: tuple[str, ...], what: str) -> str:
 
 
 def _switch(value: Any, what: str) -> bool:
-    """True or false. Of texts only those that Invoke, which takes every word for true, reads the same way."""
+    """Read a switch. Invoke takes every word for true, so only texts with one meaning to both are accepted."""
     if isinstance(value, bool):
         return value
     if str(value) not in ("", "0", "1"):
@@ -351,7 +352,7 @@ def _switch(value: Any, what: str) -> bool:
 
 
 def number(value: Any, kind: type, what: str, *, least: float = 0, most: float = math.inf, unit: str = "") -> Any:
-    """`value` (text or a number) as a `kind` (int or float) within limits; `what` names it in the error."""
+    """Read `value` (text or a number) as a `kind` (int or float) within limits; `what` names it in the error."""
     try:
         result = kind(str(value))
         if not least <= result <= most:
@@ -363,45 +364,45 @@ def number(value: Any, kind: type, what: str, *, least: float = 0, most: float =
     return result
 
 
-# What else the environment says, to us and to the programs that we start.
+# The rest of the environment, for us and for the programs that we start.
 
 
 def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[str, ...] = ()) -> dict[str, str]:
-    """The environment of a process to start: this one's, without what begins with one of these, and with more."""
+    """Return this process's environment for a new process: `added`, and without names that begin with `without`."""
     return {name: value for name, value in os.environ.items() if not name.startswith(without)} | dict(added or {})
 
 
 def aws_variables() -> dict[str, str]:
-    """What leads clients of AWS, and those of the S3 stub, which keeps what it has covered up."""
+    """Return the variables that lead clients of AWS, and those of the S3 stub, which saves the values it replaces."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "s3_stubbed_"))}
 
 
 def search_path() -> list[str]:
-    """The directories in which programs are looked for."""
+    """Return the directories of PATH."""
     return os.environ.get("PATH", os.defpath).split(os.pathsep)
 
 
 def temporary_directory() -> Path:
-    """Where a shell puts what is only for now."""
+    """Return a shell's directory for temporary files."""
     return Path(os.environ.get("TMPDIR") or "/tmp").resolve()
 
 
 def proxies() -> dict[str, str]:
-    """The proxies, by the scheme of a URL."""
+    """Return the proxies, by the scheme of a URL."""
     from urllib.request import getproxies_environment  # a hundred modules that most tasks don't need
 
     return getproxies_environment()
 
 
 def proxy_exceptions() -> list[str]:
-    """The hosts that are reached without a proxy."""
+    """Return the hosts that are reached without a proxy."""
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return list(filter(None, said.split(",")))
 
 
 @contextlib.contextmanager
 def variables_set(added: Mapping[str, str]) -> Iterator[None]:
-    """In this block the environment has these variables, for calls of AWS that are to go elsewhere."""
+    """Set these variables of the environment in this block, for calls of AWS that are to go elsewhere."""
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:

@@ -1,7 +1,7 @@
 """The one tree of errors that a person may meet: a sentence and an exit code.
 
 Each is an `invoke.Exit`, so that Invoke prints the sentence on stderr and exits with the code; Python callers
-catch `HardwayError`. What is not in this tree is a bug. The translation of botocore's errors is in `aws`.
+catch `HardwayError`. Any other exception is a bug. The translation of botocore's errors is in `aws`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from invoke.exceptions import Exit
 from hardway.terminal import printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""The numbers of those OSErrors that say of a file that it can't be written: a person's disk, and no bug of ours."""
+"""The numbers of OSErrors for a file that can't be written: a person's disk is to blame, and no bug of ours."""
 
 
 class HardwayError(Exit):
-    """What went wrong and what to do about it, in one line; below it, `lines` that show it, such as the end of a log.
+    """A problem and its remedy, in one line; below it, `lines` that show the problem, such as the end of a log.
 
-    `message` is what a person is shown: whatever a terminal would obey in the names, and answers of others, that were
-    put into it is written out. `code` becomes the exit code of the process. `result` is what the task would have
-    returned, of what is done: the command line prints it.
+    A person is shown `message`, in which control characters of names and answers are written out. `code` becomes the
+    exit code of the process. `result` is the part of the task's result that was reached: the command line prints it.
     """
 
     result: Any = None
@@ -37,7 +36,7 @@ class HardwayError(Exit):
 
     @property
     def message(self) -> str:
-        """What a person is shown."""
+        """The text for a person."""
         return self._message
 
     @message.setter
@@ -67,7 +66,7 @@ class Failed(HardwayError):
 
 
 class PartlyFailed(Failed):
-    """Some of the work failed, or was bad input, and some is done, which is the `result`."""
+    """Some of the work failed, or was bad input. The rest is done, and is the `result`."""
 
     def __init__(self, message: str, result: Any, code: int = 1) -> None:
         HardwayError.__init__(self, message, code)
@@ -82,12 +81,12 @@ class Interrupted(HardwayError):
 
 
 def reason_of(error: Exception) -> str:
-    """Why the system refused, in the words of an OSError, without the file's name; else what the error says."""
+    """Return the reason in an OSError's words, without the file's name; for another error, its text."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` with the nearest of `known`, or nothing where none is near, or the word is one of them."""
+    """Return `"; did you mean X?"` with the nearest of `known`; empty if none is near, or the word is known."""
     words = list(known)
     if word in words:
         return ""

@@ -1,8 +1,8 @@
 """Files and directories that are hardway's own on this machine: private, whole, locked.
 
-State, caches and data are for this user's eyes alone. The mode of a directory is set, whatever the umask is, and mended
-where it was inherited. A file is there whole or not at all, whoever else writes the same one now. A lock on a file says
-that a process is at work; the kernel lets go of the lock however the process ends.
+State, caches and data are for this user's eyes alone. The mode of a directory is set, whatever the umask is, and
+corrected where it was inherited. A file is there whole or not at all, even if two processes write it at a time. A lock
+on a file shows that a process is at work. The kernel releases the lock however the process ends.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from pathlib import Path
 from typing import IO, Any
 
 SUFFIX = r"\.[0-9a-f]{8}\.new"
-"""How the name of a file ends that is not whole yet, as a regular expression; what it will be called comes before."""
+"""The end of the name of a file that is not whole yet, as a regular expression; its later name comes before."""
 _PRIVATE = 0o700
 
 
 def state_directory(*below: str) -> Path:
-    """The directory of what must last: jobs, known hosts, launches; or one below it. It is there when this returns."""
+    """Make and return the directory of lasting files (jobs, known hosts, launches), or one below it."""
     from platformdirs import user_state_path
 
     return _own(user_state_path, *below)
 
 
 def cache_directory(*below: str) -> Path:
-    """The same for what can be had again."""
+    """Make and return the directory of caches, or one below it."""
     from platformdirs import user_cache_path
 
     return _own(user_cache_path, *below)
 
 
 def data_directory(*below: str) -> Path:
-    """The same for what is the user's, such as the key."""
+    """Make and return the directory of the user's data, such as the key, or one below it."""
     from platformdirs import user_data_path
 
     return _own(user_data_path, *below)
 
 
 def private(directory: Path) -> Path:
-    """Make a directory, and those above it that are missing, for this user alone; one that is there is made so.
+    """Make a directory and its missing parents, for this user alone; make an existing one private.
 
-    Raises OSError where that can't be done, and where one that is there is another user's: root could make it private,
-    and whose it is could still exchange what is in it.
+    Raises OSError if this fails, or an existing one is another user's: root could make it private, but its owner could
+    still exchange its content.
     """
     missing = []
     for each in (directory, *directory.parents):
@@ -73,12 +73,12 @@ def _own(place: Callable[[str], Path], *below: str) -> Path:
 
 
 def private_file(path: str, flags: int) -> int:
-    """Open a file of ours for `open(opener=)`: what is made is for this user alone."""
+    """Open a file of ours for `open(opener=)`: a new file is for this user alone."""
     return os.open(path, flags, 0o600)
 
 
 def mend_file(descriptor: int) -> None:
-    """Have an open file of ours that only we can read and write. Raises OSError."""
+    """Let only us read and write an open file of ours. Raises OSError."""
     status = os.fstat(descriptor)
     if stat.S_IMODE(status.st_mode) & 0o177 and is_ours(status):
         os.fchmod(descriptor, 0o600)
@@ -90,10 +90,9 @@ def is_ours(status: os.stat_result) -> bool:
 
 
 def lock(file: IO[Any] | int, *, wait: bool = False, shared: bool = False) -> bool:
-    """Lock an open file, or directory, for as long as it is open; False where another holds it, unless told to `wait`.
+    """Lock an open file or directory for as long as it is open; return False if another holds it, without `wait`.
 
-    A `shared` lock keeps out nobody but those that want the file for themselves. Raises OSError where the file system
-    has no locks.
+    A `shared` lock excludes other locks that are not shared. Raises OSError if the file system has no locks.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

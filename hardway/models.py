@@ -1,8 +1,8 @@
 """botocore's models of the services we call, kept where they load fast: no documentation, no gzip, in one file.
 
-Reading them is a third of what a short command takes. Of the thousands of shapes in them each is parsed when something
-asks for it. What is not kept, such as another service that leads to credentials, botocore reads from its own files, and
-everything on any trouble with ours.
+Reading botocore's own files is a third of a short command's time. A model has thousands of shapes, and each is parsed
+at its first use. botocore reads anything else, such as another service for credentials, from its own files. On any
+trouble with our file it reads everything from there.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class KeptLoader(Loader):
 
 
 def loader(service: str) -> Loader:
-    """What loads the models of a session that makes clients of `service`; they are kept at the first use."""
+    """Return a loader for the models of a session that makes clients of `service`; its first use keeps them."""
     if os.path.isdir(Loader.CUSTOMER_DATA_PATH):
         # Models that this user has put before botocore's.
         return Loader()
@@ -101,7 +101,7 @@ def loader(service: str) -> Loader:
 
 
 def _text(service: str) -> str:
-    """What a KeptLoader reads: a line with all but the large parts, then an element of those on each line."""
+    """Write the text for a KeptLoader: a line with all but the large parts, then a line for each of their elements."""
     full = Loader()
     models = {}
     for kind in _OF_THE_SERVICE:

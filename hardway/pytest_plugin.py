@@ -1,8 +1,8 @@
 """pytest fixtures to test one's own jobs with on this machine: a local cloud, instances, their faults, the S3 stub.
 
 pytest imports this wherever hardway is installed, so nothing of hardway or boto3 is imported before a fixture is used.
-In all of them no AWS variable, profile or `INVOKE_` setting of the person who runs the tests is seen; what is set in
-their place is undone at the end. A fixture lasts for a test; `start_local_cloud` makes one of a wider scope.
+Tests that use one see no AWS variable, profile or `INVOKE_` setting of the person who runs them. The fixtures undo
+their changes at the end. A fixture lasts for a test; `start_local_cloud` makes one of a wider scope.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_PROFILES = f"{os.devnull}/no AWS profile in tests with hardway"
 
 @dataclass(frozen=True)
 class LocalCloud:
-    """A local cloud of the tests' own; `state` is the XDG_STATE_HOME in which tasks of `local.` find it."""
+    """A local cloud for tests; tasks of `local.` find it with `state` as their XDG_STATE_HOME."""
 
     state: Path
     running: Running
@@ -87,9 +87,9 @@ def _interrupt(outcome: Any) -> None:
 
 @contextlib.contextmanager
 def run_local_cloud(state: Path, settings: Local | None = None) -> Iterator[LocalCloud]:
-    """A local cloud in the directory `state` for the time of the block; this process's environment stays as it is.
+    """Run a local cloud in the directory `state` for the block; this process's environment stays as it is.
 
-    It ends with this process at the latest, even if that is killed. Raises HardwayError where it doesn't come up.
+    The cloud ends with this process at the latest, even after a kill. Raises HardwayError if it doesn't start.
     """
     from hardway.config import Local
     from hardway.local import daemon
@@ -104,11 +104,11 @@ def run_local_cloud(state: Path, settings: Local | None = None) -> Iterator[Loca
 
 @contextlib.contextmanager
 def start_local_cloud(directory: Path) -> Iterator[LocalCloud]:
-    """A local cloud for the time of the block, at which this process and all it starts is pointed.
+    """Run a local cloud for the block, and point this process and all it starts at the cloud.
 
     To share one among tests, override the fixture: `@pytest.fixture(scope="session") def local_cloud(tmp_path_factory)`
     with `with start_local_cloud(tmp_path_factory.mktemp("cloud")) as cloud: yield cloud`. `INVOKE_LOCAL_` settings
-    hold. Raises HardwayError where it doesn't come up.
+    hold. Raises HardwayError if it doesn't start.
     """
     from invoke import Context
 
@@ -122,7 +122,7 @@ def start_local_cloud(directory: Path) -> Iterator[LocalCloud]:
 
 @pytest.fixture
 def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    """A fresh local cloud, at which the test and all it starts is pointed; nothing of it is left afterwards."""
+    """Give a fresh local cloud to the test and all it starts; nothing of the cloud is left afterwards."""
     with start_local_cloud(tmp_path_factory.mktemp("hardway")) as cloud:
         yield cloud
 
@@ -149,9 +149,9 @@ def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterat
 
 @pytest.fixture
 def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
-    """Have something go wrong in the local cloud, as the task `local.fault` does: `local_faults("kill", ids, after=2)`.
+    """Make something go wrong in the local cloud, as the task `local.fault` does: `local_faults("kill", ids, after=2)`.
 
-    What is still wrong after the test, or was still to come, is undone.
+    Faults that last or wait after the test are undone.
     """
     from invoke import Context
 
@@ -179,7 +179,7 @@ def local_faults(local_cloud: LocalCloud) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stub_sessions.Session]:
-    """An empty session of the S3 stub: what the test starts, on instances too, has the stub as its `aws`."""
+    """Give an empty session of the S3 stub: `aws` is the stub in all that the test starts, also on instances."""
     from hardway.s3 import stub_sessions
 
     with (

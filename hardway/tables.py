@@ -1,4 +1,4 @@
-"""Lists as a person reads them, one thing a line in aligned columns, or as JSON; counts, money, durations as text."""
+"""Lists as aligned columns or as JSON; counts, money and durations as text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Column: TypeAlias = "str | Callable[[Any], object]"
 """The name of a field or a key, or a function of the row."""
 
 _LEAST = 0.0001  # USD that are told exactly
-# Below so many seconds a duration is told in units of so many.
+# Below this number of seconds a duration is told in units of this length.
 _UNITS = ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days"))
 
 
 class Table(list[Row]):
-    """A list that prints a line for each row, in these columns, `-` for what is not there."""
+    """A list that prints a line for each row, in these columns, with `-` for a missing value."""
 
     def __init__(self, rows: Iterable[Row], *columns: Column) -> None:
         super().__init__(rows)
@@ -35,16 +35,16 @@ class Table(list[Row]):
         return aligned([[_cell(row, column) for column in columns] for row in self])
 
     def facts(self, row: Row) -> Mapping[str, Any]:
-        """All there is to know of a row: the fields of a dataclass, or what a mapping has."""
+        """Return all facts of a row: the fields of a dataclass, or a mapping's items."""
         return row if isinstance(row, Mapping) else asdict(row)  # type: ignore[call-overload]
 
     def json(self) -> str:
-        """All there is to know of each row, as a JSON array of objects; times in ISO form."""
+        """Return all facts of each row as a JSON array of objects; times in ISO form."""
         return json.dumps([self.facts(row) for row in self], indent=2, default=datetime.isoformat)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, its cells padded to the width of their column; nothing in a cell ends it, or is obeyed."""
+    """Lay out a line for each row, cells padded to their column's width; no character of a cell ends or controls it."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -67,7 +67,7 @@ def _cell(row: Any, column: Column) -> str:
 
 
 def money(usd: float) -> str:
-    """USD for a person: cents, or three digits of what is less than one dollar."""
+    """Write USD for a person: cents, or three digits of less than one dollar."""
     if usd >= 1 or usd <= 0:
         return f"${usd:,.2f}"
     if usd < _LEAST:
@@ -83,11 +83,11 @@ def count(number: float, what: str) -> str:
 
 
 def per_hour(usd: float | None) -> str | None:
-    """A price of an hour for a person; None for one that is not known."""
+    """Write the price of an hour for a person; None for an unknown price."""
     return None if usd is None else f"{money(usd)}/hour"
 
 
 def duration(seconds: float, digits: int = 3) -> str:
-    """`12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate, and for what changes while one looks."""
+    """`12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate, and for a number that keeps changing."""
     size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
     return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"

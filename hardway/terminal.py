@@ -1,4 +1,4 @@
-"""What a terminal is shown: text from outside is made safe by `printable`, the one function that does it.
+"""Text for a terminal. `printable` is the one function that makes text from outside safe.
 
 Names, tags, file names, hosts' messages and commands of jobs are shown through it. A task's own output is not: a person
 who runs a command gets its bytes as they are.
@@ -30,18 +30,18 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def last_line(said: bytes | str) -> str:
-    """The last line that isn't blank, which has the reason when a program fails; safe to show. Empty for none."""
+    """Return the last line that isn't blank, where a failed program tells its reason; safe to show. Empty for none."""
     text = said.decode(errors="replace") if isinstance(said, bytes) else said
     return next((printable(line.strip()) for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def cut_short(text: str, most: int = 300) -> str:
-    """A text from outside, safe to show, in at most so many characters before the `...` of one that is longer."""
+    """Return a text from outside, safe to show; a longer one is cut to the number of characters, and ends in `...`."""
     return printable(text[:most]) + ("..." if len(text) > most else "")
 
 
 def redrawn(stream: TextIO) -> Console | None:
-    """rich's console for a terminal on which something can be drawn again and again; None for what only takes lines."""
+    """Return rich's console for a terminal that can be redrawn; None for one that only takes lines."""
     if not stream.isatty():
         return None
     from rich.console import Console

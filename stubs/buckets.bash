@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# aws s3 mb, rb, presign and website. Read by aws, whose parser, names of keys and errors it uses.
+# aws s3 mb, rb and presign. Read by aws, whose parser, names of keys and errors it uses.
 
 make_bucket() { # aws s3 mb
   parse 1 "$@" || usage_error 'the following arguments are required: path'
@@ -67,6 +67,7 @@ empty_bucket() { # rb --force: removes the objects of $bucket, or ends
   done
   in_chunks rm -f -- ||
     fail 255 'remove_bucket failed: Unable to delete all objects in the bucket, bucket will not be deleted.'
+  [[ ! -d ./^about ]] || { load about && forget_replaced; }
   ((${#keys[@]})) && out "delete: s3://$bucket/%s\n" "${keys[@]}"
   return 0
 }
@@ -96,11 +97,5 @@ presign() { # an object's file: no address of the real S3, which would answer
   url_encode "$session/${file#./}"
   out 'file://%s\n' "$encoded"
   printf 'aws (S3 stub): this URL is a file of the session: curl reads it on this machine, and it does not expire\n' >&2
-  finish 0
-}
-
-website() {
-  parse 1 "$@" || usage_error 'the following arguments are required: paths'
-  no_more_arguments
   finish 0
 }

@@ -133,7 +133,7 @@ decode_order() { # what `unescape` made to be sorted: sets $plain
   plain+=$left
 }
 
-find_buckets() { find "$store" -mindepth 1 -maxdepth 1 -type d ! -name ^tmp -printf '%f\003%T@\n' | sort; }
+find_buckets() { find "$store" -mindepth 1 -maxdepth 1 -type d ! -name ^tmp ! -name ^about -printf '%f\003%T@\n' | sort; }
 
 list_buckets() { # PREFIX: sets names and times; or ends
   local found line

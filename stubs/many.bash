@@ -187,7 +187,7 @@ in_chunks() { # COMMAND...: run it with the words of $chunked, so many at a time
 
 perform_many() { # all that a tool can do for many files at a time, a directory after the other
   local i g from to stage names name here_stage=''
-  local -A group
+  local -A group recorded=()
   local froms=() tos=() members=() ids=()
   chunked=()
   for i in "${!operations[@]}"; do
@@ -206,7 +206,10 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
   done
   alive || removed
   in_chunks rm -f -- && for i in "${ids[@]}"; do done_already[i]=1; done
+  [[ ! -d ./^about ]] || load about
+  [[ ! -d ./^about || ${#ids[@]} -eq 0 ]] || forget_replaced
   ids=()
+  [[ $operation != copy || $replacing ]] || ! [[ -d ./^about ]] || recorded_objects || return
   [[ $operation != download ]] || here_stage=1
   for i in "${!operations[@]}"; do
     from=${sources[i]} to=${targets[i]}
@@ -215,6 +218,8 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
       split_path "$from"
       locate "$bucket" "$key"
       from=$file
+      # what takes over a record of its own goes on its own
+      [[ ! ${recorded[${from#./}]-} ]] || continue
     fi
     if [[ $here_stage ]]; then
       # what must not be renamed over goes on its own
@@ -253,13 +258,14 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
   chunked=()
   for to in "${tos[@]}"; do [[ -d $to ]] || chunked+=("$to"); done
   in_chunks mkdir -p --
-  local keep=--no-preserve=mode follow=-P copied=()
+  local keep=--no-preserve=mode mode=--no-preserve=mode follow=-P copied=()
   [[ $here_stage ]] && keep=--preserve=timestamps
   [[ $operation == upload ]] && follow=-L
+  [[ $operation == copy && -z $replacing ]] && mode=--preserve=mode keep=--preserve=mode
   for g in "${!froms[@]}"; do
     split_names "${members[g]}"
     chunked=("${names[@]/#/${froms[g]}/}")
-    if in_chunks cp "$follow" --no-preserve=mode "$keep" -t "$stage/$g" --; then copied+=("$g"); else rm -rf -- "${stage:?}/$g"; fi
+    if in_chunks cp "$follow" "$mode" "$keep" -t "$stage/$g" --; then copied+=("$g"); else rm -rf -- "${stage:?}/$g"; fi
   done
   if [[ -z $here_stage ]]; then
     now
@@ -270,6 +276,9 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     split_names "${members[g]}"
     chunked=("${names[@]/#/$stage/$g/}")
     for i in "${chunked[@]}"; do [[ -L $i ]] && continue 2; done
+    if [[ $about ]]; then
+      new_record "$about" "${tos[g]}" && in_chunks ln -t "$record/${tos[g]#./}" -- || continue
+    fi
     in_chunks mv -f -t "${tos[g]}" -- || continue
     alive || removed
     if [[ $command == mv ]]; then
@@ -279,6 +288,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     for i in ${ids[g]}; do done_already[i]=1; done
   done
   clear_stage
+  [[ -z $about ]] || forget_replaced
 }
 
 clear_stage() {

@@ -206,16 +206,19 @@ Invalid type for parameter $name, value: [${list#, }], type: <class 'list'>, val
 help_text() {
   out '%s\n' 'This is the S3 stub of hardway: it does what AWS CLI 1.x does, on local disk.' '' \
     '  aws s3 cp|mv|rm|ls|sync|mb|rb|presign ...' \
-    '  aws s3api head-object|get-object|put-object|list-objects-v2|list-buckets|delete-object|create-bucket ...' '' \
+    '  aws s3api head-object|get-object|put-object|copy-object|delete-object|delete-objects|list-objects|list-objects-v2 ...' \
+    '  aws s3api head-bucket|list-buckets|create-bucket|delete-bucket|get-bucket-location|wait ...' \
+    '  aws sts get-caller-identity' '  aws configure get|set|list' '' \
     "Session: ${s3_stubbed_session-none}. To end it and get the real aws back: clear-s3-stubbed" '' \
     'Flags that the CLI takes, and that do nothing here:'
-  local name
-  for name in aws cp mv sync rm ls mb presign website head-object get-object put-object delete-object list-objects-v2 \
-    list-buckets create-bucket; do
+  local name python
+  for name in aws cp mv sync rm ls mb presign; do
     # shellcheck disable=SC2046 # a word for each flag
     out '  %s:%s\n' "$name" "$(printf ' --%s' $(printf '%s\n' ${ignored[$name]} | cut -d: -f1))"
   done
-  finish 0
+  [[ $program ]] || find_program
+  python=$(type -P python3) || finish 0
+  exec "$python" -I -S "${program%/*}/calls.py" help
 }
 
 unclaim() { # remove $temporary, the last one claimed: what is left of it takes room on a disk that may be full

@@ -26,7 +26,7 @@ stream() { # cp with - on one side; ends the process
       if ! is_object "$file"; then
         alive || removed
       elif read_text "$file"; then
-        printf %s "$text" 2>/dev/null && finish 0
+        printf %s "$text_read" 2>/dev/null && finish 0
         unwritable
         broken=1
       elif { exec 3<"$file"; } 2>/dev/null; then

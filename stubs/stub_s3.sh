@@ -135,7 +135,7 @@ _s3_stubbed_clear() {
   done
   _s3_stubbed_rest=${_s3_stubbed_rest#:}
   PATH=${_s3_stubbed_rest%:}
-  unset s3_stubbed_session s3_stubbed_tmp
+  unset s3_stubbed_session s3_stubbed_tmp s3_stubbed_jmespath
   _s3_stubbed_open
 }
 

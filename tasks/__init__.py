@@ -1,4 +1,4 @@
-"""The tasks a person types, as Invoke namespaces: `ns` is the whole tree.
+"""The tasks a person types, as Invoke namespaces; `ns` is the whole tree.
 
 In a checkout `inv` finds this folder as `tasks`; installed, the same files are `hardway.tasks`.
 """

@@ -1,4 +1,4 @@
-"""The program `inv` of this checkout, which `./inv` starts: its tasks and its invoke.yaml, from any directory."""
+"""The program `inv` of this checkout, which `./inv` starts with the checkout's tasks, from any directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instances as a cluster of Spark or Dask, for what outgrows pmap; and as plain instances again."""
+"""Turn instances into a cluster of Spark or Dask, for work that outgrows pmap, and into plain instances again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _HELP = {
     "selector": SELECTOR,
     "yes": YES,
     "install": "where the engine is missing, install it into a virtual environment there, by uv or pip",
-    "seconds-timeout": "seconds until a worker that has not registered is a failure",
-    "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
+    "seconds-timeout": "seconds to wait until every worker has registered",
+    "real-s3": "from a shell with the S3 stub, let `aws` on the instances reach the real S3",
 }
 
 
@@ -41,7 +41,7 @@ def spark(
 ) -> str:
     """Make instances a cluster of Spark.
 
-    A worker on each; prints its address. Again: what was lost is replaced.
+    Start a worker on each instance, and print the cluster's address. Called again, replace lost workers.
 
     The instance tagged role=master, else the first on demand, else the first, runs the master. Instances need Java.
 
@@ -69,7 +69,7 @@ def dask(
 ) -> str:
     """Make instances a cluster of Dask.
 
-    A worker on each; prints its address. Again: what was lost is replaced.
+    Start a worker on each instance, and print the cluster's address. Called again, replace lost workers.
 
     The instance tagged role=master, else the first on demand, else the first, runs the scheduler.
 
@@ -86,7 +86,7 @@ def dask(
 def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Make instances of a cluster plain ones again.
 
-    Ends what they run of it; prints the ids of those that did.
+    End the cluster's processes on them, and print the ids of the instances that had any.
 
     Examples:
       inv cluster.stop web --yes
@@ -102,7 +102,7 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
 def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List clusters of Spark and Dask.
 
-    Engine, address, dashboard, id of the master's instance, number of instances.
+    Columns: engine, address, dashboard, id of the master's instance, number of instances.
 
     Examples:
       inv cluster.ls
@@ -116,7 +116,7 @@ def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
 def tunnel(c: Context, selector: str | Iterable[str], region: str | None = None) -> None:
     """Reach a cluster's dashboard from this machine.
 
-    And for Dask the scheduler: at ports of this machine, until Ctrl-C.
+    Open a port of this machine for the dashboard, and for Dask's scheduler, until Ctrl-C.
 
     Examples:
       inv cluster.tunnel web

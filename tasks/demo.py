@@ -1,4 +1,4 @@
-"""The demo; and, for work on this repository, its tests and its benchmarks."""
+"""The demo, the tests and the benchmarks of this repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 def demo(c: Context, num: int | str = 4) -> None:
     """Run the whole job on this machine, to watch.
 
-    A local cloud, a cluster in it, two chained pmap jobs over S3, all thrown away.
+    Start a local cloud and a cluster in it, run two chained pmap jobs over S3, and throw everything away.
 
     Examples:
       inv demo
@@ -68,7 +68,7 @@ def test(c: Context, args: str = "", engines: bool = False) -> None:
 def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks.
 
-    Each prints ratios against its peers.
+    Print ratios against its peers.
 
     Examples:
       inv bench

@@ -19,7 +19,7 @@ from .ec2_cleanup import cleanup
 from .ec2_copy import pull, push, scp
 from .ec2_ending import extend, rm
 from .ec2_images import ami_new, ami_rm, amis, snapshot, snapshots
-from .ec2_list import dns, id, ip, ls, user_data
+from .ec2_list import dns, id, ip, log, ls, user_data
 from .ec2_market import regions, spot_prices, types, zones
 from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def region(c: Context, name: str) -> Iterator[None]:
-    """In this block, tasks called with `c` act in the region `name`, whatever the environment says."""
+    """Have tasks called with `c` in this block act in the region `name`, before any other setting of the region."""
     before = c.config.get("hardway_region")
     c.config["hardway_region"] = name
     try:
@@ -49,9 +49,9 @@ def region(c: Context, name: str) -> Iterator[None]:
     iterable=["tag"],
     help={
         "tag": "key=value; repeat it for more",
-        "command": "run this on each once it is up: text, a file, or - for stdin",
-        "login": "log in to it once it is up",
-        "wait": "wait until each answers over SSH",
+        "command": "what to run on each instance once it is up: text, a file, or - for stdin",
+        "login": "log in to the instance once it is up",
+        "wait": "wait until each instance answers over SSH",
         "dry_run": "run ec2.check for these flags, and start nothing (inv --dry only says what would be started)",
     },
 )
@@ -67,6 +67,7 @@ def new(
     tag: str | Iterable[str] | None = None,
     command: str | None = None,
     init: str | None = None,
+    no_wait_init: bool = False,
     login: bool = False,
     wait: bool = True,
     max_hours: float | str | None = None,
@@ -90,8 +91,8 @@ def new(
 ) -> Lines:
     """Start instances, ready to log in.
 
-    Waits until they answer over SSH and prints their ids. On any failure nothing is left running, nor where the ids
-    can't be written.
+    Wait until all answer over SSH and their --init has ended, and print their ids. On any failure, also a failure to
+    print the ids, terminate all of them.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data
@@ -107,6 +108,7 @@ def new(
         "ami": ami,
         "gigs": gigs,
         "init": init,
+        "no_wait_init": no_wait_init,
         "max_hours": max_hours,
         "idle_minutes": idle_minutes,
         "max_cost": max_cost,
@@ -162,7 +164,7 @@ def new(
 
 ns = Collection(
     *(new, ls, id, ip, dns, ssh, scp, push, pull, rm, wait, start, stop, reboot, extend),
-    *(tag, untag, user_data),
+    *(tag, untag, user_data, log),
     *(amis, ami_new, ami_rm, snapshots, snapshot, sgs, sg, authorize, deauthorize, vpcs, new_vpc, rm_vpc),
     *(regions, zones, types, spot_prices, keys, roles, events, check, cleanup),
 )

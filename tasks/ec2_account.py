@@ -18,7 +18,7 @@ from .lazy import account, prerequisites
 def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List key pairs.
 
-    Name, id, type, time made, and `ours` for the one that new instances get.
+    Columns: name, id, type, time made, and `ours` for the one that new instances get.
 
     Examples:
       inv ec2.keys
@@ -31,9 +31,9 @@ def keys(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 @task(autoprint=True, help={"json": JSON})
 def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List what `ec2.new --role` takes.
+    """List the instance profiles that `ec2.new --role` takes.
 
-    The instance profile's name, its IAM roles, time made.
+    Columns: the instance profile's name, its IAM roles, time made.
 
     Examples:
       inv ec2.roles
@@ -45,9 +45,9 @@ def roles(c: Context, json: bool = False, region: str | None = None) -> Any:
 
 @task(autoprint=True, help={"json": JSON})
 def events(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List what AWS has scheduled for instances.
+    """List events that AWS has scheduled for instances.
 
-    The next first: name, id, event, its earliest and latest time, description.
+    The next event comes first. Columns: name, id, event, its earliest and latest time, description.
 
     Examples:
       inv ec2.events

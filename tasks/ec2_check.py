@@ -1,4 +1,4 @@
-"""Looking at what a launch needs before there is one; part of `ec2`."""
+"""Checking the needs of a launch before it; part of `ec2`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def check(
     region: str | None = None,
     via: str | None = None,
 ) -> Any:
-    """Check all that a launch needs.
+    """Check all needs of a launch.
 
-    Credentials, clock, region, permissions, quotas, network, image, cost, key, ~/.ssh/config: ok, warn, or fail with
-    what to do. Nothing is made and nothing costs money. Exit code 1 where something would stop a launch.
-    `inv ec2.new --dry-run` checks for all flags of a launch.
+    Check credentials, clock, region, permissions, quotas, network, image, cost, key and ~/.ssh/config. Print ok, warn
+    or fail for each, with a remedy. The check makes nothing and costs nothing. The exit code is 1 if a failure would
+    stop a launch. `inv ec2.new --dry-run` checks all flags of a launch.
 
     Examples:
       inv ec2.check
@@ -48,7 +48,7 @@ def check(
 
 
 def say_checks(settings: config.Settings, tags: Iterable[str]) -> Lines:
-    """Tell a person what a launch with these settings needs. Raises Failed where something would stop it."""
+    """Tell a person the needs of a launch with these settings. Raises Failed if a failure would stop it."""
     found = checking.check(settings, tags)
     say(*str(found).splitlines())
     if found.failures:

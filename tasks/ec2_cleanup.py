@@ -13,9 +13,10 @@ from .lazy import cleanup as cleaning
 
 @task(changes=Lines, autoprint=True, help={"yes": YES})
 def cleanup(c: Context, yes: bool = False, region: str | None = None) -> Lines:
-    """Remove what hardway made and nothing uses.
+    """Remove unused things that hardway made.
 
-    In the region: key pairs, security groups, VPCs, what launches left. Prints the ids of what is gone.
+    In the region, remove key pairs, security groups, VPCs, volumes without an instance and remains of killed launches.
+    Print the removed ids.
 
     Examples:
       inv --dry ec2.cleanup

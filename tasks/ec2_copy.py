@@ -18,8 +18,8 @@ from .lazy import group as groups
 @task(
     changes=nothing,
     help={
-        "source": "a file or a quoted glob; with a leading ':' on the instances",
-        "destination": "where to; with a leading ':' on the instances, ending with '/' for a directory",
+        "source": "a file or a quoted glob; a leading ':' means on the instances",
+        "destination": "the target; a leading ':' means on the instances, a '/' at the end a directory",
         "selector": SELECTOR,
         "yes": YES,
         "direct": DIRECT,
@@ -41,7 +41,7 @@ def scp(
 ) -> None:
     """Copy files to instances, or from them.
 
-    From several, each file lands under its instance's id.
+    Files from several instances land in a directory for each, named by its id.
 
     Examples:
       inv ec2.scp 'step*.sh' :jobs/ web --yes
@@ -67,11 +67,11 @@ def scp(
 @task(
     changes=nothing,
     help={
-        "source": "a directory here",
-        "destination": "':' and its path on the instances, ending with '/' to put it into that directory",
+        "source": "a directory on this machine",
+        "destination": "':' and the new path on the instances; a '/' at the end puts the tree into that directory",
         "selector": SELECTOR,
         "yes": YES,
-        "sync": "send only what changed, by rsync",
+        "sync": "send only changed files, by rsync",
         "direct": DIRECT,
         "s3": S3,
     },
@@ -92,7 +92,7 @@ def push(
 ) -> None:
     """Send a tree to instances.
 
-    As one tar stream, to all at the same time.
+    Send it as one tar stream, to all instances at the same time.
 
     Examples:
       inv ec2.push site :/tmp/site web --yes
@@ -118,7 +118,7 @@ def push(
     changes=nothing,
     help={
         "source": "':' and the path of a directory on the instances",
-        "destination": "where to here; from several instances each lands under its id",
+        "destination": "the target on this machine; a tree from one of several instances lands under its id",
         "selector": SELECTOR,
         "yes": YES,
     },
@@ -136,7 +136,7 @@ def pull(
 ) -> None:
     """Fetch a tree from instances.
 
-    From several, each lands under its instance's id.
+    Trees from several instances land in a directory for each, named by its id.
 
     Examples:
       inv ec2.pull :logs logs-of-web web --yes

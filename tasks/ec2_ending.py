@@ -31,7 +31,7 @@ def rm(
 ) -> Lines:
     """Terminate instances.
 
-    Prints their ids. What is terminated already is no error; an unknown id is, at the end.
+    Print their ids. An instance that is terminated already is no error. An unknown id is an error, told at the end.
 
     Examples:
       inv ec2.rm batch --yes
@@ -65,7 +65,7 @@ def rm(
     autoprint=True,
     help={
         "selector": SELECTOR,
-        "hours": "hours from now after which each ends itself",
+        "hours": "hours from now until each instance ends itself",
         "yes": YES,
     },
 )
@@ -81,7 +81,7 @@ def extend(
 ) -> Lines:
     """Move the time at which instances end themselves.
 
-    Prints the ids of those.
+    Print their ids.
 
     Examples:
       inv ec2.extend web 4 --yes

@@ -22,7 +22,7 @@ STATES = ("running", "stopped")
 def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own AMIs.
 
-    Newest first: name, id, state, architecture, time made, login user.
+    The newest comes first. Columns: name, id, state, architecture, time made, login user.
 
     Examples:
       inv ec2.amis
@@ -38,11 +38,11 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
     autoprint=True,
     help={
         "selector": "the one instance to make it of, as for the other tasks",
-        "name": "of the AMI, which ec2.new --ami then takes",
+        "name": "name of the new AMI, for ec2.new --ami",
         "yes": YES,
-        "wait": "wait until it is available",
+        "wait": "wait until the AMI is available",
         "reboot": "reboot the instance first, so that its file systems are at rest",
-        "seconds-timeout": "seconds until not being available is a failure",
+        "seconds-timeout": "seconds to wait until it is available",
         "any-owner": ANY_OWNER,
     },
 )
@@ -59,7 +59,7 @@ def ami_new(
 ) -> Lines:
     """Make an AMI of an instance.
 
-    Prints its id. What is launched of it lets the same user log in.
+    Print its id. The same user logs in to the instances that are launched from it.
 
     Examples:
       inv ec2.ami-new db db-with-data --yes
@@ -90,7 +90,7 @@ def ami_new(
 def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove an AMI of your own with its snapshots.
 
-    Prints its id. Instances made of it stay.
+    Print its id. Instances that were launched from it stay.
 
     Examples:
       inv ec2.ami-rm db-with-data --yes
@@ -111,7 +111,7 @@ def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, re
 def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List your own snapshots.
 
-    Newest first: name, id, state, progress, GiB, time begun, volume, description.
+    The newest comes first. Columns: name, id, state, progress, GiB, time begun, volume, description.
 
     Examples:
       inv ec2.snapshots
@@ -126,7 +126,7 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
 def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Take snapshots of instances' volumes.
 
-    All volumes of an instance at one moment; prints the ids of the snapshots, which are not complete yet.
+    Take those of an instance's volumes at one moment. Print the ids of the snapshots, which are not complete yet.
 
     Examples:
       inv ec2.snapshot web --yes

@@ -1,4 +1,4 @@
-"""Looking at instances: what there is, addresses, what they cost; part of `ec2`."""
+"""Listing instances, their addresses and their costs; part of `ec2`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hardway import config
 from hardway.cli.task import Lines, say, task
 from hardway.errors import NothingMatched, UsageError
 
-from .ec2_shared import how_many
+from .ec2_shared import connection_settings, how_many
 from .flags import JSON, SELECTOR
-from .lazy import costs, instances, orphans
+from .lazy import costs, init, instances, orphans, volumes
 from .lazy import user_data as userdata
 
 
@@ -34,9 +34,9 @@ def ls(
 ) -> Any:
     """List instances and what they cost.
 
-    Newest first: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+    The newest comes first. Columns: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
 
-    The cost is the price (of spot, the one of now), the hours since the last start, and the two multiplied.
+    The cost is shown as the price an hour (for spot, the current one), the hours since the last start, and the product.
 
     Examples:
       inv ec2.ls
@@ -47,6 +47,8 @@ def ls(
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
     orphans.report(found, say)
+    if not only and not state:
+        volumes.report(settings, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
@@ -72,7 +74,7 @@ def id(c: Context, selector: str | Iterable[str], region: str | None = None) -> 
 def ip(c: Context, selector: str | Iterable[str], private: bool = False, region: str | None = None) -> Lines:
     """Print the addresses of running instances.
 
-    The public one, where there is one.
+    An instance without a public address has its private one.
 
     Examples:
       inv ec2.ip web
@@ -86,7 +88,7 @@ def ip(c: Context, selector: str | Iterable[str], private: bool = False, region:
 def dns(c: Context, selector: str | Iterable[str], region: str | None = None) -> Lines:
     """Print the DNS names of running instances.
 
-    The public one, where there is one.
+    An instance without a public name has its private one.
 
     Examples:
       inv ec2.dns web
@@ -98,7 +100,7 @@ def dns(c: Context, selector: str | Iterable[str], region: str | None = None) ->
 
 @task(autoprint=True, help={"selector": SELECTOR})
 def user_data(c: Context, selector: str | Iterable[str], region: str | None = None) -> str:
-    """Print what an instance was given to run at boot.
+    """Print the user data that an instance runs at boot.
 
     Examples:
       inv ec2.user-data db
@@ -112,3 +114,25 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
     if not data:
         say(f"{chosen[0]} was given nothing to run")
     return userdata.text(data)
+
+
+@task(help={"selector": SELECTOR, "follow": "go on with new output until the boot has ended"})
+def log(
+    c: Context,
+    selector: str | Iterable[str],
+    follow: bool = False,
+    region: str | None = None,
+    via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
+) -> None:
+    """Show the output of instances' boot, --init included.
+
+    Read cloud-init's output over SSH. If SSH does not answer, show the console as EC2 has it.
+
+    Examples:
+      inv ec2.log db
+      inv ec2.log web --follow
+    """
+    settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
+    init.show(settings, instances.select(settings, selector, states=instances.ALIVE), follow, say)

@@ -1,4 +1,4 @@
-"""What EC2 has for sale, at the prompt: regions, zones, instance types and prices. A part of the namespace `ec2`."""
+"""Regions, zones, instance types and prices; part of `ec2`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def regions(c: Context, json: bool = False, region: str | None = None) -> Any:
 def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List the region's zones.
 
-    Name, id (the same place for every account), state, kind.
+    Columns: name, id (the same place for every account), state, kind.
 
     Examples:
       inv ec2.zones
@@ -43,10 +43,10 @@ def zones(c: Context, json: bool = False, region: str | None = None) -> Any:
     autoprint=True,
     help={
         "only": "names with commas, globs allowed, such as 'm7i.*,c7?.large'",
-        "vcpus": "with so many or more",
-        "memory": "with so many GiB or more",
-        "nvme": "with so many GB of NVMe instance storage or more",
-        "arch": "of this architecture: x86_64, arm64",
+        "vcpus": "at least this number of vCPUs",
+        "memory": "at least this number of GiB",
+        "nvme": "at least this number of GB of NVMe instance storage",
+        "arch": "architecture: x86_64 or arm64",
         "json": JSON,
     },
 )
@@ -62,9 +62,9 @@ def types(
 ) -> Any:
     """List instance types and their prices.
 
-    Cheapest first: name, vCPUs, memory, NVMe, architectures, on-demand and spot price, the zone of that.
+    The cheapest comes first. Columns: name, vCPUs, memory, NVMe, architectures, on-demand price, spot price, its zone.
 
-    The spot price is that of now in the zone that is cheapest; --json has all zones.
+    The spot price is the current one in the cheapest zone; --json has all zones.
 
     Examples:
       inv ec2.types --only 'm7i.*,c7i.*' --vcpus 4
@@ -81,12 +81,12 @@ def types(
 
 @task(
     autoprint=True,
-    help={"type": "instance type", "days": "over how many days, at most 90", "json": JSON},
+    help={"type": "instance type", "days": "number of days to look back, at most 90", "json": JSON},
 )
 def spot_prices(c: Context, type: str, days: float | str = 7, json: bool = False, region: str | None = None) -> Any:
     """Sum up a type's spot prices by zone.
 
-    The cheapest first: zone, now, minimum, mean, maximum, in USD/hour.
+    The cheapest zone comes first. Columns: zone, current price, minimum, mean, maximum, in USD/hour.
 
     Examples:
       inv ec2.spot-prices m7i.large

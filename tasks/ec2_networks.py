@@ -17,15 +17,15 @@ GROUP = "security group, its name or id"
 RULE = {
     "port": "port, or a range such as 8000-8100; for tcp and udp (default: 22)",
     "source": "address, network (203.0.113.0/24) or security group's id; else this machine's public address",
-    "protocol": "tcp, udp, icmp or all",
+    "protocol": "tcp, udp, icmp, icmpv6 or all",
 }
 
 
 @task(autoprint=True, help={"json": JSON})
 def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List security groups and what they let in.
+    """List security groups and their rules.
 
-    Name, id, VPC, what may come in (protocol/port:source), description.
+    Columns: name, id, VPC, rules of incoming traffic (protocol/port:source), description.
 
     Examples:
       inv ec2.sgs
@@ -38,12 +38,12 @@ def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
 @task(
     changes=Lines,
     autoprint=True,
-    help={"name": "of the group", "vpc": "VPC, name or id; else the default one"},
+    help={"name": "name of the group", "vpc": "VPC, name or id; else the default one"},
 )
 def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
     """Make a security group.
 
-    Unless there is one of that name; prints its id. ec2.authorize lets traffic in.
+    Print its id, also if a group of that name is there already. ec2.authorize lets traffic in.
 
     Examples:
       inv ec2.sg web
@@ -69,7 +69,7 @@ def authorize(
 ) -> None:
     """Let traffic in to a security group.
 
-    What is let in already is no error.
+    A rule that is there already is no error.
 
     Examples:
       inv ec2.authorize web --port 443 --source 0.0.0.0/0
@@ -94,7 +94,7 @@ def deauthorize(
 ) -> None:
     """Remove a rule of a security group.
 
-    One that is not there is no error; what other rules still let in is said.
+    A rule that is not there is no error. Say which other rules still let the traffic in.
 
     Examples:
       inv ec2.deauthorize web --port 443 --source 0.0.0.0/0
@@ -114,7 +114,7 @@ def deauthorize(
 def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
     """List VPCs and their subnets.
 
-    Name, id, default, subnet, zone, network, public, free addresses.
+    Columns: name, id, default, subnet, zone, network, public, free addresses.
 
     Examples:
       inv ec2.vpcs
@@ -129,7 +129,7 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
 def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
     """Make a VPC with a public subnet in every zone.
 
-    Or add what it lacks; prints its id. Never left half made.
+    If the VPC is there already, add the missing parts. Print its id. On failure, remove a new VPC again.
 
     Examples:
       inv ec2.new-vpc lab
@@ -148,7 +148,7 @@ def new_vpc(c: Context, name: str, region: str | None = None) -> Lines:
 def rm_vpc(c: Context, vpc: str, yes: bool = False, any_owner: bool = False, region: str | None = None) -> Lines:
     """Remove a VPC with all that is in it.
 
-    Its subnets, gateway and security groups, unless an instance is in it; prints its id.
+    Remove its subnets, gateway and security groups, too, unless an instance is in it. Print its id.
 
     Examples:
       inv ec2.rm-vpc lab --yes

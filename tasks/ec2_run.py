@@ -31,12 +31,12 @@ if TYPE_CHECKING:
         "selector": SELECTOR,
         "command": "what to run: text, a file, or - for stdin; without it, log in",
         "yes": YES,
-        "quiet": "bare output lines, without the instance's name",
-        "fold": "print the same output once, under the instances it came from, when all have ended",
-        "stdin": "what each command reads: a file, or - for our own stdin",
-        "each": "a file, or - for stdin: its Nth line is what the Nth instance reads, in the order of ec2.id",
+        "quiet": "print output lines without the instance's name",
+        "fold": "print equal outputs once, under the names of their instances, when all have ended",
+        "stdin": "the stdin of every command: a file, or - for our own stdin",
+        "each": "a file, or - for stdin: the Nth instance reads its Nth line, in the order of ec2.id",
         "timeout": "seconds until a command is ended; 0 for never",
-        "real-s3": "from a stubbed shell, let `aws` on the instances reach the real S3",
+        "real-s3": "from a shell with the S3 stub, let `aws` on the instances reach the real S3",
     },
 )
 def ssh(
@@ -57,7 +57,7 @@ def ssh(
 ) -> list[CommandResult]:
     """Run a command on instances, or log in to one.
 
-    Output streams by line; exit code 1 if it fails anywhere.
+    Print output line by line as it comes. The exit code is 1 if the command fails on any instance.
 
     Examples:
       inv ec2.ssh db
@@ -104,7 +104,7 @@ def run(
     printer: Printer | None = None,
     lines: list[bytes] | None = None,
 ) -> list[CommandResult]:
-    """Run a command on instances. Raises HardwayError with a list of failures; `lines` are the stdins, in order."""
+    """Run a command on instances; `lines` are the stdins, in order. Raises HardwayError with a list of failures."""
     group = groups.InstanceGroup(chosen, settings)
     each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
     outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer, say=say)

@@ -1,4 +1,4 @@
-"""What the verbs of `ec2` share; no tasks."""
+"""Functions that the verbs of `ec2` share; no tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def connection_settings(
     via: str | None = None,
     seconds_timeout: int | str | None = None,
 ) -> config.Settings:
-    """Read the settings with a task's flags for connecting; with `real_s3`, without the shell's S3 stub."""
+    """Read the settings with a task's flags for connecting. With `real_s3`, leave out the shell's S3 stub."""
     if via and via.startswith("s3://"):
         raise UsageError(f"--via {via}: it is a way to connect; ec2.push and ec2.scp send by way of S3 with --s3")
     flags = {
@@ -52,14 +52,14 @@ def ids_of(chosen: Iterable[Instance]) -> Lines:
 
 
 def say_failed(failed: Mapping[Instance, HardwayError], verb: str, total: int) -> None:
-    """Tell a person how many were done, and for each other one why not."""
+    """Tell a person how many instances succeeded, and why each of the others failed."""
     if failed and total > 1:  # else it is the error
         say(f"{verb} {total - len(failed)} of {count(total, 'instance')}")
         say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
 
 
 def all_or_error(ids: Lines, failed: Mapping[Instance, HardwayError], verb: str, total: int) -> Lines:
-    """Return the ids of those done. Raises HardwayError, with these ids as its result, if some failed."""
+    """Return the ids of the instances that succeeded. Raises HardwayError with them as its result if some failed."""
     if not failed:
         return ids
     if len(failed) == total == 1:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     help={
         "selector": SELECTOR,
         "state": "the state to wait for; running means that SSH answers, too",
-        "seconds-timeout": "seconds until it is a failure",
+        "seconds-timeout": "seconds to wait at most",
     },
 )
 def wait(
@@ -39,7 +39,7 @@ def wait(
 ) -> Lines:
     """Wait until instances are in a state.
 
-    And answer over SSH if it is running; prints their ids.
+    Print their ids. For the state running, also wait until they answer over SSH.
 
     Examples:
       inv ec2.wait web
@@ -57,8 +57,8 @@ def wait(
     help={
         "selector": SELECTOR,
         "yes": YES,
-        "wait": "wait until each answers over SSH",
-        "seconds-timeout": "seconds until not being ready is a failure",
+        "wait": "wait until each instance answers over SSH",
+        "seconds-timeout": "seconds to wait until all are ready",
     },
 )
 def start(
@@ -73,7 +73,7 @@ def start(
 ) -> Lines:
     """Start stopped instances.
 
-    Waits until they answer over SSH and prints their ids. What runs already is no error.
+    Wait until they answer over SSH, and print their ids. An instance that runs already is no error.
 
     Examples:
       inv ec2.start web --yes
@@ -97,8 +97,8 @@ def start(
     help={
         "selector": SELECTOR,
         "yes": YES,
-        "wait": "wait until they are stopped, which takes EC2 a minute",
-        "seconds-timeout": "seconds until not being stopped is a failure",
+        "wait": "wait until they are stopped, about a minute",
+        "seconds-timeout": "seconds to wait until all are stopped",
         "any-owner": ANY_OWNER,
     },
 )
@@ -111,9 +111,9 @@ def stop(
     any_owner: bool = False,
     region: str | None = None,
 ) -> Lines:
-    """Stop instances, which keeps their volumes.
+    """Stop instances and keep their volumes.
 
-    Prints their ids. What is stopped already is no error.
+    Print their ids. An instance that is stopped already is no error.
 
     Examples:
       inv ec2.stop web --yes --wait
@@ -140,7 +140,7 @@ def reboot(
 ) -> Lines:
     """Reboot running instances.
 
-    EC2 does so within minutes; prints their ids without waiting for it.
+    Print their ids at once; EC2 reboots them within minutes.
 
     Examples:
       inv ec2.reboot web --yes
@@ -163,7 +163,7 @@ def _going_on(
     state: str,
     wait: bool,
 ) -> Lines:
-    """With `wait`, wait until those that did not fail are in a state; their ids, as by `all_or_error`."""
+    """With `wait`, wait until the instances that didn't fail are in a state. Return ids as `all_or_error` does."""
     say_failed(failed, verb, len(chosen))
     going = [instance for instance in chosen if instance not in failed]
     ids = _wait(settings, going, state) if wait else ids_of(going)

@@ -34,7 +34,7 @@ def tag(
 ) -> Lines:
     """Set tags on instances.
 
-    In any state but terminated; prints their ids.
+    Print their ids. Instances may be in any state but terminated.
 
     Examples:
       inv ec2.tag web --tag stage=test --yes
@@ -58,7 +58,7 @@ def untag(
 ) -> Lines:
     """Take tags off instances.
 
-    In any state but terminated; prints their ids.
+    Print their ids. Instances may be in any state but terminated.
 
     Examples:
       inv ec2.untag web --tag stage --yes

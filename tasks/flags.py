@@ -2,7 +2,7 @@
 
 SELECTOR = "which instances: ids, addresses, Name tags (globs allowed), key=value, vpc-/subnet-/sg- ids"
 YES = "do not ask"
-DIRECT = "send to each from here, however many there are; else instances pass on what is large"
-S3 = "s3://bucket/prefix: send it up there once, and have every instance fetch it (needs aws there)"
-ANY_OWNER = "also those whose owner tag names another user"
-JSON = "as JSON, with more than the table has"
+DIRECT = "send to each instance from this machine; else instances pass large files on to each other"
+S3 = "s3://bucket/prefix: send it there once, and have every instance fetch it (instances need aws)"
+ANY_OWNER = "allow instances, AMIs and VPCs whose owner tag names another user"
+JSON = "print JSON, with more fields than the table"

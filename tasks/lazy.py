@@ -1,7 +1,7 @@
-"""The library's modules, each imported when something of it is first used: `from .lazy import launch`.
+"""The library's modules, each imported at its first use: `from .lazy import launch`.
 
-For tasks/, so that `inv --list`, help and completion wait for none of boto3, fabric and paramiko. A type that stands in
-a signature comes under TYPE_CHECKING from where it lives.
+This is why `inv --list`, help and completion don't wait for boto3, fabric and paramiko. A type in a signature is
+imported under TYPE_CHECKING from its own module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from hardway.clusters import engines
     from hardway.ec2 import account, images, instances, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
-    from hardway.launch import check, cleanup, launch, lifetime, orphans, prerequisites, readiness, user_data
+    from hardway.launch import (
+        check,
+        cleanup,
+        init,
+        launch,
+        lifetime,
+        orphans,
+        prerequisites,
+        readiness,
+        user_data,
+        volumes,
+    )
     from hardway.local import daemon
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, run, shuffle
@@ -35,6 +46,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
+    "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
@@ -57,17 +69,18 @@ _MODULES = {
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
     "user_data": "hardway.launch.user_data",
+    "volumes": "hardway.launch.volumes",
 }
 __all__ = [
     "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
+    "images", "init", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
     "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data",
+    "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
 class _Later(ModuleType):
-    """Stands in for a module; safe from several threads, as imports are."""
+    """Stands in for a module; as safe from several threads as an import."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Kind(Argument):
-    """The kind of a fault. One about no instance waits for no selector: Invoke itself has no optional positionals."""
+    """The kind of a fault. Invoke has no optional positionals: a kind about no instance does without the selector."""
 
     def __init__(self, kind: Argument, selector: Argument) -> None:
         super().__init__(names=kind.names, kind=str, help=kind.help, positional=True)
@@ -34,7 +34,7 @@ class _Kind(Argument):
 
 
 class _KindAndSelector(Task):
-    """`local.fault KIND SELECTOR`, or `local.fault KIND` for what is about no instance."""
+    """`local.fault KIND SELECTOR`, or `local.fault KIND` for a kind about no instance."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
@@ -47,7 +47,7 @@ class _KindAndSelector(Task):
 def up(c: Context) -> Lines:
     """Start the local cloud, and point this shell at it.
 
-    Or find it running: `eval "$(inv local.up)"`.
+    If it runs already, only point this shell at it. The shell evaluates the output: `eval "$(inv local.up)"`.
 
     Examples:
       eval "$(inv local.up)"
@@ -60,15 +60,15 @@ def up(c: Context) -> Lines:
     else:
         say(f"the local cloud is already up at {running.endpoint}")
         if running.settings != settings:
-            say(f"it was started with other settings than now asked for: {running.settings}; inv local.down ends it")
+            say(f"it was started with other settings than yours: {running.settings}; inv local.down ends it")
     return _exports(running)
 
 
 @task(autoprint=True)
 def env(c: Context) -> Lines:
-    """Print what points a shell at the local cloud.
+    """Print variables that point a shell at the local cloud.
 
-    `eval "$(inv local.env)"`.
+    The shell evaluates them: `eval "$(inv local.env)"`.
 
     Examples:
       eval "$(inv local.env)"
@@ -78,9 +78,9 @@ def env(c: Context) -> Lines:
 
 @task(autoprint=True, help={"json": JSON})
 def status(c: Context, json: bool = False) -> Lines | str:
-    """Print how the local cloud is.
+    """Print the state of the local cloud.
 
-    Its endpoint, process, isolation, instances and log.
+    Rows: endpoint, process, isolation, instances, log.
 
     Examples:
       inv local.status
@@ -99,7 +99,7 @@ def status(c: Context, json: bool = False) -> Lines | str:
 def down(c: Context) -> None:
     """End the local cloud and everything in it.
 
-    No process, no file stays.
+    Leave no process and no file behind.
 
     Examples:
       inv local.down
@@ -115,14 +115,14 @@ def down(c: Context) -> None:
     help={
         "kind": ", ".join(faults.KINDS),
         "selector": f"which instances: ids, addresses, names, key=value (not for {', '.join(faults.ON_EC2)})",
-        "after": "seconds until it happens; the command returns at once",
+        "after": "seconds until the fault happens; the command returns at once",
         "notice": f"interrupt: seconds from the notice in the metadata to the end ({faults.NOTICE_SECONDS:g})",
         "factor": "slow: processes get 1/N of the CPU, answers come late; 1 undoes it",
-        "zone": "capacity: the zone that has none",
-        "type": "capacity: the instance type of which there is none",
-        "seconds": "capacity, throttle: how long; 0 is until `local.fault clear` "
+        "zone": "capacity: the zone without capacity",
+        "type": "capacity: the instance type without capacity",
+        "seconds": "capacity, throttle: seconds until it ends; 0 is until `local.fault clear` "
         f"(throttle: {faults.THROTTLE_SECONDS:g}, capacity: 0)",
-        "left": "capacity: so many can still be launched",
+        "left": "capacity: this number of instances can still be launched",
     },
 )
 def fault(
@@ -137,18 +137,19 @@ def fault(
     seconds: float | str | None = None,
     left: int | str | None = None,
 ) -> None:
-    """Have something go wrong in the local cloud.
+    """Make something go wrong in the local cloud.
 
     `inv local.fault KIND SELECTOR`:
 
-    interrupt: a spot interruption, the notice first, then the end (on-demand instances play along).
-    kill: the instance is gone at once, as when its host is lost.
-    hang, thaw: it answers no more and its processes stand still, but connections stay open; thaw undoes that.
-    drop: every connection to it is cut; the instance and its processes live.
-    slow --factor N: its processes get 1/N of the CPU, and its answers come late.
-    capacity --zone Z --type T: launches there, of that, get InsufficientInstanceCapacity.
+    interrupt: the instance gets a spot interruption notice, and ends later. On-demand instances do so, too.
+    kill: the instance is gone at once, as if its host were lost.
+    hang: the instance stops answering and its processes stand still. Its connections stay open.
+    thaw: an end to hang.
+    drop: every connection to the instance is cut. The instance and its processes live on.
+    slow --factor N: the instance's processes get 1/N of the CPU, and its answers come late.
+    capacity --zone Z --type T: launches of the type in the zone get InsufficientInstanceCapacity.
     throttle: EC2's API answers RequestLimitExceeded.
-    clear: an end to hang, slow, capacity and throttle, and to what --after has yet to bring.
+    clear: an end to hang, slow, capacity and throttle. Faults that --after put off don't happen.
 
     Examples:
       inv local.fault interrupt batch --after 5 --notice 10

@@ -1,4 +1,4 @@
-"""MapReduce the hard way: a command, mapped over arguments, on instances; chain such jobs and group in between."""
+"""MapReduce the hard way: map a command over arguments on instances, group the results, and chain such jobs."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     iterable=["depends", "files"],
     help={
         "selector": SELECTOR,
-        "args": "text with one argument a line, @file, or - for stdin; empty lines are none",
-        "command": "a bash command; reads its argument, a line, on stdin; its stdout is the result",
-        "files": "files, directories, globs, commas between, to send along, into each task's directory; repeatable",
+        "args": "text with one argument a line, @file, or - for stdin; empty lines are left out",
+        "command": "a bash command; it reads its argument, a line, on stdin, and its stdout is the result",
+        "files": "files, directories and globs to send into each task's directory, with commas; repeatable",
         "keep-going": "when a task has failed for good, finish the others, and print their results",
         "halt": "start nothing more after this many failed tasks, or this share of all: 3, 5% (default: 1)",
         "fail-fast": "stop when the first tasks all fail alike; retry no task that does so on three instances",
         "backup": "run the slowest tasks a second time when instances stand idle",
-        "results": "a directory, this job's own, for stdout, stderr, exit code and times; prints the stdouts' paths",
-        "job": "a name for the job, which no other has; else one is made from the time",
-        "name": "what mapreduce.jobs calls it, too; several jobs may have the same",
-        "resume": "run only what has no result yet in this job, or in the newest one of this command",
+        "results": "write stdout, stderr, exit code and times to this directory of the job's own; print stdouts' paths",
+        "job": "a name for the job, unlike all others; else one is made from the time",
+        "name": "a label for the job in mapreduce.jobs; several jobs may have the same",
+        "resume": "run only tasks without a result in this job, or in the newest one of this command",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
-        "progress": "tell on stderr how it goes",
-        "expect": "s3://bucket/key that a task leaves, {} for its argument; or results: the URLs it prints",
-        "depends": "a file here that is on the instances, too: it must be the same there; changed, it is another job",
-        "workdir": "where a task runs: home, or scratch, a directory of its own (with --files the default)",
-        "verify": "run this many of the tasks twice first, on different instances, and compare the results",
-        "join": "instances that match the selector later, new ones, take part",
-        "engine": "address of a Dask scheduler, dask://HOST:PORT, to run the tasks on its workers; SELECTOR is - then",
-        "real-s3": "run although this shell's S3 is the stub and the instances' isn't",
+        "progress": "show the progress on stderr",
+        "expect": "the object a task leaves, s3://bucket/key with {} for its argument; or results: the URLs it prints",
+        "depends": "a file that the instances have, too; theirs must be the same, and a change makes another job",
+        "workdir": "where a task runs: home, or scratch, a directory of its own (the default with --files)",
+        "verify": "first run this number of tasks twice, on different instances, and compare the results",
+        "join": "let new instances take part that match the selector later",
+        "engine": "address of a Dask scheduler, dask://HOST:PORT, whose workers run the tasks; SELECTOR is then -",
+        "real-s3": "from a shell with the S3 stub, let `aws` on the instances reach the real S3",
     },
 )
 def pmap(
@@ -60,7 +60,7 @@ def pmap(
     retry_sleep: float | str | None = None,
     timeout: float | str | None = None,
     keep_going: bool = False,
-    halt: int | str | None = None,
+    halt: str | int | None = None,
     fail_fast: bool = True,
     backup: bool = True,
     results: str | None = None,
@@ -82,13 +82,13 @@ def pmap(
 ) -> Results:
     """Run a command for each argument, on instances.
 
-    Prints what each wrote, in the order of the arguments.
+    Print each command's stdout, in the order of the arguments.
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
-    in its environment. It may run more than once: commands must be idempotent.
+    in its environment. It may run more than once, so the command must be idempotent.
 
-    With --files it runs in a directory of its own, in which they are, under the names they have here (those that are
-    not below the current directory: under their last name), and which is removed after it. HARDWAY_FILES is its path.
+    With --files a task runs in a directory of its own, HARDWAY_FILES, that holds the files and is emptied afterwards.
+    A file below the current directory keeps its relative path. Any other file lands under its last name.
 
     Examples:
       inv mapreduce.pmap web @urls.txt 'bash step1.sh' --files step1.sh
@@ -162,7 +162,7 @@ def _several(given: str | Iterable[str] | None) -> list[str]:
 
 
 def _flags(given: Mapping[str, Any]) -> list[str]:
-    """What a person would type for these: neither for None nor for False, and a list's items one by one."""
+    """Write flags as a person would type them, one for each item of a list, and none for None or False."""
     found = []
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
@@ -180,9 +180,9 @@ _LINES = "text, @file, or - for stdin"
 def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
     """Group lines by partition, between two jobs.
 
-    Prints for each partition a line, itself and its URLs, tabs between.
+    Print a line for each partition: the partition and its URLs, with tabs between.
 
-    Partitions come in the order of their bytes, URLs in the order of the lines. There may be more than fit in memory.
+    Partitions come in the order of their bytes, URLs in the order of the lines. The lines need not fit in memory.
 
     Examples:
       inv mapreduce.group @lines.txt
@@ -196,13 +196,13 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
     autoprint=True,
     help={
         "urls": f"S3 URLs of objects, one a line: {_LINES}",
-        "destination": "S3 URL of the object to make of them",
+        "destination": "S3 URL of the new object",
     },
 )
 def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, region: str | None = None) -> str:
-    """Put many small objects in S3 into one.
+    """Join many small objects in S3 into one.
 
-    In the order of their URLs; prints the URL of the one.
+    Join them in the order of the given URLs, and print the new object's URL.
 
     Examples:
       inv mapreduce.gather @urls.txt s3://bucket/all

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from hardway.pmap.job_list import Jobs
     from hardway.pmap.results import Results
 
-JOB = "its name; of several that a glob matches, the newest: '*' is the last job"
+JOB = "the job's name, or a glob for the newest job that it matches: '*' is the last job"
 
 
 @task(autoprint=True, help={"json": JSON})
 def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
-    Oldest first: name, --name, state, tasks done, tasks failed, age, time taken, instances, cost, command.
+    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost, command.
 
     Examples:
       inv mapreduce.jobs
@@ -67,7 +67,7 @@ def results(c: Context, job: str, failed: bool = False, arguments: bool = False,
     return found.arguments(failed) if failed or arguments else found.results()
 
 
-@task(changes=nothing, help={"job": "names, white space between them; globs allowed", "yes": YES})
+@task(changes=nothing, help={"job": "names with white space between them, globs allowed", "yes": YES})
 def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
 
@@ -95,9 +95,9 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
 def report(c: Context, job: str, to: str | None = None) -> str:
     """Write an HTML page about a job.
 
-    One file to look at in a browser; prints its path.
+    Print the path of the page, one file for a browser.
 
-    A timeline with a lane for each slot, durations, stragglers, failures, instances, and what would have helped.
+    It has a timeline with a lane for each slot, durations, stragglers, failures, instances, and advice.
 
     Examples:
       inv mapreduce.report '*'
@@ -111,7 +111,7 @@ def report(c: Context, job: str, to: str | None = None) -> str:
 def explain(c: Context, job: str) -> str:
     """Print where a job's time and money went.
 
-    And what would have helped: a screen of text.
+    Print a screen of text, which also says what would have helped.
 
     Examples:
       inv mapreduce.explain '*'

@@ -1,4 +1,4 @@
-"""The S3 stub from the command line: its file to source, its sessions, and removing them."""
+"""The S3 stub from the command line: print its file to source, list its sessions, remove them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lazy import stub_sessions
 
 
 class _Instead(Argument):
-    """A flag that stands in for a positional argument, which Invoke would otherwise insist on."""
+    """A flag in place of a positional argument, which Invoke would otherwise insist on."""
 
     def __init__(self, flag: Argument, positional: Argument) -> None:
         super().__init__(names=flag.names, kind=bool, default=False, help=flag.help)
@@ -41,7 +41,7 @@ class _UuidOrAll(Task):
 def stub(c: Context) -> str:
     """Print the file to source for the stub of `aws s3`.
 
-    `. "$(inv s3.stub)"` begins a session of it in this shell.
+    `. "$(inv s3.stub)"` begins a session of the stub in this shell.
 
     Examples:
       . "$(inv s3.stub)"
@@ -53,7 +53,7 @@ def stub(c: Context) -> str:
 def sessions(c: Context, json: bool = False) -> Any:
     """List sessions of the S3 stub.
 
-    Oldest first: uuid, age, keys, bytes.
+    The oldest comes first. Columns: uuid, age, keys, bytes.
 
     Examples:
       inv s3.sessions
@@ -71,7 +71,7 @@ def sessions(c: Context, json: bool = False) -> Any:
 def clear(c: Context, uuid: str = "", all: bool = False) -> None:
     """Remove a session of the S3 stub and its objects.
 
-    Or every session with --all.
+    With --all, remove every session.
 
     Examples:
       inv s3.clear "$s3_stubbed_session"

@@ -28,19 +28,19 @@ Each task is a command (`inv ec2.ls`, or `hardway ec2.ls` where hardway is insta
 
 A **selector** says which instances, in one argument of tokens with white space or commas between them:
 
-- ids, addresses, DNS names and Name tags (with `*` and `?`) add up,
-- `key=value` tags and `vpc-`, `subnet-`, `sg-` ids narrow,
-- quotes or a backslash take a name literally: `Name="gpu box"`, `gpu\\ box`. A Python list's items are taken whole.
+- Ids, addresses, DNS names and Name tags (with `*` and `?`) add instances.
+- `key=value` tags and `vpc-`, `subnet-`, `sg-` ids narrow the choice: an instance must match them, too.
+- Quotes or a backslash make a name literal: `Name="gpu box"`, `gpu\\ box`. An item of a Python list is one name.
 
-An id that doesn't exist, or isn't in the wanted state, is an error that names it. A task that acts on instances lists
-them and asks, unless `--yes` is given. `--dry` shows what a task would do, and does nothing.
+An instance that doesn't exist, or isn't in the wanted state, is an error that names its id. A task that acts on
+instances lists them and asks, unless `--yes` is given. `--dry` shows what a task would do, and does nothing.
 
-**stdout** carries only results, one a line (what lists also takes `--json`). stderr is for people. Exit code 0: done;
-1: an instance or a task failed, or nothing matched; 2: bad input or configuration, nothing was started; 130:
-interrupted.
+**stdout** carries only results, one a line. Tasks that list take `--json`, too. stderr is for people. The **exit code**
+is 0 when all is done, 1 when an instance or a task failed or nothing matched, 2 for bad input or configuration (nothing
+was started), and 130 when interrupted.
 
-**Settings** have their defaults in [invoke.yaml](../invoke.yaml). A flag, a line in an `invoke.yaml` of your own or the
-environment changes them: `INVOKE_EC2_TYPE=c7i.large inv ec2.new`.
+**Settings** have their defaults in [invoke.yaml](../invoke.yaml). Your own `invoke.yaml`, the environment
+(`INVOKE_EC2_TYPE=c7i.large inv ec2.new`) and flags change them.
 
 {letters}
 

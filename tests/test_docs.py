@@ -23,6 +23,7 @@ import pytest
 from tests.conftest import INV, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
 PAGES = {path: path.read_text() for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))}
 
 
@@ -106,7 +107,8 @@ def test_every_python_block_is_run() -> None:
 
 def test_few_blocks_are_not_run() -> None:
     kinds = [kind for chapter in CHAPTERS for kind, _ in _blocks(chapter)]
-    assert set(kinds) == {"console", "python", "sh", "text"}
+    # The policy of docs/permissions.md is `json`: tests/ec2/test_check.py compares it with the calls in the source.
+    assert set(kinds) == {"console", "json", "python", "sh", "text"}
     # The job on AWS in five lines, pip, an AWS account, and an engine on instances.
     assert kinds.count("console") == 4
 
@@ -133,6 +135,27 @@ def anchors(text: str) -> Iterator[str]:
     """What a link may name of a page: its titles, as GitHub and mkdocs write them."""
     for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
         yield re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def test_contributing_names_what_is_there() -> None:
+    for part in re.split(r"^(?=- |\d+\. )|\n\n", CONTRIBUTING, flags=re.MULTILINE):
+        # A file or folder stands in one that is named before, or in the repository's.
+        folders = ["", *re.findall(r"`([\w/]+/)`", part)]
+        for name in re.findall(r"`(\w+/[\w./-]*|\w+\.(?:py|sh))`", part):
+            assert any((REPOSITORY / folder / name).exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (?!to change)(\w.*) \|$", CONTRIBUTING, re.MULTILINE))
+def test_what_to_change_is_in_the_file_named_after_it(row: str) -> None:
+    names: list[str] = []
+    for code in re.findall(r"`([\w./]+)`", row):
+        if "/" in code:
+            text = (REPOSITORY / code).read_text()
+            assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], code
+            names = []
+        else:
+            names.append(code)
+    assert not names
 
 
 def test_the_readme_is_short() -> None:

@@ -19,7 +19,8 @@ from tasks import ns
 from tests.conftest import REPOSITORY, LocalCloud
 
 RUN = """
-    local.up local.env local.status ec2.new ec2.ls ec2.id ec2.ip ec2.dns ec2.user-data ec2.tag ec2.untag ec2.extend
+    local.up local.env local.status ec2.new ec2.ls ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
+    ec2.extend
     ec2.check ec2.keys ec2.roles ec2.events ec2.regions ec2.zones ec2.types ec2.spot-prices
     ec2.new-vpc ec2.vpcs ec2.sg ec2.sgs ec2.authorize ec2.deauthorize
     ec2.ssh ec2.scp ec2.push ec2.pull s3.stub s3.sessions s3.clear

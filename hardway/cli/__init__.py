@@ -1,1 +1,1 @@
-"""What every task shares at the prompt, and the program `hardway`."""
+"""The tasks' common behaviour at the prompt, and the program `hardway`."""

@@ -1,8 +1,8 @@
-"""Invoke's executor, which has the tasks of ours that were named on the command line print their results.
+"""Invoke's executor, changed: our tasks that were named on the command line print their results.
 
-Our programs use it. Where Invoke's own program `inv` runs, it makes the class that the setting `tasks.executor_class`
-names. Without the setting Invoke's own executor runs, and `announced` of `hardway.cli.task` stands in for ours: then a
-task of ours prints its result also where it is another task's prerequisite.
+Our programs use it. Invoke's own program `inv` uses it if the setting `tasks.executor_class` names it. Without the
+setting, `inv` runs Invoke's executor, and `announced` of `hardway.cli.task` stands in for ours. A task of ours then
+prints its result even if it is another task's prerequisite.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every task shares on its way between a person and the library.
+"""The tasks' way between a person and the library.
 
-`task` is Invoke's decorator with errors translated to a sentence and an exit code; `confirm` asks before something
-acts, and `act` is called where nobody is asked: in a dry run (`--dry`, `c.config.run.dry`) both show what would be done
-and end the task there. `Lines` prints a list one item a line. Nothing here knows EC2.
+`task` is Invoke's decorator, and turns errors into a sentence and an exit code. `confirm` asks before a task acts, and
+`act` is called where nobody is asked. In a dry run (`--dry`, `c.config.run.dry`) both show the plan and end the task.
+`Lines` prints a list one item a line. Nothing here knows EC2.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Lines(list[str]):
 
 
 def say(*lines: str) -> None:
-    """Talk to a person, on stderr: a line each, whatever is in it. Whether somebody reads it decides about nothing."""
+    """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
     for line in lines:
         print(printable(line), file=streams.talk(), flush=True)
 
 
 def checked_name(text: str) -> str:
-    """A name. Raises UsageError for none, and for an unknown flag, which Invoke takes for a name."""
+    """Return a name. Raises UsageError for an empty one, and for an unknown flag, which Invoke takes for a name."""
     if not text.strip() or text.startswith("-"):
         raise UsageError(f"{text!r} is neither a known flag nor a name; see the task's --help")
     return text
 
 
 def listing(found: Table[Any], json: bool, nothing: str) -> Any:
-    """What a task that lists returns: the table, or its JSON; `nothing` is said where it is empty."""
+    """Return the result of a task that lists: the table, or its JSON. Say `nothing` if it is empty."""
     if not found:
         say(nothing)
     return found.json() if json else found
@@ -84,7 +84,7 @@ def publish(result: Any) -> None:
 
 
 def act(what: str, listing: Iterable[str] = ()) -> None:
-    """Say nothing, but in a dry run, where it says what would be done and ends the task: right before it is done.
+    """In a dry run, say what would be done and end the task; call this right before acting. Else do nothing.
 
     `what` is a sentence without its subject, such as `start 3 instances`.
     """
@@ -146,7 +146,7 @@ class _Output:
             ids = text.splitlines()
             # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
             told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
-            raise Failed(f"{why}; what has been done, and could not be printed{told}") from error
+            raise Failed(f"{why}; the task is done, but its result could not be printed{told}") from error
 
 
 class Task(invoke.Task[Any]):
@@ -259,7 +259,7 @@ def task(*args: Any, **options: Any) -> Any:
 
 
 def nothing() -> None:
-    """What a task that returns nothing makes in a dry run: for `changes`."""
+    """Make the result of a task that returns nothing, in a dry run: for `changes`."""
 
 
 def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
@@ -410,7 +410,7 @@ def _of_this_machine(error: Exception) -> HardwayError | None:
     if isinstance(error, UnicodeError):
         what = getattr(error, "object", b"")
         text = what.decode(errors="surrogateescape") if isinstance(what, bytes) else str(what)
-        return UsageError(f"{text[:80]!r} is not UTF-8, which it must be here") if text else None
+        return UsageError(f"{text[:80]!r} must be UTF-8, and is not") if text else None
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         # pathlib's, for ~ and ~somebody
         return UsageError("a path begins with ~ or ~USER, and there is no such home directory here")

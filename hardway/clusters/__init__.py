@@ -1,1 +1,1 @@
-"""Instances as a cluster of an engine that exists."""
+"""Instances as a cluster of Spark or Dask."""

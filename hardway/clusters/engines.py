@@ -1,8 +1,8 @@
-"""Instances as a cluster of an engine that exists, Spark or Dask, and as plain instances again.
+"""Instances as a cluster of Spark or Dask, and as plain instances again.
 
-Every instance runs `engines.sh`, which knows how the engine's processes are started and ended there. Who belongs to
-which cluster is in a tag of the instances; who has registered is asked of the master, through SSH: its address is a
-private one. The engines themselves are never imported here.
+Every instance runs `engines.sh`, which starts and ends the engine's processes there. A tag of each instance names its
+cluster. The master, asked through SSH at its private address, tells which workers have registered. The engines
+themselves are never imported here.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def start(
 def _master(engine: Engine, chosen: Sequence[Instance]) -> Instance:
     tagged = [instance for instance in chosen if instance.tags.get("role") == "master"]
     if len(tagged) > 1:
-        raise UsageError(f"{len(tagged)} of the instances are tagged role=master: one can be it")
+        raise UsageError(f"{len(tagged)} instances are tagged role=master: a cluster has one master")
     already = [instance for instance in chosen if instance.tags.get(TAG) == engine.address(instance)]
     on_demand = [instance for instance in chosen if not instance.spot]
     return (tagged or already or on_demand or list(chosen))[0]
@@ -185,7 +185,7 @@ def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance])
             if cluster.master and not moves:
                 raise UsageError(
                     f"{instance} is in the {cluster.engine} cluster {other}, whose master is {cluster.master}: "
-                    f"select that too, or first `inv cluster.stop {instance.id}`"
+                    f"select the master, too, or run `inv cluster.stop {instance.id}` first"
                 )
 
 
@@ -342,7 +342,7 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
     addresses = {instance.tags[TAG] for instance in chosen if TAG in instance.tags}
     if len(addresses) != 1:
         what = f"{len(addresses)} clusters" if addresses else "no cluster"
-        raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists those there are")
+        raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists all clusters")
     [address] = addresses
     engine, host = _engine(address), _host(address)
     members = describe(settings, tagged(TAG, address))

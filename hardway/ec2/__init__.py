@@ -1,1 +1,1 @@
-"""What EC2 describes and keeps: instances and selectors, tags, images, networks, security groups, the account."""
+"""EC2's things: instances and selectors, tags, images, networks, security groups, the account."""

@@ -1,4 +1,4 @@
-"""What an account has beside instances: key pairs, the roles instances can take, and the events that AWS schedules."""
+"""An account's key pairs, roles for instances, and scheduled events."""
 
 from __future__ import annotations
 
@@ -66,6 +66,15 @@ def key_pairs(settings: Settings, ours: str) -> list[KeyPair]:
         for raw in aws.ec2(settings).describe_key_pairs()["KeyPairs"]
     ]
     return sorted(found, key=lambda pair: pair.name)
+
+
+def lacks_instance_profile(settings: Settings, name: str) -> bool:
+    """Whether IAM has no instance profile of this name; False where that may not be looked up."""
+    try:
+        aws.iam(settings).get_instance_profile(InstanceProfileName=name)
+    except Exception as error:
+        return aws.error_code(error) == "NoSuchEntity"
+    return False
 
 
 def instance_profiles(settings: Settings) -> list[InstanceProfile]:

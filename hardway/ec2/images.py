@@ -1,6 +1,6 @@
-"""AMIs by name: the newest image of an owner, an id, or an image of one's own; fit for the instance types asked for.
+"""Find AMIs by name: the newest image of an owner, an id, or an image of one's own, fit for the wanted instance types.
 
-Also one's own AMIs and snapshots: listed, made of instances, removed.
+Also list and remove one's own AMIs and snapshots, and make them of instances.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
-# Where the owners of images publish the newest one's id, and the user their images let in.
+# Where the owners of images publish the newest one's id, and the user their images let in. Sources:
+# https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/,
+# https://wiki.debian.org/Cloud/AmazonEC2Image
 IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "resolute": (f"{_CANONICAL}/26.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "noble": (f"{_CANONICAL}/24.04/stable/current/{{arch}}/hvm/ebs-gp3/ami-id", "ubuntu", {}),
     "jammy": (f"{_CANONICAL}/22.04/stable/current/{{arch}}/hvm/ebs-gp2/ami-id", "ubuntu", {}),
+    "trixie": ("/aws/service/debian/release/13/latest/{arch}", "admin", {}),
     "bookworm": ("/aws/service/debian/release/12/latest/{arch}", "admin", {}),
     "al2023": (
         "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
@@ -31,13 +35,22 @@ IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
 }
 
+MOST_TYPES = 100
+"""Instance types that EC2 describes by name at once.
+
+Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
+"""
+# A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+_MOST_DESCRIPTION = 255
+
 
 @dataclass(frozen=True)
 class Image:
     """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
 
-    `platform` is what is paid for beside the hardware, as EC2 says it; `kept_disks` are devices beside the root's whose
-    volumes would stay after their instance, and what RunInstances takes to make the same ones.
+    `platform` is what is paid for beside the hardware, as EC2 says it; `disks` are the devices with a volume, and what
+    RunInstances takes to make the same ones: without a word about it some would stay, and be paid for, after their
+    instance.
     """
 
     id: str
@@ -45,7 +58,7 @@ class Image:
     root_device: str
     user: str
     platform: str
-    kept_disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    disks: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
 def resolve(settings: Settings) -> Image:
@@ -58,7 +71,7 @@ def resolve(settings: Settings) -> Image:
     ec2 = aws.ec2(settings)
     known_user = ""
     if name.startswith("ami-"):
-        images = _images(lambda: ec2.describe_images(ImageIds=[name]))
+        images = _by_id(settings, name)
     elif name in IMAGES:
         parameter, known_user, names = IMAGES[name]
         short = {"x86_64": "amd64"}.get(architecture, architecture)
@@ -84,19 +97,39 @@ def resolve(settings: Settings) -> Image:
         settings.ec2.ssh_user or known_user or tagging.of(newest).get("ssh-user", "") or "ubuntu",
         newest.get("PlatformDetails", ""),
         {
-            disk["DeviceName"]: _same_volume(disk["Ebs"])
+            disk["DeviceName"]: _same_volume(disk["Ebs"], disk["DeviceName"] == root)
             for disk in newest.get("BlockDeviceMappings", [])
-            if disk["DeviceName"] != root and disk.get("Ebs", {}).get("DeleteOnTermination") is False
+            if "Ebs" in disk
         },
     )
 
 
-def _same_volume(ebs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's."""
-    keys = ["VolumeSize", "VolumeType", "SnapshotId" if "SnapshotId" in ebs else "Encrypted"]
+def _same_volume(ebs: Mapping[str, Any], is_root: bool) -> dict[str, Any]:
+    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's.
+
+    The root's snapshot is the image's, and can't be another one.
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html
+    """
+    keys = ["VolumeSize", "VolumeType"]
+    if not is_root:
+        keys.append("SnapshotId" if "SnapshotId" in ebs else "Encrypted")
     if ebs.get("VolumeType") in ("io1", "io2", "gp3"):
         keys += ["Iops", "Throughput"]
     return {key: ebs[key] for key in keys if key in ebs}
+
+
+def _by_id(settings: Settings, id_: str) -> list[Any]:
+    """EC2 says what is wrong with an id, and of another account's image whether it is gone, or was never shared."""
+    try:
+        return list(aws.ec2(settings).describe_images(ImageIds=[id_])["Images"])
+    except Exception as error:
+        code = aws.error_code(error)
+        if not code.startswith("InvalidAMIID"):
+            raise
+        raise UsageError(
+            f"there is no AMI {id_!r} for this account in {aws.region_of(settings)}: "
+            f"{aws.error_message(error)} ({code})"
+        ) from None
 
 
 def _images(describe: Callable[[], Any]) -> list[Any]:
@@ -226,11 +259,15 @@ def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str
     answer = aws.ec2(settings).create_image(
         InstanceId=instance.id,
         Name=name,
-        Description=f"of {instance}",
+        Description=_description(instance),
         NoReboot=not reboot,
         TagSpecifications=tagging.specifications({"Name": name, **keep}, "image", "snapshot"),
     )
     return str(answer["ImageId"])
+
+
+def _description(instance: Instance) -> str:
+    return f"of {instance}"[:_MOST_DESCRIPTION]
 
 
 def wait(settings: Settings, image: str, seconds: int) -> None:
@@ -289,9 +326,7 @@ def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def take_snapshots(
-    settings: Settings, instances: Iterable[Instance]
-) -> tuple[list[str], dict[Instance, HardwayError]]:
+def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[list[str], dict[Instance, HardwayError]]:
     """Snapshots of all volumes of each instance as they are at one moment; EC2 copies them while the instance goes on.
 
     And what it said of those that failed. Raises Interrupted with the ids of those taken.
@@ -302,7 +337,7 @@ def take_snapshots(
         try:
             answer = aws.ec2(settings).create_snapshots(
                 InstanceSpecification={"InstanceId": instance.id},
-                Description=f"of {instance}",
+                Description=_description(instance),
                 TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
             )
             taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]

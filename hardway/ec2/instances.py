@@ -1,9 +1,9 @@
-"""Instances as EC2 describes them, and selectors: one argument that says which are meant.
+"""Instances as EC2 describes them, and selectors: one argument that chooses instances.
 
 A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
 tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow what is left.
 
-What stands in quotes, or behind a backslash, means nothing but itself: `"gpu box"` and `gpu\\ box` are one Name,
+Text in quotes, or behind a backslash, is literal: `"gpu box"` and `gpu\\ box` are one Name,
 `"web*"` is no pattern, `"i-1234abcd"` no id, `role="a, b"` one value. A quote opens at the start of a token or of a
 value; in quotes a backslash stands before a quote or a backslash. The items of a list are tokens as they are, and are
 neither split nor unquoted; a backslash before `*`, `?` or a backslash makes that no wildcard.
@@ -80,12 +80,15 @@ class Instance:
     tags: Mapping[str, str] = field(hash=False)
     state_reason: str = ""
     """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
+    state_message: str = ""
+    """The same in EC2's words."""
     ended: datetime | None = None
     platform: str = ""
     """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
     tenancy: str = ""
     account: str = ""
     """The AWS account that it belongs to, a number of twelve digits."""
+    ipv6: str = ""
 
     @property
     def ends(self) -> datetime | None:
@@ -97,9 +100,15 @@ class Instance:
         return ends if ends.tzinfo else None
 
     @property
+    def why_ended(self) -> str:
+        """Why it stopped or ended, in full: EC2's code and words, which often begin with the code."""
+        code, said = self.state_reason, self.state_message
+        return printable(said if said.startswith(code) else f"{code}: {said}" if said else code)
+
+    @property
     def address(self) -> str:
-        """Where it is reached: the public address, else the private one; empty before it has any."""
-        return self.public_ip or self.private_ip
+        """Where it is reached: the public address, else the private one, else that of IPv6; empty before it has any."""
+        return self.public_ip or self.private_ip or self.ipv6
 
     def __str__(self) -> str:
         """Which it is, for a person: anybody may have written its name."""
@@ -122,7 +131,6 @@ class Instances(Table[Instance]):
     def brief(self) -> list[str]:
         """Lines that say which they are."""
         return self.lines("name", "type", "state", "id", "address")
-
 
 
 @dataclass(frozen=True)
@@ -164,9 +172,7 @@ def token_names(token: str, instance: Instance) -> bool:
     """Whether one host token (id, address, DNS name, Name with globs) names the instance."""
     if _ID.fullmatch(token):
         return token == instance.id
-    return _addresses(token, instance) or (
-        not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name))
-    )
+    return _addresses(token, instance) or (not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name)))
 
 
 def _addresses(token: str, instance: Instance) -> bool:
@@ -687,10 +693,12 @@ def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> 
         region=region,
         tags=tags,
         state_reason=raw.get("StateReason", {}).get("Code", ""),
+        state_message=raw.get("StateReason", {}).get("Message", ""),
         ended=_ended(raw),
         platform=raw.get("PlatformDetails", ""),
         tenancy=raw.get("Placement", {}).get("Tenancy", ""),
         account=account,
+        ipv6=raw.get("Ipv6Address", ""),
     )
 
 

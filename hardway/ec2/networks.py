@@ -1,4 +1,4 @@
-"""VPCs: found, made with all that an instance needs to be reached in one, and removed with all that is in them."""
+"""VPCs: find them, make them with all that a reachable instance needs, and remove them with their content."""
 
 from __future__ import annotations
 
@@ -61,13 +61,20 @@ def subnets(settings: Settings) -> list[Subnet]:
                     vpc["IsDefault"],
                     raw["SubnetId"],
                     raw["AvailabilityZone"],
-                    raw["CidrBlock"],
+                    _cidr(raw),
                     raw.get("MapPublicIpOnLaunch", False),
                     raw.get("AvailableIpAddressCount", 0),
                     tags.of(vpc),
                 )
             )
     return result
+
+
+def _cidr(subnet: Mapping[str, Any]) -> str:
+    """The network of a subnet; one with IPv6 alone has none of IPv4."""
+    if "CidrBlock" in subnet:
+        return str(subnet["CidrBlock"])
+    return ",".join(each["Ipv6CidrBlock"] for each in subnet.get("Ipv6CidrBlockAssociationSet", []))
 
 
 def find(settings: Settings, name: str) -> str:
@@ -185,7 +192,7 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
         route = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": gateway}
         _known(ec2.create_route, RouteTableId=main["RouteTableId"], **route)
     there = ec2.describe_subnets(Filters=_filters({"vpc-id": id_}))["Subnets"]
-    free = _free_networks(vpc["CidrBlock"], [subnet["CidrBlock"] for subnet in there])
+    free = _free_networks(vpc["CidrBlock"], [subnet["CidrBlock"] for subnet in there if "CidrBlock" in subnet])
     for zone in _zones(ec2):
         subnet = next((s for s in there if s["AvailabilityZone"] == zone), None)
         if subnet is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,18 @@ from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import tags
 from hardway.ec2.instances import Instance
-from hardway.errors import UsageError, did_you_mean
+from hardway.errors import Failed, UsageError, did_you_mean
 
 OURS = "hardway-ssh"
 """The group that launches make where none is named."""
-PROTOCOLS = ("tcp", "udp", "icmp", "all")
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "all")
+"""EC2 takes icmp for what comes over IPv6, and lets none of it in: ICMP over IPv6 is the protocol icmpv6 there.
+
+Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html
+"""
 _ALL_PORTS = (0, 65535)
 _SSH = 22
+_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for what EC2 may show late
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
 _NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
@@ -43,7 +49,7 @@ class Rule:
     def permission(self) -> dict[str, Any]:
         """The rule as EC2 takes it."""
         wanted: dict[str, Any] = {"IpProtocol": "-1" if self.protocol == "all" else self.protocol}
-        if self.protocol == "icmp":
+        if self.protocol in ("icmp", "icmpv6"):
             wanted |= {"FromPort": -1, "ToPort": -1}
         elif self.protocol != "all":
             wanted |= {"FromPort": self.ports[0], "ToPort": self.ports[1]}
@@ -101,12 +107,15 @@ def read_rule(settings: Settings, port: int | str | None, source: str | None, pr
     if re.fullmatch(r"sg-[0-9a-f]+", source):
         return Rule(protocol, ports, source)
     try:
-        return Rule(protocol, ports, str(ipaddress.ip_network(source)))
+        network = ipaddress.ip_network(source)
     except ValueError as error:
         raise UsageError(
             f"{source!r} can't be let in: it must be an address, a network such as 203.0.113.0/24, or a security "
             f"group's id ({error})"
         ) from None
+    if protocol == "icmpv6" and network.version == 4:
+        raise UsageError(f"--protocol icmpv6 is for IPv6, and {network} is a network of IPv4: use icmp")
+    return Rule("icmpv6" if protocol == "icmp" and network.version == 6 else protocol, ports, str(network))
 
 
 def own_address() -> str:
@@ -117,7 +126,7 @@ def own_address() -> str:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot find out this machine's public address ({_ADDRESS_URL}: {error}): set ec2.ssh_from to the "
-            "network that may use SSH, such as 203.0.113.7/32, or name a security group with --sg"
+            "network that may use SSH, such as 203.0.113.7/32"
         ) from None
 
 
@@ -173,13 +182,28 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
     except Exception as error:
         if aws.error_code(error) != "InvalidGroup.Duplicate":
             raise
-        return _named(settings, name, vpc)[0], False
+        return _just_made(settings, name, vpc), False
     return SecurityGroup(name, made["GroupId"], vpc, (), description, own), True
 
 
 def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
-    """EC2 takes a name in a filter for a glob."""
-    return [group for group in find(settings, vpc_id=vpc, group_name=name) if group.name == name]
+    """EC2 takes a name in a filter for a glob, and two names that differ in case alone for one.
+
+    Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
+    """
+    known = find(settings, vpc_id=vpc)
+    return sorted(
+        (group for group in known if group.name.lower() == name.lower()), key=lambda group: group.name != name
+    )
+
+
+def _just_made(settings: Settings, name: str, vpc: str) -> SecurityGroup:
+    """The group that somebody has made since we looked; EC2 may show it late. Raises Failed where it shows none."""
+    for pause in _LATE_SECONDS:
+        time.sleep(pause)
+        if found := _named(settings, name, vpc):
+            return found[0]
+    raise Failed(f"EC2 has a security group {name!r} in {vpc}, and doesn't show it yet: try again in a minute")
 
 
 def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:

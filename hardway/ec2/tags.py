@@ -1,4 +1,4 @@
-"""Tags: reading those a person writes, putting them on instances, and those of what hardway makes in an account."""
+"""Tags: read a person's, put them on instances, and tag the things that hardway makes in an account."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from hardway.terminal import printable
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
 _RESOURCES = 1000
-# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions, in characters
+# Characters, and tags of one resource: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html
 _MOST_KEY, _MOST_VALUE = 128, 256
+_MOST_TAGS = 50
+# AWS's own, in any case.
+_RESERVED = "aws:"
 
 
 def read(texts: Iterable[str]) -> dict[str, str]:
@@ -22,7 +25,7 @@ def read(texts: Iterable[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for text in [texts] if isinstance(texts, str) else texts:
         key, equals, value = text.partition("=")
-        if not (key and equals) or key.startswith("aws:"):
+        if not (key and equals) or key.lower().startswith(_RESERVED):
             raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
         if len(key) > _MOST_KEY or len(value) > _MOST_VALUE or printable(text) != text:
             raise UsageError(
@@ -34,14 +37,28 @@ def read(texts: Iterable[str]) -> dict[str, str]:
         if result.get(key, value) != value:
             raise UsageError(f"--tag {key} is given twice, as {result[key]!r} and as {value!r}")
         result[key] = value
+    if len(result) > _MOST_TAGS:
+        raise UsageError(f"{len(result)} tags, and EC2 takes {_MOST_TAGS}: name fewer")
     return result
+
+
+def check(tags: Mapping[str, str], own: Iterable[str]) -> None:
+    """Raise UsageError for tags of one instance that EC2 refuses; `own` are the keys that a person has set."""
+    if len(tags) > _MOST_TAGS:
+        ours = len(tags.keys() - {*own})
+        raise UsageError(
+            f"{len(tags)} tags on an instance: EC2 takes {_MOST_TAGS}, of which {ours} are hardway's: name fewer"
+        )
+    for key, value in tags.items():
+        if len(value) > _MOST_VALUE:
+            raise UsageError(f"the tag {key} would have {len(value)} characters, and EC2 takes {_MOST_VALUE}")
 
 
 def read_keys(texts: Iterable[str]) -> list[str]:
     """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
     keys = [texts] if isinstance(texts, str) else list(texts)
     for key in keys:
-        if not key or "=" in key or key.startswith("aws:") or len(key) > _MOST_KEY or printable(key) != key:
+        if not key or "=" in key or key.lower().startswith(_RESERVED) or len(key) > _MOST_KEY or printable(key) != key:
             raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
     return keys
 

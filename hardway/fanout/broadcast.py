@@ -1,10 +1,10 @@
 """One file to many instances, sent up once: the first gets it from here, the others from those that have it.
 
-Every instance runs `broadcast.sh` on one channel, told here what to do next: take the file, pull it from an instance
-that has it, install it. What it has it offers to others, to a key made for this one transfer that opens nothing but
-that file, and forgets both as its channel closes, whoever closed it. The file's digest is checked after each hop. An
-instance that gives nothing, or dies, costs those that were waiting for it another try with the next. `Board` decides
-who gets it from whom; it does no I/O.
+Every instance runs `broadcast.sh` on one channel, and gets orders from here: take the file, pull it from an instance
+that has it, install it. An instance offers its file to others. They use a key that is made for this transfer and opens
+nothing but the file. The instance forgets key and offer when its channel closes. The digest is checked after each hop.
+If an instance gives nothing, or dies, those that were waiting for it try the next one. `Board` decides which instance
+gets the file from which; it does no I/O.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Board:
             self._begun.add(name)
 
     def source(self, name: str) -> str:
-        """Wait until there is something to get it from, and return that: an instance, or HERE.
+        """Wait for a source of the file, and return it: an instance, or HERE.
 
         Raises TransferError where the transfer is stopped.
         """
@@ -162,17 +162,17 @@ class Board:
             self._seats[source].serving -= 1
 
     def leave(self, name: str) -> None:
-        """The instance is over and done with: it has what it should have, or never will, and serves nobody."""
+        """Take an instance off the board: it has the file, or never will, and serves nobody."""
         with self._changed:
             self._begun.add(name)
             self._seats[name].over = True
             self._changed.notify_all()
 
     def serve(self, name: str, busy: Callable[[], None]) -> None:
-        """Return once nobody may need this instance; `busy` is called now and then until then.
+        """Wait until nobody needs this instance any more, and call `busy` now and then.
 
-        That is when all have the file; or, where not all can be connected to at the same time, when enough others
-        serve those still to come.
+        The wait ends when all have the file. If not all can be connected to at the same time, it ends when enough
+        others serve the rest.
         """
         with self._changed:
             while not self._stopped():

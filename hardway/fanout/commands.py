@@ -1,7 +1,7 @@
-"""What `--command` and `--stdin` mean: a line for the login shell of each instance, and what it reads.
+"""The meaning of `--command` and `--stdin`: a line for the login shell of each instance, and its stdin.
 
-A short text is the line itself, as for ssh. A file's content travels over stdin in front of what the command is to
-read, so it may be of any length and in any language its first line names.
+A short text is the line itself, as for ssh. A file's content travels over stdin in front of the command's own stdin, so
+it may have any length, and be in any language that its first line names.
 """
 
 from __future__ import annotations

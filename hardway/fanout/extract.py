@@ -1,10 +1,10 @@
 """Unpack a tar stream from an instance, which may be hostile: nothing outside of the new directory changes.
 
 Every member is made beneath that directory by descriptor, one name at a time, and no link is followed on the way.
-Nothing that is there is written to: a name that comes twice is refused. There are files, directories, symlinks and
-hard links; what else there may be (devices, FIFOs, sparse files) is refused. Symlinks keep their text, whatever it is,
-as tar and rsync do: a person who mirrors a tree wants them, and only who follows one later is led anywhere. Of a mode
-the bits for reading, writing and running are kept: no set-id bits. All belongs to whoever unpacks it.
+Nothing existing is written to: a name that comes twice is refused. Files, directories, symlinks and hard links are
+made; anything else (devices, FIFOs, sparse files) is refused. Symlinks keep any text, as with tar and rsync: a person
+who mirrors a tree wants them, and they are harmless until somebody follows one. The mode keeps its bits for reading,
+writing and running, but no set-id bits. All members belong to the user who unpacks them.
 
 The stream is read here and not by `tarfile`, which keeps every member and takes headers of any size into memory. The
 format's description: POSIX.1-2017, pax, and "Basic Tar Format" of GNU tar's manual.
@@ -34,7 +34,7 @@ DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
 class NotWholeError(TransferError):
-    """What came is no tar stream, or none that is whole."""
+    """The stream is no tar stream, or no whole one."""
 
 
 Read = Callable[[int], bytes]
@@ -42,7 +42,7 @@ Read = Callable[[int], bytes]
 
 @dataclass
 class ArchiveMember:
-    """What the stream says of one member. `name` and `link` are as the stream has them."""
+    """One member's header. `name` and `link` are as the stream has them."""
 
     name: str
     kind: bytes
@@ -172,7 +172,7 @@ def _time(value: bytes) -> float:
 def _exactly(read: Read, size: int) -> bytes:
     data = read(size)
     if len(data) != size:
-        raise NotWholeError("what came is no whole tar stream: it ends too early")
+        raise NotWholeError("the tar stream is not whole: it ends too early")
     return data
 
 
@@ -182,7 +182,7 @@ def _skip(read: Read, size: int) -> None:
 
 
 def _broken() -> NotWholeError:
-    return NotWholeError("what came is no whole tar stream: it has a header that is none")
+    return NotWholeError("the tar stream is not whole: it has a broken header")
 
 
 def _shown(name: str) -> str:
@@ -308,7 +308,7 @@ def told(name: str, member: bool = False) -> Iterator[None]:
 def _names(path: str) -> tuple[str, ...]:
     """The names on the way to a member. Raises TransferError for a way that leads, or may lead, out of the tree."""
     if path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        raise TransferError(f"refused: {_shown(path)!r} would land outside of where it is to go")
+        raise TransferError(f"refused: {_shown(path)!r} would land outside of the target")
     names = tuple(name for name in path.split("/") if name not in ("", "."))
     if len(names) > DEPTH or len(os.fsencode(path)) > NAME_BYTES:
         raise TransferError(f"refused: {_shown(path)!r} is too deep, or too long a name")

@@ -24,9 +24,9 @@ _BRACKET = re.compile(r"\[([!^]?)(\]?(?:\[:[a-z]+:\]|[^\]])*)\]", re.DOTALL)
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the name is the pattern's own text, or one that it stands for.
+    """Whether the name is the pattern's own text, or matches the pattern.
 
-    A leading dot must be asked for. Where the shell there counts bytes as characters, so does this.
+    A leading dot must be in the pattern. Bytes count as characters if the instance's shell counts them so.
     """
     if name == pattern:
         return True

@@ -52,19 +52,19 @@ _OTHER_USER_CODE = 142
 
 
 class CommandError(Failed):
-    """A command that ran on an instance and did not succeed, or did not end; `result` is what came of it."""
+    """A command that ran on an instance and did not succeed, or did not end; `result` is its result so far."""
 
     result: CommandResult | None = None
 
 
 class ConnectionLost(ssh.ConnectError):
-    """A connection that was lost under a command; `result` is what came of it."""
+    """A connection that was lost under a command; `result` is the command's result so far."""
 
     result: CommandResult | None = None
 
 
 class OutputClosed(Exception):
-    """Our stdout can't be written: no failure of the instance whose output was to be printed. `error` is what it is."""
+    """Our stdout can't be written, for the reason in `error`; the instance with the output is not to blame."""
 
     def __init__(self, error: HardwayError) -> None:
         super().__init__(str(error))
@@ -81,7 +81,7 @@ class GroupFailed(Failed):
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command did on one instance. Output past 1 MiB is on disk, not in memory, until it is asked for."""
+    """A command's exit code and output on one instance. Output past 1 MiB stays on the disk until its use."""
 
     instance: Instance
     exit_code: int
@@ -96,7 +96,7 @@ class CommandResult:
         return self._stdout.read()
 
     def chunks(self) -> Iterator[bytes]:
-        """The same in pieces, for output that is more than memory holds."""
+        """Yield the output in pieces, for output that doesn't fit in memory."""
         self._stdout.seek(0)
         while data := self._stdout.read(_CHUNK):
             yield data
@@ -123,7 +123,7 @@ class Printer:
         self._partial: dict[tuple[str, bool], bytearray] = {}
 
     def write(self, instance: Instance, data: bytes, error: bool) -> None:
-        """Take some output, `error` for stderr; lines that are whole are printed at once."""
+        """Take some output, of stderr with `error`; print whole lines at once."""
         if self.verbatim:
             self._emit(data, error)
             return
@@ -136,7 +136,7 @@ class Printer:
             self._emit(self._named(instance, lines), error)
 
     def finish(self, instance: Instance) -> None:
-        """The instance has ended: print the last line that lacks its newline."""
+        """Print the last line without a newline, at an instance's end."""
         for error in (False, True):
             partial = self._partial.pop((instance.id, error), None)
             if partial:
@@ -163,7 +163,7 @@ class Printer:
 
 
 class FoldingPrinter(Printer):
-    """Holds stdout back until the commands have ended, for `fold` to print what is the same once; stderr streams."""
+    """Holds stdout back until the commands have ended, for `fold` to print equal outputs once; stderr streams."""
 
     def __init__(self) -> None:
         super().__init__(prefix=True, sole=False)
@@ -174,10 +174,9 @@ class FoldingPrinter(Printer):
             super().write(instance, data, error)
 
     def fold(self, outcomes: Iterable[Any]) -> None:
-        """Print each output once, that of the most instances first, under a line that says from which it came.
+        """Print each output once, under a line with its instances; the output of the most instances comes first.
 
-        Outputs are the same where every byte and how the command ended are. Raises HardwayError for a stdout that
-        can't be written.
+        Outputs are equal if all bytes and the command's end are. Raises HardwayError if stdout can't be written.
         """
         same: dict[tuple[str, bytes], list[CommandResult]] = {}
         for outcome in outcomes:
@@ -243,7 +242,7 @@ class InstanceGroup(ThreadingGroup):
         """Do `action` with an open connection to each instance; returns connection to result or exception.
 
         Connections are closed as each ends. `on_outcome` is called in the caller's thread. On Ctrl-C running commands
-        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised; HardwayError where a
+        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised. Raises HardwayError if a
         printer's stdout can't be written.
         """
         waiting: queue.SimpleQueue[ssh.InstanceConnection] = queue.SimpleQueue()
@@ -323,9 +322,9 @@ class InstanceGroup(ThreadingGroup):
     ) -> GroupResult:
         """Run a command of the login shell, or a script, on each instance; values are CommandResult, or the exception.
 
-        `stdin` gives the chunks that every instance reads (nothing, for None), `each` by its id what it reads after
-        them. `timeout` in seconds ends the command with TERM, then KILL; 0 is no limit. `printer` shows the output as
-        it comes; `say` is told of an instance that hangs. A non-zero exit code is a CommandResult too.
+        `stdin` gives the chunks that every instance reads (nothing, for None). After them an instance reads its text in
+        `each`, by its id. `timeout` in seconds ends the command with TERM, then KILL; 0 is no limit. `printer` shows
+        the output as it comes; `say` reports an instance that hangs. A non-zero exit code is a CommandResult, too.
         """
 
         def run(connection: ssh.InstanceConnection) -> CommandResult:
@@ -573,7 +572,7 @@ def describe_outcome(outcome: Any) -> str | None:
 def report(outcomes: GroupResult, say: Callable[[str], None]) -> None:
     """Tell a person how many succeeded, then each failure with its reason.
 
-    Raises GroupFailed if any failed; where an instance refused what a person asked for, that UsageError.
+    Raises GroupFailed if any failed. If an instance refused bad input, raises its UsageError.
     """
     failures = [(c.instance, why) for c, outcome in outcomes.items() if (why := describe_outcome(outcome))]
     say(f"{len(outcomes) - len(failures)} of {len(outcomes)} instances succeeded")

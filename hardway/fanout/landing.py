@@ -1,12 +1,12 @@
-"""Put what has come whole in its place on this machine, and leave alone what no file is to be put in place of.
+"""Put files that came whole in their place on this machine, and replace nothing but regular files.
 
-What comes is kept in a hidden directory beside its place until it is whole. A lock says that somebody is still at it:
-the next copy to the same place removes those of which the lock is free, whose process was killed.
+A copy is kept in a hidden directory beside its place until it is whole. A lock on the directory shows that its process
+lives. The next copy to the same place removes directories with a free lock, whose process was killed.
 
-What is there already and is no regular file (a device, a FIFO, a socket), and whatever is in /dev or /proc (links to
-descriptors too), is written through, as scp and cp do: to rename a file over /dev/null would break the machine. No
-hidden directory is made there. A symlink that a person names as the target stays, and the file that it leads to is
-replaced. A symlink under a name that came from an instance is replaced: it may be that instance's own.
+An existing target that is no regular file (a device, a FIFO, a socket) is written through, as scp and cp do. So are
+files in /dev and /proc (links to descriptors, too): a file renamed over /dev/null would break the machine. No hidden
+directory is made there. If a person names a symlink as the target, it stays, and the file that it leads to is replaced.
+A symlink under a name that came from an instance is replaced: it may be the instance's own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _LINKS = 40  # as the kernel follows
 
 
 def place(target: Path) -> tuple[Path, bool]:
-    """Where a target leads to, its symlinks followed, and whether that is written through.
+    """Follow a target's symlinks; return the file they lead to, and whether it is written through.
 
-    What is in a directory of the machine's is written through under the first such name. Raises TransferError.
+    A file in a directory of the machine's is written through under the first such name. Raises TransferError.
     """
     for _ in range(_LINKS):
         parent = os.path.realpath(target.parent)
@@ -76,9 +76,9 @@ def _is_special(path: Path) -> bool:
 
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
-    """A hidden directory in the same file system as what it will be renamed to; gone with the block.
+    """Make a hidden directory in the file system of the target, for this block.
 
-    In a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
+    For a target in a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
     """
     if is_systems(parent):
         parent = Path(tempfile.gettempdir())
@@ -148,7 +148,7 @@ def remove(tree: Path) -> None:
 def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
     """Put a whole file in its place; `named` says that a person named it, and not an instance.
 
-    Raises TransferError; then what was there is as it was, or, written through, has got a part.
+    Raises TransferError. The existing file is then unchanged, or has a part of the new one if it is written through.
     """
     if named:
         to, through = place(target)
@@ -272,10 +272,10 @@ def _merge_file(source: str, directory: int, name: str, given_up: threading.Even
     except FileNotFoundError:
         kind = stat.S_IFREG
     if stat.S_ISDIR(kind):
-        raise TransferError(f"{printable(name)} is a directory here, and none there")
+        raise TransferError(f"{printable(name)} is a directory here, but not on the instance")
     plain = stat.S_ISREG(kind) or stat.S_ISLNK(kind)
     if not plain and os.path.islink(source):
-        raise TransferError(f"{printable(name)} is no regular file here, and a symlink there")
+        raise TransferError(f"{printable(name)} is no regular file here, but a symlink on the instance")
     if change and plain:
         os.replace(source, name, dst_dir_fd=directory)
     elif change:

@@ -181,9 +181,9 @@ class Remote:
 
 
 def sides(source: str, destination: str) -> tuple[str | Remote, str | Remote]:
-    """Which of two paths is on the instances: the one that starts with `:`.
+    """Tell which of two paths is on the instances: the one that starts with `:`.
 
-    Raises UsageError for none and for both.
+    Raises UsageError if none or both do.
     """
     both = [_remote(text[1:]) if text.startswith(":") else text for text in (source, destination)]
     if sum(isinstance(side, Remote) for side in both) != 1:
@@ -198,12 +198,12 @@ def _remote(path: str) -> Remote:
     if "\0" in path:
         raise UsageError(f"{printable(path)!r} is no path")
     if path.startswith("~") and not path.startswith("~/"):
-        raise UsageError(f":{printable(path)}: of homes there only ~/ is known; write the path out, or :./{path}")
+        raise UsageError(f":{printable(path)}: of the homes there only ~/ is known; write the path out, or :./{path}")
     return Remote(path[2:] or "./" if path.startswith("~/") else path)
 
 
 def local_files(pattern: str) -> list[Path]:
-    """The files a path or quoted glob means, sorted. Raises UsageError for none, and for a directory."""
+    """Return the files that a path or a quoted glob names, sorted. Raises UsageError for none, and for a directory."""
     exact = expanded(pattern)
     found = [exact] if exact.exists() else [Path(p) for p in sorted(glob.glob(str(exact)))]
     if not found:
@@ -297,9 +297,9 @@ def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
 def fetch_files(
     group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress
 ) -> GroupResult:
-    """Copy the files a remote path or glob means here; from several instances each under its instance id.
+    """Copy the files that a remote path or glob names to this machine; from several instances each under its id.
 
-    Only regular files come, and only of names that were asked for. SIGTERM and SIGHUP interrupt it.
+    Only regular files with requested names are taken. SIGTERM and SIGHUP interrupt it.
     """
     expanded(destination)
 
@@ -337,9 +337,9 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
         if member.kind not in (b"0", b"1"):
             raise TransferError(f"refused: {shown} is no regular file")
         if not globs.matches(member.name, asked):
-            raise TransferError(f"refused: it sent {shown!r}, and {printable(asked)!r} was asked for")
+            raise TransferError(f"refused: it sent {shown!r} in place of {printable(asked)!r}")
         if member.name in names:
-            raise TransferError(f"two of the files are named {shown}: fetch them apart")
+            raise TransferError(f"two of the files are named {shown}: fetch them one by one")
         names.add(member.name)
         tree.add(member, stream.channel.read, stream.progress)
     stream.finish()
@@ -395,8 +395,8 @@ def push(
 ) -> GroupResult:
     """Send a tree to each instance as one tar stream, made once, to all at the same time.
 
-    The destination is the tree's path there (with a final `/`: the directory to put it into). Where it exists, the
-    tree's files replace those of the same names and others stay.
+    The destination is the tree's path there (with a final `/`: the directory to put it into). In an existing one the
+    tree's files replace files of the same names, and others stay.
     """
     with tempfile.TemporaryFile() as file:
         archive = _GrowingFile(file)
@@ -444,7 +444,7 @@ class _GrowingFile:
         return len(data)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Nothing more will be written; with an error, what was written is not whole."""
+        """End the writing; with an error, the file is not whole."""
         with self._grown:
             self._whole = error is None
             self._error = self._error or error
@@ -458,7 +458,7 @@ class _GrowingFile:
             self._grown.notify_all()
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it from the start, waiting for what is not written yet. Raises what the writer ended with."""
+        """Yield the file from the start, and wait for parts that are not written yet. Raises the writer's error."""
         position = 0
         while True:
             with self._grown:

@@ -1,1 +1,1 @@
-"""From what to launch to running, ready instances, or nothing left running; and how instances end."""
+"""From the settings of a launch to ready instances, or nothing left running; and the end of instances."""

@@ -6,7 +6,8 @@
 #   extend SECONDS  move the end to so many seconds from now
 #   again           start the watch again after all was killed, without systemd
 #
-# A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port. HARDWAY_ROOT stands in front
+# A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port; whether more user data
+# comes behind this, whose end is waited for. HARDWAY_ROOT stands in front
 # of every path and command that changes something; HARDWAY_ADDRESS is the one whose connections count, else any;
 # HARDWAY_GRACE is in seconds.
 limit=${limit:-0} idle=${idle:-0} user=${user:-root} port=${port:-22}
@@ -18,6 +19,7 @@ now=$(date +%s)
 boot() {
   [ -d "$etc" ] || mkdir -p "$etc"
   [ -d "$run" ] || mkdir -p "$run"
+  ${init:+touch "$run/init"}
   cp "$0" "$etc/watch"
   rm -f "$run/ending"
   read_end

@@ -1,7 +1,6 @@
-"""What has to be there before a launch: looked at, all at the same time, before anything costs money.
+"""Check the needs of a launch, all at the same time, before anything costs money.
 
-Nothing is made: EC2 is asked, and told to try calls without carrying them out. Each `Check` is one thing that was
-looked at.
+Nothing is made: EC2 answers questions, and tries calls without carrying them out. Each `Check` is about one need.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from hardway.ec2 import account, images, quotas, security_groups, vcpus
 from hardway.ec2 import tags as tagging
 from hardway.ec2.images import Image
 from hardway.ec2.instances import Instance
-from hardway.errors import HardwayError, reason_of
 from hardway.launch import fleet, launch, orphans, permissions, prerequisites, requests
 from hardway.launch.permissions import Permissions
 from hardway.launch.prerequisites import Network
@@ -35,7 +33,7 @@ _MOST_SKEW_SECONDS = 300
 _MUCH_SKEW_SECONDS = 60
 _SKEWED = "set this machine's clock: timedatectl set-ntp true"
 _POLICY = "docs/permissions.md has the policy"
-_LOOK = "it needs servicequotas:GetServiceQuota, which the local cloud does not have"
+_LOOK = "permit servicequotas:GetServiceQuota; the local cloud has no quotas"
 _FEWER = "take fewer, another --type, or ask for more at"
 # What a region that is not enabled says of keys that are good elsewhere.
 _NOT_KNOWN_THERE = ("AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "OptInRequired")
@@ -96,7 +94,7 @@ def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
             "image": lambda: _image(image),
             "cost": lambda: _cost(settings, image),
             "key": lambda: _key(settings),
-            "ssh config": lambda: _ssh_config(settings),
+            "~/.ssh/config": lambda: _ssh_config(settings),
             "ssm": lambda: _ssm(settings),
             "launch": lambda: _launch(settings, own_tags),
         }
@@ -223,7 +221,7 @@ def _permissions(settings: Settings, tags: Sequence[str], image: Future[Image], 
 
 def _run_instances(settings: Settings, tags: Sequence[str], image: Image, network: Network) -> dict[str, Any]:
     """This launch's call for one instance, without a key pair or a security group that is yet to be made."""
-    pool = fleet.pools(settings, network)[0]
+    pool = fleet.pools(settings, network, fleet.offers(settings))[0]
     key = prerequisites.own_key_name(settings)
     known = {pair.name for pair in account.key_pairs(settings, key)}
     groups = prerequisites.security_groups(settings, network, _nobody) if settings.ec2.groups else []
@@ -303,7 +301,7 @@ def _network(settings: Settings, network: Future[Network]) -> Iterator[Check]:
     there = network.result()
     zones = ", ".join(sorted(there.subnets))
     found = f"{there.vpc}, {count(len(there.subnets), 'subnet')} ({zones})"
-    offered = fleet.pools(settings, there)
+    offered = fleet.pools(settings, there, fleet.offers(settings))
     without = sorted({name for name in settings.ec2.types if all(pool.type != name for pool in offered)})
     if without:
         yield Check(WARN, "network", f"{', '.join(without)} is offered in none of {zones}")
@@ -319,11 +317,7 @@ def _security_groups(settings: Settings, network: Future[Network]) -> Iterator[C
     if settings.ec2.groups:
         yield Check(OK, what, ", ".join(prerequisites.security_groups(settings, there, _nobody)))
         return
-    own = [
-        group
-        for group in security_groups.find(settings, vpc_id=there.vpc)
-        if group.name == security_groups.OURS
-    ]
+    own = [group for group in security_groups.find(settings, vpc_id=there.vpc) if group.name == security_groups.OURS]
     made = f"{own[0].name} ({own[0].id})" if own else f"{security_groups.OURS}, which the launch makes"
     yield Check(OK, what, made)
 
@@ -363,15 +357,9 @@ def _key(settings: Settings) -> Iterator[Check]:
 def _ssh_config(settings: Settings) -> Iterator[Check]:
     what = "~/.ssh/config"
     direct = replace(settings, ec2=replace(settings.ec2, via="", key=""))
-    try:
-        one = ssh.InstanceConnection(_example(direct, ""), direct)
-        through = [bastion.host for bastion in one.bastions()]
-        program = one.proxy_command()
-    except HardwayError:
-        raise
-    except Exception as error:
-        yield Check(FAIL, what, f"it can't be read: {reason_of(error)}", "`ssh -G HOST` says what OpenSSH makes of it")
-        return
+    one = ssh.InstanceConnection(_example(direct, ""), direct)
+    through = [bastion.host for bastion in one.bastions()]
+    program = one.proxy_command()
     way = f" through {', '.join(through)}" if through else " through a ProxyCommand" if program else ""
     yield Check(OK, what, f"an address such as {_EXAMPLE} is reached as {one.user}@{one.host}:{one.port}{way}")
 

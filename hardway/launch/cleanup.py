@@ -1,6 +1,7 @@
-"""What hardway has made in a region and nothing uses any more: found, and removed.
+"""Find and remove unused things that hardway made in a region.
 
-Key pairs, security groups, VPCs, and what launches that never ended have left: instances and launch templates.
+Key pairs, security groups, VPCs, volumes of instances that are gone, and what launches that never ended have left:
+instances and launch templates.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from hardway.config import Settings
 from hardway.ec2 import networks, security_groups, tags
 from hardway.ec2.instances import ALIVE, Instance, describe
 from hardway.errors import PartlyFailed, UsageError
-from hardway.launch import orphans
+from hardway.launch import orphans, volumes
 from hardway.launch.orphans import LAUNCH_TAG
 
 _PAIR_NAME = re.compile(r"hardway-[0-9a-f]{12}")
-_IN_USE = "DependencyViolation"
+_IN_USE = ("DependencyViolation", "VolumeInUse")
 _UNDER_WAY = "a launch is under way"
 
 
@@ -46,6 +47,7 @@ def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
     found = list(_instances(alive))
     for looked_for in (
         _templates(settings),
+        _volumes(settings),
         _security_groups(settings, alive),
         _key_pairs(settings, alive),
         _vpcs(settings, alive),
@@ -68,6 +70,7 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
     calls: dict[str, Callable[[Thing], Any]] = {
         "instance": lambda thing: ec2.terminate_instances(InstanceIds=[thing.id]),
         "launch template": lambda thing: ec2.delete_launch_template(LaunchTemplateId=thing.id),
+        "volume": lambda thing: ec2.delete_volume(VolumeId=thing.id),
         "security group": lambda thing: ec2.delete_security_group(GroupId=thing.id),
         "key pair": lambda thing: ec2.delete_key_pair(KeyName=thing.name),
         "VPC": lambda thing: networks.remove_vpc(settings, thing.id),
@@ -77,7 +80,7 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
         try:
             calls[thing.kind](thing)
         except Exception as error:
-            if aws.error_code(error) == _IN_USE:
+            if aws.error_code(error) in _IN_USE:
                 say(f"kept: {thing}: something uses it still")
             elif isinstance(error, UsageError):
                 say(f"kept: {thing}: {error}")
@@ -107,6 +110,11 @@ def _templates(settings: Settings) -> Iterator[Thing]:
             yield Thing(
                 "launch template", raw["LaunchTemplateId"], raw["LaunchTemplateName"], _foreign(own) or under_way
             )
+
+
+def _volumes(settings: Settings) -> Iterator[Thing]:
+    for volume in volumes.left(settings):
+        yield Thing("volume", volume.id, f"of {volume.name} ({volume.gib} GiB)", _foreign(volume.tags))
 
 
 def _security_groups(settings: Settings, alive: Collection[Instance]) -> Iterator[Thing]:

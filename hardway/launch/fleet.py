@@ -4,25 +4,33 @@ On demand by RunInstances, type by type in the order given, as that says which i
 on demand, by CreateFleet of type `instant`, which spreads over the pools by price and capacity. Each call has a client
 token of its own, so that it can be repeated when its answer is lost. Every instance, launch template and fleet carries
 the launch's token.
+
+EC2 takes each instance from a bucket of 1,000, filled up by two a second: a call for more than are in it gets none. So
+a launch asks in portions, and for half as many after each refusal.
+Source: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html#throttling-limits-cost-based
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from hardway import aws
 from hardway.config import Settings
+from hardway.ec2 import account, quotas
 from hardway.ec2.instances import ALIVE, Instance, Selector, describe
 from hardway.errors import UsageError
-from hardway.launch import requests
+from hardway.launch import refusals, requests
 from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.prerequisites import Network
+from hardway.launch.refusals import Refusal
 from hardway.launch.requests import Pool
+
+BUCKET, REFILL = 1000, 2
+"""Instances that EC2 starts at once, and then each second."""
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/fleet-quotas.html
 _MOST_POOLS = 300
@@ -33,32 +41,21 @@ _MOST_FLEETS_DELETED = 25
 _UNKNOWN_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidID")
 _UNKNOWN_TEMPLATE = ("InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateName.NotFoundException")
 _CONSISTENT_SECONDS = 30
+_FLEET_AGAIN_SECONDS = 2.0
 _LATE_SECONDS = (0, 0.5, 1.0, 1.5)
 _FLEET_TAG = "aws:ec2:fleet-id"
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why EC2 gave nothing, or less, of a pool."""
-
-    type: str
-    zone: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.type} in {self.zone or 'any zone'} ({self.code})"
+Offers = set[tuple[str, str]]
+"""The types, and the zones that have them."""
 
 
-def pools(settings: Settings, network: Network) -> list[Pool]:
-    """The types in the zones that have them, in the order of the types. Raises UsageError for none.
-
-    Where these may not be looked up all zones count: EC2 refuses the others.
-    """
-    types = settings.ec2.types
-    kinds = [{"Name": "instance-type", "Values": list(types)}]
+def offers(settings: Settings) -> Offers | None:
+    """Where the types of the settings are offered; None where these credentials may not look that up."""
+    kinds = [{"Name": "instance-type", "Values": list(settings.ec2.types)}]
     pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings")
     try:
-        offered = {
+        return {
             (offer["InstanceType"], offer["Location"])
             for page in pages.paginate(LocationType="availability-zone", Filters=kinds)
             for offer in page["InstanceTypeOfferings"]
@@ -66,6 +63,16 @@ def pools(settings: Settings, network: Network) -> list[Pool]:
     except Exception as error:
         if not aws.is_denied(error):
             raise
+        return None
+
+
+def pools(settings: Settings, network: Network, offered: Offers | None) -> list[Pool]:
+    """The types in the zones that have them, in the order of the types. Raises UsageError for none.
+
+    Where it is not known what is offered all zones count: EC2 refuses the others.
+    """
+    types = settings.ec2.types
+    if offered is None:
         offered = {(type, zone) for type in types for zone in network.subnets}
     found = [Pool(t, z, s) for t in types for z, s in network.subnets.items() if (t, z) in offered]
     if not found:
@@ -101,6 +108,10 @@ class Fleet:
         self._bids = bids
         self._on_demand_ids: set[str] = set()
         """Those of a mix that are on demand and not gone."""
+        self._vcpus: dict[quotas.Quota, float | None] = {}
+        self._portion = BUCKET
+        self._template = ""
+        """The id of the launch template that the next fleet is started from."""
         self._calls = 0
         self._started: set[str] = set()
         self._expected = 0
@@ -112,13 +123,34 @@ class Fleet:
     def start(self, num: int) -> tuple[list[str], list[Refusal]]:
         """Start so many, or as many as there are: their ids, and what EC2 refused where it gave fewer.
 
-        Raises what EC2 refuses for another reason than capacity or quota.
+        Raises what EC2 refuses for a reason that is none of a pool's.
         """
-        return self._create_fleet(num) if self._settings.ec2.spot else self._run_instances(num)
+        start = self._create_fleet if self._settings.ec2.spot else self._run_instances
+        ids: list[str] = []
+        while True:
+            portion = min(num - len(ids), self._portion)
+            new, refused = start(portion)
+            ids += new
+            throttled = any(refusal.is_throttled for refusal in refused)
+            self._portion = max(1, portion // 2) if throttled else min(self._portion * 2, BUCKET)
+            if len(new) < portion or len(ids) == num:
+                return ids, refused
 
     def lacks_on_demand(self, ids: Collection[str]) -> int:
         """How many of these instances are spot, that were to be on demand."""
         return max(0, self._settings.ec2.on_demand - len(self._on_demand_ids.intersection(ids)))
+
+    def ask_for_more(self, refusal: Refusal) -> str:
+        """How the quota that is used up is raised."""
+        region = aws.region_of(self._settings)
+        quota = quotas.of(refusal.type, spot="Spot" in refusal.code)
+        if not quota:
+            return f"ask for more at https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
+        if quota not in self._vcpus:
+            self._vcpus[quota] = quotas.value(self._settings, quota)
+        vcpus = self._vcpus[quota]
+        now = "" if vcpus is None else f", {vcpus:g} vCPUs now"
+        return f"ask for more of {quota.name} ({quota.code}{now}): {quota.page(region)}"
 
     def look(self) -> dict[str, Instance]:
         """All instances of this launch that EC2 shows, by id: one call a thousand."""
@@ -200,6 +232,7 @@ class Fleet:
                     continue
             self._templates.discard(name)
             self._unsure.discard(name)
+        self._template = ""
         return sorted(self._templates)
 
     @contextlib.contextmanager
@@ -216,27 +249,50 @@ class Fleet:
 
     def _run_instances(self, num: int) -> tuple[list[str], list[Refusal]]:
         ids: list[str] = []
-        refusals = []
+        refused: list[Refusal] = []
+        used_up: set[quotas.Quota | None] = set()
         for pool in self._pools_by_type():
             left = num - len(ids)
+            quota = quotas.of(pool.type, spot=False)
             if not left:
                 break
+            if quota in used_up:
+                continue
             call = {**requests.run_instances(self._instance, pool, left), **self._next_token()}
+            run = partial(aws.ec2_once(self._settings).run_instances, **call)
             try:
                 with self._asking_for(left):
-                    answer = aws.persistently(partial(aws.ec2_once(self._settings).run_instances, **call))
+                    answer = self._until_known(run)
             except Exception as error:
-                code = aws.error_code(error)
-                if not aws.lacks_capacity(code):
+                refusal = Refusal(pool.type, pool.zone, aws.error_code(error), aws.error_message(error))
+                if not refusal.is_of_pool:
                     raise
-                refusals.append(Refusal(pool.type, pool.zone, code))
+                refused.append(refusal)
+                if refusal.is_of_quota:
+                    used_up.add(quota)
+                if refusal.is_throttled:
+                    break
             else:
                 new = [raw["InstanceId"] for raw in answer["Instances"]]
                 ids += new
                 self._started.update(new)
                 if len(new) < left:
-                    refusals.append(Refusal(pool.type, pool.zone, "InsufficientInstanceCapacity"))
-        return ids, refusals
+                    refused.append(Refusal(pool.type, pool.zone, "InsufficientInstanceCapacity"))
+        return ids, refused
+
+    def _is_unknown_yet(self, code: str, said: str) -> bool:
+        """Whether EC2 may know in a moment what it says that it doesn't know."""
+        if refusals.is_unknown_profile(code, said):
+            return not account.lacks_instance_profile(self._settings, self._settings.ec2.role)
+        return refusals.is_unknown_yet(code)
+
+    def _until_known(self, call: Callable[[], Any]) -> Any:
+        """Call again while EC2 does not know yet what is named there, for a time; throttling is raised at once."""
+
+        def is_passing(error: Exception) -> bool:
+            return self._is_unknown_yet(aws.error_code(error), aws.error_message(error))
+
+        return aws.until(call, is_passing, _CONSISTENT_SECONDS)
 
     def _pools_by_type(self) -> Iterator[Pool]:
         """Where EC2 may choose the zone it knows best where there is room; then each zone, for what was left."""
@@ -246,22 +302,44 @@ class Fleet:
             yield from (pool for pool in self._pools if pool.type == type)
 
     def _create_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
-        template = self._create_template(f"hardway-{self.token}-{self._calls + 1}")
+        """A fleet that started nothing, as EC2 does not know yet what the template names, is tried again for a time."""
+        deadline = time.monotonic() + _CONSISTENT_SECONDS
+        while True:
+            ids, refused = self._create_one_fleet(num)
+            unknown = refused and not ids and all(self._is_unknown_yet(each.code, each.said) for each in refused)
+            if not unknown or time.monotonic() >= deadline:
+                break
+            time.sleep(_FLEET_AGAIN_SECONDS)
+        for each in refused:
+            # Of a type that a zone has, but not for spot, EC2 says that the configuration is invalid.
+            if not ids and (each.is_of_account or not any(other.is_of_pool for other in refused)):
+                raise aws.refusal("CreateFleet", each.code, each.said)
+        if not any(each.is_throttled for each in refused):
+            self.delete_templates()
+        return ids, refused
+
+    def _create_one_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
+        """The ids of what was started, and all that EC2 refused."""
+        self._template = self._template or self._create_template(f"hardway-{self.token}-{self._calls + 1}")
         on_demand = min(num, self._settings.ec2.on_demand - len(self._on_demand_ids))
-        asked = requests.create_fleet(template, self._pools, self._bids, num, on_demand, self._tags())
+        asked = requests.create_fleet(self._template, self._pools, self._bids, num, on_demand, self._tags())
         call = {**asked, **self._next_token()}
-        create = partial(aws.ec2_once(self._settings).create_fleet, **call)
-        with self._asking_for(num):
-            answer = aws.persistently(create, _UNKNOWN_TEMPLATE, _CONSISTENT_SECONDS)
-            self._fleets.add(answer["FleetId"])
-            groups = answer.get("Instances", [])
-            ids = [id for group in groups for id in group["InstanceIds"]]
-            self._started.update(ids)
-            self._on_demand_ids.update(
-                id for group in groups if group.get("Lifecycle") == "on-demand" for id in group["InstanceIds"]
-            )
-        self.delete_templates()
-        return ids, self._refusals(answer.get("Errors", []), not ids)
+        try:
+            with self._asking_for(num):
+                answer = self._until_known(partial(aws.ec2_once(self._settings).create_fleet, **call))
+                self._fleets.add(answer["FleetId"])
+                groups = answer.get("Instances", [])
+                ids = [id for group in groups for id in group["InstanceIds"]]
+                self._started.update(ids)
+                self._on_demand_ids.update(
+                    id for group in groups if group.get("Lifecycle") == "on-demand" for id in group["InstanceIds"]
+                )
+        except Exception as error:
+            code, said = aws.error_code(error), aws.error_message(error)
+            if not aws.is_throttled(code):
+                raise
+            return [], [Refusal(type, "", code, said) for type in self._settings.ec2.types]
+        return ids, self._refusals(answer.get("Errors", []))
 
     def _create_template(self, name: str) -> str:
         """The id of a launch template of this name."""
@@ -273,22 +351,16 @@ class Fleet:
         self._unsure.discard(name)
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
-    def _refusals(self, errors: Iterable[Any], nothing: bool) -> list[Refusal]:
-        """What a fleet's answer says; raises it where nothing was started, and no pool for want of capacity or quota.
-
-        Of a type that a zone has, but not for spot, EC2 says that the configuration is invalid.
-        """
-        errors = list(errors)
+    def _refusals(self, errors: Iterable[Any]) -> list[Refusal]:
+        """What a fleet's answer says, each once."""
         zones = {pool.subnet: pool.zone for pool in self._pools}
-        refusals = []
+        refused = []
         for error in errors:
-            code = error.get("ErrorCode", "")
             override = error.get("LaunchTemplateAndOverrides", {}).get("Overrides", {})
-            if nothing and not any(aws.lacks_capacity(each.get("ErrorCode", "")) for each in errors):
-                raise aws.refusal("CreateFleet", code, error.get("ErrorMessage", ""))
             zone = zones.get(override.get("SubnetId", ""), override.get("AvailabilityZone", ""))
-            refusals.append(Refusal(override.get("InstanceType", "an instance"), zone, code))
-        return list(dict.fromkeys(refusals))
+            type = override.get("InstanceType", "an instance")
+            refused.append(Refusal(type, zone, error.get("ErrorCode", ""), error.get("ErrorMessage", "")))
+        return list(dict.fromkeys(refused))
 
     def _delete_fleets(self) -> None:
         """An instant fleet is but a record once its instances are gone: not worth an error."""

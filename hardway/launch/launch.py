@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 from hardway import aws
-from hardway.config import Settings
+from hardway.config import SETTINGS, Settings
 from hardway.ec2 import account, images
 from hardway.ec2.instances import ENDS_TAG, Instance, check_name, is_plain, quoted
+from hardway.ec2.tags import check as check_tags
 from hardway.ec2.tags import read as read_tags
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean
 from hardway.fanout.commands import file_content
@@ -23,7 +28,7 @@ from hardway.launch import fleet, orphans, prerequisites, requests
 from hardway.launch import user_data as userdata
 from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.readiness import Probes, some
-from hardway.launch.replacing import Gathering
+from hardway.launch.replacing import Gathering, lowest_enough
 from hardway.money import costs, prices
 from hardway.ssh import proxy
 from hardway.system import signals
@@ -41,6 +46,7 @@ _OUR_TAGS = {
 }
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
 _PREPARE_SECONDS = 24 * 3600
+_LOOK_UPS = 5  # at the same time
 
 
 def launch(
@@ -64,25 +70,40 @@ def launch(
     for what EC2 or the instances could not do.
     """
     ec2 = settings.ec2
-    own_tags = _read_own_tags(tags)
+    own_tags = _read_own_tags(settings, tags)
     init = _read_init(settings)
     _check(settings, init)
     proxy.check(settings)
-    orphans.look(settings, say)
-    image = images.resolve(settings)
+    # Look-ups that don't depend on each other.
+    with ThreadPoolExecutor(_LOOK_UPS, "look-up") as pool:
+        others = pool.submit(orphans.find, settings)
+        found_image = pool.submit(images.resolve, settings)
+        plain_quote = pool.submit(costs.quote, settings, prices.PLAIN[0], say)
+        place = pool.submit(prerequisites.network, settings)
+        offers = pool.submit(fleet.offers, settings)
+        _join(others, found_image, plain_quote, place, offers)
+    orphans.report(others.result(), say)
+    image = found_image.result()
     bids = _bids(settings, image.platform, say)
-    quote = costs.quote(settings, image.platform, say)
+    quote = plain_quote.result() if image.platform in prices.PLAIN else costs.quote(settings, image.platform, say)
     if ec2.max_cost:
         costs.refuse_above(settings, quote, say)
-    network = prerequisites.network(settings)
-    pools = fleet.pools(settings, network)
+    network = place.result()
+    pools = fleet.pools(settings, network, offers.result())
+    if why_not := prerequisites.check_key(settings):
+        if wait:
+            raise UsageError(why_not)
+        say(why_not)
     before(f"start {count(ec2.num, 'instance')} named {ec2.name}, of {image.id} in {network.vpc}: {quote}")
     if not is_plain(ec2.name):
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
-        groups = prerequisites.security_groups(settings, network, say)
-        found = requests.Prerequisites(image, prerequisites.key_pair(settings, say), groups, init)
+        with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
+            groups = pool.submit(prerequisites.security_groups, settings, network, say)
+            key = pool.submit(prerequisites.key_pair, settings, say)
+            _join(groups, key)
+        found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
         say(userdata.limits_said(ec2, now))
@@ -92,12 +113,19 @@ def launch(
     return [replace(i, tags={k: v for k, v in i.tags.items() if k != LAUNCH_TAG}) for i in ready]
 
 
+def _join(*calls: Future[Any]) -> None:
+    """Wait for calls in the block of their pool, so that an interrupt ends none of them half way."""
+    wait_for(calls)
+
+
 def _check(settings: Settings, init: bytes) -> None:
     """Raise UsageError for settings that can't be together, before anything is asked of EC2."""
     ec2, source = settings.ec2, settings.source
     num = f"{source('ec2.num')} {ec2.num}"
     if not ec2.types:
         raise UsageError(f"{source('ec2.type')} is empty: name an instance type, such as m7i.large")
+    if len(ec2.types) > images.MOST_TYPES:
+        raise UsageError(f"{source('ec2.type')} names {len(ec2.types)} types, and EC2 takes {images.MOST_TYPES}")
     if ec2.min > ec2.num:
         raise UsageError(f"{source('ec2.min')} is {ec2.min}, more than {num}")
     if ec2.on_demand > ec2.num:
@@ -106,16 +134,31 @@ def _check(settings: Settings, init: bytes) -> None:
         raise UsageError(
             f"{source('ec2.on_demand')} is for a mix with spot instances: add --spot 1.0; without it all are on demand"
         )
+    lowest = lowest_enough(ec2)
+    seconds = math.ceil((lowest - fleet.BUCKET) / fleet.REFILL)
+    if seconds > ec2.seconds_timeout:
+        raise UsageError(
+            f"{num} is more than EC2 starts in {source('ec2.seconds_timeout')} {ec2.seconds_timeout}: it starts "
+            f"{fleet.BUCKET:,} at once, then {fleet.REFILL} a second, and needs {seconds:,} seconds for {lowest:,}"
+        )
     check_name(ec2.name, source("ec2.name"))
     userdata.compose(ec2, init, ec2.ssh_user)
 
 
-def _read_own_tags(texts: Iterable[str]) -> dict[str, str]:
+def _read_own_tags(settings: Settings, texts: Iterable[str]) -> dict[str, str]:
+    """The tags that a person has asked for, by the texts or by a flag. Raises UsageError."""
+    ec2 = settings.ec2
     tags = read_tags(texts)
     for key in tags:
         if key in _OUR_TAGS:
             flag = _OUR_TAGS[key] and f": use {_OUR_TAGS[key]}"
             raise UsageError(f"--tag {key} is a tag that a launch sets itself{flag}")
+    now = datetime.now(timezone.utc)
+    all_ = requests.lasting_tags(ec2, ec2.ssh_user, tags, aws.user(), now) | requests.passing_tags(ec2, "", now)
+    check_tags(all_, tags)
+    if settings.source("ec2.ssh_port") == SETTINGS["ec2.ssh_port"].flag:
+        # Later commands have the environment's port without it.
+        tags["ssh-port"] = str(ec2.ssh_port)
     return tags
 
 
@@ -130,7 +173,7 @@ def _gather(
     publish: Callable[[list[Instance]], None] | None,
 ) -> list[Instance]:
     """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
-    with Probes(settings, settings.ec2.num) as probes, signals.raised():
+    with Probes(settings, settings.ec2.num, bool(settings.ec2.init.strip())) as probes, signals.raised():
         try:
             ready = Gathering(settings.ec2, wait, started, probes, say, on_ready).run()
             if settings.ec2.max_hours or settings.ec2.idle_minutes:

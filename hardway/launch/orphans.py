@@ -66,9 +66,9 @@ def is_any_under_way() -> bool:
     return False
 
 
-def look(settings: Settings, say: Callable[[str], None]) -> None:
-    """Ask EC2 for instances of dead launches, and report them."""
-    report(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))), say)
+def find(settings: Settings) -> list[Instance]:
+    """The instances of launches that are under way, or dead."""
+    return list(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))))
 
 
 def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:

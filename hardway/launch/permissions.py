@@ -22,7 +22,7 @@ LAUNCH = frozenset((
     "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances", "DescribeKeyPairs",
     "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs", "ImportKeyPair", "RunInstances", "TerminateInstances",
 ))  # fmt: skip
-"""What a launch asks of EC2. Without `GetConsoleOutput`, it goes on as well."""
+"""What a launch asks of EC2. Without `GetConsoleOutput` and `DescribeVolumes`, it goes on as well."""
 SPOT = frozenset(("CreateFleet", "CreateLaunchTemplate", "DeleteFleets", "DeleteLaunchTemplate"))
 """What a launch with spot instances asks of EC2 besides."""
 PRICES = frozenset(("DescribeSpotPriceHistory",))
@@ -71,6 +71,7 @@ TRIED: dict[str, dict[str, Any]] = {
     "DeleteSnapshot": {"SnapshotId": f"snap-{_NONE}"},
     "DeleteSubnet": {"SubnetId": f"subnet-{_NONE}"},
     "DeleteTags": _TAGS,
+    "DeleteVolume": {"VolumeId": f"vol-{_NONE}"},
     "DeleteVpc": {"VpcId": f"vpc-{_NONE}"},
     "DeregisterImage": {"ImageId": f"ami-{_NONE}"},
     "DescribeAvailabilityZones": {},
@@ -91,6 +92,7 @@ TRIED: dict[str, dict[str, Any]] = {
     "DescribeSnapshots": {"OwnerIds": ["self"]},
     "DescribeSpotPriceHistory": {},
     "DescribeSubnets": {},
+    "DescribeVolumes": {},
     "DescribeVpcs": {},
     "DetachInternetGateway": _GATEWAY,
     "GetConsoleOutput": {"InstanceId": f"i-{_NONE}"},

@@ -1,4 +1,4 @@
-"""What lets us in: the key pair at EC2, the security group, and the subnet an instance starts in.
+"""The prerequisites of a launch at EC2: the key pair, the security group, and the subnets.
 
 The key pair and the group `hardway-ssh` are made, and tagged as ours, at their first use in a region; making them twice
 at once is safe.
@@ -6,21 +6,29 @@ at once is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import paramiko
 
 from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import networks
 from hardway.ec2 import security_groups as groups
-from hardway.errors import UsageError, did_you_mean, reason_of
+from hardway.errors import UsageError, did_you_mean
 from hardway.ssh import connection as ssh
-from hardway.ssh.keys import own_key, own_key_path, pair_name
+from hardway.ssh.keys import (
+    lacks_private_half,
+    own_key,
+    own_key_path,
+    pair_name,
+    public_half,
+    public_of,
+    type_and_base64,
+)
 from hardway.system.paths import expanded
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ImportKeyPair.html
+_IMPORTED = ("ssh-rsa ", "ssh-ed25519 ")
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Network:
 def network(settings: Settings) -> Network:
     """The subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
 
-    Where some of them give public addresses the others are left out: we want to log in. Raises UsageError for none.
+    Where some of them give public addresses the others are left out: we want to log in, which goes over IPv4. Raises
+    UsageError for none.
     """
     ec2 = aws.ec2(settings)
     subnet, vpc, zone = settings.ec2.subnet, settings.ec2.vpc, settings.ec2.zone
@@ -49,6 +58,7 @@ def network(settings: Settings) -> Network:
         if not found:
             raise UsageError(f"there is no subnet {subnet} in {aws.region_of(settings)}")
         public = bool(found[0].get("MapPublicIpOnLaunch"))
+        _with_ipv4(settings, found)
         return Network(found[0]["VpcId"], {found[0]["AvailabilityZone"]: subnet}, False, public)
     chosen = networks.find(settings, vpc)
     everywhere = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [chosen]}])["Subnets"]
@@ -60,6 +70,7 @@ def network(settings: Settings) -> Network:
         raise UsageError(
             f"there is no subnet in {zone} in {chosen} (but in {', '.join(zones)}){did_you_mean(zone, zones)}"
         )
+    subnets = _with_ipv4(settings, subnets)
     open_ones = [s for s in subnets if s.get("MapPublicIpOnLaunch")]
     by_zone: dict[str, str] = {}
     # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
@@ -70,20 +81,70 @@ def network(settings: Settings) -> Network:
     return Network(chosen, by_zone, any_zone, bool(open_ones))
 
 
+def _with_ipv4(settings: Settings, subnets: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the subnets in which instances have IPv4. Raises UsageError where only IPv6 would lead to them.
+
+    Source: https://docs.aws.amazon.com/vpc/latest/userguide/configure-subnets.html
+    """
+    ids = ", ".join(sorted(subnet["SubnetId"] for subnet in subnets))
+    found = [subnet for subnet in subnets if not subnet.get("Ipv6Native")]
+    if not found:
+        raise UsageError(f"instances are reached over IPv4, and {ids} has IPv6 alone: name another --subnet or --vpc")
+    reached = settings.ec2.private_ip or settings.ec2.via
+    if not reached and all(s.get("AssignIpv6AddressOnCreation") and not s.get("MapPublicIpOnLaunch") for s in found):
+        raise UsageError(
+            f"instances are reached over IPv4, and {ids} gives them no public address but of IPv6: add --private-ip "
+            "where this machine is in the VPC or has a VPN or a bastion to it, else --via ssm"
+        )
+    return found
+
+
+def check_key(settings: Settings) -> str:
+    """What keeps this machine from logging in with the key pair that EC2 has, in a sentence; empty for nothing.
+
+    Raises UsageError for a key pair that is not there, or a private key's file that can't be used.
+    """
+    key = settings.ec2.key
+    if not key:
+        return ""
+    if ssh.is_key_file(key):
+        source = settings.source("ec2.key")
+        public = public_half(expanded(key), source)
+        if not public.startswith(_IMPORTED):
+            raise UsageError(f"EC2 takes keys of RSA and ED25519, and {source} {key} is of {public.partition(' ')[0]}")
+        return ""
+    found = _described_pair(settings, key)
+    if lacks_private_half(type_and_base64(found.get("PublicKey", "")), ssh.named_files(key)):
+        return (
+            f"the private half of the key pair {key} is not here: give its file with --key, `ssh-add` it, or leave "
+            "--key out and a key pair is made"
+        )
+    return ""
+
+
+def _described_pair(settings: Settings, name: str) -> Mapping[str, Any]:
+    ec2 = aws.ec2(settings)
+    named = [{"Name": "key-name", "Values": [name]}]
+    found = ec2.describe_key_pairs(Filters=named, IncludePublicKey=True)["KeyPairs"]
+    if not found:
+        known = [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]]
+        raise UsageError(
+            f"there is no key pair {name!r} in {aws.region_of(settings)} (leave --key out and one is made, or give "
+            f"a private key's file){did_you_mean(name, known)}"
+        )
+    return dict(found[0])
+
+
 def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
     """The name of the key pair at EC2; ours is imported there at its first use."""
     ec2 = aws.ec2(settings)
     key = settings.ec2.key
     if key and not ssh.is_key_file(key):
-        if not _key_exists(ec2, key):
-            known = [pair["KeyName"] for pair in ec2.describe_key_pairs()["KeyPairs"]]
-            raise UsageError(
-                f"there is no key pair {key!r} in {aws.region_of(settings)} (leave --key out and one is made, or give "
-                f"a private key's file){did_you_mean(key, known)}"
-            )
+        _described_pair(settings, key)
         return key
     if key:
-        name, public = _from_key_file(expanded(key))
+        public = public_of(expanded(key), settings.source("ec2.key"))
+        name = pair_name(public)
     else:
         own = own_key()
         name, public = own.name, own.public
@@ -102,27 +163,12 @@ def own_key_name(settings: Settings) -> str:
     """The name at EC2 of the key pair that new instances get; empty where none was made yet."""
     key = settings.ec2.key
     if key:
-        return _from_key_file(expanded(key))[0] if ssh.is_key_file(key) else key
+        return pair_name(public_of(expanded(key), "--key")) if ssh.is_key_file(key) else key
     return own_key().name if own_key_path().exists() else ""
 
 
 def _key_exists(ec2: Any, name: str) -> bool:
     return bool(ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])["KeyPairs"])
-
-
-def _from_key_file(path: Path) -> tuple[str, str]:
-    """The name and public half of a private key's file, from the `.pub` beside it where there is one."""
-    public_file = path.with_name(path.name + ".pub")
-    try:
-        if public_file.is_file():
-            kind, key = public_file.read_text().split()[:2]
-        else:
-            private = paramiko.PKey.from_path(path)
-            kind, key = private.get_name(), private.get_base64()
-    except (OSError, ValueError, paramiko.SSHException) as error:
-        raise UsageError(f"--key {path} is no private key that can be read: {reason_of(error)}") from None
-    public = f"{kind} {key}"
-    return pair_name(public), public
 
 
 def security_groups(settings: Settings, network: Network, say: Callable[[str], None]) -> list[str]:

@@ -1,4 +1,7 @@
-"""When an instance is ready: it is running, and a command runs on it over SSH."""
+"""When an instance is ready: it is running, a command runs on it over SSH, and its user data has ended well.
+
+What a launch gave no `--init`, and with `ec2.no_wait_init` each, is not asked for the end of its user data.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,16 @@ import paramiko
 from hardway.config import Settings
 from hardway.ec2.instances import ALIVE, Instance, described
 from hardway.errors import Failed
+from hardway.launch import init
 from hardway.ssh import channel
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
-from hardway.ssh.script import Script
 from hardway.terminal import printable
 
 TICK_SECONDS = 0.05
 _DESCRIBE_SECONDS = 2.0
 _PROBE_SECONDS = 5.0
-_UNWATCHED = 3
-_PROBE = f"""[ -e "${{HARDWAY_ROOT-}}/etc/hardway/watch" ] || exit {_UNWATCHED}"""
+_BUSY = "its user data has not ended (--seconds-timeout waits longer, --no-wait-init does not wait for it)"
 
 
 class Pace:
@@ -46,18 +48,23 @@ class Pace:
 class Probes:
     """Tries on each of many instances to run a command over SSH, until one runs. A context manager.
 
-    `refusals` has the newest reason why not, by id; `unwatched` those that answer and have nothing that could end them.
+    `refusals` has the newest reason why not, by id; `unwatched` those that answer and have nothing that could end them;
+    `busy` those that answer while their user data runs, and `failed` how it failed, by id: these are not tried again.
     """
 
-    def __init__(self, settings: Settings, most: int) -> None:
+    def __init__(self, settings: Settings, most: int, init_given: bool = False) -> None:
+        """With `init_given` one that answers and has seen no user data has failed."""
         self.refusals: dict[str, str] = {}
         self.unwatched: set[str] = set()
+        self.busy: set[str] = set()
+        self.failed: dict[str, str] = {}
         self._settings = settings
+        self._init_given = init_given and not settings.ec2.no_wait_init
         # No call an instance: their consoles do not show their keys yet.
         self._known = HostKeys(consoles=0)
         self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
         self._over = threading.Event()
-        self._under_way: dict[str, Future[tuple[str, bool]]] = {}
+        self._under_way: dict[str, Future[str | init.Look]] = {}
         self._due: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> Probes:
@@ -76,34 +83,41 @@ class Probes:
             when, pause = self._due.get(instance.id, (now, 0.1))
             if probe and probe.done():
                 del self._under_way[instance.id]
-                reason, watched = probe.result()
-                if reason:
-                    self.refusals[instance.id] = reason
+                found = probe.result()
+                self.busy.discard(instance.id)
+                if isinstance(found, str):
+                    self.refusals[instance.id] = found
                     self._due[instance.id] = now + pause, min(pause * 1.5, _PROBE_SECONDS)
+                elif found.busy:
+                    self.busy.add(instance.id)
+                    self.refusals[instance.id] = _BUSY
+                elif found.failure:
+                    self.failed[instance.id] = found.failure
+                elif self._init_given and not found.init:
+                    self.failed[instance.id] = "its image has not run its user data, and so no --init"
                 else:
                     answered.append(instance.id)
-                    if not watched:
+                    if not found.watched:
                         self.unwatched.add(instance.id)
             elif not probe and now >= when and instance.state == "running" and instance.address:
+                if instance.id in self.failed:
+                    continue
                 self._under_way[instance.id] = self._pool.submit(
                     _try, instance, self._settings, self._known, self._over
                 )
         return answered
 
 
-def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> tuple[str, bool]:
-    """Why no command runs there: sshd, the key and the user may all come late in a boot. Empty if one does.
-
-    And whether `boot.sh` has run, which comes before all of these.
-    """
+def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> str | init.Look:
+    """What a command shows there, or why none runs: sshd, the key and the user may all come late in a boot."""
     try:
         connection = ssh.connect(instance, settings, known, given_up)
         try:
-            return "", channel.run(connection, Script(_PROBE), good=(0, _UNWATCHED)) != _UNWATCHED
+            return init.look(connection, wait=not settings.ec2.no_wait_init)
         finally:
             connection.close()
     except (ssh.ConnectError, channel.TransferError, paramiko.SSHException, EOFError, OSError) as error:
-        return printable(str(error)) or type(error).__name__, False
+        return printable(str(error)) or type(error).__name__
 
 
 def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> None:
@@ -120,10 +134,14 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
             if pace.is_due():
                 for instance in described(settings, list(waiting)):
                     if instance.state not in ALIVE and state != "terminated":
-                        raise Failed(f"{instance} is {instance.state}: it will not be {state}")
+                        why = f" ({instance.why_ended})" if instance.why_ended else ""
+                        raise Failed(f"{instance} is {instance.state}{why}: it will not be {state}")
                     waiting[instance.id] = instance
             if state == "running":
                 done = probes.ready(waiting.values())
+                if probes.failed:
+                    failed = [f"{printable(str(waiting[id]))}: {why}" for id, why in probes.failed.items()]
+                    raise Failed(f"{len(failed)} of {len(chosen)} instances not {state}: {some(failed)}")
             else:
                 done = [i.id for i in waiting.values() if i.state == state]
             for id in done:
@@ -140,7 +158,8 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
 
 def why_late(instance: Instance, refusals: dict[str, str]) -> str:
     """Why an instance that is to be ready is not."""
-    return f"{printable(str(instance))} is {instance.state}, {refusals.get(instance.id, 'not reached yet')}"
+    reason = f" ({instance.why_ended})" if instance.why_ended and instance.state not in ("pending", "running") else ""
+    return f"{printable(str(instance))} is {instance.state}{reason}, {refusals.get(instance.id, 'not reached yet')}"
 
 
 def some(items: Sequence[str], most: int = 3) -> str:

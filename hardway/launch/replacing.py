@@ -11,20 +11,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from hardway import aws
 from hardway.config import Ec2
 from hardway.ec2.instances import ALIVE, Instance
 from hardway.errors import Failed
-from hardway.launch.fleet import Fleet, Refusal
+from hardway.launch.fleet import Fleet
 from hardway.launch.readiness import TICK_SECONDS, Pace, Probes, some, why_late
+from hardway.launch.refusals import Refusal, told
 from hardway.tables import count
+from hardway.terminal import printable
 
 _ASK_AGAIN_SECONDS = (2.0, 30.0)  # after EC2 had no capacity: at first, and at most
+_THROTTLED_SECONDS = (0.3, 5.0)  # after it took no more requests, or started no more instances
+# Why an instance ended for which nobody can blame the image, the disks or their key:
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
+_ENDED_BY_SOMEBODY = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown", "Client.InstanceTerminated")
 
 
 def most_replacements(num: int) -> int:
     """How many instances a launch of `num` may replace: what is wrong with more is wrong with all of them."""
     return max(2, num // 4)
+
+
+def lowest_enough(ec2: Ec2) -> int:
+    """The fewest instances that a launch may end well with."""
+    return ec2.min or (1 if ec2.seconds_wait else ec2.num)
 
 
 class LaunchVerdict(Enum):
@@ -39,7 +49,8 @@ class LaunchVerdict(Enum):
 class Standing:
     """Where a launch stands after `elapsed` seconds, in numbers of instances.
 
-    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost. EC2 gave `short` fewer than
+    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost; where user data has `failed`
+    it would on others, too. EC2 gave `short` fewer than
     it was last asked for, and will not have them `soon` or may. Of those that are ready `lacking` more were to be on
     demand. `asks` is False once nothing more is asked for, whatever is missing.
     """
@@ -48,6 +59,7 @@ class Standing:
     ready: int = 0
     waiting: int = 0
     started: int = 0
+    failed: int = 0
     short: int = 0
     soon: bool = True
     lacking: int = 0
@@ -63,7 +75,7 @@ def missing(ec2: Ec2, at: Standing) -> int:
     """How many more instances are to be asked for; 0 once neither hope, time nor replacements are left."""
     if not at.asks or at.elapsed >= ec2.seconds_timeout or (at.short and not at.soon):
         return 0
-    return max(0, min(ec2.num - at.ready - at.waiting, startable(ec2, at)))
+    return max(0, min(ec2.num - at.ready - at.waiting - at.failed, startable(ec2, at)))
 
 
 def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
@@ -71,7 +83,7 @@ def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
 
     Fewer are only with those on demand among them: `min` once EC2 has no more, any number after `seconds_wait`.
     """
-    lowest = ec2.min or (1 if ec2.seconds_wait else ec2.num)
+    lowest = lowest_enough(ec2)
     more = missing(ec2, at) > 0
 
     def will_do(least: int) -> bool:
@@ -117,10 +129,15 @@ class Gathering:
         self._ready: dict[str, Instance] = {}
         self._shown: dict[str, Instance] = {}
         self._lost: list[str] = []
+        self._failed: list[str] = []
         self._refusals: list[Refusal] = []
         self._short = 0
+        self._throttled = False
+        """EC2 has not taken the last request: what is missing is no lack of capacity yet."""
+        self._in_vain = False
+        """Another instance would end as one has."""
         self._ask_at = 0.0
-        self._ask_pause = _ASK_AGAIN_SECONDS[0]
+        self._ask_pause = 0.0
 
     def run(self) -> list[Instance]:
         """The instances that are ready, when they are enough; whatever else was started is terminated by then.
@@ -148,17 +165,17 @@ class Gathering:
         return time.monotonic() - self._begun
 
     def _standing(self) -> Standing:
-        refusals = [refusal.code for refusal in self._refusals]
         return Standing(
             elapsed=self._elapsed(),
             ready=len(self._ready),
             waiting=len(self._waiting),
             started=self._started,
+            failed=len(self._failed),
             short=self._short,
-            soon=not refusals or any(aws.lacks_capacity_now(code) for code in refusals),
+            soon=not self._refusals or any(refusal.is_passing for refusal in self._refusals),
             lacking=self._fleet.lacks_on_demand(self._ready),
             # What is not waited for is not replaced.
-            asks=self._wait or not self._asked,
+            asks=not self._in_vain and (self._wait or self._throttled or not self._asked),
         )
 
     def _startable(self) -> int:
@@ -174,21 +191,25 @@ class Gathering:
         self._asked = True
         self._started += len(ids)
         self._waiting.update(dict.fromkeys(ids, self._elapsed()))
-        was_short, self._short = self._short, num - len(ids)
-        if not self._short:
+        missing = num - len(ids)
+        was, self._throttled = self._short or self._throttled, any(refusal.is_throttled for refusal in self._refusals)
+        self._short = 0 if self._throttled else missing
+        if not missing:
             return
+        first, longest = _THROTTLED_SECONDS if self._throttled else _ASK_AGAIN_SECONDS
+        self._ask_pause = first if ids or not was else min(self._ask_pause * 2, longest)
         self._ask_at = self._elapsed() + self._ask_pause
-        self._ask_pause = min(self._ask_pause * 2, _ASK_AGAIN_SECONDS[1])
-        if not was_short and self._missing():
-            self._say(f"{self._lacking()}; asking again")
+        if not was and self._missing():
+            self._say(f"{self._lacking(missing)}; asking again")
 
     def _look(self) -> None:
         self._shown = self._fleet.look()
         lost = {}
         for id, instance in self._shown.items():
             if instance.state not in ALIVE and (id in self._waiting or id in self._ready):
-                reason = f" ({instance.state_reason})" if instance.state_reason else ""
+                reason = f" ({instance.why_ended})" if instance.why_ended else ""
                 lost[id] = f"{instance} went {instance.state} while it started{reason}"
+                self._in_vain |= _is_in_vain(instance.state_reason)
             elif id in self._ready:
                 self._ready[id] = instance
         unreachable = self._unreachable()[: max(0, self._startable() - len(lost))]
@@ -207,7 +228,8 @@ class Gathering:
         if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
         patience = self._ec2.seconds_timeout / 2
-        return [id for id, since in self._waiting.items() if self._elapsed() - since > patience]
+        waiting = {id: since for id, since in self._waiting.items() if id not in self._probes.busy}
+        return [id for id, since in waiting.items() if self._elapsed() - since > patience]
 
     def _late(self, id: str) -> str:
         instance = self._shown.get(id)
@@ -221,13 +243,18 @@ class Gathering:
         for id in done:
             del self._waiting[id]
             self._ready[id] = self._shown[id]
+        for id in [id for id in self._probes.failed if id in self._waiting]:
+            del self._waiting[id]
+            self._failed.append(id)
+            self._lost.append(f"{printable(str(self._shown[id]))}: {self._probes.failed[id]}")
 
     def _settle(self) -> list[Instance]:
-        if self._waiting:
-            self._fleet.terminate(list(self._waiting))
+        left = [*self._waiting, *self._failed]
+        if left:
+            self._fleet.terminate(left)
         ready, num = len(self._ready), self._ec2.num
         if ready < num:
-            ended = f", {len(self._waiting)} terminated" if self._waiting else ""
+            ended = f", {len(left)} terminated" if left else ""
             reasons = f" ({self._reasons()})" if self._reasons() else ""
             self._say(f"{ready} of {num} instances are ready: going on with them{ended}{reasons}")
         return sorted(self._ready.values(), key=lambda i: (i.launched, i.id))
@@ -239,20 +266,29 @@ class Gathering:
             after = f"after {self._elapsed():.0f} s"
             said = f"{len(self._waiting)} of {self._ec2.num} instances not ready {after}: {waiting}"
             return f"{said}; {reasons}" if reasons else said
+        if self._failed:
+            return f"{count(self._ec2.num - len(self._ready), 'instance')} of {self._ec2.num} not ready: {reasons}"
         return f"only {len(self._ready) + len(self._waiting)} of {self._ec2.num} instances were to be had: {reasons}"
 
     def _reasons(self) -> str:
         parts = []
-        if self._short:
-            parts.append(self._lacking())
+        missing = self._ec2.num - len(self._ready) - len(self._waiting)
+        if self._short or (self._throttled and missing > 0):
+            parts.append(self._lacking(self._short or missing))
         if lacking := self._fleet.lacks_on_demand(self._ready):
             parts.append(f"{count(lacking, 'instance')} on demand {'is' if lacking == 1 else 'are'} missing")
         if self._lost:
             parts.append(some(self._lost))
-        if self._lost and self._startable() <= 0:
+        if self._in_vain:
+            parts.append("another one would end in the same way")
+        elif self._lost and self._startable() <= 0:
             parts.append(f"no more than {most_replacements(self._ec2.num)} are replaced")
         return "; ".join(parts)
 
-    def _lacking(self) -> str:
-        where = some([str(refusal) for refusal in self._refusals], 6) or "it does not say why"
-        return f"EC2 has no capacity for {self._short} of {self._ec2.num}: {where}"
+    def _lacking(self, missing: int) -> str:
+        return told(self._refusals, missing, self._ec2.num, self._fleet.ask_for_more)
+
+
+def _is_in_vain(reason: str) -> bool:
+    """Whether an instance ended for what is wrong with its image, its disks or their key: with that of all others."""
+    return reason.startswith("Client.") and reason not in _ENDED_BY_SOMEBODY

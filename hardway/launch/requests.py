@@ -1,4 +1,4 @@
-"""What a launch asks of EC2: the parameters of its calls, from the settings and what was looked up. Pure."""
+"""The parameters of a launch's calls of EC2, made from the settings and the prerequisites. Pure."""
 
 from __future__ import annotations
 
@@ -41,16 +41,8 @@ def instance(
     `tags` are a person's own, and `token` is the launch's.
     """
     image = found.image
-    lasting = {
-        **tags,
-        "Name": ec2.name,
-        "owner": owner,
-        "creation-date": now.isoformat(timespec="seconds"),
-        "ssh-user": image.user,
-    }
-    if ec2.ssh_port != 22:
-        lasting["ssh-port"] = str(ec2.ssh_port)
-    of_instances = {**lasting, **userdata.limits_tags(ec2, now), LAUNCH_TAG: token}
+    lasting = lasting_tags(ec2, image.user, tags, owner, now)
+    of_instances = {**lasting, **passing_tags(ec2, token, now)}
     call: dict[str, Any] = {
         "ImageId": image.id,
         "KeyName": found.key_name,
@@ -63,13 +55,32 @@ def instance(
     if ec2.role:
         call["IamInstanceProfile"] = {"Name": ec2.role}
     disks: dict[str, dict[str, Any]] = {
-        device: {**volume, "DeleteOnTermination": True} for device, volume in image.kept_disks.items()
+        device: {**volume, "DeleteOnTermination": True} for device, volume in image.disks.items()
     }
     if ec2.gigs:
         disks[image.root_device] = {"VolumeSize": ec2.gigs, "VolumeType": "gp3", "DeleteOnTermination": True}
     if disks:
         call["BlockDeviceMappings"] = [{"DeviceName": device, "Ebs": disk} for device, disk in disks.items()]
     return call
+
+
+def lasting_tags(ec2: Ec2, user: str, tags: Mapping[str, str], owner: str, now: datetime) -> dict[str, str]:
+    """What instances, and their volumes, are tagged with for as long as they are there."""
+    lasting = {
+        **tags,
+        "Name": ec2.name,
+        "owner": owner,
+        "creation-date": now.isoformat(timespec="seconds"),
+        "ssh-user": user,
+    }
+    if ec2.ssh_port != 22:
+        lasting["ssh-port"] = str(ec2.ssh_port)
+    return lasting
+
+
+def passing_tags(ec2: Ec2, token: str, now: datetime) -> dict[str, str]:
+    """What instances alone are tagged with: when they end, and until the launch has ended whose they are."""
+    return {**userdata.limits_tags(ec2, now), LAUNCH_TAG: token}
 
 
 def run_instances(instance: Mapping[str, Any], pool: Pool, num: int) -> dict[str, Any]:

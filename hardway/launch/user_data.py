@@ -1,4 +1,4 @@
-"""What a launch gives its instances to run at boot: ours first, then what a person's `--init` says. Pure.
+"""User data, which instances run at boot: our part first, then a person's `--init`. Pure.
 
 Ours is `boot.sh`, as a boothook: cloud-init runs it at every boot, before the SSH server is up and before all else, so
 that nothing of a person's own can keep the limits from holding. The formats are cloud-init's:
@@ -87,6 +87,8 @@ def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
     }
     settings = " ".join(f"{name}={value}" for name, value in values.items())
     first, *rest = _boot_script()
+    if init.strip():
+        settings += "\ninit=1"
     parts: list[Message] = [_part("\n".join([first, settings, *rest, ""]).encode(), "text/cloud-boothook")]
     if init.startswith(_GZIP):
         init = _uncompressed(init)

@@ -87,7 +87,8 @@ async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> As
     (directory / "instances").mkdir()
     toolbox = Toolbox.create(directory)
     chosen = await isolation.choose(settings.isolation, spawner, toolbox, directory / "probe")
-    from hardway.local.cloud import Cloud  # imports take a second: a refusal comes first
+    from hardway.local.api.launch_buckets import LaunchBuckets  # imports take a second: a refusal comes first
+    from hardway.local.cloud import Cloud
     from hardway.local.fault_injector import FaultInjector
     from hardway.local.server import Server
 
@@ -95,7 +96,7 @@ async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> As
     server = Server()
     cloud = Cloud(directory, spawner, toolbox, chosen.level, settings.boot_delay, secret, server.endpoint)
     faults = FaultInjector(cloud)
-    server.start(cloud, faults)
+    server.start(cloud, faults, LaunchBuckets(settings.launch_bucket, settings.launch_refill))
     try:
         yield Running(os.getpid(), server.endpoint, cloud.addresses.port, str(chosen), chosen.level, settings, secret)
     finally:

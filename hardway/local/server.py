@@ -11,8 +11,9 @@ from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from hardway.local.api import moto_patches, prices
+from hardway.local.api import limits, moto_patches, prices
 from hardway.local.api.ec2_error import EC2Error
+from hardway.local.api.launch_buckets import LaunchBuckets
 from hardway.local.cloud import Cloud
 from hardway.local.fault_injector import FaultInjector
 from hardway.local.gate import Gate, HTTPServer
@@ -35,9 +36,9 @@ class Server:
         self.endpoint = f"http://{self._host}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=[POLL_SECONDS], name="moto")
 
-    def start(self, cloud: Cloud, faults: FaultInjector) -> None:
+    def start(self, cloud: Cloud, faults: FaultInjector, buckets: LaunchBuckets) -> None:
         """Answer for a cloud."""
-        moto_patches.apply(cloud, faults.grant)
+        moto_patches.apply(cloud, faults.grant, buckets)
         moto = DomainDispatcherApplication(create_backend_app)
         for service in SERVICES:
             moto.app_instances[service] = create_backend_app(service)
@@ -79,33 +80,18 @@ class _Application:
     def _refusal(self, environ: dict[str, Any]) -> EC2Error | None:
         if self._faults.throttles(environ):
             return EC2Error(503, "RequestLimitExceeded", "Request limit exceeded.")
-        if _is_unanswerable(environ):
+        if "/ec2/" not in environ.get("HTTP_AUTHORIZATION", ""):
+            return None
+        form = b"&".join([_body(environ), environ.get("QUERY_STRING", "").encode("latin-1")])
+        environ["wsgi.input"].seek(0)
+        if _NOT_IN_XML.search(form):
             said = "A value has a character that XML has not, and no answer could tell of it."
             return EC2Error(400, "InvalidParameterValue", said)
-        if _is_of_ec2(environ) and _DRY_RUN.search(_peeked(environ)):
+        refusal = limits.refusal(form)
+        if refusal is None and _DRY_RUN.search(form):
             # Some of moto's calls would be carried out. The owner of a local cloud may do everything.
             return EC2Error(412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
-        return None
-
-
-def _is_unanswerable(environ: dict[str, Any]) -> bool:
-    """Whether a call of EC2's API has a character that its answers, in XML, can't have."""
-    if not _is_of_ec2(environ):
-        return False
-    return bool(
-        _NOT_IN_XML.search(_peeked(environ)) or _NOT_IN_XML.search(environ.get("QUERY_STRING", "").encode("latin-1"))
-    )
-
-
-def _is_of_ec2(environ: Mapping[str, Any]) -> bool:
-    return "/ec2/" in environ.get("HTTP_AUTHORIZATION", "")
-
-
-def _peeked(environ: Mapping[str, Any]) -> bytes:
-    """The body of a call of EC2's, which is read again afterwards."""
-    body = _body(environ)
-    environ["wsgi.input"].seek(0)
-    return body
+        return refusal
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:

@@ -1,1 +1,1 @@
-"""What instances cost: prices, costs, and what EC2 has for sale."""
+"""Prices, costs of instances, and EC2's offers."""

@@ -1,7 +1,7 @@
-"""What instances cost: those that are there, and those about to be started.
+"""Costs of instances, running or about to be started.
 
-An estimate: a spot instance counts at the price of now for all its time; volumes, public addresses, CPU credits,
-traffic and taxes are not in it.
+They are estimates. A spot instance counts at the current price for all its time. Volumes, public addresses, CPU
+credits, traffic and taxes are left out.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _USD_PER_CPU_HOUR = 0.05
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one instance, in USD/hour, and the hours since it was last started; None for what is not known."""
+    """An instance's price in USD/hour, and the hours since its last start; None for an unknown one."""
 
     usd_per_hour: float | None
     hours: float | None
 
     @property
     def usd(self) -> float | None:
-        """So far."""
+        """The cost so far."""
         return None if self.usd_per_hour is None or self.hours is None else self.usd_per_hour * self.hours
 
 
 class Bill(Instances):
-    """Instances with what each costs, as columns and keys of their own."""
+    """Instances with their costs, as additional columns and keys."""
 
     def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say) -> None:
         super().__init__(instances)
@@ -54,19 +54,19 @@ class Bill(Instances):
         )
 
     def facts(self, row: Instance) -> dict[str, Any]:
-        """All there is to know of an instance, and its cost."""
+        """Return all facts about an instance, and its cost."""
         cost = self._costs[row.id]
         return {**super().facts(row), "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
 
     @property
     def usd(self) -> str:
-        """What all cost so far, for a person."""
+        """The cost of all so far, as text."""
         known = [cost.usd for cost in self._costs.values() if cost.usd is not None]
         return _sum(known, len(self) - len(known))
 
     @property
     def usd_per_hour(self) -> str:
-        """What an hour of those not yet ended costs now, for a person."""
+        """The price of an hour of all that haven't ended, as text."""
         running = [self._costs[one.id].usd_per_hour for one in self if one.state in ("pending", "running")]
         known = [usd for usd in running if usd is not None]
         return _sum(known, len(running) - len(known))
@@ -74,11 +74,11 @@ class Bill(Instances):
 
 @dataclass(frozen=True)
 class Quote:
-    """What a cluster costs that is yet to be started, in USD/hour: `lowest` to `highest`, by the type and zone it gets.
+    """The price of a cluster before its start, in USD/hour: `lowest` to `highest`, by the type and zone it gets.
 
-    Both are None where no price is known, and leave out the types in `unknown`. `spot`, at the price now, and
-    `on_demand` are numbers of instances; `platform` is a license paid for with them, of which no price is known.
-    `credits` is the most that CPU credits can cost.
+    Both are None if no price is known, and leave out the types in `unknown`. `spot`, at the current price, and
+    `on_demand` are numbers of instances. `platform` is a license paid for with them, without a known price. `credits`
+    is the highest possible cost of CPU credits.
     """
 
     spot: int
@@ -103,7 +103,7 @@ class Quote:
 
 
 def quote(settings: Settings, platform: str, say: Say) -> Quote:
-    """The price of `ec2.num` instances, each one of `ec2.types`, in `ec2.zone` or anywhere in the region."""
+    """Return the price of `ec2.num` instances of any of `ec2.types`, in `ec2.zone` or anywhere in the region."""
     ec2 = settings.ec2
     on_demand = ec2.on_demand if ec2.spot else ec2.num
     spot = ec2.num - on_demand
@@ -124,9 +124,9 @@ def quote(settings: Settings, platform: str, say: Say) -> Quote:
 
 
 def refuse_above(settings: Settings, quote: Quote, say: Say) -> None:
-    """Raise UsageError where it could cost more than `ec2.max_cost` within `ec2.max_hours`, or nobody can tell.
+    """Raise UsageError if the cost within `ec2.max_hours` could exceed `ec2.max_cost`, or is unknown.
 
-    A spot instance can cost up to the part of the on-demand price that `ec2.spot` is, whatever it costs now.
+    A spot instance can cost up to `ec2.spot` times the on-demand price, whatever its current price is.
     """
     max_cost, max_hours = settings.ec2.max_cost, settings.ec2.max_hours
     if not max_hours:
@@ -147,7 +147,7 @@ def refuse_above(settings: Settings, quote: Quote, say: Say) -> None:
 
 
 def _most_credits(settings: Settings, types: Sequence[str]) -> float:
-    """What CPU credits of one instance can cost, in USD/hour: all its CPUs in use, all the time.
+    """Return the highest cost of CPU credits of an instance, in USD/hour: all its CPUs in use, all the time.
 
     Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/burstable-performance-instances-unlimited-mode.html
     (which types have no limit unless they are told to), https://aws.amazon.com/ec2/pricing/on-demand/ (the price).

@@ -1,4 +1,4 @@
-"""What EC2 has for sale: regions, zones, instance types with their prices, and how spot prices went."""
+"""EC2's offers: regions, zones, instance types with their prices, and the history of spot prices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Region:
 
 
 def regions(settings: Settings) -> Table[Region]:
-    """The regions enabled for the account, by name."""
+    """Return the regions enabled for the account, by name."""
     known = aws.ec2(settings).describe_regions()["Regions"]
     enabled = (one for one in known if one.get("OptInStatus") != "not-opted-in")
     found = (Region(one["RegionName"], one["Endpoint"]) for one in enabled)
@@ -51,7 +51,7 @@ class Zone:
 
 
 def zones(settings: Settings) -> Table[Zone]:
-    """The zones of the region that the account can use, by name."""
+    """Return the zones of the region that the account can use, by name."""
     found = aws.ec2(settings).describe_availability_zones()["AvailabilityZones"]
     all_ = (Zone(one["ZoneName"], one["ZoneId"], one["State"], one["ZoneType"]) for one in found)
     return Table(sorted(all_, key=lambda zone: zone.name), "name", "id", "state", "kind")
@@ -59,7 +59,7 @@ def zones(settings: Settings) -> Table[Zone]:
 
 @dataclass(frozen=True)
 class Type:
-    """An instance type with its prices in USD/hour, None or no zone for what is not known; `nvme_gb` is storage."""
+    """An instance type with its prices in USD/hour; an unknown one is None, without a zone. `nvme_gb` is storage."""
 
     name: str
     vcpus: int
@@ -71,16 +71,16 @@ class Type:
 
     @property
     def cheapest_zone(self) -> str:
-        """Where its spot price is lowest; empty where none is known."""
+        """The zone with the lowest spot price; empty if none is known."""
         return min(self.spot, key=lambda zone: self.spot[zone], default="")
 
 
 def types(
     settings: Settings, only: str, say: Say, *, vcpus: int = 0, memory: float = 0, nvme: int = 0, arch: str = ""
 ) -> Table[Type]:
-    """The types that match one of the globs `only` and have at least so much, cheapest first, unknown prices last.
+    """Return types that match one of the globs `only` and have these minimums, cheapest first, unknown prices last.
 
-    Raises NothingMatched, also for one of `only` that is no glob and no type of the region.
+    Raises NothingMatched, also if one of `only` is no glob and no type of the region.
     """
     if arch not in ("", *ARCHITECTURES):
         known = ", ".join(ARCHITECTURES)
@@ -132,7 +132,7 @@ def _type(raw: Mapping[str, Any]) -> Type:
 
 @dataclass(frozen=True)
 class SpotPrices:
-    """How the spot price of a type went in a zone, in USD/hour; `mean` is over time."""
+    """The history of a type's spot price in a zone, in USD/hour; `mean` is over time."""
 
     zone: str
     now: float
@@ -142,7 +142,7 @@ class SpotPrices:
 
 
 def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]:
-    """How the spot price of a type went in each zone, the zone that is cheapest now first.
+    """Return the history of a type's spot price in each zone, the currently cheapest zone first.
 
     Raises UsageError for days that EC2 doesn't remember, NothingMatched for a type without spot prices.
     """
@@ -170,7 +170,7 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]
 
 
 def _summary(zone: str, changes: Sequence[tuple[datetime, float]], end: datetime) -> SpotPrices:
-    """Of the changes of one zone, oldest first; each price holds until the next."""
+    """Sum up the price changes of one zone, oldest first; each price holds until the next."""
     usds = [usd for _, usd in changes]
     begun = [since for since, _ in changes]
     lasted = [(until - since).total_seconds() for since, until in zip(begun, [*begun[1:], end], strict=True)]

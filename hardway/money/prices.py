@@ -1,7 +1,6 @@
-"""What instances cost, in USD/hour, as far as AWS can be asked for it.
+"""Prices of instances, in USD/hour, from AWS.
 
-A price that AWS doesn't tell is left out, never 0, and nothing is raised: nobody's work should end over a price. What
-stood in the way is told to `say`.
+An unknown price is left out, never 0, and raises nothing: no work should end because of a price. `say` gets the reason.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def _unknown(which: str, error: Exception, say: Say) -> None:
 
 
 def _ask_price_list(settings: Settings, types: Sequence[str]) -> Known:
-    """Every one of the types, with None for one that the list doesn't have."""
+    """Look up the price of every type; None for a type that the list doesn't have."""
     client = aws.pricing(settings)
     region = aws.region_of(settings)
 
@@ -104,7 +103,7 @@ def _ask_price_list(settings: Settings, types: Sequence[str]) -> Known:
 
 
 def _joined(types: Sequence[str]) -> Iterator[str]:
-    """The types with commas, in as few pieces as a filter's value may be long.
+    """Join the types with commas, in as few pieces as the longest value of a filter allows.
 
     Source: https://docs.aws.amazon.com/aws-cost-management/latest/APIReference/API_pricing_Filter.html
     """
@@ -118,7 +117,7 @@ def _joined(types: Sequence[str]) -> Iterator[str]:
 
 
 def _read_product(text: str) -> tuple[str, float] | None:
-    """Type and USD/hour of a product of the price list; None for what is no instance at a price of its own."""
+    """Return type and USD/hour of a product of the price list; None if it is no instance with a price of its own."""
     try:
         product = json.loads(text)
         attributes = product["product"]["attributes"]
@@ -134,7 +133,7 @@ def _read_product(text: str) -> tuple[str, float] | None:
 
 
 def _read_cache() -> dict[str, Known]:
-    """What is known and not too old, by where it holds; nothing for a file that is not as we write it."""
+    """Return known prices that are not too old, by their region; nothing for a file in another form than ours."""
     now = time.time()
     try:
         return {
@@ -150,7 +149,7 @@ def _read_cache() -> dict[str, Known]:
 
 
 def _add_to_cache(where: str, asked: Known) -> None:
-    """Of two that write at the same time one may lose what it asked, which is asked again; the file stays whole."""
+    """Add prices to the file. If two processes write at a time, one may lose its prices; the file stays whole."""
     cache = _read_cache()
     known = cache.pop(where, {})
     known.pop(_REFUSED, None)
@@ -164,7 +163,7 @@ def _cache_path() -> Path:
 
 
 def spot(settings: Settings, types: Iterable[str], say: Say = _nothing) -> dict[tuple[str, str], float]:
-    """The spot price of Linux instances now, by type and zone, in USD/hour."""
+    """Return the current spot price of Linux instances, by type and zone, in USD/hour."""
     wanted = set(types)
     newest: dict[tuple[str, str], tuple[datetime, float]] = {}
     try:
@@ -178,7 +177,7 @@ def spot(settings: Settings, types: Iterable[str], say: Say = _nothing) -> dict[
 def spot_history(
     settings: Settings, types: Iterable[str], start: datetime
 ) -> Iterator[tuple[str, str, datetime, float]]:
-    """Every change of spot prices since `start`, and the last one before it: type, zone, time, USD/hour.
+    """Yield every change of spot prices since `start`, and the last one before it: type, zone, time, USD/hour.
 
     Raises botocore's errors. See
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotPriceHistory.html
@@ -200,9 +199,9 @@ def spot_history(
 
 
 def hourly(settings: Settings, instances: Iterable[Instance], say: Say = _nothing) -> dict[str, float]:
-    """What an hour of each instance costs, by its id: of a spot instance the price now, of others on demand.
+    """Return the price of an hour of each instance by its id: the current spot price, or the on-demand price.
 
-    Not of one with a license to be paid for, nor of one on hardware of its own.
+    Leave out an instance with a paid license, and one on dedicated hardware.
     """
     all_ = [one for one in instances if one.platform in PLAIN and one.tenancy in ("", "default")]
     now = spot(settings, (one.type for one in all_ if one.spot), say)

@@ -1,4 +1,4 @@
-"""What `ARGS` means on the command line and in Python: text, a file, our stdin, or any iterable."""
+"""The meaning of `ARGS` on the command line and in Python: text, a file, our stdin, or any iterable."""
 
 from __future__ import annotations
 

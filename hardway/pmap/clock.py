@@ -1,4 +1,4 @@
-"""When something happened on another machine, by the clock of this one. Pure."""
+"""Translate times of another machine's clock to this one's. Pure."""
 
 from __future__ import annotations
 

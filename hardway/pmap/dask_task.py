@@ -1,9 +1,9 @@
 """One attempt of a task on a worker of Dask: what `engine_dask` sends there, whole, so nothing of ours is needed there.
 
-Python's standard library only, and nothing at the module's level that can't be pickled. What the agent of our own
-driver does is done here the same way: environment, pipes read to their end, time limit, a directory of its own, and an
-end for all that a command left. That is found by its session, its ancestors and the attempt's mark in its environment:
-a worker is no process of ours to make a subreaper of, so what has none of the three any more is not found.
+It uses Python's standard library only, and has nothing at the module's level that can't be pickled. A task runs as
+under our own agent: environment, pipes read to their end, time limit, a directory of its own, and an end for all
+processes that the command left. These are found by their session, their ancestors and the attempt's mark in their
+environment. A process that has lost all three is not found: a worker isn't ours, and can't be made a subreaper.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How attempts end, in a person's words, and the totals of a run."""
+"""The ends of attempts in a person's words, and the totals of a run."""
 
 from __future__ import annotations
 

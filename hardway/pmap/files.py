@@ -1,4 +1,4 @@
-"""What a job brings to an instance, and what it wants to find there: `--files` and `--depends`.
+"""Files that a job brings to an instance (`--files`), or must find there (`--depends`).
 
 Files are packed here once, as one tar stream that is the same wherever and whenever it is made. Its digest, of names,
 modes and contents, is a part of what the job is. An instance gets them with its first connection, into the directory of

@@ -1,4 +1,4 @@
-"""What a job keeps on this machine: what was asked, what happened, and every result. It decides nothing.
+"""A job on this machine's disk: its settings, its events, and every result. It decides nothing.
 
 A job's directory, mode 0700, under the XDG state directory:
     job.json   what was asked, and a digest of that: the seal

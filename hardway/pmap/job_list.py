@@ -1,4 +1,4 @@
-"""The jobs on this machine: which one goes on, what each came to, and their end."""
+"""The jobs on this machine: find the one to resume, list their states, delete them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where jobs lie on this machine, and what they are called."""
+"""The places and names of jobs on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was sent to one host, and whether what its agent says of it can be true. Pure: it does no I/O.
+"""The attempts sent to one host, and whether its agent's messages about them can be true. Pure: it does no I/O.
 
 An agent may be replaced, broken or hostile: what it says is data. An attempt is in a host's ledger from when it is sent
 there until it has ended, was given back or is known to be lost, and it is in exactly one state there. What doesn't

@@ -1,4 +1,4 @@
-"""What a person sees of a running job, on stderr: lines as things happen, and where it stands."""
+"""A running job as a person sees it on stderr: a line for each event, and the progress."""
 
 from __future__ import annotations
 

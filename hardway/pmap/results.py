@@ -1,4 +1,4 @@
-"""What `mapreduce.pmap` returns: the outputs of tasks as a sequence, read from where they lie only when asked for."""
+"""The result of `mapreduce.pmap`: the outputs of tasks as a sequence, read from the disk at their use."""
 
 from __future__ import annotations
 

@@ -8,10 +8,9 @@ roster and have a health, attempts are what hosts have of tasks.
 A host has `slots` places where tasks run, and some places ahead where tasks wait for one, so that the host does
 not stand idle for a round trip. A task may have several attempts alive (a backup); the first to succeed counts.
 
-Who is to blame: an attempt that ends with an exit code is charged to its task. One that its host says it could not
-run as it should, and one that died with its host, are charged to the host first: the task goes to another host, and a
-host to which that happens again and again, with different tasks, is set aside. Only a task that died on several hosts
-is taken to be what kills them.
+Blame: an attempt that ends with an exit code is charged to its task. An attempt that its host couldn't run, or that
+died with its host, is charged to the host first: the task goes to another host. A host that fails again and again, with
+different tasks, is set aside. A task is charged only after it has died on several hosts.
 
 Retries are for failures that may pass. A task that has failed alike on several hosts is not tried again; a job in which
 nothing has succeeded, and whose first tasks fail alike on several hosts, is hopeless.

@@ -1,4 +1,4 @@
-"""What stands between two jobs, and after the last: lines grouped by partition, many small objects put into one.
+"""The steps between two jobs, and after the last: group lines by partition, join many small objects into one.
 
 Both take more than fits in memory: lines are sorted by `sort`, which sorts on disk, and objects are put together in a
 temporary file (TMPDIR), whole before anything is written to S3.

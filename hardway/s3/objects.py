@@ -1,4 +1,4 @@
-"""Objects in S3, whole: in a shell with the S3 stub those of its session, else the real ones (or the local cloud's)."""
+"""Objects in S3, whole: the stub's in a shell with its session, else real ones or a local cloud's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Object(NamedTuple):
 
 
 class Store(Protocol):
-    """Where objects are; for use from several threads."""
+    """A place of objects; for use from several threads."""
 
     def read(self, source: Object, target: IO[bytes]) -> None:
         """Write all of an object into the file. Raises Failed where it can't be read."""
@@ -42,7 +42,7 @@ class Store(Protocol):
 
 
 def parse(url: str) -> Object:
-    """The object of `s3://bucket/key`. Raises UsageError for what is no such URL."""
+    """Read a URL, `s3://bucket/key`. Raises UsageError for any other text."""
     found = _URL.fullmatch(url)
     if not found:
         raise UsageError(f"{url!r} is no URL of an object: write s3://bucket/key")

@@ -1,14 +1,15 @@
 """Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
 
-What a session is made of is decided by stubs/stub_s3.sh (for shells) and here (for Python); what lies in one,
-and everything `aws` does, by stubs/aws. In a session every client of S3 but the stub finds a closed port, whatever
-PATH says: stubs/closed.sh lists the variables.
+A session is made by stubs/stub_s3.sh (for shells) and here (for Python). stubs/aws decides its content, and all that
+`aws` does. In a session every other client of S3 finds a closed port, whatever PATH is: stubs/closed.sh lists the
+variables.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import re
 import stat
@@ -27,9 +28,13 @@ from hardway.tables import Table, count, duration
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
 TMP_VARIABLE = "s3_stubbed_tmp"
+JMESPATH_VARIABLE = "s3_stubbed_jmespath"
 _WAS = "s3_stubbed_was_"
 _WORK = "^tmp"
 _STARTED = "^started"
+_ABANDONED = 600
+"""Seconds without a write to a temporary file, after which it is a leftover if its process is gone, too. The process
+alone doesn't tell: one of a local instance has another number here."""
 _ATTEMPTS = 5
 """How often a session is removed: a command that still runs may have added to it meanwhile, but only once."""
 _UUID = re.compile(r"[0-9A-Za-z-]+")
@@ -59,10 +64,10 @@ class Session:
         return time.time() - (started if started.exists() else self.path).stat().st_mtime
 
     def usage(self) -> tuple[int, int]:
-        """How many keys it holds, and how many bytes."""
-        keys = size = 0
+        """Count the session's keys and bytes, with what commands have under way; remove what killed ones left."""
+        keys, size = 0, sum(_unfinished(entry) for entry in _scan(self.path / _WORK))
         for bucket in _scan(self.path):
-            if bucket.name == _WORK or not bucket.is_dir(follow_symlinks=False):
+            if bucket.name.startswith("^") or not bucket.is_dir(follow_symlinks=False):
                 continue
             for parent, _, names in os.walk(bucket.path, onerror=_unreadable):
                 for name in names:
@@ -72,7 +77,7 @@ class Session:
         return keys, size
 
     def describe(self) -> dict[str, str | int | float]:
-        """What there is to know of it; `age` is in seconds."""
+        """Return all facts about the session; `age` is in seconds."""
         keys, size = self.usage()
         return {"uuid": self.uuid, "age": self.age, "keys": keys, "bytes": size, "path": str(self.path)}
 
@@ -97,8 +102,21 @@ def environment(session: Mapping[str, str]) -> dict[str, str]:
 
 
 def variables(session: Mapping[str, str]) -> dict[str, str]:
-    """What an environment needs besides its own to be stubbed, on the session that these variables name."""
-    return {**session, **closed(), "PATH": os.pathsep.join([str(directory()), *search_path()])}
+    """Return the variables that turn the stub on in an environment, on the session that these variables name."""
+    return {
+        **session,
+        **closed(),
+        JMESPATH_VARIABLE: str(jmespath()),
+        "PATH": os.pathsep.join([str(directory()), *search_path()]),
+    }
+
+
+def jmespath() -> Path:
+    """The directory from which Python imports jmespath, which --query needs."""
+    spec = importlib.util.find_spec("jmespath")
+    if spec is None or spec.origin is None:
+        raise HardwayError("jmespath is not installed, and boto3 needs it: reinstall hardway")
+    return Path(spec.origin).parents[1]
 
 
 @functools.cache
@@ -109,7 +127,7 @@ def closed() -> Mapping[str, str]:
 
 
 def endpoint_before() -> str | None:
-    """Where S3 was before this process's environment was stubbed: a URL, or empty for AWS's own; None if it is not."""
+    """Return S3's endpoint before the stub: a URL, or empty for AWS's own; None in an environment without the stub."""
     name, known = "AWS_ENDPOINT_URL_S3", aws_variables()
     if known.get(name) != closed()[name]:
         return None
@@ -191,6 +209,23 @@ def remove(session: Session) -> None:
             break
     else:
         raise HardwayError(f"could not remove all of {session.path}: is another process writing to it?", 1)
+
+
+def _unfinished(entry: os.DirEntry[str]) -> int:
+    """The bytes of a temporary file, or of a directory of them; 0 for a leftover, removed here."""
+    pid = entry.name.partition(".")[0]
+    try:
+        paths = [Path(entry.path)]
+        if entry.is_dir(follow_symlinks=False):
+            paths += [Path(parent, name) for parent, _, names in os.walk(entry.path) for name in names]
+        statuses = [path.lstat() for path in paths]
+    except FileNotFoundError:
+        return 0
+    idle = time.time() - max(max(status.st_mtime, status.st_ctime) for status in statuses)
+    if idle < _ABANDONED or (pid.isdigit() and os.path.exists(f"/proc/{pid}")):
+        return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode))
+    subprocess.run(["rm", "-rf", "--", entry.path], stderr=subprocess.DEVNULL, check=False)
+    return 0
 
 
 def _scan(path: Path) -> list[os.DirEntry[str]]:

@@ -33,7 +33,7 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, reason_of
 from hardway.ssh import client_config, host_keys, proxy
 from hardway.ssh.client_config import Answer, Question
-from hardway.ssh.keys import HostKeys, own_key, own_key_path, pair_name
+from hardway.ssh.keys import HostKeys, agent_keys, own_key, own_key_path, pair_name
 from hardway.system.paths import expanded
 from hardway.terminal import printable
 
@@ -414,26 +414,16 @@ def _named_keys(instance: Instance) -> list[Path]:
     if not instance.key_name:
         return []
     own = [own_key_path()] if own_key_path().exists() and own_key().name == instance.key_name else []
-    return own + _in_ssh_directory(instance.key_name)
+    return own + named_files(instance.key_name)
 
 
-def _in_ssh_directory(key_name: str) -> list[Path]:
+def named_files(key_name: str) -> list[Path]:
     """Keys in ~/.ssh that are called as the key pair is, or whose public half we gave that name."""
     directory = Path.home() / ".ssh"
     called = [directory / name for name in (key_name, f"{key_name}.pem")]
     if key_name.startswith("hardway-"):
         called += [public.with_suffix("") for public in sorted(directory.glob("*.pub")) if _pair_of(public) == key_name]
     return [file for file in called if file.is_file()]
-
-
-def _keys_in_agent() -> int:
-    with contextlib.suppress(OSError, paramiko.SSHException):
-        agent = paramiko.Agent()
-        try:
-            return len(agent.get_keys())
-        finally:
-            agent.close()
-    return 0
 
 
 def _pair_of(public: Path) -> str:
@@ -586,7 +576,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
     files = _configured_key(settings) + named
     options += [("IdentityFile", _quoted(file)) for file in files]
     # An agent's keys come before those of files that it does not have.
-    if named and _keys_in_agent() + len(files) > _MOST_KEYS:
+    if named and len(agent_keys()) + len(files) > _MOST_KEYS:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
         options.append(("ProxyCommand", proxy.quoted(connection.proxy_command())))

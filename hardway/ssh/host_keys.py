@@ -59,11 +59,14 @@ def confirm(settings: Settings, instance: Instance, known: HostKeys) -> None:
     if known.of(instance.id) and datetime.now(timezone.utc) - instance.launched > YOUNG:
         return
     if known.may_ask(instance.id):
-        known.confirm(instance.id, host_keys(_output(settings, instance.id)))
+        known.confirm(instance.id, host_keys(console(settings, instance.id)))
 
 
-def _output(settings: Settings, instance_id: str) -> str:
-    """What the console shows now, or, of a type that is not on Nitro, did at the last change of its state."""
+def console(settings: Settings, instance_id: str) -> str:
+    """What the console shows now, or, of a type that is not on Nitro, did at the last change of its state.
+
+    Empty where EC2 does not tell.
+    """
     for latest in ({"Latest": True}, {}):
         try:
             answer = aws.ec2(settings).get_console_output(InstanceId=instance_id, **latest)

@@ -6,20 +6,26 @@ directory by instance id, since addresses are reused and ids are not.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import re
+import shlex
+import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from platformdirs import user_data_path, user_state_path
 
 from hardway import files
 from hardway.errors import UsageError, reason_of
+from hardway.system.paths import expanded
 
 CONSOLES = 50
 """How many instances' consoles one command asks for: EC2 answers 100 such calls at once, and then 20 a second.
@@ -28,6 +34,11 @@ Source: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 """
 # The comment of a key in known_hosts that the host's console showed.
 _CONFIRMED = "console"
+# Keywords by which ssh may have keys that only ssh finds.
+_FINDS_MORE = re.compile(r"^\s*(?:Include|Match|IdentityAgent|PKCS11Provider|SecurityKeyProvider)\b", re.I | re.M)
+_IDENTITY_FILE = re.compile(r"^\s*IdentityFile[ \t=]+\"?([^\"\n]+?)\"?\s*$", re.I | re.M)
+_DEFAULTS = ("id_rsa", "id_ecdsa", "id_ed25519")
+_PKCS8, _ENCRYPTED = b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
 @dataclass(frozen=True)
@@ -159,3 +170,127 @@ class HostKeys:
                 known[host] = {}
             known.setdefault(host, {})[kind] = key
         return known, confirmed
+
+
+def public_half(path: Path, source: str) -> str:
+    """The public half, as type and base64, of the key in a file that lets its owner in. Raises UsageError.
+
+    It is what a connection tries: a file that Paramiko reads, or one whose key ssh-agent has.
+    """
+    beside = _public_beside(path)
+    try:
+        content = path.read_bytes()
+        key = _loaded(path)
+    except paramiko.PasswordRequiredException:
+        add = f"`ssh-add {_quoted(path)}`"
+        public = beside or _public_within(content)
+        return _of_agent(public, source, path, f"is encrypted, and ssh-agent has not its key: {add}")
+    except (OSError, ValueError, paramiko.SSHException) as error:
+        refused = f"is no private key that can be read: {reason_of(error)}"
+        if isinstance(error, paramiko.SSHException) and content.startswith(_PKCS8):
+            refused = f"is in the PKCS#8 format, which can't be read: `ssh-keygen -p -f {_quoted(path)}` converts it"
+        return _of_agent("" if isinstance(error, OSError) else beside, source, path, refused)
+    public = f"{key.get_name()} {key.get_base64()}"
+    if beside not in ("", public):
+        raise UsageError(f"{source} {path}.pub is not the public half of {path}: make it with `ssh-keygen -y`")
+    return public
+
+
+def public_of(path: Path, source: str) -> str:
+    """The public half, as type and base64, of a private key's file, usable or not. Raises UsageError."""
+    try:
+        if found := _public_beside(path) or _public_within(path.read_bytes()):
+            return found
+    except OSError:
+        pass
+    return public_half(path, source)
+
+
+def lacks_private_half(public: str, named: Iterable[Path]) -> bool:
+    """Whether this machine surely has no private half of a public key, as type and base64, that a connection tries.
+
+    `named` are files that may hold it. An empty `public` is not known: any key may be its private half.
+    """
+    directory = Path.home() / ".ssh"
+    try:
+        config = (directory / "config").read_text(errors="replace")
+    except OSError:
+        config = ""
+    if _FINDS_MORE.search(config):
+        return False
+    configured = [expanded(found) for found in _IDENTITY_FILE.findall(config)]
+    known = agent_keys()
+    for path in (*named, *configured, *(directory / name for name in _DEFAULTS)):
+        try:
+            known.add(public_half(path, "key"))
+        except UsageError:
+            continue
+    return public not in known if public else not known
+
+
+def agent_keys() -> set[str]:
+    """The public halves, as type and base64, of the keys in ssh-agent."""
+    with contextlib.suppress(OSError, paramiko.SSHException):
+        agent = paramiko.Agent()
+        try:
+            return {f"{key.get_name()} {key.get_base64()}" for key in agent.get_keys()}
+        finally:
+            agent.close()
+    return set()
+
+
+def type_and_base64(public: str) -> str:
+    """A public key without its comment; empty for what is none in OpenSSH's form."""
+    words = public.split()[:2]
+    return " ".join(words) if len(words) == 2 and words[0].startswith(("ssh-", "ecdsa-", "sk-")) else ""
+
+
+def _loaded(path: Path) -> paramiko.PKey:
+    """The key in a file, as a connection reads it. Raises what the last kind of key does, or the first that is sure."""
+    if path.read_bytes().startswith(_ENCRYPTED):
+        raise paramiko.PasswordRequiredException("it is encrypted")
+    error: Exception = ValueError("it is empty")
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key_file(str(path))
+        except paramiko.PasswordRequiredException:
+            raise
+        except (ValueError, paramiko.SSHException) as failure:
+            error = failure
+    raise error
+
+
+def _of_agent(public: str, source: str, path: Path, refused: str) -> str:
+    if public and public in agent_keys():
+        return public
+    raise UsageError(f"{source} {path} {refused}")
+
+
+def _public_beside(path: Path) -> str:
+    try:
+        return type_and_base64(path.with_name(f"{path.name}.pub").read_text(errors="replace"))
+    except OSError:
+        return ""
+
+
+def _public_within(content: bytes) -> str:
+    """The public half that OpenSSH's own format leaves readable in an encrypted file; empty for other formats.
+
+    Source: https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.key
+    """
+    try:
+        data = base64.b64decode(b"".join(content.strip().splitlines()[1:-1]), validate=True)
+        message = paramiko.Message(data)
+        if message.get_bytes(15) != b"openssh-key-v1\0":
+            return ""
+        for _ in range(3):  # the cipher, how its key is derived, and from what
+            message.get_string()
+        message.get_int()
+        public = message.get_string()
+        return f"{paramiko.Message(public).get_text()} {base64.b64encode(public).decode()}"
+    except (ValueError, struct.error, paramiko.SSHException):
+        return ""
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,4 +1,4 @@
-"""Signals around what must not be left half done. In any other thread than the main one nothing is changed."""
+"""Signals around work that must not stay half done. Only the main thread changes how signals are handled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardway.errors import HardwayError, Interrupted
 
 
 class Signal(KeyboardInterrupt):
-    """A signal that ends us. Like Ctrl-C no Exception: botocore would take it for a failed request, and retry."""
+    """A signal that ends us. Like Ctrl-C it is no Exception: botocore would retry as after a failed request."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -26,7 +26,7 @@ def as_error(interrupt: KeyboardInterrupt) -> HardwayError:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does; one that was ignored when we were started, by `nohup`, does not."""
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, except one that was ignored at our start, by `nohup`."""
 
     def interrupt(number: int, _frame: Any) -> None:
         raise Signal(number)

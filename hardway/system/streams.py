@@ -1,8 +1,8 @@
 """Our standard streams as a shell has left them: each may be closed, full, or read by nobody.
 
-stderr is talk: whether somebody reads it decides about nothing, so `talk` never fails. stdout is for results: what
-can't be written there is lost for whoever waits for it, so every write is looked at, in `writing`. The two fail with
-the same exceptions, and so they are told apart where they are written.
+stderr is talk: nothing depends on a reader, so `talk` never fails. stdout is for results: a text that can't be written
+is lost for its reader, so every write is checked, in `writing`. Both streams fail with the same exceptions, so each
+failure is handled where the write is.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Quiet:
 
 
 class Talk(_Quiet):
-    """A text stream for what is said to a person: to write to it never fails, whoever reads it."""
+    """A text stream for messages to a person; writing to it never fails."""
 
     encoding = "utf-8"
     errors = "backslashreplace"

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import INV, REPOSITORY, Inv, LocalCloud, Result
+from tests.conftest import INV, REPOSITORY, Inv, LocalCloud, Result, run_local_cloud
+from tests.ec2.faulty import FaultyEC2
+from tests.ec2.launching import Launcher, launcher_of, proxied
 
 
 @dataclass
@@ -92,3 +94,46 @@ def start(shell: Shell, name: str) -> Callable[..., list[str]]:
         return shell.succeed("ec2.new", "--name", name, *arguments).stdout.split()
 
     return start
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A local cloud whose instances stay pending."""
+    with run_local_cloud(tmp_path_factory.mktemp("quiet") / "state", boot_delay=3600.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(quiet: LocalCloud) -> Iterator[FaultyEC2]:
+    """In front of `quiet`; one for all, as a client belongs to its endpoint."""
+    yield from proxied(quiet)
+
+
+@pytest.fixture(scope="module")
+def real_proxy(cloud: LocalCloud) -> Iterator[FaultyEC2]:
+    """In front of `cloud`, whose instances boot."""
+    yield from proxied(cloud)
+
+
+@pytest.fixture
+def launcher(
+    quiet: LocalCloud,
+    proxy: FaultyEC2,
+    home: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Launcher]:
+    """A launcher of instances that stay pending."""
+    yield from launcher_of(quiet, proxy, monkeypatch, tmp_path_factory)
+
+
+@pytest.fixture
+def booting(
+    cloud: LocalCloud,
+    real_proxy: FaultyEC2,
+    home: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Launcher]:
+    """A launcher of instances that do boot."""
+    yield from launcher_of(cloud, real_proxy, monkeypatch, tmp_path_factory, shared=True)

@@ -101,10 +101,17 @@ class FaultyEC2:
         return [action for action, _ in self.calls]
 
 
-def refused(code: str, status: int = 400) -> Answer:
+def refused(code: str, status: int = 400, said: str = "") -> Answer:
     """EC2 says no."""
     text = (
-        f"<Response><Errors><Error><Code>{code}</Code><Message>said {code}</Message></Error></Errors>"
+        f"<Response><Errors><Error><Code>{code}</Code><Message>{said or f'said {code}'}</Message></Error></Errors>"
         "<RequestID>x</RequestID></Response>"
     )
     return status, text.encode()
+
+
+def refused_fleet(*codes: str, said: str = "no") -> Answer:
+    """CreateFleet succeeds, with an error of each code and no instance."""
+    errors = "".join(f"<item><errorCode>{code}</errorCode><errorMessage>{said}</errorMessage></item>" for code in codes)
+    answer = '<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><fleetId>fleet-1</fleetId>'
+    return 200, f"{answer}<errorSet>{errors}</errorSet></CreateFleetResponse>".encode()

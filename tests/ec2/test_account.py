@@ -332,18 +332,20 @@ def test_what_is_authorized_can_come_in_until_it_is_not(
         {"port": 53, "source": "2001:db8::/32", "protocol": "udp"},
         {"source": group, "protocol": "all"},
         {"source": "0.0.0.0/0", "protocol": "icmp"},
+        {"source": "2001:db8::/32", "protocol": "icmp"},
     ):
         ec2.authorize(C, name, **rule)
         before = rules(group)
         ec2.authorize(C, group, **rule)
         assert rules(group) == before
-    assert capfd.readouterr().err.count("already lets in") == 5
+    assert capfd.readouterr().err.count("already lets in") == 6
     assert rules(group) == {
         "tcp/22:127.0.0.0/8",
         "tcp/8000-8100:203.0.113.7/32",
         "udp/53:2001:db8::/32",
         f"all:{group}",
         "icmp:0.0.0.0/0",
+        "icmpv6:2001:db8::/32",
     }
     ec2.deauthorize(C, name, port="8050", source="203.0.113.7")
     said = capfd.readouterr().err
@@ -353,6 +355,7 @@ def test_what_is_authorized_can_come_in_until_it_is_not(
     ec2.deauthorize(C, name)
     assert "still" not in capfd.readouterr().err
     ec2.deauthorize(C, name, source=group, protocol="all")
+    ec2.deauthorize(C, name, source="2001:db8::/32", protocol="icmp")
     assert rules(group) == {"udp/53:2001:db8::/32", "icmp:0.0.0.0/0"}
 
 
@@ -367,6 +370,7 @@ def test_what_is_authorized_can_come_in_until_it_is_not(
         ({"source": "10.0.0.1/8"}, "host bits set"),
         ({"source": "here"}, "'here' can't be let in"),
         ({"protocol": "tpc"}, "did you mean tcp?"),
+        ({"protocol": "icmpv6", "source": "10.0.0.0/8"}, "icmpv6 is for IPv6"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(group: str, name: str, given: dict[str, str], said: str) -> None:
@@ -402,7 +406,7 @@ _SOURCES = st.one_of(
 _PORTS = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda ports: (min(ports), max(ports)))
 _RULES = st.one_of(
     st.builds(Rule, st.sampled_from(["tcp", "udp"]), _PORTS, _SOURCES),
-    st.builds(Rule, st.sampled_from(["icmp", "all"]), st.just((0, 65535)), _SOURCES),
+    st.builds(Rule, st.sampled_from(["icmp", "icmpv6", "all"]), st.just((0, 65535)), _SOURCES),
 )
 
 

@@ -116,6 +116,17 @@ def test_a_permission_that_a_launch_lacks_stops_it(check: Look, proxy: FaultyEC2
     assert (result.code, "1 of 13 checks would stop a launch" in result.stderr) == (1, True)
 
 
+def test_what_ec2_does_not_tell_is_not_called_allowed(check: Look, proxy: FaultyEC2) -> None:
+    def plan(action: str, given: dict[str, str], forward: Forward) -> Answer:
+        return refused("InvalidInstanceID.NotFound") if action in ("StopInstances", "StartInstances") else forward()
+
+    proxy.plan = plan
+    result, found = check()
+    [others] = found["permissions for other tasks"]
+    assert (result.code, others["status"]) == (0, "ok")
+    assert re.fullmatch(r"(\d+) of (\d+) calls allowed; of 2 EC2 says nothing .*", others["found"])
+
+
 @pytest.mark.parametrize(("flags", "code"), [((), 0), (("--spot", "1.0"), 1)])
 def test_what_spot_needs_is_needed_with_spot(check: Look, proxy: FaultyEC2, flags: tuple[str, ...], code: int) -> None:
     proxy.plan = denying("CreateFleet")
@@ -247,6 +258,14 @@ def test_the_way_through_a_bastion_is_told(shell: Shell, home: Path) -> None:
     assert re.search(r"192\.0\.2\.1:\d+ through bastion\.example$", result.stdout, re.MULTILINE)
 
 
+def test_a_configuration_of_ssh_that_cannot_be_read(shell: Shell, home: Path) -> None:
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "config").write_text("Host *\n  NoSuchOption yes\n")
+    result = shell("ec2.check")
+    assert re.search(r"^fail +~/\.ssh/config .*nosuchoption", result.stdout, re.MULTILINE | re.IGNORECASE)
+    assert (result.code, "Traceback" in result.stderr) == (1, False)
+
+
 # ec2.new --dry-run
 
 
@@ -278,6 +297,8 @@ def test_the_policy_names_what_the_source_can_call() -> None:
     assert permissions_page.PAGE.read_text() == permissions_page.page(), "python -m tests.permissions_page"
     named = [action for part in permissions_page.policy()["Statement"] for action in part["Action"]]
     assert sorted(named) == sorted(permissions_page.called())
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html, without white space
+    assert len("".join(json.dumps(permissions_page.policy()).split())) <= 6144
 
 
 def test_every_call_of_ec2_is_tried() -> None:
@@ -295,4 +316,5 @@ def test_what_a_launch_calls_is_what_it_is_said_to_need(
     shell.succeed("ec2.rm", ids, "--yes", env=environment)
     called = {*proxy.actions()} - {"GetParameter", "GetProducts"}
     assert {"RunInstances", "CreateFleet", "ImportKeyPair"} & called == {"CreateFleet", "ImportKeyPair"}
-    assert called - permissions.LAUNCH - permissions.SPOT - permissions.PRICES <= {"GetConsoleOutput"}
+    goes_on_without = {"GetConsoleOutput", "DescribeVolumes"}
+    assert called - permissions.LAUNCH - permissions.SPOT - permissions.PRICES <= goes_on_without

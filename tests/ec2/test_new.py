@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import INV, REPOSITORY
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
+from tests.local.test_metadata import GET
 
 ID = re.compile(r"i-[0-9a-f]{17}")
 
@@ -118,6 +119,27 @@ def test_an_instance_that_ends_while_it_starts_ends_the_launch(
     eventually(lambda: set(shell.states(name).values()) == {"running", "terminated"})
 
 
+@pytest.mark.parametrize(("image", "user"), [("trixie", "admin"), ("resolute", "ubuntu")])
+@pytest.mark.parametrize("type", ["m7i.large", "m7g.large"])
+def test_the_newest_releases_have_names(shell: Shell, name: str, image: str, user: str, type: str) -> None:
+    shell.succeed("ec2.new", "--name", name, "--ami", image, "--type", type)
+    assert shell.succeed("ec2.ssh", name, "-yqc", "id -un").stdout == f"{user}\n"
+
+
+def test_as_many_tags_as_ec2_takes(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    [id_] = start("--no-wait", *(f"--tag=k{number}=v" for number in range(43)))
+    [described] = json.loads(shell.succeed("ec2.ls", "--only", id_, "--json").stdout)
+    assert len(described["tags"]) == 49  # but for that of the launch, which has ended
+
+
+def test_the_port_of_a_flag_is_the_instances_whatever_else_says(
+    shell: Shell, name: str, start: Callable[..., list[str]]
+) -> None:
+    """The environment says 2222, to each later command as well."""
+    start("--no-wait", "--ssh-port", "22")
+    assert ":22: " in shell("ec2.ssh", name, "-yqc", "true").stderr
+
+
 def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     ids = start("--num", "2", "--no-wait")
     assert set(shell.succeed("ec2.wait", name).stdout.split()) == set(ids)
@@ -132,7 +154,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--type", "m7i.lrge"], "did you mean m7i.large?"),
         (["--type", "m7i.large,m7g.large"], "mixes architectures"),
         (["--ami", "nobel"], "did you mean noble?"),
-        (["--ami", "ami-00000000000000000"], "there is no AMI"),
+        (["--ami", "ami-00000000000000000"], "for this account in us-east-1: The image id"),
         (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
         (["--key", "/no/such/file"], "no private key that can be read"),
@@ -146,6 +168,13 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--num", "2", "--spot", "1", "--on-demand", "3"], "--on-demand is 3, more than --num 2"),
         (["--on-demand", "1"], "add --spot 1.0"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
+        (["--tag", f"{'k' * 129}=v"], "a key has at most 128 characters"),
+        (["--tag", f"k={'v' * 257}"], "and a value 256"),
+        (["--tag", "AWS:x=y"], "does not start with 'aws:'"),
+        ([f"--tag=k{number}=v" for number in range(44)], "51 tags on an instance: EC2 takes 50, of which 7 are"),
+        ([f"--tag=k{number}=v" for number in range(51)], "51 tags, and EC2 takes 50"),
+        (["--type", ",".join(f"m{number}i.large" for number in range(101))], "--type names 101 types"),
+        (["--ssh-user", "u" * 257], "the tag ssh-user would have 257 characters"),
         (["--ssh-port", "99999"], "--ssh-port"),
         (["--login", "--num", "2"], "--login is for one instance"),
         (["--init", random.Random(0).randbytes(20000).hex()], "16 KiB"),
@@ -209,3 +238,50 @@ def _gone(shell: Shell, name: str) -> int:
             return len(states)
         assert time.monotonic() < deadline, states
         time.sleep(0.05)
+
+
+def test_ready_means_that_init_has_ended(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
+    ids = start("--num", "2", "--init", "sleep 2; touch /tmp/done", "--command", "ls /tmp/done")
+    assert len(ids) == 2
+    assert shell.succeed("ec2.ssh", name, "-yqc", "ls /tmp/done").stdout == "/tmp/done\n" * 2
+
+
+def test_an_init_that_fails_is_told_and_is_not_ready(shell: Shell, name: str) -> None:
+    script = "for i in 1 2 3 4 5 6 7; do echo line-$i; done; echo bad >&2; exit 7"
+    begun = time.monotonic()
+    result = shell("ec2.new", "--name", name, "--num", "2", "--init", script)
+    assert time.monotonic() - begun < 60  # nothing is replaced, for it would fail as well
+    assert (result.code, result.stdout) == (1, "")
+    assert "its user data failed: exit code 7; its last lines: line-4 | line-5 | line-6 | line-7 | bad" in result.stderr
+    assert "2 instances started were terminated" in result.stderr
+    assert len(shell.states(name)) == 2
+    assert _gone(shell, name) == 2
+
+
+def test_those_whose_init_has_failed_may_be_done_without(
+    shell: Shell, name: str, start: Callable[..., list[str]]
+) -> None:
+    ids = start("--num", "2", "--min", "1", "--init", GET + '[ "$(get meta-data/ami-launch-index)" != 0 ]')
+    assert len(ids) == 1
+    eventually(lambda: sorted(shell.states(name).values()) == ["running", "terminated"])
+
+
+def test_without_waiting_for_init_its_end_can_be_watched(shell: Shell, start: Callable[..., list[str]]) -> None:
+    script = "echo begun; until [ -e /tmp/go ]; do sleep 0.1; done; echo ended; exit 9"
+    [one] = start("--no-wait-init", "--init", script)
+    eventually(lambda: shell.succeed("ec2.log", one).stdout == "begun\n")
+    with shell.running("ec2.log", one, "--follow") as following:
+        shell.succeed("ec2.ssh", one, "-yc", "touch /tmp/go")
+        assert "begun\nended\n" in following.communicate(timeout=60)[0]
+    result = shell("ec2.wait", one)
+    assert (result.code, result.stdout) == (1, "")
+    assert "its user data failed: exit code 9" in result.stderr
+    assert shell.succeed("ec2.wait", one, env={"INVOKE_EC2_NO_WAIT_INIT": "1"}).stdout.split() == [one]
+
+
+def test_a_log_that_ssh_does_not_show_is_the_consoles(shell: Shell, start: Callable[..., list[str]]) -> None:
+    [one] = start("--num", "1")
+    shell.succeed("ec2.tag", one, "--tag", "ssh-port=1", "--yes")
+    result = shell.succeed("ec2.log", one)
+    assert "-----BEGIN SSH HOST KEY KEYS-----" in result.stdout
+    assert "this is its console" in result.stderr

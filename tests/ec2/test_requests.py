@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardway.config import Ec2
+from hardway.ec2 import quotas
 from hardway.ec2.images import Image
 from hardway.launch import requests
 from hardway.launch.replacing import LaunchVerdict, Standing, missing, most_replacements, verdict
@@ -57,9 +58,7 @@ def test_an_instance_is_what_the_settings_say() -> None:
 
 
 def test_what_is_not_set_is_not_asked_for() -> None:
-    call = requests.instance(
-        Ec2(max_hours=0), replace(FOUND, image=replace(IMAGE, kept_disks={})), {}, "anna", "token", NOW
-    )
+    call = requests.instance(Ec2(max_hours=0), replace(FOUND, image=replace(IMAGE, disks={})), {}, "anna", "token", NOW)
     assert "IamInstanceProfile" not in call and "BlockDeviceMappings" not in call
     assert tags(call)["instance"].keys() - tags(call)["volume"].keys() == {"hardway-launch"}
     assert "ssh-port" not in tags(call)["instance"]
@@ -116,6 +115,7 @@ def at(elapsed: float = 1, **numbers: Any) -> Standing:
         (at(ready=2, waiting=2, started=6), WAIT),
         (at(waiting=4, asks=False), WAIT),
         (at(ready=3, asks=False), TOO_FEW),
+        (at(ready=2, waiting=1, started=4, failed=1), TOO_FEW),  # another's user data would fail as well
     ],
 )
 def test_all_are_wanted(standing: Standing, expected: LaunchVerdict) -> None:
@@ -128,6 +128,8 @@ def test_all_are_wanted(standing: Standing, expected: LaunchVerdict) -> None:
         (at(ready=2, waiting=2), WAIT),
         (at(ready=2), WAIT),  # more have yet to be asked for
         (at(ready=2, short=2), ENOUGH),  # EC2 has no more
+        (at(ready=2, waiting=1, started=4, failed=1), WAIT),
+        (at(ready=3, started=4, failed=1), ENOUGH),
         (at(ready=1, short=3), WAIT),
         (at(ready=2, waiting=1, short=1, soon=False), WAIT),
         (at(ready=2, short=2, soon=False), ENOUGH),
@@ -194,3 +196,29 @@ def test_a_verdict_comes_in_time_and_is_never_for_too_few(ec2: Ec2, standing: St
         assert standing.ready >= (ec2.min or (1 if ec2.seconds_wait else ec2.num))
     if found is WAIT:
         assert standing.waiting or missing(ec2, standing)
+
+
+@pytest.mark.parametrize(
+    ("types", "on_demand", "spot"),
+    [
+        (
+            "a1.large c7i.large d3.xlarge h1.2xlarge i4i.large im4gn.large m7i.large r8g.large t3.micro z1d.large",
+            "L-1216C47A",
+            "L-34B43A08",
+        ),
+        ("g5.xlarge gr6.4xlarge vt1.3xlarge", "L-DB2E81BA", "L-3819A6DF"),
+        ("p3.2xlarge p5en.48xlarge", "L-417A185B", "L-7212CCBC"),
+        ("inf2.xlarge", "L-1945791B", "L-B5D1601B"),
+        ("trn1.2xlarge", "L-2C3B7624", "L-6B0D517C"),
+        ("x2idn.16xlarge", "L-7295265B", "L-E3A00192"),
+        ("dl1.24xlarge", "L-6E869C2A", "L-85EED4F7"),
+        ("hpc7a.12xlarge", "L-F7808C92", ""),
+        ("u-6tb1.56xlarge u7i-12tb.224xlarge", "L-43DA4232", ""),
+        ("mac2.metal", "", ""),
+    ],
+)
+def test_the_quota_that_a_type_counts_towards(types: str, on_demand: str, spot: str) -> None:
+    for type in types.split():
+        for code, is_spot in ((on_demand, False), (spot, True)):
+            quota = quotas.of(type, spot=is_spot)
+            assert (quota.code if quota else "") == code

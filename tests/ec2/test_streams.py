@@ -85,7 +85,7 @@ def test_what_was_changed_is_told_where_it_could_not_be_printed(
     [id_] = start()
     for to, why in ((">/dev/full", f"cannot write to stdout: {FULL}"), ("| true", "nobody reads stdout")):
         code, _, err = run(f"{HARDWAY} ec2.tag {id_} --tag a=b --yes {to}")
-        assert (code, err) == (1, f"{why}; what has been done, and could not be printed: {id_}\n")
+        assert (code, err) == (1, f"{why}; the task is done, but its result could not be printed: {id_}\n")
     # On an instance it ran, and its output is lost: that is no failure of the instance.
     code, _, err = run(f"{HARDWAY} ec2.ssh {id_} -yqc 'echo out' >/dev/full")
     assert (code, err) == (1, f"cannot write to stdout: {FULL}\n")

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hardway.ssh import connection as ssh
 from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
 
 MEGABYTE = 1 << 20
@@ -228,6 +229,16 @@ def test_what_is_refused_is_answered_so(machine: Machine) -> None:
         ask("LC_TIME")
         with pytest.raises(paramiko.SSHException):
             ask("LD_PRELOAD")
+
+
+def test_a_signal_that_comes_before_the_process_has_started_reaches_it(machine: Machine) -> None:
+    with machine.transport() as transport:
+        channels = [transport.open_session() for _ in range(5)]
+        for channel in channels:
+            channel.exec_command("sleep 321")
+            ssh.signal(channel, "TERM")
+            channel.close()
+    eventually(lambda: machine.output("ps -A -o args= | grep '[s]leep 321' || echo none") == "none\n")
 
 
 def test_a_signal_request_reaches_the_process_group(machine: Machine) -> None:

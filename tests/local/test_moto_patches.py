@@ -255,6 +255,23 @@ def test_an_image_has_no_tagged_snapshot_and_a_name_twice(ec2: Any) -> None:
         ec2.create_image(InstanceId=id, Name="tagged", TagSpecifications=tags)
 
 
+def test_an_image_has_one_disk_that_stays(ec2: Any) -> None:
+    gone = [
+        {"DeviceName": name, "Ebs": {"VolumeSize": 9, "DeleteOnTermination": True}}
+        for name in ("/dev/sda1", "/dev/sdf")
+    ]
+    id = launch_one(ec2, BlockDeviceMappings=gone)
+    image = ec2.create_image(InstanceId=id, Name="of two disks")["ImageId"]
+    [disk] = ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"]
+    assert disk["Ebs"]["DeleteOnTermination"] is False
+
+
+def test_a_launch_has_no_disk_of_its_image(ec2: Any) -> None:
+    more = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 9}}]
+    [disk] = describe(ec2, launch_one(ec2, BlockDeviceMappings=more))["BlockDeviceMappings"]
+    assert disk["DeviceName"] == "/dev/sdf"
+
+
 def test_snapshots_are_everybodys(ec2: Any) -> None:
     ec2.create_snapshot(VolumeId=ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"])
     nobodys = ec2.describe_snapshots(OwnerIds=["000000000001"])["Snapshots"]
@@ -278,6 +295,12 @@ def test_all_offerings_are_read_at_the_import(plain: Any) -> None:
 def test_there_is_no_price_list(client: Clients) -> None:
     with pytest.raises(ClientError):
         client("pricing").get_products(ServiceCode="AmazonEC2")
+
+
+def test_a_tag_has_any_length(ec2: Any) -> None:
+    tags = [{"Key": "k" * 200, "Value": "v" * 300}]
+    [instance] = launch(ec2, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])["Instances"]
+    assert instance["Tags"] == tags
 
 
 def test_an_answer_may_be_no_xml(ec2: Any, endpoint: str) -> None:

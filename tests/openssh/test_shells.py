@@ -16,6 +16,7 @@ from hardway.fanout import broadcast, commands, globs, transfer
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, Printer
 from hardway.fanout.transfer import Remote
 from hardway.launch import lifetime, readiness
+from hardway.launch.init import Look
 from hardway.ssh import channel
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import Words
@@ -72,7 +73,7 @@ def test_all_that_runs_there_runs_or_fails(
     # What ec2.extend and readiness run
     [outcome] = lifetime.extend(settings, one, 1).values()
     assert "it has no limit that could be moved" in str(outcome)
-    assert readiness._try(one[0], settings, HostKeys(consoles=0), threading.Event()) == ("", False)
+    assert readiness._try(one[0], settings, HostKeys(consoles=0), threading.Event()) == Look(watched=False)
 
     # Copies there and back
     source = tmp_path / "source"
@@ -120,8 +121,7 @@ def test_a_login_shell_that_runs_nothing_is_no_success(
     ]
     for outcome in outcomes:
         assert isinstance(outcome, BaseException) or outcome.exit_code, outcome
-    why, _ = readiness._try(host, settings, HostKeys(consoles=0), group.interrupted)
-    assert why
+    assert isinstance(readiness._try(host, settings, HostKeys(consoles=0), group.interrupted), str)
 
 
 def test_what_a_login_shell_prints_stays_in_a_commands_output(

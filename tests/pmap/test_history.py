@@ -365,8 +365,8 @@ def test_a_slow_instance_is_named() -> None:
     [
         ("connecting", explain.connecting, "connecting took 20% of the slot time, 10 s for each slot"),
         ("failed", explain.retries, "7 failed attempts took 20% of the slot time"),
-        ("lost", explain.losses, "3 attempts were lost with their instances or agents, 20% of the slot time"),
-        ("needless", explain.needless, "2 attempts ended as another one of their task was first, 20% of"),
+        ("lost", explain.losses, "20% of the slot time went to 3 attempts lost with an instance or its agent"),
+        ("needless", explain.needless, "20% of the slot time went to 2 attempts ended because another was first"),
         ("away", explain.lost_connections, "lost connections left slots idle for 20% of the slot time"),
     ],
 )

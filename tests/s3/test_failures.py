@@ -116,10 +116,10 @@ LISTINGS = {
     "s3 rb s3://src --force": OBJECTS,
     "s3 ls s3://src": OBJECTS,
     "s3 ls s3://src --recursive": OBJECTS,
-    "s3api list-objects-v2 --bucket src": OBJECTS,
+    "s3api list-objects-v2 --bucket src": ("missing",),
     "s3 ls": OTHERS,
-    "s3api list-buckets": OTHERS,
-    "s3api head-object --bucket src --key k --output text": OTHERS,
+    "s3api list-buckets": ("missing",),
+    "s3api head-object --bucket src --key k --output text": ("missing",),
 }
 """What lists, and the tools without which it can't."""
 
@@ -225,6 +225,8 @@ def test_a_session_that_can_not_be_read_is_not_empty(stub: StubSide) -> None:
                 done = script(stub, f"aws s3 {command}", *PLAIN_USER)
                 assert (done.code in (1, 255), done.stdout) == (True, ""), command
                 assert "Permission denied" in done.stderr
+            done = script(stub, "aws s3api list-objects-v2 --bucket bkt --query 'length(Contents)'", *PLAIN_USER)
+            assert (done.code, done.stdout, "Permission denied" in done.stderr) == (255, "", True)
         finally:
             (stub.session / shut).chmod(0o700)
     assert [path.name for path in (stub.root / "t").iterdir()] == ["mine"]

@@ -12,16 +12,16 @@ from tests.conftest import REPOSITORY
 from tests.s3.conftest import DATE, StubSide
 
 BARE = {
-    "--bypass-governance-retention", "--debug", "--fetch-owner", "--follow-symlinks", "--force-glacier-transfer",
-    "--ignore-glacier-warnings", "--no-cli-pager", "--no-fetch-owner", "--no-guess-mime-type",
-    "--no-object-lock-enabled-for-bucket", "--no-progress", "--no-sign-request", "--no-verify-ssl",
-    "--object-lock-enabled-for-bucket", "--v2-debug", "--validate-same-s3-paths",
+    "--bucket-key-enabled", "--bypass-governance-retention", "--confirm-remove-self-bucket-access", "--debug",
+    "--fetch-owner", "--force-glacier-transfer", "--ignore-glacier-warnings", "--no-bucket-key-enabled",
+    "--no-bypass-governance-retention", "--no-cli-pager", "--no-confirm-remove-self-bucket-access",
+    "--no-fetch-owner", "--no-object-lock-enabled-for-bucket", "--no-progress", "--no-sign-request",
+    "--no-verify-ssl", "--object-lock-enabled-for-bucket", "--v2-debug", "--validate-same-s3-paths",
 }  # fmt: skip
 VALUES = {
     "--acl": "public-read", "--checksum-algorithm": "SHA256", "--checksum-mode": "ENABLED", "--color": "on",
     "--encoding-type": "url", "--endpoint-url": "http://127.0.0.1:9", "--grants": "read=id=1 full=id=2",
-    "--metadata": "a=b", "--metadata-directive": "REPLACE", "--request-payer": "requester", "--sse": "aws:kms",
-    "--sse-c": "AES256", "--sse-c-copy-source": "AES256", "--storage-class": "GLACIER", "--tags": "k v",
+    "--request-payer": "requester", "--sse-c": "AES256", "--sse-c-copy-source": "AES256", "--tags": "k v",
 }  # fmt: skip
 NO_COPY = {"--sse-c-copy-source", "--sse-c-copy-source-key"}
 NO_UPLOAD, NO_DOWNLOAD = {"--checksum-mode"}, {"--checksum-algorithm"}
@@ -40,7 +40,6 @@ CASES: list[tuple[str, set[str]]] = [
     ("s3 rm s3://bkt --recursive", set()),
     ("s3 mb s3://other", set()),
     ("s3 presign s3://bkt/k", set()),
-    ("s3 website s3://bkt", set()),
     (f"s3api head-object {OBJECT}", set()),
     (f"s3api get-object {OBJECT} new", set()),
     (f"s3api put-object {OBJECT} --body tree/f", set()),
@@ -48,6 +47,27 @@ CASES: list[tuple[str, set[str]]] = [
     ("s3api list-objects-v2 --bucket bkt", set()),
     ("s3api list-buckets", set()),
     ("s3api create-bucket --bucket other", set()),
+    ("s3api head-bucket --bucket bkt", set()),
+    ("s3api delete-bucket --bucket empty", set()),
+    ("s3api get-bucket-location --bucket bkt", set()),
+    ("s3api get-bucket-acl --bucket bkt", set()),
+    ("s3api get-bucket-versioning --bucket bkt", set()),
+    ("s3api list-objects --bucket bkt", set()),
+    (f"s3api copy-object {OBJECT}2 --copy-source bkt/k", set()),
+    ("s3api delete-objects --bucket bkt --delete Objects=[{Key=k}]", set()),
+    (f"s3api get-object-tagging {OBJECT}", set()),
+    (f"s3api put-object-tagging {OBJECT} --tagging TagSet=[{{Key=a,Value=b}}]", set()),
+    (f"s3api delete-object-tagging {OBJECT}", set()),
+    (f"s3api put-object-acl {OBJECT}", set()),
+    ("s3api put-bucket-acl --bucket bkt", set()),
+    ("s3api put-bucket-encryption --bucket bkt --server-side-encryption-configuration {}", set()),
+    ("s3api put-bucket-ownership-controls --bucket bkt --ownership-controls {}", set()),
+    ("s3api put-bucket-policy --bucket bkt --policy {}", set()),
+    ("s3api put-public-access-block --bucket bkt --public-access-block-configuration {}", set()),
+    ("s3api delete-bucket-encryption --bucket bkt", set()),
+    ("s3api delete-bucket-ownership-controls --bucket bkt", set()),
+    ("s3api delete-bucket-policy --bucket bkt", set()),
+    ("s3api delete-public-access-block --bucket bkt", set()),
 ]
 """A command, and which of its flags the CLI refuses with these arguments."""
 
@@ -76,6 +96,7 @@ def outcome(stub: StubSide, words: list[str]) -> tuple[object, ...]:
     (stub.root / "tree").mkdir()
     (stub.root / "tree" / "f").write_text("file")
     stub.put("bkt", "k", b"object")
+    stub.make("empty")
     done = stub.run(words, b"stdin")
     assert done.code == 0, done.stderr
     return DATE.sub("DATE", done.stdout), done.stderr, stub.objects(), stub.files()

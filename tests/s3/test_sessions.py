@@ -241,7 +241,7 @@ def test_a_session_from_python_has_modes_of_its_own(tmp_path: Path) -> None:
 
 def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
     """What root may read anyway is read without root's right to."""
-    code = "from hardway import stub_sessions as s3stub; print(s3stub.sessions())"
+    code = "from hardway.s3 import stub_sessions as s3stub; print(s3stub.sessions())"
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o311)
     plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -302,7 +302,7 @@ def test_without_a_session_it_fails(stub: StubSide) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["ec2 describe-instances", "sts get-caller-identity", "s3control list-jobs", "s3api get-bucket-acl"],
+    ["ec2 describe-instances", "sts assume-role", "s3control list-jobs", "s3api list-object-versions --bucket b"],
 )
 def test_only_s3_is_stubbed(stub: StubSide, command: str) -> None:
     done = stub.run(command.split())
@@ -312,13 +312,13 @@ def test_only_s3_is_stubbed(stub: StubSide, command: str) -> None:
 
 def test_a_refusal_where_the_answer_could_be_wrong(stub: StubSide) -> None:
     stub.put("bkt", "k", b"v")
-    for flags in (
-        ["--query", "Contents[?Size>`1`].Key"],
-        ["--output", "table"],
-        ["--query", "sort_by(Contents, &Size)"],
+    for words in (
+        ["list-objects-v2", "--bucket", "bkt", "--output", "table"],
+        ["put-bucket-versioning", "--bucket", "bkt", "--versioning-configuration", "Status=Enabled"],
+        ["delete-object", "--bucket", "bkt", "--key", "k", "--version-id", "1"],
     ):
-        done = stub.run(["s3api", "list-objects-v2", "--bucket", "bkt", *flags])
-        assert (done.code, done.stdout, done.stderr.count("\n")) == (255, "", 1), flags
+        done = stub.run(["s3api", *words])
+        assert (done.code, done.stdout, done.stderr.count("\n")) == (255, "", 1), words
     for command in (["s3", "ls", "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/x"],):
         assert "no access points" in stub.run(command).stderr
 

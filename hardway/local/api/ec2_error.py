@@ -14,6 +14,8 @@ class EC2Error(HTTPException):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.code = status
+        self.error_code = code
+        self.said = message
         self.description = (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f"<Response><Errors><Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error></Errors>"

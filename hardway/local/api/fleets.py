@@ -15,7 +15,8 @@ import moto.ec2.models.fleets
 import moto.ec2.responses.fleets
 from moto.ec2.utils import convert_tag_spec
 
-from hardway.local.api import capacity
+from hardway.local.api import capacity, disks
+from hardway.local.api.ec2_error import EC2Error
 
 _moto_create_fleet: Any = moto.ec2.models.fleets.FleetsBackend.create_fleet
 _moto_answer: Any = moto.ec2.responses.fleets.Fleets.create_fleet
@@ -54,8 +55,9 @@ def _launch(backend: Any, fleet: Any, lifecycle: str, count: int, tags: Mapping[
             return
         template = backend._get_template_from_args(spec.launch_template_spec).data
         data = {**template, **(spec.overrides or {})}
-        zone = capacity.zone_of(backend, data.get("SubnetId"), (data.get("Placement") or {}).get("AvailabilityZone"))
-        launched = capacity.granted(zone, data["InstanceType"], 1, count)
+        placed = data.get("AvailabilityZone") or (data.get("Placement") or {}).get("AvailabilityZone")
+        zone = capacity.zone_of(backend, data.get("SubnetId"), placed)
+        launched, code, said = _granted(backend, zone, data, lifecycle, count)
         if launched < count:
             fleet.errors.append(
                 {
@@ -64,8 +66,8 @@ def _launch(backend: Any, fleet: Any, lifecycle: str, count: int, tags: Mapping[
                         "Overrides": spec.overrides or {},
                     },
                     "Lifecycle": lifecycle,
-                    "ErrorCode": capacity.CODE,
-                    "ErrorMessage": capacity.message(zone, data["InstanceType"]),
+                    "ErrorCode": code,
+                    "ErrorMessage": said,
                 }
             )
         if not launched:
@@ -78,14 +80,25 @@ def _launch(backend: Any, fleet: Any, lifecycle: str, count: int, tags: Mapping[
                 fleet.on_demand_instances.append({"id": None, "instance": instance, "launch_spec": spec})
 
 
+def _granted(backend: Any, zone: str, data: Mapping[str, Any], lifecycle: str, count: int) -> tuple[int, str, str]:
+    """How many instances there are, and the code and the words of EC2 where these are fewer."""
+    type = data["InstanceType"]
+    if lifecycle == "spot" and (said := capacity.too_cheap(zone, type, data.get("MaxPrice"))):
+        return 0, capacity.CHEAP_CODE, said
+    try:
+        capacity.take_tokens(backend.region_name, count)
+    except EC2Error as error:
+        return 0, error.error_code, error.said
+    launched = capacity.granted(zone, type, 1, count)
+    capacity.buckets.give_back(backend.region_name, count - launched)
+    return launched, capacity.CODE, capacity.message(zone, type)
+
+
 def _run(
     backend: Any, fleet: Any, data: Mapping[str, Any], zone: str, lifecycle: str, count: int, tags: Mapping[str, str]
 ) -> list[Any]:
     tagged = convert_tag_spec(data.get("TagSpecifications") or [])
     tagged["instance"] = {**tagged.get("instance", {}), **tags, "aws:ec2:fleet-id": fleet.id}
-    options = {}
-    if data.get("BlockDeviceMappings"):
-        options["block_device_mappings"] = data["BlockDeviceMappings"]
     reservation = capacity.moto_run_instances(
         backend,
         data["ImageId"],
@@ -106,7 +119,7 @@ def _run(
         fleet_id=fleet.id,
         instance_initiated_shutdown_behavior=data.get("InstanceInitiatedShutdownBehavior"),
         metadata_options=data.get("MetadataOptions") or {},
-        **options,
+        block_device_mappings=disks.of_launch(backend, data["ImageId"], data.get("BlockDeviceMappings") or []),
     )
     profile = data.get("IamInstanceProfile") or {}
     for instance in reservation.instances:

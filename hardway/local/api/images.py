@@ -8,6 +8,7 @@ import moto.core.responses
 import moto.ec2.models.amis
 import moto.ec2.responses.elastic_block_store
 
+from hardway.local.api import disks
 from hardway.local.api.ec2_error import EC2Error
 from hardway.local.api.public_images import PUBLIC_IMAGES
 
@@ -23,6 +24,7 @@ def create_image(
             raise EC2Error(400, "InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {other.id}")
     others = [each for each in tag_specifications if each["ResourceType"] != "snapshot"]
     image: Any = _moto_create_image(backend, instance_id, name, description, others)
+    disks.keep(image, backend.get_instance(instance_id))
     for each in tag_specifications:
         if each["ResourceType"] == "snapshot":
             image.ebs_snapshot.add_tags({tag["Key"]: tag["Value"] for tag in each["Tags"]})

@@ -14,8 +14,9 @@ from typing import Any
 
 import moto.ec2.responses.launch_templates
 
-from hardway.local.api import capacity, console, fleets, images, parameters, prices
+from hardway.local.api import capacity, console, disks, fleets, images, parameters, prices
 from hardway.local.api.client_tokens import once
+from hardway.local.api.launch_buckets import LaunchBuckets
 from hardway.local.api.local_instance import LocalInstance, Operations
 
 
@@ -109,6 +110,17 @@ CHANGES = (
         images.create_image,
     ),
     Change(
+        "moto.ec2.models.amis.Ami.block_device_mappings",
+        "Public images' root volumes go with their instance; an image of an instance has the volumes it had.",
+        "test_an_image_has_one_disk_that_stays",
+        property(disks.of_image),
+    ),
+    Change(
+        "moto.ec2.models.instances.Instance.setup_defaults",
+        "An instance gets the volumes of its image, and what a launch says of some of them (disks.of_launch).",
+        "test_a_launch_has_no_disk_of_its_image",
+    ),
+    Change(
         "moto.ec2.responses.elastic_block_store.ElasticBlockStore.describe_snapshots",
         "moto lists everybody's snapshots, those of public images too, to those who ask for their own.",
         "test_snapshots_are_everybodys",
@@ -137,6 +149,11 @@ CHANGES = (
         "test_there_is_no_price_list",
     ),
     Change(
+        "moto.ec2.models.tags.TagBackend.create_tags",
+        "moto takes tags of any length (limits, which the server asks).",
+        "test_a_tag_has_any_length",
+    ),
+    Change(
         "moto.core.responses.ActionResult",
         "moto answers with XML that no client can read where a value has characters that XML lacks (server).",
         "test_an_answer_may_be_no_xml",
@@ -159,10 +176,10 @@ PRIVATE_ATTRIBUTES: Mapping[str, str] = {
 """Attributes of objects that moto keeps to itself, and their use here."""
 
 
-def apply(operations: Operations, grant: capacity.Grant) -> None:
+def apply(operations: Operations, grant: capacity.Grant, buckets: LaunchBuckets) -> None:
     """Change moto for this process."""
     LocalInstance.operations = operations
-    capacity.ask(grant)
+    capacity.ask(grant, buckets)
     for change in CHANGES:
         if change.replacement is not None:
             place, _, name = change.name.rpartition(".")

@@ -37,6 +37,11 @@ def spot(type: str, zone: str, period: int) -> float:
     return round(on_demand(type) * SPOT_SHARE * (0.85 + 0.3 * by_zone) * (0.95 + 0.1 * by_time), 6)
 
 
+def spot_now(type: str, zone: str) -> float:
+    """The stand-in for a type's spot price in a zone at this moment, in USD/hour."""
+    return spot(type, zone, (datetime.now(timezone.utc) - EPOCH) // PERIOD)
+
+
 def _chance(*words: str) -> float:
     """A number from 0 to 1, always the same for the same words."""
     return int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32

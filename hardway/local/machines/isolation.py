@@ -1,4 +1,4 @@
-"""How instances are kept apart: the best level that really works here."""
+"""Isolation of instances: find the best level that really works here."""
 
 from __future__ import annotations
 

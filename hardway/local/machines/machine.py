@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any
 
 import asyncssh
@@ -26,6 +28,8 @@ HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
 WATCH = "/etc/hardway/watch"
 """The script that ends the instance when its time is up, where hardway's boothook leaves it."""
+RESULT = "/run/cloud-init/result.json"
+"""What cloud-init writes when all of a boot has ended."""
 WATCH_SECONDS = 1.0
 """The shortest time between two starts of that script."""
 
@@ -59,6 +63,7 @@ class Machine:
         self._user_data = user_data
         self._power_pipe = -1
         self._is_killed = False
+        self._is_first_boot = True
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,6 +83,9 @@ class Machine:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._run_part(part, {"INSTANCE_ID": self.name}), HOOK_SECONDS)
         await self._ssh.listen(self.address)
+        if not self._is_first_boot:
+            self._note_result([])
+        self._is_first_boot = False
 
     async def halt(self) -> None:
         """Stop listening, cut every connection, end every process."""
@@ -136,15 +144,28 @@ class Machine:
         self._ssh.release()
 
     async def run_user_data(self) -> None:
-        """Run the scripts of its user data, one after the other, by name, whether they fail or not."""
+        """Run the scripts of its user data, one after the other, by name, whether they fail or not.
+
+        Leaves what cloud-init leaves at the end of a boot.
+        """
+        failed: list[str] = []
         for part in sorted(self._user_data, key=lambda part: part.name):
             if part.kind == cloudinit.SCRIPT:
-                await self._run_part(part, {})
+                if not await self._run_part(part, {}):
+                    failed.append(part.name)
             elif part.kind != cloudinit.BOOTHOOK:
                 self._note("only user data that starts with #! is run by a local instance")
+        self._note_result([f"scripts_user: Runparts: {len(failed)} failures ({', '.join(failed)})"] if failed else [])
 
-    async def _run_part(self, part: cloudinit.Part, environment: dict[str, str]) -> None:
-        """Run a script as root of the instance, its output in the cloud-init log."""
+    def _note_result(self, errors: list[str]) -> None:
+        """Say that all of this boot has ended, as cloud-init does."""
+        try:
+            self._disk.write(RESULT, json.dumps({"v1": {"datasource": "local", "errors": errors}}).encode(), 0o644)
+        except OSError as error:
+            log.error("%s: %s can't be written: %s", self.name, RESULT, error)
+
+    async def _run_part(self, part: cloudinit.Part, environment: dict[str, str]) -> bool:
+        """Run a script as root of the instance, its output in the cloud-init log; returns whether it succeeded."""
         path = f"/run/hardway/user-data/{part.name}"
         try:
             self._disk.write(path, part.content, 0o700)
@@ -157,17 +178,19 @@ class Machine:
                 )
         except OSError as error:
             log.error("%s: user data %s was not run: %s", self.name, part.name, error)
-            return
+            return False
         with contextlib.suppress(SandboxError):
             status = await asyncio.shield(process.exited)
             if status:
-                self._note(f"user data ended with {status}")
+                self._note(f"Failed running {path} [{status}]")
+            return not status
+        return False
 
     def _note(self, text: str) -> None:
         """Write a line to the cloud-init log."""
         try:
             with open(self._disk.open_log(), "ab") as output:
-                output.write(f"hardway: {text}\n".encode())
+                output.write(f"{datetime.now():%Y-%m-%d %H:%M:%S},000 - hardway: {text}\n".encode())
         except OSError as error:
             log.error("%s: %s; and its cloud-init log can't be written: %s", self.name, text, error)
 

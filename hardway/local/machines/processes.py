@@ -34,6 +34,7 @@ class SandboxProcess:
     def __init__(self, status: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._status = status
+        self._early_signals: list[int] = []  # which came before the process has started
         self.started: asyncio.Future[int] = self._loop.create_future()
         self.terminal: asyncio.Future[int] = self._loop.create_future()
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -43,8 +44,10 @@ class SandboxProcess:
         self._loop.add_reader(status, self._report)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process group, if the process is still there."""
-        if self.started.done() and not self.started.exception() and not self.exited.done():
+        """Send a signal to the process group, if the process is still there; as soon as it has started."""
+        if not self.started.done():
+            self._early_signals.append(number)
+        elif not self.started.exception() and not self.exited.done():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.started.result(), number)
 
@@ -67,6 +70,8 @@ class SandboxProcess:
             message = json.loads(line)
             if "pid" in message:
                 self.started.set_result(message["pid"])
+                for number in self._early_signals:
+                    self.signal(number)
             elif "status" in message:
                 self._end(message["status"], "")
             elif "error" in message:

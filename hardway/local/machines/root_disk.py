@@ -79,6 +79,9 @@ class RootDisk:
         for name in (*COVERED.values(), "etc", "etc/hardway", "sbin", "new"):
             (self.directory / name).mkdir()
         (self.directory / "vartmp").chmod(0o1777)
+        if not self.isolated:  # where its processes find the log below HARDWAY_ROOT
+            (self.directory / "var").mkdir()
+            (self.directory / "var" / "log").symlink_to("../log")
         for name in ("poweroff", "shutdown"):
             (self.directory / "sbin" / name).symlink_to(self.toolbox.tools / name)
         self.empty_volatile()

@@ -76,7 +76,7 @@ exit 1
 
 AWS = r"""#!/bin/sh
 # aws: the stub of S3 when the caller's shell is stubbed, else the real one, which this environment points at the daemon
-if [ -n "${{s3_stubbed_session-}}" ] && [ -x {stub} ]; then exec {stub} "$@"; fi
+if [ -n "${{s3_stubbed_session-}}" ] && [ -x {stub} ]; then s3_stubbed_jmespath={jmespath} exec {stub} "$@"; fi
 if [ -x {real} ]; then exec {command} "$@"; fi
 echo 'aws: the AWS CLI is not installed on the machine this local instance runs on (pip install awscli)' >&2
 exit 127
@@ -89,13 +89,16 @@ def install(directory: Path, path: str) -> list[Path]:
     Returns the directories of the host that they need to reach.
     """
     stub = stub_sessions.directory().resolve()
-    needed = [stub]
+    jmespath = stub_sessions.jmespath()
+    needed = [stub, jmespath / "jmespath"]
     real = _real_aws(stub)
     if real:
         needed.append(real.resolve().parent.parent)
     texts = {
         "sudo": SUDO,
-        "aws": AWS.format(stub=_quoted(stub / "aws"), real=_quoted(real), command=_command(real)),
+        "aws": AWS.format(
+            stub=_quoted(stub / "aws"), jmespath=_quoted(jmespath), real=_quoted(real), command=_command(real)
+        ),
         **dict.fromkeys(("poweroff", "halt", "shutdown", "reboot"), POWER),
     }
     for name, text in texts.items():

@@ -304,10 +304,12 @@ def _execute(request: ProcessRequest, status: socket.socket, stdio: list[int], n
 def _start(
     request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int
 ) -> None:
-    """Enter the instance and go on in a child, which is then of its process namespace. Runs in a fork."""
+    """Enter the instance and go on in a child, which is then of its process namespace. Runs in a fork.
+
+    The descriptor `report` closes as the process becomes the program: until then no signal would reach it.
+    """
     if not request["holder"]:
         os.write(report, str(os.getpid()).encode())
-        os.close(report)
         _execute(request, status, stdio, nofile)
     namespaces = _Namespaces(request["holder"])
     namespaces.enter_owner()
@@ -321,7 +323,6 @@ def _start(
         os.write(report, str(child).encode())
         return
     try:
-        os.close(report)
         if request["root"]:
             _map_root()
         _execute(request, status, stdio, nofile)

@@ -69,6 +69,7 @@ class SSHSession(StreamSession):
         self._streams: ProcessStreams
         self._terminal: tuple[str, list[int], list[tuple[int, int]]] | None = None
         self._process: SandboxProcess | None = None
+        self._early_signals: list[int] = []  # which came before the process was asked for
         self._runs_process = False
         self._has_exited = False
 
@@ -109,8 +110,11 @@ class SSHSession(StreamSession):
         return False
 
     def signal_received(self, signal: str) -> None:
-        if self._process and (number := _signal_number(signal)):
-            self._process.signal(number)
+        if number := _signal_number(signal):
+            if self._process:
+                self._process.signal(number)
+            else:
+                self._early_signals.append(number)
 
     def exception_received(self, exc: Exception) -> None:
         if not self._runs_process:
@@ -149,6 +153,8 @@ class SSHSession(StreamSession):
             if not self._terminal:
                 theirs = self._streams.open_pipes()
             self._process = process = self._spawn(theirs)
+            for number in self._early_signals:
+                process.signal(number)
         except OSError as error:
             self._refuse(reason_of(error))
             return

@@ -1,4 +1,4 @@
-"""Where a job's time and money went, and what would have helped: figures, advice, and both as a screen of text.
+"""Explain a job's time and money, and what would have helped: figures, advice, and both as a screen of text.
 
 Pure: all of it is worked out from a timeline. Times are in seconds, money in USD.
 """
@@ -372,10 +372,10 @@ def retries(found: Figures) -> Advice | None:
 def losses(found: Figures) -> Advice | None:
     """Attempts that went with their instances took time."""
     share = found.time.share("lost")
-    count = found.outcomes.get(AttemptOutcome.LOST, 0)
+    lost = count(found.outcomes.get(AttemptOutcome.LOST, 0), "attempt")
     if share < LOSS_SHARE:
         return None
-    what = f"{count} attempts were lost with their instances or agents, {share:.0%} of the slot time"
+    what = f"{share:.0%} of the slot time went to {lost} lost with an instance or its agent"
     return Advice("lost", share, what, "shorter tasks lose less")
 
 
@@ -386,10 +386,11 @@ def needless(found: Figures) -> Advice | None:
         return None
     ended, stopped = found.outcomes.get(AttemptOutcome.ENDED, 0), found.outcomes.get(AttemptOutcome.STOPPED, 0)
     if stopped > ended:
-        return Advice("needless", share, f"{stopped} attempts were stopped with the job: {share:.0%}", "")
+        what = f"{share:.0%} of the slot time went to {count(stopped, 'attempt')} stopped with the job"
+        return Advice("needless", share, what, "")
     won = found.outcomes.get(AttemptOutcome.BACKUP, 0)
-    what = f"{ended} attempts ended as another one of their task was first, {share:.0%} of the slot time"
-    return Advice("needless", share, what, f"{won} backups won" if won else "--no-backup saves it")
+    what = f"{share:.0%} of the slot time went to {count(ended, 'attempt')} ended because another was first"
+    return Advice("needless", share, what, f"{count(won, 'backup')} won" if won else "--no-backup saves it")
 
 
 def lost_connections(found: Figures) -> Advice | None:
@@ -529,7 +530,7 @@ _SAID = {
     AttemptOutcome.RETRIED: "failed and retried",
     AttemptOutcome.FAILED: "failed for good",
     AttemptOutcome.LOST: "lost",
-    AttemptOutcome.BACKUP: "backups won",
+    AttemptOutcome.BACKUP: "won as a backup",
     AttemptOutcome.ENDED: "ended",
     AttemptOutcome.STOPPED: "stopped",
     AttemptOutcome.RUNNING: "running",

@@ -1,4 +1,4 @@
-"""What happened in a job, from the bytes of its journal: when and where attempts ran, instances' lives, faults.
+"""A job's history, read from its journal: when and where attempts ran, instances' lives, faults.
 
 Pure: it reads nothing else and no clock. Times are in seconds since the job began; a while in which no driver was there
 and nothing ran is left out.

@@ -1,0 +1,127 @@
+"""How user data ended on an instance, as cloud-init says, and its log.
+
+cloud-init writes result.json when all of a boot has ended, the scripts of user data last, and lists there what failed:
+https://docs.cloud-init.io/en/latest/explanation/failure_states.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hardway.config import Settings
+from hardway.ec2.instances import Instance
+from hardway.errors import Failed
+from hardway.fanout.group import InstanceGroup, Printer, report
+from hardway.ssh import channel, host_keys
+from hardway.ssh import connection as ssh
+from hardway.ssh.script import Script
+from hardway.terminal import cut_short, printable
+
+_RUNNING, _ENDED = 4, 5
+_MOST_BYTES = 1 << 17
+_LINES, _LINE_LETTERS = 5, 200
+# cloud-init's own lines in the log, among those of what it runs.
+_NOT_THEIRS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ - |Cloud-init v|ci-info: |<\d+>|#|-----")
+# In its older versions and in its newer ones.
+_CODE = re.compile(r"Failed running \S+ \[(\d{1,3})\]|^Exit code: (\d{1,3})$", re.MULTILINE)
+# $1: whether to wait for a while until user data has ended, where a launch gave it any. HARDWAY_ROOT is boot.sh's.
+_PROBE = f"""
+root=${{HARDWAY_ROOT-}}
+if [ -e "$root/etc/hardway/watch" ]; then printf 1; else printf 0; fi
+if [ -e "$root/run/hardway/init" ]; then printf 1; else printf 0; exit 0; fi
+[ "$1" = 1 ] || exit 0
+result=$root/run/cloud-init/result.json looks=0
+while [ ! -s "$result" ]; do
+  [ $looks -lt 50 ] || exit {_RUNNING}
+  looks=$((looks + 1))
+  sleep 0.2 || exit {_RUNNING}
+done
+log=$root/var/log/cloud-init
+printf '\\0'
+head -c 60000 "$result"
+printf '\\0'
+tail -n 50 "$log-output.log" 2>/dev/null || sudo -n tail -n 50 "$log-output.log" 2>/dev/null | head -c 30000
+printf '\\0'
+{{ cat "$log.log" 2>/dev/null || sudo -n cat "$log.log" 2>/dev/null; }} | grep '^Exit code: ' | tail -n 1
+exit {_ENDED}
+"""
+# $1: whether to go on with what comes until user data has ended.
+_SHOW = """
+root=${HARDWAY_ROOT-}
+log=$root/var/log/cloud-init-output.log sudo=
+[ -r "$log" ] || sudo='sudo -n'
+$sudo test -e "$log" || { echo "there is no $log: it does not run cloud-init" >&2; exit 1; }
+[ "$1" = 1 ] || exec $sudo cat "$log"
+while [ ! -s "$root/run/cloud-init/result.json" ]; do sleep 0.5; done </dev/null >/dev/null 2>&1 &
+trap "kill $! 2>/dev/null" EXIT
+$sudo tail -n +1 -s 0.2 -f --pid=$! "$log"
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at an instance that answers has shown.
+
+    It is `watched` where `boot.sh` has run; that has seen more user data where there is `init`, which runs while it is
+    `busy`; `failure` says how it failed, if it did.
+    """
+
+    watched: bool = True
+    init: bool = False
+    busy: bool = False
+    failure: str = ""
+
+
+def look(connection: ssh.InstanceConnection, wait: bool) -> Look:
+    """Look at an instance; with `wait` stay some seconds for the end of its user data.
+
+    Raises TransferError where no command runs there.
+    """
+    with channel.Channel(connection, Script(_PROBE, [str(int(wait))])) as running:
+        said = running.read(_MOST_BYTES)
+        code = running.finish((0, _RUNNING, _ENDED))
+    marks, result, log, ended = [*said.split(b"\0"), b"", b"", b""][:4]
+    why = failure(result, log.decode(errors="replace"), ended.decode(errors="replace")) if code == _ENDED else ""
+    return Look(watched=marks[:1] == b"1", init=marks[1:] == b"1", busy=code == _RUNNING, failure=why)
+
+
+def failure(result: bytes, log: str, ended: str = "") -> str:
+    """How user data failed, with its last lines; empty where it did not.
+
+    `result` is cloud-init's result.json, `log` the end of its output, `ended` what its own log says of exit codes.
+    """
+    try:
+        errors = json.loads(result)["v1"]["errors"]
+    except (ValueError, KeyError, TypeError):
+        return "cloud-init's result.json can't be read"
+    if not errors:
+        return ""
+    codes = [next(filter(None, found)) for found in _CODE.findall(f"{log}\n{ended.strip()}")]
+    theirs = [line for line in map(str.strip, log.splitlines()) if line and not _NOT_THEIRS.match(line)][-_LINES:]
+    how = f"exit code {codes[-1]}" if codes else cut_short(str(errors[-1] if isinstance(errors, list) else errors))
+    lines = f"; its last lines: {' | '.join(cut_short(line, _LINE_LETTERS) for line in theirs)}" if theirs else ""
+    return f"its user data failed: {how}{lines}"
+
+
+def show(settings: Settings, chosen: Sequence[Instance], follow: bool, say: Callable[[str], None]) -> None:
+    """Print the output of user data on our stdout; with `follow` go on until it has ended.
+
+    Of an instance where SSH does not answer, what its console shows now. Raises GroupFailed for those that show none.
+    """
+    printer = Printer(prefix=len(chosen) > 1, sole=len(chosen) == 1)
+    outcomes = InstanceGroup(chosen, settings).execute(Script(_SHOW, [str(int(follow))]), printer=printer, say=say)
+    for connection, outcome in outcomes.items():
+        if not isinstance(outcome, ssh.ConnectError):
+            continue
+        instance = connection.instance
+        if console := host_keys.console(settings, instance.id):
+            say(f"{printable(str(instance))}: {outcome}; this is its console")
+            printer.write(instance, (printable(console, "\n\t").rstrip("\n") + "\n").encode(), error=False)
+            outcomes[connection] = None
+        else:
+            outcomes[connection] = Failed(f"{outcome}; and its console shows nothing")
+    if any(isinstance(outcome, BaseException) or getattr(outcome, "exit_code", 0) for outcome in outcomes.values()):
+        report(outcomes, say)
