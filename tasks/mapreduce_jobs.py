@@ -27,7 +27,8 @@ JOB = "the job's name, or a glob for the newest job that it matches: '*' is the 
 def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
-    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost, command.
+    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost,
+    command.
 
     Examples:
       inv mapreduce.jobs

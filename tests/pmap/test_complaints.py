@@ -18,8 +18,8 @@ BAD = Complaint(1, b"digest")
 SILENT = Complaint(1, b"")
 
 
-def schedule_of(tasks: int, hosts: str = "abc", **options: int) -> Schedule:
-    schedule = Schedule(tasks, retries=options.pop("retries", 9), backup=False, **options)
+def schedule_of(tasks: int, hosts: str = "abc", retries: int = 9, halt: int = 1, fail_fast: bool = True) -> Schedule:
+    schedule = Schedule(tasks, retries=retries, halt=halt, fail_fast=fail_fast, backup=False)
     for name in hosts:
         schedule.join(name, 1)
     return schedule
@@ -39,7 +39,7 @@ def fail_on(schedule: Schedule, hosts: str, complaint: Complaint | None, most: i
     while len(verdicts) < most and not schedule.finished_all:
         begun = starts(schedule, now)
         for start in begun:
-            if start.host in hosts and not schedule.finished_all:
+            if str(start.host) in hosts and not schedule.finished_all:
                 verdicts.append(schedule.finished(*start, False, 0.1, now, complaint))
         due = schedule.due(now)
         if not begun and due is None:
@@ -58,7 +58,7 @@ def test_a_job_whose_first_tasks_fail_alike_everywhere_is_stopped(complaint: Com
 
 
 def test_it_is_not_without_fail_fast_and_all_retries_are_made() -> None:
-    schedule = schedule_of(1, retries=4, fail_fast=0)
+    schedule = schedule_of(1, retries=4, fail_fast=False)
     assert fail_on(schedule, "abc", TYPO) == [Verdict.RETRY] * 4 + [Verdict.FAILED]
     assert not schedule.hopeless
 
