@@ -42,7 +42,8 @@ class Lines(list[str]):
 def say(*lines: str) -> None:
     """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
     for line in lines:
-        print(printable(line), file=streams.talk(), flush=True)
+        # In one write: `print` writes the newline by itself, and another thread may talk in between.
+        print(f"{printable(line)}\n", end="", file=streams.talk(), flush=True)
 
 
 def checked_name(text: str) -> str:
