@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from invoke.context import Context
 from invoke.program import Program
 
 from hardway.cli import flags
-from hardway.cli.task import say
 from hardway.errors import UsageError
 from tests import tasks_page
 from tests.conftest import INV, REPOSITORY, Inv
@@ -193,14 +191,3 @@ def test_the_list_of_tasks_is_a_table_of_contents() -> None:
     for name in ns.task_names:
         first = (ns[name].__doc__ or "").strip().splitlines()[0]
         assert len(first) <= 57, f"{name}: more than a line of 80 columns"
-
-
-def test_lines_of_several_threads_are_whole(capfd: pytest.CaptureFixture[str]) -> None:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda number: say(f"line {number}"), range(2000)))
-    finally:
-        sys.setswitchinterval(interval)
-    assert sorted(capfd.readouterr().err.splitlines()) == sorted(f"line {number}" for number in range(2000))

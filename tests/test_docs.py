@@ -46,8 +46,6 @@ CHANGES = [
     (r"http://127\.0\.0\.1:\d+", "URL"),
     (r"isolation of instances: .*", "isolation of instances: KIND"),
     (r"\bhardway-[0-9a-f]{12}\b", "KEY"),
-    # Key pair and security group are made at the same time: either line may come first.
-    (r"(?s)(made the security group .*?)(imported the key pair KEY\n)", r"\2\1"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d UTC", "TIME"),
     (r"\b\d{8}-\d{6}-[0-9a-f]{8}\b", "JOB"),
     (r"/\S*/s3_stubbed_session_[0-9a-f-]{36}", "SESSION"),

@@ -42,7 +42,7 @@ class Lines(list[str]):
 def say(*lines: str) -> None:
     """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
     for line in lines:
-        # In one write: `print` writes the newline by itself, and another thread may talk in between.
+        # One write: another thread may talk, too.
         print(f"{printable(line)}\n", end="", file=streams.talk(), flush=True)
 
 
