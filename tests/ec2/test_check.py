@@ -245,10 +245,12 @@ def test_a_key_whose_private_half_is_elsewhere(shell: Shell) -> None:
     client = shell.cloud.client("ec2")
     client.create_key_pair(KeyName="elsewhere")
     try:
-        result = shell.succeed("ec2.check", "--key", "elsewhere")
+        result = shell("ec2.check", "--key", "elsewhere")
     finally:
         client.delete_key_pair(KeyName="elsewhere")
-    assert re.search(r"^warn +key +elsewhere: its private half is not in ~/.ssh", result.stdout, re.MULTILINE)
+    assert result.code == 1
+    said = r"^fail +key +the private half of the key pair elsewhere is not here"
+    assert re.search(said, result.stdout, re.MULTILINE)
 
 
 def test_the_way_through_a_bastion_is_told(shell: Shell, home: Path) -> None:
