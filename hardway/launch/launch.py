@@ -101,9 +101,14 @@ def launch(
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
         with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
+            said_of_key: list[str] = []  # in the same place each time, whichever is done first
             groups = pool.submit(prerequisites.security_groups, settings, network, say)
-            key = pool.submit(prerequisites.key_pair, settings, say)
-            _join(groups, key)
+            key = pool.submit(prerequisites.key_pair, settings, said_of_key.append)
+            try:
+                _join(groups, key)
+            finally:
+                for line in said_of_key:
+                    say(line)
         found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
