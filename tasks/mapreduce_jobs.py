@@ -51,7 +51,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     },
 )
 def results(c: Context, job: str, failed: bool = False, arguments: bool = False, json: bool = False) -> Results | str:
-    """Print a job's results again, in the order of its arguments.
+    """Print a job's results again, in the arguments' order.
 
     A task without a result has an empty line, and the exit code is 1 then.
 
