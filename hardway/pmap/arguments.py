@@ -15,21 +15,24 @@ from hardway.system.paths import expanded
 from hardway.terminal import printable
 
 ARGUMENTS = "arguments-"
-"""How the name of a file begins that we keep a job's arguments in; a digest of them follows."""
+"""The beginning of the name of the file with a job's arguments; their digest follows."""
 MOST = 256 << 20  # bytes of one argument: it is held in memory here and there
 _KEPT = re.compile(ARGUMENTS + "([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What tasks read on stdin, one each; `skipped` empty lines were left out. `source` is how a person gave them."""
+    """The tasks' stdin, one item a task. `skipped` counts empty lines left out; `source` is what a person gave."""
 
     items: list[bytes]
     skipped: int = 0
     source: str = "ARGS"
 
     def kept(self, null: bool) -> tuple[bytes, bool]:
-        """A file's content that `read` makes these arguments of, and whether with `null`; nothing where none does."""
+        """Return a file's content from which `read` makes these arguments, and whether `null` is needed.
+
+        The content is empty if no file can express them.
+        """
         if not null and all(item.find(b"\n") == len(item) - 1 > 0 for item in self.items):
             return b"".join(self.items), False
         if all(item and b"\0" not in item for item in self.items):
@@ -38,7 +41,7 @@ class Arguments:
 
 
 def read(args: str | Iterable[str | bytes], null: bool = False) -> Arguments:
-    """One argument for each line of a text, a file (`@name`) or stdin (`-`), or for each item of an iterable.
+    """Return one argument for each line of a text, a file (`@name`) or stdin (`-`), or each item of an iterable.
 
     A task reads its argument and a newline; with `null`, arguments end in NUL in place of a newline, may contain
     newlines, and are read exactly as they are. Empty lines of a text or file are no arguments. Raises UsageError.
@@ -81,7 +84,7 @@ def _bounded(items: list[bytes]) -> list[bytes]:
 
 
 def _items(args: Any) -> Iterator[Any]:
-    """The items of an iterable. Raises UsageError for what is none, and for a text file that is no UTF-8."""
+    """Yield the items of an iterable. Raises UsageError if it is none, or is a text file that isn't UTF-8."""
     try:
         yield from args
     except TypeError:
@@ -100,7 +103,7 @@ def _stdin() -> BinaryIO:
 
 
 def _path(args: str) -> Path:
-    """The file of `@name`. Raises UsageError for what can't be the name of one."""
+    """Return the path in `@name`. Raises UsageError if no file can have this name."""
     return expanded(args[1:], f"cannot read the arguments in {printable(args[1:])}")
 
 
@@ -114,7 +117,7 @@ def _item(item: Any, null: bool) -> bytes:
 
 
 def lines(args: str | Iterable[str | bytes]) -> Iterator[bytes]:
-    """The same, one at a time, for more than fits in memory: lines with their newline; empty ones are left out.
+    """Yield lines with their newline, one at a time, for more than fits in memory; leave out empty lines.
 
     An item of an iterable may be many lines, as results of pmap are.
     """

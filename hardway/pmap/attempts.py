@@ -1,4 +1,4 @@
-"""The attempts that hosts have: some run, some wait, some are asked back, some take long. Pure."""
+"""The attempts on hosts: running, waiting, recalled, and the longest. Pure."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Attempts:
         self.recalls += 1
 
     def recall_for_a_slot(self, attempt: Attempt, now: float) -> None:
-        """The same, on behalf of a slot that stands free."""
+        """Note that the host is asked to give the attempt back, for a slot that stands free."""
         self.recall(attempt)
         self._recalled.append((now, attempt))
 
     def forget_recall(self, attempt: Attempt) -> None:
-        """Await no answer any more."""
+        """Stop waiting for the answer to a recall."""
         if attempt.recalled:
             attempt.recalled = False
             self.recalls -= 1
@@ -78,20 +78,20 @@ class Attempts:
         return self._recalled[0][0] if self._recalled else None
 
     def unanswered(self, now: float, patience: float) -> Attempt | None:
-        """Return the next attempt that a free slot has waited for with `patience`, once."""
+        """Return, once each, the next attempt whose recall for a free slot is older than `patience` seconds."""
         if self._recalled and now - self._recalled[0][0] >= patience:
             return self._recalled.popleft()[1]
         return None
 
     def longest(self) -> Attempt | None:
-        """Return the attempt that has run longest, of those without a second one."""
+        """Return the attempt that has run longest and is the only one of its task."""
         stragglers = self._stragglers
         while stragglers and not stragglers[0].single:
             stragglers.popleft()
         return stragglers[0] if stragglers else None
 
     def pop_longest(self) -> Attempt:
-        """Take out the longest, until it is put back."""
+        """Remove and return the longest attempt; `put_back` adds it again."""
         return self._stragglers.popleft()
 
     def put_back(self, passed_over: Iterable[Attempt]) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that wait to be started, and where each has come to nothing before. Pure."""
+"""Tasks that wait to be started, and the hosts where each has had setbacks. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hardway.pmap.hosts import Name
 
 
 class Setbacks:
-    """Where a task came to nothing, each time: the names of the hosts."""
+    """The names of the hosts where attempts of a task came to nothing."""
 
     __slots__ = ("_complaints", "failed", "lost", "unfit")
 
@@ -22,24 +22,24 @@ class Setbacks:
         self._complaints: dict[Complaint, set[Name]] = {}
 
     def complain(self, host: Name, complaint: Complaint) -> int:
-        """Note how the task failed on this host; return on how many it has failed alike."""
+        """Note how the task failed on this host; return the number of hosts where it has failed alike."""
         where = self._complaints.setdefault(complaint, set())
         where.add(host)
         return len(where)
 
     @property
     def hosts(self) -> frozenset[Name]:
-        """All these hosts: the task goes to another one, if there is another."""
+        """All hosts with a setback: the task goes to another host, if there is one."""
         return frozenset((*self.failed, *self.lost, *self.unfit))
 
     @property
     def unlucky(self) -> bool:
-        """Whether the task had no end of its own, at least once."""
+        """Whether, at least once, the host was lost or could not run the task."""
         return bool(self.lost or self.unfit)
 
 
 class Backlog:
-    """Tasks in the order in which they are to start. A task that a host has is not among them."""
+    """Waiting tasks in the order in which they start. Tasks that are on a host are not included."""
 
     def __init__(self, tasks: int) -> None:
         self.total = tasks
@@ -73,12 +73,12 @@ class Backlog:
         heapq.heappush(self.retries, (when, task))
 
     def hurry(self, when: float) -> None:
-        """Have all tasks that start later start earlier by the same time, so that the first does at that time."""
+        """Move all delayed tasks forward by the same time, so that the first starts at `when`."""
         if (early := self.retries[0][0] - when) > 0:
             self.retries = [(at - early, task) for at, task in self.retries]
 
     def wake(self, now: float) -> None:
-        """Have all tasks start whose time has come."""
+        """Make ready all delayed tasks whose time has come."""
         while self.retries and self.retries[0][0] <= now:
             self.put(heapq.heappop(self.retries)[1])
 
@@ -92,7 +92,7 @@ class Backlog:
         return bool(self.again or self.ready_count or self.next < self.total)
 
     def pick(self, host: Name, active: Set[Name]) -> int | None:
-        """Take out the next task for this host; None if no task suits it. `active` are all hosts that get tasks."""
+        """Remove and return the next task for this host; None if no task suits it. `active` hosts get tasks."""
         if self.again:
             return self.again.popleft()
         self._advance()
@@ -102,7 +102,7 @@ class Backlog:
                 if host in where:
                     if not (len(where) >= len(active) and active <= where):
                         continue
-                    # What died here, or didn't fit, comes last: other tasks show whether the host is to blame.
+                    # Tasks that died here, or didn't fit, come last: other tasks show whether the host is to blame.
                     if unlucky and self.next < self.total:
                         continue
                 task = tasks.popleft()

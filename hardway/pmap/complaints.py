@@ -1,6 +1,6 @@
-"""Failures that are alike on different hosts: evidence that no further try will help. Pure.
+"""Failures that are alike on different hosts show that no further try will help. Pure.
 
-The word of one host proves nothing, however often it is given: the host may be sick, or lie.
+Failures on one host prove nothing, however many there are: the host may be faulty, or lie.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ NOT_RUN = (126, 127)  # exit codes of a shell that can't run a command, or finds
 
 
 class Complaint(NamedTuple):
-    """How an attempt failed: its exit code, and a digest of the end of its stderr; empty where it said nothing."""
+    """A failure's exit code, and a digest of the end of its stderr; empty if stderr is."""
 
     code: int
     said: bytes
 
     @property
     def of_command(self) -> Hashable | None:
-        """Return what failures of different tasks share if the command is to blame; None where nothing says so."""
+        """Return the part that failures of different tasks share if the command is to blame; None if nothing is."""
         if self.code in NOT_RUN:
             return self.code
         return self if self.said else None
@@ -37,9 +37,9 @@ class FirstFailures:
         self._tasks: dict[Hashable, dict[int, None]] = {}
 
     def add(self, complaint: Complaint, task: int, host: Name, hosts: int) -> list[int]:
-        """Note a failure; return the tasks that failed alike if these are enough to blame the command, else none.
+        """Note a failure; return the tasks that failed alike if they suffice to blame the command, else an empty list.
 
-        `hosts` is the number of hosts that the job has had. Where there are fewer than WITNESSES, all are to agree.
+        `hosts` is the number of hosts that the job has had. If there are fewer than WITNESSES, all must agree.
         """
         kind = complaint.of_command
         if kind is None:
@@ -50,6 +50,6 @@ class FirstFailures:
         return [*tasks] if len(tasks) >= ALIKE_TASKS and len(where) >= min(WITNESSES, hosts) else []
 
     def clear(self) -> None:
-        """Forget all: something has succeeded."""
+        """Forget all failures, since an attempt has succeeded."""
         self._where.clear()
         self._tasks.clear()

@@ -1,7 +1,7 @@
-"""Opens, watches and closes the connections to a job's members. The driver decides what follows from a loss.
+"""Opens, watches and closes the connections to a job's members. The driver decides how to act on a loss.
 
-Worker threads open and close connections. Everything else is for the driver's thread, and never waits; the farewell at
-the end waits a few seconds.
+Worker threads open and close connections. The driver's thread calls everything else. These calls never wait, except
+the farewell, which waits a few seconds at the end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's f
 
 
 def shortage(error: BaseException) -> str:
-    """Return what this machine lacks, if it is to blame for a connection that could not be opened; else nothing."""
+    """Return the resource whose lack on this machine kept a connection from opening; empty for another reason."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OURS:
@@ -167,13 +167,13 @@ class Connections:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether frames are in line."""
+        """Return whether frames wait to be sent."""
         return bool(self._unsent)
 
     # Watching
 
     def watch(self, time: float) -> Iterator[Event]:
-        """Connect again to members that are away, ping silent ones; yield what has gone wrong."""
+        """Connect again to members that are away, ping silent ones, and yield an event for each fault found."""
         for member in self.away():
             if member.tries.is_due(time):
                 self.open(member)
@@ -191,7 +191,7 @@ class Connections:
         return member.presence is Presence.AWAY and member.link.channel is None and is_over
 
     def _examine(self, member: Member, time: float, thoroughly: bool) -> Iterator[Event]:
-        """Look whether the other end lives and does what our agent would do."""
+        """Yield an event if the other end is dead, or doesn't act as our agent would."""
         link, ledger = member.link, member.ledger
         if time - link.heard > DEAD_AFTER:
             yield Hung(member, "it does not answer")

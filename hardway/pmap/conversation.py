@@ -1,4 +1,4 @@
-"""Takes in and answers what agents say, once the ledger has found that it may be true."""
+"""Takes in and answers the agents' messages, once the ledger has found that they may be true."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Conversation:
                 self._take_in(member, frame)
 
     def acknowledge(self) -> None:
-        """Tell agents which results the journal has, and begin to look for the objects expected of others."""
+        """Tell agents which results are in the journal, and begin to look for expected objects of other results."""
         if self._lookout:
             self._lookout.begin()
         for member, task, attempt in self._acks:
@@ -70,7 +70,7 @@ class Conversation:
         self._acks.clear()
 
     def settle(self, ended: Ended, missing: str = "") -> None:
-        """Charge the end of an attempt; `missing` is an object that was expected of it."""
+        """Record the end of an attempt; `missing` is the URL of an expected object that isn't there."""
         member, position, task, attempt, end = ended[:5]
         member.looked_for.discard((task, attempt))
         self._acks.append((member, task, attempt))
@@ -88,7 +88,7 @@ class Conversation:
         self._log.ended(ended, verdict)
 
     def _greet(self, member: Member, hello: Hello) -> None:
-        """Welcome an agent: a new one, or one that we or an earlier driver knew. Raises Lie."""
+        """Take in an agent's greeting; the agent may be new, or known to us or an earlier driver. Raises Lie."""
         time = now()
         gone, begun = member.ledger.hello(hello.holdings, time)
         anew = bool(member.identity) and member.identity != hello.identity
@@ -135,7 +135,7 @@ class Conversation:
         return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
 
     def _reconcile(self, member: Member, hello: Hello, anew: bool) -> None:
-        """Agree with the agent on what it holds; an agent that came `anew` took the place of one that died."""
+        """Agree with the agent on the attempts that it holds; an agent that came `anew` replaces one that died."""
         time = now()
         known = self._schedule.held(member.name)
         found = set()
@@ -196,7 +196,7 @@ class Conversation:
             raise Lie(f"a frame of kind {kind} in the middle")
 
     def _on_shared(self, member: Member) -> None:
-        """Note that another job runs there."""
+        """Note that another job runs on the instance."""
         member.ledger.shares = True
         self._schedule.share(member.name)
         if not member.shares:

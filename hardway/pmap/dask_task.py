@@ -1,9 +1,9 @@
-"""One attempt of a task on a worker of Dask: what `engine_dask` sends there, whole, so nothing of ours is needed there.
+"""One attempt of a task on a Dask worker. `engine_dask` sends this whole module: the worker needs nothing else of ours.
 
-It uses Python's standard library only, and has nothing at the module's level that can't be pickled. A task runs as
-under our own agent: environment, pipes read to their end, time limit, a directory of its own, and an end for all
-processes that the command left. These are found by their session, their ancestors and the attempt's mark in their
-environment. A process that has lost all three is not found: a worker isn't ours, and can't be made a subreaper.
+The module uses Python's standard library only, and every global of it can be pickled. A task runs as under our own
+agent: the same environment, pipes read to their end, a time limit, a directory of its own, and an end for all processes
+that the command left. Such processes are found by their session, their ancestors and the attempt's mark in their
+environment. A process that has lost all three is not found: the worker isn't ours, and can't be made a subreaper.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ GRACE = 2.0  # seconds between TERM and KILL
 def run(
     command: str, timeout: float, job: str, stub: dict[str, str], number: int, attempt: int, stdin: bytes
 ) -> tuple[str, int, float, int, int, float, bytes, bytes]:
-    """The worker's name, slot, its clock at the start, exit code (negative: a signal), flags, seconds, stdout, stderr.
+    """Run the attempt and return its end.
 
-    `stub` is the session of the S3 stub that the worker must be in; it is of no use to set it here, as a local instance
-    shows the objects only to what was started in the session.
+    The values are the worker's name, the slot, the worker's clock at the start, the exit code (negative for a signal),
+    flags, seconds, stdout and stderr.
+
+    `stub` is the session of the S3 stub that the worker must be in. Setting the session here would not help: a local
+    instance shows the objects only to processes that were started in the session.
     """
     from distributed import get_worker
 
@@ -62,21 +65,21 @@ def run(
 
 
 def word(name: object) -> str:
-    """A worker's name, which may be anything, as one word."""
+    """Return a worker's name, of any type, as one word."""
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "_" for c in str(name)) or "worker"
 
 
 def threads(dask_scheduler: Any) -> dict[str, int]:
-    """The names of the workers that the scheduler knows, and how many threads each has."""
+    """Return the number of threads of each worker that the scheduler knows, by the worker's name."""
     return {word(worker.name): worker.nthreads for worker in dask_scheduler.workers.values()}
 
 
 def wait(
     process: subprocess.Popen[bytes], stdin: bytes, timeout: float, marks: set[bytes], since: float
 ) -> tuple[int, bytes, bytes]:
-    """Flags, stdout and stderr once the command and its outputs have ended, after at most `timeout` seconds (0: ever).
+    """Wait until the command and its outputs have ended, then return flags, stdout and stderr.
 
-    What is left of it then is ended, too.
+    After `timeout` seconds (0 is no limit) the command is ended. Processes that it left are ended in any case.
     """
     flags, outputs = 0, (b"", b"")
     try:
@@ -105,9 +108,9 @@ def wait(
 
 
 def family(leader: int, marks: set[bytes], since: float = 0.0) -> set[int]:
-    """The living processes of an attempt: of its session or group, with its mark, or descending from such.
+    """Return the ids of an attempt's living processes: of its session or group, with its mark, or their descendants.
 
-    They began after `since`, in seconds since the machine started.
+    Processes that began before `since`, in seconds since the machine started, are left out.
     """
     tick = os.sysconf("SC_CLK_TCK")
     parents: dict[int, int] = {}
@@ -133,7 +136,7 @@ def family(leader: int, marks: set[bytes], since: float = 0.0) -> set[int]:
 
 @contextlib.contextmanager
 def slot(worker: Any) -> Any:
-    """A place that no other command has which runs now on this worker; and, with its address, none on any worker."""
+    """Take a slot: a number that no other command running on this worker has, unique with the worker's address."""
     taken = worker.__dict__.setdefault("_hardway_slots", {})
     me = object()
     place = next(place for place in itertools.count() if taken.setdefault(place, me) is me)
@@ -145,7 +148,7 @@ def slot(worker: Any) -> Any:
 
 
 def end(job: str) -> None:
-    """End all that runs here of a job, whichever process started it."""
+    """End all processes of a job on this machine, whichever process started them."""
     mark = {os.fsencode(f"HARDWAY_JOB={job}")}
     until = time.monotonic() + GRACE
     while (left := family(-1, mark)) and time.monotonic() < until:

@@ -1,8 +1,8 @@
-"""Carries out what the schedule decides, over a connection to each instance, and tells it what happened.
+"""Carries out the schedule's decisions over a connection to each instance, and reports events to the schedule.
 
-One thread runs the job: it alone touches the schedule, the journal and what the links know. Worker threads do what
-may take long (connecting, closing, asking EC2) and answer through the queue that also announces frames. All times
-are in seconds of the monotonic clock.
+One thread runs the job: it alone touches the schedule, the journal and the links' state. Worker threads do the slow
+work (connecting, closing, asking EC2) and answer through the queue that also announces frames. All times are in seconds
+of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Driver:
         load: Load | None = None,
         expect: Expected | None = None,
     ) -> None:
-        """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
+        """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
         `on_result` is called with the position and the result of each task that is over. For `halt` and `fail_fast` see
-        `Schedule`. With `backup` the slowest run a second time, and `workdir` is where they run: home or scratch.
-        `avoid` maps positions to the instance where the task is not to run if there is another. `find` is asked now and
-        then, in a worker thread, for instances that may join. Each instance gets `load` before its first task. A result
-        counts once the object that `expect` names is there.
+        `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
+        maps a task's position to the instance where the task runs only if there is no other. A worker thread calls `find`
+        from time to time for instances that may join. Each instance gets `load` before its first task. A result counts
+        once the object that `expect` names is there.
         """
         self.job = job
         self.arguments = arguments
@@ -118,7 +118,7 @@ class Driver:
             self._admit(instance)
 
     def run(self) -> Outcome:
-        """Run until every task is over, or none can be.
+        """Run until every task is over, or none can be finished.
 
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
@@ -144,7 +144,7 @@ class Driver:
                     self._log.count(self.schedule, self._members.values(), ended)
                     self._log.over(self._why(), self._prices())
         finally:
-            # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
+            # A worker that is connecting ends by its own timeout; nobody waits for it after an interruption.
             self._workers.end(1.0 if self._stop else self.settings.ec2.connect_timeout)
             self._connections.close_late()
         self._stop.check(self._unfinished())
@@ -175,7 +175,7 @@ class Driver:
         return max(0.0, min([PATIENCE, *(due - time for due in times if due is not None)]))
 
     def _handle_all(self, timeout: float) -> None:
-        """Wait for an event, then handle all that have come. No host can delay the rest by saying more and more."""
+        """Wait for an event, then handle all that have come. No host can delay the others by sending without end."""
         began = now()
         try:
             event = self._events.get(timeout=timeout)
@@ -248,7 +248,7 @@ class Driver:
             self._connections.order(member, isinstance(decision, Cancel), number, decision.attempt)
 
     def _flush(self) -> None:
-        """Write the journal, then send: nothing is sent or acknowledged that the journal could lose."""
+        """Write the journal, then send, so that the journal never lacks what was sent or acknowledged."""
         self.job.flush()
         self._conversation.acknowledge()
         self._connections.flush()
@@ -266,7 +266,7 @@ class Driver:
         return member
 
     def _join(self, found: Sequence[Instance]) -> None:
-        """Have new instances take part, of those that were found."""
+        """Let those of the found instances that are new take part."""
         joining = [self._admit(instance) for instance in found if instance.id not in self._members]
         if joining:
             self._poller.price(joining)
@@ -321,7 +321,7 @@ class Driver:
     def _give_up(self, member: Member, reason: str, presence: Presence) -> None:
         """Have the member's tasks run elsewhere.
 
-        A member that is not known to be gone may come back. Then its old tasks are ended, and it takes new ones.
+        A member that isn't known to be gone may come back: its old tasks are then ended, and it takes new ones.
         """
         self._connections.close(member)
         before, member.presence = member.presence, presence
@@ -335,7 +335,7 @@ class Driver:
         self._log.gone(member, reason, len(again))
 
     def _distrust(self, member: Member, lie: str) -> None:
-        """Send nothing more to a member that lies, and take nothing from it. Silence can be a lie."""
+        """Stop sending to a member that lies, and receiving from it. Silence can be a lie."""
         if member.link.channel is not None:
             self._connections.tell_to_stop(member)
         kept = f"; {member.results} of its results are kept" if member.results else ""
@@ -345,7 +345,7 @@ class Driver:
         self._give_up(member, reason, Presence.GONE)
 
     def _described(self, ids: Sequence[str], states: Mapping[str, str]) -> None:
-        """Give up members that, as EC2 says, have ended."""
+        """Give up members that have ended according to EC2."""
         for member in (self._members[name] for name in ids):
             state = states.get(member.name, "terminated")
             if member.is_away and state not in ("pending", "running"):
@@ -377,7 +377,7 @@ class Driver:
                 self.schedule.used(position, history.attempts[number])
             if number in history.results:
                 self.schedule.skip(position)
-        # What was sent and hasn't ended may still run: it is waited for until its instance has been asked.
+        # Attempts that were sent and haven't ended may still run: they are awaited until their instance has been asked.
         for (number, attempt), host in history.open.items():
             position = self.positions.get(number, -1)
             if host not in self._members:
@@ -395,7 +395,7 @@ class Driver:
             self._log.unconfirmed(owing, self.settings.mapreduce.linger)
 
     def _why(self) -> str:
-        """Return why the run is over."""
+        """Return the reason that the run is over."""
         over = "failed" if self.schedule.failed else "stopped" if self.schedule.left else "done"
         return self._stop.why or over
 

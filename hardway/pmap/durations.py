@@ -23,7 +23,7 @@ def ahead(slots: int, round_trip: float, duration: float) -> int:
 
 
 class Durations:
-    """A sample of all durations, in which each has the same chance (algorithm L: Li, ACM TOMS 20, 1994)."""
+    """A random sample of all durations, each equally likely (algorithm L: Li, ACM TOMS 20, 1994)."""
 
     def __init__(self, rng: random.Random) -> None:
         self._random = rng

@@ -1,4 +1,4 @@
-"""The ends of attempts in a person's words, and the totals of a run."""
+"""Plain-language descriptions of how attempts ended, and the totals of a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SCRATCH = re.compile(rb"scratch-[0-9a-f]{8}/[^/\s]+")  # its name differs from 
 class Outcome:
     """The totals of a run. `failed` maps positions of arguments to the last attempt's end.
 
-    `hopeless` are those of them whose failures were so alike that the run was stopped for them. `instances` have taken
-    part, `driver` is the share of the time in which the driver had something to do. `busy` are the seconds that
-    attempts ran, `slot_seconds` those that slots were there to run them; `cost` is in USD, of those instances whose
-    price is known, `unpriced` is the number of the others.
+    `hopeless` are the failed positions whose failures were so alike that the run was stopped. `instances` is the number
+    that took part. `driver` is the share of the time in which the driver was busy. `busy` is the time in seconds that
+    attempts ran, and `slot_seconds` the time that slots were available. `cost` is in USD, for instances whose price is
+    known; `unpriced` is the number of the others.
     """
 
     failed: dict[int, Result] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def how_it_ended(result: Result, timeout: float = 0.0) -> str:
-    """Describe the end of an attempt in a person's words."""
+    """Describe the end of an attempt in plain language; `timeout` is the time limit in seconds, 0 for none."""
     if result.flags & agent.TIMED_OUT:
         return f"timed out after {timeout or result.seconds:g} s"
     if result.flags & LOST:
@@ -72,19 +72,19 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
 
 
 def paid(cost: float, unpriced: int) -> str:
-    """Return what instances cost, and of how many that isn't known; empty where there are none."""
+    """Return text with the cost of instances, and the number without a known price; empty for no instances."""
     if not cost:
         return unknown_cost(unpriced) if unpriced else ""
     return money(cost) + (f" ({unknown_cost(unpriced)})" if unpriced else "")
 
 
 def unknown_cost(instances: int) -> str:
-    """Say of how many instances the cost is not known."""
+    """Return text with the number of instances whose cost is not known."""
     return "1 instance's cost unknown" if instances == 1 else f"{instances} instances' cost unknown"
 
 
 def complaint_of(code: int, flags: int, stderr: bytes | Path, instance: str) -> Complaint | None:
-    """Return what is compared of a failure with others; None where an end by a signal or a time limit may pass.
+    """Return the part of a failure that is compared with others; None for a signal or a time limit, which may pass.
 
     Names that hardway gives, such as the instance's id, are left out of stderr. Raises OSError.
     """

@@ -1,7 +1,7 @@
 """Has Dask's scheduler run a job's tasks, in place of our own driver: `pmap --engine dask://HOST:PORT`.
 
-An attempt is a future. Which worker runs it, and again where a worker died, is the scheduler's to decide; what failed
-is tried again from here, so that every attempt is in the journal. Dask itself is imported only when it is used.
+An attempt is a future. The scheduler decides which worker runs it, and runs it again if the worker dies. Failed tasks
+are tried again from here, so that every attempt is in the journal. Dask itself is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAREWELL = 5.0
 
 
 def read_address(engine: str) -> str:
-    """What Dask connects to. Raises UsageError for what is no address of a scheduler."""
+    """Return the address that Dask connects to. Raises UsageError if `engine` is no address of a scheduler."""
     found = re.fullmatch(r"(dask|tcp|tls)://([^/\s]+:\d+)/?", engine)
     if not found:
         raise UsageError(f"--engine {engine!r}: write dask://HOST:PORT, or tcp:// or tls://, of a Dask scheduler")
@@ -48,7 +48,7 @@ def read_address(engine: str) -> str:
 
 
 class Tally:
-    """Where the job stands, for who shows it."""
+    """Counts of the job's tasks, for the progress display."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -59,7 +59,7 @@ class Tally:
 
     @property
     def left(self) -> int:
-        """Tasks that are not over."""
+        """The number of tasks that are not over."""
         return self.total - self.done - self.failed
 
 
@@ -140,7 +140,7 @@ class DaskDriver:
         return outcome
 
     def _loop_or_gone(self) -> None:
-        """Raises Failed where a call to the scheduler shows that it has gone."""
+        """Run the loop. Raises Failed if a call to the scheduler shows that it has gone."""
         try:
             self._loop()
         except (OSError, asyncio.TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError) as error:
@@ -158,11 +158,11 @@ class DaskDriver:
             self.progress.update(self.standing, len(self._workers), time.monotonic())
 
     def _patience(self) -> float:
-        """How long nothing needs to be done if nothing happens."""
+        """Return the seconds to wait if nothing happens."""
         return max(0.0, min(1.0, self._waiting[0][0] - time.monotonic())) if self._waiting else 1.0
 
     def _look(self) -> None:
-        """Get to know the workers there are now: that is for who looks, and for how much is sent ahead."""
+        """Update the workers that exist now, for the progress display and the number of tasks sent ahead."""
         if time.monotonic() - self._looked < LOOK_EVERY:
             return
         self._looked = time.monotonic()
@@ -178,7 +178,7 @@ class DaskDriver:
             self._workers = now
 
     def _submit(self) -> None:
-        """Send what is ready, all at once, as far as the window goes."""
+        """Send all tasks that are ready, in one call, up to the size of the window."""
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[1])
@@ -208,7 +208,7 @@ class DaskDriver:
         self.standing.running = len(self._futures)
 
     def _take(self, timeout: float) -> None:
-        """Wait for an end, then take all there are."""
+        """Wait until an attempt ends, then take in all that have ended."""
         ended = []
         with contextlib.suppress(queue.Empty):
             ended.append(self._ended.get(timeout=timeout))
@@ -225,7 +225,7 @@ class DaskDriver:
         self.standing.running = len(self._futures)
 
     def _without_result(self, future: Any) -> tuple[str, int, float, int, int, float, bytes, bytes]:
-        """What to take for the end of an attempt that ended otherwise. Raises Failed where the scheduler has gone."""
+        """Return the end to record for an attempt without a result. Raises Failed if the scheduler has gone."""
         from distributed import KilledWorker
 
         if future.status != "error":
@@ -308,7 +308,7 @@ class DaskDriver:
                 client.close(timeout=FAREWELL)
 
     def _end_the_rest(self) -> None:
-        """Take back what has not ended, and end what runs of it, for a few seconds at most."""
+        """Cancel attempts that have not ended, and end their processes, within a few seconds."""
         if not self._futures:
             return
         client, end = self._client, _sent("end")
@@ -329,7 +329,7 @@ class DaskDriver:
 
 @functools.cache
 def _sent(name: str) -> Any:
-    """A function of `dask_task` that is pickled whole: of `__main__`, as what a person types into a notebook is."""
+    """Return a function of `dask_task` that is pickled by value, like a function of `__main__` typed into a notebook."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(Path(dask_task.__file__).read_text(), "dask_task.py", "exec"), namespace)
     return namespace[name]

@@ -1,4 +1,4 @@
-"""Events that the driver acts on. Other threads put them on its queue; some it finds itself when it looks around."""
+"""Events that the driver acts on. Other threads put them on its queue; the driver's own checks yield some."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Hung(NamedTuple):
 
 
 class Lied(NamedTuple):
-    """The member's agent says something that ours would not, or is silent where ours would not be."""
+    """The member's agent sends a message that ours would not, or is silent where ours would speak."""
 
     member: Member
     lie: str
@@ -48,7 +48,7 @@ class Unreachable(NamedTuple):
 
 
 class Described(NamedTuple):
-    """EC2 has told the states of instances; an id that EC2 doesn't know has none."""
+    """EC2 has returned the states of instances; an id that EC2 doesn't know has no state."""
 
     ids: Sequence[str]
     states: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Whether what a task should have written to S3 is there, before its result counts: `--expect`."""
+"""Checks that the objects that a task should have written to S3 exist before its result counts: `--expect`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _URL = re.compile(rb"(?<!\S)s3://\S+")
 
 
 class Expected:
-    """Which objects a task is to leave, and a look at whether they are there. For use from several threads."""
+    """The objects that a task must leave, and a check that they exist. For use from several threads."""
 
     def __init__(self, settings: Settings, pattern: str) -> None:
-        """`pattern` is the URL of an object, with `{}` for a task's argument, or `results` for the URLs in its stdout.
+        """Take an object's URL as `pattern`, with `{}` for a task's argument, or `results` for the URLs in its stdout.
 
         Raises UsageError.
         """
@@ -42,14 +42,14 @@ class Expected:
         self._store = objects.store(settings)
 
     def missing(self, argument: bytes, stdout: Iterable[bytes]) -> str:
-        """The first object that should be there for this task and is not; empty where all are.
+        """Return the URL of the first object of this task that is missing; empty if all exist.
 
-        Raises Failed where S3 can't be asked.
+        Raises Failed if S3 can't be asked.
         """
         return next((url for url in self._urls(argument, stdout) if not self._is_there(url)), "")
 
     def missing_of(self, tasks: Sequence[tuple[bytes, Iterable[bytes]]]) -> list[str]:
-        """The same for many tasks, several at the same time."""
+        """Return the result of `missing` for each of many tasks; several are checked at the same time."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda task: self.missing(*task), tasks))
 
@@ -117,7 +117,7 @@ def _urls_in(text: bytes) -> Iterator[str]:
 
 
 def message(url: str) -> bytes:
-    """What is added to the stderr of an attempt."""
+    """Return the line about the missing object that is added to the attempt's stderr."""
     return f"hardway: expected {printable(url)}, which is not there\n".encode()
 
 

@@ -1,9 +1,9 @@
 """Files that a job brings to an instance (`--files`), or must find there (`--depends`).
 
-Files are packed here once, as one tar stream that is the same wherever and whenever it is made. Its digest, of names,
-modes and contents, is a part of what the job is. An instance gets them with its first connection, into the directory of
-the job's agent, under their digest: they count as there once the digest of what lies there is the same. What is to be
-there already (`--depends`) is compared, by its digest, before an instance gets a first task.
+Files are packed here once, as one tar stream that is the same wherever and whenever it is made. The digest of names,
+modes and contents is a part of the job's fingerprint. An instance gets the files with its first connection, into the
+directory of the job's agent, in a directory named by their digest. They count as complete once their digest there is
+the same. Files that must be there already (`--depends`) are compared, by digest, before an instance's first task.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WORDS = re.compile(r"""[^\s'"`=;|&<>(){}]+""")
 
 
 class Files:
-    """Files packed to be sent with a job. Use as a context manager: they are in a temporary file."""
+    """Files packed to be sent with a job. Use as a context manager, since the stream is in a temporary file."""
 
     def __init__(self, archive: IO[bytes], digest: str, size: int) -> None:
         self.digest = digest
@@ -53,7 +53,7 @@ class Files:
         self._archive.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """The tar stream from its start; for use from several threads."""
+        """Yield the tar stream from its start; for use from several threads."""
         at = 0
         while piece := os.pread(self._archive.fileno(), _PIECE, at):
             at += len(piece)
@@ -61,11 +61,11 @@ class Files:
 
 
 def pack(given: Sequence[str]) -> Files | None:
-    """Pack the files and directories that these paths and globs mean, commas between; None for none.
+    """Pack the files and directories named by comma-separated paths and globs; return None if none is given.
 
-    A relative path keeps its name, so that a command which works here works there; an absolute one, and one that leads
-    out of here, lands under its last part. Links are followed. Raises UsageError for what can't be sent, Failed where
-    there is no room to pack it.
+    A relative path keeps its name, so that a command that works here works there. An absolute path, and one that leads
+    out of the current directory, lands under its last part. Links are followed. Raises UsageError for a file that can't
+    be sent, and Failed if there is no room to pack.
     """
     found: dict[str, Path | None] = {}
     for path in _named(given):
@@ -97,7 +97,7 @@ def pack(given: Sequence[str]) -> Files | None:
 
 
 def _named(given: Iterable[str]) -> Iterator[Path]:
-    """The paths that are meant; one that is there as it is written is taken as it is, whatever is in its name."""
+    """Yield the paths that are named; an existing path is taken literally, even if it looks like a glob."""
     for text in given:
         whole = expanded(text, f"--files {printable(text)}")
         for part in [text] if os.path.lexists(whole) else text.split(","):
@@ -111,7 +111,7 @@ def _named(given: Iterable[str]) -> Iterator[Path]:
 
 
 def _name(path: Path) -> str:
-    """Where a path's file lands; empty for what is taken from here, the current directory itself."""
+    """Return the name under which a path's file lands; empty for the current directory itself."""
     inside = os.path.normpath(path)
     if not path.is_absolute() and inside.split("/", 1)[0] != "..":
         return "" if inside == "." else inside
@@ -119,7 +119,7 @@ def _name(path: Path) -> str:
 
 
 def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Path | None]]:
-    """A path and what is below it: names, and the file of each, None for a directory."""
+    """Yield the name and file of a path and of everything below it; the file is None for a directory."""
     try:
         about = path.stat()
         if stat.S_ISREG(about.st_mode):
@@ -139,7 +139,7 @@ def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[
 
 
 def _write(archive: IO[bytes], found: Mapping[str, Path | None]) -> str:
-    """Write the tar stream; returns the digest."""
+    """Write the tar stream and return its digest."""
     entries: list[tuple[bytes, bool, bytes]] = []
     with tarfile.open(fileobj=archive, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE) as tar:
         for name in sorted(found):
@@ -189,10 +189,10 @@ def _no_room(error: OSError) -> Failed:
 
 
 class Load:
-    """What each instance gets, and what it must have, before its first task. For use from several threads."""
+    """The files that each instance gets, and must have, before its first task. For use from several threads."""
 
     def __init__(self, files: Files | None, depends: Sequence[str], command: str) -> None:
-        """`depends` are files here. Raises UsageError for one that can't be read."""
+        """Take files of this machine as `depends`. Raises UsageError for one that can't be read."""
         self.digest = files.digest if files else ""
         self._files = files
         self.depends = [digest_of(name) for name in depends]
@@ -205,7 +205,7 @@ class Load:
         return bool(self._files or self._wanted)
 
     def notes(self) -> list[str]:
-        """What could not be compared."""
+        """Return a line about the files that could not be compared."""
         return [
             f"{printable(name)} was not found on {count(len(hosts), 'instance')}, so that it could not be compared "
             "with the one here: --files sends it"
@@ -213,17 +213,17 @@ class Load:
         ]
 
     def call(self, folder: str) -> bytes:
-        """What, behind the agent's source, is the instance's part for the job of this folder, and its agent's start."""
+        """Return the code behind the agent's source that receives the files for this folder's job and starts the agent."""
         # In the home directory itself, under its last name, it is only looked for where it is in no other place.
         wanted = [(places, len(places) - 1, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
         return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()
 
     def deliver(self, channel: paramiko.Channel, name: str) -> None:
-        """Talk to `entrust` on the instance of this name until all is there, and the agent is to speak next.
+        """Talk to `entrust` on the instance of this name until all files are there and the agent speaks next.
 
-        Where the connection ends before that, who waits for the agent finds out why. Raises UsageError where a file
-        there differs, Failed where files can't be put there.
+        If the connection ends earlier, the code that waits for the agent finds the reason. Raises UsageError if a file
+        there differs, and Failed if files can't be put there.
         """
         channel.settimeout(_STALL)
         try:
@@ -252,7 +252,7 @@ class Load:
             raise Failed(f"the job's files can't be put there: {cut_short(str(error))}")
 
     def _told(self, line: bytes) -> dict[str, Any]:
-        """What the instance says of what is there. Raises Failed where it can't be that."""
+        """Return the instance's report on its files. Raises Failed if it is malformed."""
         said = {"differ": [], "absent": [], "have": False, **_answer(line)}
         try:
             for number in said["absent"]:
@@ -275,14 +275,14 @@ def _senseless() -> Failed:
 
 
 def _places(name: str, command: str) -> list[str]:
-    """Where a file of this name may be on an instance: as here, in the home directory, where the command says."""
+    """Return the paths of a file on an instance: as here, in the home directory, and where the command names it."""
     last = os.path.basename(name)
     words = [word for word in _WORDS.findall(command) if os.path.basename(word) == last]
     return [*dict.fromkeys([name, *words]), last]
 
 
 def _skip_preface(channel: paramiko.Channel) -> None:
-    """Read what a login shell prints, until ours is the word. Raises EOFError, Failed."""
+    """Read and drop the login shell's output up to our first line. Raises EOFError, Failed."""
     said = b""
     while not said.endswith(agent.MARK):
         if len(said) > _ANSWER_MOST:
@@ -291,7 +291,7 @@ def _skip_preface(channel: paramiko.Channel) -> None:
 
 
 def _line(channel: paramiko.Channel) -> bytes:
-    """The next line, and not a byte of what follows, which is the agent's. Raises EOFError, Failed."""
+    """Return the next line, and read no byte after it: the rest is for the agent. Raises EOFError, Failed."""
     said = bytearray()
     while not said.endswith(b"\n"):
         if len(said) > _ANSWER_MOST:

@@ -1,7 +1,7 @@
 """A directory with files for the outcome of each task of one job: `--results`.
 
-It is one job's own, which a file in it says: results of two jobs side by side could not be told apart. The same job may
-write into it again; what it wrote there before and has no place any more is removed.
+The directory belongs to one job, named by a file in it, since the results of two jobs side by side could not be told
+apart. The same job may write into the directory again. It then removes its earlier files that no longer have a place.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _ENDINGS = ("stdout", "stderr", "json")
 
 
 def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
-    """The directory that a person named, if this job may write there; None is one that is new.
+    """Return the directory that a person named, if this job may write there; `asked` is None for a new job.
 
-    Raises UsageError where it may not, and has changed nothing.
+    Raises UsageError if the job may not write there. Nothing is changed.
     """
     said = f"--results {printable(os.fspath(results))}"
     folder = expanded(results, said)
@@ -55,7 +55,7 @@ def _mark(asked: Asked) -> str:
 
 
 def _owner(folder: Path) -> str:
-    """Which job's the directory is, as `_mark` says it; empty for nobody's."""
+    """Return the mark of the job that owns the directory, as made by `_mark`; empty if there is no owner."""
     mark = folder / MARK
     try:
         if not _is_regular(mark) and os.path.lexists(mark):
@@ -77,7 +77,7 @@ class Folder:
     """The files of one run of a job, named by the place of a task's argument, from 1."""
 
     def __init__(self, job: Job, numbers: Sequence[int], folder: Path) -> None:
-        """Make the directory the job's own, and write what has its result already. Raises Failed and UsageError."""
+        """Mark the directory as the job's, and write the results that exist already. Raises Failed and UsageError."""
         self.job = job
         self.numbers = numbers
         self.folder = folder
@@ -103,13 +103,13 @@ class Folder:
                 self.write(position, job.history.results[number])
 
     def path(self, position: int, ending: str = "stdout") -> Path:
-        """The file of this kind for the task at this position."""
+        """Return the path of the file with this ending for the task at this position."""
         return self.folder / f"{position + 1:0{self.width}}.{ending}"
 
     def write(self, position: int, result: Result) -> None:
-        """Write all of a task's files; stdout, the one whose path is printed, last. Each is there whole or not at all.
+        """Write all of a task's files, each whole or not at all. stdout comes last, since its path is printed.
 
-        Raises Failed where the directory takes no more.
+        Raises Failed if the directory takes no more.
         """
         number = self.numbers[position]
         about = {

@@ -1,4 +1,4 @@
-"""A host's health: whether it is trusted with tasks, by what became of the tasks that it had. Pure.
+"""A host's health: whether the host is trusted with tasks, judged by the ends of its earlier tasks. Pure.
 
 A failed attempt is charged to its host once the task has succeeded elsewhere. An attempt that the host could not run,
 or that died with the host, is charged to the host. A success on the host clears its record.
@@ -12,7 +12,7 @@ SET_ASIDE = 3  # failures disproved elsewhere, tasks that it could not run, or d
 
 
 class Cause(Enum):
-    """Why a host is set aside."""
+    """The reason that a host is set aside."""
 
     FAILS = "tasks that fail there succeed elsewhere"
     CANNOT_RUN = "it can't run what it is sent"
@@ -36,7 +36,7 @@ class Health:
 
     @property
     def trusted(self) -> bool:
-        """Whether the host gets tasks, now or after a rest."""
+        """Whether the host gets tasks, now or after a rest period."""
         return self.set_aside is None and not self.leaving
 
     @property
@@ -81,14 +81,14 @@ class Health:
         self._failing.add(task)
 
     def disproved(self, task: int) -> bool:
-        """Note that the task, if it failed there, has succeeded elsewhere; True if the host is to blame by now."""
+        """Note a success elsewhere of a task that may have failed there; return whether the host is now to blame."""
         if task in self._failing:
             self._disproved += 1
             return self._disproved >= SET_ASIDE
         return False
 
     def could_not_run(self) -> None:
-        """Note a task that the host could not run, and that no other host is known to be unfit for."""
+        """Note a task that this host, and as far as is known no other, could not run."""
         self._faults += 1
 
     def died(self, tasks: frozenset[int]) -> None:
@@ -96,7 +96,7 @@ class Health:
         self._deaths.append(tasks)
 
     def cleared_of(self, task: int) -> None:
-        """Strike the deaths with this task, which is found to kill its hosts."""
+        """Forget the deaths that happened with this task, since the task kills its hosts."""
         self._deaths = [ran for ran in self._deaths if task not in ran]
 
     def left(self) -> None:

@@ -51,7 +51,7 @@ class HostState:
         self._low = self._high = 0.0  # the durations that `ahead` is right for
 
     def took(self, duration: float) -> None:
-        """Note the duration of a success, and work out how much to send ahead."""
+        """Note the duration of a success, in seconds, and compute the number of tasks to send ahead."""
         usual = self._duration
         self._duration = usual = 0.8 * usual + 0.2 * duration if usual else duration
         if not self._low < usual < self._high:
@@ -59,13 +59,13 @@ class HostState:
             self._low, self._high = 0.75 * usual, 1.33 * usual
 
     def is_as_far_as(self, round_trip: float) -> None:
-        """Note the length of a round trip, in seconds: how much to send ahead is worked out anew."""
+        """Note the length of a round trip, in seconds, and compute anew the number of tasks to send ahead."""
         self._round_trip = round_trip
         self._high = 0.0
 
 
 class Roster:
-    """All hosts that are there. A host that may be given a task is in one of two pools."""
+    """All present hosts. A host that may be given a task is in one of two pools."""
 
     def __init__(self) -> None:
         self.hosts: dict[Name, HostState] = {}
@@ -78,12 +78,12 @@ class Roster:
         self._order = count()
 
     def health(self, name: Name) -> Health:
-        """Return the host's health, whether or not the host is there."""
+        """Return the host's health, even if the host is not present."""
         return self._healths.setdefault(name, Health())
 
     @property
     def ever(self) -> int:
-        """The number of hosts that were ever there, or were asked about."""
+        """The number of hosts that were ever present, or whose health was asked for."""
         return len(self._healths)
 
     def join(self, name: Name, slots: int) -> HostState:
@@ -103,7 +103,7 @@ class Roster:
         self.withdraw(host)
 
     def leave(self, name: Name) -> HostState | None:
-        """Remove the host; None if it is not there."""
+        """Remove and return the host; None if it is not present."""
         host = self.hosts.pop(name, None)
         if host is not None:
             host.connected = False
@@ -122,7 +122,7 @@ class Roster:
         self.place(host)
 
     def place(self, host: HostState) -> None:
-        """Put the host where it belongs: free, with room ahead, or neither."""
+        """Put the host into its pool: free, with room ahead, or neither."""
         load = len(host.attempts)
         pool: OrderedDict[HostState, None] | None = None
         if host.connected and load < host.slots + host.ahead and host.health.ready:
@@ -143,7 +143,7 @@ class Roster:
             self.place(host)
 
     def announce(self, host: HostState, outlived: float) -> None:
-        """Note an interruption to come; a host that still lives when it is `outlived` is trusted again."""
+        """Note a coming interruption; a host that still lives at the time `outlived` is trusted again."""
         heapq.heappush(self._announced, (outlived, next(self._order), host))
 
     def wake(self, now: float) -> list[Name]:
@@ -167,6 +167,6 @@ class Roster:
         return [heap[0][0] for heap in (self._rests, self._announced) if heap]
 
     def clear_of(self, task: int) -> None:
-        """Clear all hosts of their deaths with this task, which is found to kill its hosts."""
+        """Forget all hosts' deaths with this task, since the task kills its hosts."""
         for health in self._healths.values():
             health.cleared_of(task)
