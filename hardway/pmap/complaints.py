@@ -23,7 +23,7 @@ class Complaint(NamedTuple):
 
     @property
     def of_command(self) -> Hashable | None:
-        """Return the part that failures of different tasks share if the command is to blame; None if nothing is."""
+        """The part that failures of different tasks share if the command is to blame; None if nothing points to it."""
         if self.code in NOT_RUN:
             return self.code
         return self if self.said else None
@@ -37,7 +37,7 @@ class FirstFailures:
         self._tasks: dict[Hashable, dict[int, None]] = {}
 
     def add(self, complaint: Complaint, task: int, host: Name, hosts: int) -> list[int]:
-        """Note a failure; return the tasks that failed alike if they suffice to blame the command, else an empty list.
+        """Note a failure; return the tasks that failed alike if they suffice to blame the command, else no tasks.
 
         `hosts` is the number of hosts that the job has had. If there are fewer than WITNESSES, all must agree.
         """

@@ -71,9 +71,9 @@ class Driver:
 
         `on_result` is called with the position and the result of each task that is over. For `halt` and `fail_fast` see
         `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
-        maps a task's position to the instance where the task runs only if there is no other. A worker thread calls `find`
-        from time to time for instances that may join. Each instance gets `load` before its first task. A result counts
-        once the object that `expect` names is there.
+        maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
+        `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
+        counts once the object that `expect` names is there.
         """
         self.job = job
         self.arguments = arguments

@@ -329,7 +329,7 @@ class DaskDriver:
 
 @functools.cache
 def _sent(name: str) -> Any:
-    """Return a function of `dask_task` that is pickled by value, like a function of `__main__` typed into a notebook."""
+    """Return a function of `dask_task` that is pickled by value, as if it were a function of `__main__`."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(Path(dask_task.__file__).read_text(), "dask_task.py", "exec"), namespace)
     return namespace[name]

@@ -205,7 +205,7 @@ class Load:
         return bool(self._files or self._wanted)
 
     def notes(self) -> list[str]:
-        """Return a line about the files that could not be compared."""
+        """Return a line about each file that could not be compared."""
         return [
             f"{printable(name)} was not found on {count(len(hosts), 'instance')}, so that it could not be compared "
             "with the one here: --files sends it"
@@ -213,8 +213,8 @@ class Load:
         ]
 
     def call(self, folder: str) -> bytes:
-        """Return the code behind the agent's source that receives the files for this folder's job and starts the agent."""
-        # In the home directory itself, under its last name, it is only looked for where it is in no other place.
+        """Return the agent's last lines of source, which receive the files of this folder's job and start the agent."""
+        # The last place, the home directory with the file's last name, is searched if no other place has the file.
         wanted = [(places, len(places) - 1, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
         return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()

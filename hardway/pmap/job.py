@@ -1,29 +1,29 @@
-"""A job on this machine's disk: its settings, its events, and every result. It decides nothing.
+"""A job on this machine's disk: its settings, its events, and every result. This module makes no decisions.
 
 A job's directory, mode 0700, under the XDG state directory:
-    job.json   what was asked, and a digest of that: the seal
+    job.json   the job's description, and the description's digest: the seal
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
     heads      96 bytes a task: how its argument begins and ends, for people to read
     long       the arguments that are longer than that, each with the number of its task and a checksum
-    journal    a line for what happened
+    journal    a line for each event
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
-    resume     the line that goes on with the job, for people to read
-    arguments-DIGEST   the arguments, where that line has no other way to name them
+    resume     the command line that resumes the job, for people to read
+    arguments-DIGEST   the arguments, if the resume line has no other way to name them
     failed/    the logs of tasks that failed, for people to read
 
-All of it is sealed. A line of the journal ends in a checksum of itself and of the line before it: one that is changed,
-missing, doubled or moved breaks the chain. Its first line names the seal of job.json. It has checksums of keys, heads
-and each output. What is not as it was written is never used: the job is refused, with the name of the file, or, where
-only a result is damaged, its task runs again.
+The whole job is sealed. Each line of the journal ends in a checksum of itself and of the line before it: a line that is
+changed, missing, doubled or moved breaks the chain. The journal's first line names the seal of job.json. The journal
+also has checksums of keys, heads and each output. A damaged file is never used: the job is refused, with the name of
+the file. If only a result is damaged, its task runs again.
 
-An end that is torn off the journal is no damage: that is what `kill -9` leaves. What the journal doesn't tell of never
-happened, and runs again; keys and heads that are longer than it says are cut.
+A journal with a torn last line counts as undamaged, since `kill -9` leaves it so. An attempt that isn't in the journal
+never happened, and its task runs again. Keys and heads that are longer than the journal says are cut.
 
-What is written is given to the operating system at once, outputs before the line that tells of them, and so survives
-any end of this process. It is on the disk (fsync) when a job is made, when its tasks are numbered, and before results
-are returned. A power cut in between costs what the system had not yet written: those tasks run again.
+Data is given to the operating system at once, outputs before their journal lines, and so survives any end of this
+process. Data is put on the disk (fsync) when a job is made, when its tasks are numbered, and before results are
+returned. A power cut in between loses the data that the system had not yet written: the tasks concerned run again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _CUT = " … ".encode()
 
 
 class Damaged(Failed):
-    """A job's file isn't what was written there. Exit code 1: nothing of the job was used."""
+    """A job's file differs from what was written. Exit code 1: nothing of the job was used."""
 
     def __init__(self, file: Path, what: str) -> None:
         """Say what is wrong with a file in the job's directory."""
@@ -80,10 +80,10 @@ class Damaged(Failed):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on.
+    """A job's description. `fingerprint` is a hash of the command and of the content of the files it depends on.
 
-    `label` is what a person calls it; several jobs may have the same. `where` says in which world it ran: endpoint,
-    account, region, session of the S3 stub; what isn't known is left out.
+    `label` is a name for people; several jobs may have the same. `where` is the world in which the job ran: endpoint,
+    account, region, session of the S3 stub; unknown parts are left out.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Asked:
 
     @property
     def seal(self) -> str:
-        """A digest of all of it."""
+        """A digest of the whole description."""
         about = asdict(self)
         if not self.label:
             del about["label"]  # jobs that were made before there were labels have a seal without one
@@ -110,7 +110,7 @@ class Asked:
 
 
 def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
-    """Hash the command and the files it depends on: `digest_of` each, and the digest of those sent along."""
+    """Hash the command, the digests of the files it depends on (`depends`), and the digest of the sent `files`."""
     digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
     for each in depends:
         digest.update(each)
@@ -150,8 +150,8 @@ class Job:
     def __init__(self, path: Path) -> None:
         """Open an existing job.
 
-        Raises UsageError where there is none, Damaged where it isn't what was written, Failed while another process
-        drives it.
+        Raises UsageError if there is no such job, Damaged if a file differs from what was written, and Failed while
+        another process drives the job.
         """
         self.path = path
         self.asked = read_asked(path)
@@ -161,9 +161,9 @@ class Job:
         try:
             lines, self.history = read_journal(path, self.asked)
             self.keys = read_keys(path, self.history)
-            # Unbuffered: what could not be written is not tried again when the file is closed.
+            # Unbuffered, so that a failed write is not tried again when the file is closed.
             for name in ("journal", "keys", "heads", LONG, "stdout", "stderr"):
-                # A result that is gone runs again; a long argument that is gone is missed by who asks for it.
+                # A lost result only makes its task run again; a lost long argument is reported when it is asked for.
                 made = os.O_CREAT if name in ("stdout", "stderr", LONG) else 0
                 self._files[name] = FileIO(open_file(path / name, os.O_WRONLY | os.O_APPEND | made), "ab")
             tasks = len(self.keys)
@@ -204,10 +204,10 @@ class Job:
         where: Mapping[str, str] | None = None,
         **about: str,
     ) -> Job:
-        """Make a new job; see `Asked`. `made_of` is its fingerprint, by default that of the command alone.
+        """Make a new job; see `Asked`. `made_of` is its fingerprint, by default the fingerprint of the command alone.
 
-        Raises UsageError for a name that is taken or can't be the name of a directory, Failed where the directory can't
-        be made.
+        Raises UsageError for a name that is taken or can't name a directory, and Failed if the directory can't be
+        made.
         """
         token = secrets.token_hex(4)
         name = name or time.strftime("%Y%m%d-%H%M%S-") + token
@@ -236,7 +236,7 @@ class Job:
         self.close()
 
     def close(self) -> None:
-        """Write what is pending and let another process have the job."""
+        """Write pending data and release the job's lock."""
         try:
             self.flush()
         finally:
@@ -254,7 +254,7 @@ class Job:
     def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
         """Return the task number of each key, from 1; keys never seen before get the next numbers.
 
-        `arguments` are what the keys are of, in the same order; how those of new tasks begin is kept.
+        `arguments` are the hashed arguments in the same order. The beginnings of new tasks' arguments are stored.
         """
         known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [place for place, key in enumerate(keys) if key not in known]
@@ -285,11 +285,11 @@ class Job:
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
-        """Note the slot that an attempt has of its host since it `began`, in seconds of Unix."""
+        """Note the slot in which an attempt runs on its host, and when it `began`, in seconds of Unix."""
         self._lines.append(journal.slot_line(task, attempt, number, began))
 
     def event(self, kind: str, **about: Any) -> None:
-        """Note what happened that tells where the time went, and decides nothing; `history` reads it."""
+        """Note an event that shows where time went and has no effect on the job; `history` reads it."""
         self._lines.append(journal.event_line(time.time(), kind, about))
 
     def ended(
@@ -338,7 +338,7 @@ class Job:
                 _write(self._files["journal"], data)
 
     def sync(self, *names: str) -> None:
-        """Have all of it, or these files, on the disk, as far as the system can tell: it survives a power cut."""
+        """Force these files, or all, onto the disk (fsync), so that they survive a power cut."""
         self.flush()
         with self.writing():
             large, self._large = self._large, []
@@ -353,10 +353,10 @@ class Job:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Write into the job's directory: an OSError is raised as Failed, which says so.
+        """Guard writes into the job's directory: raise Failed for an OSError.
 
-        From then on nothing more is written: the journal must not tell of outputs that aren't there, and what follows
-        a line that was torn would be damage.
+        After a failure nothing more is written: the journal must not name outputs that are missing, and a line after a
+        torn line would count as damage.
         """
         try:
             yield
@@ -365,7 +365,7 @@ class Job:
             raise self._failed from None
 
     def unwritable(self, error: OSError) -> Failed:
-        """Return what to raise where the job's directory takes no more."""
+        """Return the exception for a job's directory that takes no more."""
         file = error.filename if isinstance(error.filename, str | Path) else self.path
         return Failed(
             f"cannot write to {printable(str(file))}: {reason_of(error)}; "
@@ -373,7 +373,7 @@ class Job:
         )
 
     def leave(self, name: str, content: bytes) -> Path:
-        """Put a file for people to read into the directory; returns its path. Raises Failed."""
+        """Put a file for people to read into the directory, and return its path. Raises Failed."""
         path = self.path / name
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -389,7 +389,7 @@ class Job:
         return self.outputs.pieces(task, result, which)
 
     def intact(self, task: int, result: Result) -> bool:
-        """Tell whether the stdout that counts can be read back as it was written."""
+        """Return whether the stdout of the result that counts can be read back as it was written."""
         try:
             return _checksum(self.pieces(task, result)) == (result.checksum, result.size)
         except (OSError, Failed):
@@ -416,7 +416,7 @@ class Job:
 
 
 class Outputs:
-    """Reads the outputs in a job's directory, for as long as that is there; whoever drives the job."""
+    """Reads the outputs in a job's directory while the directory exists, even if another process drives the job."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -428,13 +428,13 @@ class Outputs:
         _close(self._files)
 
     def large(self, task: int, attempt: int, which: str) -> Path:
-        """Return the file for a long output."""
+        """Return the path of the file for a long output."""
         return self.path / "large" / f"{task}.{attempt}.{which}"
 
     def pieces(self, task: int, result: Result, which: str = "stdout") -> Iterator[bytes]:
-        """Read an output, piece by piece. Raises Failed where it isn't what was written, or can't be read.
+        """Read an output, piece by piece. Raises Failed if it is damaged or can't be read.
 
-        That is found out before the first piece is given: a file is read twice.
+        The output is checked before the first piece is yielded, so a file is read twice.
         """
         out = which == "stdout"
         offset, size = (result.offset, result.size) if out else (result.err_offset, result.err_size)
@@ -454,7 +454,7 @@ class Outputs:
         yield from pieces
 
     def tail(self, task: int, result: Result, most: int) -> bytes:
-        """Read the last bytes of a stderr; where it isn't what was written, a word about that."""
+        """Return at most `most` last bytes of stderr, or a note that stderr is damaged."""
         last = b""
         try:
             for piece in self.pieces(task, result, "stderr"):
@@ -496,7 +496,10 @@ def _close(files: dict[str, int]) -> None:
 
 
 def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
-    """Read a job's journal: its whole lines, and what they say, whoever drives the job. Raises Damaged."""
+    """Read a job's journal; return its whole lines, and the history in them. Raises Damaged.
+
+    Another process may drive the job.
+    """
     file = path / "journal"
     data = content_of(file)
     data = data[: data.rfind(b"\n") + 1]
@@ -509,7 +512,7 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
 
 
 def read_keys(path: Path, history: History) -> list[bytes]:
-    """Read the tasks' keys. Raises Damaged for these and for the heads."""
+    """Read the tasks' keys. Raises Damaged if the keys or the heads are damaged."""
     sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
     contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
     for name, checksum in (("keys", history.keys), ("heads", history.heads)):
@@ -522,10 +525,10 @@ def read_keys(path: Path, history: History) -> list[bytes]:
 
 
 def read_asked(path: Path) -> Asked:
-    """Read what a job was asked.
+    """Read a job's description.
 
-    Raises UsageError where there is no such job, Damaged where its description isn't what was written, Failed where
-    its directory is not this user's alone.
+    Raises UsageError if there is no such job, Damaged if the description differs from what was written, and Failed if
+    other users can get at the directory.
     """
     try:
         about = os.stat(path)
@@ -561,7 +564,7 @@ def read_asked(path: Path) -> Asked:
 
 
 def read_heads(path: Path, history: History) -> list[bytes]:
-    """Read how the argument of each task begins, and ends where it is longer; empty where that isn't known.
+    """Read the beginning of each task's argument, and the end of a longer one; empty if it isn't known.
 
     Raises Damaged.
     """
@@ -571,7 +574,7 @@ def read_heads(path: Path, history: History) -> list[bytes]:
 
 
 def read_arguments(path: Path, history: History) -> list[bytes | None]:
-    """Read the arguments of all tasks, without the newline at the end; None for one that is not there whole.
+    """Read the arguments of all tasks, without the newline at the end; None for one that was not kept whole.
 
     Raises Damaged for the heads.
     """
@@ -617,7 +620,7 @@ def _read_head(record: bytes) -> bytes:
 
 
 def lock(path: Path, name: str) -> int:
-    """Take the job's lock for this process; returns its descriptor. Raises Failed where another process has it."""
+    """Take the job's lock, and return its descriptor. Raises Failed if another process has the lock."""
     fd = -1
     try:
         fd = open_file(path / "lock", os.O_RDWR | os.O_CREAT)
@@ -633,14 +636,14 @@ def lock(path: Path, name: str) -> int:
         os.close(fd)
         pid = holder.decode() if holder.isdigit() else "unknown"
         raise Failed(f"job {name} is being run by another process here (pid {pid})") from None
-    with contextlib.suppress(OSError):  # the number is for people; a full disk is told by what matters
+    with contextlib.suppress(OSError):  # the process id is for people; writes that matter report a full disk
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
     return fd
 
 
 def open_file(path: Path, flags: int) -> int:
-    """Open a regular file of this user's; returns its descriptor. Raises OSError."""
+    """Open a regular file of this user's, and return its descriptor. Raises OSError."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -654,7 +657,7 @@ def open_file(path: Path, flags: int) -> int:
 
 
 def content_of(path: Path) -> bytes:
-    """Read all of a file in a job's directory. Raises Damaged where it can't be read."""
+    """Return the content of a file in a job's directory. Raises Damaged if it can't be read."""
     try:
         with FileIO(open_file(path, os.O_RDONLY)) as file:
             return file.readall() or b""
@@ -677,7 +680,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _make(path: Path, asked: Asked) -> None:
-    """Make a job's directory, whole or not at all. Raises UsageError where the name is taken, and Failed."""
+    """Make a job's directory, whole or not at all. Raises UsageError if the name is taken, and Failed."""
     new = path.parent / f"{_NEW}{asked.token}"
     about = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
     contents = {"job.json": about, "journal": History().sealed([journal.first_line(asked.seal)])}
@@ -691,7 +694,7 @@ def _make(path: Path, asked: Asked) -> None:
         (new / "large").mkdir(mode=0o700)
         for file, content in contents.items():
             files.write(new / file, [content], synced=bool(content))
-        # Of two that take the same name at once one finds the other's, which is not empty.
+        # If two processes take the same name at once, the second one finds a directory that isn't empty.
         new.rename(path)
         _sync_directory(path.parent)
     except OSError as error:
@@ -702,7 +705,7 @@ def _make(path: Path, asked: Asked) -> None:
 
 
 def _sweep() -> None:
-    """Remove what is left of jobs that were being made when their process was killed, an hour ago or more."""
+    """Remove unfinished directories of jobs whose process was killed while it made them, at least an hour ago."""
     for left in jobs_path().glob(f"{_NEW}*"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > 3600:

@@ -21,9 +21,9 @@ from hardway.terminal import printable
 
 
 def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
-    """Find the newest job with this fingerprint that ran there; and what is to be said of others.
+    """Return the newest job with this fingerprint that ran in the world `where`, and notes about other jobs.
 
-    The others are newer jobs of this fingerprint that ran elsewhere, and jobs that can't be looked at.
+    The notes name newer jobs with this fingerprint that ran elsewhere, and jobs that can't be read.
     """
     said = []
     for path in reversed(all_jobs()):
@@ -40,7 +40,7 @@ def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, lis
 
 
 def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Say how the world in which a job ran differs from this one; empty where it doesn't, as far as is known."""
+    """Return text about how a job's world differs from this one; empty if no difference is known."""
     unlike = [
         f"{what} {then.get(what) or 'none'}, here {now.get(what) or 'none'}"
         for what in ("endpoint", "account", "region", "session of the S3 stub")
@@ -51,9 +51,9 @@ def elsewhere(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def latest_durations(command: str, besides: Path) -> dict[bytes, float]:
-    """Return what tasks took, in seconds, by key, in the newest other job that ran the command, if one did.
+    """Return the tasks' durations in seconds, by key, in the newest other job with this command; empty without one.
 
-    The files a job depended on may have changed since, and nothing is checked: this is for estimates.
+    The durations are for estimates: nothing is checked, and the files a job depended on may have changed since.
     """
     for path in reversed(all_jobs()):
         with contextlib.suppress(HardwayError, OSError):
@@ -78,7 +78,7 @@ def _durations(path: Path) -> dict[bytes, float]:
 
 
 def is_driven(path: Path) -> bool:
-    """Tell whether a living process drives the job."""
+    """Return whether a living process drives the job."""
     try:
         fd = open_file(path / "lock", os.O_RDWR)
     except OSError:
@@ -90,7 +90,7 @@ def is_driven(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a job, one that is damaged too. Raises Failed while it is driven, and where it can't be deleted."""
+    """Delete a job, even a damaged one. Raises Failed while the job is driven, and if it can't be deleted."""
     fd = -1
     with contextlib.suppress(Damaged):
         fd = lock(path, path.name)
@@ -124,10 +124,10 @@ class Jobs(Table[dict[str, Any]]):
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a job: name, label, state (see `state_of`, or damaged), tasks, those done and failed, command.
+    """Describe a job: name, label, state (see `state_of`, or damaged), command, numbers of tasks (all, done, failed).
 
-    And when it was created (seconds of Unix), how many seconds it took, on how many instances, and what they cost in
-    USD, each None where it isn't known; `damage` says what is damaged.
+    The rest is the creation time (seconds of Unix), the duration in seconds, the number of instances and their cost in
+    USD, each None if unknown; `damage` is the reason that the job is damaged.
     """
     found: dict[str, Any] = {"name": path.name, "label": "", "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
     found |= {"created": made(path), "seconds": None, "instances": None, "cost": None, "command": "", "damage": ""}
@@ -152,7 +152,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def state_of(path: Path, history: History) -> str:
-    """Return running, done, failed or stopped. A job has failed if its last run ended by a failure."""
+    """Return running, done, failed or stopped. A job has failed if its last run ended with a failure."""
     if is_driven(path):
         return "running"
     if 0 < history.tasks == len(history.results):

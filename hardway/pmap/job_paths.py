@@ -25,7 +25,7 @@ def jobs_path() -> Path:
 
 
 def check_name(name: str) -> None:
-    """Check a job's name. Raises UsageError for what can't be one, here or on an instance."""
+    """Check a job's name. Raises UsageError for a text that can't be one, here or on an instance."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a job's name has letters of ASCII, digits and - _ . only, not {printable(name)!r}")
     if len(name) > NAME_MOST:
@@ -45,7 +45,7 @@ def all_jobs() -> list[Path]:
 
 
 def made(path: Path) -> float:
-    """Return when a job was made, in seconds of Unix, whatever is left of it."""
+    """Return when a job was made, in seconds of Unix, even if the job is damaged."""
     for file in (path / "job.json", path):
         with contextlib.suppress(OSError):
             return file.lstat().st_mtime
@@ -53,9 +53,9 @@ def made(path: Path) -> float:
 
 
 def find(names: str | Iterable[str]) -> list[Path]:
-    """Find the jobs of these names (of a text, with white space between them), globs allowed.
+    """Find the jobs of these names or globs; a text has white space between names.
 
-    Raises UsageError for one that isn't there.
+    Raises UsageError for a name that no job has.
     """
     known = {path.name: path for path in all_jobs()}
     found: dict[Path, None] = {}
@@ -68,7 +68,7 @@ def find(names: str | Iterable[str]) -> list[Path]:
 
 
 def newest(name: str) -> Path:
-    """Find the job of this name; of several that a glob matches, the newest. Raises UsageError."""
+    """Find the job of this name; if a glob matches several, the newest. Raises UsageError."""
     found = find(name)
     if not found:
         raise UsageError("which job? `inv mapreduce.jobs` lists them; '*' is the newest")
@@ -76,14 +76,14 @@ def newest(name: str) -> Path:
 
 
 def named(name: str) -> Path:
-    """Return the directory of the job of this name, whatever is in it. Raises UsageError for what is no name."""
+    """Return the directory for a job of this name, unchecked. Raises UsageError for a text that is no name."""
     if not _NAME.fullmatch(name):
         raise UsageError(no_such(name))
     return jobs_path() / name
 
 
 def no_such(name: str) -> str:
-    """Return what to say of a name that no job has."""
+    """Return the message for a name that no job has."""
     known = [path.name for path in all_jobs()]
     hint = did_you_mean(name, known) or ("; `inv mapreduce.jobs` lists them" if known else "; nor any other yet")
     return f"there is no job {name!r}{hint}"

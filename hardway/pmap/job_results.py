@@ -1,6 +1,6 @@
-"""A job's results and its failed tasks, as its directory has them: what `mapreduce.results` prints.
+"""A job's results and its failed tasks, read from its directory: `mapreduce.results` prints them.
 
-Tasks are in the order in which they were numbered: that of the arguments, where they were the same in all runs.
+Tasks are in the order of their numbers: the order of the arguments, if all runs had the same arguments.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TAIL = 2000  # bytes of stderr's end that are told of a failed task
 
 
 def failed_task(outputs: Outputs, task: int, argument: bytes, result: Result, timeout: float) -> FailedTask:
-    """Tell of a task that failed with this result."""
+    """Describe a task that failed with this result; `timeout` is its time limit in seconds."""
     said = outputs.tail(task, result, TAIL).decode(errors="replace")
     text = argument.decode("utf-8", "surrogateescape")
     return FailedTask(task, text, result.code, how_it_ended(result, timeout), said, result.attempt, result.host)
 
 
 class JobResults:
-    """What is known of a job's tasks, whoever drives it."""
+    """The known facts about a job's tasks; another process may drive the job."""
 
     def __init__(self, path: Path) -> None:
         """Read a job. Raises Damaged."""
@@ -38,7 +38,7 @@ class JobResults:
         self._outputs = Outputs(path)
 
     def results(self) -> Results:
-        """Return all results. Raises PartlyFailed, with those that there are, where a task has none."""
+        """Return all results. If a task has none, raises PartlyFailed with the existing results."""
         history, outputs = self._history, self._outputs
         missing = {place for place in range(history.tasks) if place + 1 not in history.results}
         found = Results(
@@ -56,7 +56,7 @@ class JobResults:
         return found
 
     def arguments(self, failed: bool = False) -> Results:
-        """Return the arguments of all tasks, or of those that failed, one a line. Raises Failed for missing ones."""
+        """Return the arguments of all tasks, or of failed tasks, one a line. Raises Failed for missing arguments."""
         chosen = [place for place in range(self._history.tasks) if not failed or self._has_failed(place + 1)]
         known = read_arguments(self._path, self._history)
         texts = [text for place in chosen if (text := known[place]) is not None]
@@ -67,7 +67,7 @@ class JobResults:
         return Results(len(texts), lambda place: [texts[place]], lines=True)
 
     def as_json(self) -> str:
-        """Return all that is known of each task, as a JSON array of objects."""
+        """Return the known facts about each task, as a JSON array of objects."""
         known = read_arguments(self._path, self._history)
         return json.dumps([self._about(place + 1, known) for place in range(self._history.tasks)], indent=2)
 

@@ -1,7 +1,7 @@
-"""The lines of a job's journal: what is written, and what they say when they are read again. Pure: it does no I/O.
+"""The lines of a job's journal: makes them, and reads them again. Pure: it does no I/O.
 
-A line is words, and a checksum of itself and of the line before it: one that is changed, missing, doubled or moved
-breaks the chain. `history` in afterwards/ reads the same lines for when and where attempts ran.
+A line is words, and a checksum of itself and of the line before it: a line that is changed, missing, doubled or moved
+breaks the chain. `history` in afterwards/ reads from the same lines when and where attempts ran.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Result(NamedTuple):
-    """The end of an attempt. `offset` -1: the output is in a file of its own; sizes in bytes, times in seconds."""
+    """The end of an attempt; sizes in bytes, times in seconds. An output in a file of its own has `offset` -1."""
 
     attempt: int
     host: str
@@ -32,13 +32,13 @@ class Result(NamedTuple):
 
 @dataclass
 class History:
-    """What earlier runs of a job left: results, last attempts, and the ends of tasks that failed for good.
+    """The record of a job's earlier runs: results, last attempts, and the ends of tasks that failed for good.
 
-    `failures` counts a task's failed attempts. `runs` has what was noted at the end of each run, empty where the driver
-    was killed, or still runs.
-    `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host, `sent` has all
-    that were ever sent, by host. `tasks` is how many are numbered, `keys` and `heads` the checksums of those files up
-    to there, `long` the size of that one; `chain` is the last line's checksum.
+    `failures` counts a task's failed attempts. `runs` has the notes from the end of each run, empty if the driver was
+    killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
+    host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
+    the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
+    `chain` is the last line's checksum.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class History:
     chain: int = 0
 
     def sealed(self, texts: Iterable[str]) -> bytes:
-        """Make the next lines: each ends in a checksum of itself and of the line before."""
+        """Return the next lines: each ends in a checksum of itself and of the line before."""
         chain, lines = self.chain, []
         for text in texts:
             data = text.encode()
@@ -66,27 +66,27 @@ class History:
 
 
 def first_line(seal: str) -> str:
-    """Say whose journal it is, by the seal of what was asked: the first line."""
+    """Return the journal's first line, with the seal of its job."""
     return f"job {seal}"
 
 
 def tasks_line(history: History) -> str:
-    """Say how many tasks are numbered, the checksums of their keys and heads, and the size of their long arguments."""
+    """Return a line with the number of tasks, the checksums of keys and heads, and the size of long arguments."""
     return f"tasks {history.tasks} {history.keys:08x} {history.heads:08x} {history.long}"
 
 
 def start_line(task: int, attempt: int, host: str, time: float) -> str:
-    """Say that an attempt is about to be sent."""
+    """Return the line for an attempt that is about to be sent."""
     return f"start {task} {attempt} {host} {time:.3f}"
 
 
 def slot_line(task: int, attempt: int, slot: int, began: float) -> str:
-    """Say in which slot of its host an attempt runs, and since when."""
+    """Return the line with the slot in which an attempt runs, and when it began."""
     return f"slot {task} {attempt} {slot} {began:.6f}"
 
 
 def end_line(task: int, result: Result) -> str:
-    """Say that an attempt has ended, and how."""
+    """Return the line for the end of an attempt."""
     attempt, host, ended, code, flags, seconds, offset, size, checksum, err_offset, err_size, err_checksum = result
     return (
         f"end {task} {attempt} {host} {ended:.3f} {code} {flags} {seconds:.6f} "
@@ -95,24 +95,24 @@ def end_line(task: int, result: Result) -> str:
 
 
 def done_line(task: int, attempt: int) -> str:
-    """Say that the result of this attempt counts."""
+    """Return the line for an attempt whose result counts."""
     return f"done {task} {attempt}"
 
 
 def failed_line(task: int, attempt: int) -> str:
-    """Say that the task has failed for good, in this run, with this attempt."""
+    """Return the line for a task that has failed for good in this run, with this attempt."""
     return f"failed {task} {attempt}"
 
 
 def event_line(time: float, kind: str, about: Mapping[str, Any]) -> str:
-    """Say what happened that tells where the time went, and decides nothing."""
+    """Return the line for an event that shows where time went and has no effect on the job."""
     return f"event {time:.3f} {kind} {json.dumps(about)}"
 
 
 def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
-    """Return the words of a line and its checksum; `chain` is that of the line before.
+    """Return the words of a line and its checksum; `chain` is the checksum of the line before.
 
-    Raises ValueError where the line isn't what was written behind that one.
+    Raises ValueError if the line isn't the one that was written after that line.
     """
     text, _, checksum = line.rpartition(b" ")
     if checksum != b"%08x" % zlib.crc32(text, chain):
@@ -121,7 +121,7 @@ def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
 
 
 def result_of(words: Sequence[str]) -> Result:
-    """Read what follows the task's number in an end's line. Raises ValueError, IndexError or TypeError."""
+    """Read the words after the task's number in an end's line. Raises ValueError, IndexError or TypeError."""
     return Result(
         int(words[0]),
         words[1],
@@ -134,7 +134,7 @@ def result_of(words: Sequence[str]) -> Result:
 
 
 def read_history(data: bytes) -> History:
-    """Read a journal. Raises ValueError with the number of the first line that is none of a journal."""
+    """Read a journal. Raises ValueError with the number of the first invalid line."""
     history = History()
     ended: dict[tuple[int, int], Result] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):

@@ -1,10 +1,10 @@
 """The attempts sent to one host, and whether its agent's messages about them can be true. Pure: it does no I/O.
 
-An agent may be replaced, broken or hostile: what it says is data. An attempt is in a host's ledger from when it is sent
-there until it has ended, was given back or is known to be lost, and it is in exactly one state there. What doesn't
-follow from that state by a step that our agent takes is a lie, and so is silence about what our agent always tells.
-A slot runs one attempt at a time, by the agent's own clock: as a slot is told again, the attempt before has ended.
-What remains possible is a wrong output, and an end that never comes, of a task that the host was given to run.
+An agent may be replaced, broken or hostile, so its messages are only data. An attempt enters a host's ledger when it is
+sent there, and stays until it has ended, is given back or is known to be lost; it is in exactly one state at a time. A
+message that our agent would not send in this state is a lie. So is silence where our agent always sends a message.
+A slot runs one attempt at a time, by the agent's own clock: a new start in a slot means that the attempt before has
+ended. A hostile agent can still give a wrong output, or no end, for a task that its host was given to run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 
 
 class Lie(Exception):
-    """What our agent would not have said there and then."""
+    """A message that our agent would not have sent at this point."""
 
 
 class Holding(NamedTuple):
-    """An attempt that an agent holds; unless it waits, when it `began` by the agent's clock, `seconds` ago."""
+    """An attempt that an agent holds. If it runs, it `began` then by the agent's clock, `seconds` ago."""
 
     task: int
     attempt: int
@@ -57,7 +57,7 @@ class Begun(NamedTuple):
 
 
 class End(NamedTuple):
-    """What an agent says of an attempt's end; `wanted` is False where that was known already."""
+    """An agent's report of an attempt's end; `wanted` is False if the end was known already."""
 
     code: int
     flags: int
@@ -91,12 +91,12 @@ class Entry:
 
 
 class Ledger:
-    """All attempts that one host may know of, by task and attempt; times are of the driver's clock."""
+    """All attempts that one host may hold, by task and attempt; times are in seconds of the driver's clock."""
 
     def __init__(self, earlier: Iterable[tuple[int, int]] = (), created: float = 0.0) -> None:
-        """Take the attempts that `earlier` drivers sent there.
+        """Take the attempts that `earlier` drivers sent to the host.
 
-        `created` is when the job was, in seconds of Unix: nothing of it is much older.
+        `created` is when the job was made, in seconds of Unix: no attempt of the job is much older.
         """
         self.open: dict[tuple[int, int], Entry] = {}
         self.over: set[tuple[int, int]] = set()  # ended, as far as it concerns us; the agent may not know that yet
@@ -112,7 +112,7 @@ class Ledger:
 
     @property
     def most(self) -> int:
-        """How many attempts the agent can hold."""
+        """The largest number of attempts that the agent can hold."""
         return len(self.open) + len(self.over) + len(self._earlier)
 
     # What the driver does
@@ -122,7 +122,7 @@ class Ledger:
         self.open[task, attempt] = Entry(_SENT, now, False)
 
     def ordered(self, task: int, attempt: int, kill: bool, now: float) -> None:
-        """Note that the agent is asked for the attempt back, or to end it."""
+        """Note that the agent is asked to give the attempt back, or with `kill` to end it."""
         entry = self.open.get((task, attempt))
         if entry is not None:
             entry.orders += 1
@@ -132,10 +132,10 @@ class Ledger:
     # What the agent says
 
     def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
-        """Take in a greeting: the agent has what it holds, and no more. Raises Lie.
+        """Take in a greeting, with all attempts that the agent holds. Raises Lie.
 
-        Returns the task and attempt of what was sent there and is gone, with whether it had started; and what has
-        started there, as far as that is news.
+        Return the lost attempts that had been sent there, as (task, attempt, whether it had started), and the starts
+        that were not known before.
         """
         found: dict[tuple[int, int], Entry] = {}
         twice: set[tuple[int, int]] = set()
@@ -156,7 +156,7 @@ class Ledger:
                 begun.append(news)
         gone = [(*key, entry.state != _SENT) for key, entry in self.open.items() if key not in found]
         self.open = found
-        self._earlier.clear()  # what is left of it is in `open` now
+        self._earlier.clear()  # the attempts that are left are in `open` now
         self._twice = twice
         self._echoes = {}
         self.shares = False
@@ -164,7 +164,7 @@ class Ledger:
         return gone, begun
 
     def _held(self, holding: Holding, now: float) -> Entry:
-        """Return the entry of an attempt that an agent holds as a connection begins. Raises Lie."""
+        """Return the entry of an attempt that the agent names in its greeting. Raises Lie."""
         key = holding.task, holding.attempt
         entry = self.open.get(key)
         if entry is None:
@@ -180,7 +180,7 @@ class Ledger:
         return entry
 
     def _take_up(self, entry: Entry, holding: Holding) -> Begun | None:
-        """Note the slot of an attempt that is held; None where it was known. Raises Lie."""
+        """Note the slot of an attempt that is held, and return its start; None if it was known. Raises Lie."""
         if entry.slot >= 0 and (entry.slot, entry.began) != (holding.slot, holding.began):
             raise Lie(f"task {holding.task} is in another slot than it was, or of another time")
         before = self._last.get(holding.slot)
@@ -195,7 +195,7 @@ class Ledger:
         return Begun(holding.task, holding.attempt, holding.slot, began)
 
     def _occupy(self, task: int, entry: Entry, slot: int, began: float, slots: int) -> None:
-        """Give the attempt the slot, in which the one before has ended. Raises Lie."""
+        """Give the slot to the attempt; the slot's attempt before has ended. Raises Lie."""
         if not slot < slots or not math.isfinite(began):
             raise Lie(f"it starts task {task} in a slot that is not there")
         before = self._last.get(slot)
@@ -208,7 +208,7 @@ class Ledger:
         self._last[slot] = entry
 
     def settled(self, task: int, attempt: int) -> None:
-        """Note that an attempt that has ended there is not wanted: the agent forgets it, and may not send all of it."""
+        """Note that the result of an ended attempt is not wanted: the agent forgets it, and may send it in part."""
         if self.open.pop((task, attempt), None):
             self.over.add((task, attempt))
             self._twice.add((task, attempt))
@@ -221,7 +221,7 @@ class Ledger:
         entry.said += 1
 
     def started(self, task: int, attempt: int, payload: bytes, now: float) -> Begun:
-        """Take in a start. Raises Lie."""
+        """Take in an attempt's start. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state != _SENT:
             raise Lie(f"it starts attempt {attempt} of task {task}, which does not wait there")
@@ -235,7 +235,7 @@ class Ledger:
         return Begun(task, attempt, slot, self._clock.here(began, entry.sent, time.time()))
 
     def chunk(self, task: int, attempt: int, payload: bytes, now: float) -> tuple[int, bool]:
-        """Take in output: which (0 is stdout), and whether it is wanted. Raises Lie."""
+        """Take in a chunk of output; return its stream (0 is stdout), and whether it is wanted. Raises Lie."""
         key = task, attempt
         if not 1 < len(payload) <= 1 + agent.CHUNK_SIZE or payload[0] > 1:
             raise Lie(f"output of task {task} that is none")
@@ -251,7 +251,7 @@ class Ledger:
         return payload[0], True
 
     def ended(self, task: int, attempt: int, payload: bytes, now: float) -> End:
-        """Take in an end. Raises Lie."""
+        """Take in an attempt's end. Raises Lie."""
         key = task, attempt
         if len(payload) < agent.RESULT.size:
             raise Lie(f"an end of task {task} that is cut short")
@@ -271,8 +271,8 @@ class Ledger:
             raise Lie(f"task {task} ended before it had started")
         if entry.began + seconds > entry.until + OVERLAP_MOST:
             raise Lie(f"task {task} ended after another one had begun in its slot")
-        # What the agent can't read back it has sent in part, and says so in place of the rest.
-        # And of what it ended when it was about to go it has kept nothing.
+        # An output that the agent can't read back is sent in part, and an error takes the place of the rest.
+        # The agent keeps no output of an attempt that it ended just before it leaves.
         pieces = any(entry.got) and not flags & (agent.HOST_FAULT | agent.KILLED)
         if pieces and (sizes != entry.got or inline):
             raise Lie(f"output of task {task} of another size than it says")
@@ -286,7 +286,7 @@ class Ledger:
         return End(code, flags, seconds, sizes, checksums, inline, True)
 
     def returned(self, task: int, attempt: int, now: float) -> bool:
-        """Take an attempt back, as asked; False where it was given back before. Raises Lie."""
+        """Take an attempt back, as asked; return False if it was given back before. Raises Lie."""
         key = task, attempt
         if self._echoes.get(key):
             self._echoes[key] -= 1
@@ -303,13 +303,14 @@ class Ledger:
         return True
 
     def known(self) -> set[tuple[int, int]]:
-        """Return task and attempt of all that the agent may hold."""
+        """Return (task, attempt) of each attempt that the agent may hold."""
         return self._earlier.union(self.open, self.over)
 
     def overdue(self, now: float, since: float, timeout: float) -> str:
-        """Return what an agent should have said by `now`, having answered all the time since then; empty: nothing.
+        """Return text about a message that the agent owes at `now`; empty if it owes none.
 
-        `now` is when the last ping that it has answered was sent: all that was sent before has got there.
+        The agent has answered all pings since `since`. `now` is when the last answered ping was sent: everything sent
+        before has arrived there. `timeout` is the tasks' time limit in seconds, 0 for none.
         """
         since = max(since, self.progress)
         if now < since:

@@ -1,8 +1,8 @@
 """One instance as the driver knows it: a connection, the agent at its other end, and frames in and out.
 
-Opening is for a worker thread and may take long; everything else is called by the driver's one thread and never
-waits. What arrives is announced by putting the link on the driver's queue. How much of it is kept here is bounded,
-whatever the other end sends; what it may say when is the ledger's to judge.
+A worker thread opens the link, and this may take long. The driver's thread calls everything else, and these calls never
+wait. The link puts itself on the driver's queue when data arrives. The size of the data kept here is bounded, for any
+input from the other end; the ledger judges which messages the agent may send, and when.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import other_user
 from hardway.terminal import cut_short, last_line
 
-# Reads the agent from the connection that it will talk on, see `program`: its code, where this very Python can run what
-# ours has compiled (compiling it is half of an agent's start), else its source.
+# Reads the agent from the connection that it will talk on, see `program`: its compiled code if the instance's Python is
+# of the same version as ours, else its source. Compiling takes half of an agent's start.
 BOOT = (
     "exec python3 -IS -c 'import marshal,os,sys,zlib;from _frozen_importlib_external import MAGIC_NUMBER as m;"
     'r=lambda n,b=b"":b if len(b)==n else r(n,b+(os.read(0,n-len(b)) or os._exit(1)));'
@@ -81,7 +81,7 @@ class Unusable(HardwayError):
 
 
 class Hello(NamedTuple):
-    """What an agent says first."""
+    """An agent's first message."""
 
     identity: str
     cpus: int
@@ -98,7 +98,7 @@ class Frame(NamedTuple):
 
 
 class Incoming:
-    """Cuts what an agent sends into frames. No more of it is kept than the longest frame that it may send then."""
+    """Cuts an agent's stream into frames. It keeps no more bytes than the longest frame allowed at the time."""
 
     def __init__(self) -> None:
         self.longest = dict(_LENGTHS)
@@ -108,7 +108,7 @@ class Incoming:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises Lie for one that no agent would send."""
+        """Return the frames that `data` completes. Raises Lie for a frame that no agent would send."""
         buffer = self._buffer
         buffer += data
         found: list[Frame] = []
@@ -131,7 +131,7 @@ class Incoming:
 
 
 class Link:
-    """Made for an instance once; opened as often as its connection is lost."""
+    """The link to one instance, made once, and opened again each time its connection is lost."""
 
     def __init__(self, instance: Instance, events: SimpleQueue[Any], ledger: Ledger | None = None) -> None:
         self.instance = instance
@@ -169,7 +169,7 @@ class Link:
     ) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread.
 
-        Not any more once `over` is set, if that has not begun. `load` is what the instance gets before its first task.
+        Nothing is begun any more once `over` is set. `load` has the files that the instance gets before its first task.
         """
         connection = ssh.InstanceConnection(self.instance, settings, known, over)
         ssh.open_connection(connection)
@@ -191,7 +191,7 @@ class Link:
         self.channel = channel
 
     def opened(self, now: float) -> None:
-        """The driver takes over what `connect` made."""
+        """Let the driver take over the connection that `connect` made."""
         self._frames = Incoming()
         self._preface = bytearray()
         self._out = bytearray()
@@ -204,7 +204,7 @@ class Link:
             self.channel.in_buffer.set_event(self._ready)
 
     def detach(self) -> fabric.Connection | None:
-        """Forget the connection, for the caller to close in a thread of its own."""
+        """Forget and return the connection, for the caller to close in another thread."""
         connection, self._connection = self._connection, None
         if self.channel is not None:
             self.channel.in_buffer.set_event(_Nobody())
@@ -215,9 +215,10 @@ class Link:
     # Frames
 
     def receive(self, now: float) -> list[Hello | Frame]:
-        """What has arrived. Raises EOFError at the end of the connection, Unusable where no agent will ever speak.
+        """Return the messages that have arrived.
 
-        Raises Lie for what our agent doesn't send.
+        Raises EOFError at the end of the connection, Unusable if no agent can ever run there, and Lie for a message
+        that our agent doesn't send.
         """
         channel = self.channel
         if channel is None:
@@ -251,7 +252,7 @@ class Link:
             found += frames
         if channel.eof_received or channel.closed:
             if not self.up and not channel.exit_status_ready():
-                # Why it ended comes after its last output, and then the channel is closed, which is announced anew.
+                # The reason for the end follows the last output. Then the channel closes, and this is announced anew.
                 self._ready.clear()
                 if not channel.closed:
                     return found
@@ -264,7 +265,7 @@ class Link:
         return found
 
     def stalled(self, now: float) -> str:
-        """Why the connection is of no use though something arrives; empty where it is."""
+        """Return why the connection is of no use though data arrives; empty if it is of use."""
         if self.channel is None:
             return ""
         if not self.up and now - self._opened > _GREETS_WITHIN:
@@ -276,12 +277,12 @@ class Link:
         return ""
 
     def ping(self, now: float) -> None:
-        """Put a ping in line; `pong` judges what comes back."""
+        """Put a ping in line; `pong` judges the answer."""
         self._pings.append(struct.pack("!d", now))
         self.send(agent.PING, payload=self._pings[-1])
 
     def pong(self, payload: bytes, now: float) -> float | None:
-        """The round trip of a ping, in seconds; None for a sign of life alone. Raises Lie."""
+        """Return the round trip of a ping, in seconds; None for a mere sign of life. Raises Lie."""
         if not payload:
             self._signs += 1
             if self._signs > 1 + self._total // agent.SPEAK_UP:
@@ -298,11 +299,11 @@ class Link:
 
     @property
     def pinged(self) -> bool:
-        """Whether a ping awaits its answer."""
+        """Whether a ping waits for its answer."""
         return bool(self._pings)
 
     def complaint(self, payload: bytes) -> str:
-        """What the agent died of. Raises Lie for a second one over the same connection."""
+        """Return the reason for the agent's death. Raises Lie for a second one over the same connection."""
         if self._complained:
             raise Lie("it complains twice")
         self._complained = True
@@ -313,7 +314,7 @@ class Link:
         self._out += agent.frame(kind, task, attempt, payload)
 
     def flush(self) -> bool:
-        """Send what can be sent without waiting; False if some of it has yet to wait."""
+        """Send frames without waiting; return False if some are left."""
         while self._out and self.channel is not None:
             allowed = _UNHEARD_MOST - self._unheard
             if allowed <= 0:
@@ -368,7 +369,7 @@ class Ready(NamedTuple):
 
 
 class _ReadyEvent:
-    """What Paramiko takes for an Event: puts the link on the queue when there is something to receive."""
+    """Stands in for the Event that Paramiko sets: puts the link on the queue when there is data to receive."""
 
     def __init__(self, link: Link, events: SimpleQueue[Any]) -> None:
         self._link = link
@@ -406,20 +407,20 @@ def cut(connection: fabric.Connection) -> None:
 
 @cache
 def _agent() -> tuple[bytes, bytes]:
-    """The agent's source, and its code as this Python compiles it, both compressed."""
+    """Return the agent's source, and its code as this Python compiles it, both compressed."""
     source = importlib.resources.files("hardway.pmap").joinpath("agent.py").read_bytes()
     return zlib.compress(source), zlib.compress(marshal.dumps(compile(source, "agent.py", "exec")))
 
 
 def program(call: bytes) -> bytes:
-    """What BOOT reads: three lengths, the agent twice, and which Python compiled it with the `call` that starts it."""
+    """Return the input of BOOT: three lengths, the agent twice, and the compiling Python's version with the `call`."""
     tag = f"{sys.implementation.cache_tag}{importlib.util.MAGIC_NUMBER.hex()}"
     parts = (*_agent(), tag.encode() + b"\0" + call)
     return b"".join([*(b"%08d" % len(part) for part in parts), *parts])
 
 
 def _send_within(channel: paramiko.Channel, data: bytes, seconds: float) -> None:
-    """Send all of it in so many seconds, however little is taken at a time. Raises OSError."""
+    """Send all data within `seconds` in total, even if each write takes little. Raises OSError."""
     end = now() + seconds
     view = memoryview(data)
     while view:
@@ -431,7 +432,7 @@ def _send_within(channel: paramiko.Channel, data: bytes, seconds: float) -> None
 
 
 def text(said: bytes) -> str:
-    """The last line of what an agent or a program says, which has the reason: safe to show, and short."""
+    """Return the last line of an agent's or a program's output, usually the reason, short and safe to show."""
     return cut_short(last_line(said[-_ERROR_MOST:]))
 
 
@@ -454,5 +455,5 @@ def _hello(frame: Frame, most: int) -> Hello:
 
 
 def now() -> float:
-    """The clock of the driver."""
+    """Return the time of the driver's clock, in seconds."""
     return time.monotonic()

@@ -54,7 +54,7 @@ class Tries:
         return not self.open and 0 < self.next <= time
 
     def failure(self, time: float) -> None:
-        """Note a failure, and set the time of the next try. Each failure in a row doubles the wait, up to a limit."""
+        """Note a failure, and set the time of the next try: each failure in a row doubles the wait, up to a limit."""
         self.failed += 1
         times = min(max(self.failed, self.fruitless) - 1, DOUBLED_MOST)
         self.next = time + min(BACKOFF_MOST, BACKOFF_FIRST * 2**times) * random.uniform(0.7, 1.0)
@@ -62,7 +62,7 @@ class Tries:
 
 @dataclass(eq=False)
 class Member:
-    """Made when the instance joins the job, and kept until the job ends."""
+    """One instance in one job, made when the instance joins, and kept until the job ends."""
 
     instance: Instance
     link: Link
@@ -102,22 +102,22 @@ class Member:
 
     @property
     def is_up(self) -> bool:
-        """Whether it can be reached."""
+        """Whether the instance can be reached."""
         return self.presence is Presence.UP
 
     @property
     def is_away(self) -> bool:
-        """Whether it can't be reached, and may come back."""
+        """Whether the instance can't be reached, but may come back."""
         return self.presence in (Presence.AWAY, Presence.GIVEN_UP)
 
     @property
     def is_gone(self) -> bool:
-        """Whether the job has nothing to do with it any more."""
+        """Whether the instance no longer takes part in the job."""
         return self.presence is Presence.GONE
 
     @property
     def is_usable(self) -> bool:
-        """Whether it gets tasks, now or later."""
+        """Whether the instance gets tasks, now or later."""
         return self.presence not in (Presence.GIVEN_UP, Presence.GONE) and self.health.set_aside is None
 
     @property
@@ -139,6 +139,6 @@ class Member:
             self.tries.fruitless = self.tries.fruitless + 1 if soon else 0
 
     def measured(self, round_trip: float, most: int) -> float:
-        """Note a round trip; return the shortest of the last few, since longer ones wait for somebody who is busy."""
+        """Note a round trip, in seconds, and return the shortest so far: a busy machine makes the others longer."""
         self.round_trips = sorted([*self.round_trips, round_trip])[:most]
         return self.round_trips[0]

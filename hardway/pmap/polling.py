@@ -1,4 +1,4 @@
-"""Asks EC2, in worker threads, which instances have died, which may join and what they cost."""
+"""Asks EC2, in worker threads, for the instances that have died or may join, and for prices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOK_EVERY = 3.0  # for instances that may join
 
 
 class Poller:
-    """Questions to EC2. Answers come as events; no answer comes where EC2 can't be asked."""
+    """Questions to EC2. Answers come as events; there is no answer if EC2 can't be asked."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Poller:
         self._looked = now()
 
     def poll(self, away: Sequence[Member], time: float) -> None:
-        """Ask about members that are `away`, and for instances that may join, if it is time to."""
+        """If it is time, ask about members that are `away`, and for instances that may join."""
         if away and not self._asking and time - self._asked > ASK_EVERY:
             self._asking = True
             self._asked = time

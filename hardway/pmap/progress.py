@@ -1,4 +1,4 @@
-"""A running job as a person sees it on stderr: a line for each event, and the progress."""
+"""The display of a running job on stderr: a line for each event, and the progress."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RETRIES_TOLD = 5  # lines about retries before they are only counted
 class JobStanding(Protocol):
     """Numbers of tasks, and of failed attempts; times are monotonic.
 
-    `retrying` wait before they are tried again, the first of them until `next_retry`. `unstarted` says whether others
-    wait for a slot. `slowest` is one that runs, by its position, where it does, and since when.
+    `retrying` tasks wait before they are tried again, the first of them until `next_retry`. `unstarted` says whether
+    other tasks wait for a slot. `slowest` is the position, host and start of the task that has run longest.
     """
 
     @property
@@ -48,7 +48,7 @@ class JobStanding(Protocol):
 
 
 class Progress:
-    """Use as a context manager; silent if not `shown`, live on a terminal that can redraw."""
+    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager."""
 
     def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
         self.shown = shown
@@ -74,7 +74,7 @@ class Progress:
             self._live.stop()
 
     def say(self, *lines: str) -> None:
-        """Something happened."""
+        """Print lines about an event."""
         for line in map(printable, lines) if self.shown else ():
             if self._live:
                 self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -82,7 +82,7 @@ class Progress:
                 print(line, file=self._stream, flush=True)
 
     def retry(self, line: str) -> None:
-        """A task failed and will be retried: told a few times, then only counted."""
+        """Print a line about a task that failed and will be retried; after a few such lines only count them."""
         self._retries += 1
         if self._retries <= RETRIES_TOLD:
             self.say(line)
@@ -90,17 +90,17 @@ class Progress:
             self.say("(further retries not shown)")
 
     def expect_end(self, when: float) -> None:
-        """At `when`, of the monotonic clock, the first instances end themselves: it is told if the job needs longer."""
+        """Set when the first instances end themselves, by the monotonic clock; warn if the job needs longer."""
         self._ends = when
 
     def begin(self, numbers: Sequence[int], done: int) -> None:
-        """A run starts with this many tasks done; `numbers` are the task numbers, by position."""
+        """Begin a run with `done` tasks finished; `numbers` are the task numbers, by position."""
         self._began = self._said = time.monotonic()
         self._done_at_start = done
         self._numbers = numbers
 
     def update(self, standing: JobStanding, instances: int, now: float) -> None:
-        """Show where the job stands, if it is time to; `now` is the monotonic clock."""
+        """Show the job's progress, if it is time; `now` is the monotonic clock."""
         if not self.shown:
             return
         if self._live:
@@ -122,14 +122,14 @@ class Progress:
             self._ends = math.inf
 
     def _outlasts(self, standing: JobStanding, now: float) -> bool:
-        """Whether the job needs longer than the instances have; where nothing is done yet, than the last minutes."""
+        """Return whether the job outlasts the instances; before any task is done, whether their end is near."""
         ran, done = now - self._began, standing.done - self._done_at_start
         if done >= max(standing.running, 1) and ran >= _RATE_AFTER:
             return now + standing.left / done * ran > self._ends
         return done == 0 and now > self._ends - _SOON
 
     def line(self, standing: JobStanding, instances: int, now: float) -> str:
-        """Where the job stands, in one line, and what is waited for."""
+        """Return one line with the job's progress, and the tasks it waits for."""
         rate = (standing.done - self._done_at_start) / max(now - self._began, 0.001)
         parts = [f"{standing.done}/{standing.total} done"]
         if standing.failed:
@@ -146,7 +146,7 @@ class Progress:
         if rate > 0:
             parts.append(f"{rate:.3g} tasks/s")
         parts.append(count(instances, "instance"))
-        if rate > 0 and standing.unstarted:  # the rate says nothing of when the last ones end
+        if rate > 0 and standing.unstarted:  # the rate doesn't predict when the last tasks end
             parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest

@@ -11,11 +11,11 @@ from hardway.errors import Failed, HardwayError
 
 
 class Results(Sequence[str]):
-    """The stdout of each task, in argument order, bytes that are no UTF-8 as surrogate escapes.
+    """The stdout of each task, in argument order; bytes that are no UTF-8 become surrogate escapes.
 
-    Nothing is kept in memory: it is read from the job's directory each time, for as long as that is there. Equal to
-    any list of the same texts. Prints as one text: results follow each other, with a newline where one lacks it, and
-    the last newline left to `print`.
+    Nothing is kept in memory: each use reads from the job's directory, as long as the directory exists. Results equal
+    any list of the same texts. They print as one text: each result is followed by a newline if it lacks one, except
+    that the last newline is left to `print`.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class Results(Sequence[str]):
         again: str = "",
         missing: Container[int] = (),
     ) -> None:
-        """`pieces` gives the output at a position, from 0, piece by piece; it raises HardwayError where it can't.
+        """Take `pieces`: it yields the output at a position, from 0, in pieces, and raises HardwayError on failure.
 
-        The last one is printed as it is, too: it may be what `tar` wrote. With `lines` it gets a newline. `again` is
-        added to the error where they can't be written: how to have them printed once more. `missing` are the positions
-        of tasks without a result: an empty text, printed as an empty line, so that others keep their place.
+        The last result is printed unchanged, since it may be an archive; with `lines` it also gets a newline. `again`
+        tells how to print the results once more; it is added to the error if they can't be written. `missing` are the
+        positions of tasks without a result: an empty text, printed as an empty line, so that others keep their place.
         """
         self._positions = range(count)
         self._pieces = pieces
@@ -75,7 +75,7 @@ class Results(Sequence[str]):
         return f"<{len(self)} results>"
 
     def write_to(self, stream: BinaryIO) -> None:
-        """Write all results, exact, a piece at a time; a newline between two where the first lacks it."""
+        """Write all results unchanged, a piece at a time, with a newline after each that lacks one, but the last."""
         try:
             self._write_to(stream)
         except HardwayError as error:
@@ -120,11 +120,11 @@ class FailedTask(NamedTuple):
 class TasksFailed(Failed):
     """Tasks of a job failed. Exit code 1.
 
-    `results` has an empty text for each task without a result. They are printed where all the others are done.
+    `results` has an empty text for each task without a result. The results are printed if all other tasks are done.
     """
 
     def __init__(self, message: str, results: Results, failed: Callable[[], list[FailedTask]], printed: bool) -> None:
-        """`failed` is asked when somebody wants to know."""
+        """Take `failed`, a function that is called only when the failed tasks are asked for."""
         super().__init__(message)
         self.results = results
         self.result = results if printed else None

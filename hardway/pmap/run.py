@@ -1,7 +1,6 @@
 """A job from its arguments to its results: what `mapreduce.pmap` calls.
 
-It reads arguments, finds or makes the job's directory, has the driver run it, and reports; how tasks are run is the
-driver's.
+This module reads arguments, finds or makes the job's directory, has the driver run the job, and reports.
 """
 
 from __future__ import annotations
@@ -73,26 +72,26 @@ def pmap(
     flags: Sequence[str] = (),
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
 ) -> Results:
-    """Run the command once for each argument on the instances; returns the results in argument order.
+    """Run the command once for each argument on the instances, and return the results in argument order.
 
-    Nothing more starts once so many tasks have failed for good as `halt` says (`3`, or `5%` of them), by default one;
-    with `keep_going` all others are finished first. With `fail_fast` a job ends whose first tasks fail alike on
-    different instances, and a task that does so is not tried again. With `backup` the slowest run a second time.
-    `label` is a name for people; several jobs may have the same. `workdir`, where a task runs, is home or scratch;
-    empty is scratch for tasks that files are sent along with.
+    No task is started any more once `halt` tasks (`3`, or `5%` of them; by default one) have failed for good. With
+    `keep_going` all other tasks are finished first. With `fail_fast` a job ends if its first tasks fail alike on
+    different instances, and a task that fails so is not tried again. With `backup` the slowest tasks run a second time.
+    `label` is a name for people; several jobs may have the same. Tasks run in `workdir`: home or scratch; empty means
+    scratch for tasks with files to send.
 
-    `resume` names a job of the same command and the same content of the files in `depends` and `send`, that ran in the
-    same world (endpoint, account, region, session of the S3 stub); True is the newest: what has its result there is not
-    run again. Files in `depends` must be on the instances as they are here, those in `send` are sent there. `verify` of
-    the tasks, a random sample, run twice before the rest starts, on different instances: where the results differ it is
-    Failed. With `join`, instances that come to match the selector meanwhile take part. With `results`, a directory,
-    each task's stdout, stderr, exit code and times are files there and their paths are returned. `engine`, the address
-    of a Dask scheduler, has that run the tasks, wherever its workers are: then no instance is selected. What is to
-    `expect` of a task (see `Expected`) is looked for before its result counts. `flags` are those that a person gave, or
-    would have to, for the line that goes on with the job.
+    `resume` names an earlier job, or is True for the newest. The job must have the same command, the same contents of
+    files in `depends` and `send`, and the same world (endpoint, account, region, session of the S3 stub). Tasks with a
+    result in this job are not run again. Files in `depends` must be on the instances as they are here; files in `send`
+    are sent there. A random sample of `verify` tasks runs twice before the others start, on different instances; Failed
+    is raised if the results differ. With `join`, instances that match the selector later take part. With a directory as
+    `results`, each task's stdout, stderr, exit code and times are files there, and the paths are returned. `engine` is
+    the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
+    `expect` of a task (see `Expected`) must exist before its result counts. `flags` are the person's flags, used in the
+    line that resumes the job.
 
-    Raises UsageError for bad input, TasksFailed where tasks failed, Failed where no instance is left, Interrupted, and
-    HardwayError for SIGTERM and SIGHUP.
+    Raises UsageError for bad input, TasksFailed if tasks failed, Failed if no instance is left, Interrupted after
+    Ctrl-C, and HardwayError for SIGTERM and SIGHUP.
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
@@ -165,7 +164,7 @@ def pmap(
 
 
 def read_halt(text: str, keep_going: bool, tasks: int) -> int:
-    """Return how many tasks may have failed when nothing more starts; 0: any number. Raises UsageError."""
+    """Return the number of failed tasks at which no more tasks start; 0 for no limit. Raises UsageError."""
     if not text:
         return 0 if keep_going else 1
     if keep_going:
@@ -177,12 +176,12 @@ def read_halt(text: str, keep_going: bool, tasks: int) -> int:
 
 
 def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
-    """The world in which a job runs: in another one its objects are not there. What isn't known is left out."""
+    """Return the world in which a job runs; another world lacks its objects. Unknown parts are left out."""
     stub, known = settings.stub_session.get("s3_stubbed_session", ""), aws_variables()
     region, endpoints = settings.aws.region, [known.get("AWS_ENDPOINT_URL", "")]
     with contextlib.suppress(UsageError):  # with another engine than ours no region is needed
         region, endpoints = aws.region_of(settings), [str(aws.ec2(settings).meta.endpoint_url)]
-    # In a session of the stub the latter is nobody's.
+    # In a session of the stub, the S3 endpoint is only the stub's closed port.
     endpoints += [] if stub else [known.get("AWS_ENDPOINT_URL_S3", "")]
     other_clouds = [url for url in endpoints if not _OF_AWS.search(url)]
     found = {
@@ -203,7 +202,7 @@ def _read_engine(
     send: Sequence[str],
     workdir: str,
 ) -> str:
-    """The scheduler's address. Raises UsageError for what has no meaning there."""
+    """Return the scheduler's address. Raises UsageError for flags without a meaning there."""
     sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "reconnect", "linger")]
     if ours := [source for source in (*sources, "--workdir" if workdir else "") if source.startswith("--")]:
         raise UsageError(f"{ours[0]} is for our own driver: with --engine that is up to the engine")
@@ -216,7 +215,7 @@ def _read_engine(
 
 
 def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress) -> Path | None:
-    """The directory of the job to go on with; None for a new one."""
+    """Return the directory of the job to resume; None for a new job."""
     if resume is True:
         found, said = job_list.latest(wanted, where)
         shown.say(*said)
@@ -281,7 +280,7 @@ class _Run:
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def all(self) -> Results:
-        """Run what has no result yet; the results of all tasks."""
+        """Run the tasks without a result, and return the results of all tasks."""
         order, writer = self.order, self.writer
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
@@ -314,7 +313,7 @@ class _Run:
         return results
 
     def _results(self) -> Results:
-        """The results that there are, those that there are not being empty."""
+        """Return the results; a missing one is empty."""
         again = self.resuming.line("all tasks are done; to print this again")
         outputs, tasks, results = self.job.outputs, self.numbers, self.job.history.results
         missing = {position for position, task in enumerate(tasks) if task not in results}
@@ -326,7 +325,7 @@ class _Run:
         return Results(len(tasks), pieces, again=again, missing=missing)
 
     def _failed(self, failed: Mapping[int, Result]) -> list[FailedTask]:
-        """Tell of failed tasks, by the positions of their arguments."""
+        """Describe failed tasks, given by the positions of their arguments."""
         outputs, timeout = self.job.outputs, self.settings.mapreduce.timeout
         return [
             failed_task(outputs, self.numbers[position], self.items[position].removesuffix(b"\n"), result, timeout)
@@ -334,7 +333,7 @@ class _Run:
         ]
 
     def verify(self, count: int) -> None:
-        """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""
+        """Run a sample of `count` tasks twice, on different instances. Raises Failed if results differ."""
         if len(self.selected) < 2:
             raise UsageError("--verify compares results of different instances: it needs two or more")
         sample = sorted(random.sample(range(len(self.items)), count))
@@ -404,7 +403,7 @@ class _Run:
             self.shown.say(*self.load.notes(), summary(driver.outcome, len(driver.arguments)))
 
     def _resumable(self, work: Callable[[], Value]) -> Value:
-        """Do something; an error gets the line that goes on with the job, if there is something to go on with."""
+        """Call `work`; add the line that resumes the job to an error, if the job can be resumed."""
         try:
             return work()
         except HardwayError as error:
@@ -414,7 +413,7 @@ class _Run:
             raise
 
     def _look_back(self) -> None:
-        """Say what an earlier run left, and forget results that can't be read back, or whose objects are gone."""
+        """Report an earlier run's results, and forget those that can't be read back or whose objects are gone."""
         job, history, say = self.job, self.job.history, self.shown.say
         if not history.attempts:
             return
@@ -437,7 +436,7 @@ class _Run:
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:
-        """Raises Failed, with the failures explained, if a task of a sample failed."""
+        """Raise Failed, with the failures explained, if a task of a sample failed."""
         if outcome.failed:
             self._say_failures(job, items, numbers, outcome.failed)
             raise Failed(self._why(outcome, numbers, outcome.failed))
@@ -448,7 +447,7 @@ class _Run:
         self.shown.say(*failures(job, self.command, items, numbers, failed, self.settings.mapreduce.timeout))
 
     def _why(self, outcome: Outcome, numbers: Sequence[int], failed: Mapping[int, Result]) -> str:
-        """Say why there are not all results, and what to do."""
+        """Return text with the reason that results are missing, and the next step."""
         left = f"; {outcome.left} not finished" if outcome.left else ""
         what = f"task {numbers[next(iter(failed))]}" if len(failed) == 1 else f"{len(failed)} tasks"
         line = self.resuming.line("Fix it, then", where=False)
@@ -465,7 +464,7 @@ class _Run:
 
 
 def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Sequence[int]:
-    """The positions of the keys, those first that took longest before; one never run is taken for an average one.
+    """Return the positions of the keys, longest earlier duration first; a key without one counts as average.
 
     The longest task last would leave all slots but one idle (Graham, Bounds on Multiprocessing Timing Anomalies, 1969).
     """
@@ -477,7 +476,7 @@ def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Se
 
 
 class _Resuming:
-    """The command that goes on with a job, on the engine that it was on; it lies in the job's directory, too."""
+    """The command that resumes a job on the same engine; it is kept in the job's directory, too."""
 
     def __init__(self, job: Job, command: str, arguments: Arguments, engine: str, flags: Sequence[str]) -> None:
         asked = job.asked
@@ -499,12 +498,12 @@ class _Resuming:
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
 
     def line(self, what: str = "to go on", where: bool = True) -> str:
-        """The line, behind what it is for, and on which instances it may run if that is to be said."""
+        """Return the command line after its purpose, `what`; with `where`, also name the instances it may run on."""
         return f"{what}{self._where_to if where else ''}: {self._line}"
 
 
 def _program() -> list[str]:
-    """What a person types to run us: as it was typed, where that is known, and can be found again."""
+    """Return the words that run hardway, as the person typed them, if they are known and can be found again."""
     called = Path(sys.argv[0] if sys.argv else "")
     core = sys.argv[1 : sys.argv.index("mapreduce.pmap")] if "mapreduce.pmap" in sys.argv else []
     if called.name == "__main__.py" and called.parent.name == "hardway":
@@ -517,7 +516,7 @@ def _program() -> list[str]:
 
 
 def summary(outcome: Outcome, tasks: int) -> str:
-    """What a run came to, in one line; nothing is told of what there is none of."""
+    """Return the totals of a run in one line, without those that are zero."""
     share = outcome.busy / outcome.slot_seconds if outcome.slot_seconds else 0.0
     parts = [
         f"{outcome.done} of {count(tasks, 'task')} done",
@@ -541,7 +540,7 @@ def failures(
     failed: Mapping[int, Result],
     timeout: float,
 ) -> Iterable[str]:
-    """The failed tasks grouped by how they ended and what they said last, most frequent first."""
+    """Return lines on failed tasks, grouped by their end and last line of stderr, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in failed.items():
         said[position] = (how_it_ended(result, timeout), last_complaint(job.outputs, numbers[position], result))
@@ -555,7 +554,7 @@ def failures(
 
 
 def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
-    """Where the whole log of one failed task is, and the line that runs it again."""
+    """Yield the place of one failed task's whole log, and the line that runs the task again."""
     try:
         said = b"".join(job.pieces(number, result, "stderr"))
     except Failed as error:

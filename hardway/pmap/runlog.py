@@ -1,4 +1,4 @@
-"""Writes what happens in a run to the job's journal, counts it, and tells a person what matters to a person."""
+"""Writes the events of a run to the job's journal, counts them, and shows the important ones to a person."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RunLog:
     # The run
 
     def begins(self, slots: int) -> None:
-        """Note the beginning; `slots` is the number that a person asked for."""
+        """Note the beginning; `slots` is the number of slots that a person asked for."""
         self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
 
     def priced(self, prices: Mapping[str, float]) -> None:
@@ -58,7 +58,7 @@ class RunLog:
         self._job.event("prices", **prices)
 
     def over(self, why: str, prices: Mapping[str, float]) -> None:
-        """Note the end, the reason for it, and what was counted."""
+        """Note the end, its reason, and the counts."""
         outcome = self.outcome
         about = {"seconds": round(outcome.seconds, 3), "driver": round(outcome.driver, 3)}
         about |= {"instances": outcome.instances, "cost": outcome.cost, "unpriced": outcome.unpriced}
@@ -73,7 +73,7 @@ class RunLog:
         )
 
     def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
-        """Work out what the run came to."""
+        """Compute the totals of the run."""
         outcome = self.outcome
         outcome.done, outcome.left = schedule.done, schedule.left
         outcome.attempts, outcome.retries = schedule.attempts, schedule.retried
@@ -96,18 +96,18 @@ class RunLog:
         self._progress.say(f"{member.instance}: it joins")
 
     def up(self, member: Member, seconds: float, cpus: int) -> None:
-        """Note that the agent is there, `seconds` after the instance became a member."""
+        """Note that the agent has said hello, `seconds` after the instance became a member."""
         instance = member.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         took = round(seconds, 3)
         self._job.event("up", host=member.name, slots=member.slots, cpus=cpus, seconds=took, **about)
 
     def back(self, member: Member) -> None:
-        """Note that a member is there again that was given up."""
+        """Note that a member that was given up is back."""
         self._progress.say(f"{member.instance}: it is back")
 
     def agent_died(self, member: Member) -> None:
-        """Note that another agent is there than before."""
+        """Note that a new agent has replaced the member's earlier one."""
         self._job.event("died", host=member.name)
         self._progress.say(f"{member.instance}: the agent had died; another one is there")
 
@@ -153,13 +153,13 @@ class RunLog:
         self._progress.say(f"{member.instance}: it was not interrupted, it takes tasks again")
 
     def shared(self, member: Member) -> None:
-        """Note that another job runs there."""
+        """Note that another job runs on the instance."""
         self._progress.say(
             f"{member.instance}: another job runs there too; together they run no more at a time than one"
         )
 
     def complained(self, member: Member, complaint: str) -> None:
-        """Tell what the agent died of."""
+        """Report the reason for the agent's death."""
         self._progress.say(f"{member.instance}: {complaint}")
 
     def reasons(self) -> str:
@@ -169,7 +169,7 @@ class RunLog:
     # Attempts
 
     def said(self, member: Member, task: int, payload: bytes) -> None:
-        """Tell what the agent has to say of an attempt that runs, unless too much was told before."""
+        """Report the agent's line about an attempt that runs, unless too many were reported before."""
         self._said += 1
         if self._said <= SAID_MOST:
             more = "; more of this kind is not told" if self._said == SAID_MOST else ""
@@ -184,7 +184,7 @@ class RunLog:
         self._job.event("lost", task=self._numbers[position], attempt=attempt, host=member.name)
 
     def deadly(self, position: int, attempt: int, host: Name) -> None:
-        """Note that the task has failed since it seems to kill its hosts."""
+        """Note that the task has failed, because it seems to kill its hosts."""
         number = self._numbers[position]
         result = self._job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
         self._progress.say(f"task {number} is given up: {how_it_ended(result)}")
@@ -192,7 +192,7 @@ class RunLog:
         self._tell_result(position, result)
 
     def hopeless(self, positions: Sequence[int]) -> None:
-        """Note that the run is stopped, since these tasks failed alike."""
+        """Note that the run is stopped, because these tasks failed alike."""
         self.outcome.hopeless = list(positions)
         for position in positions:
             if position not in self.outcome.failed:

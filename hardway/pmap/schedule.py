@@ -1,19 +1,19 @@
-"""Which task runs where, when: a pure state machine. Events go in, decisions come out, the clock is passed in.
+"""Decides where and when each task runs: a pure state machine. It takes events and the time, and returns decisions.
 
-Tasks are numbers from 0, hosts any hashable names, times seconds of any one clock. It owns dispatch, retries,
-sending ahead and taking back, backups of stragglers and the setting aside of hosts; it does no I/O, holds no
-argument and no result, and imports nothing of ours but its own parts: tasks wait in the backlog, hosts are on the
-roster and have a health, attempts are what hosts have of tasks.
+Tasks are numbers from 0, hosts any hashable names, times seconds of any one clock. The schedule owns dispatch, retries,
+sending ahead and taking back, backups of stragglers and the setting aside of hosts. It does no I/O, holds no argument
+and no result, and imports nothing of ours but its own parts: the backlog of waiting tasks, the roster of hosts with
+their health, and the attempts on hosts.
 
 A host has `slots` places where tasks run, and some places ahead where tasks wait for one, so that the host does
 not stand idle for a round trip. A task may have several attempts alive (a backup); the first to succeed counts.
 
 Blame: an attempt that ends with an exit code is charged to its task. An attempt that its host couldn't run, or that
-died with its host, is charged to the host first: the task goes to another host. A host that fails again and again, with
-different tasks, is set aside. A task is charged only after it has died on several hosts.
+died with its host, is charged to the host first: the task goes to another host. A host that fails repeatedly, with
+different tasks, is set aside. The task is charged for such attempts only after it has died on several hosts.
 
-Retries are for failures that may pass. A task that has failed alike on several hosts is not tried again; a job in which
-nothing has succeeded, and whose first tasks fail alike on several hosts, is hopeless.
+Retries are for failures that may pass. A task that has failed alike on several hosts is not tried again. A job is
+hopeless if nothing has succeeded in it and its first tasks fail alike on several hosts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Start(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask for the attempt back if it hasn't started: answered by `returned`, or not at all if it has."""
+    """Ask for the attempt back unless it has started. The host answers with `returned`, or not at all if it has."""
 
     host: Name
     task: int
@@ -77,7 +77,7 @@ Decision = Start | Recall | Cancel
 
 
 class Verdict(Enum):
-    """What became of a finished attempt."""
+    """The schedule's judgement of a finished attempt."""
 
     DONE = "done"  # the task's one result
     RETRY = "retry"  # failed; the task will be tried again, or another attempt of it still runs
@@ -86,7 +86,7 @@ class Verdict(Enum):
 
 
 class Schedule:
-    """The state of one job. Call an event, then `decide`, and act on what it returns in that order."""
+    """The state of one job. Call an event's method, then `decide`, and act on the decisions in their order."""
 
     def __init__(
         self,
@@ -99,10 +99,10 @@ class Schedule:
         backup: bool = True,
         seed: int = 0,
     ) -> None:
-        """`tasks` of them wait; `retry_sleep` is the longest wait before a retry, in seconds.
+        """Take the number of `tasks`; `retry_sleep` is the longest wait before a retry, in seconds.
 
-        `halt` is the number of failed tasks after which nothing more starts; 0 is never. Without `fail_fast` all
-        retries are made, whether or not failures are alike.
+        `halt` is the number of failed tasks after which no task starts; 0 for no limit. Without `fail_fast` all retries
+        are made, even if failures are alike.
         """
         self.total = tasks
         self.retries = retries
@@ -134,35 +134,35 @@ class Schedule:
     # Events
 
     def skip(self, task: int) -> None:
-        """The task has its result already (an earlier run of the job). Only before it was started."""
+        """Note that the task has its result from an earlier run of the job. Call this only before the task starts."""
         if not self._over[task]:
             self._over[task] = 1
             self._backlog.take(task)
             self.done += 1
 
     def used(self, task: int, attempt: int) -> None:
-        """Attempt numbers up to this one belong to an earlier run."""
+        """Note that attempt numbers up to this one belong to an earlier run."""
         self._number[task] = max(self._number[task], attempt)
 
     def avoid(self, task: int, name: Name) -> None:
-        """Run the task on another host than this one, if there is another. Only before it was started."""
+        """Run the task on another host than this one, if there is another. Call this only before the task starts."""
         self._backlog.take(task)
         self._backlog.setbacks_of(task).failed = [name]
         self._backlog.put(task)
 
     def join(self, name: Name, slots: int) -> None:
-        """A host is there, or is there again."""
+        """Note that a host is present, or present again, with this number of slots."""
         self._judge(self._roster.join(name, slots))
 
     def distance(self, name: Name, round_trip: float) -> None:
-        """A round trip to the host takes this many seconds."""
+        """Note the length of a round trip to the host, in seconds."""
         if host := self._roster.hosts.get(name):
             host.is_as_far_as(round_trip)
 
     def adopt(self, name: Name, task: int, attempt: int, started: float | None) -> bool:
-        """A host that joined holds this attempt, which is not ours; False if it isn't wanted and is to be ended.
+        """Take over an attempt that a joined host holds; return False if it isn't wanted and must be ended.
 
-        Wanted is what an earlier driver started, or what was given up and waits to be run again.
+        An attempt is wanted if an earlier driver started it, or if it was given up and its task waits to run again.
         """
         host = self._roster.hosts[name]
         if self._over[task] or task in self._attempts.alive or self._backlog.shunned(task) or self.stopped:
@@ -178,21 +178,21 @@ class Schedule:
         return True
 
     def held(self, name: Name) -> dict[tuple[int, int], float | None]:
-        """(task, attempt) of each attempt thought to be on the host, and when it started, if it is known to have."""
+        """Return the start of each attempt (task, attempt) thought to be on the host; None if no start is known."""
         host = self._roster.hosts.get(name)
         return {(attempt.task, attempt.number): attempt.started for attempt in host.attempts.values()} if host else {}
 
     def pause(self, name: Name, now: float) -> None:
-        """The connection is lost; what runs there may go on."""
+        """Note that the connection is lost; attempts may go on running there."""
         host = self._roster.hosts[name]
         for attempt in host.attempts.values():
             self._attempts.forget_recall(attempt)
         self._roster.pause(host, now)
 
     def leave(self, name: Name) -> list[int]:
-        """The host is gone with all it held; returns the tasks that run again elsewhere. No failed attempt.
+        """Note that the host is gone with all its attempts; return the tasks that run again elsewhere.
 
-        A task whose hosts are lost again and again, though, is given up as `deadly`.
+        No attempt counts as failed. A task whose hosts are lost repeatedly is given up as `deadly`.
         """
         host = self._roster.leave(name)
         if host is None:
@@ -205,7 +205,7 @@ class Schedule:
         return again
 
     def lost(self, name: Name, task: int, attempt: int) -> bool:
-        """The attempt, sent or running, never came to an end there, by no death; True if the task runs again."""
+        """Note that an attempt is lost, but not by a death; return True if the task runs again."""
         known = self._known(name, task, attempt)
         if known is None:
             return False
@@ -214,10 +214,10 @@ class Schedule:
         return again
 
     def died(self, name: Name, attempts: Iterable[tuple[int, int]]) -> list[int]:
-        """The host's agent died with these attempts; returns the tasks that run again.
+        """Note that the host's agent died with these attempts; return the tasks that run again.
 
-        Where none is known to have started, those that would have been first did: what kills may be fast. The host is
-        set aside if that happens time after time and no task was always there.
+        If no attempt is known to have started, the first ones in line count as started, since a task may kill its host
+        fast. The host is set aside if its agent dies repeatedly and no task was there each time.
         """
         host = self._roster.hosts.get(name)
         if host is None:
@@ -231,7 +231,7 @@ class Schedule:
         return again
 
     def returned(self, name: Name, task: int, attempt: int) -> None:
-        """The host gave the attempt back before it started."""
+        """Note that the host gave the attempt back before it started."""
         known = self._known(name, task, attempt)
         if known is None:
             return
@@ -242,7 +242,7 @@ class Schedule:
         self._roster.place(known.host)
 
     def share(self, name: Name) -> None:
-        """Another job runs there: what is sent there may wait for as long as that one's tasks run."""
+        """Note that another job runs on the host: attempts there may wait as long as the other job's tasks run."""
         host = self._roster.hosts.get(name)
         if host is not None and not host.shared:
             host.shared = True
@@ -251,7 +251,7 @@ class Schedule:
                     self._attempts.waiting[attempt] = None
 
     def started(self, name: Name, task: int, attempt: int, now: float) -> None:
-        """The attempt runs."""
+        """Note that the attempt runs."""
         known = self._known(name, task, attempt)
         if known is not None and known.started is None:
             self._attempts.start(known, now)
@@ -266,7 +266,7 @@ class Schedule:
         now: float,
         complaint: Complaint | None = None,
     ) -> Verdict:
-        """The attempt ended after `duration` seconds of running; a failure without a `complaint` is like no other."""
+        """Judge an attempt that ended after `duration` seconds; a failure without a `complaint` is like no other."""
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
@@ -295,11 +295,12 @@ class Schedule:
         return Verdict.DONE
 
     def spoiled(self, name: Name, task: int, attempt: int, now: float) -> Verdict:
-        """The attempt came to nothing since the host had no room, no memory or no descriptors for it.
+        """Judge an attempt that failed for lack of disk, memory or descriptors on its host.
 
-        The task isn't charged, and runs elsewhere if there is an elsewhere. The host rests, and is set aside if its
-        next tasks after a rest fare the same; what runs while it rests doesn't count, nor does a task that another
-        host could not run either. Such a task has failed after DEADLY times: it needs more than there is.
+        The task isn't charged, and runs on another host if there is one. The host rests, and is set aside if its next
+        tasks after a rest fail the same way. Attempts that run during a rest don't count against the host, nor does a
+        task that another host could not run either. Such a task has failed after DEADLY times: it needs more than any
+        host has.
         """
         known = self._known(name, task, attempt)
         if known is None:
@@ -325,14 +326,14 @@ class Schedule:
         return verdict
 
     def stop(self) -> None:
-        """Start nothing more; what runs may end, what waits is taken back."""
+        """Start no more tasks; running attempts may end, waiting ones are taken back."""
         self.stopped = True
         self._take_waiting(self._attempts.waiting)
 
     def interrupt(self, name: Name, seconds: float, now: float) -> int:
-        """The host will be gone in that many seconds: nothing more starts there, unless it lives much longer than that.
+        """Note that the host will be gone in `seconds`: no task starts there unless the host long outlives this time.
 
-        What may not end in time gets a second attempt elsewhere, before anything else starts; returns how many.
+        Tasks that may not end in time get a second attempt elsewhere before any other task starts. Return their number.
         """
         host = self._roster.hosts.get(name)
         if host is None:
@@ -354,7 +355,7 @@ class Schedule:
     # Decisions
 
     def decide(self, now: float) -> list[Decision]:
-        """All that is to be done now."""
+        """Return the decisions to carry out now, in order."""
         orders = self._orders
         self._orders = []
         roster = self._roster
@@ -376,7 +377,7 @@ class Schedule:
         return orders
 
     def due(self, now: float) -> float | None:
-        """The time at which `decide` has something to say though nothing happened; None: never."""
+        """Return the time at which `decide` has a decision even without an event; None for never."""
         if self.stopped:
             return None
         times = [*self._backlog.due(), *self._roster.due()]
@@ -396,52 +397,52 @@ class Schedule:
 
     @property
     def finished_all(self) -> bool:
-        """Every task is over; or none would succeed; or, after a stop, none runs.
+        """Whether every task is over, or the job is hopeless, or no task runs after a stop.
 
-        Losers of a race, and in a hopeless job others, may still be running.
+        Attempts that lost a race may still run, and in a hopeless job also others.
         """
         return self.left == 0 or bool(self.hopeless) or (self.stopped and self.idle)
 
     @property
     def idle(self) -> bool:
-        """Nothing is sent to any host, or runs there, as far as is known."""
+        """Whether no attempt is known to wait or run on any host."""
         return not self._attempts.alive
 
     @property
     def running(self) -> int:
-        """Tasks that run, as far as hosts have told; those sent ahead wait there for a slot."""
+        """The number of tasks that hosts have reported as running, without those sent ahead."""
         return sum(attempt.started is not None for attempt in self._attempts.alive.values())
 
     @property
     def left(self) -> int:
-        """Tasks that aren't over."""
+        """The number of tasks that aren't over."""
         return self.total - self.done - self.failed
 
     @property
     def unstarted(self) -> bool:
-        """Whether tasks wait that are not to be retried."""
+        """Whether tasks wait for a reason other than a retry."""
         return self._backlog.waits()
 
     @property
     def retrying(self) -> int:
-        """Tasks that wait before they are tried again."""
+        """The number of tasks that wait before they are tried again."""
         return len(self._backlog.retries)
 
     @property
     def next_retry(self) -> float | None:
-        """When the first of them is tried again."""
+        """The time of the next retry."""
         return min(self._backlog.due(), default=None)
 
     @property
     def slowest(self) -> tuple[int, Name, float] | None:
-        """Of the running tasks: number, host and start of the one that has run longest."""
+        """The number, host and start of the task that has run longest."""
         attempt = self._attempts.longest()
         if attempt is None or attempt.started is None:
             return None
         return attempt.task, attempt.host.name, attempt.started
 
     def health(self, name: Name) -> Health:
-        """Whether the host is trusted, and why not; for the caller to read, whether or not the host is there."""
+        """Return the host's health, for the caller to read only; the host need not be present."""
         return self._roster.health(name)
 
     # Who gets a task
@@ -491,10 +492,10 @@ class Schedule:
             roster.place(host)
 
     def _take_back(self, orders: list[Decision], now: float) -> None:
-        """Slots stand free and nothing is left to start: ask for the tasks that wait elsewhere.
+        """Ask other hosts for their waiting tasks, since slots stand free and no task is left to start.
 
-        A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks are run a second time.
-        So are at once those that wait for another job's, which taken back might be sent to that host again.
+        A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks get a second attempt.
+        Tasks that wait for another job's tasks get it at once: taken back, they might be sent to the same host again.
         """
         held, free = self._attempts, self._roster.free
         while free and (attempt := held.unanswered(now, PAUSE_PATIENCE)):
@@ -519,12 +520,12 @@ class Schedule:
                 wanted -= self._double(attempt, orders)
 
     def _is_welcome(self, task: int) -> bool:
-        """Whether a host with a free slot would take the task."""
+        """Return whether a host with a free slot would take the task."""
         shunned = self._backlog.shunned(task)
         return any(host.name not in shunned for host in islice(self._roster.free, len(shunned) + 1))
 
     def _back_up(self, orders: list[Decision], now: float) -> None:
-        """Slots stand free and nothing is left to start: run the stragglers twice."""
+        """Start second attempts of the stragglers, since slots stand free and no task is left to start."""
         if not self._backups_allowed():
             return
         limit = self._patience()
@@ -538,7 +539,7 @@ class Schedule:
         self._attempts.put_back(unfit)
 
     def _relieve(self, orders: list[Decision]) -> None:
-        """Run elsewhere what its host will not live to finish."""
+        """Start second attempts of tasks that their hosts will not live to finish."""
         urgent = self._attempts.urgent
         unfit = []
         while urgent and self._roster.free:
@@ -554,7 +555,7 @@ class Schedule:
         return self.backup and self.total >= BACKUP_TASKS and self.done >= BACKUP_DONE * self.total
 
     def _double(self, attempt: Attempt, orders: list[Decision]) -> int:
-        """Start a second attempt on another host; returns how many were started."""
+        """Start a second attempt on another host; return the number started, 0 or 1."""
         if self._number[attempt.task] >= LAST_ATTEMPT:
             return 0
         shunned = self._backlog.shunned(attempt.task)
@@ -571,7 +572,7 @@ class Schedule:
         return 0
 
     def _take_waiting(self, attempts: Iterable[Attempt]) -> None:
-        """Ask for those back that wait where they can be asked for."""
+        """Recall those of the attempts that wait on a connected host."""
         for attempt in [*attempts]:
             if attempt in self._attempts.waiting and attempt.host.connected and not attempt.recalled:
                 self._attempts.recall(attempt)
@@ -606,13 +607,13 @@ class Schedule:
         return Verdict.RETRY
 
     def _wait(self, times: int) -> float:
-        """How long to wait after something went wrong for so many times, in seconds."""
+        """Return the wait in seconds after this number of failures."""
         return min(self.retry_sleep, FIRST_WAIT * 2.0 ** min(times - 1, DOUBLED_MOST))
 
     def _lose(self, attempt: Attempt, died: bool) -> bool:
-        """The attempt came to nothing, as far as is known through no fault of its own; True if the task runs again.
+        """Remove an attempt that was lost through no known fault of its own; return True if the task runs again.
 
-        `died`: its host did while it ran.
+        `died` says that the host died while the attempt ran.
         """
         task = attempt.task
         self._attempts.end(attempt, bool(self._over[task]))
@@ -631,7 +632,7 @@ class Schedule:
         return True
 
     def _is_deadly(self, task: int) -> bool:
-        """Whether hosts died with the task time after time, and different ones as far as there are different ones."""
+        """Return whether the task lost its hosts DEADLY times, and different hosts if others are trusted."""
         setbacks = self._backlog.setbacks.get(task)
         if setbacks is None or len(setbacks.lost) < DEADLY:
             return False
@@ -640,7 +641,7 @@ class Schedule:
         return len(where) > 1 or all(not host.health.trusted or host.name in where for host in hosts)
 
     def _count_death(self, host: HostState, ran: list[Attempt]) -> None:
-        """The host died while these ran there; of an empty list nothing follows."""
+        """Note a death of the host while the attempts `ran` there; an empty list proves nothing."""
         suspects = frozenset(attempt.task for attempt in ran)
         # Where another host has died with one of them, too, this proves nothing of the host.
         if ran and not any(self._backlog.lost_elsewhere(task, host.name) for task in suspects):
@@ -652,13 +653,13 @@ class Schedule:
             self._put_aside(host, Cause.DIES)
 
     def _suspect(self, name: Name, task: int) -> None:
-        """The task failed on this host and has now succeeded elsewhere."""
+        """Charge the host if the task failed there, since the task has now succeeded elsewhere."""
         host = self._roster.hosts.get(name)
         if host is not None and host.health.disproved(task) and self._roster.active - {name}:
             self._put_aside(host, Cause.FAILS)
 
     def _put_aside(self, host: HostState, cause: Cause) -> None:
-        """Start nothing more on this host; what runs there may end, what waits is taken back."""
+        """Start no more tasks on this host; running attempts may end, waiting ones are taken back."""
         if host.health.trusted:
             host.health.set_aside = cause
             self._withdraw(host)
@@ -675,7 +676,7 @@ class Schedule:
             self.stop()
 
     def _give_up_job(self, alike: list[int]) -> None:
-        """Stop, since all tasks would fail as these did; nothing happens if there are none."""
+        """Stop the job, since all tasks would fail as those in `alike` did; do nothing if `alike` is empty."""
         if alike:
             waiting = {task for _, task in self._backlog.retries}
             self.hopeless = [task for task in alike if not self._over[task] and task not in self._attempts.alive]
@@ -685,6 +686,6 @@ class Schedule:
             self.stop()
 
     def _is_lonely(self) -> bool:
-        """Whether the few tasks that are left all wait to be retried."""
+        """Return whether the few tasks that are left all wait to be retried."""
         few = self.left <= max(1, LONELY_SHARE * self.total)
         return few and not self._attempts.alive and not self._backlog.waits()

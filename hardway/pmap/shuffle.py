@@ -1,7 +1,7 @@
 """The steps between two jobs, and after the last: group lines by partition, join many small objects into one.
 
-Both take more than fits in memory: lines are sorted by `sort`, which sorts on disk, and objects are put together in a
-temporary file (TMPDIR), whole before anything is written to S3.
+Both take more data than fits in memory. The program `sort` sorts the lines on disk. Objects are joined in a temporary
+file (TMPDIR), which is complete before anything is written to S3.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _IN_MEMORY = 1 << 20  # bytes of an object; what is longer waits on disk
 
 
 def group(lines: Iterable[bytes]) -> Results:
-    """One line a partition, `partition<TAB>value<TAB>value...`, of lines `partition<TAB>value`.
+    """Return one line a partition, `partition<TAB>value<TAB>value...`, from lines `partition<TAB>value`.
 
     Partitions are in the order of their bytes, values in the order of the lines. Raises UsageError for a line without
-    a tab, Failed where the temporary files do not fit.
+    a tab, and Failed if the temporary files do not fit.
     """
     out = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the results)
     ends = array("Q")
@@ -61,7 +61,7 @@ def group(lines: Iterable[bytes]) -> Results:
 
 
 def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines sorted by what stands before the first tab; those with the same keep their order."""
+    """Yield the lines sorted by the text before the first tab; lines with the same text keep their order."""
     command = ["sort", "-s", "-t", "\t", "-k", "1,1"]
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
@@ -97,10 +97,10 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
-    """Write the objects of these S3 URLs, one after the other, to the object `destination`; returns its URL.
+    """Write the objects of these S3 URLs, one after the other, to the object `destination`, and return its URL.
 
-    Raises UsageError for what is no URL of an object, Failed where one can't be read or written; the destination is
-    as it was then.
+    Raises UsageError for a text that is no URL of an object, and Failed if an object can't be read or written. The
+    destination is unchanged then.
     """
     target = objects.parse(destination)
     sources = [objects.parse(url.decode("utf-8", "surrogateescape").rstrip("\n")) for url in urls]

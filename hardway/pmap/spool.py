@@ -22,7 +22,7 @@ class Spool:
         self._open: tuple[Path, BinaryIO] | None = None
 
     def write(self, task: int, attempt: int, which: int, data: memoryview) -> None:
-        """Append to an output, 0 is stdout. Raises OSError."""
+        """Append data to an output; `which` is 0 for stdout. Raises OSError."""
         if (task, attempt) not in self._kept:
             stem = self._folder / f"{task}.{attempt}.{self._host}"
             self._kept[task, attempt] = [Path(f"{stem}.part{index}") for index in (0, 1)], [0, 0]
@@ -38,7 +38,7 @@ class Spool:
             data = data[self._open[1].write(data) :]
 
     def take(self, task: int, attempt: int) -> tuple[list[Path], list[int]] | None:
-        """Hand over the files of both outputs, and their checksums, if there are any. Raises OSError."""
+        """Return and forget the files of both outputs and their checksums; None if there are none. Raises OSError."""
         found = self._kept.pop((task, attempt), None)
         if found:
             self.close()
@@ -46,7 +46,7 @@ class Spool:
 
     def drop(self) -> None:
         """Remove all files; the agent sends the outputs again."""
-        with contextlib.suppress(OSError):  # no room for what is thrown away is no matter
+        with contextlib.suppress(OSError):  # a full disk doesn't matter, as the data is thrown away
             self.close()
         for paths, _ in self._kept.values():
             discard(paths)
@@ -67,9 +67,9 @@ def discard(paths: Sequence[Path]) -> None:
 
 
 def whole(end: End, spooled: tuple[Sequence[Path], Sequence[int]] | None) -> tuple[End, bytes | Path, bytes | Path]:
-    """Return an attempt's end with its outputs, which came before it or with it.
+    """Return an attempt's end with its outputs, which were spooled before or came with the end.
 
-    Outputs that are not as the agent read them are the host's fault.
+    Outputs that differ from the agent's checksums are the host's fault.
     """
     stdout, stderr = end.inline[: end.sizes[0]], end.inline[end.sizes[0] :]
     if spooled and end.flags & agent.HOST_FAULT:  # found when part of it was sent

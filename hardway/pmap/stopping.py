@@ -1,4 +1,4 @@
-"""Why a run of a job ends before its tasks do: Ctrl-C, a signal, an error."""
+"""The reasons that end a run before its tasks are over: Ctrl-C, a signal, an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Note signals, and `wake` the loop, which then ends in order.
+        """Note signals, and `wake` the loop so that it ends in order.
 
         Ctrl-C ends the tasks on the instances. SIGTERM and SIGHUP, which come at the end of a session, leave them
         running.

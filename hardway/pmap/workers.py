@@ -1,4 +1,4 @@
-"""Threads that do what may take long, for the one thread that runs a job and never waits for it."""
+"""Threads that do the slow work of a job, for the one thread that runs the job and never waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Workers:
             thread.start()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Have one of the threads do the work, which reports its own result."""
+        """Have one of the threads do the work; the work itself reports its result."""
         self._work.put(work)
 
     def end(self, seconds: float) -> None:

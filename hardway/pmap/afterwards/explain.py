@@ -1,6 +1,6 @@
-"""Explain a job's time and money, and what would have helped: figures, advice, and both as a screen of text.
+"""Explain a job's time and money, with advice on improvements: figures, advice, and both as a screen of text.
 
-Pure: all of it is worked out from a timeline. Times are in seconds, money in USD.
+Pure: everything is computed from a timeline. Times are in seconds, money in USD.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
-# From these shares of the slots' time, or of the job's, a thing is worth a word.
+# The shares of the slots' time, or of the job's, from which a fact is worth reporting.
 LONGEST_SHARE = 0.3
 LONGEST_FACTOR = 3.0  # and the longest task is this many times the median
 END_SHARE = 0.1
@@ -38,11 +38,11 @@ SLOW_TASKS = 5  # seen in at least so many tasks
 
 @dataclass
 class SlotTime:
-    """Seconds of slots, by what was in them. Each second of a slot, from its run's beginning, is in exactly one.
+    """Seconds of slots, by use. Each second of a slot, from its run's beginning, is in exactly one part.
 
-    `connecting`: until the agent was there; `away`: idle while its connection was lost; `backoff`: idle while tasks
-    that failed waited to be retried, and no others to start; `end`: idle when no task was left to start; `between`:
-    idle otherwise.
+    `connecting`: until the agent was there; `away`: idle while the connection was lost; `backoff`: idle while only
+    failed tasks were left, and waited to be retried; `end`: idle when no task was left to start; `between`: idle
+    otherwise.
     """
 
     done: float = 0.0
@@ -62,15 +62,15 @@ class SlotTime:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all parts, in seconds."""
         return sum(getattr(self, one.name) for one in fields(self))
 
     def share(self, name: str) -> float:
-        """A part of the whole, from 0 to 1."""
+        """Return the share of one part in the total, from 0 to 1."""
         return getattr(self, name) / self.total if self.total else 0.0
 
     def add(self, other: SlotTime) -> None:
-        """Count the other's seconds too."""
+        """Add the seconds of another SlotTime."""
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
@@ -90,9 +90,9 @@ class HostFigures:
 
 @dataclass
 class Figures:
-    """What a job comes to. `cost` and `wasted` are of the instances whose price is known; `unpriced` counts the others.
+    """The totals of a job. `cost` and `wasted` cover instances with a known price; `unpriced` counts the others.
 
-    `wasted` is what was paid for attempts that didn't count, `idle_cost` for slots that had nothing to do.
+    `wasted` is the cost of attempts that didn't count, `idle_cost` the cost of idle slots, both in USD.
     """
 
     time: SlotTime = field(default_factory=SlotTime)
@@ -110,23 +110,23 @@ class Figures:
 
     @property
     def busy(self) -> float:
-        """The share of the slots' time, once they were there, in which an attempt ran."""
+        """The share of the slots' time, from when their agent was there, in which an attempt ran."""
         there = self.time.total - self.time.connecting
         return self.time.busy / there if there else 0.0
 
     @property
     def median(self) -> float:
-        """Of the durations of attempts with a result, in seconds; 0 for none."""
+        """The median duration of attempts with a result, in seconds; 0 if there are none."""
         return median(self.durations) if self.durations else 0.0
 
     def quantile(self, share: float) -> float:
-        """The duration that this share of the attempts with a result stays under."""
+        """Return the duration in seconds below which this share of the attempts with a result stays."""
         return self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))] if self.durations else 0.0
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A thing that took time, and what would have helped. `weight` is a share of the job, by which advice is sorted."""
+    """A loss of time, and its remedy. `weight` is the loss as a share of the job; advice is sorted by it."""
 
     kind: str
     weight: float
@@ -150,7 +150,7 @@ _PART = {
 
 
 def figures(timeline: Timeline) -> Figures:
-    """Add up a job."""
+    """Compute a job's totals from its timeline."""
     found = Figures()
     ends, waits = _work_ends(timeline), _retry_waits(timeline)
     by_lane: dict[tuple[str, int], list[AttemptRecord]] = {}
@@ -202,7 +202,7 @@ def _price(found: Figures, host: HostFigures, price: float | None) -> None:
 
 
 def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
-    """For each run, its beginning and when its last attempt began that was no second one: then no work was left."""
+    """Return each run's beginning, and when its last attempt but backups began: no task was left to start then."""
     starts = sorted(attempt.began for attempt in timeline.attempts if not attempt.backup)
     ends = []
     for run in timeline.runs:
@@ -213,9 +213,9 @@ def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
 
 
 def _retry_waits(timeline: Timeline) -> list[tuple[float, float]]:
-    """When tasks waited to be retried and none to be started for the first time: from, to, without overlaps, in order.
+    """Return the intervals in which tasks waited for a retry and none for its first start, in order, without overlaps.
 
-    Only such waits as leave slots idle are meant; a wait beside other work costs nothing.
+    A wait for a retry beside other work is left out, since it leaves no slot idle.
     """
     began: dict[int, float] = {}
     for attempt in timeline.attempts:
@@ -244,7 +244,7 @@ def _pieces(
     ends: Sequence[tuple[float, float]],
     waits: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, float, float]]:
-    """The time of one slot in one life, cut into parts without a gap; `attempts` are those of the lane, in order."""
+    """Return one slot's time in one life, cut into parts without a gap; `attempts` are the lane's, in order."""
     out_of_work = max((end for began, end in ends if began <= life.began), default=life.until)
     cursor = life.began
     for attempt in attempts:
@@ -283,11 +283,11 @@ def _idle(
         yield part, one, other
 
 
-# Advice: each looks at one thing, and is silent where it isn't worth a word
+# Advice: each function looks at one loss, and returns None if it is small
 
 
 def longest_task(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> Advice | None:
-    """One task that takes much of the job holds up its end."""
+    """Advise on one task that takes much of the job and so delays its end."""
     task, usual = found.longest, found.median
     if task is None or not found.seconds or len(found.durations) < 2:
         return None
@@ -302,7 +302,7 @@ def longest_task(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) 
 
 
 def idle_end(found: Figures) -> Advice | None:
-    """Slots with nothing left to do wait for the last tasks."""
+    """Advise on slots that wait idle for the last tasks."""
     share = found.time.share("end")
     if share < END_SHARE:
         return None
@@ -313,7 +313,7 @@ def idle_end(found: Figures) -> Advice | None:
 
 
 def idle_between(found: Figures) -> Advice | None:
-    """Slots wait though there is work."""
+    """Advise on slots that wait though there is work."""
     share = found.time.share("between")
     if share < BETWEEN_SHARE:
         return None
@@ -329,7 +329,7 @@ def idle_between(found: Figures) -> Advice | None:
 
 
 def backing_off(found: Figures) -> Advice | None:
-    """Slots wait since all that is left has failed and waits for its retry."""
+    """Advise on slots that wait because all remaining tasks have failed and wait for a retry."""
     share = found.time.share("backoff")
     if share < LOSS_SHARE:
         return None
@@ -338,7 +338,7 @@ def backing_off(found: Figures) -> Advice | None:
 
 
 def crowded(found: Figures, timeline: Timeline) -> Advice | None:
-    """More commands run at a time than there are CPUs for."""
+    """Advise on running more commands at a time than there are CPUs."""
     hosts = [host for host in timeline.hosts.values() if 0 < host.cpus < host.slots]
     if not hosts or found.busy < BUSY_SHARE:
         return None
@@ -349,7 +349,7 @@ def crowded(found: Figures, timeline: Timeline) -> Advice | None:
 
 
 def connecting(found: Figures) -> Advice | None:
-    """A short job is over before its instances are connected to."""
+    """Advise on a job so short that connecting takes much of it."""
     share = found.time.share("connecting")
     if share < CONNECTING_SHARE:
         return None
@@ -359,7 +359,7 @@ def connecting(found: Figures) -> Advice | None:
 
 
 def retries(found: Figures) -> Advice | None:
-    """Attempts that failed took time."""
+    """Advise on the time taken by failed attempts."""
     share = found.time.share("failed")
     failed = found.outcomes.get(AttemptOutcome.RETRIED, 0) + found.outcomes.get(AttemptOutcome.FAILED, 0)
     if share < LOSS_SHARE:
@@ -370,7 +370,7 @@ def retries(found: Figures) -> Advice | None:
 
 
 def losses(found: Figures) -> Advice | None:
-    """Attempts that went with their instances took time."""
+    """Advise on the time taken by attempts that were lost with their instances."""
     share = found.time.share("lost")
     lost = count(found.outcomes.get(AttemptOutcome.LOST, 0), "attempt")
     if share < LOSS_SHARE:
@@ -380,7 +380,7 @@ def losses(found: Figures) -> Advice | None:
 
 
 def needless(found: Figures) -> Advice | None:
-    """Second attempts, and what was stopped, took time."""
+    """Advise on the time taken by second attempts and stopped attempts."""
     share = found.time.share("needless")
     if share < LOSS_SHARE:
         return None
@@ -394,7 +394,7 @@ def needless(found: Figures) -> Advice | None:
 
 
 def lost_connections(found: Figures) -> Advice | None:
-    """Slots ran dry while their connection was lost."""
+    """Advise on slots that stood idle while their connection was lost."""
     share = found.time.share("away")
     if share < LOSS_SHARE:
         return None
@@ -403,7 +403,7 @@ def lost_connections(found: Figures) -> Advice | None:
 
 
 def slow_instances(found: Figures) -> Advice | None:
-    """An instance much slower than the others holds them all up."""
+    """Advise on an instance that is much slower than the others."""
     seen = {name: host for name, host in found.hosts.items() if host.done >= SLOW_TASKS and host.median > 0}
     if len(seen) < 2:
         return None
@@ -423,7 +423,7 @@ def slow_instances(found: Figures) -> Advice | None:
 
 
 def more_instances(found: Figures) -> Advice | None:
-    """Full slots with many tasks each: the job is as wide as what it may use."""
+    """Advise on more instances, if the slots are full and have many tasks each."""
     if found.busy < BUSY_SHARE or not found.slots or len(found.durations) < TASKS_A_SLOT * found.slots:
         return None
     what = f"the slots were busy for {found.busy:.0%} of their time"
@@ -431,7 +431,7 @@ def more_instances(found: Figures) -> Advice | None:
 
 
 def advice(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> list[Advice]:
-    """What took time and what would have helped, the most important first."""
+    """Return all advice, the most important first."""
     looks = (
         longest_task(found, timeline, heads),
         idle_end(found),
@@ -454,7 +454,7 @@ def advice(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> lis
 
 @dataclass(frozen=True)
 class Failure:
-    """Attempts that ended in the same way; `line` is the last they said on stderr."""
+    """Attempts that ended in the same way; `line` is the last line of their stderr."""
 
     how: str
     line: str
@@ -466,7 +466,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Record:
-    """All that is told of a job. `heads` are the arguments of all tasks, shortened, in order."""
+    """The content of a report on a job. `heads` are the arguments of all tasks, shortened, in order."""
 
     name: str
     command: str
@@ -477,7 +477,7 @@ class Record:
 
 
 def named(task: int, heads: Sequence[str]) -> str:
-    """A task as a person may know it: its number and its argument."""
+    """Return a task's number and argument, as text for a person."""
     head = heads[task - 1] if 0 < task <= len(heads) else ""
     return f"{task} ({head})" if head else str(task)
 
@@ -496,7 +496,7 @@ PARTS = {
 
 
 def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
-    """What there is to know of a job, each with what it is called."""
+    """Return the facts about a job, each a name and a text."""
     timeline, outcomes = record.timeline, found.outcomes
     took = f"{duration(found.seconds)}, {record.state}"
     if len(timeline.runs) > 1:
@@ -538,13 +538,13 @@ _SAID = {
 
 
 def slot_time(found: Figures) -> str:
-    """The parts of the slots' time, the largest first."""
+    """Return text with the parts of the slots' time, the largest first."""
     shares = sorted(((found.time.share(part), said) for part, said in PARTS.items()), reverse=True)
     return ", ".join(f"{share:.0%} {said}" for share, said in shares if share >= 0.005)
 
 
 def text(record: Record) -> str:
-    """A screen of text: at most LINES lines of at most COLUMNS columns."""
+    """Return the report as at most LINES lines of at most COLUMNS columns."""
     found = figures(record.timeline)
     lines = [f"job {record.name}: {record.command}"]
     for name, said in [*facts(record, found), ("slot time", slot_time(found))]:
@@ -565,14 +565,14 @@ def text(record: Record) -> str:
 
 
 def fitted(line: str, columns: int = COLUMNS) -> str:
-    """The line, cut to so many columns of a terminal."""
+    """Return the line, cut to this number of terminal columns."""
     if cell_len(line) <= columns:
         return line
     return set_cell_size(line, columns - 3).rstrip() + "..."
 
 
 def printable(text: bytes | str) -> str:
-    """Whatever somebody wrote, in one line, without what a terminal or a browser would obey, as wide as it is long."""
+    """Return any text as one line, safe for a terminal and a browser, with invisible characters escaped."""
     said = text.decode(errors="replace") if isinstance(text, bytes) else text
     shown = terminal.printable(said.replace("\n", " "))
     return shown if shown.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)

@@ -1,7 +1,7 @@
 """A job's history, read from its journal: when and where attempts ran, instances' lives, faults.
 
-Pure: it reads nothing else and no clock. Times are in seconds since the job began; a while in which no driver was there
-and nothing ran is left out.
+Pure: this module reads nothing but the journal, and no clock. Times are in seconds since the job began, without periods
+in which no driver existed and no attempt ran.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUIET = 5.0  # seconds without a driver and without an attempt that are left out
 
 
 class AttemptOutcome(IntEnum):
-    """What became of an attempt."""
+    """The outcome of an attempt."""
 
     DONE = 0
     BACKUP = 1  # done, as a second attempt that was first to end
@@ -39,9 +39,9 @@ GOOD = (AttemptOutcome.DONE, AttemptOutcome.BACKUP)
 
 @dataclass(slots=True, eq=False)
 class AttemptRecord:
-    """One attempt. `slot` is that of its host, from 0, or -1 where it is not known to have started.
+    """One attempt. `slot` is its slot on the host, from 0, or -1 if it is not known to have started.
 
-    `result` is None where no end was recorded.
+    `result` is None if no end was recorded.
     """
 
     task: int
@@ -59,13 +59,13 @@ class AttemptRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it ran, as far as is known."""
+        """The attempt's known duration, in seconds."""
         return self.ended - self.began
 
 
 @dataclass(slots=True)
 class Life:
-    """A time in which a host was part of a run: asked for at `began`, there from `up` to `until`."""
+    """A period in which a host was part of a run: asked for at `began`, present from `up` to `until`."""
 
     host: str
     began: float
@@ -75,9 +75,9 @@ class Life:
 
 @dataclass(slots=True)
 class DriverRun:
-    """One run of the job by one driver; `why` it was over is empty where the driver was killed, or still runs.
+    """One run of the job by one driver; `why` is the reason for its end, empty if the driver was killed or still runs.
 
-    `driver` is the share of its time in which the driver had something to do.
+    `driver` is the share of the run's time in which the driver was busy.
     """
 
     began: float
@@ -90,7 +90,7 @@ class DriverRun:
 
 @dataclass(slots=True)
 class JobEvent:
-    """A fault or another event at a time, on a host or (empty) of the whole job."""
+    """A fault or another event, with its time, and its host (empty for the whole job)."""
 
     time: float
     host: str
@@ -100,9 +100,9 @@ class JobEvent:
 
 @dataclass(slots=True)
 class HostRecord:
-    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had.
+    """An instance. `price` is in USD/hour, None if unknown; `slots` is the largest number that it had.
 
-    `cpus` is 0 where that isn't known.
+    `cpus` is 0 if unknown.
     """
 
     name: str
@@ -117,7 +117,7 @@ class HostRecord:
 
 @dataclass
 class Timeline:
-    """All of a job. `away` are times (host, from, to) in which a living host could not be reached."""
+    """The whole history of a job. `away` are periods (host, from, to) in which a living host could not be reached."""
 
     attempts: list[AttemptRecord] = field(default_factory=list)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Timeline:
 
     @property
     def seconds(self) -> float:
-        """From the beginning to the end of the last run."""
+        """The seconds from the beginning to the end of the last run."""
         return max((run.ended for run in self.runs), default=0.0)
 
     @property
@@ -143,9 +143,9 @@ class Timeline:
 
 
 def read(data: bytes, now: float | None = None) -> Timeline:
-    """Read a journal; lines that are not what was written, or make no sense, are counted and left out.
+    """Read a journal; count and leave out lines that are damaged or make no sense.
 
-    `now`, in seconds of Unix, is given where the job is being run.
+    `now`, in seconds of Unix, is given if the job is still running.
     """
     reader = _Reader()
     for line in data.split(b"\n")[:-1]:
@@ -154,7 +154,7 @@ def read(data: bytes, now: float | None = None) -> Timeline:
 
 
 class _Reader:
-    """Builds a timeline from one line after the other, in seconds of Unix until `finish`."""
+    """Builds a timeline line by line; times are in seconds of Unix until `finish`."""
 
     def __init__(self) -> None:
         self.timeline = Timeline()
@@ -389,7 +389,7 @@ class _Reader:
         return timeline
 
     def _end_open(self, end: float) -> None:
-        """Work out what became of attempts whose end nobody wrote down."""
+        """Decide the outcome of attempts whose end was not recorded."""
         for task, attempts in self.open.items():
             result = self.done.get(task)
             for attempt in attempts:
@@ -401,9 +401,9 @@ class _Reader:
 
 
 def _bound(attempts: Sequence[AttemptRecord]) -> None:
-    """Give each attempt a beginning, and an end before the next one begins in its slot.
+    """Give each attempt a beginning, and an end before the next attempt in its slot begins.
 
-    An attempt that is not known to have started took no time. A lost one seems to end when the loss is found out.
+    An attempt that is not known to have started gets a duration of 0. A lost attempt ends when the loss was noticed.
     """
     slots: dict[tuple[str, int], list[AttemptRecord]] = {}
     for attempt in attempts:
@@ -419,7 +419,7 @@ def _bound(attempts: Sequence[AttemptRecord]) -> None:
 
 
 def _cut(timeline: Timeline, first: float) -> None:
-    """Let all times begin at 0, and leave out those in which nothing was there, between two runs."""
+    """Let all times begin at 0, and cut out the empty periods between two runs."""
     zero = min([first, *(attempt.began for attempt in timeline.attempts)], default=0.0)
     zero = zero if math.isfinite(zero) else 0.0
     cuts: list[tuple[float, float]] = []  # from, and seconds left out up to there and with it

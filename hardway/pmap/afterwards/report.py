@@ -1,7 +1,7 @@
-"""A job looked at afterwards, from its directory alone: what `mapreduce.report` and `mapreduce.explain` call.
+"""Reports on a job, from its directory alone: `mapreduce.report` and `mapreduce.explain` call this module.
 
-The page is one file that asks the network for nothing. What people wrote gets into it as text escaped by `html`, or as
-compressed JSON in base64; the page's policy lets no script run but its own.
+The page is one file that asks the network for nothing. Foreign text gets into the page escaped by `html`, or as
+compressed JSON in base64; the page's policy lets only its own script run.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ SAID = {
 
 
 def load(name: str) -> Record:
-    """Load the job of this name; of several that match a glob, the newest. Raises UsageError where there is none."""
+    """Load the job of this name; if a glob matches several, the newest. Raises UsageError if there is none."""
     return _load(job_paths.newest(name))[0]
 
 
 def text(name: str) -> str:
-    """Tell where the job's time and money went, and what would have helped: a screen of text."""
+    """Return a screen of text about the job's time and money, with advice."""
     return explain.text(load(name))
 
 
 def write(name: str, to: str = "") -> Path:
-    """Write the page about a job, by default to JOB.html in the current directory; returns its path."""
+    """Write the page about a job, by default to JOB.html in the current directory, and return its path."""
     path = job_paths.newest(name)
     record, outputs = _load(path)
     target = expanded(to, f"cannot write {to}") if to else Path(f"{path.name}.html")
@@ -87,7 +87,7 @@ def _load(path: Path) -> tuple[Record, Outputs]:
 
 
 def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
-    """Group failed attempts by how they ended and what they said last, most frequent first."""
+    """Group failed attempts by their end and last line of stderr, most frequent first."""
     timeout = timeline.runs[-1].timeout if timeline.runs else 0.0
     groups: dict[tuple[str, str], list[AttemptRecord]] = {}
     for attempt in timeline.attempts:
@@ -309,14 +309,14 @@ def _columns(timeline: Timeline, attempts: Sequence[AttemptRecord]) -> dict[str,
 
 
 def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the different texts, and the place of each among them."""
+    """Return the distinct texts, and for each given text its index among them."""
     known: dict[str, int] = {}
     places = [known.setdefault(text, len(known)) for text in texts]
     return list(known), places
 
 
 def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
-    """Read the ends of stderr, as room allows; of attempts that failed, and of the longest, first."""
+    """Read the ends of stderr as far as there is room: first of failed attempts, then of the longest."""
     tails = [""] * len(attempts)
     order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))
     room = TEXT_MOST
@@ -337,7 +337,7 @@ def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
 
 
 def _within(texts: Sequence[str], most: int) -> list[str]:
-    """Shorten the texts until they take so many bytes at most when compressed."""
+    """Shorten the texts until they take at most `most` bytes when compressed."""
     shortened = list(texts)
     for length in (120, 60, 30, 15):
         shortened = [text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}" for text in texts]
