@@ -1,10 +1,10 @@
-"""One file to many instances, sent up once: the first gets it from here, the others from those that have it.
+"""One file to many instances, uploaded once: the first instance gets it from here, the others from each other.
 
 Every instance runs `broadcast.sh` on one channel, and gets orders from here: take the file, pull it from an instance
 that has it, install it. An instance offers its file to others. They use a key that is made for this transfer and opens
 nothing but the file. The instance forgets key and offer when its channel closes. The digest is checked after each hop.
-If an instance gives nothing, or dies, those that were waiting for it try the next one. `Board` decides which instance
-gets the file from which; it does no I/O.
+If an instance gives nothing, or dies, the instances that were waiting for it try the next one. `Board` decides which
+instance serves each other one; it does no I/O.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CHUNK = 1 << 18
 _LINE_BYTES = 1 << 14
 _OTHER_LINES = 1000  # of what start-up files have left running
 HERE = ""
-"""Where it is from the start."""
+"""The source that is this machine."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Payload:
 
     @classmethod
     def of(cls, file: IO[bytes]) -> Payload:
-        """A file, read through once."""
+        """Make a payload of a file, which is read once for its digest."""
         digest, size = hashlib.sha256(), 0
         file.seek(0)
         while chunk := file.read(_CHUNK):
@@ -71,7 +71,7 @@ class Payload:
         return cls(file, size, digest.hexdigest())
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it; from several threads at the same time."""
+        """Yield the whole file; for use from several threads at the same time."""
         position = 0
         while chunk := os.pread(self.file.fileno(), _CHUNK, position):
             position += len(chunk)
@@ -80,7 +80,7 @@ class Payload:
 
 @dataclass
 class _Seat:
-    """What the board knows of an instance."""
+    """The board's record of an instance."""
 
     has: bool = False
     serving: int = 0
@@ -90,10 +90,10 @@ class _Seat:
 
 
 class Board:
-    """Who has the file, and who gets it from whom; for use from a thread for each instance."""
+    """Decides from which source each instance gets the file; for use from one thread an instance."""
 
     def __init__(self, names: Sequence[str], at_once: int, stopped: Callable[[], bool]) -> None:
-        """`at_once` instances can be connected to at the same time; `stopped` tells that nobody need wait any more."""
+        """Take the number `at_once` of possible connections; `stopped` returns whether waits must end."""
         self._seats = {name: _Seat() for name in names}
         self._at_once = at_once
         self._stopped = stopped
@@ -104,14 +104,14 @@ class Board:
         self._changed = threading.Condition()
 
     def begin(self, name: str) -> None:
-        """The instance is connected to."""
+        """Note that the instance is connected."""
         with self._changed:
             self._begun.add(name)
 
     def source(self, name: str) -> str:
         """Wait for a source of the file, and return it: an instance, or HERE.
 
-        Raises TransferError where the transfer is stopped.
+        Raises TransferError if the transfer is stopped.
         """
         with self._changed:
             while (found := self._best(name)) is None:
@@ -138,7 +138,7 @@ class Board:
         return best if serving < CHILDREN else None
 
     def got(self, name: str, source: str) -> None:
-        """The instance has it now, from there."""
+        """Note that the instance has got the file from this source."""
         with self._changed:
             self._release(source)
             self._pulled += source != HERE
@@ -146,7 +146,7 @@ class Board:
             self._changed.notify_all()
 
     def failed(self, name: str, source: str) -> None:
-        """The instance did not get it from there."""
+        """Note that the instance did not get the file from this source."""
         with self._changed:
             self._release(source)
             if source != HERE:
@@ -162,7 +162,7 @@ class Board:
             self._seats[source].serving -= 1
 
     def leave(self, name: str) -> None:
-        """Take an instance off the board: it has the file, or never will, and serves nobody."""
+        """Take an instance off the board: it serves nobody, and needs the file no more."""
         with self._changed:
             self._begun.add(name)
             self._seats[name].over = True
@@ -196,10 +196,11 @@ def send_files(
     direct: bool = False,
     bucket: str = "",
 ) -> GroupResult:
-    """`transfer.send_files`, spread where that is faster; not with `direct`, and with `bucket` by way of S3.
+    """Send files as `transfer.send_files` does, spread from instance to instance if this is faster.
 
-    `bucket` is the URL below which the object is put meanwhile. Raises UsageError for more files than one command names
-    with it; without it those are sent to each from here.
+    With `direct`, each instance gets the files from here. With `bucket`, a URL, the files travel through a temporary
+    object below it. Raises UsageError for a `bucket` and more files than one command line can name; without a `bucket`
+    such files are sent to each instance from here.
     """
     pays = _pays(group, sum(file.stat().st_size for file in files), direct, bucket)
     several = len(list(transfer.batches(files))) > 1
@@ -223,7 +224,7 @@ def push(
     direct: bool = False,
     bucket: str = "",
 ) -> GroupResult:
-    """`transfer.push`, spread where that is faster; `direct` and `bucket` as for `send_files`."""
+    """Send a tree as `transfer.push` does, spread if this is faster; `direct` and `bucket` as for `send_files`."""
     size = sum(os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(tree) for name in names)
     if not _pays(group, size, direct, bucket):
         return transfer.push(group, tree, destination, progress)
@@ -236,7 +237,7 @@ def push(
 
 
 def _pays(group: InstanceGroup, size: int, direct: bool, bucket: str) -> bool:
-    """Raises UsageError for what contradicts itself, or a bucket that is none."""
+    """Return whether spreading is faster. Raises UsageError for contradicting flags, or an invalid bucket."""
     if bucket and direct:
         raise UsageError("--direct and --s3 contradict each other: take one of them")
     if bucket:
@@ -275,10 +276,10 @@ def spread(
     progress: Progress,
     url: str = "",
 ) -> GroupResult:
-    """Bring the file to each instance and have the script `installer` install it there; it reads the file.
+    """Bring the file to each instance, and install it there by the script `installer`, which reads the file.
 
-    `arguments` are the script's. `progress` is called, from several threads, with bytes as they come to an instance.
-    With `url`, every instance gets it from that object in S3.
+    `arguments` are the script's. `progress` is called, from several threads, with the number of bytes as they reach an
+    instance. With `url`, every instance gets the file from this object in S3.
     """
     board = Board([c.instance.id for c in group], group.settings.ec2.max_connections, group.interrupted.is_set)
     token = temporary_name()
@@ -297,7 +298,7 @@ def spread(
                 arguments,
                 group.settings.stub_session if url else {},
             ) as receiver:
-                # One at a time gets it from here: who hangs before that keeps nobody waiting.
+                # One instance at a time gets the file from here; an instance that hangs earlier delays no other.
                 receiver.started()
                 if url:
                     receiver.fetch(url)
@@ -321,7 +322,7 @@ def spread(
                         board.got(name, source)
                         break
                 receiver.install()
-                # It has what it should have: it is no failure of its own if it can't serve others.
+                # The instance has the file, so failing to serve others is no failure of its own.
                 with contextlib.suppress(TransferError, OSError, EOFError, paramiko.SSHException):
                     board.serve(name, receiver.look)
         finally:
@@ -334,11 +335,11 @@ def spread(
 
 
 class _NotGot(TransferError):
-    """The file did not come from there, but may from elsewhere."""
+    """The file did not come from this source, but may come from another one."""
 
 
 class _Offer:
-    """Where and with which key others get the file from an instance."""
+    """The address and the key with which others get the file from an instance."""
 
     def __init__(self, connection: ssh.InstanceConnection) -> None:
         self.instance: Instance = connection.instance
@@ -353,12 +354,12 @@ class _Offer:
         ).decode()
 
     def entry(self, name: str) -> str:
-        """What lets this key in, and only to the file; sshd(8), AUTHORIZED_KEYS FILE FORMAT."""
+        """Return the line that admits this key to the file alone; see AUTHORIZED_KEYS FILE FORMAT in sshd(8)."""
         ends = datetime.now(timezone.utc).date() + timedelta(days=KEY_DAYS)
         return f'restrict,expiry-time="{ends:%Y%m%d}",command="cat .{name}/whole" {self.public}'
 
     def known(self) -> bytes:
-        """The instance's host keys, as we know them since we are connected to it."""
+        """The instance's host keys, known from our connection to it."""
         keys = HostKeys().of(self.instance.id)
         return "".join(f"parent {kind} {key}\n" for kind, key in keys.items()).encode()
 
@@ -377,7 +378,7 @@ class _Receiver:
         environment: Mapping[str, str],
     ) -> None:
         script = Path(__file__).with_name("broadcast.sh").read_text()
-        # In front of each answer: what a start-up file has left behind may print, too.
+        # Precedes each answer, since a program left by a start-up file may print, too.
         self._word = secrets.token_hex(8)
         self._others = 0
         about = [self._word, name, str(payload.size), payload.digest, offer.entry(name), installer, *arguments]
@@ -387,7 +388,7 @@ class _Receiver:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # The end of its stdin is what has it forget what it kept.
+        # At the end of its stdin the script forgets the file and the key.
         self._channel.leave()
         self._channel.channel.close()
 
@@ -396,13 +397,13 @@ class _Receiver:
         self._channel.started()
 
     def take(self, payload: Payload, progress: Progress) -> None:
-        """Send it from here. Raises TransferError."""
+        """Send the file from here. Raises TransferError."""
         self._say("take")
         self._channel.send(payload.chunks(), progress)
         self._answer(TransferError)
 
     def pull(self, offer: _Offer) -> None:
-        """Have it pulled from another instance. Raises _NotGot where that came to nothing."""
+        """Have the file pulled from another instance. Raises _NotGot if the pull fails."""
         known = offer.known()
         host = ssh.checked_address(offer.instance, offer.instance.private_ip or offer.instance.address)
         self._say(f"pull {host} {offer.port} {offer.user} {len(offer.private)} {len(known)}")
@@ -410,17 +411,17 @@ class _Receiver:
         self._answer(_NotGot)
 
     def fetch(self, url: str) -> None:
-        """Have it fetched from S3. Raises TransferError."""
+        """Have the file fetched from S3. Raises TransferError."""
         self._say(f"fetch {url}")
         self._answer(TransferError)
 
     def install(self) -> None:
-        """Have it installed. Raises TransferError."""
+        """Have the file installed. Raises TransferError."""
         self._say("install")
         self._answer(TransferError)
 
     def look(self) -> None:
-        """Take what it says to show that it lives. Raises TransferError once it doesn't."""
+        """Take in the script's signs of life. Raises TransferError once the script has ended."""
         while self._channel.lines_waiting():
             self._line()
 
@@ -428,7 +429,7 @@ class _Receiver:
         self._channel.send([f"{line}\n".encode()])
 
     def _line(self) -> str:
-        """The next line that is the script's; empty for a sign of life. Raises TransferError for too many others."""
+        """Return the script's next line; empty for a sign of life. Raises TransferError for too many foreign lines."""
         while self._others < _OTHER_LINES:
             line = self._channel.line(_LINE_BYTES).decode(errors="replace")
             if line.startswith(f"{self._word} "):

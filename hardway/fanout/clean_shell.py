@@ -1,7 +1,7 @@
-"""rsync's way to a host: `ssh`, past whatever start-up files print there, and with a POSIX shell for rsync's line.
+"""rsync's remote shell: `ssh`, without the output of start-up files, and with a POSIX shell for rsync's line.
 
-A program, which rsync starts as its remote shell: `python -m hardway.fanout.clean_shell ssh OPTION... HOST rsync
---server ...`. rsync itself takes the first bytes for its own, and gives up: "is your shell clean?".
+rsync starts this program as its remote shell: `python -m hardway.fanout.clean_shell ssh OPTION... HOST rsync --server
+...`. Without it, rsync takes a start-up file's output for its own data, and gives up: "is your shell clean?".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it; returns the exit code."""
+    """Run the command line in `arguments`, and return its exit code."""
     at = next((i for i, word in enumerate(arguments) if list(arguments[i : i + 2]) == ["rsync", "--server"]), 0)
     if not at:
         print("this is for rsync to start", file=sys.stderr)
@@ -57,7 +57,7 @@ def _feed(head: bytes, sink: IO[bytes]) -> None:
 
 
 def _pass_on(source: IO[bytes], sink: int, words: Words) -> None:
-    """Pass on what the command itself writes; of what ends before it begins, all that is a complaint of ssh."""
+    """Pass on the command's own output; if the command never begins, pass on ssh's error messages."""
     with contextlib.suppress(OSError):
         while data := source.read(_CHUNK):
             if words.too_much:

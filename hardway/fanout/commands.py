@@ -1,6 +1,6 @@
 """The meaning of `--command` and `--stdin`: a line for the login shell of each instance, and its stdin.
 
-A short text is the line itself, as for ssh. A file's content travels over stdin in front of the command's own stdin, so
+A short text is the line itself, as for ssh. A file's content travels over stdin in front of the command's own stdin. So
 it may have any length, and be in any language that its first line names.
 """
 
@@ -23,8 +23,8 @@ from hardway.system.paths import expanded
 _LINE_BYTES = 100_000
 _CHUNK = 1 << 16
 
-# $1: its size. Without an interpreter line it is a bash script, as for execvp; with one it is started as Linux does it,
-# by hand, since nothing may be executed in /tmp on some hosts. Not all shells remove it when a signal ends them.
+# $1: the script's size. A script without an interpreter line is run by bash, as for execvp. The interpreter of another
+# script is started by hand, since some hosts execute nothing in /tmp. Not all shells remove the file after a signal.
 _RUN_SCRIPT = r"""
 trap 'exit 143' HUP INT TERM
 f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
@@ -69,9 +69,9 @@ def read(command: str, stdin: str | None = None) -> Command:
 
 
 def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
-    """Read `--each` (a file, or `-` for our stdin): its lines, each with the newline it is to be read with.
+    """Read `--each` (a file, or `-` for our stdin) and return its lines, each with its newline.
 
-    Raises UsageError for a file that cannot be read, and beside another flag that reads, or is read, as it is.
+    Raises UsageError for a file that cannot be read, and for another flag that also sets or reads stdin.
     """
     if stdin:
         raise UsageError("--each and --stdin both say what the command reads: leave one of them out")
@@ -87,7 +87,7 @@ def lines(each: str, command: str, stdin: str | None) -> list[bytes]:
 
 
 def _script(command: str) -> bytes | None:
-    """The content of the file that the text names, or of a text too long for a line; None for a line."""
+    """Return the content of the named file, or a text that is too long for a line; None for a line."""
     content = file_content(command, "--command")
     if content is not None:
         return content
@@ -96,7 +96,7 @@ def _script(command: str) -> bytes | None:
 
 
 def file_content(text: str, flag: str) -> bytes | None:
-    """The content of the file that a flag's text names; None where it names none.
+    """Return the content of the file that a flag's text names; None if it names no file.
 
     Raises UsageError for a file that cannot be read.
     """
@@ -104,7 +104,7 @@ def file_content(text: str, flag: str) -> bytes | None:
         return None
     try:
         path = Path(text).expanduser()
-    except RuntimeError:  # a user there is there
+    except RuntimeError:  # `~user` without such a user
         return None
     try:
         return path.read_bytes() if path.is_file() else None
@@ -123,7 +123,7 @@ def _source(stdin: str) -> Callable[[], Iterator[bytes]]:
 
 
 def _all_of_stdin() -> IO[bytes]:
-    """Our stdin, kept in a file: every instance reads all of it, at its own pace."""
+    """Return our stdin, copied to a file, so that every instance can read all of it at its own pace."""
     spool = tempfile.TemporaryFile()  # noqa: SIM115
     while chunk := sys.stdin.buffer.read(_CHUNK):
         spool.write(chunk)
@@ -132,7 +132,7 @@ def _all_of_stdin() -> IO[bytes]:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """The file from its start, without its shared position."""
+    """Yield the file from its start, without moving its shared position."""
     position = 0
     while chunk := os.pread(file.fileno(), _CHUNK, position):
         position += len(chunk)

@@ -1,13 +1,13 @@
 """Unpack a tar stream from an instance, which may be hostile: nothing outside of the new directory changes.
 
-Every member is made beneath that directory by descriptor, one name at a time, and no link is followed on the way.
-Nothing existing is written to: a name that comes twice is refused. Files, directories, symlinks and hard links are
-made; anything else (devices, FIFOs, sparse files) is refused. Symlinks keep any text, as with tar and rsync: a person
-who mirrors a tree wants them, and they are harmless until somebody follows one. The mode keeps its bits for reading,
-writing and running, but no set-id bits. All members belong to the user who unpacks them.
+Every member is made beneath that directory by descriptor, one name at a time, and no link is followed on the way. No
+existing file is written to: a repeated name is refused. Files, directories, symlinks and hard links are made; any other
+kind (device, FIFO, sparse file) is refused. Symlinks keep any text, as with tar and rsync: a person who mirrors a tree
+wants them, and they are harmless until somebody follows one. The mode keeps its bits for reading, writing and running,
+but no set-id bits. All members belong to the user who unpacks them.
 
-The stream is read here and not by `tarfile`, which keeps every member and takes headers of any size into memory. The
-format's description: POSIX.1-2017, pax, and "Basic Tar Format" of GNU tar's manual.
+The stream is not read by `tarfile`, which keeps every member and takes headers of any size into memory. POSIX.1-2017
+(pax) and "Basic Tar Format" in GNU tar's manual describe the format.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from hardway.ssh.channel import CHUNK, TransferError
 from hardway.terminal import cut_short, printable
 
 BLOCK = 512
-# Of what describes a member and is not its content: names, times.
+# The limit for a member's description (names, times), apart from its content.
 HEADER_BYTES = 1 << 16
-# Linux takes no longer path; and deeper trees no tool can remove at once.
+# Linux takes no longer path, and no tool can remove a deeper tree at once.
 NAME_BYTES = 3500
 DEPTH = 200
-# What is kept of each, until their modes are set at the end, is in memory.
+# Each takes memory until the modes are set at the end.
 DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
 class NotWholeError(TransferError):
-    """The stream is no tar stream, or no whole one."""
+    """The stream is no tar stream, or is cut short."""
 
 
 Read = Callable[[int], bytes]
@@ -54,7 +54,7 @@ class ArchiveMember:
 
 @dataclass
 class _Header:
-    """What comes before a member, in blocks of its own, and holds for it alone."""
+    """The blocks before a member that describe this member alone."""
 
     name: bytes | None = None
     link: bytes | None = None
@@ -64,9 +64,9 @@ class _Header:
 
 
 def members(read: Read) -> Iterator[ArchiveMember]:
-    """The members of a stream; the content of each must be read before the next is asked for.
+    """Yield the members of a stream; the caller must read each member's content before the next.
 
-    Raises TransferError for what is no tar stream, or none that is whole.
+    Raises TransferError if the stream is no tar stream, or is cut short.
     """
     while True:
         header = _Header()
@@ -106,7 +106,7 @@ def _member(block: bytes, kind: bytes, size: int, header: _Header) -> ArchiveMem
 
 
 def _check(block: bytes) -> bytes:
-    """The kind of a header. Raises TransferError for a block that is none."""
+    """Return the kind of a header. Raises TransferError if the block is no header."""
     wanted = _number(block[148:156])
     rest = block[:148] + b" " * 8 + block[156:]
     if wanted not in (sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest)):
@@ -115,7 +115,7 @@ def _check(block: bytes) -> bytes:
 
 
 def _number(data: bytes) -> int:
-    """A number in octal, or in base 256 where the first bit says so."""
+    """Return the number in a field: octal, or base 256 if the first bit is set."""
     if data[0] & 0x80:
         number = int.from_bytes(data, "big") & ((1 << (8 * len(data) - 1)) - 1)
         return number - (1 << (8 * len(data) - 1)) if data[0] & 0x40 else number
@@ -150,7 +150,7 @@ def _more(header: _Header, kind: bytes, data: bytes) -> None:
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Of `LENGTH KEY=VALUE` and a newline, as often as there is room."""
+    """Yield the key and value of each record: `LENGTH KEY=VALUE` and a newline."""
     while data:
         digits, blank, _ = data.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
@@ -191,18 +191,18 @@ def _shown(name: str) -> str:
 
 @dataclass
 class Tree:
-    """A directory that a stream is unpacked into, by its descriptor; nothing else may be in it at first.
+    """A directory that a stream is unpacked into, by its descriptor; it must be empty at first.
 
-    Directories get their modes and times by `finish`: until then they are ours to write to.
+    `finish` gives directories their modes and times: until then we can write to them.
     """
 
     root: int
     directories: dict[tuple[str, ...], tuple[int, float]] = field(default_factory=dict)
-    """Their names below the root, and their mode and time."""
+    """The mode and time of each directory, by its names below the root."""
     _last: tuple[tuple[str, ...], int] | None = None
 
     def add(self, member: ArchiveMember, read: Read, progress: Callable[[int], None]) -> None:
-        """Make one member; its content is read. Raises TransferError for what is refused, or can't be written."""
+        """Make one member, and read its content. Raises TransferError if it is refused, or can't be written."""
         names = _names(member.name)
         with told(member.name, member=True):
             if member.kind == b"5":
@@ -230,7 +230,7 @@ class Tree:
         self.directories[names] = member.mode & 0o777, member.mtime
 
     def _parent(self, names: tuple[str, ...]) -> int:
-        """The descriptor of a directory below the root, which is kept for the next member: most have the same."""
+        """Return the descriptor of a directory below the root; keep it, as the next member mostly has the same one."""
         if self._last is None or self._last[0] != names:
             with self._opened(names) as descriptor:
                 self.close()
@@ -238,13 +238,13 @@ class Tree:
         return self._last[1]
 
     def close(self) -> None:
-        """Give back what is open, but the root."""
+        """Close all descriptors but the root's."""
         last, self._last = self._last, None
         if last:
             os.close(last[1])
 
     def _link(self, member: ArchiveMember, parent: int, name: str) -> None:
-        """A hard link to a file that has come before."""
+        """Make a hard link to a file that has come before."""
         names = _names(member.link)
         with self._opened(names[:-1]) as source:
             status = os.stat(names[-1] if names else ".", dir_fd=source, follow_symlinks=False)
@@ -254,7 +254,7 @@ class Tree:
 
     @contextlib.contextmanager
     def _opened(self, names: tuple[str, ...]) -> Iterator[int]:
-        """A directory below the root, by descriptor; made where no member has said that it is there."""
+        """Open a directory below the root for this block; make it if no member has made it."""
         descriptor = os.dup(self.root)
         try:
             for name in names:
@@ -270,14 +270,14 @@ class Tree:
             os.close(descriptor)
 
     def finish(self) -> None:
-        """Give the directories their modes and times, but the root, the deepest first. Raises TransferError."""
+        """Give all directories but the root their modes and times, the deepest first. Raises TransferError."""
         for names in sorted(self.directories, key=len, reverse=True):
             if names:
                 with told("/".join(names)), self._opened(names) as descriptor:
                     self.set_mode(names, descriptor)
 
     def set_mode(self, names: tuple[str, ...], descriptor: int) -> None:
-        """Give an open directory the mode and the time of the one of these names, where the stream had it."""
+        """Give an open directory the mode and time that the stream had for these names, if any."""
         if names in self.directories:
             mode, mtime = self.directories[names]
             _set_time(None, descriptor, mtime)
@@ -285,14 +285,14 @@ class Tree:
 
 
 def beneath(directory: int | None, name: str | os.PathLike[str], follow: bool = False) -> int:
-    """Open a directory in an open one, or by its path; no symlink to one, unless `follow`. Raises OSError."""
+    """Open a directory in an open one, or by its path; refuse a symlink unless `follow`. Raises OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return os.open(name, flags, dir_fd=directory)
 
 
 @contextlib.contextmanager
 def told(name: str, member: bool = False) -> Iterator[None]:
-    """Turn what this machine's disk refuses into a TransferError that names the file; `member` of a stream."""
+    """Raise a TransferError that names the file for an OSError of this machine; `member` says it is a stream's."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -306,7 +306,7 @@ def told(name: str, member: bool = False) -> Iterator[None]:
 
 
 def _names(path: str) -> tuple[str, ...]:
-    """The names on the way to a member. Raises TransferError for a way that leads, or may lead, out of the tree."""
+    """Return the names on a member's path. Raises TransferError for a path that may lead out of the tree."""
     if path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise TransferError(f"refused: {_shown(path)!r} would land outside of the target")
     names = tuple(name for name in path.split("/") if name not in ("", "."))
@@ -329,13 +329,13 @@ def _file(member: ArchiveMember, parent: int, name: str, read: Read, progress: C
         _set_time(None, descriptor, member.mtime)
         os.fchmod(descriptor, member.mode & 0o777)
     finally:
-        # A file system of another machine says only now that there was no room.
+        # A network file system reports only now that there was no room.
         os.close(descriptor)
     _skip(read, -member.size % BLOCK)
 
 
 def _set_time(name: str | None, descriptor: int, mtime: float) -> None:
-    """Of an open file, or of a name in an open directory; a time that no file can have is left out."""
+    """Set the time of an open file, or of a name in an open directory; ignore a time that no file can have."""
     with contextlib.suppress(OverflowError, ValueError, NotImplementedError):
         when = max(0.0, mtime)
         if name is None:

@@ -1,4 +1,4 @@
-"""Whether a file name is one that a glob asks for, as a POSIX shell expands it."""
+"""Matches file names against globs, as a POSIX shell expands them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _BRACKET = re.compile(r"\[([!^]?)(\]?(?:\[:[a-z]+:\]|[^\]])*)\]", re.DOTALL)
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the name is the pattern's own text, or matches the pattern.
+    """Return whether the name equals the pattern's text, or matches the pattern.
 
-    A leading dot must be in the pattern. Bytes count as characters if the instance's shell counts them so.
+    A leading dot must be in the pattern. A match by bytes counts, too, as in shells that know no multibyte characters.
     """
     if name == pattern:
         return True
@@ -37,7 +37,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _match(pattern: str, name: str) -> bool:
-    """In time of the pattern's length times the name's: a name may be made to take a regular expression for ever."""
+    """Match in time proportional to both lengths: a hostile name could make one regular expression take for ever."""
     wanted = _parts(pattern)
     at = position = 0
     star, after = -1, 0
@@ -59,7 +59,7 @@ def _is(part: re.Pattern[str] | None, char: str) -> bool:
 
 
 def _parts(pattern: str) -> list[re.Pattern[str] | None]:
-    """What each character of a name is to match; None for a star."""
+    """Return a regular expression for each character of a name; None for a star."""
     parts: list[re.Pattern[str] | None] = []
     position = 0
     while position < len(pattern):

@@ -1,8 +1,8 @@
 """Many instances as one: fan-out over threads with a cap, and commands whose output streams line by line.
 
-Every instance's outcome comes back, failures as values; nothing here raises because one host failed. Fabric's group
-starts a thread a host and gives its commands' output only as text: both are replaced. `Group._do` is the one private
-name of Fabric that is used: `run`, `put` and `get` of a group call it, and Fabric plans to make it public.
+Every instance's outcome is returned, failures as values: one failed host raises nothing. Fabric's group starts a thread
+a host, and returns output only as text: both are replaced. `Group._do` is the one private name of Fabric that is used:
+`run`, `put` and `get` of a group call it, and Fabric plans to make it public.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from hardway.terminal import printable
 
 T = TypeVar("T")
 
-# A command has ended but something it left behind holds its output open: waited for this long after the last byte.
+# The wait after the last byte of an ended command's output, if a process that it left behind holds the output open.
 LINGER_SECONDS = 3.0
 KILL_AFTER_SECONDS = 2.0
 INTERRUPT_SECONDS = 3.0
-# Without an answer for so long a host hangs, which is said; and later it is given up. (ssh's own give up by
-# ServerAliveInterval times ServerAliveCountMax, `ssh.ALIVE_SECONDS` here.)
+# A host that gives no answer is reported after the first of these times, and given up after the second. (ssh itself
+# gives up after ServerAliveInterval times ServerAliveCountMax, `ssh.ALIVE_SECONDS` here.)
 HANGS_SECONDS = 30.0
 GIVE_UP_SECONDS = float(ssh.ALIVE_SECONDS)
 _CHUNK = 1 << 16
 _LOOK_SECONDS = 0.5
-# `timeout` exits with 124 after TERM; after KILL it, or the shell above it, says 128 + 9.
+# `timeout` exits with 124 after TERM; after KILL it, or the shell above it, exits with 128 + 9.
 _TIMED_OUT = (124, 137)
-# Of the words of a host that lets another user log in; a command may say what it likes and end with another code.
+# The message of a host that lets another user log in. A command may print it, too, but ends with another code.
 _OTHER_USER_CODE = 142
 
 
@@ -91,7 +91,7 @@ class CommandResult:
 
     @property
     def stdout(self) -> bytes:
-        """All that the command wrote, as it wrote it."""
+        """The command's whole stdout, unchanged."""
         self._stdout.seek(0)
         return self._stdout.read()
 
@@ -103,7 +103,7 @@ class CommandResult:
 
     @property
     def stderr(self) -> bytes:
-        """All that the command complained of, as it wrote it."""
+        """The command's whole stderr, unchanged."""
         self._stderr.seek(0)
         return self._stderr.read()
 
@@ -111,8 +111,8 @@ class CommandResult:
 class Printer:
     """Writes lines from many instances to our stdout and stderr, never torn.
 
-    With `prefix` each line is named; without, a sole instance's bytes pass as they come. `to_stderr` is for output
-    that is talk, beside a result on stdout.
+    With `prefix` each line begins with its instance's name; without, a sole instance's bytes pass unchanged.
+    `to_stderr` sends all output to stderr, if the result on stdout is another one.
     """
 
     def __init__(self, prefix: bool, sole: bool, to_stderr: bool = False) -> None:
@@ -123,7 +123,7 @@ class Printer:
         self._partial: dict[tuple[str, bool], bytearray] = {}
 
     def write(self, instance: Instance, data: bytes, error: bool) -> None:
-        """Take some output, of stderr with `error`; print whole lines at once."""
+        """Take some output (stderr's if `error`), and print its whole lines at once."""
         if self.verbatim:
             self._emit(data, error)
             return
@@ -176,7 +176,7 @@ class FoldingPrinter(Printer):
     def fold(self, outcomes: Iterable[Any]) -> None:
         """Print each output once, under a line with its instances; the output of the most instances comes first.
 
-        Outputs are equal if all bytes and the command's end are. Raises HardwayError if stdout can't be written.
+        Outputs are equal if all bytes and the command's end are equal. Raises HardwayError if stdout can't be written.
         """
         same: dict[tuple[str, bytes], list[CommandResult]] = {}
         for outcome in outcomes:
@@ -200,7 +200,7 @@ class FoldingPrinter(Printer):
 
 
 def _whose(results: Sequence[CommandResult], ended: str) -> str:
-    """How many instances, how their command ended if that was no success, and their names and ids."""
+    """Return the number of instances, their command's end if it failed, and their names and ids."""
     by_name: dict[str, list[str]] = {}
     for result in results:
         by_name.setdefault(result.instance.name, []).append(result.instance.id)
@@ -239,11 +239,11 @@ class InstanceGroup(ThreadingGroup):
         action: Callable[[ssh.InstanceConnection], T],
         on_outcome: Callable[[ssh.InstanceConnection, T | Exception], None] | None = None,
     ) -> GroupResult:
-        """Do `action` with an open connection to each instance; returns connection to result or exception.
+        """Do `action` with an open connection to each instance; return each connection's result or exception.
 
-        Connections are closed as each ends. `on_outcome` is called in the caller's thread. On Ctrl-C running commands
-        are ended, every connection closed, every thread joined, and KeyboardInterrupt raised. Raises HardwayError if a
-        printer's stdout can't be written.
+        A connection is closed when its action ends. `on_outcome` is called in the caller's thread. On Ctrl-C running
+        commands are ended, every connection is closed, every thread is joined, and KeyboardInterrupt is raised. Raises
+        HardwayError if a printer's stdout can't be written.
         """
         waiting: queue.SimpleQueue[ssh.InstanceConnection] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[tuple[ssh.InstanceConnection, T | Exception]] = queue.SimpleQueue()
@@ -278,7 +278,7 @@ class InstanceGroup(ThreadingGroup):
                     on_outcome(connection, outcome)
         except BaseException:
             self.interrupted.set()
-            # Commands are ended on the instances first, over the connections that are closed then.
+            # Commands are ended first, over connections that are closed afterwards.
             deadline = time.monotonic() + INTERRUPT_SECONDS
             for thread in threads:
                 if thread.ident:
@@ -320,11 +320,12 @@ class InstanceGroup(ThreadingGroup):
         on_outcome: Callable[[ssh.InstanceConnection, Any], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> GroupResult:
-        """Run a command of the login shell, or a script, on each instance; values are CommandResult, or the exception.
+        """Run a command of the login shell, or a script, on each instance; return results or exceptions.
 
-        `stdin` gives the chunks that every instance reads (nothing, for None). After them an instance reads its text in
-        `each`, by its id. `timeout` in seconds ends the command with TERM, then KILL; 0 is no limit. `printer` shows
-        the output as it comes; `say` reports an instance that hangs. A non-zero exit code is a CommandResult, too.
+        `stdin` returns the chunks that every instance reads (None for an empty stdin). After them an instance reads
+        its text in `each`, by its id. `timeout`, in seconds, ends the command with TERM, then KILL; 0 is no limit.
+        `printer` shows the output as it comes; `say` reports an instance that hangs. A non-zero exit code is a
+        CommandResult, too.
         """
 
         def run(connection: ssh.InstanceConnection) -> CommandResult:
@@ -364,7 +365,7 @@ class _Command:
         self.words: Words | None = None
         self.complaints: Words | None = None
         self.pulse = _Pulse(connection, say)
-        # They outlive this call, in the result, and are gone with it.
+        # The files live as long as the result.
         self.stdout: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
         self.stderr: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
 
@@ -413,7 +414,7 @@ class _Command:
         if self.words:
             self._take(self.words.rest(), self.stdout, error=False)
             self._take(self.complaints.rest() if self.complaints else b"", self.stderr, error=True)
-            # What the login shell makes of the command's exit code says nothing.
+            # The login shell may change the exit code, so its own says nothing.
             code = code if self.words.code is None else self.words.code
         if timeout and seconds >= timeout and code in _TIMED_OUT:
             raise CommandError(f"still running after {timeout:g} s, ended")
@@ -432,7 +433,7 @@ class _Command:
         return CommandResult(self.instance, code, seconds, self.stdout, self.stderr)
 
     def _feed(self, head: bytes, stdin: Callable[[], Iterator[bytes]] | None) -> None:
-        """A command that ends, or closes its stdin, before it has read all of it is no error."""
+        """Send stdin. A command that ends, or closes its stdin, before it has read all of it is no error."""
         try:
             if head:
                 self.channel.sendall(head)
@@ -443,7 +444,7 @@ class _Command:
             return
 
     def _read(self, deadline: float | None) -> bool:
-        """Take output until the command has ended; False where the deadline (monotonic seconds) came first."""
+        """Take output until the command has ended; return False if the deadline (monotonic seconds) comes first."""
         poll = select.poll()
         poll.register(self.channel.fileno(), select.POLLIN)
         quiet_since = time.monotonic()
@@ -454,7 +455,7 @@ class _Command:
                 continue
             ended = self.channel.exit_status_ready()
             if self.channel.closed or (ended and self.channel.eof_received):
-                # What came between the last look and the end.
+                # Output that came between the last read and the end.
                 while self._drain():
                     pass
                 return True
@@ -501,7 +502,7 @@ class _Command:
 
 
 class _Pulse:
-    """Whether the host of a command that says nothing lives: it is asked, and answers, whatever its command does."""
+    """A check that the host of a silent command lives: the host answers, even if its command is busy."""
 
     def __init__(self, connection: ssh.InstanceConnection, say: Callable[[str], None] | None) -> None:
         self._connection = connection
@@ -511,16 +512,16 @@ class _Pulse:
         self._asking: threading.Thread | None = None
 
     def heard(self) -> None:
-        """Something came from it."""
+        """Note that data came from the host."""
         self._heard = time.monotonic()
 
     def look(self) -> None:
-        """Ask it if it is time to. Raises ConnectionLost where it has not answered for too long."""
+        """Ask the host if it is time. Raises ConnectionLost if the host has not answered for too long."""
         now = time.monotonic()
         transport = self._connection.transport
         silent = now - max(self._heard, getattr(transport, "answered", 0.0))
         if silent >= GIVE_UP_SECONDS:
-            # Whoever waits to send something to it would wait for ever.
+            # Else a thread that waits to send to the host would wait for ever.
             transport.close()
             raise ConnectionLost(f"no answer for {silent:.0f} s: the host hangs, given up")
         if self._hangs != (silent >= HANGS_SECONDS):
@@ -530,7 +531,7 @@ class _Pulse:
             self._say(f"{name}: {hangs if self._hangs else 'answers again'}")
         if now - max(self._heard, self._asked) >= HANGS_SECONDS / 3 and transport.is_active():
             self._asked = now
-            # A host that hangs takes nothing, not even this, once the buffers on the way are full.
+            # A host that hangs does not even take this once the buffers on the way are full.
             if self._asking is None or not self._asking.is_alive():
                 self._asking = threading.Thread(target=self._ask, args=(transport,), daemon=True)
                 self._asking.start()
@@ -540,7 +541,7 @@ class _Pulse:
             transport.ask()
 
     def end(self) -> None:
-        """Wait for what is still being asked. The connection, over which nothing else is done, is closed for it."""
+        """End the question under way, and wait for its thread. The connection is closed, since it has no other use."""
         if self._asking:
             if self._asking.is_alive():
                 self._connection.client.close()
@@ -548,11 +549,10 @@ class _Pulse:
 
 
 def _limited(timeout: float, command: str | Script) -> str:
-    """A line of the POSIX shell; where there is a limit, under coreutils' `timeout`, which ends it there, with us or
-    without.
+    """Return a line of the POSIX shell; with a limit in seconds, it runs under coreutils' `timeout`.
 
-    sshd passes no signal on for root, and a connection may be gone when the time is up. A person's text is for the
-    login shell, with and without a limit.
+    `timeout` ends the command on the instance even without us: sshd passes no signal on for root, and a connection may
+    be gone when the time is up. A person's text is for the login shell, with and without a limit.
     """
     line = command.command if isinstance(command, Script) else f'"${{SHELL:-sh}}" -c {shlex.quote(command)}'
     # bash reads its start-up file where it is the first one.
@@ -561,7 +561,7 @@ def _limited(timeout: float, command: str | Script) -> str:
 
 
 def describe_outcome(outcome: Any) -> str | None:
-    """Why an outcome is a failure, in a line; None for a success."""
+    """Return the reason that an outcome is a failure, in one line; None for a success."""
     if isinstance(outcome, CommandResult):
         return f"exit code {outcome.exit_code}" if outcome.exit_code else None
     if isinstance(outcome, BaseException):
@@ -570,7 +570,7 @@ def describe_outcome(outcome: Any) -> str | None:
 
 
 def report(outcomes: GroupResult, say: Callable[[str], None]) -> None:
-    """Tell a person how many succeeded, then each failure with its reason.
+    """Print the number of successes, then each failure with its reason.
 
     Raises GroupFailed if any failed. If an instance refused bad input, raises its UsageError.
     """

@@ -1,4 +1,4 @@
-"""Put files that came whole in their place on this machine, and replace nothing but regular files.
+"""Put complete files in their place on this machine, and replace nothing but regular files.
 
 A copy is kept in a hidden directory beside its place until it is whole. A lock on the directory shows that its process
 lives. The next copy to the same place removes directories with a free lock, whose process was killed.
@@ -51,9 +51,9 @@ def place(target: Path) -> tuple[Path, bool]:
 
 
 def _refuse_anothers(path: Path) -> None:
-    """In a directory for all, do not follow a link of somebody else, nor write into a FIFO: they may wait for it.
+    """Refuse another user's link or FIFO in a directory for all, since its owner may be waiting for our copy.
 
-    Linux does the same where `fs.protected_symlinks` and its kind are set. Raises TransferError, or OSError.
+    Linux does the same if `fs.protected_symlinks` and similar settings are on. Raises TransferError, or OSError.
     """
     directory = path.parent.stat()
     if not directory.st_mode & stat.S_ISVTX or not os.path.lexists(path):
@@ -66,7 +66,7 @@ def _refuse_anothers(path: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is there and is no file, directory or symlink."""
+    """Return whether the path exists and is no file, directory or symlink."""
     try:
         kind = path.lstat().st_mode
     except OSError:
@@ -78,7 +78,7 @@ def _is_special(path: Path) -> bool:
 def workspace(parent: Path) -> Iterator[Path]:
     """Make a hidden directory in the file system of the target, for this block.
 
-    For a target in a directory of the machine's it is elsewhere: nothing is renamed there. Raises TransferError.
+    For a target in /dev or /proc the directory is elsewhere, since nothing is renamed there. Raises TransferError.
     """
     if is_systems(parent):
         parent = Path(tempfile.gettempdir())
@@ -110,7 +110,7 @@ def _locked(parent: Path) -> tuple[Path, int]:
 
 
 def _remove_the_dead(parent: Path) -> None:
-    """Remove what copies that were killed have left; what is in use, or another user's, stays."""
+    """Remove the directories of killed copies; those in use, or another user's, stay."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(parent)):
             if not entry.name.startswith(PREFIX) or not entry.is_dir(follow_symlinks=False):
@@ -125,7 +125,7 @@ def _remove_the_dead(parent: Path) -> None:
 
 
 def remove(tree: Path) -> None:
-    """Remove a directory of ours, also one in which something may not be written to. Never raises OSError."""
+    """Remove a directory of ours, even one with read-only directories in it. Never raises OSError."""
     for directory, names, _files in os.walk(tree):
         for name in [".", *names]:
             path = os.path.join(directory, name)
@@ -146,9 +146,10 @@ def remove(tree: Path) -> None:
 
 
 def file(source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
-    """Put a whole file in its place; `named` says that a person named it, and not an instance.
+    """Put a whole file in its place; `named` says that a person, not an instance, chose the target's name.
 
-    Raises TransferError. The existing file is then unchanged, or has a part of the new one if it is written through.
+    Raises TransferError. The existing file is then unchanged, but a file that is written through may have a part of the
+    new one.
     """
     if named:
         to, through = place(target)
@@ -180,9 +181,9 @@ def _write_through(source: Path, target: Path, given_up: threading.Event) -> Non
 
 
 def _open_written(target: Path, given_up: threading.Event) -> int:
-    """Open what is written through; nothing is made. A FIFO is waited for until somebody reads it, but not for ever."""
+    """Open an existing file that is written through. Wait, but not for ever, until somebody reads a FIFO."""
     if (number := _own_descriptor(target)) is not None:
-        # Opened anew, a file would be written to from its start.
+        # A file opened anew would be written to from its start.
         return os.dup(number)
     flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
     deadline = time.monotonic() + STALL_SECONDS
@@ -209,7 +210,7 @@ def _own_descriptor(target: Path) -> int | None:
 
 
 def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
-    """Move a tree to its place; into a tree that is there, file by file, each replaced at once.
+    """Move a tree to its place; into an existing tree, file by file, each replaced at once.
 
     No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
     """
@@ -229,7 +230,7 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
 
 
 def _merge(work: extract.Tree, source: Path, target: Path, given_up: threading.Event, named: bool) -> None:
-    # What stands in the way is found before anything is changed.
+    # Obstacles are found before anything is changed.
     for change in (False, True):
         for directory, names, leaves in os.walk(source):
             below = Path(os.path.relpath(directory, source)).parts
@@ -245,7 +246,7 @@ def _merge(work: extract.Tree, source: Path, target: Path, given_up: threading.E
 
 @contextlib.contextmanager
 def _below(target: Path, names: Sequence[str], named: bool, make: bool) -> Iterator[Any]:
-    """A directory below the target, by descriptor, no symlink followed; made if need be, else None for none."""
+    """Open a directory below the target for this block, following no symlink; `make` it, or yield None if missing."""
     here = extract.beneath(None, target, named)
     try:
         for name in names:

@@ -1,7 +1,7 @@
 """`push --sync`: a tree by rsync, through patchwork, whose one working function this adapts.
 
-patchwork 1.0.1 (its newest) asks for a Fabric that no longer imports, so it cannot be a dependency, and it needs
-`invoke.vendor.six`, which Invoke has dropped. It pastes what it is given into a shell line: all of it is quoted here.
+patchwork 1.0.1 (its newest) requires a Fabric that can't be imported any more, so it cannot be a dependency. It also
+needs `invoke.vendor.six`, which Invoke has dropped. It pastes its arguments into a shell line, so they are quoted here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" 
 def sync(group: InstanceGroup, source: Path, destination: Remote) -> GroupResult:
     """Send what changed in a tree to each instance, with the meaning of source and destination that `push` has.
 
-    Nothing is deleted there. Raises UsageError where rsync or patchwork is missing here.
+    Nothing is deleted there. Raises UsageError if rsync or patchwork is missing here.
     """
     rsync = _patchwork_rsync()
     if not shutil.which("rsync"):
@@ -81,7 +81,7 @@ def _patchwork_rsync() -> Callable[..., Any]:
 
 @dataclass
 class _Target:
-    """What patchwork takes for a Fabric connection: an address, and a way to run the rsync command line here."""
+    """Stands in for a Fabric connection in patchwork: an address, and a way to run the rsync command line here."""
 
     user: str
     host: str
@@ -90,15 +90,15 @@ class _Target:
     connect_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def local(self, command: str) -> None:
-        """Run rsync; end it on Ctrl-C. Raises TransferError with what it complained of."""
-        # patchwork gives a line for the shell, which is not asked: its words are all there is in it.
+        """Run rsync; end it on Ctrl-C. Raises TransferError with rsync's error message."""
+        # patchwork's shell line consists of quoted words only, so no shell is needed.
         words = [
             f"--rsh={shlex.quote(sys.executable)} -m {clean_shell.__name__} {word.removeprefix('--rsh=')}"
             if word.startswith("--rsh=")
             else word
             for word in shlex.split(command)
         ]
-        # In the root directory there is no module of a user's.
+        # The root directory has no module of a user's.
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/")
         try:
             while True:
@@ -113,14 +113,14 @@ class _Target:
                 process.terminate()
                 process.communicate()
         if process.returncode:
-            # Its first line has the reason: the last one says only that the transfer failed.
+            # rsync's first line has the reason: the last one says only that the transfer failed.
             said = complaint.decode(errors="replace").strip().splitlines()
             raise TransferError(printable(said[0]) if said else f"rsync ended with {process.returncode}")
 
 
 @contextlib.contextmanager
 def _ssh_config(connection: ssh.InstanceConnection) -> Iterator[str]:
-    """Our ssh options as a configuration file: patchwork's own quoting takes no path with a blank."""
+    """Make a configuration file of our ssh options, since patchwork's own quoting takes no path with a blank."""
     descriptor, name = tempfile.mkstemp(prefix="hardway-ssh-")
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -33,18 +33,18 @@ from hardway.system import signals
 from hardway.system.paths import expanded
 from hardway.terminal import printable
 
-# What a command line may be, and then some: many files go in several batches.
+# Well below the limit of a command line: many files go in several batches.
 _COMMAND_BYTES = 60_000
 _GREW = "file changed as we read it"
 
-# What all scripts that put something in place have in common. What a person has set for tar is not meant for us. A
-# shell that complains to a connection that is gone must not die of that: it has a file to remove.
+# The common part of all scripts that put files in place. A person's settings for tar are not meant for us. A shell must
+# not die of writing an error to a connection that is gone: it has a file to remove.
 #
-# `place` follows the links of $to, as far as a directory of the machine's, and sets $through where what is there is
-# written through: it is no regular file, or is in such a directory, where nothing may be renamed. `anothers` refuses a
-# link or a FIFO that somebody else has put into a directory for all, where they may wait for a copy: Linux does so
-# where it is told to. `claim` locks the directory $1, and removes what copies that were killed have left in it: a lock,
-# which `keep` takes, says that somebody is at something. What is made is locked before `claimed` lets others look.
+# `place` follows the links of $to, but not beyond a directory of the machine's (/dev, /proc). It sets $through if the
+# target is written through, that is, it is no regular file, or is in such a directory, where nothing may be renamed.
+# `anothers` refuses another user's link or FIFO in a directory for all, as Linux does if told to. `claim` locks the
+# directory $1, and removes the leftovers of killed copies. A lock, taken by `keep`, marks a file in use. A new file is
+# locked before `claimed` lets others look.
 PLACE = r"""
 trap 'exit 1' HUP INT TERM; trap '' PIPE
 unset TAR_OPTIONS POSIXLY_CORRECT
@@ -84,7 +84,7 @@ claimed() { exec 8<&-; }
 """
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
-# stdin, one file after the other. $whole, where it is set, is a file that has them all: one alone is linked.
+# stdin, one file after the other. $whole, if set, is a file that has all of them: a single one is linked.
 RECEIVE = PLACE + r"""
 dst=$1 part=$2-$$; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
@@ -181,9 +181,9 @@ class Remote:
 
 
 def sides(source: str, destination: str) -> tuple[str | Remote, str | Remote]:
-    """Tell which of two paths is on the instances: the one that starts with `:`.
+    """Return source and destination, the one that starts with `:` as a Remote.
 
-    Raises UsageError if none or both do.
+    Raises UsageError if none or both start with `:`.
     """
     both = [_remote(text[1:]) if text.startswith(":") else text for text in (source, destination)]
     if sum(isinstance(side, Remote) for side in both) != 1:
@@ -192,7 +192,7 @@ def sides(source: str, destination: str) -> tuple[str | Remote, str | Remote]:
 
 
 def _remote(path: str) -> Remote:
-    """`:` alone is the home directory; `~` is not left to a shell there. Raises UsageError for another's home."""
+    """Return the path after `:`; empty and `~` are the home directory. Raises UsageError for another user's home."""
     if path in ("", "~"):
         return Remote("./")
     if "\0" in path:
@@ -217,7 +217,7 @@ def local_files(pattern: str) -> list[Path]:
 
 
 def local_tree(path: str) -> Path:
-    """The directory that a path means. Raises UsageError for what is none."""
+    """Return the directory at a path. Raises UsageError if there is none."""
     tree = expanded(path)
     if not tree.is_dir():
         raise UsageError(f"{path} is no directory{': use ec2.scp' if tree.is_file() else ''}")
@@ -267,7 +267,7 @@ def _send_batch(
 
 @contextlib.contextmanager
 def reading(files: Sequence[Path], destination: Remote) -> Iterator[tuple[list[str], Iterator[bytes]]]:
-    """RECEIVE's arguments for a batch of files, and what it reads. Raises TransferError where one becomes shorter."""
+    """Yield RECEIVE's arguments and stdin for a batch of files. Raises TransferError if a file becomes shorter."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(file.open("rb")) for file in files]
         arguments = [destination.path, temporary_name()]
@@ -280,12 +280,12 @@ def reading(files: Sequence[Path], destination: Remote) -> Iterator[tuple[list[s
 
 
 def temporary_name() -> str:
-    """A name that no other copy has, for what is not whole yet."""
+    """Return a unique name for an incomplete copy."""
     return f"hardway-{uuid.uuid4().hex}"
 
 
 def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """A file's first `size` bytes. Raises TransferError where it has become shorter."""
+    """Yield a file's first `size` bytes. Raises TransferError if the file has become shorter."""
     while size:
         chunk = file.read(min(CHUNK, size))
         if not chunk:
@@ -297,7 +297,7 @@ def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
 def fetch_files(
     group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress
 ) -> GroupResult:
-    """Copy the files that a remote path or glob names to this machine; from several instances each under its id.
+    """Copy the files that a remote path or glob names to this machine; from several instances, each under its id.
 
     Only regular files with requested names are taken. SIGTERM and SIGHUP interrupt it.
     """
@@ -327,13 +327,13 @@ def fetch_files(
 
 
 def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[str]:
-    """Take the files of a stream, each under the last part of its name; returns these."""
+    """Take the files of a stream, each under the last part of its name, and return these names."""
     asked = source.path.rpartition("/")[2]
     names: set[str] = set()
     for member in stream.members():
         member.name, member.link = os.path.basename(member.name), os.path.basename(member.link)
         shown = printable(member.name)
-        # A second name of a file that has come already is a link to it.
+        # A second name of an earlier file is a link to that file.
         if member.kind not in (b"0", b"1"):
             raise TransferError(f"refused: {shown} is no regular file")
         if not globs.matches(member.name, asked):
@@ -349,7 +349,7 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
 
 
 def _landing(destination: str, instance: Instance, instances: int) -> tuple[Path, bool]:
-    """Where an instance's files go, and whether that is a directory to put them into."""
+    """Return the target of an instance's files, and whether it is a directory to put them into."""
     path = expanded(destination)
     if instances > 1:
         return path / instance.id, True
@@ -364,12 +364,12 @@ class _Unpacking:
     progress: Progress
 
     def members(self) -> Iterator[extract.ArchiveMember]:
-        """The members."""
+        """Yield the members of the stream."""
         return extract.members(self.channel.read)
 
     def finish(self) -> None:
-        """Take what is behind the archive, and the script's last word. Raises TransferError."""
-        # GNU tar's 1: a file grew as it was read; what came is what it was when tar looked.
+        """Read the rest of the stream, and check the script's end. Raises TransferError."""
+        # GNU tar's exit code 1: a file grew while tar read it, and was sent with its earlier size.
         if self.channel.finish(good=(0, 1)) and not (
             (said := self.channel.complaints()) and all(line.endswith(_GREW) for line in said)
         ):
@@ -385,7 +385,7 @@ def _unpacking(
         try:
             yield stream
         except extract.NotWholeError:
-            # What the script complained of, or that it was lost, is the better reason.
+            # The script's own error, or its lost connection, is the better reason.
             stream.finish()
             raise
 
@@ -416,7 +416,7 @@ def push(
 
 
 def tree_arguments(source: Path, destination: Remote) -> list[str]:
-    """RECEIVE_TREE's arguments for a tree."""
+    """Return RECEIVE_TREE's arguments for a tree."""
     return [destination.path, temporary_name(), source.resolve().name]
 
 
@@ -431,7 +431,7 @@ class _GrowingFile:
         self._grown = threading.Condition()
 
     def write(self, data: bytes) -> int:
-        """Append; what tarfile writes to. Raises TransferError once nobody will read any more."""
+        """Append data, for tarfile, and return its length. Raises TransferError once no reader is left."""
         with self._grown:
             if self._error:
                 raise self._error
@@ -444,14 +444,14 @@ class _GrowingFile:
         return len(data)
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the writing; with an error, the file is not whole."""
+        """End the writing; an `error` means that the file is incomplete."""
         with self._grown:
             self._whole = error is None
             self._error = self._error or error
             self._grown.notify_all()
 
     def abandon(self) -> None:
-        """Make the writer stop, if it is still writing."""
+        """Make the writer stop if it is still writing."""
         with self._grown:
             if not self._whole:
                 self._error = self._error or TransferError("given up")
@@ -495,9 +495,9 @@ def write_archive(source: Path, target: Any) -> None:
 
 
 def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progress = no_progress) -> GroupResult:
-    """Fetch a tree from each instance as one tar stream; from several instances each under its instance id.
+    """Fetch a tree from each instance as one tar stream; from several instances, each under its instance id.
 
-    See `extract` for what is refused. SIGTERM and SIGHUP interrupt it.
+    See `extract` for refused members. SIGTERM and SIGHUP interrupt the transfer.
     """
     name = os.path.basename(source.path.rstrip("/"))
     expanded(destination)
