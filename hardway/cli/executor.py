@@ -1,8 +1,8 @@
 """Invoke's executor, changed: our tasks that were named on the command line print their results.
 
-Our programs use it. Invoke's own program `inv` uses it if the setting `tasks.executor_class` names it. Without the
-setting, `inv` runs Invoke's executor, and `announced` of `hardway.cli.task` stands in for ours. A task of ours then
-prints its result even if it is another task's prerequisite.
+Our programs use this executor. Invoke's own program `inv` uses it if the setting `tasks.executor_class` names it.
+Without the setting, `inv` runs Invoke's executor, and `announced` of `hardway.cli.task` stands in for ours. A task of
+ours then prints its result even if it is another task's prerequisite.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hardway.system import streams
 
 
 class Executor(invoke.Executor):
-    """Runs tasks, ours and others; of ours, those named on the command line print their results."""
+    """Runs all tasks. Our tasks print their results if they are named on the command line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -25,13 +25,13 @@ class Executor(invoke.Executor):
             self.config = self.config.clone(into=_Config)
 
     def execute(self, *tasks: Any) -> dict[Any, Any]:
-        """See `invoke.Executor.execute`; the standard streams are made ready for results before."""
+        """Run tasks as `invoke.Executor.execute` does, after making the standard streams ready for results."""
         streams.secure()
         streams.accept_any_bytes()
         return super().execute(*tasks)
 
     def normalize(self, tasks: Any) -> list[invoke.Call]:
-        """The calls of the named tasks."""
+        """Return the calls of the named tasks."""
         calls: list[invoke.Call] = super().normalize(tasks)
         for call in calls:
             if isinstance(call.task, Task):
@@ -39,17 +39,17 @@ class Executor(invoke.Executor):
         return calls
 
     def expand_calls(self, calls: list[Any]) -> list[invoke.Call]:
-        """The calls with those before and after them; a named task of ours needs no announcement here."""
+        """Return the calls with their prerequisites and followers; a named task of ours needs no announcement here."""
         return super().expand_calls([call for call in calls if call is not announced])
 
     def dedupe(self, calls: list[invoke.Call]) -> list[invoke.Call]:
-        """The calls without repetitions; a named one stays where it is also another's prerequisite."""
+        """Return the calls without repetitions; keep a named one that is also another's prerequisite."""
         named = [call for call in calls if isinstance(call.task, _Named)]
         return super().dedupe([next((each for each in named if each == call), call) for call in calls])
 
 
 class _Config(invoke.Config):
-    """Leaves a section empty that a file leaves empty: Invoke can't merge it with the defaults of a collection."""
+    """Drops a collection's defaults for a section that a file leaves empty, since Invoke can't merge the two."""
 
     def load_collection(self, data: dict[str, Any], merge: bool = True) -> None:
         empty = {name for name in data if name in self and self[name] is None}

@@ -24,17 +24,17 @@ LETTERS = {
     "type": "t",
     "yes": "y",
 }
-"""By parameter."""
+"""The letter of each flag, by parameter."""
 
 
 class Number(Argument):
-    """A flag for a number. The task reads the text: its errors are a sentence and exit code 2."""
+    """A flag for a number. The task parses the text, so that a bad number is a sentence and exit code 2."""
 
     def __init__(self, flag: Argument, kind: type) -> None:
         self.value_name = kind.__name__.upper()
         super().__init__(
             names=flag.names,
-            # Invoke's own pages show whole numbers, and nothing at all for a float, as if the flag took no value.
+            # Invoke's help shows a float's flag as if it took no value.
             kind=int if kind is int else str,
             default=flag.default,
             help=flag.help,
@@ -48,7 +48,7 @@ class Number(Argument):
 
 
 def chosen(flag: Argument, annotation: Any) -> Argument:
-    """Return a parameter's flag: with its letter, if any, and as a Number if its annotation begins with one."""
+    """Return a parameter's flag with its letter, if any; it is a Number if the annotation begins with a number type."""
     letter = LETTERS.get(str(flag.name))
     flag.names = (*flag.names, letter) if letter else flag.names
     kind = {"int": int, "float": float}.get(str(annotation).split(" | ")[0])

@@ -15,7 +15,7 @@ _EXAMPLES = "\n\nExamples:\n"
 
 
 class TaskContext(ParserContext):
-    """A task's flags in their own order. Invoke's class sorts them by the alphabet, and shows no kind but two."""
+    """A task's flags in the order of its parameters. Invoke's class sorts them by name, and shows only two kinds."""
 
     def help_tuples(self) -> list[tuple[str, str | None]]:
         """See `invoke.parser.ParserContext.help_tuples`."""

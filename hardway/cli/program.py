@@ -1,21 +1,21 @@
-"""Invoke's program with our manners: a typo is told what was meant, a closed pipe and Ctrl-C end it without a word.
+"""Invoke's program with our manners: a typo gets a suggestion; a closed pipe and Ctrl-C end the program silently.
 
-`hardway` is such a program, and so is `./inv` in a checkout. `inv` alone is Invoke's own program. It runs our tasks
-from somebody else's tasks.py: there `hardway.cli.executor` prints results, and what comes before a task is Invoke's.
+`hardway` is such a program, and so is `./inv` in a checkout. `inv` alone is Invoke's own program, which runs our tasks
+from somebody else's tasks.py. There `hardway.cli.executor` prints results, and Invoke handles all words before a task.
 
-Invoke has no hook for these. Each line says what is given up, or done in its place:
+Invoke has no hook for the following cases. Each line names the loss, or the replacement:
 
-- What `inv` says of a flag or an invoke.yaml that it can't read. Given up: the exit code is 1, and a broken invoke.yaml
-  is a traceback.
+- The messages of `inv` for a flag or an invoke.yaml that it can't read. Lost: the exit code is 1, and a broken
+invoke.yaml is a traceback.
 - The reason of a ParseError. `_explained` reads its text.
-- A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds those that are not
-  offered.
+- A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds the flags that we don't
+offer.
 - An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
   `_asked_for_help` and `_explained` look for it there.
-- The flags of some tasks alone. `_Mentioned` is a tree that has no flags for the others.
+- Flags for only some tasks. `_Mentioned` is a tree without flags for the others.
 - Settings for tasks that come from no directory. `_load_project` names the directory.
-- The file that a setting comes from. An error names the file that was read last.
-- An empty section, such as `ec2:`, that has settings in another file. Given up: that is an error.
+- The file with a bad setting. An error names the file that was read last.
+- An empty section, such as `ec2:`, that has settings in another file. Lost: this is an error.
 
 No private name of Invoke is used. `hardway.ssh.connection` and `hardway.fanout.group` name those of Paramiko and
 Fabric.
@@ -54,9 +54,9 @@ _NO_SECTIONS = "it must hold sections, such as ec2:, of settings"
 
 
 class Program(InvokeProgram):
-    """A program of the tasks it is given. Exit code 2 for what it can't read, and 130 for Ctrl-C.
+    """A program of given tasks. The exit code is 2 for words it can't parse, and 130 for Ctrl-C.
 
-    Settings are read in the directory `project`; in the current one for None.
+    Settings are read from the directory `project`, or from the current one for None.
     """
 
     def __init__(self, *, namespace: Collection, project: Path | None = None, **options: Any) -> None:
@@ -64,7 +64,7 @@ class Program(InvokeProgram):
         self.project = project
 
     def core_args(self) -> list[Argument]:
-        """Those of Invoke's flags that do something."""
+        """Return those of Invoke's flags that have an effect."""
         offered = [argument for argument in super().core_args() if argument.name in _FLAGS]
         for argument in offered:
             if argument.name == "dry":
@@ -101,9 +101,9 @@ class Program(InvokeProgram):
             _check_sections(self.config)
 
     def _load_project(self) -> None:
-        """Read invoke.yaml, which takes long: no list of tasks and no help needs it."""
+        """Read invoke.yaml. Reading takes long, so a list of tasks and a help page do without."""
         project = self.project or Path.cwd()
-        # An invoke.py would be run, which is for whoever calls `inv` where there are tasks of theirs.
+        # An invoke.py is not read, as it would be executed: it belongs to somebody's own tasks, for `inv`.
         found = [name for name in ("invoke.yaml", "invoke.yml", "invoke.json") if (project / name).exists()]
         if found:
             with _reading(found[0]):
@@ -122,13 +122,13 @@ class Program(InvokeProgram):
             self.tasks = ParseResult()
 
     def _asked_for_help(self) -> str:
-        """The task whose `--help` Invoke would take for what the task requires; empty for none such."""
+        """Return the task whose `--help` Invoke would take for a required argument; empty if there is none."""
         for place, word in enumerate(self.core.unparsed):
             if word in ("--help", "-h"):
                 try:
                     self._task_parser().parse_argv(self.core.unparsed[:place])
                 except ParseError as error:
-                    # Not where it is the value of a flag.
+                    # There is no such error if `--help` is the value of a flag.
                     if error.context and "required positional" in str(error):
                         return str(error.context.name)
         return ""
@@ -145,7 +145,7 @@ class Program(InvokeProgram):
         # What `hardway.__main__` has turned off for the imports.
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Whatever is configured: a class that an invoke.yaml names would be imported from wherever this is run.
+        # The configured class is ignored: an invoke.yaml could have one imported from any current directory.
         Executor(self.collection, self.config, self.core).execute(*self.tasks)
 
     def print_task_help(self, name: str) -> None:
@@ -202,7 +202,7 @@ class Program(InvokeProgram):
 
 
 class _Mentioned(Collection):
-    """A tree of tasks, with flags for those alone that some words name: to make and copy all flags takes long."""
+    """A tree of tasks with flags only for tasks that the words name, since making and copying all flags takes long."""
 
     def __init__(self, tree: Collection, words: Container[str]) -> None:
         self.__dict__.update(vars(tree))
@@ -218,7 +218,7 @@ class _Mentioned(Collection):
 
 @contextlib.contextmanager
 def _reading(source: str) -> Iterator[None]:
-    """Files of settings may hold anything, and Invoke shows a traceback of that."""
+    """Raise UsageError for a malformed file of settings, where Invoke would show a traceback."""
     try:
         yield
     except HardwayError as error:
@@ -236,7 +236,7 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _check_sections(config: Config) -> None:
-    """Raise UsageError for settings that are none."""
+    """Raise UsageError for a section that is no mapping of settings."""
     if not all(isinstance(name, str) for name in config):
         raise UsageError(_NO_SECTIONS)
     for section in SECTIONS:

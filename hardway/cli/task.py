@@ -1,4 +1,4 @@
-"""The tasks' way between a person and the library.
+"""The layer of the tasks between a person and the library.
 
 `task` is Invoke's decorator, and turns errors into a sentence and an exit code. `confirm` asks before a task acts, and
 `act` is called where nobody is asked. In a dry run (`--dry`, `c.config.run.dry`) both show the plan and end the task.
@@ -40,9 +40,9 @@ class Lines(list[str]):
 
 
 def say(*lines: str) -> None:
-    """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
+    """Print messages to a person on stderr, each in one line. A closed stderr is no error."""
     for line in lines:
-        # One write: another thread may talk, too.
+        # One write, as another thread may print, too.
         print(f"{printable(line)}\n", end="", file=streams.talk(), flush=True)
 
 
@@ -70,13 +70,13 @@ _dry: ContextVar[bool] = ContextVar("_dry", default=False)
 
 
 class _DryRun(Exception):
-    """All is said that a dry run says."""
+    """A dry run has shown its plan, and the task ends."""
 
 
 def publish(result: Any) -> None:
-    """Print the task's result before it is over, for what must be undone if it can't be; it is not printed again then.
+    """Print the task's result early, so that the task can undo its work if printing fails. It is not printed again.
 
-    Nothing is printed for a caller from Python. Raises HardwayError where stdout can't be written.
+    Nothing is printed for a caller from Python. Raises HardwayError if stdout can't be written.
     """
     try:
         _put.get()(result)
@@ -85,7 +85,7 @@ def publish(result: Any) -> None:
 
 
 def act(what: str, listing: Iterable[str] = ()) -> None:
-    """In a dry run, say what would be done and end the task; call this right before acting. Else do nothing.
+    """In a dry run, print the plan and end the task; else do nothing. Call this right before acting.
 
     `what` is a sentence without its subject, such as `start 3 instances`.
     """
@@ -109,9 +109,10 @@ _is_announced: ContextVar[bool] = ContextVar("_is_announced", default=False)
 
 @invoke.task(klass=_Announcement)
 def announced(_c: invoke.Context) -> None:
-    """Say that an executor calls a task of ours next, which then prints its result.
+    """Announce that an executor calls a task of ours next, so that this task prints its result.
 
-    Every task of ours has this one right before it. A call from Python, which has no prerequisites, is not announced.
+    This task is the last prerequisite of every task of ours. A call from Python has no prerequisites, so nothing is
+    announced.
     """
     streams.secure()
     streams.accept_any_bytes()
@@ -126,7 +127,7 @@ class _Output:
         self._printed = False
 
     def put(self, result: Any) -> None:
-        """Print a result. Raises HardwayError where stdout can't be written; it names what has been changed."""
+        """Print a result. Raises HardwayError if stdout can't be written; the message names the changes made."""
         if self._printed:
             return
         self._printed = True
@@ -145,7 +146,7 @@ class _Output:
                 raise
             why = str(error) or "nobody reads stdout"
             ids = text.splitlines()
-            # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
+            # Only ids, a URL or an address: other results, such as a shell's settings, may be secret.
             told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
             raise Failed(f"{why}; the task is done, but its result could not be printed{told}") from error
 
@@ -153,10 +154,10 @@ class _Output:
 class Task(invoke.Task[Any]):
     """Invoke's task with the short flags that all tasks share.
 
-    `changes` says that it changes something: what makes its result in a dry run. With `autoprint` it prints its result
-    where an executor calls it: once, whole, and nothing for an empty one. Invoke would print a blank line for that, a
-    host's text with its escape codes, and none of what a task that has partly failed has done; and a launch could not
-    know whether its ids were printed.
+    `changes` is set for a task that changes something: a function that makes its result in a dry run. With `autoprint`
+    the task prints its result when an executor calls it: once, whole, and nothing if it is empty. Invoke itself would
+    print a blank line for an empty result, escape codes in a host's text, and nothing for a task that has partly
+    failed. A launch could not know whether its ids were printed.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class Task(invoke.Task[Any]):
         self.pre = before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
-        """A task that is quick to copy: Invoke copies each twice at each start, and changes its texts of help alone."""
+        """Return a quick copy: Invoke copies each task twice at each start, and changes only its help texts."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__, help=dict(self.help))
         return new
@@ -186,7 +187,7 @@ class Task(invoke.Task[Any]):
         return self._call(_to_nobody, *args, **kwargs)
 
     def call_and_print(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it as an executor does. Raises HardwayError also where stdout can't be written."""
+        """Call the task as an executor does. Raises HardwayError also if stdout can't be written."""
         put = _Output(self.changes is not None).put if self.prints else _to_nobody
         try:
             result = self._call(put, *args, **kwargs)
@@ -206,14 +207,14 @@ class Task(invoke.Task[Any]):
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
         """See `invoke.Task.get_arguments`."""
-        texts = dict(self.help)  # Invoke takes them out, and would have none for who asks again
+        texts = dict(self.help)  # Invoke removes the texts, and would have none for a second call
         parameters = self.argspec(self.body).parameters
         made = super().get_arguments(ignore_unknown_help)
         arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
             if argument.positional:
-                # Invoke puts these first, and shows them as if they were flags like any other.
+                # Invoke puts required parameters first, and shows them like optional flags.
                 argument.help = f"(argument {place}) {argument.help or ''}".rstrip()
                 continue
             default = argument.default
@@ -225,14 +226,14 @@ class Task(invoke.Task[Any]):
         return arguments
 
     def _setting(self, parameter: str) -> Setting | None:
-        """The setting that a parameter is a flag of; None for any other one."""
+        """Return the setting that a parameter's flag overrides; None if there is none."""
         # ec2_images is a part of ec2
         section = self.body.__module__.rpartition(".")[2].partition("_")[0]
         return SETTINGS.get(f"{section}.{parameter}") or SETTINGS.get(f"aws.{parameter}")
 
 
 def _shown(given: Any) -> str:
-    """What a flag that is left out stands for, as text; empty for nothing."""
+    """Return a flag's default as text; empty if there is none."""
     if given is None or given is False or isinstance(given, list | tuple):
         return ""
     if given is True:
@@ -249,10 +250,10 @@ def task(**options: Any) -> Callable[[Callable[Given, Result]], Callable[Given, 
 
 
 def task(*args: Any, **options: Any) -> Any:
-    """`invoke.task`, for bodies that may raise anything: a person gets one line, Python callers a HardwayError.
+    """Make a task as `invoke.task` does; for any error a person gets one line, and Python callers a HardwayError.
 
-    What changes something says with `changes` what makes its result where it is only shown: `list`, `str`. To a type
-    checker a task is its body, which is how other people's tasks call it.
+    A task that changes something sets `changes` to a function that makes its result in a dry run, such as `list` or
+    `str`. To a type checker a task is its body, as other people's tasks call it like one.
     """
     if args:
         return invoke.task(translated(args[0]), klass=Task)
@@ -264,9 +265,9 @@ def nothing() -> None:
 
 
 def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
-    """Show what will be acted on and ask; `yes` skips both. A dry run shows it, and ends the task.
+    """Show the targets in `listing` and ask; `yes` skips both. A dry run shows the targets, and ends the task.
 
-    Raises UsageError where nobody can be asked, and HardwayError(code 1) for a no.
+    Raises UsageError if nobody can be asked, and HardwayError(code 1) for a no.
     """
     lines = list(listing)
     act(question.rstrip("?"), lines)
@@ -287,7 +288,7 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
         except UnicodeDecodeError:
             line = "?\n"
         finally:
-            if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: what is said next begins a line
+            if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: the next message begins a new line
                 say("")
         answer = line.strip().lower() if line else "n"
     if answer.startswith("n"):
@@ -296,9 +297,9 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[int], None]]:
-    """A bar on stderr for what takes more than a second, on a terminal; yields what advances it, from any thread.
+    """Show a bar on stderr, on a terminal, after a second; yield a function that advances it, from any thread.
 
-    `total` is in items, or in bytes where `unit` says so; 0 is not known.
+    `total` is in items, or in bytes if `unit` says so; 0 means unknown.
     """
     console = redrawn(streams.talk())
     if not console:
@@ -322,7 +323,7 @@ def progress(label: str, total: int, unit: str = "items") -> Iterator[Callable[[
 
 
 def translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
-    """The same function, with every error a HardwayError."""
+    """Return the same function, with every error raised as a HardwayError."""
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -351,7 +352,7 @@ def translated(body: Body, changes: Callable[[], Any] | None = None) -> Body:
 
 
 def _is_of_nothing(selector: Any) -> bool:
-    """Whether a task is called with what another one has returned in a dry run."""
+    """Return whether the selector is an empty result, as another task returns in a dry run."""
     return isinstance(selector, Lines) and not selector
 
 
@@ -361,7 +362,7 @@ def _is_dry(context: invoke.Context) -> bool:
 
 
 def _misuse(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> UsageError | None:
-    """What is wrong with a call from Python that the body does not take; None where it does."""
+    """Return the error in the arguments of a call from Python; None if the body takes them."""
     import inspect
 
     try:
@@ -378,9 +379,9 @@ def _misuse(body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 @contextlib.contextmanager
 def closed_stdout_ends() -> Iterator[None]:
-    """Whoever read our stdout has seen enough: end as a program of the shell does, without a word.
+    """End silently, as shell programs do, if the reader of our stdout has closed it.
 
-    For what prints by itself. A pipe or connection of another kind that broke is none of that.
+    Use this around code that prints by itself. Other broken pipes and connections are still errors.
     """
     try:
         yield
@@ -407,7 +408,7 @@ def _as_hardway_error(error: Exception) -> HardwayError:
 
 
 def _of_this_machine(error: Exception) -> HardwayError | None:
-    """The sentence for what a disk, a file's name or a lost connection is to blame for; None for a bug."""
+    """Return the error for a fault of a disk, a file's name or a lost connection; None for a bug."""
     if isinstance(error, UnicodeError):
         what = getattr(error, "object", b"")
         text = what.decode(errors="surrogateescape") if isinstance(what, bytes) else str(what)
