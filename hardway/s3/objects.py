@@ -1,4 +1,4 @@
-"""Objects in S3, whole: the stub's in a shell with its session, else real ones or a local cloud's."""
+"""Whole objects in S3: the stub's in a shell with its session, else those of AWS or a local cloud."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _URL = re.compile(r"s3://([^/\s]+)/(.*[^/])", re.DOTALL)
 
 
 class Object(NamedTuple):
-    """An object's place."""
+    """An object's bucket and key."""
 
     bucket: str
     key: str
@@ -26,19 +26,19 @@ class Object(NamedTuple):
 
 
 class Store(Protocol):
-    """A place of objects; for use from several threads."""
+    """A store of objects; for use from several threads."""
 
     def read(self, source: Object, target: IO[bytes]) -> None:
-        """Write all of an object into the file. Raises Failed where it can't be read."""
+        """Write all of an object into the file. Raises Failed if the object can't be read."""
 
     def write(self, target: Object, source: IO[bytes]) -> None:
-        """Make an object of the rest of the file: all of it, or none. Raises Failed where it can't be written."""
+        """Make an object of the rest of the file, whole or not at all. Raises Failed if it can't be written."""
 
     def remove(self, target: Object) -> None:
-        """Remove an object. Raises Failed where that can't be done."""
+        """Remove an object. Raises Failed if it can't be removed."""
 
     def exists(self, which: Object) -> bool:
-        """Whether there is such an object. Raises Failed where that can't be found out."""
+        """Return whether the object exists. Raises Failed if the store can't be asked."""
 
 
 def parse(url: str) -> Object:
@@ -50,13 +50,13 @@ def parse(url: str) -> Object:
 
 
 def store(settings: Settings) -> Store:
-    """The stub's session where the caller's shell is stubbed, else S3."""
+    """Return the stub's session if the caller's shell has one, else S3."""
     return _Stub(settings) if settings.stub_session else _S3(settings)
 
 
 class _S3:
     def __init__(self, settings: Settings) -> None:
-        # In a shell with the stub, which keeps all from S3 but who asks for the real one: --real-s3.
+        # A shell with the stub keeps every program from S3, unless --real-s3 is given.
         self._client: Any = aws.s3(settings, stub_sessions.endpoint_before())
 
     def read(self, source: Object, target: IO[bytes]) -> None:

@@ -1,8 +1,8 @@
-"""Sessions of the S3 stub: where its files are, starting, listing and removing sessions.
+"""Sessions of the S3 stub: finds the stub's files, and starts, lists and removes sessions.
 
-A session is made by stubs/stub_s3.sh (for shells) and here (for Python). stubs/aws decides its content, and all that
-`aws` does. In a session every other client of S3 finds a closed port, whatever PATH is: stubs/closed.sh lists the
-variables.
+stubs/stub_s3.sh makes sessions for shells, and this module makes them for Python. stubs/aws decides the content of a
+session, and implements `aws`. In a session every other client of S3 finds a closed port, for any PATH: stubs/closed.sh
+lists the variables.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _WAS = "s3_stubbed_was_"
 _WORK = "^tmp"
 _STARTED = "^started"
 _ABANDONED = 600
-"""Seconds without a write to a temporary file, after which it is a leftover if its process is gone, too. The process
-alone doesn't tell: one of a local instance has another number here."""
+"""The seconds without a write after which a temporary file is a leftover if its process is gone. A missing process
+alone proves nothing: a process of a local instance has another number here."""
 _ATTEMPTS = 5
-"""How often a session is removed: a command that still runs may have added to it meanwhile, but only once."""
+"""The tries to remove a session: a command that still runs may add files meanwhile, but only once."""
 _UUID = re.compile(r"[0-9A-Za-z-]+")
 
 
@@ -49,22 +49,22 @@ class Session:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables that name it."""
+        """The environment variables that name the session."""
         return {SESSION_VARIABLE: self.uuid, TMP_VARIABLE: str(self.path.parent)}
 
     @property
     def environment(self) -> dict[str, str]:
-        """A copy of this process's environment in which `aws` is the stub, on this session."""
+        """Return a copy of this process's environment in which `aws` is the stub, on this session."""
         return environment(self.variables)
 
     @property
     def age(self) -> float:
-        """Seconds since the session was started."""
+        """Return the seconds since the session was started."""
         started = self.path / _STARTED
         return time.time() - (started if started.exists() else self.path).stat().st_mtime
 
     def usage(self) -> tuple[int, int]:
-        """Count the session's keys and bytes, with what commands have under way; remove what killed ones left."""
+        """Return the session's keys and bytes, with unfinished ones; remove leftovers of killed commands."""
         keys, size = 0, sum(_unfinished(entry) for entry in _scan(self.path / _WORK))
         for bucket in _scan(self.path):
             if bucket.name.startswith("^") or not bucket.is_dir(follow_symlinks=False):
@@ -83,9 +83,9 @@ class Session:
 
 
 def directory() -> Path:
-    """The directory with `aws` and stub_s3.sh, in a checkout or an installed package.
+    """Return the directory with `aws` and stub_s3.sh, in a checkout or an installed package.
 
-    Raises HardwayError where they are missing or `aws` may not be executed.
+    Raises HardwayError if they are missing or `aws` may not be executed.
     """
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "stubs", package.parent / "stubs"):
@@ -97,7 +97,7 @@ def directory() -> Path:
 
 
 def environment(session: Mapping[str, str]) -> dict[str, str]:
-    """A copy of this process's environment in which `aws` is the stub, on the session that these variables name."""
+    """Return this process's environment, changed so that `aws` is the stub on the session named by the variables."""
     return child_environment(variables(session))
 
 
@@ -112,7 +112,7 @@ def variables(session: Mapping[str, str]) -> dict[str, str]:
 
 
 def jmespath() -> Path:
-    """The directory from which Python imports jmespath, which --query needs."""
+    """Return the directory from which Python imports jmespath; --query needs it."""
     spec = importlib.util.find_spec("jmespath")
     if spec is None or spec.origin is None:
         raise HardwayError("jmespath is not installed, and boto3 needs it: reinstall hardway")
@@ -121,7 +121,7 @@ def jmespath() -> Path:
 
 @functools.cache
 def closed() -> Mapping[str, str]:
-    """The variables that lead every client of S3 but the stub to a closed port."""
+    """Return the variables that lead every client of S3 but the stub to a closed port."""
     lines = (directory() / "closed.sh").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
@@ -137,13 +137,13 @@ def endpoint_before() -> str | None:
 
 
 def script() -> Path:
-    """The file that a shell sources to start a session."""
+    """Return the file that a shell sources to start a session."""
     return directory() / "stub_s3.sh"
 
 
 @contextlib.contextmanager
 def session(parent: Path | None = None) -> Iterator[Session]:
-    """A new session; when the block ends, its objects are removed. Give sub-processes its `environment`."""
+    """Start a session for this block, and remove it with its objects after. Give sub-processes its `environment`."""
     started = start(parent)
     try:
         yield started
@@ -152,7 +152,7 @@ def session(parent: Path | None = None) -> Iterator[Session]:
 
 
 def start(parent: Path | None = None) -> Session:
-    """A new, empty session below `parent`, TMPDIR or /tmp, which only this user can read. The caller removes it."""
+    """Start an empty session below `parent`, TMPDIR or /tmp, readable by this user only. The caller removes it."""
     uuid = str(uuids.uuid4())
     path = (parent or temporary_directory()) / f"{PREFIX}{uuid}"
     path.mkdir(mode=0o700)
@@ -166,7 +166,7 @@ def start(parent: Path | None = None) -> Session:
 
 
 def sessions() -> list[Session]:
-    """This user's sessions, oldest first: those below TMPDIR or /tmp, and next to the current session."""
+    """Return this user's sessions, oldest first: those below TMPDIR or /tmp, and next to the current session."""
     found = {}
     for tmp in {temporary_directory(), Path(aws_variables().get(TMP_VARIABLE) or temporary_directory())}:
         for entry in _scan(tmp):
@@ -177,7 +177,7 @@ def sessions() -> list[Session]:
 
 
 def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
-    """Sessions as `Session.describe` gives them, in columns: uuid, age, keys, bytes."""
+    """Return a table of sessions, each from `Session.describe`, with columns uuid, age, keys, bytes."""
     return Table(
         [session.describe() for session in found],
         "uuid",
@@ -188,7 +188,7 @@ def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
 
 
 def find(uuid: str) -> Session:
-    """The session of that uuid. Raises UsageError for what is no uuid, NothingMatched where there is none."""
+    """Return the session of this uuid. Raises UsageError for a text that is no uuid, NothingMatched for no session."""
     if not _UUID.fullmatch(uuid):
         raise UsageError(f"not the uuid of a session: {uuid!r}; inv s3.sessions lists them")
     for candidate in sessions():
@@ -198,7 +198,7 @@ def find(uuid: str) -> Session:
 
 
 def remove(session: Session) -> None:
-    """Remove a session and its objects; one that is gone already is no error. Raises HardwayError where some stay."""
+    """Remove a session and its objects, if it still exists. Raises HardwayError if some objects can't be removed."""
     # the mark goes first: a command that still runs sees that the session has ended, and not just that objects are gone
     with contextlib.suppress(OSError):
         (session.path / _STARTED).unlink()
@@ -212,7 +212,7 @@ def remove(session: Session) -> None:
 
 
 def _unfinished(entry: os.DirEntry[str]) -> int:
-    """The bytes of a temporary file, or of a directory of them; 0 for a leftover, removed here."""
+    """Return the bytes of a temporary file, or of a directory of them; remove a leftover, and return 0."""
     pid = entry.name.partition(".")[0]
     try:
         paths = [Path(entry.path)]
@@ -238,7 +238,7 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
 
 
 def _unreadable(error: OSError) -> None:
-    """What is gone holds nothing; of what can't be read nobody knows. Raises HardwayError."""
+    """Ignore a directory that is gone. Raises HardwayError for one that can't be read."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise HardwayError(f"cannot read {error.filename}: {reason_of(error)}", 1) from error
 
