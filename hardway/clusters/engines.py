@@ -33,9 +33,9 @@ from hardway.tables import Table
 from hardway.terminal import last_line
 
 TAG = "hardway-cluster"
-"""Its value is the address that clients connect to."""
+"""The tag of a cluster's instances; its value is the address that clients connect to."""
 START_SECONDS, INSTALL_SECONDS = 60, 900
-REFUSED = 3  # what cluster.sh ends with when it has said why
+REFUSED = 3  # the exit code of engines.sh after it has printed the reason
 ENDS_SECONDS = 5.0  # for the ssh of a tunnel
 LOOK_EVERY = 3.0  # whether those that have not registered still run
 _QUIET = "hardway.cluster.quiet"
@@ -57,7 +57,7 @@ class Engine:
     client_port: bool
 
     def address(self, master: Instance) -> str:
-        """What a client connects to."""
+        """Return the address that a client connects to."""
         return f"{self.scheme}://{master.private_ip}:{self.port}"
 
 
@@ -88,9 +88,9 @@ _ENGINES = {engine.scheme: engine for engine in (DASK, SPARK)}
 
 @dataclass(frozen=True)
 class EngineCluster:
-    """A cluster by the tags of running instances: ids, and where its master and its web pages are in its network.
+    """A cluster, known by its instances' tags: ids, and the addresses of master and web pages in its network.
 
-    `master` is empty where that instance is gone.
+    `master` is empty if that instance is gone.
     """
 
     engine: str
@@ -101,12 +101,12 @@ class EngineCluster:
 
     @property
     def size(self) -> int:
-        """How many instances it is of."""
+        """The number of its instances."""
         return len(self.instances)
 
 
 def check(settings: Settings) -> None:
-    """Raise UsageError for what is no amount of memory or no version."""
+    """Raise UsageError if the settings' memory or version is invalid."""
     version, source = settings.cluster.version, settings.source("cluster.version")
     if not re.fullmatch(r"[\w.+!-]*", version):
         raise UsageError(f"{source} {version!r} is no version, such as 2024.8.0")
@@ -114,7 +114,7 @@ def check(settings: Settings) -> None:
 
 
 def mebibytes(settings: Settings) -> int:
-    """How much memory a worker may take; 0 leaves it to the engine. Raises UsageError for what is no amount."""
+    """Return the MiB of memory for a worker; 0 leaves it to the engine. Raises UsageError for an invalid amount."""
     memory = settings.cluster.memory
     found = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", memory.strip().lower())
     amount = int(found[1]) << _UNITS[found[2]] >> 20 if found else 0
@@ -130,13 +130,13 @@ def start(
     say: Callable[[str], None],
     install: bool = False,
 ) -> EngineCluster:
-    """Make these instances a cluster, or see that they are one: what runs as it should is left alone.
+    """Make these instances a cluster; processes that already run as they should are left alone.
 
     With `install` the engine is installed where it is missing.
 
-    The master is the instance tagged role=master, else the one that is it already, else the first on demand, which EC2
-    does not take back, else the first. Raises UsageError for instances of another cluster, and Failed where a process
-    does not start, or a worker has not registered after `ec2.seconds_timeout`; what did start stays.
+    The master is the instance tagged role=master, else the present master, else the first on demand (EC2 does not take
+    it back), else the first. Raises UsageError for instances of another cluster, and Failed if a process does not
+    start, or a worker has not registered after `ec2.seconds_timeout`. Started processes then go on running.
     """
     master = _master(engine, chosen)
     address = engine.address(master)
@@ -174,7 +174,7 @@ def _master(engine: Engine, chosen: Sequence[Instance]) -> Instance:
 
 
 def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance]) -> None:
-    """Raises UsageError for an instance that is in use in another cluster, of which the master lives."""
+    """Raise UsageError for an instance of another cluster whose master still runs."""
     ids = {instance.id for instance in chosen}
     for instance in chosen:
         other = instance.tags.get(TAG, address)
@@ -190,7 +190,7 @@ def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance])
 
 
 def _requirement(engine: Engine, version: str) -> str:
-    """What `pip` is asked for: a client and its cluster are best of the same version."""
+    """Return the requirement for `pip`, by default with our own version, as client and cluster should match."""
     if not version:
         try:
             version = importlib.metadata.version(engine.package)
@@ -202,7 +202,7 @@ def _requirement(engine: Engine, version: str) -> str:
 def _on_each(
     settings: Settings, chosen: Sequence[Instance], verb: str, values: Mapping[str, Mapping[str, object]], limit: int
 ) -> GroupResult:
-    """Run `engines.sh` on instances with values of their own, by id; where it refused, the outcome says why."""
+    """Run `engines.sh` on instances with each one's `values`, by id; the outcome of a refusal has the reason."""
     script = Path(__file__).with_name("engines.sh").read_text()
     each = {
         one: "".join(f"{name}={value}\n" for name, value in own.items() if value != "").encode()
@@ -216,14 +216,14 @@ def _on_each(
 
 
 def _until_registered(settings: Settings, engine: Engine, master: Instance, chosen: Sequence[Instance]) -> None:
-    """Wait until the master knows every instance. Raises Failed with the log of the process that it waits for in vain.
+    """Wait until the master knows every instance. If one never registers, raises Failed with its process's log.
 
-    A process that has ended is not waited for.
+    A process that has ended is not awaited.
     """
     seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
     connection = ssh.connect(master, settings)
-    # Paramiko complains of each connection that the master does not take yet.
+    # Paramiko logs an error for each connection that the master does not take yet.
     logging.getLogger(_QUIET).addHandler(logging.NullHandler())
     connection.transport.set_log_channel(_QUIET)
     try:
@@ -244,7 +244,7 @@ def _until_registered(settings: Settings, engine: Engine, master: Instance, chos
 
 
 def _registered(connection: ssh.InstanceConnection, engine: Engine) -> set[str] | None:
-    """The private addresses of the instances whose worker the master knows; None while it does not answer."""
+    """Return the private addresses of workers that the master knows; None while it does not answer."""
     host, timeout = connection.instance.private_ip, connection.connect_timeout or 15
     if not connection.transport.is_active():
         raise ssh.ConnectError(f"the connection to {connection.instance} was lost")
@@ -270,7 +270,7 @@ def _registered(connection: ssh.InstanceConnection, engine: Engine) -> set[str] 
 
 
 def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: int | None) -> None:
-    """Raises Failed with the end of its log for a process that has ended; `waited` in vain (seconds), for the first."""
+    """Raise Failed with the log's end if a process has ended, or for the first one after `waited` seconds in vain."""
     outcomes = _on_each(settings, instances, "look", {i.id: {"role": role} for i in instances}, START_SECONDS)
     for connection, outcome in outcomes.items():
         if isinstance(outcome, BaseException):
@@ -287,9 +287,9 @@ def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: 
 
 
 def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> list[Instance]:
-    """End what runs of a cluster on these instances and take their tags away; returns those where something ran.
+    """End a cluster's processes on these instances and remove the tags; return the instances where processes ran.
 
-    Raises GroupFailed where an instance could not be reached.
+    Raises GroupFailed if an instance could not be reached.
     """
     outcomes = _on_each(settings, chosen, "stop", {i.id: {} for i in chosen}, START_SECONDS)
     done = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
@@ -305,7 +305,7 @@ def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], No
 
 
 def clusters(settings: Settings) -> Table[EngineCluster]:
-    """All clusters of the region."""
+    """Return all clusters of the region."""
     found = _clusters(describe(settings, tagged(TAG)))
     return Table(found, "engine", "address", "dashboard", "master", "size")
 
@@ -334,10 +334,10 @@ def _host(address: str) -> str:
 
 
 def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> None:
-    """Open the dashboard of the instances' cluster, and where a client can use it the master's port, at ports here.
+    """Forward ports here to the cluster's dashboard, and to the master's port if a client can use it.
 
-    They are open until Ctrl-C, which is no failure. Raises UsageError for instances of no cluster or of two, and Failed
-    where the real `ssh` ends by itself.
+    The ports are open until Ctrl-C, which is no failure. Raises UsageError for instances of no cluster or of two, and
+    Failed if the real `ssh` ends by itself.
     """
     addresses = {instance.tags[TAG] for instance in chosen if TAG in instance.tags}
     if len(addresses) != 1:
@@ -354,7 +354,7 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
         ports[engine.port] = _free_port(engine.port)
     forwards = [f"-L127.0.0.1:{here}:{host}:{there}" for there, here in ports.items()]
     program, *options = ssh.login_command(master, settings)
-    # The end of its stdin, however we end, is the end of `cat`, and so of ssh.
+    # When we end, for any reason, its stdin ends, then `cat`, and so ssh.
     command = [program, "-T", "-oExitOnForwardFailure=yes", *forwards, *options, "exec cat"]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -382,10 +382,10 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
 
 
 def _free_port(wanted: int) -> int:
-    """The port, where nothing here listens on it, else any free one."""
+    """Return the wanted port if nothing here listens on it, else any free one."""
     for port in (wanted, 0):
         with socket.socket() as probe:
-            # As ssh will: one that was in use until a moment ago can be used again.
+            # As ssh does: a port that was in use until a moment ago can be used again.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
