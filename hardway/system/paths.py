@@ -1,4 +1,4 @@
-"""Paths on this machine: as a person writes them, and files put there whole or not at all."""
+"""Paths on this machine: expands paths as a person writes them, and puts files whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHARED_MEMORY = Path("/dev/shm")  # a plain file system
 
 
 def is_systems(folder: str | os.PathLike[str]) -> bool:
-    """Whether a directory is one of the machine's devices or processes: nothing new is put there."""
+    """Return whether a directory holds the machine's devices or processes: no new file is put there."""
     real = Path(os.path.realpath(folder))
     within = {real, *real.parents}
     return not within.isdisjoint(_SYSTEMS) and _SHARED_MEMORY not in within
 
 
 def expanded(path: str | os.PathLike[str], what: str = "") -> Path:
-    """The path, with `~` and `~user` for a home. Raises UsageError, which begins with `what`, for what is no path."""
+    """Return the path with `~` and `~user` expanded. Raises UsageError, beginning with `what`, for an invalid path."""
     text = os.fspath(path)
     what = what or printable(text)
     if "\0" in text:
@@ -36,7 +36,7 @@ def expanded(path: str | os.PathLike[str], what: str = "") -> Path:
 
 
 def current_directory() -> str:
-    """The current directory; empty where it has been removed."""
+    """Return the current directory; empty if it has been removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -44,13 +44,13 @@ def current_directory() -> str:
 
 
 def put(path: Path, pieces: Iterable[bytes]) -> None:
-    """Put a person's file there, whole or not at all. Raises OSError.
+    """Write a person's file at this path, whole or not at all. Raises OSError.
 
     An existing target that is no regular file, such as a device or a pipe, or a link to one, is written through.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            # A pipe that nobody reads is an error here: without O_NONBLOCK this would wait for ever.
+            # O_NONBLOCK makes a pipe without a reader an error: else opening it would wait for ever.
             fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
             os.set_blocking(fd, True)
             files.write_all(fd, pieces)

@@ -1,4 +1,4 @@
-"""Signals around work that must not stay half done. Only the main thread changes how signals are handled."""
+"""Signal handling around work that must not stay half done. Only the main thread changes signal handlers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardway.errors import HardwayError, Interrupted
 
 
 class Signal(KeyboardInterrupt):
-    """A signal that ends us. Like Ctrl-C it is no Exception: botocore would retry as after a failed request."""
+    """A signal that ends us. Like Ctrl-C it is no Exception: else botocore would retry as after a failed request."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,13 +20,13 @@ class Signal(KeyboardInterrupt):
 
 
 def as_error(interrupt: KeyboardInterrupt) -> HardwayError:
-    """What to raise for Ctrl-C or a Signal, once all is cleared away."""
+    """Return the exception to raise for Ctrl-C or a Signal, after the cleanup."""
     return interrupt.error if isinstance(interrupt, Signal) else Interrupted()
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, except one that was ignored at our start, by `nohup`."""
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, unless ignored at our start, as by `nohup`."""
 
     def interrupt(number: int, _frame: Any) -> None:
         raise Signal(number)
@@ -38,7 +38,7 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignored() -> Iterator[None]:
-    """Neither Ctrl-C nor SIGTERM nor SIGHUP interrupts."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP for this block."""
     with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
 

@@ -1,8 +1,8 @@
-"""Our standard streams as a shell has left them: each may be closed, full, or read by nobody.
+"""Our standard streams as a shell has left them: each may be closed, full, or without a reader.
 
-stderr is talk: nothing depends on a reader, so `talk` never fails. stdout is for results: a text that can't be written
-is lost for its reader, so every write is checked, in `writing`. Both streams fail with the same exceptions, so each
-failure is handled where the write is.
+stderr is for messages: nothing depends on a reader, so `talk` never fails. stdout is for results: a failed write loses
+a result for its reader, so every write is checked, in `writing`. Both streams fail with the same exceptions, so each
+failure is handled at the write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hardway.errors import Failed, HardwayError, UsageError, reason_of
 
 
 class _Quiet:
-    """A stream, of text or bytes, that says nothing more once it can't be written."""
+    """A stream, of text or bytes, that drops all data after a failed write."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -33,32 +33,32 @@ class _Quiet:
 
     @property
     def works(self) -> bool:
-        """Whether all that was said so far could be written."""
+        """Whether all writes so far have succeeded."""
         return self._stream is not None
 
     def write(self, data: Any) -> int:
-        """Write what can be written."""
+        """Write data, or drop it if the stream can't be written."""
         self._try("write", data)
         return len(data)
 
     def writelines(self, lines: Any) -> None:
-        """Write each."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered data."""
         self._try("flush")
 
     def isatty(self) -> bool:
-        """Whether it is a terminal, which is still there."""
+        """Return whether the stream is a terminal that still exists."""
         try:
             return self._stream is not None and bool(self._stream.isatty())
         except (OSError, ValueError):
             return False
 
     def fileno(self) -> int:
-        """Its number. Raises OSError where it has none."""
+        """Return the stream's descriptor. Raises OSError if it has none."""
         if self._stream is None:
             raise io.UnsupportedOperation("fileno")
         return int(self._stream.fileno())
@@ -69,7 +69,7 @@ class _Quiet:
         try:
             getattr(self._stream, method)(*data)
         except BlockingIOError:
-            return  # a terminal that another program has set so: this text is lost, the next one may not be
+            return  # another program has made the terminal non-blocking: only this text is lost
         except (OSError, ValueError):
             self._stream = None
 
@@ -82,22 +82,22 @@ class Talk(_Quiet):
 
     @property
     def buffer(self) -> Any:
-        """The same for bytes; a stream that a Python caller put in place may have none."""
+        """The same stream for bytes; a stream that a Python caller put in place may have none."""
         return _Quiet(self._stream.buffer if self._stream is not None else None)
 
 
 def talk() -> TextIO:
-    """stderr, as it is now, as a stream that never fails."""
+    """Return the current stderr as a stream that never fails."""
     now = sys.stderr
     return cast(TextIO, now if isinstance(now, Talk) else Talk(now))
 
 
 def secure() -> None:
-    """Make of standard streams that are closed, or may close, what the rest of a program can use. For programs alone.
+    """Make closed standard streams safe to use for the rest of a program. Only programs call this.
 
-    A descriptor that is closed would go to the next file or socket that is opened, and Python's `print` writes to
-    stdout what is meant for a stderr that is not there. So each is put on the null device: what is read from stdin
-    is an error, what is written to stdout as well, and what is said on stderr is said to nobody.
+    A closed descriptor would be reused by the next file or socket, and Python's `print` writes messages for a missing
+    stderr to stdout. So each closed stream is opened on the null device: reading stdin and writing stdout are errors,
+    and messages on stderr are dropped.
     """
     for number, stream, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         if getattr(sys, f"__{stream}__") is None:
@@ -106,14 +106,14 @@ def secure() -> None:
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(_Closed()))
     if sys.stdout is None:
-        # Opened to be read: to write there is an error, as on one that is closed.
+        # Opened for reading, so that a write is an error, as on a closed one.
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
     if sys.stderr is sys.__stderr__:
         sys.stderr = cast(TextIO, Talk(sys.stderr))
 
 
 def accept_any_bytes() -> None:
-    """Have stdout carry what instances wrote, bytes that are no UTF-8 included. For programs alone."""
+    """Have stdout accept the instances' output, even bytes that are no UTF-8. Only programs call this."""
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
 
@@ -142,7 +142,7 @@ class _Closed(io.RawIOBase):
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Around nothing but writes to stdout. Raises HardwayError where it can't be written: see `unwritable`."""
+    """Guard a block of nothing but writes to stdout. Raises HardwayError if a write fails: see `unwritable`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ def writing() -> Iterator[None]:
 
 
 def unwritable(error: OSError | ValueError) -> HardwayError:
-    """The error for a stdout that can't be written. Without a word where its reader has seen enough, as of `head`."""
+    """Return the error for a failed write to stdout; it has no text if the reader has gone, as `head` does."""
     _forget_what_stdout_holds()
     if isinstance(error, BrokenPipeError):
         return HardwayError("", 128 + signal.SIGPIPE)
@@ -161,7 +161,7 @@ def unwritable(error: OSError | ValueError) -> HardwayError:
 
 
 def is_unread() -> bool:
-    """Whether stdout is a pipe, or its kind, that nobody reads any more."""
+    """Return whether stdout is a pipe or socket without a reader."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -171,27 +171,27 @@ def is_unread() -> bool:
 
 
 def put(text: str) -> None:
-    """Write a text and a newline to stdout, now. Raises HardwayError where that can't be done."""
+    """Write a text and a newline to stdout, unbuffered. Raises HardwayError if stdout can't be written."""
     with writing():
         print(text, flush=True)
 
 
 class Out:
-    """stdout for bytes; raises HardwayError where it can't be written, which no error in what is to be written is."""
+    """stdout for bytes; raises HardwayError if stdout can't be written, but not for an error in making the bytes."""
 
     def write(self, data: bytes) -> int:
-        """Write bytes, in a while."""
+        """Write bytes, buffered."""
         with writing():
             return int(sys.stdout.buffer.write(data))
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered data."""
         with writing():
             sys.stdout.flush()
 
 
 def _forget_what_stdout_holds() -> None:
-    """Where stdout takes no more: else the interpreter complains of that while it exits."""
+    """Drop stdout's buffer once stdout takes no more, as the interpreter would else print an error at its exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
