@@ -1,26 +1,27 @@
 """The agent of pmap: runs on an instance, keeps a job's slots busy, and holds results until they are acknowledged.
 
-One file, standard library only, Python 3.6 or later, sent over the connection it then talks on. It decides nothing:
-the driver says what runs. It outlives its connection: it is its own session and listens on a socket for the next one.
+The agent is one file, uses the standard library only, and needs Python 3.6 or later. It is sent over the connection
+that it then talks on. It decides nothing: the driver orders all runs. It outlives its connection: it has its own
+session, and listens on a socket for the next connection.
 
-Outputs are pipes, read to their end, as ssh and xargs do. What comes out of one is counted and hashed as it is read,
-and kept in memory while it is small, else in a file without a name, whose content is checked against count and hash
-when it is sent. Where the instance can't keep it, or can't start a task for want of descriptors, processes, memory or
-disk, that is the instance's fault and not the task's (HOST_FAULT).
+Outputs are pipes, read to their end, as ssh and xargs do. An output is counted and hashed as it is read. A small one
+is kept in memory, a large one in a file without a name, whose content is checked against count and hash when it is
+sent. If the instance can't keep an output, or lacks descriptors, processes, memory or disk to start a task, this is the
+instance's fault and not the task's (HOST_FAULT).
 
-An attempt is over when its command has ended, its outputs are at their end, and nothing that descends from it is left.
-The agent is a subreaper: what loses its parent becomes its child, even out of another session and without its
-environment. Commands are started by a thread of their own, so that the main thread has no children but such: one call
-tells that there are none, and /proc is read only where there are some. Whose they are is told by the attempt's mark
-in the environment, the process group or session, what was seen of their ancestors, the pipe they hold, or by when they
-began. A cgroup an attempt would tell the same, but login users may not make one, and moving a process into it costs
-0.6 ms, half of what starting one does. A second process, the keeper, ends all of that when the agent is killed.
+An attempt is over when its command has ended, its outputs are at their end, and none of its descendants is left. The
+agent is a subreaper: a process that loses its parent becomes the agent's child, even from another session and without
+its environment. A separate thread starts the commands, so the main thread's only children are such orphans: one call
+shows whether there are any, and /proc is read only if so. An orphan's attempt is known by the mark in the environment,
+the process group or session, the ancestors seen before, the pipe it holds, or its start time. A cgroup for each attempt
+would do the same, but login users may not make one, and moving a process into it costs 0.6 ms, half of the cost of a
+start. A second process, the keeper, ends all these processes when the agent is killed.
 
 On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     lock      held (flock) by the living agent
     keeper    held by its keeper
     socket    a process started by a new connection hands that connection's stdin and stdout over here
-    log       what the agent had to say when it died
+    log       the agent's last error, if it died
     files/    what came with the job (`--files`), under its digest
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
@@ -35,7 +36,7 @@ Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16)
     from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
                   SHARED with another job
-Before the first frame from the agent stands MARK, since a login shell may print what it likes.
+MARK precedes the agent's first frame, since a login shell may print any text before.
 """
 
 # ruff: noqa: SIM105, B905, F821 (contextlib costs an import, as what only types name would; zip has no strict in 3.6)
@@ -55,7 +56,7 @@ import zlib
 VERSION = 3
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
-START = struct.Struct("!Id")  # slot, when by this machine's clock
+START = struct.Struct("!Id")  # slot, time by this machine's clock
 # Exit code or -signal, flags, seconds, lengths of stdout and stderr, their CRC-32.
 RESULT = struct.Struct("!hBdQQII")
 HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
@@ -69,26 +70,26 @@ CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
 LINKED = 1 << 20  # bytes from which a file that came with the job is linked, not copied, into an attempt's directory
-AGAIN = 0.1  # seconds between one KILL and the next, for what was started meanwhile
-STUCK = 10.0  # seconds after the first KILL until an attempt is over though something of it is left
+AGAIN = 0.1  # seconds between one KILL and the next, for processes started meanwhile
+STUCK = 10.0  # seconds after the first KILL until an attempt is over even if processes are left
 KEPT_MOST = 1 << 24  # bytes of outputs kept in memory, of all tasks; of one task INLINE
 PIECE = 1 << 16  # read from a pipe at a time
 PIECES = 16  # read from a pipe in a row
 QUIET = 0.5  # seconds for which a new attempt's outputs are not watched: most have ended by then and fit into the pipe
-HELD_AFTER = 5.0  # seconds after a command's end until it is said what holds its output
+HELD_AFTER = 5.0  # seconds after a command's end until the holders of its output are reported
 SHORT = frozenset([errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO])
 SHORT_AGAIN = 0.2  # seconds between tries to start a task where something is short
-SHORT_MOST = 10.0  # seconds of that, with nothing else running, until it is called the instance's fault
+SHORT_MOST = 10.0  # seconds of such tries, with nothing else running, until the instance is to blame
 PER_TASK = 5  # descriptors: three pipes, two files
-RESERVE = 24  # descriptors for all else
+RESERVE = 24  # descriptors for all other uses
 PR_SET_CHILD_SUBREAPER = 36
 WNOTHREAD = 0x20000000  # waitid: children of this thread alone
-CLOCK_BOOTTIME = 7  # what /proc counts a process's start by
+CLOCK_BOOTTIME = 7  # the clock of a process's start time in /proc
 TICKS = float(os.sysconf("SC_CLK_TCK"))
 PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
-JOBS_MOST = 512  # that can be told from one another there
+JOBS_MOST = 512  # the most jobs that the file can tell apart
 LOOK_FOR_SLOT = 0.02  # seconds, at most
-DESCRIPTORS_LEAST = 64  # with less than that none is left to share slots with
+DESCRIPTORS_LEAST = 64  # under a lower limit, no descriptor can be spared to share slots
 HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
 METADATA = "http://169.254.169.254"
 METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
@@ -102,7 +103,7 @@ def frame(kind: int, task: int = 0, attempt: int = 0, payload: bytes = b"") -> b
 
 
 class BrokenStream(Exception):
-    """What arrives is no sequence of frames."""
+    """The data received is no sequence of frames."""
 
 
 class Frames:
@@ -132,7 +133,7 @@ class Frames:
 
 
 class Output:
-    """What a task writes to stdout or stderr: counted and hashed as it is read, not as it is kept."""
+    """A task's stdout or stderr: counted and hashed as it is read, not as it is kept."""
 
     __slots__ = ("crc", "fd", "parts", "size", "spool")
 
@@ -141,7 +142,7 @@ class Output:
         self.size = 0
         self.crc = 0
         self.parts = []  # type: list[bytes]
-        self.spool = -1  # the file that has it all, where memory doesn't
+        self.spool = -1  # the file with the whole output, unless it is in memory
 
 
 class Task:
@@ -172,19 +173,19 @@ class Task:
         self.inline = b""
 
     def accuse(self, error: OSError) -> None:
-        """Fail the attempt, by the instance's fault."""
+        """Fail the attempt; the instance is to blame."""
         self.flags |= HOST_FAULT
         self.fault = f"the instance's fault: {(error.strerror or str(error)).lower()}"
         self.excuse(self.fault)
 
     def excuse(self, why: str) -> None:
-        """Say on stderr, in place of all output, why there is none."""
+        """Replace all output with a line on stderr that says why there is none."""
         self.status = 126
         self.inline = why.encode("utf-8", "replace")
         self.sizes, self.crcs = [0, len(self.inline)], [0, zlib.crc32(self.inline)]
 
     def complete(self) -> None:
-        """Put together the outputs, which have been read to their ends."""
+        """Prepare the outputs for sending; they have been read to their ends."""
         if self.fault or self.flags & NO_START:
             self.outputs = []
             return
@@ -195,12 +196,12 @@ class Task:
             self.outputs = []
 
     def holding(self, now: float) -> bytes:
-        """Pack it for the greeting over a new connection."""
+        """Pack the attempt for the greeting over a new connection."""
         seconds = now - self.began if self.began else 0.0
         return HOLDING.pack(self.task, self.attempt, self.state, self.slot, self.began, seconds)
 
     def result(self) -> bytes:
-        """Pack its end, with outputs that are short."""
+        """Pack the attempt's end, with its short outputs."""
         counts = self.sizes + self.crcs
         return RESULT.pack(self.status, self.flags, self.seconds, *counts) + self.inline
 
@@ -211,7 +212,7 @@ class Process:
     __slots__ = ("began", "group", "parent", "pid", "session", "state")
 
     def __init__(self, pid: int) -> None:
-        """Read it. Raises OSError, ValueError or IndexError where there is none."""
+        """Read the line. Raises OSError, ValueError or IndexError if there is no such process."""
         words = read_proc(pid, "stat").rpartition(b")")[2].split()
         self.pid = pid
         self.state = words[0]
@@ -220,12 +221,12 @@ class Process:
 
 
 class Agent:
-    """Keeps the slots busy: what the driver says, the attempts that run, and the loop in which all happens."""
+    """Keeps the slots busy: the driver's orders, the running attempts, and the main loop."""
 
     def __init__(self, directory: str, home: str, link: "tuple[int, int, int]") -> None:
         self.slots = 0
         self.timeout = 0.0
-        self.linger = 0.0  # until somebody says what the job is
+        self.linger = 0.0  # until the driver sends the job's settings
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
@@ -275,7 +276,7 @@ class Agent:
                 self.poller.wait(self.patience(now))
 
     def patience(self, now: float) -> float:
-        """Return the seconds until something is due though nothing happens."""
+        """Return the seconds until the next timed action."""
         times = [now + 3600]
         if not self.connection.link:
             times.append(self.connection.alone_since + self.linger)
@@ -298,10 +299,10 @@ class Agent:
     def woken(self) -> None:
         os.read(self.wake, 4096)
 
-    # What the driver says
+    # The driver's orders
 
     def handle(self, kind: int, task: int, attempt: int, payload: bytes) -> None:
-        """Do what a frame says. Raises ValueError, KeyError or IndexError for what no driver says."""
+        """Carry out a frame's order. Raises ValueError, KeyError or IndexError for one that no driver sends."""
         if kind == RUN:
             self.add(task, attempt, payload)
         elif kind == ACK:
@@ -339,7 +340,7 @@ class Agent:
             self.waiting.append(one)
 
     def take_back(self, task: int, attempt: int, kill: bool) -> None:
-        """Give back what waits; end what runs, where that is asked."""
+        """Give back a waiting attempt; end a running one if `kill` is set."""
         one = self.tasks.get((task, attempt))
         if one and one.state == WAITING:
             self.waiting.remove(one)
@@ -381,12 +382,12 @@ class Agent:
             self.shared.decline()
 
     def room(self) -> bool:
-        """Tell whether there are descriptors for one more; one at a time there always are."""
+        """Return whether descriptors suffice for one more attempt; a single attempt is always allowed."""
         taken = self.outputs.spools + PER_TASK * (len(self.running) + 1) + RESERVE
         return not self.running or taken <= self.command.limits[1]
 
     def start(self, one: Task, slot: int) -> bool:
-        """Start the task that has waited longest; False where the instance can't at the moment."""
+        """Start the attempt in the slot; return False if the instance can't at the moment."""
         now = time.monotonic()
         pipes = []  # type: list[int]
         ready = False
@@ -420,7 +421,7 @@ class Agent:
         return True
 
     def fail(self, one: Task, slot: int, now: float, error: OSError, ours: bool) -> bool:
-        """Fail an attempt that could not be started, by our fault or its own; False where it may be started soon."""
+        """Fail an attempt that could not be started, by our fault or its own; return False if it may start soon."""
         if ours and error.errno != errno.EIO:  # an error of the disk, or a file that was changed, doesn't pass
             self.short_since = self.short_since or now
             self.retry_at = now + SHORT_AGAIN
@@ -445,7 +446,7 @@ class Agent:
         self.connection.out += frame(STARTED, one.task, one.attempt, START.pack(slot, now))
 
     def push(self, one: Task) -> None:
-        """Feed the command's stdin, as far as it takes it."""
+        """Write to the command's stdin as much as it takes."""
         try:
             while one.stdin:
                 one.stdin = one.stdin[os.write(one.feed, one.stdin[: 1 << 20]) :]
@@ -505,13 +506,13 @@ class Agent:
         output.fd = -1
 
     def spoil(self, one: Task, error: OSError) -> None:
-        """End an attempt whose outputs can't be kept; the rest of them is read to nowhere."""
+        """End an attempt whose outputs can't be kept; the rest of the outputs is read and dropped."""
         one.accuse(error)
         self.outputs.forget(one)
         self.terminate(one)
 
     def enforce(self, now: float) -> None:
-        """End what has run too long, and what is left of what was ended."""
+        """End attempts that have run too long, and the remaining processes of ended ones."""
         for one in list(self.running.values()):
             if not one.watched and (self.outputs.chatty or now >= one.began + QUIET):
                 self.attend(one)
@@ -537,7 +538,7 @@ class Agent:
             self.signal(one, signal.SIGTERM)
 
     def signal(self, one: Task, number: int) -> None:
-        """Send a signal to all that is left of an attempt."""
+        """Send a signal to all remaining processes of an attempt."""
         members = self.descendants.members(one)
         if not members and not one.ended:
             kill_group(one.pid, number)  # no /proc
@@ -545,7 +546,7 @@ class Agent:
         for pid in members:
             if not kill(pid, number):
                 refused.append(pid)
-        if refused:  # what a task has started by sudo
+        if refused:  # a process that the task started by sudo
             self.spawner.helper([b"sudo", b"-n", b"kill", b"-%d" % number, b"--"] + [b"%d" % pid for pid in refused])
 
     # Its end
@@ -578,7 +579,7 @@ class Agent:
                     self.conclude(one)
 
     def conclude(self, one: Task) -> None:
-        """End the attempt, if its command and its outputs have ended and nothing is left of it."""
+        """End the attempt if its command and outputs have ended and none of its processes is left."""
         if (one.task, one.attempt) not in self.running:
             return
         if one.outputs[0].fd >= 0 or one.outputs[1].fd >= 0:
@@ -589,7 +590,7 @@ class Agent:
             self.terminate(one)
 
     def give_up(self, one: Task, now: float) -> None:
-        """End an attempt after KILL once nothing of it is left; for that it waits not for ever."""
+        """End an attempt after KILL once none of its processes is left, or after a limited wait."""
         left = self.descendants.members(one)
         if now >= one.over_by and (left or not one.ended):
             self.tell(one, f"{names_of(left)} can't be ended")
@@ -597,13 +598,13 @@ class Agent:
                 one.status = -signal.SIGKILL
         elif left or not one.ended:
             return
-        for output in one.outputs:  # who holds one now is none of its own
+        for output in one.outputs:  # a process that still holds an output isn't the attempt's
             if output.fd >= 0:
                 self.drain(one, output)
         self.end(one)
 
     def end(self, one: Task) -> None:
-        """End an attempt: its slot is free, and its outputs are delivered."""
+        """End an attempt: free its slot, and deliver its outputs."""
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
         self.running.pop((one.task, one.attempt), None)
@@ -623,7 +624,7 @@ class Agent:
             self.connection.deliver(one)
 
     def discard(self, slot: int) -> None:
-        """Empty a slot's directory; a process of its own removes much."""
+        """Empty a slot's directory; a separate process removes a large content."""
         rest = self.scratch.clear(slot)
         if rest:
             self.spawner.helper(removal(rest))
@@ -642,7 +643,7 @@ def wake_on_signals() -> "tuple[int, int]":
 
 
 class EventPoll:
-    """What to do when a descriptor is ready."""
+    """Maps descriptors to the actions to do when they are ready."""
 
     def __init__(self) -> None:
         self.poll = select.poll()
@@ -657,7 +658,7 @@ class EventPoll:
             self.poll.unregister(fd)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something is ready, and do what is to be done then."""
+        """Wait until a descriptor is ready, and do its action."""
         for fd, _ in self.poll.poll(int(seconds * 1000) + 1):
             act = self.actions.get(fd)
             if act:
@@ -665,7 +666,7 @@ class EventPoll:
 
 
 class Connection:
-    """To the driver, one at a time: frames both ways, and the outputs of ended tasks on their way to it."""
+    """The one connection to the driver: frames both ways, and the outputs of ended tasks that are still unsent."""
 
     def __init__(
         self,
@@ -675,7 +676,7 @@ class Connection:
         tasks: "dict[tuple[int, int], Task]",
         handle: "Callable[[int, int, int, bytes], None]",  # type: ignore[name-defined]
     ) -> None:
-        """Listen in this directory, which is the current one from then on, for who hands over another connection."""
+        """Change to this directory, and listen there for a process that hands over another connection."""
         self.poller = poller
         self.outputs = outputs
         self.tasks = tasks
@@ -730,7 +731,7 @@ class Connection:
             lease.close()
 
     def attach(self, source: int, sink: int, lease: int) -> None:
-        """Talk over these from now on; `lease` is closed when that is over."""
+        """Talk over these descriptors from now on; `lease` is closed when the connection ends."""
         self.detach()
         self.link = (source, sink, lease)
         for fd in (source, sink):
@@ -773,7 +774,7 @@ class Connection:
             self.flush()
 
     def take(self, data: bytes) -> None:
-        """Do what these bytes from the driver say."""
+        """Carry out the orders in these bytes from the driver."""
         try:
             for kind, task, attempt, payload in self.frames.feed(data):
                 self.handle(kind, task, attempt, payload)
@@ -783,18 +784,18 @@ class Connection:
             self.detach()
 
     def deliver(self, one: Task) -> None:
-        """Send the outputs and the end of an attempt, if there is somebody to take them."""
+        """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:
-        """Send no more of an attempt: the driver has all that it wants."""
+        """Stop sending an attempt: the driver has all that it wants."""
         if one in self.sending:
             self.sent = 0 if one is self.sending[0] else self.sent
             self.sending.remove(one)
 
     def send(self, now: float, busy: bool) -> bool:
-        """Send what is to be sent now; True where the connection was found to be gone. `busy`: tasks wait here."""
+        """Send frames that are due; return True if the connection is found gone. `busy`: tasks wait here."""
         if not self.may_hold_back(now, busy):
             self.flush()
         if self.unheard:
@@ -808,7 +809,7 @@ class Connection:
         return False
 
     def may_hold_back(self, now: float, busy: bool) -> bool:
-        """Tell whether the frames can wait for more of them: nobody stands idle for it."""
+        """Return whether the frames can wait for more without a slot standing idle."""
         if not (self.out or self.sending) or not busy or len(self.out) > INLINE:
             self.held_since = 0.0
             return False
@@ -820,7 +821,7 @@ class Connection:
         return True
 
     def flush(self) -> None:
-        """Send what can be sent without waiting."""
+        """Send as much as can be sent without waiting."""
         while self.link and not self.unheard:
             if len(self.out) < CHUNK_SIZE and self.sending:
                 self.next_output()
@@ -836,7 +837,7 @@ class Connection:
             del self.out[:count]
 
     def hear_out(self) -> None:
-        """Take in what was said before the connection was lost: an order to stop, above all, still counts."""
+        """Take in the orders sent before the connection was lost: above all, an order to stop still counts."""
         while self.link:
             try:
                 data = os.read(self.link[0], 1 << 18)
@@ -865,7 +866,7 @@ class Connection:
         self.sent = 0
 
     def checked(self, one: Task, index: int, offset: int, size: int) -> bytes:
-        """Read a piece of an output; empty where it isn't as it was, for which the attempt fails."""
+        """Read a piece of an output; if it has changed, fail the attempt and return no bytes."""
         if not offset:
             self.sent_crc = 0
         try:
@@ -882,7 +883,7 @@ class Connection:
 
 
 class JobCommand:
-    """How a job's command is started: program, arguments, environment, and the files that came with the job."""
+    """Starts a job's command: program, arguments, environment, and the files that came with the job."""
 
     def __init__(self, directory: str, home: str, spawner: "SpawnThread") -> None:
         self.directory = directory
@@ -911,8 +912,8 @@ class JobCommand:
     def prepare(self, text: bytes) -> None:
         """Decide how to start the command.
 
-        A bare command of plain words that names a program is what `bash -c` would exec at once: then bash is asked,
-        here and once, which program that is and what environment it would see, and left out from then on.
+        `bash -c` would exec a bare command of plain words at once. For such a command bash is asked once, here, for the
+        program and its environment, and left out from then on.
         """
         self.text = text
         self.argv = [b"bash", b"-c", text]
@@ -931,7 +932,7 @@ class JobCommand:
                 self.argv, self.program = words, os.fsdecode(program)
 
     def ask_bash(self, word: bytes) -> bytes:
-        """Ask which program a word names: its path, and on further lines the environment it gets; else nothing."""
+        """Return the path of the program that bash finds for a word, then its environment, in lines; empty for none."""
         read, write = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
         probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
@@ -950,7 +951,7 @@ class JobCommand:
         return said if status == 0 else b""
 
     def place_files(self, scratch: str) -> None:
-        """Put the job's files into an attempt's directory, where they are the attempt's own. Raises OSError."""
+        """Copy the job's files into an attempt's directory. Raises OSError."""
         if not self.digest:
             return
         source = os.path.join(self.directory, "files", self.digest)
@@ -1003,7 +1004,7 @@ class JobCommand:
 
 
 class SpawnThread:
-    """Starts processes, in a thread of its own: those children that the main thread gets are what lost its parent."""
+    """Starts processes in a separate thread, so that the main thread's only children are processes without parent."""
 
     def __init__(self) -> None:
         self.helpers = set()  # type: set[int]
@@ -1035,7 +1036,7 @@ class SpawnThread:
             self.spawned_one.release()
 
     def helper(self, argv: "list[bytes]") -> None:
-        """Start a process that isn't a task's and that nobody waits for, if there is such a program."""
+        """Start a process that is no task's, and that nobody waits for, if the program exists."""
         program = which(os.fsdecode(argv[0]))
         if program:
             try:
@@ -1081,7 +1082,7 @@ def spawn(program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", 
 
 
 class OutputStore:
-    """What attempts have printed: in memory while it is little, else in files without a name."""
+    """The attempts' outputs: small ones in memory, others in files without a name."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -1090,7 +1091,7 @@ class OutputStore:
         self.chatty = False  # a task has filled half a pipe
 
     def keep(self, one: Task, output: Output, piece: bytes) -> None:
-        """Count, hash and keep what was read. Raises OSError where the disk doesn't take it."""
+        """Count, hash and keep a piece. Raises OSError if the disk doesn't take it."""
         size = len(piece)
         output.size += size
         output.crc = zlib.crc32(piece, output.crc)
@@ -1111,7 +1112,7 @@ class OutputStore:
         write_all(output.spool, piece)
 
     def forget(self, one: Task) -> None:
-        """Keep nothing of what the attempt printed."""
+        """Drop all outputs of the attempt."""
         for output in one.outputs:
             output.parts = []
             if output.spool >= 0:
@@ -1123,7 +1124,7 @@ class OutputStore:
 
     @staticmethod
     def piece(output: Output, offset: int, size: int) -> bytes:
-        """Read some bytes of an output. Raises OSError where that fails."""
+        """Read some bytes of an output. Raises OSError."""
         if output.spool < 0:
             if len(output.parts) > 1:
                 output.parts[:] = [b"".join(output.parts)]
@@ -1138,7 +1139,7 @@ class OutputStore:
 
 
 class Descendants:
-    """What descends from the attempts, each told from the others'."""
+    """Finds the attempts' descendants, and the attempt of each."""
 
     def __init__(
         self,
@@ -1155,7 +1156,7 @@ class Descendants:
         self.owners = {}  # type: dict[tuple[int, float], Task]  # of processes seen, by pid and start
 
     def adopted(self) -> bool:
-        """Tell whether there are children that we haven't started."""
+        """Return whether there are children that we haven't started."""
         if not self.subreaper:
             return True
         try:
@@ -1192,7 +1193,7 @@ class Descendants:
         return found
 
     def owner(self, process: Process, zero: float) -> "Task | None":
-        """Tell whose a process is that has lost its parent."""
+        """Return the attempt of a process that has lost its parent."""
         known = self.owners.get((process.pid, process.began))
         if known:
             return known
@@ -1230,16 +1231,16 @@ class Descendants:
 class Slots:
     """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
 
-    A slot is a lock on a byte of a file, so that those of a killed agent are free at once. Its turn is another byte,
-    which who takes the slot has for a moment, and who waits for one of some slots has of all of these until then: so
-    nobody is overtaken for ever, and what a small job waits for does not hold up the other slots of a large one.
-    Where there can be no such file, each job is on its own.
+    A slot is a lock on a byte of a file, so that the slots of a killed agent are free at once. Each slot's turn is
+    another byte. An agent that takes a slot locks the turn for a moment; an agent that waits for one of some slots
+    locks all their turns until it gets one. So nobody is overtaken for ever, and a small job that waits does not hold
+    up a large job's other slots. If there can be no such file, the jobs do not share.
     """
 
     # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
 
     def __init__(self, directory: str, wake: int) -> None:
-        """Take a descriptor to write to when a slot that was waited for is there."""
+        """Take a descriptor to write to when an awaited slot is ours."""
         self.folder = os.path.dirname(directory)
         self.path = ""
         self.fd = -1
@@ -1262,7 +1263,7 @@ class Slots:
         self.lock(byte, count, fcntl.LOCK_UN)
 
     def join(self, instance: str, slots: int) -> bool:
-        """Share with the jobs of this instance, and say if there are any."""
+        """Share with the jobs of this instance, and return whether there are any."""
         self.slots = slots
         path = self.path = self.path or os.path.join(self.folder, "slots-" + instance.replace("/", "-"))
         enough = self.fd >= 0 or os.sysconf("SC_OPEN_MAX") >= DESCRIPTORS_LEAST
@@ -1278,7 +1279,7 @@ class Slots:
                         found = self.others()
                         self.unlock(0)
                         return found
-                    raise FileNotFoundError  # the last one took it along meanwhile
+                    raise FileNotFoundError  # the last agent removed it meanwhile
             except FileNotFoundError:
                 os.close(self.fd)
                 self.fd = -1
@@ -1291,7 +1292,7 @@ class Slots:
         return False
 
     def others(self) -> bool:
-        """Tell whether another job is here. Only while nobody can come or go, with byte 0."""
+        """Return whether another job is here. Call this only with byte 0 locked, while no job can come or go."""
         below, above = self.place - PRESENT, PRESENT + JOBS_MOST - self.place - 1
         for byte, count in ((PRESENT, below), (self.place + 1, above)):
             if count > 0:
@@ -1301,7 +1302,7 @@ class Slots:
         return False
 
     def free(self, turns: bool) -> int:
-        """Take a slot that nobody has; -1 if there is none. With `turns`, others come first whose turn it is."""
+        """Take a free slot; return -1 if there is none. With `turns`, agents whose turn it is come first."""
         for slot in range(self.slots - 1, -1, -1):
             if slot in self.taken:
                 continue
@@ -1316,7 +1317,7 @@ class Slots:
         return -1
 
     def take(self) -> int:
-        """Take a slot; -1 where there is none: then `wake` is written to when one has become ours."""
+        """Take a slot; return -1 if none is free. Then `wake` is written to once one is ours."""
         if self.waiting:
             return -1
         slot = self.granted
@@ -1334,7 +1335,7 @@ class Slots:
         return slot
 
     def wait(self) -> None:
-        """Get a slot, and say so; in a thread of its own."""
+        """Wait for a slot, and announce it; runs in a separate thread."""
         slots = self.slots
         while not self.lock(TURN, slots, fcntl.LOCK_EX):
             time.sleep(LOOK_FOR_SLOT)
@@ -1356,7 +1357,7 @@ class Slots:
             self.unlock(SLOT + slot)
 
     def decline(self) -> None:
-        """Let others have the slot that was waited for: nothing is there to run in it."""
+        """Let others have the awaited slot, since no task is left to run in it."""
         if not self.waiting and self.granted >= 0:
             self.unlock(SLOT + self.granted)
             self.granted = -1
@@ -1401,7 +1402,7 @@ class Scratch:
         return path
 
     def clear(self, slot: int) -> str:
-        """Empty the directory of a slot; returns what has yet to be removed, if that is much."""
+        """Empty the directory of a slot; return the path of a large rest that has yet to be removed."""
         path = self.made.get(slot, "")
         try:
             about = os.lstat(path)
@@ -1423,7 +1424,7 @@ class Scratch:
         return os.path.join(root, f"used-{self.trash}")
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove the directories of all slots."""
         for path in self.made.values():
             try:
                 os.rmdir(path)
@@ -1433,7 +1434,7 @@ class Scratch:
 
 
 def scratch_roots(job: str, home: str) -> "list[str]":
-    """Return where the attempts of a job have their directories: short paths, as sockets are made there."""
+    """Return the roots of the attempts' directories: short paths, as sockets are made there."""
     name = f"scratch-{zlib.crc32(os.fsencode(job)):08x}"
     found = []
     try:
@@ -1449,7 +1450,7 @@ def scratch_roots(job: str, home: str) -> "list[str]":
 
 
 def remove_few(path: str) -> bool:
-    """Remove a directory with a few plain files; False where it is more than that."""
+    """Remove a directory with a few plain files; return False if it has more."""
     try:
         with os.scandir(path) as entries:
             names = [entry.name for entry, _ in zip(entries, range(33)) if not entry.is_dir(follow_symlinks=False)]
@@ -1462,7 +1463,7 @@ def remove_few(path: str) -> bool:
 
 
 def removal(path: str) -> "list[bytes]":
-    """Return the command that removes a tree of any owner; it follows no links and leaves other disks alone."""
+    """Return a command that removes a tree of any owner, follows no links and leaves other disks alone."""
     script = (
         'chmod -R u+rwx -- "$1"; rm -rf --one-file-system -- "$1" || sudo -n rm -rf --one-file-system -- "$1"; '
         'test ! -e "$1"'
@@ -1486,7 +1487,7 @@ def remove_tree(path: str) -> None:
 
 
 def remove_roots(roots: "list[str]") -> None:
-    """Remove the directories of a job's attempts, and those above them if they are empty then."""
+    """Remove the directories of a job's attempts, and then empty parents."""
     for root in roots:
         remove_tree(root)
         try:
@@ -1496,14 +1497,14 @@ def remove_roots(roots: "list[str]") -> None:
 
 
 class Interruption:
-    """The notice that the instance will be taken away; silent where nobody can tell."""
+    """Watches for the notice that the instance will be interrupted; silent if there is no such service."""
 
     def __init__(self, wake: int) -> None:
         self.wake = wake
         self.at = 0.0  # when that will be, of the monotonic clock
 
     def look(self) -> None:
-        """Look for it again and again, in a thread of its own."""
+        """Poll for the notice; runs in a separate thread."""
         endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
         if not endpoint and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
             return
@@ -1564,7 +1565,7 @@ def seconds_until(notice: str) -> float:
     return at - time.time()
 
 
-# What a job brings along, and what it wants to find here
+# The files that a job sends, and those that it expects here
 
 
 def digest_of(entries: "list[tuple[bytes, bool, bytes]]") -> str:
@@ -1628,9 +1629,9 @@ def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
 
 
 def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], int, str]]") -> bool:
-    """Tell how files that the job depends on are here, then read its own, of this digest and size, from stdin.
+    """Report on the files that the job depends on, then read the job's own, of this digest and size, from stdin.
 
-    What is said is lines of JSON. Returns whether all is as it has to be; else nothing is left. `wanted`: see
+    The report is lines of JSON. Return whether all files are right; else nothing is left here. `wanted`: see
     `compare`.
     """
     os.write(1, MARK)
@@ -1666,10 +1667,10 @@ def say(**said: object) -> None:
 
 
 def compare(wanted: "list[tuple[list[str], int, str]]") -> "tuple[list[tuple[int, int]], list[int]]":
-    """Compare files here with those of the driver's machine; returns which differ, and where, and which are absent.
+    """Compare files here with those of the driver's machine; return (file, place) of those that differ, and the absent.
 
-    `wanted` has for each file where it may be, how many of these places are looked at if it is in one of them, and its
-    content's hash.
+    `wanted` has for each file its possible places, the number of these that are checked if it is in one of them, and
+    its content's hash.
     """
     differ, absent = [], []
     for number, (places, first, content) in enumerate(wanted):
@@ -1688,7 +1689,7 @@ def compare(wanted: "list[tuple[list[str], int, str]]") -> "tuple[list[tuple[int
 
 
 def is_whole(tree: str, digest: str) -> bool:
-    """Tell whether the files of this digest lie there."""
+    """Return whether the tree has the files of this digest."""
     try:
         return digest == digest_of(
             [(name, executable, hash_of(path).digest() if path else b"") for name, path, executable in tree_of(tree)]
@@ -1698,7 +1699,7 @@ def is_whole(tree: str, digest: str) -> bool:
 
 
 def receive_files(top: str, digest: str, size: int) -> None:
-    """Unpack files from stdin into a directory named by their digest. Raises OSError or ValueError where that fails."""
+    """Unpack files from stdin into a directory named by their digest. Raises OSError or ValueError."""
     os.makedirs(top, 0o700, exist_ok=True)
     new = os.path.join(top, ".new")
     remove_tree(new)
@@ -1718,7 +1719,7 @@ def receive_files(top: str, digest: str, size: int) -> None:
 
 
 def stdin_of(size: int) -> "io.BufferedReader":  # type: ignore[name-defined]
-    """Return the next `size` bytes of stdin as a file; reading raises ValueError where stdin ends before."""
+    """Return the next `size` bytes of stdin as a file; reading raises ValueError if stdin ends before."""
     import io
 
     class Stdin(io.RawIOBase):
@@ -1779,7 +1780,7 @@ def read_proc(pid: int, name: str) -> bytes:
 
 
 def all_processes() -> "dict[int, Process]":
-    """Return all processes there are; none where there is no /proc."""
+    """Return all processes by id; none without /proc."""
     found = {}
     try:
         names = os.listdir("/proc")
@@ -1811,14 +1812,14 @@ def pipes_of(pid: int) -> "set[int]":
 
 
 def holders(one: Task) -> str:
-    """Name the processes that hold an output of the attempt."""
+    """Return text that names the processes that hold an output of the attempt."""
     pipes = {os.fstat(output.fd).st_ino for output in one.outputs if output.fd >= 0}
     found = [pid for pid in all_processes() if pid != os.getpid() and pipes & pipes_of(pid)]
     return names_of(found)
 
 
 def names_of(pids: "list[int]") -> str:
-    """Name processes as a person looks for them."""
+    """Return text that names processes for a person."""
     names = []
     for pid in pids[:5]:
         try:
@@ -1829,7 +1830,7 @@ def names_of(pids: "list[int]") -> str:
 
 
 def kill(pid: int, number: int) -> bool:
-    """Send a signal to a process, if there is one; False where we may not."""
+    """Send a signal to a process, if it exists; return False if we may not."""
     try:
         os.kill(pid, number)
     except PermissionError:
@@ -1840,7 +1841,7 @@ def kill(pid: int, number: int) -> bool:
 
 
 def kill_group(pid: int, number: int) -> None:
-    """Send a signal to a process group, if there is one."""
+    """Send a signal to a process group, if it exists."""
     try:
         os.killpg(pid, number)
     except OSError:
@@ -1848,7 +1849,7 @@ def kill_group(pid: int, number: int) -> None:
 
 
 def end_children() -> None:
-    """End all that descends from this process, for a few seconds at most."""
+    """End all descendants of this process, within a few seconds."""
     until = time.monotonic() + GRACE
     while time.monotonic() < until:
         try:
@@ -1869,7 +1870,7 @@ def end_children() -> None:
 
 
 def become_subreaper() -> bool:
-    """Have what loses its parent become our child; False where that can't be had."""
+    """Have processes that lose their parent become our children; return False if this is not possible."""
     try:
         import _ctypes  # its Python half takes longer to import
 
@@ -1883,7 +1884,7 @@ def become_subreaper() -> bool:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write to a file. Raises OSError where it doesn't take all."""
+    """Write all data to a file. Raises OSError."""
     count = os.write(fd, data)
     while count < len(data):
         more = os.write(fd, data[count:])
@@ -1893,7 +1894,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def raise_limit() -> "tuple[int, int, int]":
-    """Have as many descriptors as we may; returns how many we were given, have, and may have."""
+    """Raise our limit of descriptors; return the earlier, the present and the highest limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -1911,7 +1912,7 @@ def cpus() -> int:
 
 
 def which(name: str) -> str:
-    """Return the path of a program; empty where there is none."""
+    """Return the path of a program; empty if there is none."""
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):
@@ -1920,7 +1921,7 @@ def which(name: str) -> str:
 
 
 def nameless(directory: str) -> int:
-    """Open a new file that no directory lists: it is gone when its last descriptor is."""
+    """Open a new file without a name: it is gone when its last descriptor is closed."""
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
     except (OSError, AttributeError) as error:
@@ -1980,7 +1981,7 @@ def locked(directory: str) -> int:
 
 
 def is_present(lock: int, directory: str) -> bool:
-    """Tell whether the file that was locked is still the job's: the agent before us may have taken it along."""
+    """Return whether the locked file is still the job's: the agent before us may have removed it."""
     try:
         return os.fstat(lock).st_ino == os.stat(os.path.join(directory, "lock")).st_ino
     except FileNotFoundError:
@@ -1988,7 +1989,7 @@ def is_present(lock: int, directory: str) -> bool:
 
 
 def hand_over(directory: str) -> bool:
-    """Give this process's stdin and stdout to the living agent; False if there is none to take them."""
+    """Give this process's stdin and stdout to the living agent; return False if there is none."""
     lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     lease.settimeout(5)
     home = os.getcwd()
@@ -2006,7 +2007,7 @@ def hand_over(directory: str) -> bool:
 
 
 def release(lease: int) -> None:
-    """Wait until the agent closes its end of the lease: the connection is no longer used."""
+    """Wait until the agent closes its end of the lease, as it no longer uses the connection."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -2019,7 +2020,7 @@ def release(lease: int) -> None:
 
 
 def wait_for_keeper(directory: str) -> None:
-    """Wait until the keeper of an agent that was killed has ended what that left, for a few seconds at most."""
+    """Wait a few seconds at most until a killed agent's keeper has ended the agent's processes."""
     try:
         fd = os.open(os.path.join(directory, "keeper"), os.O_RDWR)
     except OSError:
@@ -2035,7 +2036,7 @@ def wait_for_keeper(directory: str) -> None:
 
 
 def end_orphans(job: str) -> None:
-    """End what an agent of this job left running when it was killed."""
+    """End the processes that a killed agent of this job left."""
     mark = os.fsencode("HARDWAY_JOB=" + job)
     for pid in os.listdir("/proc"):
         if pid.isdigit():
@@ -2049,7 +2050,7 @@ def end_orphans(job: str) -> None:
 
 
 def fork_keeper(directory: str, home: str, lock: int) -> int:
-    """Start the keeper, and so the agent; return a pipe that ends when the agent no longer uses this connection."""
+    """Start the keeper, which starts the agent; return a pipe that ends when the agent stops using this connection."""
     ours, lease = os.pipe()
     if os.fork() == 0:
         code = 1
@@ -2065,12 +2066,12 @@ def fork_keeper(directory: str, home: str, lock: int) -> int:
 
 
 def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
-    """Start the agent, and end what it leaves when it is killed."""
+    """Start the agent, and end its processes if it is killed."""
     os.setsid()
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     become_subreaper()
-    # Locked while there may be something left: who starts the next agent waits for it.
+    # Locked while processes may be left: the start of the next agent waits for the lock.
     keeper = os.open(os.path.join(directory, "keeper"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
     agent = os.fork()
