@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What is kept of an object besides its bytes: content type, metadata, storage class and their kind. Read by aws when
-# something of the kind is given or may be there. calls.py reads and writes the same records.
+# An object's attributes besides its bytes: content type, metadata, storage class and the like. aws reads this file when
+# attributes are given or may exist. calls.py reads and writes the same records.
 #
-# A record is a directory ^about/<pid>.<number>: the text ^what, and below it a link to each object that it describes, at
-# the object's path in the session. It is true of an object that is the same file as the link. So the rename that puts
-# an object in its place puts its record in place with it, and a crash leaves the old pair or the new one.
+# A record is a directory ^about/<pid>.<number>: the text ^what, and a link to each object that it describes, at the
+# object's path in the session. The record holds for an object that is the same file as the link. So the rename that
+# puts an object in its place also puts its record in place, and a crash leaves the old pair or the new one.
 
 about_given() { # sets $about, a line for each thing that the options give, and $replacing for a copy
   local pair text

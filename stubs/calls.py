@@ -1,8 +1,8 @@
-"""What the S3 stub answers besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
+"""The S3 stub's calls besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
-Started by stubs/aws as `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...`, in
-the directory of the session. HERE is where the caller is. Needs Python 3.9 and its standard library; --query needs
-jmespath. stubs/aws describes the layout of a session. It holds here, too.
+stubs/aws starts `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
+directory of the session. HERE is the caller's directory. The program needs Python 3.9 and its standard library; --query
+needs jmespath. stubs/aws describes the layout of a session.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_TYPE = "binary/octet-stream"
 ACCOUNT = "123456789012"
 OWNER = {"DisplayName": "stub", "ID": "stub"}
 WAIT_SECONDS = 100.0
-"""How long the CLI waits: 20 looks, one each 5 seconds. The stub looks more often."""
+"""The seconds that the CLI waits: 20 looks, one each 5 seconds. The stub looks more often."""
 HEADERS = (
     "CacheControl",
     "ContentDisposition",
@@ -44,9 +44,9 @@ HEADERS = (
     "SSEKMSKeyId",
     "StorageClass",
 )
-"""What is kept of an object by a name of its own, in the order in which the CLI shows it."""
+"""The named attributes that are kept of an object, in the order in which the CLI shows them."""
 OF_A_COPY = ("StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "OnePart")
-"""What a copy doesn't take over."""
+"""The attributes that a copy doesn't take over."""
 NAME_PATTERN = r"^[a-zA-Z0-9.\-_]{1,255}$"
 ARN_PATTERN = (
     r"^arn:(aws).*:(s3|s3-object-lambda):[a-z\-0-9]*:[0-9]{12}:accesspoint[/:][a-zA-Z0-9\-.]{1,63}$"
@@ -60,7 +60,7 @@ scratch: list[bytes] = []
 
 
 class Stop(Exception):
-    """The end of the call: the exit code, and what is said on stderr."""
+    """The end of the call: the exit code, and the text for stderr."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -68,7 +68,7 @@ class Stop(Exception):
 
 
 def fail(text: str) -> Stop:
-    """Return an error as the CLI ends on it."""
+    """Return an error as the CLI reports it."""
     return Stop(255, f"\n{text}\n")
 
 
@@ -94,7 +94,7 @@ def usage_error(text: str) -> Stop:
 
 
 class Caller(NamedTuple):
-    """Who calls: the directory they are in, the session's path, and the options before the service."""
+    """The caller: the current directory, the session's path, and the options before the service."""
 
     here: str
     session: str
@@ -113,7 +113,7 @@ def removed(caller: Caller) -> Stop:
 
 
 def without_links(path: bytes) -> None:
-    """Raise Stop where a directory in the path is a link: only somebody else can have made it."""
+    """Raise Stop if a directory in the path is a link: only somebody else can have made it."""
     while path:
         if os.path.islink(path):
             raise refuse(f"somebody has put a link into its session: {os.fsdecode(path)}")
@@ -121,7 +121,7 @@ def without_links(path: bytes) -> None:
 
 
 def escaped(component: bytes, prefix: bytes) -> bytes:
-    """The names on disk of a component of a key, which may be empty after a prefix."""
+    """Return the names on disk of a component of a key; the component may be empty after a prefix."""
     name = prefix + re.sub(rb"[%^\x00-\x1f\x7f]", lambda match: b"^%02X" % match[0][0], component)
     parts = []
     while len(name) > 240:
@@ -135,7 +135,7 @@ def bucket_path(bucket: str) -> bytes:
 
 
 def path_of(bucket: str, key: bytes) -> bytes:
-    """Where an object lies. A run of slashes belongs to the name after it: each would be a directory otherwise."""
+    """Return an object's path. A run of slashes belongs to the name after it: else each would be a directory."""
     path, left = bucket_path(bucket), key
     while True:
         rest = left.lstrip(b"/")
@@ -149,7 +149,7 @@ def path_of(bucket: str, key: bytes) -> bytes:
 
 
 def key_of(path: bytes) -> bytes:
-    """The key of a path below its bucket."""
+    """Return the key of a path below its bucket."""
     left = path.replace(b"%", b"")
     if b"^" not in left:
         return left
@@ -164,7 +164,7 @@ def checked_bucket(bucket: str) -> None:
 
 
 def need_bucket(bucket: str, operation: str) -> bytes:
-    """The directory of a bucket that somebody has made."""
+    """Return the directory of an existing bucket. Raises Stop if there is none."""
     checked_bucket(bucket)
     if not os.path.isdir(bucket_path(bucket)):
         if operation == "HeadBucket":
@@ -175,7 +175,7 @@ def need_bucket(bucket: str, operation: str) -> bytes:
 
 
 def checked_key(key: str, operation: str) -> bytes:
-    """A key as bytes. Raises Stop for one that S3 doesn't take."""
+    """Return a key as bytes. Raises Stop for a key that S3 doesn't take."""
     raw = os.fsencode(key)
     try:
         raw.decode()
@@ -189,13 +189,13 @@ def checked_key(key: str, operation: str) -> bytes:
 
 
 def checked(bucket: str, key: str, operation: str) -> bytes:
-    """The path of the object that the options name."""
+    """Return the path of the object that the options name."""
     checked_bucket(bucket)
     return path_of(bucket, checked_key(key, operation))
 
 
 def may_be_made(bucket: str, operation: str) -> None:
-    """A put makes its bucket, but not by a name that S3 has for none."""
+    """Raise Stop for a bucket that a put may not make, as S3 takes no such name."""
     checked_bucket(bucket)
     if not re.fullmatch(r"(?!\.)(?!.*\.\.)[a-z0-9._-]{1,63}(?<!\.)", bucket):
         need_bucket(bucket, operation)
@@ -210,7 +210,7 @@ class Found(NamedTuple):
 
 
 def walk(top: bytes, below: bytes) -> Iterator[Found]:
-    """The objects in a directory; `below` is what comes before it in their keys' paths."""
+    """Yield the objects in a directory; `below` is the part of their keys' paths before it."""
     left = [(top, below)]
     while left:
         directory, lead = left.pop()
@@ -226,7 +226,7 @@ def walk(top: bytes, below: bytes) -> Iterator[Found]:
 
 
 def objects_of(bucket: str, prefix: bytes, operation: str) -> list[Found]:
-    """The objects of a bucket whose keys begin with a prefix, in the order of their keys."""
+    """Return the objects of a bucket whose keys begin with a prefix, in the order of their keys."""
     top = need_bucket(bucket, operation)
     lead = prefix[: prefix.rfind(b"/") + 1]
     while lead == b"/" or lead.endswith(b"//"):  # only the first of a run of slashes ends a directory
@@ -237,18 +237,18 @@ def objects_of(bucket: str, prefix: bytes, operation: str) -> list[Found]:
     return sorted(found for found in walk(top, below) if found.key.startswith(prefix))
 
 
-# ---------------------------------------------------------------- what is kept of an object
+# ---------------------------------------------------------------- the attributes of an object
 
 About = dict[str, str]
 
 
 def parse_about(text: str) -> About:
-    """A record: a name, a tab and a value on each line."""
+    """Parse a record: a name, a tab and a value on each line."""
     return {name: value for name, _, value in (line.partition("\t") for line in text.split("\n")) if name}
 
 
 def sets() -> list[bytes]:
-    """The directories of records: each holds links to the objects that it describes."""
+    """Return the directories of records; each has links to the objects that it describes."""
     try:
         return sorted(name for name in os.listdir(ABOUT) if not os.path.islink(ABOUT + b"/" + name))
     except FileNotFoundError:
@@ -256,7 +256,7 @@ def sets() -> list[bytes]:
 
 
 def kept_of(path: bytes, status: os.stat_result) -> About:
-    """What was given with the object that is, or was, at this path."""
+    """Return the record of the object that is, or was, at this path."""
     for name in sets():
         directory = ABOUT + b"/" + name
         try:
@@ -270,7 +270,7 @@ def kept_of(path: bytes, status: os.stat_result) -> About:
 
 
 class Kept:
-    """What was given with the objects of a listing: one look at all records, not one for each object."""
+    """The records of a listing's objects, read all at once, not one by one."""
 
     def __init__(self) -> None:
         self._sets: dict[bytes, list[bytes]] = {}
@@ -286,7 +286,7 @@ class Kept:
 
 
 def guessed(name: str) -> str | None:
-    """The content type that the CLI guesses by a file's name."""
+    """Return the content type that the CLI guesses from a file's name."""
     if "." not in os.path.basename(name):
         return None
     import mimetypes
@@ -303,7 +303,7 @@ def content_type(key: bytes, about: About, status: os.stat_result) -> str:
 
 
 def metadata(about: About) -> dict[str, str]:
-    """The metadata of a record, as the options gave it to `aws s3` or name by name."""
+    """Return the metadata of a record, as given to `aws s3` or name by name."""
     given = parse_argument("--metadata", about["Metadata"]) if "Metadata" in about else {}
     return {str(name).lower(): str(value) for name, value in given.items()}
 
@@ -313,7 +313,7 @@ def tags(about: About) -> list[dict[str, str]]:
 
 
 def etag_of(file: IO[bytes], size: int, about: About) -> str:
-    """The ETag of an object: of the parts in which `aws s3` sends what is large, or of the whole."""
+    """Return the ETag of an object: of the parts in which `aws s3` sends a large one, or of the whole."""
     file.seek(0)
     if size < PART or "OnePart" in about:
         whole = hashlib.md5()
@@ -342,7 +342,7 @@ def crc_of(file: IO[bytes]) -> str:
 
 
 class Object(NamedTuple):
-    """An object that is open: all that is said of it is true of the same bytes."""
+    """An open object, so that all its facts are of the same bytes."""
 
     key: bytes
     file: IO[bytes]
@@ -354,7 +354,7 @@ class Object(NamedTuple):
         return etag_of(self.file, self.status.st_size, self.about)
 
     def described(self, length: int, content_range: str = "") -> dict[str, Any]:
-        """The members of head-object and get-object."""
+        """Return the members of the answer to head-object and get-object."""
         members: dict[str, Any] = {
             "AcceptRanges": "bytes",
             "LastModified": http_date(self.status.st_mtime),
@@ -381,7 +381,7 @@ class Object(NamedTuple):
 
 
 def open_object(bucket: str, key: str, operation: str, path: bytes | None = None) -> Object | None:
-    """Open an object, or return None where there is none."""
+    """Open an object; return None if there is none."""
     raw = os.fsencode(key)
     path = checked(bucket, key, operation) if path is None else path
     while True:
@@ -403,11 +403,11 @@ def open_object(bucket: str, key: str, operation: str, path: bytes | None = None
                 return Object(raw, file, status, about)
         except FileNotFoundError:
             return Object(raw, file, status, about)
-        file.close()  # replaced meanwhile, and its record may be gone
+        file.close()  # the object was replaced meanwhile, and its record may be gone
 
 
 def claim() -> tuple[bytes, int]:
-    """A new file in the session's work directory, and its descriptor."""
+    """Make a file in the session's work directory; return its path and descriptor."""
     try:
         os.mkdir(WORK, 0o700)
     except FileExistsError:
@@ -420,7 +420,7 @@ def claim() -> tuple[bytes, int]:
 
 
 def record(temporary: bytes, path: bytes, about: About) -> None:
-    """Keep what was given with the object that is about to be at this path."""
+    """Write the record of the object that is about to be at this path."""
     without_links(ABOUT)
     name = b"%s/%d.%d" % (ABOUT, os.getpid(), int.from_bytes(os.urandom(4), "big"))
     os.makedirs(os.path.dirname(name + b"/" + path), 0o700)
@@ -496,7 +496,7 @@ def format_date(shape: str, seconds: float) -> str:
 
 
 def expires(text: str) -> str:
-    """The time that --expires gives, as S3 shows it."""
+    """Return the time of --expires as S3 shows it."""
     import datetime
 
     try:
@@ -585,7 +585,7 @@ class Shorthand:
 
 
 def parse_argument(option: str, text: str) -> dict[str, Any]:
-    """A structure, in JSON or in the short form."""
+    """Parse a structure, in JSON or in the short form."""
     if text.lstrip().startswith(("{", "[")):
         try:
             found = json.loads(text)
@@ -598,7 +598,7 @@ def parse_argument(option: str, text: str) -> dict[str, Any]:
 
 
 def from_file(caller: Caller, option: str, text: str) -> str:
-    """The value of an option, which may be file://PATH."""
+    """Return the value of an option; for file://PATH, the file's content."""
     if not text.startswith("file://"):
         return text
     path = os.path.expandvars(os.path.expanduser(text[len("file://") :]))
@@ -614,7 +614,7 @@ Options = dict[str, Any]
 
 
 def number(options: Options, name: str) -> int | None:
-    """An option that has to be an integer."""
+    """Return an option's integer; None if it is not given. Raises Stop for any other value."""
     text = options.get(name)
     if text is None:
         return None
@@ -690,7 +690,7 @@ def list_buckets(caller: Caller, options: Options) -> Answer:
 
 
 def accepted(caller: Caller, options: Options) -> Answer:
-    """A call whose effect no script could see here; its bucket, or object, has to exist all the same."""
+    """Answer a call whose effect no script could see here. Its bucket, or object, must exist nevertheless."""
     operation = "".join(word.capitalize() for word in options["call"].split("-"))
     need_bucket(options["bucket"], operation)
     if "key" in options and not open_object(options["bucket"], options["key"], operation):
@@ -702,7 +702,7 @@ def accepted(caller: Caller, options: Options) -> Answer:
 
 
 def conditions(options: Options, found: Object, operation: str) -> None:
-    """Raise Stop where --if-match or --if-none-match ask for something else."""
+    """Raise Stop if the object doesn't meet --if-match or --if-none-match."""
     if options.get("if-match") is not None and options["if-match"].strip('"') not in ("*", found.etag.strip('"')):
         code, text = ("412", "Precondition Failed") if operation == "HeadObject" else ("PreconditionFailed", FAILED)
         raise service_error(code, operation, text)
@@ -723,7 +723,7 @@ def head_object(caller: Caller, options: Options) -> Answer:
 
 
 def span(text: str, size: int) -> tuple[int, int]:
-    """The first and the last byte of a --range."""
+    """Return the first and the last byte of a --range."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", text)
     if not match or not any(match.groups()):
         raise refuse(f"it has no --range {text}")
@@ -773,7 +773,7 @@ def get_object(caller: Caller, options: Options) -> Answer:
 
 
 def said_of(error: OSError, path: str = "") -> str:
-    """An error of the system in the CLI's words. A full disk is not the fault of a file."""
+    """Return a system error in the CLI's words. A full disk is not the fault of a file."""
     text = f"[Errno {error.errno}] {error.strerror}"
     return f"{text}: '{path}'" if path and error.errno not in (27, 28, 122) else text
 
@@ -792,7 +792,7 @@ def same(path: str, other: str) -> bool:
 
 
 def open_target(path: str) -> int:
-    """Open the file to write to. What is a name of an open file is that file, at the place where it is."""
+    """Open the file to write to. A name of an open descriptor, such as /dev/stdout, is that file at its position."""
     for _ in range(40):
         parent, name = os.path.split(path)
         if name.isdigit() and same(parent, "/proc/self/fd"):
@@ -817,7 +817,7 @@ GIVEN = {
     "ssekms-key-id": "SSEKMSKeyId",
     "storage-class": "StorageClass",
 }
-"""The options of put-object and copy-object that are kept, and their names in a record."""
+"""The names in a record of the options of put-object and copy-object that are kept."""
 CLASSES = (
     *("STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER"),
     *("DEEP_ARCHIVE", "OUTPOSTS", "GLACIER_IR", "SNOW", "EXPRESS_ONEZONE"),
@@ -825,7 +825,7 @@ CLASSES = (
 
 
 def given(options: Options, operation: str) -> About:
-    """The record of what the options give."""
+    """Return a record of the options' values."""
     about = {name: options[option] for option, name in GIVEN.items() if options.get(option) is not None}
     if about.get("StorageClass", "STANDARD") not in CLASSES:
         raise service_error("InvalidStorageClass", operation, "The storage class you specified is not valid")
@@ -842,7 +842,7 @@ def given(options: Options, operation: str) -> About:
 def store(
     options: Options, source: IO[bytes], about: About, operation: str, when: float | None = None
 ) -> tuple[str, str, float]:
-    """Write an object with its record. Returns its ETag, its checksum and its time."""
+    """Write an object with its record; return its ETag, its checksum and its time."""
     key = checked_key(options["key"], operation)
     may_be_made(options["bucket"], operation)
     path = path_of(options["bucket"], key)
@@ -1031,7 +1031,7 @@ def delete_object_tagging(caller: Caller, options: Options) -> Answer:
 
 
 class Pages(NamedTuple):
-    """An answer that comes in pages: its items with their lists' names, what else it says, the name of its token."""
+    """An answer in pages: its items with their lists' names, its other members, the name of its token."""
 
     items: list[tuple[str, Any]]
     lists: tuple[str, ...]
@@ -1040,7 +1040,7 @@ class Pages(NamedTuple):
 
 
 def grouped(found: list[Found], prefix: bytes, delimiter: bytes, after: bytes) -> list[tuple[bytes, Found | None]]:
-    """The keys and the common prefixes after a key."""
+    """Return the keys and the common prefixes after a key."""
     listed: list[tuple[bytes, Found | None]] = []
     for one in found:
         if after and one.key <= after:
@@ -1056,7 +1056,7 @@ def grouped(found: list[Found], prefix: bytes, delimiter: bytes, after: bytes) -
 
 
 def entry(found: Found, kept: Kept, version: int) -> dict[str, Any] | None:
-    """An object in a listing, or None where it is gone."""
+    """Return an object's entry in a listing; None if the object is gone."""
     about = kept.of(found)
     try:
         with open(found.path, "rb") as file:
@@ -1134,7 +1134,7 @@ def list_objects_v2(caller: Caller, options: Options) -> Answer:
 
 
 def skipped(options: Options, name: str) -> int:
-    """How many items a --starting-token leaves out."""
+    """Return the number of items that a --starting-token leaves out."""
     text = options.get("starting-token")
     if text is None:
         return 0
@@ -1176,7 +1176,7 @@ SETTINGS = "^configure"
 
 
 def settings() -> dict[str, dict[str, str]]:
-    """What `aws configure set` has kept in the session, by profile."""
+    """Return the settings that `aws configure set` has kept in the session, by profile."""
     try:
         with open(SETTINGS, encoding="utf-8") as file:
             found: dict[str, dict[str, str]] = json.load(file)
@@ -1186,7 +1186,7 @@ def settings() -> dict[str, dict[str, str]]:
 
 
 def setting(caller: Caller, name: str, kept: dict[str, dict[str, str]]) -> tuple[str, str]:
-    """The profile and the key that a dotted name means."""
+    """Return the profile and the key that a dotted name means."""
     first, *others = name.split(".")
     if first == "profile" and len(others) > 1:
         return others[0], ".".join(others[1:])
@@ -1263,7 +1263,7 @@ def printed(text: str) -> None:
 
 
 def in_text(item: Any, identifier: str | None, keys: list[str] | None, lines: list[str]) -> None:
-    """Add the lines of --output text: a line for the scalars of a structure, sorted by name, then what it holds."""
+    """Add the lines of --output text: a line for a structure's scalars, sorted by name, then its nested items."""
     if isinstance(item, dict):
         names = sorted(name for name in item if not isinstance(item[name], (dict, list))) if keys is None else keys
         columns = [str(item.get(name, "")) for name in names]
@@ -1294,7 +1294,7 @@ HANDED = "s3_stubbed_jmespath"
 
 
 def find_jmespath() -> str | None:
-    """The directory with jmespath: the one that was handed to the session, or what is installed next to the stub."""
+    """Return the directory with jmespath: the one given to the session, or the one installed next to the stub."""
     stubs = os.path.dirname(os.path.abspath(__file__))
     environment = os.path.join(os.path.dirname(stubs), ".venv", "lib")
     candidates = [os.environ.get(HANDED, ""), os.path.dirname(os.path.dirname(stubs))]
@@ -1305,7 +1305,7 @@ def find_jmespath() -> str | None:
 
 
 def compiled(query: str) -> Callable[[Any], Any]:
-    """What --query does with an answer."""
+    """Return the function that applies --query to an answer."""
     where = find_jmespath()
     if where is None:
         raise refuse("--query needs jmespath (pip install jmespath), and there is none next to the stub")
@@ -1346,7 +1346,7 @@ def show(caller: Caller, options: Options, answer: Answer, search: Callable[[Any
 
 
 def cut(answer: Pages, options: Options) -> tuple[list[tuple[str, Any]], str | None]:
-    """The items that --starting-token and --max-items leave, and the token for the rest."""
+    """Return the items that --starting-token and --max-items leave, and the token for the rest."""
     skip, most = skipped(options, answer.token), number(options, "max-items")
     items = answer.items[skip:]
     if most is None or len(items) <= most:
@@ -1356,7 +1356,7 @@ def cut(answer: Pages, options: Options) -> tuple[list[tuple[str, Any]], str | N
 
 
 def joined(answer: Pages, options: Options) -> dict[str, Any]:
-    """All pages as one."""
+    """Return all pages as one."""
     items, token = cut(answer, options)
     found: dict[str, Any] = {}
     for name in answer.lists:
@@ -1367,7 +1367,7 @@ def joined(answer: Pages, options: Options) -> dict[str, Any]:
 
 
 def paged(answer: Pages, options: Options) -> Iterator[dict[str, Any]]:
-    """The pages, one by one: what is said once, the first page says."""
+    """Yield the pages, one by one; the first page has the members that appear once."""
     items, token = cut(answer, options)
     size = max(1, min(number(options, "page-size") or 1000, 1000))
     rest = answer.rest
@@ -1386,7 +1386,7 @@ def paged(answer: Pages, options: Options) -> Iterator[dict[str, Any]]:
 
 
 class Call(NamedTuple):
-    """A call: what answers it, its options, those that it reads and ignores. A ! is required, a + has no value."""
+    """A call: its function, and the options that it reads or ignores. A ! is required, a + has no value."""
 
     answer: Callable[[Caller, Options], Answer]
     options: str
@@ -1490,7 +1490,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(caller: Caller, name: str, call: Call, arguments: list[str]) -> Options:
-    """The options of a call. Raises Stop as the CLI ends."""
+    """Return the options of a call. Raises Stop for the CLI's own errors."""
     parser = Parser(add_help=False)
     for word in f"{call.options} {call.ignored}".split():
         option = word.rstrip("!+")
@@ -1513,7 +1513,7 @@ def parse(caller: Caller, name: str, call: Call, arguments: list[str]) -> Option
 
 
 def chosen(service: str, arguments: list[str]) -> tuple[str, Call, list[str]]:
-    """The call, and its arguments."""
+    """Return the call with its name and its arguments."""
     if not arguments:
         text = "usage: aws [options] <command> <subcommand> [parameters]\naws: error: too few arguments"
         raise usage_error("the following arguments are required: operation") if service == "s3api" else fail(text)
@@ -1533,7 +1533,7 @@ def chosen(service: str, arguments: list[str]) -> tuple[str, Call, list[str]]:
 
 
 def help_text() -> str:
-    """The calls, and the options that they read and ignore."""
+    """Return text on the calls, and the options that they read and ignore."""
     lines = []
     for name, call in S3API.items():
         if call.ignored:
@@ -1581,7 +1581,7 @@ def main(arguments: list[str]) -> int:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # no file that is opened may be taken for it: writing is an error
+            os.open(os.devnull, os.O_RDONLY)  # no file opened later may become stdout: writing is an error
     if arguments == ["help"]:
         printed(help_text())
         return 0

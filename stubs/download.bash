@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What writes an object to a local file. Read by aws when it comes to that.
+# Functions that write an object to a local file. aws reads this file when it needs them.
 
 get() { # BUCKET/KEY LOCAL-PATH: download, atomically
   local target=$2 parent=${2%/*}

@@ -39,7 +39,7 @@ look() { # DIRECTORY FORMAT SORT-ARG...: sets $found to the lines of find_object
   for _ in 1 2 3; do
     [[ -d $1 ]] || break
     if whole find_objects "$@" && marked; then
-      # what a listing is worth whose session was removed meanwhile is nothing
+      # a listing is worthless if its session was removed meanwhile
       alive || removed
       return
     fi
@@ -57,7 +57,7 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), in S3's o
   start=$dir
   if [[ $prefix == */* ]]; then
     lead=${prefix%/*}/
-    # of a run of slashes only the first ends a directory
+    # only the first of a run of slashes ends a directory
     while [[ $lead == *// || $lead == / ]]; do lead=${lead%/}; done
     locate "$1" "${lead}x"
     start=${file%/*}
@@ -180,7 +180,7 @@ list() { # aws s3 ls
           name=${name%%/*}
           [[ $seen == "/$name" ]] && continue
           seen=/$name
-          # what is before the first / may start within a name: show the whole name
+          # the text before the first / may start within a name: show the whole name
           text=$start$name
           ((count++ % page == 0)) && flush_page
           printf -v text '%30s %s/' PRE "${text##*/}"

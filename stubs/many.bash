@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What cp, mv, rm and sync need for more than one file: filters, lists of files and of objects, transfers of many
-# at a time, and what sync has to do. Read by aws, whose objects, paths and messages it uses.
+# Functions of cp, mv, rm and sync for more than one file: filters, lists of files and of objects, transfers of many
+# at a time, and the plan of sync. aws reads this file, which uses its objects, paths and messages.
 
 # ---------------------------------------------------------------- filters
 
@@ -122,7 +122,7 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
     return
   fi
   claim || fatal "$error"
-  # what is written ends in an empty record, and what is said about it in both exit codes
+  # the output ends in an empty record, the messages in both exit codes
   reason=$({
     list_files "$follow" "$1" | sort -z >"$temporary"
     printf '\n/%s' "${PIPESTATUS[*]}"
@@ -223,11 +223,11 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
       split_path "$from"
       locate "$bucket" "$key"
       from=$file
-      # what takes over a record of its own goes on its own
+      # a file that takes over a record is transferred singly
       [[ ! ${recorded[${from#./}]-} ]] || continue
     fi
     if [[ $here_stage ]]; then
-      # what must not be renamed over goes on its own
+      # a file that must not be renamed over is transferred singly
       [[ (-e $to && ! -f $to) || -L $to || $to == /dev/* || $to == /proc/* ]] && continue
     else
       split_path "$to"
@@ -235,7 +235,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
       locate "$bucket" "$key"
       to=$file
     fi
-    # cp and mv keep a file's name: what has another one on the other side goes on its own
+    # cp and mv keep a file's name: a file with another name on the other side is transferred singly
     [[ ${from##*/} == "${to##*/}" && ${to##*/} ]] || continue
     name=${from%/*}$'\003'${to%/*}
     g=${group[$name]-}
@@ -276,7 +276,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     now
     find "$stage" -type f -exec touch -d "@$now" -- {} + 2>/dev/null || { clear_stage && return; }
   fi
-  # only what a tool says is done counts as done; all else is tried again, each on its own, and its error shown
+  # only transfers that a tool reports as done count; all others are tried again, singly, and their errors shown
   for g in "${copied[@]}"; do
     split_names "${members[g]}"
     chunked=("${names[@]/#/$stage/$g/}")
@@ -334,10 +334,10 @@ compare() { # what sync has to do: both sides come in the order of their keys
       ((j++))
     fi
   done
-  # the CLI would delete what it could not read the source of
+  # the CLI would delete targets whose source it could not read
   [[ -z $kept ]] || warn "$source_path" 'Not all of it could be read, so nothing is deleted.'
   [[ $source_kind == s3 && " ${operations[*]}" == *' d'[ie][sl]* ]] || return 0
-  # of a bucket, or a session, that somebody is removing just now, a part was listed
+  # a bucket, or session, that is being removed just now was listed in part
   gather s3 "$source_path" ''
   ((${#rels[@]} >= n)) || fatal "objects of s3://$source_path are being removed: nothing is copied, nothing is deleted"
 }
@@ -355,7 +355,7 @@ stale() { # SOURCE-SIZE TARGET-SIZE SOURCE-TIME TARGET-TIME: the target has to b
   [[ $4 == *.* ]] || tf=0
   printf -v sf '%-9.9s' "$sf" && printf -v tf '%-9.9s' "$tf"
   sf=${sf// /0} tf=${tf// /0}
-  # later: by how much the target is newer
+  # later: the time by which the target is newer
   if ((s != t)); then later=$((t - s)); else later=$((10#$tf - 10#$sf)); fi
   if [[ $operation == download ]]; then
     [[ ${value[exact-timestamps]-} ]] && { ((later != 0)); return; }

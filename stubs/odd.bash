@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What a command needs only where something is unusual: odd keys, errors of the disk, targets that are no regular files,
-# names that lead out, rare options. Read by aws when it comes to that, whose names it uses.
+# Functions for unusual cases: odd keys, errors of the disk, targets that are no regular files, names that lead out,
+# rare options. aws reads this file when it needs them; they use its names.
 
 escape_name() { # COMPONENT PREFIX: one component of a key, which may be empty after a prefix: sets $name
   name=$1
@@ -76,7 +76,7 @@ os_error() { # [PATH]: sets $error from $reason, what a tool or bash said about 
     '') text='Input/output error' ;;
   esac
   error="[Errno $number] $text"
-  # a disk that is full is not the fault of the file named
+  # a full disk is not the fault of the named file
   [[ ${1-} && $number != 2[78] && $number != 122 ]] && error+=": '$1'"
   return 0
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# cp with - on one side. Read by aws when it comes to that.
+# cp with - on one side. aws reads this file when it needs it.
 
 stream() { # cp with - on one side; ends the process
   if [[ $source_kind == local ]]; then

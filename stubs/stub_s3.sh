@@ -1,10 +1,10 @@
 # Source this in bash, zsh or dash: `aws` becomes the S3 stub next to this file, here and in every sub-process,
 # with a fresh session of objects on local disk. `clear-s3-stubbed` removes them and gives the real `aws` back.
 # Sourced again while its session lives, it changes nothing.
-# PATH alone would not keep a script from the real S3: it is changed by a virtual environment, a shim, a login shell. So
-# the variables of closed.sh, which lead every other client of S3 to a closed port, are set as well, and given back.
-# What NAME was is kept in s3_stubbed_was_NAME: e and its value if it was exported, s and its value if it was only set,
-# and nothing if it was not. Where it was exported that is exported as well, so that a sub-shell can give it back, too.
+# PATH alone would not keep a script from the real S3: a virtual environment, a shim or a login shell changes it. So the
+# variables of closed.sh, which lead every other client of S3 to a closed port, are set as well, and restored later.
+# s3_stubbed_was_NAME keeps the earlier state of NAME: e and its value if it was exported, s and its value if it was
+# only set, and empty if it was unset. It is exported if NAME was, so that a sub-shell can restore NAME, too.
 # shellcheck shell=sh
 
 _s3_stubbed_here() { # sets _s3_stubbed_bin, the directory of this file
@@ -79,7 +79,7 @@ _s3_stubbed_start() {
     printf 'stub_s3.sh: there is no executable aws next to it, in %s\n' "$_s3_stubbed_bin" >&2
     return 1
   fi
-  # before anything else: what fails after this is no way to the real S3
+  # before anything else: a later failure must not open a way to the real S3
   _s3_stubbed_close || return
   case ":$PATH:" in
     ":$_s3_stubbed_bin:"*) ;;
@@ -97,7 +97,7 @@ _s3_stubbed_start() {
     fi
     s3_stubbed_session=$_s3_stubbed_uuid s3_stubbed_tmp=$_s3_stubbed_tmp
     export s3_stubbed_session s3_stubbed_tmp
-    # to a person; of a script, stderr is what its commands say
+    # for a person only: a script's stderr belongs to its commands
     [ ! -t 2 ] || printf 'S3 is stubbed in this shell: %s\n' \
       'aws is the stub, other clients of S3 find a closed port, until clear-s3-stubbed' >&2
   fi

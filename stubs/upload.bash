@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What puts an object into a session: a file, stdin, a copy of another object. Read by aws when it comes to that.
+# Functions that put an object into a session: a file, stdin, a copy of another object. aws reads this file when needed.
 
 claim() { # [HELD]: sets $temporary, a new empty file in the session's work directory, and $claimed if it is held
   [[ -d $work ]] || mkdir -m 700 -- "$work" 2>/dev/null
@@ -42,7 +42,7 @@ put() { # SOURCE BUCKET/KEY OPERATION [NAME TEXT]: store a file, or stdin for -,
   elif [[ $text != *Name$'\t'* ]] && load about && ! same_kind "$name" "${key##*/}"; then
     text+=Name$'\t'${name//[[:cntrl:]]/ }$'\n'
   fi
-  # a file that may not be written is an object whose type must not be guessed: no more is needed to say so
+  # a read-only file is an object whose type must not be guessed: the mode alone marks it
   [[ -z $untyped ]] || umask 277
   claim "$untyped" || { umask 077 && return 1; }
   umask 077
@@ -87,7 +87,7 @@ copy() { # BUCKET/KEY BUCKET/KEY
   fi
   name=${key##*/}
   [[ ! -d ./^about || $replacing ]] || { load about && about_copy "$source"; }
-  # an object that may not be written to has no type that a name could tell
+  # a read-only object's type doesn't follow from its name
   [[ $name${2##*/} != *.* || $(find "$source" -perm -200 -printf x) ]] || name=''
   [[ $text == *Name$'\t'* ]] && name=${text#*Name$'\t'} name=${name%%$'\n'*}
   put "$source" "$2" CopyObject "$name" "$text$about"
