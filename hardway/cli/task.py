@@ -85,7 +85,7 @@ def publish(result: Any) -> None:
 
 
 def act(what: str, listing: Iterable[str] = ()) -> None:
-    """In a dry run, print the plan and end the task; else do nothing. Call this right before acting.
+    """Print the plan and end the task in a dry run; else do nothing. Call this right before acting.
 
     `what` is a sentence without its subject, such as `start 3 instances`.
     """

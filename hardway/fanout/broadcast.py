@@ -359,7 +359,7 @@ class _Offer:
         return f'restrict,expiry-time="{ends:%Y%m%d}",command="cat .{name}/whole" {self.public}'
 
     def known(self) -> bytes:
-        """The instance's host keys, known from our connection to it."""
+        """Return the instance's host keys, known from our connection, in lines for the script."""
         keys = HostKeys().of(self.instance.id)
         return "".join(f"parent {kind} {key}\n" for kind, key in keys.items()).encode()
 

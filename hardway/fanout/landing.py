@@ -3,10 +3,10 @@
 A copy is kept in a hidden directory beside its place until it is whole. A lock on the directory shows that its process
 lives. The next copy to the same place removes directories with a free lock, whose process was killed.
 
-An existing target that is no regular file (a device, a FIFO, a socket) is written through, as scp and cp do. So are
-files in /dev and /proc (links to descriptors, too): a file renamed over /dev/null would break the machine. No hidden
-directory is made there. If a person names a symlink as the target, it stays, and the file that it leads to is replaced.
-A symlink under a name that came from an instance is replaced: it may be the instance's own.
+An existing target that is no regular file (a device, a FIFO, a socket) is written through, as scp and cp do. Files in
+/dev and /proc, also links to descriptors, are written through, too: a file renamed over /dev/null would break the
+machine. No hidden directory is made there. If a person names a symlink as the target, the symlink stays, and the file
+that it leads to is replaced. A symlink under a name that came from an instance is replaced: it may be the instance's.
 """
 
 from __future__ import annotations

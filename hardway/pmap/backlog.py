@@ -87,7 +87,7 @@ class Backlog:
         return [self.retries[0][0]] if self.retries else []
 
     def waits(self) -> bool:
-        """Tell whether any task is to start at once."""
+        """Return whether any task may start at once."""
         self._advance()
         return bool(self.again or self.ready_count or self.next < self.total)
 
@@ -125,7 +125,7 @@ class Backlog:
         return setbacks.hosts if setbacks else frozenset()
 
     def lost_elsewhere(self, task: int, host: Name) -> bool:
-        """Tell whether another host than this one was lost while the task ran there."""
+        """Return whether a host other than this one was lost while the task ran there."""
         setbacks = self.setbacks.get(task)
         return setbacks is not None and any(where != host for where in setbacks.lost)
 

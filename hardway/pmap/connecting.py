@@ -167,7 +167,7 @@ class Connections:
 
     @property
     def has_unsent(self) -> bool:
-        """Return whether frames wait to be sent."""
+        """Whether frames wait to be sent."""
         return bool(self._unsent)
 
     # Watching

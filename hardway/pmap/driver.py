@@ -389,7 +389,7 @@ class Driver:
                 self.schedule.pause(host, now())
 
     def _farewell(self) -> None:
-        """Say goodbye to the agents, and name those that did not answer."""
+        """Tell the agents to stop, and report those that did not answer."""
         self._flush()
         if owing := self._connections.farewell(lambda: self._stop.interrupts >= 2):
             self._log.unconfirmed(owing, self.settings.mapreduce.linger)

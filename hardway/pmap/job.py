@@ -70,7 +70,7 @@ class Damaged(Failed):
     """A job's file differs from what was written. Exit code 1: nothing of the job was used."""
 
     def __init__(self, file: Path, what: str) -> None:
-        """Say what is wrong with a file in the job's directory."""
+        """Take a file in the job's directory, and text that describes its damage."""
         super().__init__(
             f"job {printable(file.parent.name)} is damaged: {printable(str(file))} {what}; without --resume a new job "
             "is begun, and mapreduce.rm deletes this one"

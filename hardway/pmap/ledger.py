@@ -2,7 +2,7 @@
 
 An agent may be replaced, broken or hostile, so its messages are only data. An attempt enters a host's ledger when it is
 sent there, and stays until it has ended, is given back or is known to be lost; it is in exactly one state at a time. A
-message that our agent would not send in this state is a lie. So is silence where our agent always sends a message.
+message that our agent would not send in this state is a lie. Silence is a lie if our agent would send a message.
 A slot runs one attempt at a time, by the agent's own clock: a new start in a slot means that the attempt before has
 ended. A hostile agent can still give a wrong output, or no end, for a task that its host was given to run.
 """

@@ -50,7 +50,7 @@ class Tries:
         self.next = 0.0
 
     def is_due(self, time: float) -> bool:
-        """Tell whether it is time for the next try."""
+        """Return whether it is time for the next try."""
         return not self.open and 0 < self.next <= time
 
     def failure(self, time: float) -> None:

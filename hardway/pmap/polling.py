@@ -38,7 +38,7 @@ class Poller:
         self._looked = now()
 
     def poll(self, away: Sequence[Member], time: float) -> None:
-        """If it is time, ask about members that are `away`, and for instances that may join."""
+        """Ask about members that are `away`, and for instances that may join, if it is time."""
         if away and not self._asking and time - self._asked > ASK_EVERY:
             self._asking = True
             self._asked = time

@@ -54,12 +54,12 @@ class Session:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return a copy of this process's environment in which `aws` is the stub, on this session."""
+        """A copy of this process's environment in which `aws` is the stub, on this session."""
         return environment(self.variables)
 
     @property
     def age(self) -> float:
-        """Return the seconds since the session was started."""
+        """The seconds since the session was started."""
         started = self.path / _STARTED
         return time.time() - (started if started.exists() else self.path).stat().st_mtime
 
