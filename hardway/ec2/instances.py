@@ -107,7 +107,7 @@ class Instance:
 
     @property
     def address(self) -> str:
-        """The address for connections: public, else private, else IPv6; empty for an instance without an address yet."""
+        """The address for connections: public, else private, else IPv6; empty for an instance without one."""
         return self.public_ip or self.private_ip or self.ipv6
 
     def __str__(self) -> str:
