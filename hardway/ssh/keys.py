@@ -246,7 +246,7 @@ def type_and_base64(public: str) -> str:
 
 
 def _loaded(path: Path) -> paramiko.PKey:
-    """Return the key in a file, as a connection reads it. Raises the last error for any kind of key; at once if encrypted."""
+    """Return the key in a file, as a connection reads it. Raises Paramiko's error, OSError or ValueError."""
     if path.read_bytes().startswith(_ENCRYPTED):
         raise paramiko.PasswordRequiredException("it is encrypted")
     error: Exception = ValueError("it is empty")
