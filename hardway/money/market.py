@@ -19,7 +19,7 @@ from hardway.money import prices
 from hardway.money.prices import Say
 from hardway.tables import Table, money, per_hour
 
-HISTORY_DAYS = 90  # that EC2 remembers
+HISTORY_DAYS = 90  # the days that EC2 remembers
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
 ARCHITECTURES = ("x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
 
@@ -42,7 +42,7 @@ def regions(settings: Settings) -> Table[Region]:
 
 @dataclass(frozen=True)
 class Zone:
-    """A zone; `id` is the same place for every account, the name is not."""
+    """A zone; `id` names the same place in every account, the name does not."""
 
     name: str
     id: str
