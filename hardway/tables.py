@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 Column: TypeAlias = "str | Callable[[Any], object]"
 """The name of a field or a key, or a function of the row."""
 
-_LEAST = 0.0001  # USD that are told exactly
+_LEAST = 0.0001  # smaller amounts of USD are not told exactly
 # Below this number of seconds a duration is told in units of this length.
 _UNITS = ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days"))
 
@@ -31,7 +31,7 @@ class Table(list[Row]):
         return "\n".join(self.lines(*self.columns))
 
     def lines(self, *columns: Column) -> list[str]:
-        """A line for each row, in other columns."""
+        """Return a line for each row, in other columns."""
         return aligned([[_cell(row, column) for column in columns] for row in self])
 
     def facts(self, row: Row) -> Mapping[str, Any]:
@@ -77,7 +77,7 @@ def money(usd: float) -> str:
 
 
 def count(number: float, what: str) -> str:
-    """`1 task`, `2 tasks`, `1.5 hours`."""
+    """Return a number with its unit: `1 task`, `2 tasks`, `1.5 hours`."""
     text = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{text} {what}{'' if number == 1 else 's'}"
 
@@ -88,6 +88,6 @@ def per_hour(usd: float | None) -> str | None:
 
 
 def duration(seconds: float, digits: int = 3) -> str:
-    """`12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate, and for a number that keeps changing."""
+    """Write seconds for a person: `12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate or live display."""
     size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
     return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"
