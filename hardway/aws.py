@@ -33,7 +33,7 @@ _OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
 # The most that is shown of the words of a program that should give credentials.
 _MOST_CHARACTERS = 300
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
-# It stands between words for people and a code that only `aws sts decode-authorization-message` can read:
+# Stands between words for people and a text that only `aws sts decode-authorization-message` can read:
 # https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html
 _ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}

@@ -85,7 +85,7 @@ def mend_file(descriptor: int) -> None:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether a file or directory is this user's."""
+    """Return whether a file or directory is this user's."""
     return status.st_uid == os.geteuid()
 
 

@@ -130,7 +130,7 @@ def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud
 @pytest.fixture
 def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Give the ids of running instances that answer over SSH, as a selector for tasks: one instance, or the number in
-    `@pytest.mark.instances(4)`. They are ended after the test.
+    `@pytest.mark.instances(4)`. The instances are ended after the test.
     """
     from invoke import Config, Context
 

@@ -88,6 +88,6 @@ def per_hour(usd: float | None) -> str | None:
 
 
 def duration(seconds: float, digits: int = 3) -> str:
-    """Write seconds for a person: `12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate or live display."""
+    """Write a duration: `12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate or live display."""
     size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
     return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"

@@ -48,9 +48,9 @@ _MOST_DESCRIPTION = 255
 class Image:
     """An AMI: `architecture` in EC2's words (x86_64, arm64), `user` the one who logs in over SSH.
 
-    `platform` is what is paid for besides the hardware, in EC2's words. `disks` maps each device with a volume to the
-    parameters with which RunInstances makes the same volume. Without them some volumes would outlast their instance,
-    and cost money.
+    `platform` is the product paid for besides the hardware, in EC2's words. `disks` maps each device with a volume to
+    the parameters with which RunInstances makes the same volume. Without these parameters some volumes would outlast
+    their instance, and cost money.
     """
 
     id: str

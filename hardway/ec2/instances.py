@@ -42,7 +42,7 @@ _ANY_ID = re.compile(r"(?:i|vpc|subnet|sg)-[0-9a-f]+")
 _SEPARATOR = re.compile(r"[\s,]")
 _SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # the characters that a backslash makes literal
 _MOST_VALUE = 256  # characters in a tag's value
-# A hint for an unquoted name is not looked for in more words than these, nor across lines.
+# An unquoted name is looked for in at most this many tokens, and not across lines.
 _LONGEST_RUN = 5
 _TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 # EC2 takes at most this many values in one filter.
@@ -84,7 +84,7 @@ class Instance:
     """The reason of the stop or end in EC2's words."""
     ended: datetime | None = None
     platform: str = ""
-    """What is paid for besides the hardware, in EC2's words: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
+    """The product paid for besides the hardware, in EC2's words: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
     tenancy: str = ""
     account: str = ""
     """The AWS account that owns the instance, a number of twelve digits."""

@@ -20,7 +20,7 @@ from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.system import signals
 
 VPC_TAG = "hardway-vpc"
-"""A tag on all that `make` makes. Its value is new for each VPC, and finds a VPC whose creation went unanswered."""
+"""A tag on all that `make` makes. The value is new for each VPC, to find a VPC whose creation went unanswered."""
 _CIDR = "10.0.0.0/16"
 _SUBNET_PREFIX = 20
 _UNKNOWN_YET = ("InvalidVpcID.NotFound", "InvalidInternetGatewayID.NotFound", "InvalidSubnetID.NotFound")
@@ -101,8 +101,9 @@ def find(settings: Settings, name: str) -> str:
 def seen_from(settings: Settings, vpc: str) -> list[str]:
     """Return the networks, in CIDR form, from which private addresses of a VPC may see this machine.
 
-    An instance in the VPC is seen by its own address. Any other machine may also come from anywhere in the VPC, through
-    a bastion or a VPN. Its own address proves nothing: many homes and offices use the same private addresses.
+    An instance in the VPC is seen by its own address. Any other machine may also come through a bastion or a VPN,
+    from anywhere in the VPC. A private address of such a machine proves nothing, even one of the VPC's range: many
+    homes and offices use the same private addresses.
     """
     [raw] = aws.ec2(settings).describe_vpcs(VpcIds=[vpc])["Vpcs"]
     associated = [each["CidrBlock"] for each in raw.get("CidrBlockAssociationSet", [])] or [raw["CidrBlock"]]

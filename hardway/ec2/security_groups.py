@@ -189,7 +189,7 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
 def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
     """Return the groups of exactly this name.
 
-    EC2 takes a name in a filter as a glob. It takes two names that differ only in case for one.
+    EC2 takes a name in a filter as a glob. Two names that differ only in case are one name to EC2.
 
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
     """

@@ -1,7 +1,7 @@
 """Find and remove unused things that hardway made in a region.
 
-They are key pairs, security groups, VPCs, volumes of instances that are gone, and the instances and launch templates
-of launches that never ended.
+These things are key pairs, security groups, VPCs, volumes of instances that are gone, and the instances and launch
+templates of launches that never ended.
 """
 
 from __future__ import annotations

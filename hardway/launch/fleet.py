@@ -137,7 +137,7 @@ class Fleet:
                 return ids, refused
 
     def lacks_on_demand(self, ids: Collection[str]) -> int:
-        """Return the number of on-demand instances that are missing among `ids`: spot instances have their places."""
+        """Return how many of these instances are spot, but should be on demand."""
         return max(0, self._settings.ec2.on_demand - len(self._on_demand_ids.intersection(ids)))
 
     def ask_for_more(self, refusal: Refusal) -> str:
@@ -218,7 +218,7 @@ class Fleet:
 
     @property
     def is_unsure(self) -> bool:
-        """Return whether instances of an unanswered call may still turn up."""
+        """Whether instances of an unanswered call may still turn up."""
         return len(self._started) < self._expected
 
     def delete_templates(self) -> list[str]:

@@ -65,8 +65,8 @@ $sudo tail -n +1 -s 0.2 -f --pid=$! "$log"
 class Look:
     """The result of one look at an instance that answers.
 
-    `watched` is True if `boot.sh` has run, and `init` if it has seen more user data than our own. `busy` is True while
-    that user data runs. `failure` is the way it failed, empty if it did not.
+    `watched` is True if `boot.sh` has run, and `init` if the script has seen user data besides our own. `busy` is True
+    while that user data runs. `failure` says how the user data failed, and is empty if it did not.
     """
 
     watched: bool = True
@@ -89,7 +89,7 @@ def look(connection: ssh.InstanceConnection, wait: bool) -> Look:
 
 
 def failure(result: bytes, log: str, ended: str = "") -> str:
-    """Return the way user data failed, with its last lines; empty if it did not fail.
+    """Return how user data failed, with its last lines; empty if it did not fail.
 
     `result` is cloud-init's result.json, `log` the end of the output, `ended` the lines of cloud-init's own log that
     have exit codes.

@@ -197,7 +197,7 @@ def _gather(
 
 
 def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict[str, float] | None:
-    """Return the highest spot price in USD/hour by type; None for EC2's own limit. Raises UsageError if unknown."""
+    """Return the highest spot price in USD/hour by type; None for EC2's own limit. Raises UsageError for none."""
     spot, types = settings.ec2.spot, settings.ec2.types
     if spot in (0, 1):
         return None

@@ -83,7 +83,7 @@ def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
 
 
 def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
-    """Return the instances of dead launches that are not terminated, by the launch's token."""
+    """Return the living instances of dead launches, by the launch's token."""
     found: dict[str, list[Instance]] = {}
     for instance in instances:
         if LAUNCH_TAG in instance.tags and instance.state in ALIVE:

@@ -65,7 +65,7 @@ def instance(
 
 
 def lasting_tags(ec2: Ec2, user: str, tags: Mapping[str, str], owner: str, now: datetime) -> dict[str, str]:
-    """Return the tags of instances and their volumes that stay for good."""
+    """Return the tags that instances and their volumes keep for as long as they exist."""
     lasting = {
         **tags,
         "Name": ec2.name,

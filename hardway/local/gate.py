@@ -111,7 +111,7 @@ class _Body:
         self.file: IO[bytes] = io.BytesIO()
 
     def digest(self) -> str:
-        """The SHA-256 of a body that fits in memory. Raises Refused."""
+        """Return the SHA-256 of a body that fits in memory. Raises Refused."""
         self.read(MOST_UNKNOWN)
         digest = hashlib.sha256()
         while data := self.file.read(1 << 20):

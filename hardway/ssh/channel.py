@@ -122,7 +122,7 @@ class Channel:
         return bytes(text)
 
     def lines_waiting(self) -> bool:
-        """Take the output so far, without waiting; return whether it has a whole line. Raises TransferError at its end."""
+        """Take the waiting output; return whether it has a whole line. Raises TransferError at its end."""
         self._take()
         if (self._over() or self._words.code is not None) and b"\n" not in self._out:
             self.finish()

@@ -161,7 +161,7 @@ class InstanceConnection(fabric.Connection):
             gateway = gateway.gateway
 
     def proxy_command(self) -> list[str]:
-        """The program that carries this connection; empty where there is none."""
+        """Return the command of the program that carries this connection; empty if there is none."""
         if self.settings.ec2.via:
             return proxy.ssm_command(self.settings, self.instance.id, self.instance.region, self.port)
         # OpenSSH runs a ProxyCommand in this way.

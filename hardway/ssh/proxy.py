@@ -1,8 +1,8 @@
 """A program whose stdin and stdout carry an SSH connection (OpenSSH calls it a ProxyCommand), as a socket.
 
-Its stdin and stdout are one end of a socket pair. Paramiko gets the other end: a real socket, with time limits and an
-end of file. (Paramiko's own ProxyCommand reads through pipes with `select`, which takes no descriptor above 1023, and
-leaves the program unreaped.)
+The program's stdin and stdout are one end of a socket pair. Paramiko gets the other end: a real socket, with time
+limits and an end of file. (Paramiko's own ProxyCommand leaves the program unreaped, and reads through pipes with
+`select`, which takes no descriptor above 1023.)
 """
 
 from __future__ import annotations
