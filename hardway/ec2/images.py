@@ -121,7 +121,7 @@ def _same_volume(ebs: Mapping[str, Any], is_root: bool) -> dict[str, Any]:
 
 
 def _by_id(settings: Settings, id_: str) -> list[Any]:
-    """Return EC2's description of an AMI. Raises UsageError with EC2's reason: a bad id, a lost or unshared image."""
+    """Return EC2's description of an AMI. Raises UsageError with EC2's reason, such as a lost or unshared image."""
     try:
         return list(aws.ec2(settings).describe_images(ImageIds=[id_])["Images"])
     except Exception as error:
@@ -229,7 +229,7 @@ def _own_image(raw: Mapping[str, Any]) -> OwnImage:
 
 
 def find_own(settings: Settings, name: str) -> OwnImage:
-    """Return the own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for a name."""
+    """Return the own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for an unknown name."""
     images = own(settings)
     found = [image for image in images if name == image.id] or [image for image in images if name == image.name]
     if found:

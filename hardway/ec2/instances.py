@@ -49,7 +49,7 @@ _TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 _FILTER_VALUES = 200
 # The most instances in one call.
 _BATCH = 500
-# After so many denials, and no success, the calls for the other instances are not tried.
+# After this many denials, and no success, the calls for the other instances are not tried.
 _MOST_DENIALS = 5
 
 

@@ -37,7 +37,7 @@ class Quota:
     name: str
 
     def page(self, region: str) -> str:
-        """Return the address of the page that shows the quota and raises it."""
+        """Return the address of the page that shows the quota and takes requests to raise it."""
         return f"https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{self.code}"
 
 

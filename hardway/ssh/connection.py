@@ -53,7 +53,7 @@ _TURN_SECONDS = 0.1
 _DROPPED_PAUSES = (0.1, 0.5)
 # Paramiko's words; the socket's error comes behind them.
 _NO_BANNER = "Error reading SSH protocol banner"
-# The keys that sshd lets a client try (MaxAuthTries).
+# The most keys that sshd lets a client try (MaxAuthTries).
 _MOST_KEYS = 6
 # A login name, also that of a directory's user (anna@corp.example).
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
@@ -256,7 +256,8 @@ class Bastion(fabric.Connection):
     def __init__(self, hop: str, gateway: Bastion | None, passed: frozenset[str]) -> None:
         """Take a hop of ProxyJump, and the gateway to it; without a gateway the hop's own configuration decides.
 
-        A host in `passed` is never passed again, even if a `Host *` with a ProxyJump also matches the host itself.
+        A host in `passed` is reached without a further gateway: a `Host *` with a ProxyJump also matches the host that
+        the ProxyJump names.
         """
         match = _HOP.fullmatch(hop.strip().removeprefix("ssh://").rstrip("/"))
         if not match:
@@ -410,7 +411,7 @@ def _configured_key(settings: Settings) -> list[Path]:
 
 
 def _named_keys(instance: Instance) -> list[Path]:
-    """Return the files whose name says that they belong to the instance's key pair."""
+    """Return the files that belong to the instance's key pair, by the key pair's name."""
     if not instance.key_name:
         return []
     own = [own_key_path()] if own_key_path().exists() and own_key().name == instance.key_name else []

@@ -33,7 +33,7 @@ class Script:
 
     @property
     def command(self) -> str:
-        """Return the script as a line of the POSIX shell."""
+        """The script as a line of the POSIX shell."""
         return shlex.join(["sh", "-c", self.text, "hardway", *self.arguments])
 
 
