@@ -233,7 +233,7 @@ def _excerpt(body: Any) -> str:
 
 
 def _timestamp(value: Any) -> datetime:
-    """Read a time; botocore's own parser takes a third of the time of an answer with many instances."""
+    """Read a time. For an answer with many instances, a third of the work would be botocore's own reading of times."""
     from botocore.utils import parse_timestamp
 
     try:

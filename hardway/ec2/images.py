@@ -229,7 +229,7 @@ def _own_image(raw: Mapping[str, Any]) -> OwnImage:
 
 
 def find_own(settings: Settings, name: str) -> OwnImage:
-    """Return the own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for an unknown name."""
+    """Return the own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for another name."""
     images = own(settings)
     found = [image for image in images if name == image.id] or [image for image in images if name == image.name]
     if found:

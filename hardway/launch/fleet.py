@@ -302,7 +302,7 @@ class Fleet:
             yield from (pool for pool in self._pools if pool.type == type)
 
     def _create_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
-        """Create a fleet; try again for a time if none starts since EC2 does not know yet what the template names."""
+        """Create a fleet; retry for a time if EC2 starts nothing because it does not know the template's things yet."""
         deadline = time.monotonic() + _CONSISTENT_SECONDS
         while True:
             ids, refused = self._create_one_fleet(num)

@@ -220,7 +220,7 @@ def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callab
 
 
 def _delete_templates(started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
-    """Delete the templates that could not be deleted after their use. One left over costs nothing, so nothing fails."""
+    """Delete the templates that could not be deleted after their use. One left over costs nothing: no error."""
     with signals.ignored():
         for name in started.delete_templates():
             mark.stays = True

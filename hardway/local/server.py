@@ -21,7 +21,7 @@ from hardway.local.running import FAULT_PATH, STATUS_PATH
 
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 POLL_SECONDS = 0.05
-"""The pause between two looks whether the server is to stop."""
+"""The pause between two checks for the server's end."""
 _DRY_RUN = re.compile(rb"(?:^|&)DryRun=true(?:&|$)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
 """Characters, as a form encodes them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
