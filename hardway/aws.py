@@ -303,8 +303,7 @@ def lacks_capacity_now(code: str) -> bool:
 def persistently(call: Callable[[], Answer], codes: Collection[str] = (), seconds: float = _PATIENCE_SECONDS) -> Answer:
     """Repeat a call, with growing pauses, while EC2 throttles or answers one of `codes`, for at most `seconds`.
 
-    An outage, or no answer, ends the attempts after five. EC2 must carry out the call only once, even if it is
-    repeated.
+    The fifth outage, or missing answer, is raised. EC2 must carry out the call only once, even if it is repeated.
     """
     return until(call, lambda error: error_code(error) in _THROTTLED or error_code(error) in codes, seconds)
 

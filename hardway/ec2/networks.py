@@ -25,7 +25,7 @@ _CIDR = "10.0.0.0/16"
 _SUBNET_PREFIX = 20
 _UNKNOWN_YET = ("InvalidVpcID.NotFound", "InvalidInternetGatewayID.NotFound", "InvalidSubnetID.NotFound")
 _BUSY_SECONDS = 30
-_PAUSES = (0, 0.3, 1, 3)  # before each look for what EC2 may show late
+_PAUSES = (0, 0.3, 1, 3)  # before each look for things that EC2 may show late
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.
 """
 _ALL_PORTS = (0, 65535)
 _SSH = 22
-_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for what EC2 may show late
+_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for things that EC2 may show late
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
 _NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/

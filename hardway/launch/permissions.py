@@ -1,6 +1,6 @@
 """The permissions that hardway's calls need, and whether the credentials have them.
 
-EC2 answers a call with `DryRun` by whether the call is permitted, and does not carry it out. The calls name things
+EC2 tells whether a call with `DryRun` is permitted, and does not carry the call out. The calls name things
 that do not exist, so that a cloud that ignores `DryRun` does nothing either. Source:
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
 """

@@ -1,7 +1,7 @@
 """The reasons why EC2 gives less than a launch asks for, by the codes of its refusals, in words. Pure.
 
-A lack of capacity may be over in a minute, and a limit on requests in seconds. EC2 may not know everywhere yet a thing
-made a second ago. A quota, or a price, stays as it is. A problem of the account is the same in all pools.
+A lack of capacity may be over in a minute, and a limit on requests in seconds. A thing made a second ago may not
+be known everywhere at EC2. A quota, or a price, stays as it is. A problem of the account is the same in all pools.
 Source of the codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 """
 

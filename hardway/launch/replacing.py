@@ -81,7 +81,8 @@ def missing(ec2: Ec2, at: Standing) -> int:
 def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
     """Judge whether the ready instances are enough: all of them always are.
 
-    Fewer are enough only if no on-demand instance is missing: `min` once EC2 has no more, any number after `seconds_wait`.
+    Fewer are enough only if no on-demand instance is missing: `min` instances once EC2 has no more, any number after
+    `seconds_wait`.
     """
     lowest = lowest_enough(ec2)
     more = missing(ec2, at) > 0
@@ -225,7 +226,7 @@ class Gathering:
             self._say(f"{some(list(lost.values()))}; replacing {min(len(lost), self._startable())}")
 
     def _unreachable(self) -> list[str]:
-        """Return the ids that had half of the time limit; none while none of several answers: a new one won't either."""
+        """Return the ids that had half of the time limit; none while no other is ready, as a new one won't be."""
         if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
         patience = self._ec2.seconds_timeout / 2

@@ -173,7 +173,7 @@ def _of_kind(descriptor: int, kind: int) -> int:
 def remove(path: Path) -> None:
     """Delete a file, or a directory and all in it, whatever the modes of its files and however deep they lie.
 
-    A missing one is no error. Raises OSError for what is left after REMOVE_SECONDS.
+    A missing one is no error. Raises OSError if anything is left after REMOVE_SECONDS.
     """
     with contextlib.suppress(FileNotFoundError), directory(path.parent) as parent:
         _remove(parent, os.fsencode(path.name))

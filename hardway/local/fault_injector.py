@@ -1,6 +1,6 @@
 """Carries out faults in the daemon, on its event loop.
 
-The `Machine` and the `LocalInstance` know what a fault does to an instance. Faults of EC2 itself (no capacity,
+The `Machine` and the `LocalInstance` know the effect of a fault on an instance. Faults of EC2 itself (no capacity,
 throttling) are kept here.
 """
 

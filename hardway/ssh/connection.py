@@ -55,7 +55,7 @@ _DROPPED_PAUSES = (0.1, 0.5)
 _NO_BANNER = "Error reading SSH protocol banner"
 # The most keys that sshd lets a client try (MaxAuthTries).
 _MOST_KEYS = 6
-# A login name, also that of a directory's user (anna@corp.example).
+# A login name; a user of a directory has one such as anna@corp.example.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOP = re.compile(r"(?:(?P<user>.+)@)?(?P<host>\[[^]]+\]|[^:@]+|[0-9A-Fa-f:]{3,})(?::(?P<port>[0-9]{1,5}))?")
@@ -528,8 +528,8 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
     return bool(channel.event_ready)
 
 
-# Settings that a person's own configuration may have for all hosts. They are not meant for a host that may be hostile,
-# or they let another than this instance answer: a shared connection checks no host key.
+# These options override a person's own settings for all hosts. Some of those settings are not meant for a host that
+# may be hostile. Others let another host than this instance answer: a shared connection checks no host key.
 _CAREFUL = (
     ("ControlMaster", "no"),
     ("ControlPath", "none"),
@@ -576,7 +576,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
     named = _named_keys(instance)
     files = _configured_key(settings) + named
     options += [("IdentityFile", _quoted(file)) for file in files]
-    # ssh tries an agent's keys before those of files that the agent does not have.
+    # ssh tries the agent's keys first, then the files whose keys the agent does not have.
     if named and len(agent_keys()) + len(files) > _MOST_KEYS:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:

@@ -2,8 +2,9 @@
 
 The login shell is only trusted to start `sh -c`. fish and csh quote in ways of their own, so the line for the login
 shell has no character that a shell treats specially. The script comes over stdin, between two words that nobody else
-can know. A script that is cut short, or mixed with the reads and output of a start-up file, does not run. On stdout
-the script says one word when it begins, behind all output of start-up files, and one with its exit code at its end.
+can know. A script does not run if it is cut short, or if a start-up file has read a part of it or added to it. On
+stdout the script says one word when it begins, behind all output of start-up files. At its end it says another word,
+with its exit code.
 """
 
 from __future__ import annotations
