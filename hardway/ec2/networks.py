@@ -154,7 +154,11 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     with signals.raised():
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
-            vpc = aws.ec2(settings).create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"]
+            once = aws.ec2_once(settings)
+            vpc = _made_once(
+                lambda: once.create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"],
+                lambda: _vpcs(settings, {f"tag:{VPC_TAG}": token}),
+            )
             say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
         except BaseException as error:
@@ -186,7 +190,7 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
     own = {key: value for key, value in tags.of(vpc).items() if key in ("Name", VPC_TAG)}
     for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
         _known(ec2.modify_vpc_attribute, VpcId=id_, **{attribute: {"Value": True}})
-    gateway = _gateway(ec2, id_, own, say)
+    gateway = _gateway(settings, id_, own, say)
     main = _main_table(ec2, id_)
     if not any(route.get("DestinationCidrBlock") == "0.0.0.0/0" for route in main["Routes"]):
         route = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": gateway}
@@ -209,19 +213,48 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
             _known(ec2.modify_subnet_attribute, SubnetId=subnet["SubnetId"], **change)
 
 
-def _gateway(ec2: Any, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
+def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
     """The internet gateway of a VPC, made and attached if it has none."""
+    ec2, once = aws.ec2(settings), aws.ec2_once(settings)
     if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
+
+    def unattached() -> list[Any]:
+        of_vpc = _filters({f"tag:{VPC_TAG}": own[VPC_TAG]})
+        return list(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"])
+
     # One that was made, but not attached before the end came.
-    made = ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": own[VPC_TAG]}))["InternetGateways"]
-    gateway = made[0] if made else None
+    gateway = next(iter(unattached()), None)
     if gateway is None:
-        gateway = ec2.create_internet_gateway(TagSpecifications=aws.made("internet-gateway", own))
-        gateway = gateway["InternetGateway"]
+        kind = aws.made("internet-gateway", own)
+        gateway = _made_once(
+            lambda: once.create_internet_gateway(TagSpecifications=kind)["InternetGateway"], unattached
+        )
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
+
+
+def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
+    """Make a thing for which EC2 takes no client token, and would make a second if it were asked twice.
+
+    `make` is a call without botocore's retries. Where its answer does not come, `find` looks for the thing.
+    """
+    is_unsure = False
+
+    def call() -> Any:
+        nonlocal is_unsure
+        for pause in _PAUSES if is_unsure else ():
+            time.sleep(pause)
+            if found := find():
+                return found[0]
+        try:
+            return make()
+        except Exception as error:
+            is_unsure = is_unsure or not aws.is_answered(error)
+            raise
+
+    return aws.persistently(call)
 
 
 def _gateways(ec2: Any, vpc: str) -> list[Any]:
