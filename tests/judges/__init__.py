@@ -1,1 +1,1 @@
-"""Judges beside moto: botocore's models, microburst and ministack."""
+"""Judges beside moto: botocore's models, and microburst."""
