@@ -67,6 +67,14 @@ def find(names: str | Iterable[str]) -> list[Path]:
     return list(found)
 
 
+def newest(name: str) -> Path:
+    """Find the job of this name; of several that a glob matches, the newest. Raises UsageError."""
+    found = find(name)
+    if not found:
+        raise UsageError("which job? `inv mapreduce.jobs` lists them; '*' is the newest")
+    return max(found, key=all_jobs().index)
+
+
 def named(name: str) -> Path:
     """Return the directory of the job of this name, whatever is in it. Raises UsageError for what is no name."""
     if not _NAME.fullmatch(name):
