@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import shutil
 import sys
 import threading
 import traceback
@@ -134,7 +135,7 @@ class _Output:
         if hasattr(result, "write_to"):  # it may be more than fits in memory
             translated(result.write_to)(streams.Out())
             return
-        text = translated(str)(result)
+        text = translated(_text)(result)
         if not text:  # Invoke itself would print a blank line
             return
         try:
@@ -147,6 +148,13 @@ class _Output:
             # Ids, a URL, an address: anything else, such as a shell's settings, may be a secret, and can be asked for.
             told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
             raise Failed(f"{why}; the task is done, but its result could not be printed{told}") from error
+
+
+def _text(result: Any) -> str:
+    """Return a result as text for stdout: a table fits the terminal."""
+    if isinstance(result, Table) and sys.stdout.isatty():
+        return result.on_terminal(shutil.get_terminal_size().columns)
+    return str(result)
 
 
 class Task(invoke.Task[Any]):

@@ -13,8 +13,6 @@ import random
 import re
 import secrets
 import shlex
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +36,7 @@ from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import Results
+from hardway.system import argv
 from hardway.system.paths import current_directory
 from hardway.tables import count, duration, money
 from hardway.terminal import printable
@@ -419,8 +418,8 @@ class _Resuming:
                 needs = ", with the same arguments for ARGS"
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
-        words = [*_program(), "mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
-        self._line = shlex.join(words)
+        words = ["mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
+        self._line = argv.command(*words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
@@ -428,19 +427,6 @@ class _Resuming:
     def line(self, what: str = "to go on") -> str:
         """The line, behind what it is for."""
         return f"{what}{self._where_to}: {self._line}"
-
-
-def _program() -> list[str]:
-    """What a person types to run us: as it was typed, where that is known, and can be found again."""
-    called = Path(sys.argv[0] if sys.argv else "")
-    core = sys.argv[1 : sys.argv.index("mapreduce.pmap")] if "mapreduce.pmap" in sys.argv else []
-    if called.name == "__main__.py" and called.parent.name == "hardway":
-        return [sys.executable, "-m", "hardway", *core]
-    if called.name not in ("inv", "invoke", "hardway"):
-        return ["inv", *core]
-    found = shutil.which(called.name)
-    same = found is not None and os.path.realpath(found) == os.path.realpath(called)
-    return [called.name if same else os.path.abspath(called), *core]
 
 
 def _summary(outcome: Outcome, tasks: int) -> str:
@@ -489,5 +475,5 @@ def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -
     yield f"  such as task {number} on {printable(result.host)}: {log}"
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
-    by_hand = f"ec2.ssh {result.host} --yes --command {shlex.quote(command)} --stdin {shlex.quote(str(stdin))}"
-    yield f"  by hand: {shlex.join(_program())} {by_hand}"
+    by_hand = ["ec2.ssh", result.host, "--yes", "--command", command, "--stdin", str(stdin)]
+    yield f"  by hand: {argv.command(*by_hand)}"
