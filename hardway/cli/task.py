@@ -281,13 +281,13 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
         return
     say(*lines)
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody to ask, there is no terminal: add --yes")
+        raise UsageError(f"{question} There is no terminal to ask on: add --yes")
     answer = ""
     talk = streams.talk()
     while answer not in ("y", "yes", "n", "no"):
         print(f"{printable(question)} y/n ", end="", file=talk, flush=True)
         if not getattr(talk, "works", True):
-            raise UsageError(f"{question} Nobody to ask, stderr can't be written: add --yes")
+            raise UsageError(f"{question} stderr, to ask on, can't be written: add --yes")
         line = ""
         try:
             line = sys.stdin.readline()

@@ -279,4 +279,4 @@ def open_between(settings: Settings, instances: Sequence[Instance], say: Callabl
     shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
     for group in [group for group, name in shared if name == OURS]:
         if authorize(settings, one(settings, group), read_rule(settings, "0-65535", group, "tcp")):
-            say(f"{OURS} now lets its instances reach each other")
+            say(f"{OURS}: allowed TCP (all ports) between its instances")

@@ -183,7 +183,8 @@ def _most_credits(settings: Settings, types: Sequence[str]) -> float:
 def _sum(known: Sequence[float], unknown: int) -> str:
     if unknown and not known:
         return "not known"
-    return money(sum(known)) + (f" (and {unknown} not known)" if unknown else "")
+    whose = "1 instance's" if unknown == 1 else f"{unknown} instances'"
+    return money(sum(known)) + (f" ({whose} cost unknown)" if unknown else "")
 
 
 def _hours(instance: Instance, now: datetime) -> float | None:

@@ -271,7 +271,7 @@ def test_the_longest_of_the_last_time_come_first(pmap: Pmap, cluster: Cluster, t
 
 def test_a_full_results_folder_is_named(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "1.stdout").symlink_to("/dev/full")
-    said = rf"cannot write to {tmp_path}: no space left on device; to go on, .*: inv .*--resume"
+    said = rf"cannot write to {tmp_path}: no space left on device; to go on, .*: hardway .*--resume"
     with pytest.raises(Failed, match=said):
         mapreduce.pmap(c, cluster.ids, "x", "cat", results=str(tmp_path), progress=False)
 
