@@ -188,7 +188,7 @@ def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.Captur
         return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
 
     (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
-    said = 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'
+    said = f'the local cloud is not running; eval "$({sys.executable} -m hardway local.up)" starts it\n'
     assert (run(), capfd.readouterr()) == (1, ("", said))
     # Invoke can't merge it with one that has settings.
     (tmp_path / "invoke.yaml").write_text("local: {boot_delay: 3}\n")
@@ -346,7 +346,7 @@ def test_a_composed_task_prints_its_result(project: Path, executor: str) -> None
     assert plain(project, "inv after") == Result(0, f"{prerequisite}after\n", "")
     assert plain(project, "inv after s3.stub") == Result(0, f"{stub}after\n", "")
     assert plain(project, "inv s3.clear x") == Result(
-        1, "", "there is no session x of the S3 stub; `inv s3.sessions` lists them\n"
+        1, "", f"there is no session x of the S3 stub; `{sys.executable} -m invoke s3.sessions` lists them\n"
     )
     assert plain(project, "inv s3.stub | true").stderr == ""
     full = Result(1, "", "cannot write to stdout: no space left on device\n")

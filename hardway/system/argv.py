@@ -26,8 +26,8 @@ def program() -> list[str]:
     A program that only uses the library, such as a notebook, gets `hardway`.
     """
     called = Path(sys.argv[0] if sys.argv else "")
-    if called.name == "__main__.py" and called.parent.name == "hardway":
-        return [sys.executable, "-m", "hardway", *_core_flags(sys.argv[1:])]
+    if called.name == "__main__.py" and called.parent.name in _OURS:
+        return [sys.executable, "-m", called.parent.name, *_core_flags(sys.argv[1:])]
     if called.name not in _OURS:
         return ["hardway"]
     return [_found_again(called), *_core_flags(sys.argv[1:])]
