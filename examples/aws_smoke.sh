@@ -7,7 +7,7 @@
 # however this ends: should this machine go down meanwhile, the instances end themselves within half an hour. What it
 # prints at the end has no ids, addresses or names of yours. `--type` is one with NVMe disks, so that they are tried.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 PATH=$PWD:$PATH
 
 max_cost=0.05 type=c6gd.medium minutes=5

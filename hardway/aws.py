@@ -47,7 +47,10 @@ _UNKNOWN_KEY = {
 # What AWS also says to who signs with a wrong time, which may be five minutes off:
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 _SKEWED = {
-    "InvalidSignatureException", "RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed",
+    "InvalidSignatureException",
+    "RequestExpired",
+    "RequestInTheFuture",
+    "RequestTimeTooSkewed",
 }
 _MOST_SKEW_SECONDS = 300
 # What the flags of `ec2.new` can change.

@@ -130,7 +130,7 @@ class Mapreduce:
     """How pmap runs a job."""
 
     slots: int = setting(1, "commands at a time on an instance", unset="one a CPU")
-    retries: int = setting(10, "attempts after a task's first")
+    retries: int = setting(3, "attempts after a task's first")
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")

@@ -131,11 +131,16 @@ gather_files() { # DIRECTORY/: sets rels, paths, sizes, times, and $incomplete w
   status=${reason##*$'\n/'} reason=${reason%$'\n/'*}
   if [[ $status == '1 0' && $reason == find:* ]]; then
     # find goes on after what it can't read, and names it
-    incomplete=1
     while [[ $reason ]]; do
       line=${reason%%$'\n'*} reason=${reason#"${reason%%$'\n'*}"} reason=${reason#$'\n'}
       line=${line#find: }
-      warn "${line%: *}" "${line##*: }."
+      path=${line%: *} path=${path#\'} path=${path%\'}
+      if [[ $line == *': Too many levels of symbolic links' ]]; then
+        warn "$path" 'File does not exist.'
+      else
+        incomplete=1
+        warn "$path" "${line##*: }."
+      fi
     done
   elif [[ $status != '0 0' ]]; then
     reason=${reason%%$'\n'*}
@@ -277,7 +282,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
     chunked=("${names[@]/#/$stage/$g/}")
     for i in "${chunked[@]}"; do [[ -L $i ]] && continue 2; done
     if [[ $about ]]; then
-      new_record "$about" "${tos[g]}" && in_chunks ln -t "$record/${tos[g]#./}" -- || continue
+      { new_record "$about" "${tos[g]}" && in_chunks ln -t "$record/${tos[g]#./}" --; } || continue
     fi
     in_chunks mv -f -t "${tos[g]}" -- || continue
     alive || removed

@@ -213,7 +213,7 @@ help_text() {
     'Flags that the CLI takes, and that do nothing here:'
   local name python
   for name in aws cp mv sync rm ls mb presign; do
-    # shellcheck disable=SC2046 # a word for each flag
+    # shellcheck disable=SC2046,SC2086 # a word for each flag
     out '  %s:%s\n' "$name" "$(printf ' --%s' $(printf '%s\n' ${ignored[$name]} | cut -d: -f1))"
   done
   [[ $program ]] || find_program

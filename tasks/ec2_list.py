@@ -8,7 +8,7 @@ from typing import Any
 from invoke import Context
 
 from hardway import config
-from hardway.cli.task import Lines, say, task
+from hardway.cli.task import Lines, act, nothing, say, task
 from hardway.errors import NothingMatched, UsageError
 
 from .ec2_shared import connection_settings, how_many
@@ -121,7 +121,7 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
     return userdata.text(data)
 
 
-@task(help={"selector": SELECTOR, "follow": "go on with what comes until the boot has ended"})
+@task(changes=nothing, help={"selector": SELECTOR, "follow": "go on with new output until the boot has ended"})
 def log(
     c: Context,
     selector: str | Iterable[str],
@@ -131,13 +131,15 @@ def log(
     private_ip: bool = False,
     max_connections: int | str | None = None,
 ) -> None:
-    """Show what the boot of instances has printed, --init included.
+    """Show the output of instances' boot, --init included.
 
-    This is cloud-init's output, over SSH; where SSH does not answer, the console's as EC2 shows it.
+    Read cloud-init's output over SSH. If SSH does not answer, show the console as EC2 has it.
 
     Examples:
       inv ec2.log db
       inv ec2.log web --follow
     """
     settings = connection_settings(c, region, max_connections, private_ip=private_ip, via=via)
-    init.show(settings, instances.select(settings, selector, states=instances.ALIVE), follow, say)
+    chosen = instances.select(settings, selector, states=instances.ALIVE)
+    act(f"connect to {how_many(chosen)} to read the output of the boot")
+    init.show(settings, chosen, follow, say)

@@ -50,6 +50,7 @@ _MODULES = {
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
+    "job_results": "hardway.pmap.job_results",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",

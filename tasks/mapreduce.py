@@ -13,7 +13,7 @@ from hardway.tables import count
 
 from .flags import SELECTOR
 from .lazy import arguments, instances, proxy, run, shuffle
-from .mapreduce_jobs import explain, jobs, report, rm
+from .mapreduce_jobs import explain, jobs, report, results, rm
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
         "args": "text with one argument a line, @file, or - for stdin; empty lines are left out",
         "command": "a bash command; it reads its argument, a line, on stdin, and its stdout is the result",
         "files": "files, directories and globs to send into each task's directory, with commas; repeatable",
-        "keep-going": "when a task's retries are used up, finish the other tasks before failing",
+        "keep-going": "when a task has failed for good, finish the others, and print their results",
+        "halt": "start nothing more after this many failed tasks, or this share of all: 3, 5% (default: 1)",
+        "fail-fast": "stop when the first tasks all fail alike; retry no task that does so on three instances",
         "backup": "run the slowest tasks a second time when instances stand idle",
         "results": "write stdout, stderr, exit code and times to this directory of the job's own; print stdouts' paths",
-        "job": "a name for the job; else one is made from the time",
+        "job": "a name for the job, unlike all others; else one is made from the time",
+        "name": "a label for the job in mapreduce.jobs; several jobs may have the same",
         "resume": "run only tasks without a result in this job, or in the newest one of this command",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
         "progress": "show the progress on stderr",
@@ -57,9 +60,12 @@ def pmap(
     retry_sleep: float | str | None = None,
     timeout: float | str | None = None,
     keep_going: bool = False,
+    halt: str | int | None = None,
+    fail_fast: bool = True,
     backup: bool = True,
     results: str | None = None,
     job: str | None = None,
+    name: str | None = None,
     resume: str | bool | None = None,
     null: bool = False,
     progress: bool = True,
@@ -101,10 +107,13 @@ def pmap(
     again = {
         **mapreduce,
         "keep_going": keep_going,
+        "halt": halt,
+        "no_fail_fast": not fail_fast,
         "no_backup": not backup,
         "depends": wanted,
         "verify": verify or None,
         "join": join,
+        "name": name,
         "results": results,
         "no_progress": not progress,
         "null": null,
@@ -128,9 +137,12 @@ def pmap(
         given,
         command,
         keep_going=keep_going,
+        halt="" if halt is None else str(halt),
+        fail_fast=fail_fast,
         backup=backup,
         workdir=workdir,
         job=job or "",
+        label=name or "",
         resume=resume or False,
         depends=wanted,
         verify=config.number(verify, int, "--verify"),
@@ -200,5 +212,5 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
-ns = Collection(pmap, group, gather, jobs, rm, report, explain)
+ns = Collection(pmap, group, gather, jobs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from hardway.cli.task import act, confirm, nothing, say, task
-from hardway.errors import Failed, HardwayError
+from hardway.errors import Failed, HardwayError, UsageError
 from hardway.tables import count
 from hardway.terminal import printable
 
 from .flags import JSON, YES
-from .lazy import job_list, job_paths
+from .lazy import job_list, job_paths, job_results
 from .lazy import report as reports
 
 if TYPE_CHECKING:
     from hardway.pmap.job_list import Jobs
+    from hardway.pmap.results import Results
 
 JOB = "the job's name, or a glob for the newest job that it matches: '*' is the last job"
 
@@ -26,7 +27,8 @@ JOB = "the job's name, or a glob for the newest job that it matches: '*' is the 
 def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
-    The oldest comes first. Columns: name, state, tasks done, failed attempts, age, command.
+    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost,
+    command.
 
     Examples:
       inv mapreduce.jobs
@@ -37,6 +39,33 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
     if not found:
         say("no jobs on this machine yet")
     return found.json() if json else found
+
+
+@task(
+    autoprint=True,
+    help={
+        "job": JOB,
+        "failed": "the arguments of the tasks that failed, in place of results: the next job's arguments",
+        "arguments": "the arguments of all tasks, in place of results",
+        "json": JSON,
+    },
+)
+def results(c: Context, job: str, failed: bool = False, arguments: bool = False, json: bool = False) -> Results | str:
+    """Print a job's results again, in the arguments' order.
+
+    A task without a result has an empty line, and the exit code is 1 then.
+
+    Examples:
+      inv mapreduce.results sizes
+      inv mapreduce.results sizes --failed
+      inv mapreduce.results '*' --json
+    """
+    if failed + arguments + json > 1:
+        raise UsageError("--failed, --arguments and --json exclude each other")
+    found = job_results.JobResults(job_paths.newest(job))
+    if json:
+        return found.as_json()
+    return found.arguments(failed) if failed or arguments else found.results()
 
 
 @task(changes=nothing, help={"job": "names with white space between them, globs allowed", "yes": YES})

@@ -49,7 +49,7 @@ def test_help_says_what_a_setting_says() -> None:
     assert "hours after which an instance ends itself; 0: never (default: 12)" in shown
     assert "VPC to start in, its name or id; else the default VPC" in shown
     assert "AWS region, such as eu-west-1; else AWS_REGION, then the profile's" in shown
-    assert "attempts after a task's first (default: 10)" in " ".join(help_of("mapreduce.pmap").split())
+    assert "attempts after a task's first (default: 3)" in " ".join(help_of("mapreduce.pmap").split())
 
 
 def test_a_flag_is_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:

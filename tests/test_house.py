@@ -28,7 +28,8 @@ LOCAL = (
     "daemon_process",
 )
 # What runs on instances imports nothing of ours, and what decides nothing but its own pure parts.
-PURE = tuple(f"hardway.pmap.{name}" for name in ("attempts", "backlog", "durations", "health", "hosts", "schedule"))
+DECIDE_NOTHING_ELSE = ("attempts", "backlog", "complaints", "durations", "health", "hosts", "schedule")
+PURE = tuple(f"hardway.pmap.{name}" for name in DECIDE_NOTHING_ELSE)
 ON_THEIR_OWN = ("hardway.pmap.agent", *PURE)
 PURE_IMPORTS = (
     "__future__", "array", "bisect", "collections", "enum", "hardway", "heapq", "itertools", "math", "random", "typing",

@@ -110,13 +110,14 @@ def test_a_job_that_failed(program: str, run: Callable[..., Result], environment
     assert failed.code == 1
     by_hand = line_in(failed.stderr, "  by hand: ")
     assert by_hand.startswith(f"{program} ec2.ssh i-")
-    again = paste(by_hand, environment)
+    elsewhere = {**environment, "AWS_REGION": "", "AWS_DEFAULT_REGION": ""}
+    again = paste(by_hand, elsewhere)
     assert (again.code, "it's word" in again.stdout) == (1, True)
-    resume = line_in(failed.stderr, "to go on, on these or other instances: ")
+    resume = line_in(failed.stderr, "Fix it, then: ")
     assert resume.startswith(f"{program} mapreduce.pmap {NAME} ")
     assert "--slots=2" in resume
     assert paste(f"{program} ec2.ssh {NAME} --yes --command 'touch may-go-on'", environment).code == 0
-    done = paste(resume, {**environment, "AWS_REGION": "", "AWS_DEFAULT_REGION": ""})
+    done = paste(resume, elsewhere)
     assert paste(f"{program} ec2.ssh {NAME} --yes --command 'rm may-go-on'", environment).code == 0
     assert (done.code, done.stdout) == (0, "it's word\n"), done.stderr
 

@@ -43,7 +43,8 @@ class Lines(list[str]):
 def say(*lines: str) -> None:
     """Talk to a person on stderr, each text in one line. Nothing depends on whether somebody reads it."""
     for line in lines:
-        print(printable(line), file=streams.talk(), flush=True)
+        # One write: another thread may talk, too.
+        print(f"{printable(line)}\n", end="", file=streams.talk(), flush=True)
 
 
 def checked_name(text: str) -> str:

@@ -338,20 +338,17 @@ def _cost(settings: Settings, image: Future[Image]) -> Iterator[Check]:
 
 
 def _key(settings: Settings) -> Iterator[Check]:
-    key = settings.ec2.key
     name = prerequisites.own_key_name(settings)
     if not name:
         yield Check(OK, "key", f"{own_key_path()}, which the launch makes")
         return
+    if why_not := prerequisites.check_key(settings):
+        yield Check(FAIL, "key", why_not)
+        return
     there = any(pair.name == name for pair in account.key_pairs(settings, name))
-    if not there and key and not ssh.is_key_file(key):
-        prerequisites.key_pair(settings, _nobody)  # which says so
     files = ssh.private_keys(_example(settings, name), settings)
     at_ec2 = "" if there else ", which the launch imports"
-    if files:
-        yield Check(OK, "key", f"{name}{at_ec2}; its private half is {files[0]}")
-    else:
-        yield Check(WARN, "key", f"{name}: its private half is not in ~/.ssh", "add it to ssh-agent, or --key its file")
+    yield Check(OK, "key", f"{name}{at_ec2}{f'; its private half is {files[0]}' if files else ''}")
 
 
 def _ssh_config(settings: Settings) -> Iterator[Check]:

@@ -46,7 +46,7 @@ _OUR_TAGS = {
 }
 # What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
 _PREPARE_SECONDS = 24 * 3600
-_LOOK_UPS = 5  # at the same time
+_LOOK_UPS = 6  # at the same time
 
 
 def launch(
@@ -81,7 +81,8 @@ def launch(
         plain_quote = pool.submit(costs.quote, settings, prices.PLAIN[0], say)
         place = pool.submit(prerequisites.network, settings)
         offers = pool.submit(fleet.offers, settings)
-        _join(others, found_image, plain_quote, place, offers)
+        key_checked = pool.submit(prerequisites.check_key, settings)
+        _join(others, found_image, plain_quote, place, offers, key_checked)
     orphans.report(settings, others.result(), say)
     image = found_image.result()
     bids = _bids(settings, image.platform, say)
@@ -90,7 +91,7 @@ def launch(
         costs.refuse_above(settings, quote, say)
     network = place.result()
     pools = fleet.pools(settings, network, offers.result())
-    if why_not := prerequisites.check_key(settings):
+    if why_not := key_checked.result():
         if wait:
             raise UsageError(why_not)
         say(why_not)
@@ -100,9 +101,14 @@ def launch(
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
         with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
+            said_of_key: list[str] = []  # in the same place each time, whichever is done first
             groups = pool.submit(prerequisites.security_groups, settings, network, say)
-            key = pool.submit(prerequisites.key_pair, settings, say)
-            _join(groups, key)
+            key = pool.submit(prerequisites.key_pair, settings, said_of_key.append)
+            try:
+                _join(groups, key)
+            finally:
+                for line in said_of_key:
+                    say(line)
         found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)

@@ -6,18 +6,26 @@ import heapq
 from collections import deque
 from collections.abc import Set
 
+from hardway.pmap.complaints import Complaint
 from hardway.pmap.hosts import Name
 
 
 class Setbacks:
     """Where a task came to nothing, each time: the names of the hosts."""
 
-    __slots__ = ("failed", "lost", "unfit")
+    __slots__ = ("_complaints", "failed", "lost", "unfit")
 
     def __init__(self) -> None:
         self.failed: list[Name] = []  # it ended with a failure
         self.lost: list[Name] = []  # it ran when the host was lost without notice
         self.unfit: list[Name] = []  # the host could not run it
+        self._complaints: dict[Complaint, set[Name]] = {}
+
+    def complain(self, host: Name, complaint: Complaint) -> int:
+        """Note how the task failed on this host; return on how many it has failed alike."""
+        where = self._complaints.setdefault(complaint, set())
+        where.add(host)
+        return len(where)
 
     @property
     def hosts(self) -> frozenset[Name]:
@@ -63,6 +71,11 @@ class Backlog:
     def put_later(self, task: int, when: float) -> None:
         """Have the task start at that time."""
         heapq.heappush(self.retries, (when, task))
+
+    def hurry(self, when: float) -> None:
+        """Have all tasks that start later start earlier by the same time, so that the first does at that time."""
+        if (early := self.retries[0][0] - when) > 0:
+            self.retries = [(at - early, task) for at, task in self.retries]
 
     def wake(self, now: float) -> None:
         """Have all tasks start whose time has come."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from hardway.config import Settings
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
+from hardway.pmap.endings import complaint_of
 from hardway.pmap.events import Ended
 from hardway.pmap.expect import Lookout, charged
 from hardway.pmap.job import Job
@@ -80,7 +81,10 @@ class Conversation:
             member.fault = text(end.inline[end.sizes[0] :]).removeprefix("the instance's fault: ")
             verdict = self._schedule.spoiled(member.name, position, attempt, now())
         else:
-            verdict = self._schedule.finished(member.name, position, attempt, ended.is_good, end.seconds, now())
+            good = ended.is_good
+            with self._job.writing():  # what it reads lies in the job's directory
+                said = None if good else complaint_of(ended.end.code, ended.end.flags, ended.stderr, member.name)
+            verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said)
         self._log.ended(ended, verdict)
 
     def _greet(self, member: Member, hello: Hello) -> None:
@@ -93,7 +97,7 @@ class Conversation:
         if member.presence is Presence.GIVEN_UP:
             self._log.back(member)
         member.is_back(time)
-        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus)
+        self._give_slots(member, self._settings.mapreduce.slots or hello.cpus, hello.cpus)
         for start in begun:
             self._job.slot(*start)
         if anew:
@@ -105,7 +109,7 @@ class Conversation:
         member.round_trips.clear()
         self._connections.ping(member)
 
-    def _give_slots(self, member: Member, slots: int) -> None:
+    def _give_slots(self, member: Member, slots: int, cpus: int) -> None:
         """Number the slots, and send the agent the settings of the job."""
         member.slots = slots
         if member.first_up is None:
@@ -115,7 +119,7 @@ class Conversation:
             self._next_worker += slots
         member.ledger.slots = slots
         self._connections.send(member, agent.JOB, payload=self._settings_of(member))
-        self._log.up(member, now() - member.made)
+        self._log.up(member, now() - member.made, cpus)
 
     def _settings_of(self, member: Member) -> bytes:
         pairs = {

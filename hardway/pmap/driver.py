@@ -58,7 +58,8 @@ class Driver:
         settings: Settings,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
-        keep_going: bool = False,
+        halt: int = 1,
+        fail_fast: bool = True,
         backup: bool = True,
         workdir: str = "home",
         avoid: Mapping[int, str] | None = None,
@@ -68,11 +69,11 @@ class Driver:
     ) -> None:
         """`arguments` are what tasks read on stdin; `numbers` are their task numbers in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. With `keep_going` a task that
-        has failed for good ends nothing, with `backup` the slowest run a second time, and `workdir` is where they run:
-        home or scratch. `avoid` maps positions to the instance where the task is not to run if there is another.
-        `find` is asked now and then, in a worker thread, for instances that may join. Each instance gets `load` before
-        its first task. A result counts once the object that `expect` names is there.
+        `on_result` is called with the position and the result of each task that is over. For `halt` and `fail_fast` see
+        `Schedule`. With `backup` the slowest run a second time, and `workdir` is where they run: home or scratch.
+        `avoid` maps positions to the instance where the task is not to run if there is another. `find` is asked now and
+        then, in a worker thread, for instances that may join. Each instance gets `load` before its first task. A result
+        counts once the object that `expect` names is there.
         """
         self.job = job
         self.arguments = arguments
@@ -84,7 +85,8 @@ class Driver:
             len(arguments),
             retries=settings.mapreduce.retries,
             retry_sleep=settings.mapreduce.retry_sleep,
-            keep_going=keep_going,
+            halt=halt,
+            fail_fast=fail_fast,
             backup=backup,
             seed=random.randrange(1 << 30),
         )
@@ -93,6 +95,7 @@ class Driver:
             self.schedule.avoid(position, host)
         self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, on_result)
         self.outcome = self._log.outcome
+        self._waited = 0.0  # seconds in which nothing was to be done
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
@@ -136,13 +139,14 @@ class Driver:
                     for member in self._connections.present():
                         self.job.history.sent[member.name] = member.ledger.known()
                     self._connections.close_all()
+                    self.outcome.seconds = ended - began
+                    self.outcome.driver = max(0.0, 1 - self._waited / max(ended - began, 0.001))
+                    self._log.count(self.schedule, self._members.values(), ended)
                     self._log.over(self._why(), self._prices())
         finally:
             # One that is connecting ends by its own timeout; nobody waits for it after an interruption.
             self._workers.end(1.0 if self._stop else self.settings.ec2.connect_timeout)
             self._connections.close_late()
-            self.outcome.seconds = ended - began
-            self._log.count(self.schedule, self._members.values(), ended)
         self._stop.check(self._unfinished())
         return self.outcome
 
@@ -172,8 +176,14 @@ class Driver:
 
     def _handle_all(self, timeout: float) -> None:
         """Wait for an event, then handle all that have come. No host can delay the rest by saying more and more."""
-        with contextlib.suppress(queue.Empty):
+        began = now()
+        try:
             event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return
+        finally:
+            self._waited += now() - began
+        with contextlib.suppress(queue.Empty):
             end = now() + HANDLE_MOST
             while True:
                 self._handle(event)
@@ -187,6 +197,8 @@ class Driver:
             self._log.aside(self._members[str(self.schedule.put_aside.pop())])
         while self.schedule.deadly:
             self._log.deadly(*self.schedule.deadly.pop())
+        if self.schedule.hopeless and not self.outcome.hopeless:
+            self._log.hopeless(self.schedule.hopeless)
 
     def _act_on(self, event: Event) -> None:
         match event:
@@ -337,7 +349,7 @@ class Driver:
         for member in (self._members[name] for name in ids):
             state = states.get(member.name, "terminated")
             if member.is_away and state not in ("pending", "running"):
-                self._give_up(member, f"it is {state}", Presence.GONE)
+                self._give_up(member, f"it is {state.replace('-', ' ')}", Presence.GONE)
 
     def _end_if_none_was_reached(self) -> None:
         """End the run if all members were tried a few times and none has ever answered."""

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hardway.pmap import agent
+from hardway.pmap.complaints import Complaint
 from hardway.pmap.job import Outputs
 from hardway.pmap.journal import Result
 from hardway.pmap.schedule import DEADLY
+from hardway.tables import money
 from hardway.terminal import cut_short, last_line
 
 LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
+COMPARED = 4096  # bytes of stderr's end, by which failures are found to be alike
+_SCRATCH = re.compile(rb"scratch-[0-9a-f]{8}/[^/\s]+")  # its name differs from instance to instance
 
 
 @dataclass
 class Outcome:
     """The totals of a run. `failed` maps positions of arguments to the last attempt's end.
 
-    `busy` are the seconds that attempts ran, `slot_seconds` those that slots were there to run them; `cost` is in USD,
-    of those instances whose price is known, `unpriced` is the number of the others.
+    `hopeless` are those of them whose failures were so alike that the run was stopped for them. `instances` have taken
+    part, `driver` is the share of the time in which the driver had something to do. `busy` are the seconds that
+    attempts ran, `slot_seconds` those that slots were there to run them; `cost` is in USD, of those instances whose
+    price is known, `unpriced` is the number of the others.
     """
 
     failed: dict[int, Result] = field(default_factory=dict)
     done: int = 0
+    hopeless: list[int] = field(default_factory=list)
     left: int = 0
     attempts: int = 0
     retries: int = 0
     backups: int = 0
     lost: int = 0
+    instances: int = 0
+    driver: float = 0.0
     seconds: float = 0.0
     busy: float = 0.0
     slot_seconds: float = 0.0
@@ -56,6 +69,33 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         except ValueError:
             return f"killed by signal {-result.code}"
     return f"exit code {result.code}"
+
+
+def paid(cost: float, unpriced: int) -> str:
+    """Return what instances cost, and of how many that isn't known; empty where there are none."""
+    if not cost:
+        return unknown_cost(unpriced) if unpriced else ""
+    return money(cost) + (f" ({unknown_cost(unpriced)})" if unpriced else "")
+
+
+def unknown_cost(instances: int) -> str:
+    """Say of how many instances the cost is not known."""
+    return "1 instance's cost unknown" if instances == 1 else f"{instances} instances' cost unknown"
+
+
+def complaint_of(code: int, flags: int, stderr: bytes | Path, instance: str) -> Complaint | None:
+    """Return what is compared of a failure with others; None where an end by a signal or a time limit may pass.
+
+    Names that hardway gives, such as the instance's id, are left out of stderr. Raises OSError.
+    """
+    if code <= 0 or flags:
+        return None
+    if isinstance(stderr, Path):
+        with stderr.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - COMPARED))
+            stderr = file.read(COMPARED)
+    said = _SCRATCH.sub(b"", stderr[-COMPARED:]).replace(instance.encode(), b"")
+    return Complaint(code, hashlib.blake2b(said, digest_size=16).digest() if said else b"")
 
 
 def last_complaint(outputs: Outputs, number: int, result: Result) -> str:

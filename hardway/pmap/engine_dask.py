@@ -52,7 +52,9 @@ class Tally:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.done = self.failed = self.running = 0
+        self.done = self.failed = self.running = self.failed_attempts = self.retrying = 0
+        self.unstarted = False
+        self.next_retry: float | None = None
         self.slowest: None = None
 
     @property
@@ -74,7 +76,7 @@ class DaskDriver:
         settings: Settings,
         progress: Progress,
         on_result: Callable[[int, Result], None] | None = None,
-        keep_going: bool = False,
+        halt: int = 1,
         expect: Expected | None = None,
     ) -> None:
         self.job = job
@@ -83,7 +85,7 @@ class DaskDriver:
         self.numbers = numbers
         self.address = address
         self.settings = settings
-        self.keep_going = keep_going
+        self.halt = halt
         self.progress = progress
         self.on_result = on_result
         self.expect = expect
@@ -132,7 +134,8 @@ class DaskDriver:
             outcome.done, outcome.left = self.standing.done, self.standing.left
             outcome.seconds = time.monotonic() - began
             outcome.slot_seconds = sum(self._workers.values()) * outcome.seconds
-            self.job.event("over", why=why, prices={})
+            about = {"seconds": round(outcome.seconds, 3), "instances": len(self._workers)}
+            self.job.event("over", why=why, prices={}, **about)
             self.job.flush()
         return outcome
 
@@ -150,6 +153,8 @@ class DaskDriver:
             self._look()
             self._submit()
             self._take(self._patience())
+            self.standing.retrying, self.standing.unstarted = len(self._waiting), bool(self._ready)
+            self.standing.next_retry = self._waiting[0][0] if self._waiting else None
             self.progress.update(self.standing, len(self._workers), time.monotonic())
 
     def _patience(self) -> float:
@@ -256,14 +261,17 @@ class DaskDriver:
             return
         else:
             self.outcome.failed[position] = result
+            self.job.failed(number, result)
             self.standing.failed += 1
-            self._stop = not self.keep_going
+            self.standing.failed_attempts += 1
+            self._stop = self._stop or 0 < self.halt <= self.standing.failed
         if self.on_result:
             self.job.flush()
             self.on_result(position, result)
 
     def _retry(self, position: int, result: Result) -> None:
         self._failures[position] += 1
+        self.standing.failed_attempts += 1
         self.outcome.retries += 1
         longest = min(self.settings.mapreduce.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))

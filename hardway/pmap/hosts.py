@@ -81,6 +81,11 @@ class Roster:
         """Return the host's health, whether or not the host is there."""
         return self._healths.setdefault(name, Health())
 
+    @property
+    def ever(self) -> int:
+        """The number of hosts that were ever there, or were asked about."""
+        return len(self._healths)
+
     def join(self, name: Name, slots: int) -> HostState:
         """Add a host, or note that it can be reached again."""
         host = self.hosts.get(name)

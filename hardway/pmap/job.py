@@ -5,6 +5,7 @@ A job's directory, mode 0700, under the XDG state directory:
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
     heads      96 bytes a task: how its argument begins and ends, for people to read
+    long       the arguments that are longer than that, each with the number of its task and a checksum
     journal    a line for what happened
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
@@ -35,6 +36,7 @@ import os
 import secrets
 import shutil
 import stat
+import struct
 import time
 import weakref
 import zlib
@@ -56,6 +58,8 @@ from hardway.terminal import printable
 VERSION = 2  # of all that is in a job's directory
 KEY_SIZE = 16
 HEAD_SIZE = 96
+LONG = "long"
+_LONG = struct.Struct("!III")  # a task's number, and the length and checksum of its argument
 _NEW = ".new-"
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
 _PIECE = 1 << 20
@@ -78,7 +82,8 @@ class Damaged(Failed):
 class Asked:
     """What a job is. `fingerprint` is a hash of the command and of the content of the files it depends on.
 
-    `where` says in which world it ran: endpoint, account, region, session of the S3 stub; what isn't known is left out.
+    `label` is what a person calls it; several jobs may have the same. `where` says in which world it ran: endpoint,
+    account, region, session of the S3 stub; what isn't known is left out.
     """
 
     name: str
@@ -92,11 +97,15 @@ class Asked:
     cwd: str
     where: Mapping[str, str]
     version: int = VERSION
+    label: str = ""
 
     @property
     def seal(self) -> str:
         """A digest of all of it."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        about = asdict(self)
+        if not self.label:
+            del about["label"]  # jobs that were made before there were labels have a seal without one
+        text = json.dumps(about, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
 
 
@@ -153,11 +162,18 @@ class Job:
             lines, self.history = read_journal(path, self.asked)
             self.keys = read_keys(path, self.history)
             # Unbuffered: what could not be written is not tried again when the file is closed.
-            for name in ("journal", "keys", "heads", "stdout", "stderr"):
-                made = os.O_CREAT if name in ("stdout", "stderr") else 0  # a result that is gone runs again
+            for name in ("journal", "keys", "heads", LONG, "stdout", "stderr"):
+                # A result that is gone runs again; a long argument that is gone is missed by who asks for it.
+                made = os.O_CREAT if name in ("stdout", "stderr", LONG) else 0
                 self._files[name] = FileIO(open_file(path / name, os.O_WRONLY | os.O_APPEND | made), "ab")
             tasks = len(self.keys)
-            for name, size in (("journal", len(lines)), ("keys", KEY_SIZE * tasks), ("heads", HEAD_SIZE * tasks)):
+            sizes = {
+                "journal": len(lines),
+                "keys": KEY_SIZE * tasks,
+                "heads": HEAD_SIZE * tasks,
+                LONG: self.history.long,
+            }
+            for name, size in sizes.items():
                 if self._files[name].seek(0, os.SEEK_END) != size:
                     self._files[name].truncate(size)
             with contextlib.suppress(FileExistsError):
@@ -208,6 +224,7 @@ class Job:
             created=time.time(),
             cwd=current_directory(),
             where=dict(where or {}),
+            label=about.get("label", ""),
         )
         _make(path, asked)
         return cls(path)
@@ -246,12 +263,16 @@ class Job:
             heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
             history = self.history
             history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
-            history.tasks += len(new)
+            whole = enumerate((arguments[place] if arguments else b"" for place in new), len(self.keys) + 1)
+            long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
+            kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
             with self.writing():
-                for name, size, data in (("keys", KEY_SIZE, numbers), ("heads", HEAD_SIZE, heads)):
-                    self._files[name].truncate(len(self.keys) * size)  # what a crash left too much of
+                for name, size, data in (*kept, (LONG, history.long, long)):
+                    self._files[name].truncate(size)  # what a crash left too much of
                     _write(self._files[name], data)
                     os.fsync(self._files[name].fileno())
+            history.tasks += len(new)
+            history.long += len(long)
             self._lines.append(journal.tasks_line(history))
             self.sync("journal")
         for place in new:
@@ -294,6 +315,11 @@ class Job:
         """Note that this result counts."""
         self.history.results[task] = result
         self._lines.append(journal.done_line(task, result.attempt))
+
+    def failed(self, task: int, result: Result) -> None:
+        """Note that the task has failed for good, with this attempt."""
+        self.history.failed[task] = result
+        self._lines.append(journal.failed_line(task, result.attempt))
 
     def flush(self) -> None:
         """Give everything to the operating system, outputs first: it survives the end of this process."""
@@ -544,9 +570,41 @@ def read_heads(path: Path, history: History) -> list[bytes]:
     return [_read_head(data[at : at + HEAD_SIZE]) for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
 
 
+def read_arguments(path: Path, history: History) -> list[bytes | None]:
+    """Read the arguments of all tasks, without the newline at the end; None for one that is not there whole.
+
+    Raises Damaged for the heads.
+    """
+    read_keys(path, history)
+    data = content_of(path / "heads")
+    records = [data[at : at + HEAD_SIZE] for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
+    found = [None if record[:1] == b"\xff" else _read_head(record) for record in records]
+    try:
+        data = content_of(path / LONG)[: history.long]
+    except Damaged:
+        return found
+    at = 0
+    while at + _LONG.size <= len(data):
+        number, length, checksum = _LONG.unpack_from(data, at)
+        text = data[at + _LONG.size : at + _LONG.size + length]
+        if 0 < number <= len(found) and zlib.crc32(text) == checksum:
+            found[number - 1] = text
+        at += _LONG.size + length
+    return found
+
+
+def _long(number: int, argument: bytes) -> bytes:
+    text = _text(argument)
+    return _LONG.pack(number, len(text), zlib.crc32(text)) + text
+
+
+def _text(argument: bytes) -> bytes:
+    return argument.removesuffix(b"\n")
+
+
 def _head(argument: bytes) -> bytes:
     """Pack an argument: its length and all of it, or 255 and 47 bytes of its beginning and 48 of its end."""
-    text = argument.removesuffix(b"\n")
+    text = _text(argument)
     if len(text) < HEAD_SIZE:
         return bytes([len(text)]) + text.ljust(HEAD_SIZE - 1, b"\0")
     return b"\xff" + text[:47] + text[-48:]
@@ -623,7 +681,7 @@ def _make(path: Path, asked: Asked) -> None:
     new = path.parent / f"{_NEW}{asked.token}"
     about = json.dumps({**asdict(asked), "seal": asked.seal}, indent=1).encode()
     contents = {"job.json": about, "journal": History().sealed([journal.first_line(asked.seal)])}
-    contents |= dict.fromkeys(("lock", "keys", "heads", "stdout", "stderr"), b"")
+    contents |= dict.fromkeys(("lock", "keys", "heads", LONG, "stdout", "stderr"), b"")
     try:
         files.state_directory("jobs")
         _sweep()

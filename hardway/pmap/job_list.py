@@ -15,7 +15,8 @@ from hardway import files
 from hardway.errors import Failed, HardwayError, reason_of
 from hardway.pmap.job import KEY_SIZE, Damaged, content_of, lock, open_file, read_asked, read_journal, read_keys
 from hardway.pmap.job_paths import all_jobs, made
-from hardway.tables import Table, count, duration
+from hardway.pmap.journal import History
+from hardway.tables import Table, count, duration, money
 from hardway.terminal import printable
 
 
@@ -111,28 +112,51 @@ class Jobs(Table[dict[str, Any]]):
     def __init__(self, jobs: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(
             jobs,
-            *("name", "state"),
+            *("name", "label", "state"),
             lambda job: f"{job['done']}/{job['tasks']}",
-            lambda job: count(job["failed"], "failed attempt") if job["failed"] else "",
+            lambda job: f"{job['failed']} failed" if job["failed"] else "",
             lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
+            lambda job: None if job["seconds"] is None else f"took {duration(job['seconds'], 2)}",
+            lambda job: None if job["instances"] is None else count(job["instances"], "instance"),
+            lambda job: None if job["cost"] is None else money(job["cost"]),
             lambda job: job["damage"] or printable(job["command"].replace("\n", " "))[:60],
         )
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a job: name, state (running, done, stopped, damaged), tasks, done, failed, created (seconds of Unix).
+    """Describe a job: name, label, state (see `state_of`, or damaged), tasks, those done and failed, command.
 
-    And its command; `damage` says what is damaged.
+    And when it was created (seconds of Unix), how many seconds it took, on how many instances, and what they cost in
+    USD, each None where it isn't known; `damage` says what is damaged.
     """
-    found: dict[str, Any] = {"name": path.name, "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
-    found |= {"created": made(path), "command": "", "damage": ""}
+    found: dict[str, Any] = {"name": path.name, "label": "", "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
+    found |= {"created": made(path), "seconds": None, "instances": None, "cost": None, "command": "", "damage": ""}
     try:
         asked = read_asked(path)
-        found |= {"created": asked.created, "command": asked.command}
+        found |= {"created": asked.created, "label": asked.label, "command": asked.command}
         _, history = read_journal(path, asked)
         read_keys(path, history)
     except HardwayError as error:
         return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
-    tasks, done = history.tasks, len(history.results)
-    state = "running" if is_driven(path) else "done" if 0 < tasks == done else "stopped"
-    return found | {"state": state, "tasks": tasks, "done": done, "failed": sum(history.failed.values())}
+    state = state_of(path, history)
+    found |= {"state": state, "tasks": history.tasks, "done": len(history.results)}
+    found["failed"] = len(history.failed.keys() - history.results.keys())
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # an older job has no such figures
+        runs = [run for run in history.runs if run]
+        found["seconds"] = math.fsum(run["seconds"] for run in runs) if runs else None
+        found["instances"] = max((run["instances"] for run in runs), default=None)
+        found["cost"] = math.fsum(run["cost"] for run in runs) or None
+    if state == "running":
+        found["seconds"] = max(0.0, time.time() - asked.created)
+    return found
+
+
+def state_of(path: Path, history: History) -> str:
+    """Return running, done, failed or stopped. A job has failed if its last run ended by a failure."""
+    if is_driven(path):
+        return "running"
+    if 0 < history.tasks == len(history.results):
+        return "done"
+    why = str(history.runs[-1].get("why", "")) if history.runs else ""  # empty where the driver was killed
+    by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
+    return "stopped" if by_person else "failed"

@@ -32,21 +32,26 @@ class Result(NamedTuple):
 
 @dataclass
 class History:
-    """What earlier runs of a job left: results, last attempts, failed attempts by task.
+    """What earlier runs of a job left: results, last attempts, and the ends of tasks that failed for good.
 
+    `failures` counts a task's failed attempts. `runs` has what was noted at the end of each run, empty where the driver
+    was killed, or still runs.
     `open` maps (task, attempt) of each attempt that was sent and isn't known to have ended to its host, `sent` has all
     that were ever sent, by host. `tasks` is how many are numbered, `keys` and `heads` the checksums of those files up
-    to there; `chain` is the last line's checksum.
+    to there, `long` the size of that one; `chain` is the last line's checksum.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
-    failed: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, Result] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     open: dict[tuple[int, int], str] = field(default_factory=dict)
     sent: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     tasks: int = 0
     keys: int = 0
     heads: int = 0
+    long: int = 0
     chain: int = 0
 
     def sealed(self, texts: Iterable[str]) -> bytes:
@@ -66,8 +71,8 @@ def first_line(seal: str) -> str:
 
 
 def tasks_line(history: History) -> str:
-    """Say how many tasks are numbered, and the checksums of their keys and heads."""
-    return f"tasks {history.tasks} {history.keys:08x} {history.heads:08x}"
+    """Say how many tasks are numbered, the checksums of their keys and heads, and the size of their long arguments."""
+    return f"tasks {history.tasks} {history.keys:08x} {history.heads:08x} {history.long}"
 
 
 def start_line(task: int, attempt: int, host: str, time: float) -> str:
@@ -92,6 +97,11 @@ def end_line(task: int, result: Result) -> str:
 def done_line(task: int, attempt: int) -> str:
     """Say that the result of this attempt counts."""
     return f"done {task} {attempt}"
+
+
+def failed_line(task: int, attempt: int) -> str:
+    """Say that the task has failed for good, in this run, with this attempt."""
+    return f"failed {task} {attempt}"
 
 
 def event_line(time: float, kind: str, about: Mapping[str, Any]) -> str:
@@ -131,9 +141,14 @@ def read_history(data: bytes) -> History:
         try:
             (kind, *words), history.chain = words_of(line, history.chain)
             if kind in ("event", "slot") or (kind == "job" and number == 1):
+                if kind == "event" and words[1] == "run":
+                    history.runs.append({})
+                elif kind == "event" and words[1] == "over":
+                    history.runs[-1] = dict(json.loads(" ".join(words[2:])))
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)
+                history.long = int(words[3]) if len(words) > 3 else 0
                 continue
             task, attempt = int(words[0]), int(words[1])
             history.attempts[task] = max(history.attempts.get(task, 0), attempt)
@@ -141,10 +156,13 @@ def read_history(data: bytes) -> History:
                 result = ended[task, attempt] = result_of(words[1:])
                 history.open.pop((task, attempt), None)
                 if result.code or result.flags:
-                    history.failed[task] = history.failed.get(task, 0) + 1
+                    history.failures[task] = history.failures.get(task, 0) + 1
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
+            elif kind == "failed":
+                history.failed[task] = ended[task, attempt]
             elif kind == "start":
+                history.failed.pop(task, None)  # it is tried anew
                 history.open[task, attempt] = words[2]
                 history.sent.setdefault(words[2], set()).add((task, attempt))
             else:

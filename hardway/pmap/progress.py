@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from hardway.system import streams
+from hardway.system import argv, streams
 from hardway.tables import count, duration
 from hardway.terminal import printable, redrawn
 
@@ -19,7 +19,11 @@ RETRIES_TOLD = 5  # lines about retries before they are only counted
 
 
 class JobStanding(Protocol):
-    """Numbers of tasks; `slowest` is one that runs, by its position, where it does, and since when (monotonic)."""
+    """Numbers of tasks, and of failed attempts; times are monotonic.
+
+    `retrying` wait before they are tried again, the first of them until `next_retry`. `unstarted` says whether others
+    wait for a slot. `slowest` is one that runs, by its position, where it does, and since when.
+    """
 
     @property
     def total(self) -> int: ...
@@ -31,6 +35,14 @@ class JobStanding(Protocol):
     def running(self) -> int: ...
     @property
     def left(self) -> int: ...
+    @property
+    def failed_attempts(self) -> int: ...
+    @property
+    def retrying(self) -> int: ...
+    @property
+    def next_retry(self) -> float | None: ...
+    @property
+    def unstarted(self) -> bool: ...
     @property
     def slowest(self) -> tuple[int, Any, float] | None: ...
 
@@ -75,7 +87,7 @@ class Progress:
         if self._retries <= RETRIES_TOLD:
             self.say(line)
         elif self._retries == RETRIES_TOLD + 1:
-            self.say("further retries are counted, not told")
+            self.say("(further retries not shown)")
 
     def expect_end(self, when: float) -> None:
         """At `when`, of the monotonic clock, the first instances end themselves: it is told if the job needs longer."""
@@ -103,9 +115,10 @@ class Progress:
 
     def _tell_of_end(self, standing: JobStanding, now: float) -> None:
         if self._outlasts(standing, now):
+            extend = argv.command("ec2.extend", "SELECTOR", "--hours", "N")
             self.say(
                 f"the first instances end themselves in {duration(max(0.0, self._ends - now), 2)}, and the job may "
-                "need longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
+                f"need longer: `{extend}` gives them more time"
             )
             self._ends = math.inf
 
@@ -117,16 +130,24 @@ class Progress:
         return done == 0 and now > self._ends - _SOON
 
     def line(self, standing: JobStanding, instances: int, now: float) -> str:
-        """Where the job stands, in one line."""
+        """Where the job stands, in one line, and what is waited for."""
         rate = (standing.done - self._done_at_start) / max(now - self._began, 0.001)
-        parts = [
-            f"{standing.done}/{standing.total} done",
-            f"{standing.running} running",
-            f"{standing.failed} failed",
-            f"{rate:.3g} tasks/s",
-            count(instances, "instance"),
-        ]
-        if rate > 0 and standing.left:
+        parts = [f"{standing.done}/{standing.total} done"]
+        if standing.failed:
+            parts.append(f"{standing.failed} failed")
+        if standing.running:
+            parts.append(f"{standing.running} running")
+        attempts = count(standing.failed_attempts, "failed attempt")
+        if standing.retrying:
+            parts.append(f"{standing.retrying} waiting to retry ({attempts})")
+            if standing.next_retry is not None and not standing.running:
+                parts[-1] += f", next in {duration(max(0, round(standing.next_retry - now)), 2)}"
+        elif standing.failed_attempts:
+            parts.append(attempts)
+        if rate > 0:
+            parts.append(f"{rate:.3g} tasks/s")
+        parts.append(count(instances, "instance"))
+        if rate > 0 and standing.unstarted:  # the rate says nothing of when the last ones end
             parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest

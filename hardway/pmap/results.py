@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO, overload
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import BinaryIO, NamedTuple, overload
 
-from hardway.errors import HardwayError
+from hardway.errors import Failed, HardwayError
 
 
 class Results(Sequence[str]):
@@ -18,17 +19,24 @@ class Results(Sequence[str]):
     """
 
     def __init__(
-        self, count: int, pieces: Callable[[int], Iterable[bytes]], lines: bool = False, again: str = ""
+        self,
+        count: int,
+        pieces: Callable[[int], Iterable[bytes]],
+        lines: bool = False,
+        again: str = "",
+        missing: Container[int] = (),
     ) -> None:
         """`pieces` gives the output at a position, from 0, piece by piece; it raises HardwayError where it can't.
 
-        The last one is printed as it is, too: it may be what `tar` wrote. With `lines` it gets a newline.
-        `again` is added to the error where they can't be written: how to have them printed once more.
+        The last one is printed as it is, too: it may be what `tar` wrote. With `lines` it gets a newline. `again` is
+        added to the error where they can't be written: how to have them printed once more. `missing` are the positions
+        of tasks without a result: an empty text, printed as an empty line, so that others keep their place.
         """
         self._positions = range(count)
         self._pieces = pieces
         self._lines = lines
         self._again = again
+        self._missing = missing
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -42,7 +50,10 @@ class Results(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Results:
         if isinstance(index, slice):
             chosen = self._positions[index]
-            return Results(len(chosen), lambda position: self._pieces(chosen[position]), self._lines)
+            missing = {place for place, position in enumerate(chosen) if position in self._missing}
+            return Results(len(chosen), lambda place: self._pieces(chosen[place]), self._lines, missing=missing)
+        if self._positions[index] in self._missing:
+            return ""
         return b"".join(self._pieces(self._positions[index])).decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
@@ -75,6 +86,10 @@ class Results(Sequence[str]):
     def _write_to(self, stream: BinaryIO) -> None:
         last = b"\n"
         for position in self._positions:
+            if position in self._missing:
+                stream.write(b"\n" if last == b"\n" else b"\n\n")
+                last = b"\n"
+                continue
             begins = True
             for piece in self._pieces(position):
                 if begins and last != b"\n":
@@ -85,3 +100,37 @@ class Results(Sequence[str]):
         if self._lines and last != b"\n":
             stream.write(b"\n")
         stream.flush()
+
+
+class FailedTask(NamedTuple):
+    """A task that has failed for good: `how` its last attempt ended, on which instance, and the end of its stderr.
+
+    `argument` has bytes that are no UTF-8 as surrogate escapes. `exit_code` is negative for a signal.
+    """
+
+    task: int
+    argument: str
+    exit_code: int
+    how: str
+    stderr: str
+    attempts: int
+    instance: str
+
+
+class TasksFailed(Failed):
+    """Tasks of a job failed. Exit code 1.
+
+    `results` has an empty text for each task without a result. They are printed where all the others are done.
+    """
+
+    def __init__(self, message: str, results: Results, failed: Callable[[], list[FailedTask]], printed: bool) -> None:
+        """`failed` is asked when somebody wants to know."""
+        super().__init__(message)
+        self.results = results
+        self.result = results if printed else None
+        self._failed = failed
+
+    @cached_property
+    def failed(self) -> list[FailedTask]:
+        """The tasks that failed, in argument order."""
+        return self._failed()

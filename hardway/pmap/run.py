@@ -28,17 +28,18 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, how_it_ended, last_complaint
+from hardway.pmap.endings import Outcome, how_it_ended, last_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
 from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
+from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
-from hardway.pmap.results import Results
+from hardway.pmap.results import FailedTask, Results, TasksFailed
 from hardway.system import argv
 from hardway.system.paths import current_directory
-from hardway.tables import count, duration, money
+from hardway.tables import count, duration
 from hardway.terminal import printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
@@ -53,9 +54,12 @@ def pmap(
     command: str,
     *,
     keep_going: bool = False,
+    halt: str = "",
+    fail_fast: bool = True,
     backup: bool = True,
     workdir: str = "",
     job: str = "",
+    label: str = "",
     resume: str | bool = False,
     depends: Sequence[str] = (),
     verify: int = 0,
@@ -70,9 +74,11 @@ def pmap(
 ) -> Results:
     """Run the command once for each argument on the instances; returns the results in argument order.
 
-    With `keep_going` the others are finished first when a task has failed for good, and with `backup` the slowest run a
-    second time. `workdir`, where a task runs, is home or scratch; empty is scratch for tasks that files are sent along
-    with.
+    Nothing more starts once so many tasks have failed for good as `halt` says (`3`, or `5%` of them), by default one;
+    with `keep_going` all others are finished first. With `fail_fast` a job ends whose first tasks fail alike on
+    different instances, and a task that does so is not tried again. With `backup` the slowest run a second time.
+    `label` is a name for people; several jobs may have the same. `workdir`, where a task runs, is home or scratch;
+    empty is scratch for tasks that files are sent along with.
 
     `resume` names a job of the same command and the same content of the files in `depends` and `send`, that ran in the
     same world (endpoint, account, region, session of the S3 stub); True is the newest: what has its result there is not
@@ -84,8 +90,8 @@ def pmap(
     `expect` of a task (see `Expected`) is looked for before its result counts. `flags` are those that a person gave, or
     would have to, for the line that goes on with the job.
 
-    Raises UsageError for bad input, Failed where tasks failed or no instance is left, Interrupted, and HardwayError for
-    SIGTERM and SIGHUP.
+    Raises UsageError for bad input, TasksFailed where tasks failed, Failed where no instance is left, Interrupted, and
+    HardwayError for SIGTERM and SIGHUP.
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
@@ -95,9 +101,11 @@ def pmap(
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
         raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+    most_failed = read_halt(halt, keep_going, len(arguments.items))
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
     with contextlib.ExitStack() as stack:
+        unused = stack.enter_context(contextlib.ExitStack())  # removes a job of which nothing was started
         packed = files.pack(send)
         if packed:
             stack.enter_context(packed)
@@ -119,31 +127,52 @@ def pmap(
         found = _earlier(wanted, command, where, resume, shown) if resume else None
         target = folder.check(results, read_asked(found) if found else None) if results is not None else None
         text = "-" if engine else instances.text_of(selector)
-        about = {"selector": text, "region": where.get("region", ""), "source": arguments.source}
+        about = {"selector": text, "region": where.get("region", ""), "source": arguments.source, "label": label}
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
-        job_run = _Run(
-            opened,
-            command,
-            settings,
-            selected,
-            arguments,
-            target,
-            shown,
-            keep_going=keep_going,
-            backup=backup,
-            workdir=workdir or ("scratch" if load.digest else "home"),
-            engine=address,
-            load=load,
-            expect=expected,
-            flags=flags,
-        )
-        if join:
-            job_run.find = partial(instances.select, settings, selector)
-        if verify:
-            job_run.verify(min(verify, len(arguments.items)))
-        return job_run.all()
+        job_run: _Run | None = None
+        try:
+            job_run = _Run(
+                opened,
+                command,
+                settings,
+                selected,
+                arguments,
+                target,
+                shown,
+                halt=most_failed,
+                fail_fast=fail_fast,
+                backup=backup,
+                workdir=workdir or ("scratch" if load.digest else "home"),
+                engine=address,
+                load=load,
+                expect=expected,
+                flags=flags,
+            )
+            if join:
+                job_run.find = partial(instances.select, settings, selector)
+            if verify:
+                job_run.verify(min(verify, len(arguments.items)))
+            return job_run.all()
+        except UsageError as error:
+            if job_run and job_run.has_started:
+                raise Failed(str(error)) from None
+            if not found:
+                unused.callback(job_list.remove, opened.path)
+            raise
+
+
+def read_halt(text: str, keep_going: bool, tasks: int) -> int:
+    """Return how many tasks may have failed when nothing more starts; 0: any number. Raises UsageError."""
+    if not text:
+        return 0 if keep_going else 1
+    if keep_going:
+        raise UsageError("--halt says when to stop, and --keep-going never to: give one of them")
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    if not re.fullmatch(r"\d{1,9}", number) or int(number) < 1 or (percent and int(number) > 100):
+        raise UsageError(f"--halt {printable(text)!r}: it is a number of failed tasks, or a share of all such as 5%")
+    return max(1, -(-int(number) * tasks // 100)) if percent else int(number)
 
 
 def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
@@ -219,7 +248,8 @@ class _Run:
         target: Path | None,
         shown: Progress,
         *,
-        keep_going: bool,
+        halt: int,
+        fail_fast: bool,
         backup: bool,
         workdir: str,
         engine: str,
@@ -232,7 +262,9 @@ class _Run:
         self.settings = settings
         self.selected = selected
         self.items = items = arguments.items
-        self.keep_going = keep_going
+        self.halt = halt
+        self.fail_fast = fail_fast
+        self.has_started = False
         self.backup = backup
         self.workdir = workdir
         self.shown = shown
@@ -264,20 +296,41 @@ class _Run:
                 self.settings,
                 self.shown,
                 on_result,
-                keep_going=self.keep_going,
+                halt=self.halt,
                 expect=self.expect,
             )
         else:
             driver = self._driver(self.job, items, numbers, on_result, find=self.find)
         outcome = self._drive(driver)
-        self._check(outcome, items, numbers)
         self._resumable(self.job.sync)
+        results = self._results()
+        if outcome.failed:
+            failed = dict(sorted((order[place], result) for place, result in outcome.failed.items()))
+            self._say_failures(self.job, self.items, self.numbers, failed)
+            raise TasksFailed(
+                self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), not outcome.left
+            )
+        return results
+
+    def _results(self) -> Results:
+        """The results that there are, those that there are not being empty."""
         again = self.resuming.line("all tasks are done; to print this again")
-        if writer:
-            path = writer.path
-            return Results(len(self.items), lambda position: [os.fsencode(path(position))], lines=True, again=again)
         outputs, tasks, results = self.job.outputs, self.numbers, self.job.history.results
-        return Results(len(tasks), lambda place: outputs.pieces(tasks[place], results[tasks[place]]), again=again)
+        missing = {position for position, task in enumerate(tasks) if task not in results}
+        if self.writer:
+            path = self.writer.path
+            files = lambda position: [os.fsencode(path(position))]  # noqa: E731
+            return Results(len(tasks), files, lines=True, again=again, missing=missing)
+        pieces = lambda place: outputs.pieces(tasks[place], results[tasks[place]])  # noqa: E731
+        return Results(len(tasks), pieces, again=again, missing=missing)
+
+    def _failed(self, failed: Mapping[int, Result]) -> list[FailedTask]:
+        """Tell of failed tasks, by the positions of their arguments."""
+        outputs, timeout = self.job.outputs, self.settings.mapreduce.timeout
+        return [
+            failed_task(outputs, self.numbers[position], self.items[position].removesuffix(b"\n"), result, timeout)
+            for position, result in failed.items()
+        ]
 
     def verify(self, count: int) -> None:
         """Run a sample of the tasks twice, on different instances. Raises Failed where results differ."""
@@ -286,7 +339,7 @@ class _Run:
         sample = sorted(random.sample(range(len(self.items)), count))
         items = [self.items[position] for position in sample]
         numbers = [self.numbers[position] for position in sample]
-        self._check(self._drive(self._driver(self.job, items, numbers)), items, numbers)
+        self._check(self._drive(self._driver(self.job, items, numbers)), items, numbers, self.job)
         first = [self.job.history.results[number] for number in numbers]
         again = Job.create(self.command, name=f"{self.job.asked.name[:80]}-verify-{secrets.token_hex(3)}")
         with again:
@@ -332,7 +385,8 @@ class _Run:
             self.settings,
             self.shown,
             on_result,
-            keep_going=self.keep_going,
+            halt=self.halt,
+            fail_fast=self.fail_fast,
             backup=self.backup,
             workdir=self.workdir,
             avoid=avoid,
@@ -345,14 +399,16 @@ class _Run:
         try:
             return self._resumable(driver.run)
         finally:
-            self.shown.say(*self.load.notes(), _summary(driver.outcome, len(driver.arguments)))
+            self.has_started |= driver.outcome.attempts > 0
+            self.shown.say(*self.load.notes(), summary(driver.outcome, len(driver.arguments)))
 
     def _resumable(self, work: Callable[[], Value]) -> Value:
-        """Do something; an error of a person's gets the line that goes on with the job."""
+        """Do something; an error gets the line that goes on with the job, if there is something to go on with."""
         try:
             return work()
         except HardwayError as error:
-            if "--resume" not in str(error):
+            goes_on = not isinstance(error, UsageError) or self.has_started
+            if "--resume" not in str(error) and goes_on:
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 
@@ -379,15 +435,32 @@ class _Run:
                 say(f"{count(len(gone), 'result')} run again: what is expected of them is not there, such as {url}")
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
-    def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job | None = None) -> None:
-        """Raises Failed, with the failures explained, if a task failed."""
+    def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:
+        """Raises Failed, with the failures explained, if a task of a sample failed."""
         if outcome.failed:
-            timeout = self.settings.mapreduce.timeout
-            self.shown.say(*failures(job or self.job, self.command, items, numbers, outcome, timeout))
-            raise Failed(
-                f"{len(outcome.failed)} of {len(items)} tasks failed, {outcome.done} are done, {outcome.left} are "
-                f"left; {self.resuming.line()}"
+            self._say_failures(job, items, numbers, outcome.failed)
+            raise Failed(self._why(outcome, numbers, outcome.failed))
+
+    def _say_failures(
+        self, job: Job, items: Sequence[bytes], numbers: Sequence[int], failed: Mapping[int, Result]
+    ) -> None:
+        self.shown.say(*failures(self.settings, job, self.command, items, numbers, failed))
+
+    def _why(self, outcome: Outcome, numbers: Sequence[int], failed: Mapping[int, Result]) -> str:
+        """Say why there are not all results, and what to do."""
+        left = f"; {outcome.left} not finished" if outcome.left else ""
+        what = f"task {numbers[next(iter(failed))]}" if len(failed) == 1 else f"{len(failed)} tasks"
+        line = self.resuming.line("Fix it, then", where=False)
+        if outcome.hopeless:
+            hosts = len({failed[position].host for position in failed})
+            return (
+                f"stopped, as {len(failed)} tasks failed alike on {count(hosts, 'instance')} and none has "
+                f"succeeded{left}; --no-fail-fast tries all. {line}"
             )
+        if outcome.left:
+            return f"stopped after {what} failed{left}. {line}"
+        told = f"mapreduce.results {self.job.asked.name} --failed prints the failed arguments"
+        return f"{what} failed, {outcome.done} of {len(numbers)} are done; {told}. {line}"
 
 
 def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Sequence[int]:
@@ -424,48 +497,51 @@ class _Resuming:
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
 
-    def line(self, what: str = "to go on") -> str:
-        """The line, behind what it is for."""
-        return f"{what}{self._where_to}: {self._line}"
+    def line(self, what: str = "to go on", where: bool = True) -> str:
+        """The line, behind what it is for, and on which instances it may run if that is to be said."""
+        return f"{what}{self._where_to if where else ''}: {self._line}"
 
 
-def _summary(outcome: Outcome, tasks: int) -> str:
+def summary(outcome: Outcome, tasks: int) -> str:
+    """What a run came to, in one line; nothing is told of what there is none of."""
     share = outcome.busy / outcome.slot_seconds if outcome.slot_seconds else 0.0
     parts = [
-        f"{outcome.done} of {tasks} tasks done",
-        f"{outcome.attempts} attempts",
-        f"{outcome.retries} retries",
-        f"{outcome.backups} backups",
-        f"{outcome.lost} instances lost",
+        f"{outcome.done} of {count(tasks, 'task')} done",
+        outcome.failed and f"{len(outcome.failed)} failed",
+        outcome.attempts and count(outcome.attempts, "attempt"),
+        outcome.retries and (f"{outcome.retries} retries" if outcome.retries > 1 else "1 retry"),
+        outcome.backups and count(outcome.backups, "backup"),
+        outcome.lost and f"{count(outcome.lost, 'instance')} lost",
         duration(outcome.seconds, 2),
-        f"{min(share, 1):.0%} busy",
+        share and f"{min(share, 1):.0%} busy",
+        paid(outcome.cost, outcome.unpriced),
     ]
-    if outcome.cost:
-        parts.append(money(outcome.cost))
-        if outcome.unpriced:
-            parts[-1] += f" (the price of {outcome.unpriced} more is not known)"
-    elif outcome.unpriced:
-        parts.append("cost not known")
-    return ", ".join(parts)
+    return ", ".join(str(part) for part in parts if part)
 
 
 def failures(
-    job: Job, command: str, items: Sequence[bytes], numbers: Sequence[int], outcome: Outcome, timeout: float
+    settings: Settings,
+    job: Job,
+    command: str,
+    items: Sequence[bytes],
+    numbers: Sequence[int],
+    failed: Mapping[int, Result],
 ) -> Iterable[str]:
     """The failed tasks grouped by how they ended and what they said last, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
-    for position, result in outcome.failed.items():
-        said[position] = (how_it_ended(result, timeout), last_complaint(job.outputs, numbers[position], result))
+    for position, result in failed.items():
+        how = how_it_ended(result, settings.mapreduce.timeout)
+        said[position] = (how, last_complaint(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))
         yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
-        yield from _by_hand(job, command, items[position], numbers[position], outcome.failed[position])
+        yield from _by_hand(settings, job, command, items[position], numbers[position], failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"
 
 
-def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
+def _by_hand(settings: Settings, job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
     """Where the whole log of one failed task is, and the line that runs it again."""
     try:
         said = b"".join(job.pieces(number, result, "stderr"))
@@ -476,4 +552,4 @@ def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
     by_hand = ["ec2.ssh", result.host, "--yes", "--command", command, "--stdin", str(stdin)]
-    yield f"  by hand: {argv.command(*by_hand)}"
+    yield f"  by hand: {settings.command(*by_hand)}"

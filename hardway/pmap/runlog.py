@@ -19,6 +19,7 @@ from hardway.pmap.member import Member
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import Schedule, Verdict
 from hardway.pmap.spool import discard
+from hardway.tables import count
 
 SAID_MOST = 5  # of what agents tell of attempts is shown
 
@@ -42,6 +43,8 @@ class RunLog:
         self._progress = progress
         self._on_result = on_result
         self._reasons: Counter[str] = Counter()  # why instances get no more tasks
+        self._results = False  # whether a task has succeeded
+        self._failures: dict[int, Result] = {}  # the last of each task, until the first task succeeds
         self._said = 0  # lines that agents had to say of attempts
 
     # The run
@@ -55,8 +58,11 @@ class RunLog:
         self._job.event("prices", **prices)
 
     def over(self, why: str, prices: Mapping[str, float]) -> None:
-        """Note the end, and the reason for it."""
-        self._job.event("over", why=why, prices=dict(prices))
+        """Note the end, the reason for it, and what was counted."""
+        outcome = self.outcome
+        about = {"seconds": round(outcome.seconds, 3), "driver": round(outcome.driver, 3)}
+        about |= {"instances": outcome.instances, "cost": outcome.cost, "unpriced": outcome.unpriced}
+        self._job.event("over", why=why, prices=dict(prices), **about)
         self._job.flush()
 
     def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
@@ -75,6 +81,7 @@ class RunLog:
         for member in members:
             if member.first_up is None:
                 continue
+            outcome.instances += 1
             seconds = (end if member.given_up is None else member.given_up) - member.first_up
             outcome.slot_seconds += member.slots * seconds
             if member.price is None:
@@ -88,12 +95,12 @@ class RunLog:
         """Note an instance that takes part from now on."""
         self._progress.say(f"{member.instance}: it joins")
 
-    def up(self, member: Member, seconds: float) -> None:
+    def up(self, member: Member, seconds: float, cpus: int) -> None:
         """Note that the agent is there, `seconds` after the instance became a member."""
         instance = member.instance
         about = {"name": instance.name, "type": instance.type, "zone": instance.zone, "spot": instance.spot}
         took = round(seconds, 3)
-        self._job.event("up", host=member.name, slots=member.slots, seconds=took, **about)
+        self._job.event("up", host=member.name, slots=member.slots, cpus=cpus, seconds=took, **about)
 
     def back(self, member: Member) -> None:
         """Note that a member is there again that was given up."""
@@ -114,7 +121,7 @@ class RunLog:
         self._job.event("gone", host=member.name, reason=reason)
         self.outcome.lost += 1
         self._reasons[reason] += 1
-        tasks = f"; {again} {'task runs' if again == 1 else 'tasks run'} elsewhere" if again else ""
+        tasks = f"; its {count(again, 'task')} {'goes' if again == 1 else 'go'} to other instances" if again else ""
         self._progress.say(f"{member.instance}: {reason}{tasks}")
 
     def distrusted(self, member: Member, reason: str) -> None:
@@ -180,9 +187,17 @@ class RunLog:
         """Note that the task has failed since it seems to kill its hosts."""
         number = self._numbers[position]
         result = self._job.ended(number, attempt, str(host), -signal.SIGKILL, LOST, 0.0, b"", b"")
-        self.outcome.failed[position] = result
         self._progress.say(f"task {number} is given up: {how_it_ended(result)}")
+        self._fail(position, result)
         self._tell_result(position, result)
+
+    def hopeless(self, positions: Sequence[int]) -> None:
+        """Note that the run is stopped, since these tasks failed alike."""
+        self.outcome.hopeless = list(positions)
+        for position in positions:
+            if position not in self.outcome.failed:
+                self._fail(position, self._failures[position])
+                self._tell_result(position, self._failures[position])
 
     def ended(self, ended: Ended, verdict: Verdict) -> None:
         """Note the end of an attempt, and the schedule's verdict on it."""
@@ -196,13 +211,21 @@ class RunLog:
         result = self._job.ended(task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
             member.results += 1
+            self._results = True
+            self._failures.clear()
             self._job.done(task, result)
         elif verdict is Verdict.FAILED:
-            self.outcome.failed[position] = result
+            self._fail(position, result)
         if verdict is Verdict.RETRY:
+            if not self._results:
+                self._failures[position] = result
             self._tell_retry(member, task, result)
         else:
             self._tell_result(position, result)
+
+    def _fail(self, position: int, result: Result) -> None:
+        self.outcome.failed[position] = result
+        self._job.failed(self._numbers[position], result)
 
     def _tell_retry(self, member: Member, task: int, result: Result) -> None:
         self._job.flush()

@@ -11,6 +11,9 @@ not stand idle for a round trip. A task may have several attempts alive (a backu
 Blame: an attempt that ends with an exit code is charged to its task. An attempt that its host couldn't run, or that
 died with its host, is charged to the host first: the task goes to another host. A host that fails again and again, with
 different tasks, is set aside. A task is charged only after it has died on several hosts.
+
+Retries are for failures that may pass. A task that has failed alike on several hosts is not tried again; a job in which
+nothing has succeeded, and whose first tasks fail alike on several hosts, is hopeless.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from typing import NamedTuple
 
 from hardway.pmap.attempts import Attempts
 from hardway.pmap.backlog import Backlog
+from hardway.pmap.complaints import WITNESSES, Complaint, FirstFailures
 from hardway.pmap.durations import Durations
 from hardway.pmap.health import SET_ASIDE, Cause, Health
 from hardway.pmap.hosts import Attempt, HostState, Name, Roster
 
 FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
+LONELY_WAIT = 2.0  # seconds until the next retry, at most, where nothing runs
+LONELY_SHARE = 0.05  # and no more than this share of the tasks is left; more of them may wait for what is down
 BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
@@ -88,22 +94,30 @@ class Schedule:
         *,
         retries: int = 10,
         retry_sleep: float = 30.0,
-        keep_going: bool = False,
+        halt: int = 1,
+        fail_fast: bool = True,
         backup: bool = True,
         seed: int = 0,
     ) -> None:
-        """`tasks` of them wait; `retry_sleep` is the longest wait before a retry, in seconds."""
+        """`tasks` of them wait; `retry_sleep` is the longest wait before a retry, in seconds.
+
+        `halt` is the number of failed tasks after which nothing more starts; 0 is never. Without `fail_fast` all
+        retries are made, whether or not failures are alike.
+        """
         self.total = tasks
         self.retries = retries
         self.retry_sleep = retry_sleep
-        self.keep_going = keep_going
+        self.halt = halt
+        self.fail_fast = fail_fast
         self.backup = backup
         self.done = 0
         self.failed = 0
+        self.failed_attempts = 0
         self.attempts = 0
         self.retried = 0
         self.backups = 0
         self.stopped = False
+        self.hopeless: list[int] = []  # tasks whose failures were so alike that the job was stopped for them
         self.put_aside: list[Name] = []  # hosts set aside
         self.spared: list[Name] = []  # hosts that take tasks again, their announced end being past
         self.deadly: list[tuple[int, int, Name]] = []  # tasks that failed for good as their host was lost, with attempt
@@ -114,6 +128,7 @@ class Schedule:
         self._roster = Roster()
         self._attempts = Attempts()
         self._durations = Durations(self._random)
+        self._first_failures = FirstFailures()
         self._orders: list[Decision] = []  # cancels and recalls of the events since the last decide
 
     # Events
@@ -241,8 +256,17 @@ class Schedule:
         if known is not None and known.started is None:
             self._attempts.start(known, now)
 
-    def finished(self, name: Name, task: int, attempt: int, ok: bool, duration: float, now: float) -> Verdict:
-        """The attempt ended after `duration` seconds of running."""
+    def finished(
+        self,
+        name: Name,
+        task: int,
+        attempt: int,
+        ok: bool,
+        duration: float,
+        now: float,
+        complaint: Complaint | None = None,
+    ) -> Verdict:
+        """The attempt ended after `duration` seconds of running; a failure without a `complaint` is like no other."""
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
@@ -255,8 +279,10 @@ class Schedule:
         if self._over[task]:
             return Verdict.IGNORED
         if not ok:
-            return self._fail(known, now)
+            return self._fail(known, now, complaint)
         self._over[task] = 1
+        if not self.done:
+            self._first_failures.clear()
         self.done += 1
         self._durations.add(duration)
         host.health.succeeded()
@@ -333,6 +359,8 @@ class Schedule:
         self._orders = []
         roster = self._roster
         if not self.stopped:
+            if self._backlog.retries and self._is_lonely():
+                self._backlog.hurry(now + LONELY_WAIT)
             self._backlog.wake(now)
             self.spared += roster.wake(now)
             if self._attempts.urgent and roster.free:
@@ -368,8 +396,11 @@ class Schedule:
 
     @property
     def finished_all(self) -> bool:
-        """Every task is over; or, after a stop, none runs. Losers of a race may still be ending."""
-        return self.left == 0 or (self.stopped and self.idle)
+        """Every task is over; or none would succeed; or, after a stop, none runs.
+
+        Losers of a race, and in a hopeless job others, may still be running.
+        """
+        return self.left == 0 or bool(self.hopeless) or (self.stopped and self.idle)
 
     @property
     def idle(self) -> bool:
@@ -385,6 +416,21 @@ class Schedule:
     def left(self) -> int:
         """Tasks that aren't over."""
         return self.total - self.done - self.failed
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether tasks wait that are not to be retried."""
+        return self._backlog.waits()
+
+    @property
+    def retrying(self) -> int:
+        """Tasks that wait before they are tried again."""
+        return len(self._backlog.retries)
+
+    @property
+    def next_retry(self) -> float | None:
+        """When the first of them is tried again."""
+        return min(self._backlog.due(), default=None)
 
     @property
     def slowest(self) -> tuple[int, Name, float] | None:
@@ -533,10 +579,13 @@ class Schedule:
 
     # Who is to blame
 
-    def _fail(self, attempt: Attempt, now: float) -> Verdict:
+    def _fail(self, attempt: Attempt, now: float, complaint: Complaint | None) -> Verdict:
         task, host = attempt.task, attempt.host
-        failed = self._backlog.setbacks_of(task).failed
+        self.failed_attempts += 1
+        setbacks = self._backlog.setbacks_of(task)
+        failed = setbacks.failed
         failed.append(host.name)
+        alike = setbacks.complain(host.name, complaint) if complaint and self.fail_fast else 0
         host.health.failed(task)
         if host.health.fails_all:
             # Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong.
@@ -545,7 +594,11 @@ class Schedule:
                 self._roster.rest(host, now + self._wait(host.health.failures - SET_ASIDE + 1))
         if task in self._attempts.alive:
             return Verdict.RETRY
-        if len(failed) > self.retries or attempt.number >= LAST_ATTEMPT:
+        if complaint and self.fail_fast and not self.done and not self.stopped:
+            self._give_up_job(self._first_failures.add(complaint, task, host.name, self._roster.ever))
+            if self._over[task]:
+                return Verdict.FAILED
+        if alike >= WITNESSES or len(failed) > self.retries or attempt.number >= LAST_ATTEMPT:
             self._give_up_task(task)
             return Verdict.FAILED
         self.retried += 1
@@ -618,5 +671,20 @@ class Schedule:
     def _give_up_task(self, task: int) -> None:
         self._over[task] = 1
         self.failed += 1
-        if not self.keep_going:
+        if self.halt and self.failed >= self.halt:
             self.stop()
+
+    def _give_up_job(self, alike: list[int]) -> None:
+        """Stop, since all tasks would fail as these did; nothing happens if there are none."""
+        if alike:
+            waiting = {task for _, task in self._backlog.retries}
+            self.hopeless = [task for task in alike if not self._over[task] and task not in self._attempts.alive]
+            for task in self.hopeless:
+                self._give_up_task(task)
+                self.retried -= task in waiting
+            self.stop()
+
+    def _is_lonely(self) -> bool:
+        """Whether the few tasks that are left all wait to be retried."""
+        few = self.left <= max(1, LONELY_SHARE * self.total)
+        return few and not self._attempts.alive and not self._backlog.waits()

@@ -222,7 +222,7 @@ def _unfinished(entry: os.DirEntry[str]) -> int:
         statuses = [path.lstat() for path in paths]
     except FileNotFoundError:
         return 0
-    idle = time.time() - max(max(status.st_mtime, status.st_ctime) for status in statuses)
+    idle = time.time() - max(status.st_mtime for status in statuses)
     if idle < _ABANDONED or (pid.isdigit() and os.path.exists(f"/proc/{pid}")):
         return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode))
     subprocess.run(["rm", "-rf", "--", entry.path], stderr=subprocess.DEVNULL, check=False)

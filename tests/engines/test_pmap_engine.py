@@ -47,7 +47,7 @@ def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
         engines.cluster.cloud.inv("local.fault", "kill", next(id for id in engines.cluster.ids if id != master))
         done = job.result(timeout=120)
     assert done.stdout.splitlines() == arguments
-    assert "30 of 30 tasks done" in done.stderr and "1 instances lost" in done.stderr
+    assert "30 of 30 tasks done" in done.stderr and "1 instance lost" in done.stderr
     journal = (engines.cluster.jobs / "lost" / "journal").read_text().splitlines()
     hosts = {line.split()[3] for line in journal if line.startswith("end ")}
     assert hosts <= set(engines.cluster.ids) and len(hosts) > 1
@@ -94,7 +94,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
     flags = ["--retries", "0", "--keep-going", "--timeout", "1"]
     failed = inv("mapreduce.pmap", "-", "0\n1\n2\n3", mixed, *engine, *flags)
     assert failed.code == 1 and failed.stdout == ""
-    for said in ("exit code 3", "timed out after 1 s", "killed by SIGKILL", "3 of 4 tasks failed, 1 are done, 0 are"):
+    for said in ("exit code 3", "timed out after 1 s", "killed by SIGKILL", "3 tasks failed, 1 of 4 are done"):
         assert said in failed.stderr
     assert f"--engine {scheduler}" in failed.stderr
 

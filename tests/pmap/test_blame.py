@@ -33,7 +33,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = Schedule(12, retries=2, retry_sleep=1.0, keep_going=True)
+        self.schedule = Schedule(12, retries=2, retry_sleep=1.0, halt=0)
         self.now = 0.0
         self.here: dict[str, bool] = {}  # known to the schedule, and whether it is connected
         self.sent: dict[tuple[str, int], int] = {}
@@ -207,14 +207,14 @@ def test_on_one_sick_host_the_host_is_to_blame() -> None:
 
 @pytest.mark.parametrize("hosts", ["a", "ab", "abcdefgh"])
 def test_a_task_that_kills_wherever_it_runs_is_given_up_and_no_host_set_aside(hosts: str) -> None:
-    schedule = Schedule(100, keep_going=True)
+    schedule = Schedule(100, halt=0)
     run(schedule, list(hosts), deadly=7)
     assert (schedule.done, schedule.failed, schedule.put_aside) == (99, 1, [])
     assert [(task, attempt) for task, attempt, _ in schedule.deadly] == [(7, DEADLY)]
 
 
 def test_a_deadly_task_and_a_sick_host_are_told_apart() -> None:
-    schedule = Schedule(100, keep_going=True)
+    schedule = Schedule(100, halt=0)
     run(schedule, list("abcd"), sick="b", deadly=7)
     assert (schedule.done, schedule.failed, schedule.put_aside) == (99, 1, ["b"])
 
@@ -274,7 +274,7 @@ def test_a_success_clears_a_host() -> None:
 
 
 def test_numbers_of_attempts_come_to_an_end() -> None:
-    schedule = Schedule(1, keep_going=True, retries=1 << 20)
+    schedule = Schedule(1, halt=0, retries=1 << 20)
     schedule.used(0, 65_534)
     schedule.join("a", 1)
     (start,) = [one for one in schedule.decide(0.0) if isinstance(one, Start)]

@@ -98,8 +98,9 @@ def test_a_stale_step_is_not_run(c: Context, cluster: Cluster, here: Path) -> No
     (here / "stale.sh").write_text("echo two")
     with pytest.raises(UsageError, match=r"stale\.sh on i-[0-9a-f]* differs from stale\.sh here: copy it again"):
         mapreduce.pmap(c, cluster.ids, "x", command, depends=["stale.sh"], job="stale2")
+    assert not (cluster.jobs / "stale2").exists(), "nothing was started"
     ec2.scp(c, "stale.sh", ":", cluster.ids, yes=True)
-    assert mapreduce.pmap(c, cluster.ids, "x", command, depends=["stale.sh"], resume="stale2") == ["two\n"]
+    assert mapreduce.pmap(c, cluster.ids, "x", command, depends=["stale.sh"], job="stale2") == ["two\n"]
     with pytest.raises(UsageError, match="other content"):
         mapreduce.pmap(c, cluster.ids, "x", command, depends=["stale.sh"], resume="stale")
     cluster.remove("stale.sh")
@@ -270,5 +271,5 @@ def test_what_is_expected_is_looked_for_in_s3_itself(c: Context, cluster: Cluste
     client.put_object(Bucket="expected", Key="out/a b", Body=b"")
     assert mapreduce.pmap(c, cluster.ids[:1], "a b", "cat", expect="s3://expected/out/{}") == ["a b\n"]
     for place in ("s3://expected/none/{}", "s3://never-made/{}"):
-        with pytest.raises(Failed, match="1 of 1 tasks failed"):
+        with pytest.raises(Failed, match="task 1 failed, 0 of 1 are done"):
             mapreduce.pmap(c, cluster.ids[:1], "a b", "cat", expect=place, retries=0)

@@ -130,7 +130,7 @@ def test_a_task_that_failed_before_it_was_known_to_run_is_told_and_took_no_time(
         journal(
             *(run(100), up(100, "i-1"), "start 1 1 i-1 100.000", "start 2 1 i-1 100.000"),
             *(event(102, "lost", task=1, attempt=1, host="i-1"), "end 1 1 i-1 102.000 -9 8 0.0 0 0 0 0 0 0"),
-            over(103, "failed"),
+            *("failed 1 1", over(103, "failed")),
         )
     )
     assert seen(timeline) == {(1, 1): ("FAILED", -1, 2.0, 2.0)}
@@ -239,7 +239,18 @@ def test_whatever_happened_it_adds_up(data: bytes, now: float | None) -> None:
 @settings(max_examples=100)
 @given(st.lists(st.text(max_size=60)))
 def test_the_reader_takes_anything(texts: list[str]) -> None:
-    kinds = ["start", "slot", "end", "done", "event 1.0 up", "event 1.0 run", "event nan over", "event 1.0 line", ""]
+    kinds = [
+        "start",
+        "slot",
+        "end",
+        "done",
+        "failed",
+        "event 1.0 up",
+        "event 1.0 run",
+        "event nan over",
+        "event 1.0 line",
+        "",
+    ]
     lines = [f"{kind} {text}" for kind in kinds for text in texts if "\n" not in text]
     safe = [line for line in lines if line.isascii()]
     assert history.read(journal(*safe) + b"".join(line.encode() + b"\n" for line in lines)).damaged <= 2 * len(lines)
@@ -295,6 +306,42 @@ def test_idle_slots_at_the_end_and_in_between() -> None:
     assert kinds(found, timeline)["end"].startswith("4 slots for 2 tasks: 68% of the slot time was idle")
     found, timeline = job((0, 10), (0, 10), (60, 100), (60, 100))
     assert kinds(found, timeline)["between"].startswith("50% of the slot time was spent waiting between tasks")
+
+
+def test_waiting_for_a_retry_is_told_from_other_waits() -> None:
+    found, timeline = job((0, 10), (0, 10), (60, 100), (60, 100))
+    failed = timeline.attempts[0]
+    timeline.attempts[2].task, failed.outcome = failed.task, AttemptOutcome.RETRIED
+    timeline.attempts[3].task = timeline.attempts[1].task
+    timeline.attempts[1].outcome = AttemptOutcome.RETRIED
+    found = explain.figures(timeline)
+    assert kinds(found, timeline)["backoff"] == (
+        "50% of the slot time was spent waiting to retry what had failed: "
+        "mend what fails, or set --retries or --retry-sleep lower"
+    )
+    assert "between" not in kinds(found, timeline)
+
+
+def test_a_driver_without_cpu_is_named() -> None:
+    _, timeline = job((0, 10), (0, 10), (60, 100), (60, 100))
+    timeline.runs[0].driver = 0.93
+    told = kinds(explain.figures(timeline), timeline)["between"]
+    assert "for the driver on this machine, which was busy for 93% of its time: fewer, longer tasks" in told
+
+
+def test_short_tasks_are_named() -> None:
+    _, timeline = job(*((at, at + 0.01) for at in range(0, 100, 10) for _ in range(2)))
+    told = kinds(explain.figures(timeline), timeline)["between"]
+    assert "to start and end one takes longer than the 0.01 s that it runs: fewer, longer tasks" in told
+
+
+def test_more_slots_than_cpus_are_named() -> None:
+    found, timeline = job(*((at, at + 9.9) for at in range(0, 100, 10) for _ in range(2)))
+    timeline.hosts["i-1"].cpus, timeline.hosts["i-1"].slots = 2, 8
+    told = explain.crowded(found, timeline)
+    assert told and "such as 8 slots for 2 CPUs" in str(told) and "--slots 0 is one a CPU" in str(told)
+    timeline.hosts["i-1"].cpus = 8
+    assert explain.crowded(found, timeline) is None
 
 
 def test_full_slots_want_more_instances() -> None:

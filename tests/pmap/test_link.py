@@ -48,9 +48,7 @@ def first_words(port: int) -> None:
         (f"printf '{OLDER}'", "another version of hardway started the agent of this job"),
     ],
 )
-def test_why_no_agent_starts_is_said(
-    start_sshd: Callable[[int], int], tmp_path: Path, program: str, said: str
-) -> None:
+def test_why_no_agent_starts_is_said(start_sshd: Callable[[int], int], tmp_path: Path, program: str, said: str) -> None:
     """What runs in place of python3; the login shell finds nothing else."""
     port = start_sshd(0)
     programs = tmp_path / "bin"
@@ -60,7 +58,7 @@ def test_why_no_agent_starts_is_said(
         python.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{program}\n")
         python.chmod(0o755)
     keys = tmp_path / "sshd0" / "authorized_keys"
-    shell = f"PATH={programs}; export PATH; eval \\\"$SSH_ORIGINAL_COMMAND\\\""
+    shell = f'PATH={programs}; export PATH; eval \\"$SSH_ORIGINAL_COMMAND\\"'
     keys.write_text(f'command="{shell}" {keys.read_text()}')
     with pytest.raises(Unusable, match=said):
         first_words(port)

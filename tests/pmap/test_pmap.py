@@ -15,7 +15,7 @@ from invoke import Config, Context
 
 from hardway.errors import Failed, UsageError
 from hardway.pmap.arguments import read
-from hardway.pmap.results import Results
+from hardway.pmap.results import Results, TasksFailed
 from tasks import mapreduce
 from tests.conftest import INV, REPOSITORY, run_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
@@ -83,7 +83,7 @@ def test_a_shell_never_sees_arguments_or_their_bytes(c: Context, cluster: Cluste
 def test_it_is_called_from_python_with_an_open_file_too(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "args").write_text("x\ny\n")
     with (tmp_path / "args").open() as file:
-        results = mapreduce.pmap(c, cluster.selector, file, "printf %s \"$(cat)\"", progress=False)
+        results = mapreduce.pmap(c, cluster.selector, file, 'printf %s "$(cat)"', progress=False)
     assert results == ["x", "y"]
     assert str(results) == "x\ny"
 
@@ -102,18 +102,18 @@ def test_a_failed_task_is_tried_elsewhere_until_it_succeeds(pmap: Pmap, cluster:
 def test_spent_retries_fail_the_job_and_are_explained(pmap: Pmap) -> None:
     command = 'read x; [ $x != 5 ] || { echo "cannot do $x" >&2; exit 4; }; echo $x'
     done = pmap("\n".join("123456789"), command, "--retries", "1", "--retry-sleep", "0", "--keep-going")
-    assert (done.code, done.stdout) == (1, "")
+    assert (done.code, done.stdout) == (1, "1\n2\n3\n4\n\n6\n7\n8\n9\n"), "the failed one's place is empty"
     assert "1 task failed, exit code 4: cannot do 5" in done.stderr
-    assert "8 are done" in done.stderr
+    assert "task 5 failed, 8 of 9 are done" in done.stderr
     log = next(line for line in done.stderr.splitlines() if "such as task 5" in line).split(": ")[1]
     assert Path(log).read_text() == "cannot do 5\n"
     assert f"by hand: {REPOSITORY / 'inv'} ec2.ssh i-" in done.stderr
 
 
 def test_without_keep_going_nothing_more_starts(c: Context, cluster: Cluster) -> None:
-    with pytest.raises(Failed, match="0 are done") as failed:
+    with pytest.raises(Failed, match=r"stopped after .* failed; .*\. Fix it, then: hardway ") as failed:
         mapreduce.pmap(c, cluster.ids, list("abcdefghijklmn"), "exit 1", retries=0)
-    left = int(str(failed.value).split(" are left")[0].split()[-1])
+    left = int(str(failed.value).split(" not finished")[0].split()[-1])
     assert left >= 14 - 2 * len(cluster.ids)
 
 
@@ -246,7 +246,14 @@ def test_the_command_line_prints_results_exactly(cluster: Cluster) -> None:
 
 
 def test_a_failure_is_an_exception_in_python(c: Context, cluster: Cluster) -> None:
-    with pytest.raises(Failed, match="1 of 1 tasks failed"):
+    """It carries what is done, and what failed how."""
+    command = 'read x; [ $x = a ] || { echo "no $x" >&2; exit 3; }; echo $x'
+    with pytest.raises(TasksFailed, match="2 tasks failed, 1 of 3 are done") as raised:
+        mapreduce.pmap(c, cluster.ids, list("bac"), command, retries=0, keep_going=True, progress=False)
+    assert raised.value.results == ["", "a\n", ""]
+    told = [(one.task, one.argument, one.exit_code, one.stderr, one.attempts) for one in raised.value.failed]
+    assert told == [(1, "b", 3, "no b\n", 1), (3, "c", 3, "no c\n", 1)]
+    with pytest.raises(TasksFailed, match="task 1 failed, 0 of 1 are done"):
         mapreduce.pmap(c, cluster.ids, ["x"], "exit 1", retries=0, progress=False)
 
 

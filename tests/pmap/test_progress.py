@@ -21,6 +21,10 @@ class Job:
     failed: int = 0
     running: int = 6
     left: int = 48
+    failed_attempts: int = 0
+    retrying: int = 0
+    next_retry: float | None = None
+    unstarted: bool = True
     slowest: tuple[int, str, float] | None = None
 
 
@@ -56,7 +60,7 @@ def test_a_job_that_outlasts_its_instances_is_told_of_once(done: int, ran: float
         progress.expect_end(now + ends)
         for _ in range(2):
             progress.update(Job(done=done, left=60 - done), 3, now)
-    assert stream.getvalue().count("and the job may need longer: `inv ec2.extend") == told
+    assert stream.getvalue().count("and the job may need longer: `hardway ec2.extend") == told
 
 
 @pytest.mark.parametrize("columns", [40, 60, 61, 120])
@@ -65,7 +69,7 @@ def test_the_numbers_stand_below_the_bar_at_any_width(columns: int, monkeypatch:
     monkeypatch.setenv("TERM", "xterm-256color")
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(Terminal(), LIVE_EVERY)).replace("\r", "\n").split("\n")
     assert any(re.fullmatch(r"[━╸╺ ]+", line) for line in lines)
-    assert any(line.startswith("12/60 done, 6 running, 0 failed") for line in lines)
+    assert any(line.startswith("12/60 done, 6 running, ") for line in lines)
     assert all(len(line.rstrip()) <= columns for line in lines)
     assert "something happened" in [line.rstrip() for line in lines]
 
@@ -84,9 +88,37 @@ def test_what_only_takes_lines_gets_a_plain_one_now_and_then(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
     text = shown(stream(), LINE_EVERY)
-    assert text.splitlines()[0].startswith("12/60 done, 6 running, 0 failed, ")
+    assert text.splitlines()[0].startswith("12/60 done, 6 running, ")
     assert "slowest: task 14 on i-101d04288908f0cbf" in text
     assert "\x1b" not in text
+
+
+def line_of(job: Job, ran: float = 60.0) -> str:
+    progress = Progress(stream=io.StringIO())
+    progress.begin(range(1, 61), 0)
+    return progress.line(job, 3, time.monotonic() + ran)
+
+
+def test_what_is_waited_for_is_told() -> None:
+    now = time.monotonic()
+    stuck = Job(
+        total=5, done=0, running=0, left=5, failed_attempts=25, retrying=5, next_retry=now + 72, unstarted=False
+    )
+    assert line_of(stuck) == "0/5 done, 5 waiting to retry (25 failed attempts), next in 12 s, 3 instances"
+    last = Job(total=200, done=199, running=0, left=1, failed_attempts=2, retrying=1, next_retry=now + 62)
+    last.unstarted = False
+    assert line_of(last).startswith("199/200 done, 1 waiting to retry (2 failed attempts), next in 2 s, 3.3")
+    assert " left" not in line_of(last)
+    assert "4 min left" in line_of(Job())
+    assert line_of(Job(failed=2, failed_attempts=8)).startswith("12/60 done, 2 failed, 6 running, 8 failed attempts, ")
+
+
+def test_retries_are_told_a_few_times() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream=stream)
+    for number in range(9):
+        progress.retry(f"task {number}")
+    assert stream.getvalue().splitlines()[4:] == ["task 4", "(further retries not shown)"]
 
 
 def test_results_stay_on_stdout_while_a_terminal_shows_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:

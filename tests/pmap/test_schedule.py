@@ -150,7 +150,7 @@ def final(world: World, verdict: Verdict) -> Counter[int]:
 
 
 def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
-    schedule = Schedule(99, retries=0, retry_sleep=1, keep_going=True, backup=False, seed=0)
+    schedule = Schedule(99, retries=0, retry_sleep=1, halt=0, backup=False, seed=0)
     schedule.join("one", 1)
     held: list[Start] = []
     for now in range(1, 9):  # until its tasks are known to be short
@@ -177,7 +177,7 @@ def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
 def test_every_task_has_exactly_one_outcome(
     tasks: int, slots: list[int], seed: int, fail: float, leave: float, drop: float, slow: float, backup: bool
 ) -> None:
-    schedule = Schedule(tasks, retries=3, retry_sleep=5, keep_going=True, backup=backup, seed=seed)
+    schedule = Schedule(tasks, retries=3, retry_sleep=5, halt=0, backup=backup, seed=seed)
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
     world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
     world.run()
@@ -239,12 +239,15 @@ def test_a_retry_waits_for_a_busy_host_rather_than_fail_again_where_it_failed() 
 
 
 def test_waits_before_retries_grow_and_hold_up_nothing() -> None:
-    schedule = Schedule(50, retries=10, retry_sleep=30, keep_going=True)
+    schedule = Schedule(51, retries=10, retry_sleep=30, halt=0, backup=False)
     schedule.join("a", 1)
+    (long,) = starts(schedule, 0.0)
+    schedule.started(*long, 0.0)
+    schedule.join("a", 2)
     now, failed_at, others = 0.0, 0.0, 0
     waits: list[float] = []
     sent: list[Start] = []
-    while not schedule.finished_all:
+    while schedule.left > 1:
         sent += [decision for decision in schedule.decide(now) if isinstance(decision, Start)]
         if not sent:
             due = schedule.due(now)
@@ -252,7 +255,7 @@ def test_waits_before_retries_grow_and_hold_up_nothing() -> None:
             now = due
             continue
         start = sent.pop(0)
-        if start.task == 0:
+        if start.task == 1:
             if start.attempt > 1:
                 waits.append(now - failed_at)
             schedule.finished(*start, False, 0.1, now)
@@ -336,7 +339,7 @@ def test_a_host_that_fails_what_others_can_do_is_set_aside() -> None:
 
 
 def test_the_last_host_is_never_set_aside() -> None:
-    schedule = Schedule(30, retry_sleep=0, retries=2, keep_going=True)
+    schedule = Schedule(30, retry_sleep=0, retries=2, halt=0)
     world = World(schedule, {"bad": 2}, 1)
     world.bad = {"bad"}
     world.run()
@@ -453,7 +456,7 @@ def test_what_an_interruption_leaves_time_for_is_not_run_twice() -> None:
 
 
 def test_a_task_that_kills_its_hosts_is_given_up_and_those_beside_it_are_not() -> None:
-    schedule = Schedule(20, keep_going=True)
+    schedule = Schedule(20, halt=0)
     for number in range(30):
         schedule.join(number, 2)
     killed: list[object] = []
@@ -525,7 +528,7 @@ def test_a_host_that_fails_at_once_does_not_take_all_tasks() -> None:
 
 
 def test_a_wait_that_was_doubled_a_thousand_times_is_the_longest() -> None:
-    schedule = Schedule(1200, retries=0, retry_sleep=1.0, keep_going=True)
+    schedule = Schedule(1200, retries=0, retry_sleep=1.0, halt=0)
     schedule.join("a", 1)
     for now in range(1100):
         (start, *_) = starts(schedule, float(now))
@@ -539,7 +542,7 @@ def test_a_wait_that_was_doubled_a_thousand_times_is_the_longest() -> None:
 
 
 def test_tasks_that_fail_everywhere_are_not_held_up() -> None:
-    schedule = Schedule(500, retries=0, keep_going=True)
+    schedule = Schedule(500, retries=0, halt=0)
     world = World(schedule, {"a": 1, "b": 2}, 1, spread=0.1, bad=1.0)
     world.run()
     assert schedule.failed == 500

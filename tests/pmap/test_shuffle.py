@@ -55,7 +55,7 @@ def test_a_file_that_is_not_there(home: Path) -> None:
 
 def test_no_room_to_sort_in_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(home / "tmp"))
-    (home / "sort").write_text("#!/bin/sh\nexec /usr/bin/sort -S 1M -T /nowhere \"$@\"\n")
+    (home / "sort").write_text('#!/bin/sh\nexec /usr/bin/sort -S 1M -T /nowhere "$@"\n')
     (home / "sort").chmod(0o755)
     monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
     with pytest.raises(Failed, match=r"cannot sort the lines: .*nowhere"):
@@ -138,8 +138,6 @@ def content(url: str) -> str:
         ("s3://b/k", "s3://b/all/", "'s3://b/all/' is no URL"),
     ],
 )
-def test_what_is_no_object_is_named_before_anything_is_read(
-    home: Path, urls: str, destination: str, said: str
-) -> None:
+def test_what_is_no_object_is_named_before_anything_is_read(home: Path, urls: str, destination: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         mapreduce.gather(Context(), urls, destination)

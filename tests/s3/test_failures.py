@@ -272,6 +272,13 @@ def test_what_can_not_be_printed_is_an_error(stub: StubSide) -> None:
             assert "line " not in done.stderr, command
 
 
+def test_a_pipe_that_nobody_reads_is_an_error(stub: StubSide) -> None:
+    stub.put("bkt", "k", b"x" * 1_000_000)
+    for command, code in (("s3 cp s3://bkt/k -", 1), ("s3 ls s3://bkt", 255), ("s3api list-buckets", 255)):
+        done = script(stub, f"(sleep 0.2; aws {command}; echo $? >code) | true; cat code")
+        assert (done.stdout, "Broken pipe" in done.stderr) == (f"{code}\n", True), command
+
+
 def test_an_object_copied_to_what_takes_nothing_is_an_error(stub: StubSide) -> None:
     stub.put("bkt", "k", b"body\n")
     done = stub.run(["s3", "cp", "s3://bkt/k", "/dev/full"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -431,3 +432,100 @@ def test_the_tasks(clean: dict[str, str], tmp_path: Path) -> None:
     done = inv("s3.clear", "--all", environment=clean, cwd=tmp_path)
     assert done.returncode == 0
     assert list(Path(clean["TMPDIR"]).iterdir()) == []
+
+
+def test_configure_is_kept_in_the_session(stub: StubSide, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    stub.environment = {**stub.environment, "HOME": str(home)}
+    assert stub.run(["configure", "get", "region"]) == stub.run(["configure", "get", "nonsense"])
+    assert stub.run(["configure", "get", "region"]).code == 1
+    for name, value in (("region", "eu-west-1"), ("profile.other.region", "eu-west-3"), ("region", "eu-west-2")):
+        done = stub.run(["configure", "set", name, value])
+        assert (done.code, done.stdout, done.stderr) == (0, "", "")
+    assert stub.run(["configure", "get", "region"]).stdout == "eu-west-2\n"
+    assert stub.run(["configure", "get", "region", "--profile", "other"]).stdout == "eu-west-3\n"
+    assert "eu-west-2" in stub.run(["configure", "list"]).stdout
+    assert list(home.iterdir()) == []
+
+
+def test_it_says_that_it_is_the_stub(stub: StubSide) -> None:
+    identity = json.loads(stub.run(["sts", "get-caller-identity"]).stdout)
+    assert (identity["Account"], "stub" in identity["Arn"]) == ("123456789012", True)
+    assert re.match(r"aws-cli/1\.\S+ \(S3 stub of hardway\)", stub.run(["--version"]).stdout)
+    for words in (["help"], ["s3", "help"], ["s3", "cp", "help"], ["s3api", "help"]):
+        done = stub.run(words)
+        assert (done.code, "S3 stub" in done.stdout) == (0, True), words
+
+
+def test_without_jmespath_a_query_is_refused(stub: StubSide, tmp_path: Path) -> None:
+    """As where neither the session nor the stub's place knows of one."""
+    shutil.copytree(STUBS, tmp_path / "alone" / "stubs")
+    alone = str(tmp_path / "alone" / "stubs" / "aws")
+    for handed, code in ((stub.environment["s3_stubbed_jmespath"], 0), ("", 255)):
+        done = subprocess.run(
+            [alone, "s3api", "list-buckets", "--query", "length(Buckets)"],
+            env={**stub.environment, "s3_stubbed_jmespath": handed},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert (done.returncode, done.stdout) == (code, "0\n" if code == 0 else "")
+    assert "needs jmespath" in done.stderr
+
+
+def test_one_of_many_conditional_writers_succeeds(stub: StubSide) -> None:
+    """The way of scripts to lock."""
+    command = [str(STUB), "s3api", "put-object", "--bucket", "bkt", "--key", "lock", "--if-none-match", "*"]
+    nowhere = subprocess.DEVNULL
+    writers = [subprocess.Popen(command, env=stub.environment, stdout=nowhere, stderr=nowhere) for _ in range(8)]
+    codes = sorted(writer.wait(timeout=TIMEOUT) for writer in writers)
+    assert codes == [0] + [255] * 7
+    assert stub.leftovers() == []
+
+
+def test_an_object_and_what_is_kept_of_it_are_never_mixed(stub: StubSide) -> None:
+    """A writer is killed at each call of a tool in turn: then the old object is there with what was given with it."""
+    (stub.root / "a").write_text("old")
+    old = ["s3", "cp", "a", "s3://bkt/k", "--metadata", "body=old"]
+    assert stub.run(old).code == 0
+    (stub.root / "a").write_text("new")
+    tools = stub.root.parent / "tools"
+    tools.mkdir()
+    sound = stub.environment
+    seen = set()
+    for moment in range(1, 20):
+        counter = stub.root.parent / "count"
+        counter.write_text("0")
+        for tool in ("find", "mkdir", "cp", "mv", "touch", "ln", "cat", "rm"):
+            (tools / tool).write_text(
+                f"#!/bin/bash\nn=$(($(<{counter}) + 1)); echo $n >{counter}\n"
+                f'[ $n = {moment} ] && kill -9 $PPID && exit 1\nexec {shutil.which(tool)} "$@"\n'
+            )
+            (tools / tool).chmod(0o755)
+        stub.environment = {**sound, "PATH": f"{tools}:{os.environ['PATH']}"}
+        stub.run(["s3", "cp", "a", "s3://bkt/k", "--metadata", "body=new"])
+        stub.environment = sound
+        body = stub.run(["s3", "cp", "s3://bkt/k", "-"]).stdout
+        kept = stub.run(["s3api", "head-object", "--bucket", "bkt", "--key", "k", "--query", "Metadata.body"]).stdout
+        assert json.loads(kept) == body
+        seen.add(body)
+        if int(counter.read_text()) < moment:
+            break
+        (stub.root / "a").write_text("old")
+        assert stub.run(old).code == 0
+        (stub.root / "a").write_text("new")
+    assert seen == {"old", "new"}
+
+
+def test_what_killed_writers_leave_is_counted_and_goes(stub: StubSide) -> None:
+    session = stub_sessions.find(stub.environment["s3_stubbed_session"])
+    stub.put("bkt", "k", b"1234")
+    mine, gone = session.path / "^tmp" / f"{os.getpid()}.1", session.path / "^tmp" / "4194304.1"
+    for path in (mine, gone):
+        path.write_bytes(b"x" * 100)
+    assert session.usage() == (1, 204)
+    for path in (mine, gone):
+        os.utime(path, (1_500_000_000, 1_500_000_000))
+    assert session.usage() == (1, 104)
+    assert (mine.exists(), gone.exists()) == (True, False)

@@ -16,6 +16,7 @@ from rich.cells import cell_len, set_cell_size
 
 from hardway import terminal
 from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, Life, Timeline
+from hardway.pmap.endings import unknown_cost
 from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
@@ -31,6 +32,7 @@ BUSY_SHARE = 0.85  # above it more instances help,
 TASKS_A_SLOT = 4  # with this many tasks left for each slot
 SHORT = 0.1  # a task of fewer seconds is short
 SLOW_FACTOR = 2.0  # an instance this many times slower than the others is slow,
+DRIVER_BUSY = 0.8  # from this share of its time on the driver is what holds up the slots
 SLOW_TASKS = 5  # seen in at least so many tasks
 
 
@@ -38,8 +40,9 @@ SLOW_TASKS = 5  # seen in at least so many tasks
 class SlotTime:
     """Seconds of slots, by what was in them. Each second of a slot, from its run's beginning, is in exactly one.
 
-    `connecting`: until the agent was there; `away`: idle while its connection was lost; `end`: idle when no task was
-    left to start; `between`: idle otherwise.
+    `connecting`: until the agent was there; `away`: idle while its connection was lost; `backoff`: idle while tasks
+    that failed waited to be retried, and no others to start; `end`: idle when no task was left to start; `between`:
+    idle otherwise.
     """
 
     done: float = 0.0
@@ -48,6 +51,7 @@ class SlotTime:
     needless: float = 0.0
     connecting: float = 0.0
     away: float = 0.0
+    backoff: float = 0.0
     between: float = 0.0
     end: float = 0.0
 
@@ -98,6 +102,7 @@ class Figures:
     longest: AttemptRecord | None = None
     seconds: float = 0.0  # that drivers ran
     slots: int = 0
+    driver: float = 0.0  # the largest share of a run's time in which the driver was busy
     cost: float = 0.0
     wasted: float = 0.0
     idle_cost: float = 0.0
@@ -147,7 +152,7 @@ _PART = {
 def figures(timeline: Timeline) -> Figures:
     """Add up a job."""
     found = Figures()
-    ends = _work_ends(timeline)
+    ends, waits = _work_ends(timeline), _retry_waits(timeline)
     by_lane: dict[tuple[str, int], list[AttemptRecord]] = {}
     seconds: dict[str, list[float]] = {}
     for attempt in timeline.attempts:
@@ -168,7 +173,8 @@ def figures(timeline: Timeline) -> Figures:
         host = found.hosts.setdefault(life.host, HostFigures(SlotTime()))
         host.there += life.until - life.up
         for lane in range(timeline.hosts[life.host].slots):
-            for part, since, until in _pieces(life, by_lane.get((life.host, lane), ()), away.get(life.host, ()), ends):
+            ran = by_lane.get((life.host, lane), ())
+            for part, since, until in _pieces(life, ran, away.get(life.host, ()), ends, waits):
                 setattr(host.time, part, getattr(host.time, part) + until - since)
     for name, host in found.hosts.items():
         host.median = median(seconds[name]) if name in seconds else 0.0
@@ -176,6 +182,7 @@ def figures(timeline: Timeline) -> Figures:
         found.time.add(host.time)
     found.durations = sorted(itertools.chain.from_iterable(seconds.values()))
     found.seconds = sum(run.ended - run.began for run in timeline.runs)
+    found.driver = max((run.driver for run in timeline.runs), default=0.0)
     found.slots = sum(host.slots for host in timeline.hosts.values())
     return found
 
@@ -191,7 +198,7 @@ def _price(found: Figures, host: HostFigures, price: float | None) -> None:
     host.cost = price * host.there / 3600
     found.cost += host.cost
     found.wasted += host.cost * (time.failed + time.lost + time.needless) / there
-    found.idle_cost += host.cost * (time.away + time.between + time.end) / there
+    found.idle_cost += host.cost * (time.away + time.backoff + time.between + time.end) / there
 
 
 def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
@@ -205,11 +212,37 @@ def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
     return ends
 
 
+def _retry_waits(timeline: Timeline) -> list[tuple[float, float]]:
+    """When tasks waited to be retried and none to be started for the first time: from, to, without overlaps, in order.
+
+    Only such waits as leave slots idle are meant; a wait beside other work costs nothing.
+    """
+    began: dict[int, float] = {}
+    for attempt in timeline.attempts:
+        began.setdefault(attempt.task, attempt.began)
+    fresh = max(began.values(), default=0.0)
+    failed: dict[int, float] = {}
+    waits = []
+    for attempt in timeline.attempts:  # in the order in which they began
+        if (since := failed.pop(attempt.task, None)) is not None:
+            waits.append((max(since, fresh), attempt.began))
+        if _PART[attempt.outcome] == "failed":
+            failed[attempt.task] = attempt.ended
+    merged: list[tuple[float, float]] = []
+    for since, until in sorted(wait for wait in waits if wait[0] < wait[1]):
+        if merged and since <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(until, merged[-1][1]))
+        else:
+            merged.append((since, until))
+    return merged
+
+
 def _pieces(
     life: Life,
     attempts: Sequence[AttemptRecord],
     away: Sequence[tuple[float, float]],
     ends: Sequence[tuple[float, float]],
+    waits: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, float, float]]:
     """The time of one slot in one life, cut into parts without a gap; `attempts` are those of the lane, in order."""
     out_of_work = max((end for began, end in ends if began <= life.began), default=life.until)
@@ -218,23 +251,33 @@ def _pieces(
         began, ended = max(attempt.began, cursor), min(attempt.ended, life.until)
         if ended <= began:
             continue
-        yield from _idle(cursor, began, life, away, out_of_work)
+        yield from _idle(cursor, began, life, away, out_of_work, waits)
         yield _PART[attempt.outcome], began, ended
         cursor = ended
-    yield from _idle(cursor, life.until, life, away, out_of_work)
+    yield from _idle(cursor, life.until, life, away, out_of_work, waits)
 
 
 def _idle(
-    since: float, until: float, life: Life, away: Sequence[tuple[float, float]], out_of_work: float
+    since: float,
+    until: float,
+    life: Life,
+    away: Sequence[tuple[float, float]],
+    out_of_work: float,
+    waits: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, float, float]]:
+    first = max(0, bisect_left(waits, (since, since)) - 1)
+    near = itertools.takewhile(lambda wait: wait[0] < until, itertools.islice(waits, first, None))
+    waiting = [wait for wait in near if wait[1] > since]
     edges = {since, until, life.up, out_of_work}
-    edges.update(edge for piece in away for edge in piece)
+    edges.update(edge for piece in (*away, *waiting) for edge in piece)
     inside = sorted(edge for edge in edges if since <= edge <= until)
     for one, other in itertools.pairwise(inside):
         if one < life.up:
             part = "connecting"
         elif any(begun <= one < back for begun, back in away):
             part = "away"
+        elif one < out_of_work and any(begun <= one < over for begun, over in waiting):
+            part = "backoff"
         else:
             part = "end" if one >= out_of_work else "between"
         yield part, one, other
@@ -276,10 +319,33 @@ def idle_between(found: Figures) -> Advice | None:
         return None
     what = f"{share:.0%} of the slot time was spent waiting between tasks"
     usual = found.median
-    if usual < SHORT:
-        return Advice("between", share, f"{what}, of {usual:.2g} s each", "fewer, longer tasks")
-    failed = found.outcomes.get(AttemptOutcome.RETRIED, 0) + found.outcomes.get(AttemptOutcome.FAILED, 0)
-    return Advice("between", share, what, "a retry waits before it starts; see the failures" if failed else "")
+    if found.driver >= DRIVER_BUSY:
+        cause = f"{what}, for the driver on this machine, which was busy for {found.driver:.0%} of its time"
+        return Advice("between", share, cause, "fewer, longer tasks, or a machine with more CPU to run pmap on")
+    if found.durations and usual < SHORT:
+        cause = f"{what}: to start and end one takes longer than the {usual:.2g} s that it runs"
+        return Advice("between", share, cause, "fewer, longer tasks, or more --slots")
+    return Advice("between", share, what, "")
+
+
+def backing_off(found: Figures) -> Advice | None:
+    """Slots wait since all that is left has failed and waits for its retry."""
+    share = found.time.share("backoff")
+    if share < LOSS_SHARE:
+        return None
+    what = f"{share:.0%} of the slot time was spent waiting to retry what had failed"
+    return Advice("backoff", share, what, "mend what fails, or set --retries or --retry-sleep lower")
+
+
+def crowded(found: Figures, timeline: Timeline) -> Advice | None:
+    """More commands run at a time than there are CPUs for."""
+    hosts = [host for host in timeline.hosts.values() if 0 < host.cpus < host.slots]
+    if not hosts or found.busy < BUSY_SHARE:
+        return None
+    worst = max(hosts, key=lambda host: host.slots / host.cpus)
+    where = f"{count(worst.slots, 'slot')} for {count(worst.cpus, 'CPU')}"
+    what = f"{count(len(hosts), 'instance')} ran more commands at a time than they have CPUs, such as {where}"
+    return Advice("crowded", 0.0, what, "commands that compute gain nothing: --slots 0 is one a CPU")
 
 
 def connecting(found: Figures) -> Advice | None:
@@ -345,7 +411,8 @@ def slow_instances(found: Figures) -> Advice | None:
     for name, host in seen.items():
         others = median(other.median for key, other in seen.items() if key != name)
         factors[name] = host.median / others
-    slow = sorted((name for name in factors if factors[name] >= SLOW_FACTOR), key=lambda name: -factors[name])
+    held_up = (name for name in factors if factors[name] >= SLOW_FACTOR and seen[name].median >= SHORT)
+    slow = sorted(held_up, key=lambda name: -factors[name])
     if not slow or len(slow) > len(seen) / 2:
         return None
     worst = slow[0]
@@ -369,12 +436,14 @@ def advice(found: Figures, timeline: Timeline, heads: Sequence[str] = ()) -> lis
         longest_task(found, timeline, heads),
         idle_end(found),
         idle_between(found),
+        backing_off(found),
         connecting(found),
         retries(found),
         losses(found),
         needless(found),
         lost_connections(found),
         slow_instances(found),
+        crowded(found, timeline),
         more_instances(found),
     )
     return sorted((one for one in looks if one), key=lambda one: -one.weight)
@@ -414,12 +483,13 @@ def named(task: int, heads: Sequence[str]) -> str:
 
 
 PARTS = {
-    "done": "work that counted",
+    "done": "useful work",
     "failed": "failed attempts",
     "lost": "lost attempts",
-    "needless": "attempts ended or stopped",
+    "needless": "attempts not needed",
     "connecting": "connecting",
     "away": "connection lost",
+    "backoff": "waiting to retry",
     "between": "idle between tasks",
     "end": "idle at the end",
 }
@@ -446,9 +516,9 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
     if found.cost:
         cost = money(found.cost)
         if found.cost >= 0.01:
-            cost += f", of it {money(found.wasted)} for attempts that did not count"
+            cost += f", of it {money(found.wasted)} for wasted attempts"
             cost += f", {money(found.idle_cost)} for idle slots"
-        facts.append(("cost", cost + (f"; the price of {found.unpriced} more is not known" if found.unpriced else "")))
+        facts.append(("cost", cost + (f" ({unknown_cost(found.unpriced)})" if found.unpriced else "")))
     else:
         facts.append(("cost", "the instances' prices are not known"))
     if timeline.damaged:

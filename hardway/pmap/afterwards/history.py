@@ -75,13 +75,17 @@ class Life:
 
 @dataclass(slots=True)
 class DriverRun:
-    """One run of the job by one driver; `why` it was over is empty where the driver was killed, or still runs."""
+    """One run of the job by one driver; `why` it was over is empty where the driver was killed, or still runs.
+
+    `driver` is the share of its time in which the driver had something to do.
+    """
 
     began: float
     ended: float
     tasks: int
     timeout: float
     why: str = ""
+    driver: float = 0.0
 
 
 @dataclass(slots=True)
@@ -96,7 +100,10 @@ class JobEvent:
 
 @dataclass(slots=True)
 class HostRecord:
-    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had."""
+    """An instance. `price` in USD/hour, None where it isn't known; `slots` is the most that it had.
+
+    `cpus` is 0 where that isn't known.
+    """
 
     name: str
     label: str = ""
@@ -105,6 +112,7 @@ class HostRecord:
     spot: bool = False
     price: float | None = None
     slots: int = 0
+    cpus: int = 0
 
 
 @dataclass
@@ -130,7 +138,7 @@ class Timeline:
 
     @property
     def failed(self) -> list[AttemptRecord]:
-        """The last attempts of tasks that have no result and failed."""
+        """The last attempts of tasks that have failed for good."""
         return [attempt for attempt in self.attempts if attempt.outcome is AttemptOutcome.FAILED]
 
 
@@ -153,6 +161,7 @@ class _Reader:
         self.attempts: dict[tuple[int, int], AttemptRecord] = {}
         self.open: dict[int, list[AttemptRecord]] = {}  # by task; those that may be running
         self.done: dict[int, AttemptRecord] = {}
+        self.failed: dict[int, AttemptRecord] = {}  # the last of tasks that have failed for good
         self.living: dict[str, Life] = {}
         self.away: dict[str, float] = {}
         self.chain = 0  # the checksum of the line before
@@ -166,7 +175,7 @@ class _Reader:
             if kind == "event":
                 handle = getattr(self, f"on_{words[1]}")
                 handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
-            elif kind in ("start", "slot", "end", "done"):
+            elif kind in ("start", "slot", "end", "done", "failed"):
                 getattr(self, f"line_{kind}")((int(words[0]), int(words[1])), words)
             elif kind not in ("job", "tasks"):  # what those say is for the journal
                 raise ValueError(kind)
@@ -196,6 +205,8 @@ class _Reader:
                 self.lose(other, earlier[-1].ended)  # an instance of an earlier run that isn't in this one
             else:
                 others.append(other)
+        if failed := self.failed.pop(attempt.task, None):
+            failed.outcome = AttemptOutcome.RETRIED
         attempt.backup = bool(others)
         self.open[attempt.task] = [*others, attempt]
         self.attempts[key] = attempt
@@ -224,6 +235,13 @@ class _Reader:
             raise ValueError("done without an end")
         attempt.outcome = AttemptOutcome.BACKUP if attempt.backup else AttemptOutcome.DONE
         self.done[attempt.task] = attempt
+
+    def line_failed(self, key: tuple[int, int], words: Sequence[str]) -> None:
+        attempt = self.attempts[key]
+        if attempt.result is None:
+            raise ValueError("failed without an end")
+        attempt.outcome = AttemptOutcome.FAILED
+        self.failed[attempt.task] = attempt
 
     def on_lost(self, time: float, task: int, attempt: int, host: str) -> None:
         known = self.known(task, attempt, host)
@@ -266,9 +284,10 @@ class _Reader:
         if before and math.isnan(before.ended):
             self.end_run(before, self.before)
 
-    def on_over(self, time: float, why: str, prices: dict[str, float]) -> None:
+    def on_over(self, time: float, why: str, prices: dict[str, float], driver: float = 0.0, **_: object) -> None:
         run = self.timeline.runs[-1]
         run.why = str(why)
+        run.driver = float(driver)
         self.on_prices(time, **prices)
         self.end_run(run, time)
 
@@ -294,12 +313,14 @@ class _Reader:
         type: str,
         zone: str,
         spot: bool,
+        cpus: int = 0,
     ) -> None:
         run = self.timeline.runs[-1]
         if not math.isnan(run.ended):
             raise ValueError("up after the run")
         known = self.host(host)
         known.label, known.type, known.zone, known.spot = str(name), str(type), str(zone), bool(spot)
+        known.cpus = max(0, int(cpus))
         known.slots = max(known.slots, min(max(1, int(slots)), SLOTS_MOST))
         self.back(host, time)
         if host not in self.living:
@@ -354,7 +375,6 @@ class _Reader:
         if timeline.runs and math.isnan(timeline.runs[-1].ended):
             self.end_run(timeline.runs[-1], end)
         self._end_open(end)
-        self._tell_failures()
         timeline.attempts = [one for one in self.attempts.values() if one.slot >= 0 or one.result is not None]
         for attempt in timeline.attempts:
             host = self.host(attempt.host)
@@ -378,17 +398,6 @@ class _Reader:
                 else:
                     attempt.outcome = AttemptOutcome.RUNNING if self.timeline.running else AttemptOutcome.STOPPED
                     attempt.ended = end
-
-    def _tell_failures(self) -> None:
-        """Call a task's last attempt what failed it, where there is no result and it won't be retried."""
-        last: dict[int, AttemptRecord] = {}
-        for attempt in self.attempts.values():
-            retried = attempt.outcome is AttemptOutcome.RETRIED
-            if retried and attempt.task not in self.done and attempt.task not in self.open:
-                last[attempt.task] = max(last.get(attempt.task, attempt), attempt, key=lambda one: one.number)
-        if not self.timeline.running:
-            for attempt in last.values():
-                attempt.outcome = AttemptOutcome.FAILED
 
 
 def _bound(attempts: Sequence[AttemptRecord]) -> None:

@@ -50,7 +50,7 @@ SAID = {
 
 def load(name: str) -> Record:
     """Load the job of this name; of several that match a glob, the newest. Raises UsageError where there is none."""
-    return _load(_newest(name))[0]
+    return _load(job_paths.newest(name))[0]
 
 
 def text(name: str) -> str:
@@ -60,7 +60,7 @@ def text(name: str) -> str:
 
 def write(name: str, to: str = "") -> Path:
     """Write the page about a job, by default to JOB.html in the current directory; returns its path."""
-    path = _newest(name)
+    path = job_paths.newest(name)
     record, outputs = _load(path)
     target = expanded(to, f"cannot write {to}") if to else Path(f"{path.name}.html")
     text = page(record, outputs)
@@ -74,20 +74,13 @@ def write(name: str, to: str = "") -> Path:
     return target
 
 
-def _newest(name: str) -> Path:
-    found = job_paths.find(name)
-    if not found:
-        raise UsageError("which job? `inv mapreduce.jobs` lists them; '*' is the newest")
-    return max(found, key=job_paths.all_jobs().index)
-
-
 def _load(path: Path) -> tuple[Record, Outputs]:
     asked = read_asked(path)
     driven = job_list.is_driven(path)
     data, told = read_journal(path, asked)
     heads = [printable(head) for head in read_heads(path, told)]
     timeline = history.read(data, time.time() if driven else None)
-    state = "running" if driven else "done" if 0 < len(heads) == timeline.done else "stopped"
+    state = job_list.state_of(path, told)
     outputs = Outputs(path)
     failures = _failures(timeline, outputs)
     return Record(asked.name, printable(asked.command), state, timeline, heads, failures), outputs
