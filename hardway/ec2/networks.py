@@ -84,14 +84,13 @@ def find(settings: Settings, name: str) -> str:
     if not name:
         default = [vpc["VpcId"] for vpc in vpcs if vpc["IsDefault"]]
         if not default:
-            raise UsageError(
-                f"{region} has no default VPC: `inv ec2.new-vpc NAME` makes one, and --vpc NAME then starts in it"
-            )
+            make = settings.command("ec2.new-vpc", "NAME")
+            raise UsageError(f"{region} has no default VPC: `{make}` makes one, and --vpc NAME then starts in it")
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
         known = filter(None, (tags.of(vpc).get("Name", "") for vpc in vpcs))
-        hint = did_you_mean(name, known) or "; see `inv ec2.vpcs`"
+        hint = did_you_mean(name, known) or f"; see `{settings.command('ec2.vpcs')}`"
         raise UsageError(f"there is no VPC {name!r} in {region}{hint}")
     if len(found) > 1:
         raise UsageError(f"{len(found)} VPCs are named {name!r}: give an id ({', '.join(found)})")
@@ -181,7 +180,8 @@ def _undo(settings: Settings, token: str, say: Callable[[str], None]) -> None:
                     return
         except Exception as failure:
             reason = aws.translate(failure) or failure
-            say(f"{vpc} may be half made, and could not be removed ({reason}): see `inv ec2.vpcs`, ec2.rm-vpc")
+            see = settings.command("ec2.vpcs")
+            say(f"{vpc} may be half made, and could not be removed ({reason}): see `{see}`, ec2.rm-vpc")
 
 
 def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -293,13 +293,14 @@ def contents(settings: Settings, vpc: str) -> list[str]:
     """Lines that say what goes with a VPC. Raises UsageError where something lives in it, or it is the default one."""
     [raw] = _vpcs(settings, {"vpc-id": vpc}) or [None]
     if raw is None:
-        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `inv ec2.vpcs`")
+        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `{settings.command('ec2.vpcs')}`")
     if raw["IsDefault"]:
         raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: that is not for hardway to remove")
     alive = [i for i in describe(settings, Selector("", (), (vpc,), ())) if i.state in ALIVE]
     if alive:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
-        raise UsageError(f"{alive[0]}{more} in {vpc}: `inv ec2.rm {vpc}` terminates what is in it")
+        rm = settings.command("ec2.rm", vpc)
+        raise UsageError(f"{alive[0]}{more} in {vpc}: `{rm}` terminates what is in it")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
     lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
     lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]
