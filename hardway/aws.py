@@ -24,11 +24,11 @@ from typing import Any, TypeVar
 from hardway import files
 from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
+from hardway.system import argv
 from hardway.tables import duration
 
 Answer = TypeVar("Answer")
 
-_GET_CREDENTIALS = 'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$(hardway local.up)"'
 _OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
 # The most that is shown of the words of a program that should give credentials.
 _MOST_CHARACTERS = 300
@@ -368,7 +368,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.ClientError):
         return _refused(error)
     if isinstance(error, b.NoCredentialsError | b.PartialCredentialsError):
-        return UsageError(f"no AWS credentials: {_GET_CREDENTIALS}")
+        return UsageError(f"no AWS credentials: {_how_to_get_credentials()}")
     if isinstance(error, b.ProfileNotFound):
         return UsageError(f"{error}: `aws configure list-profiles` lists the known profiles")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
@@ -378,11 +378,16 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
-            'pointed at it, by eval "$(hardway local.up)"'
+            f'pointed at it, by eval "$({argv.command("local.up")})"'
         )
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
     return None
+
+
+def _how_to_get_credentials() -> str:
+    up = argv.command("local.up")
+    return f'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$({up})"'
 
 
 def _lacks_credentials(error: Exception) -> str:
@@ -432,8 +437,8 @@ def _refused(error: Any) -> HardwayError:
     if code in _UNKNOWN_KEY:
         # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
         return UsageError(
-            f"AWS does not accept these credentials ({code}: {said}): {_GET_CREDENTIALS}; a region that is not enabled "
-            "for the account says the same (`aws account list-regions`)"
+            f"AWS does not accept these credentials ({code}: {said}): {_how_to_get_credentials()}; a region that is "
+            "not enabled for the account says the same (`aws account list-regions`)"
         )
     if code in _DENIED:
         return UsageError(

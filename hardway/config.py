@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
+from hardway.system import argv
 
 LEVELS = ("bwrap", "unshare", "none")
 """The levels of isolation, the best first."""
@@ -182,6 +183,11 @@ class Settings:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
 
+    def command(self, *words: str) -> str:
+        """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
+        region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
+        return argv.command(*words, *region)
+
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
 
@@ -279,6 +285,8 @@ def settings(
         values[known.name], sources[name] = value, source
     sections = {section: cls(**chosen[section]) for section, cls in SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
+    if region or c.config.get("hardway_region"):
+        sources["aws.region"] = "--region"
     stub = {} if real_s3 else _stub_variables()
     return Settings(**{**sections, "aws": aws}, stub_session=stub, sources=sources)
 

@@ -235,7 +235,7 @@ def find_own(settings: Settings, name: str) -> OwnImage:
     if found:
         return found[0]
     kind = UsageError if name.startswith("ami-") else NothingMatched
-    hint = did_you_mean(name, [image.name for image in images]) or "; see `inv ec2.amis`"
+    hint = did_you_mean(name, [image.name for image in images]) or f"; see `{settings.command('ec2.amis')}`"
     raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{hint}")
 
 
@@ -285,7 +285,8 @@ def wait(settings: Settings, image: str, seconds: int) -> None:
             if state in ("failed", "error", "invalid", "deregistered"):
                 raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
         if time.monotonic() >= deadline:
-            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `inv ec2.amis` shows its state")
+            amis = settings.command("ec2.amis")
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `{amis}` shows its state")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 

@@ -40,6 +40,7 @@ _NETWORK = re.compile(r"(vpc|subnet|sg)-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _FILTERS = {"vpc": "vpc-id", "subnet": "subnet-id", "sg": "instance.group-id"}
 _ANY_ID = re.compile(r"(?:i|vpc|subnet|sg)-[0-9a-f]+")
 _SEPARATOR = re.compile(r"[\s,]")
+_OUR_TAG = re.compile(r"Name|hardway-.*|aws:.*|creation-date|ssh-user|ssh-port")
 _SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # the characters that a backslash makes literal
 _MOST_VALUE = 256  # characters in a tag's value
 # An unquoted name is looked for in at most this many tokens, and not across lines.
@@ -98,6 +99,11 @@ class Instance:
         except ValueError:
             return None
         return ends if ends.tzinfo else None
+
+    @property
+    def own_tags(self) -> dict[str, str]:
+        """The tags that people gave, and the owner; the name and the tags of hardway and AWS are left out."""
+        return {key: text for key, text in self.tags.items() if not _OUR_TAG.fullmatch(key)}
 
     @property
     def why_ended(self) -> str:
@@ -388,7 +394,7 @@ def select(
             _check_token(settings, token, named, states)
     if acting and not result:
         every = describe(settings)
-        hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or "; `inv ec2.ls` shows them all"
+        hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or _all_shown(settings)
         raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}{hint}")
     return result
 
@@ -415,6 +421,10 @@ def _refuse_ambiguous(parsed: Selector, result: Sequence[Instance]) -> None:
             )
 
 
+def _all_shown(settings: Settings) -> str:
+    return f"; `{settings.command('ec2.ls')}` shows them all"
+
+
 def _unquoted(text: str, instances: Iterable[Instance]) -> str:
     """Return a hint if the whole selector, unquoted, is an instance's name."""
     whole = text.strip()
@@ -429,13 +439,13 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
     region = aws.region_of(settings)
     if _is_exact(token):
         if not named:
-            raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
+            raise UsageError(f"there is no instance {token} in {region}{_all_shown(settings)}")
         raise UsageError(f"{named[-1]} is {named[-1].state}, not{_in(states)}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
     known = {i.name for i in describe(settings) if i.name and i.state in states} if not named else ()
     near = next((name for name in known if token in re.split(r"[\s,]+", name) and not is_plain(name)), "")
     hint = f"; an instance is named {near!r}: write {quoted(near)}, with the quotes" if near else ""
-    hint = hint or did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
+    hint = hint or did_you_mean(token, known) or _all_shown(settings)
     raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}{hint}")
 
 
@@ -580,7 +590,8 @@ def stop(settings: Settings, instances: Iterable[Instance]) -> Done:
     for instance in done.failed:
         error = done.failed[instance].__cause__
         if instance.spot and isinstance(error, Exception) and aws.error_code(error) == "UnsupportedOperation":
-            done.failed[instance].message = "EC2 can't stop spot instances; `inv ec2.rm` terminates them"
+            rm = settings.command("ec2.rm", instance.id)
+            done.failed[instance].message = f"EC2 can't stop spot instances; `{rm}` terminates it"
     return done
 
 

@@ -84,14 +84,13 @@ def find(settings: Settings, name: str) -> str:
     if not name:
         default = [vpc["VpcId"] for vpc in vpcs if vpc["IsDefault"]]
         if not default:
-            raise UsageError(
-                f"{region} has no default VPC: `inv ec2.new-vpc NAME` makes one, and --vpc NAME then starts in it"
-            )
+            make = settings.command("ec2.new-vpc", "NAME")
+            raise UsageError(f"{region} has no default VPC: `{make}` makes one, and --vpc NAME then starts in it")
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
         known = filter(None, (tags.of(vpc).get("Name", "") for vpc in vpcs))
-        hint = did_you_mean(name, known) or "; see `inv ec2.vpcs`"
+        hint = did_you_mean(name, known) or f"; see `{settings.command('ec2.vpcs')}`"
         raise UsageError(f"there is no VPC {name!r} in {region}{hint}")
     if len(found) > 1:
         raise UsageError(f"{len(found)} VPCs are named {name!r}: give an id ({', '.join(found)})")
@@ -155,7 +154,11 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     with signals.raised():
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
-            vpc = aws.ec2(settings).create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"]
+            once = aws.ec2_once(settings)
+            vpc = _made_once(
+                lambda: once.create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"],
+                lambda: _vpcs(settings, {f"tag:{VPC_TAG}": token}),
+            )
             say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
         except BaseException as error:
@@ -178,7 +181,8 @@ def _undo(settings: Settings, token: str, say: Callable[[str], None]) -> None:
                     return
         except Exception as failure:
             reason = aws.translate(failure) or failure
-            say(f"{vpc} may be half made, and could not be removed ({reason}): see `inv ec2.vpcs`, ec2.rm-vpc")
+            see = settings.command("ec2.vpcs")
+            say(f"{vpc} may be half made, and could not be removed ({reason}): see `{see}`, ec2.rm-vpc")
 
 
 def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -187,7 +191,7 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
     own = {key: value for key, value in tags.of(vpc).items() if key in ("Name", VPC_TAG)}
     for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
         _known(ec2.modify_vpc_attribute, VpcId=id_, **{attribute: {"Value": True}})
-    gateway = _gateway(ec2, id_, own, say)
+    gateway = _gateway(settings, id_, own, say)
     main = _main_table(ec2, id_)
     if not any(route.get("DestinationCidrBlock") == "0.0.0.0/0" for route in main["Routes"]):
         route = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": gateway}
@@ -210,19 +214,48 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
             _known(ec2.modify_subnet_attribute, SubnetId=subnet["SubnetId"], **change)
 
 
-def _gateway(ec2: Any, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
+def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
     """Return the internet gateway of a VPC; make and attach one if there is none."""
+    ec2, once = aws.ec2(settings), aws.ec2_once(settings)
     if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
+
+    def unattached() -> list[Any]:
+        of_vpc = _filters({f"tag:{VPC_TAG}": own[VPC_TAG]})
+        return list(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"])
+
     # An earlier call may have made a gateway, and ended before it was attached.
-    made = ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": own[VPC_TAG]}))["InternetGateways"]
-    gateway = made[0] if made else None
+    gateway = next(iter(unattached()), None)
     if gateway is None:
-        gateway = ec2.create_internet_gateway(TagSpecifications=aws.made("internet-gateway", own))
-        gateway = gateway["InternetGateway"]
+        kind = aws.made("internet-gateway", own)
+        gateway = _made_once(
+            lambda: once.create_internet_gateway(TagSpecifications=kind)["InternetGateway"], unattached
+        )
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
+
+
+def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
+    """Make a thing for which EC2 takes no client token, and would make a second if it were asked twice.
+
+    `make` is a call without botocore's retries. Where its answer does not come, `find` looks for the thing.
+    """
+    is_unsure = False
+
+    def call() -> Any:
+        nonlocal is_unsure
+        for pause in _PAUSES if is_unsure else ():
+            time.sleep(pause)
+            if found := find():
+                return found[0]
+        try:
+            return make()
+        except Exception as error:
+            is_unsure = is_unsure or not aws.is_answered(error)
+            raise
+
+    return aws.persistently(call)
 
 
 def _gateways(ec2: Any, vpc: str) -> list[Any]:
@@ -261,13 +294,14 @@ def contents(settings: Settings, vpc: str) -> list[str]:
     """Return lines about the contents to remove with a VPC. Raises UsageError for one in use, or the default VPC."""
     [raw] = _vpcs(settings, {"vpc-id": vpc}) or [None]
     if raw is None:
-        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `inv ec2.vpcs`")
+        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `{settings.command('ec2.vpcs')}`")
     if raw["IsDefault"]:
         raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: that is not for hardway to remove")
     alive = [i for i in describe(settings, Selector("", (), (vpc,), ())) if i.state in ALIVE]
     if alive:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
-        raise UsageError(f"{alive[0]}{more} in {vpc}: `inv ec2.rm {vpc}` terminates what is in it")
+        rm = settings.command("ec2.rm", vpc)
+        raise UsageError(f"{alive[0]}{more} in {vpc}: `{rm}` terminates what is in it")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
     lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
     lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]

@@ -154,7 +154,7 @@ def one(settings: Settings, name: str) -> SecurityGroup:
     groups = find(settings)
     found = [group for group in groups if name in (group.id, group.name)]
     if not found:
-        hint = did_you_mean(name, [group.name for group in groups]) or "; see `inv ec2.sgs`"
+        hint = did_you_mean(name, [group.name for group in groups]) or f"; see `{settings.command('ec2.sgs')}`"
         raise UsageError(f"there is no security group {name!r} in {aws.region_of(settings)}{hint}")
     if len(found) > 1:
         each = ", ".join(f"{group.id} in {group.vpc}" for group in found)
@@ -219,9 +219,10 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
         aws.persistently(lambda: call(GroupId=group.id, IpPermissions=[permission]), ["InvalidGroup.NotFound"])
     except Exception as error:
         if aws.error_code(error) == "RulesPerSecurityGroupLimitExceeded":
+            remove = settings.command("ec2.deauthorize", group.id, "--port", "22", "--source", "...")
             raise UsageError(
-                f"the security group {group.name} has as many rules as EC2 takes: `inv ec2.sgs` shows them, "
-                f"`inv ec2.deauthorize {group.id} --port 22 --source ...` removes one that nobody needs any more"
+                f"the security group {group.name} has as many rules as EC2 takes: `{settings.command('ec2.sgs')}` "
+                f"shows them, `{remove}` removes one that nobody needs any more"
             ) from None
         if aws.error_code(error) != "InvalidPermission.Duplicate":
             raise
@@ -280,4 +281,4 @@ def open_between(settings: Settings, instances: Sequence[Instance], say: Callabl
     shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
     for group in [group for group, name in shared if name == OURS]:
         if authorize(settings, one(settings, group), read_rule(settings, "0-65535", group, "tcp")):
-            say(f"{OURS} now lets its instances reach each other")
+            say(f"{OURS}: allowed TCP (all ports) between its instances")

@@ -83,7 +83,7 @@ def launch(
         offers = pool.submit(fleet.offers, settings)
         key_checked = pool.submit(prerequisites.check_key, settings)
         _join(others, found_image, plain_quote, place, offers, key_checked)
-    orphans.report(others.result(), say)
+    orphans.report(settings, others.result(), say)
     image = found_image.result()
     bids = _bids(settings, image.platform, say)
     quote = plain_quote.result() if image.platform in prices.PLAIN else costs.quote(settings, image.platform, say)
@@ -112,7 +112,7 @@ def launch(
         found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
-        say(userdata.limits_said(ec2, now))
+        say(userdata.limits_said(settings, now))
         say(str(quote))
         started = fleet.Fleet(settings, token, instance, pools, any_zone=network.any_zone, bids=bids)
         ready = _gather(settings, wait, started, mark, say, on_ready, prepare, publish)
@@ -191,8 +191,8 @@ def _gather(
                 publish(ready)
             started.keep([instance.id for instance in ready])
         except BaseException as error:
-            raise _with_near_role(settings, _ended(started, error, mark, say)) from error
-        _delete_templates(started, mark, say)
+            raise _with_near_role(settings, _ended(settings, started, error, mark, say)) from error
+        _delete_templates(settings, started, mark, say)
     return ready
 
 
@@ -216,18 +216,20 @@ def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callab
     ids = [instance.id for instance in ready if instance.id in unwatched]
     if ids:
         which = f"{count(len(ids), 'instance')} ({some(ids)})"
-        say(f"no limit on {which}: the image has not run its user data, and nothing but `inv ec2.rm` ends it")
+        say(f"no limit on {which}: the image has not run its user data, and nothing but ec2.rm ends it")
 
 
-def _delete_templates(started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
+def _delete_templates(settings: Settings, started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
     """Delete the templates that could not be deleted after their use. One left over costs nothing: no error."""
     with signals.ignored():
         for name in started.delete_templates():
             mark.stays = True
-            say(f"the launch template {name} could not be deleted: inv ec2.cleanup will")
+            say(f"the launch template {name} could not be deleted: `{settings.command('ec2.cleanup')}` will")
 
 
-def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]) -> BaseException:
+def _ended(
+    settings: Settings, started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]
+) -> BaseException:
     """Terminate all of a launch; return the error to raise, with the outcome in its text."""
     with signals.ignored():
         if isinstance(error, KeyboardInterrupt):
@@ -236,12 +238,12 @@ def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: 
         try:
             ids = started.end()
             mark.stays = started.is_unsure
-            _delete_templates(started, mark, say)
+            _delete_templates(settings, started, mark, say)
         except Exception as failure:
             mark.stays = True
             return Failed(
                 f"{error}; and what was started could not be terminated ({aws.translate(failure) or failure}): "
-                f"run `inv ec2.rm {LAUNCH_TAG}={started.token}`"
+                f"run `{settings.command('ec2.rm', f'{LAUNCH_TAG}={started.token}')}`"
             )
     known = error if isinstance(error, HardwayError) else None
     if isinstance(error, Exception) and not known:

@@ -71,15 +71,15 @@ def find(settings: Settings) -> list[Instance]:
     return list(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))))
 
 
-def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
+def report(settings: Settings, instances: Iterable[Instance], say: Callable[[str], None]) -> None:
     """Tell `say` which instances belong to dead launches, and the command that removes them."""
     for token, left in of_dead_launches(instances).items():
         ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
         owners = {i.tags.get("owner", "") for i in left} - {aws.user(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
-        flags = "--yes --any-owner" if owners else "--yes"
+        flags = ["--yes", "--any-owner"] if owners else ["--yes"]
         what = f"{count(len(left), 'instance')} ({ids}) of a launch{whose} that never ended"
-        say(f"{what}: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
+        say(f"{what}: {settings.command('ec2.rm', f'{LAUNCH_TAG}={token}', *flags)}")
 
 
 def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:

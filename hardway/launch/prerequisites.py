@@ -191,9 +191,9 @@ def security_groups(settings: Settings, network: Network, say: Callable[[str], N
         say(f"made the security group {groups.OURS} ({own.id}) in {network.vpc}")
     rules = [groups.read_rule(settings, ec2.ssh_port, each, "tcp") for each in _ssh_sources(settings, network)]
     own_rule = groups.read_rule(settings, ec2.ssh_port, own.id, "tcp")
-    for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):
+    for wanted, whom in (*((rule, f"from {rule.source}") for rule in rules), (own_rule, "between its instances")):
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
-            say(f"{groups.OURS} now lets SSH (port {ec2.ssh_port}) in from {whom}")
+            say(f"{groups.OURS}: allowed SSH ({ec2.ssh_port}) {whom}")
     return [own.id]
 
 

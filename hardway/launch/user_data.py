@@ -22,10 +22,10 @@ from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from functools import cache
 
-from hardway.config import Ec2
+from hardway.config import Ec2, Settings
 from hardway.ec2.instances import ENDS_TAG
 from hardway.errors import UsageError
-from hardway.tables import count
+from hardway.tables import count, duration
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 MOST_BYTES = 16 * 1024
@@ -47,17 +47,18 @@ def limits_tags(ec2: Ec2, now: datetime) -> dict[str, str]:
     return ends_tag(now, ec2.max_hours) if ec2.max_hours else {}
 
 
-def limits_said(ec2: Ec2, now: datetime) -> str:
+def limits_said(settings: Settings, now: datetime) -> str:
     """Return a line for a person about the end of instances launched now."""
-    ends = []
+    ec2, ends = settings.ec2, []
     if ec2.max_hours:
-        at = f"{_ends(now, ec2.max_hours):%Y-%m-%d %H:%M}"
-        ends.append(f"{count(ec2.max_hours, 'hour')} after its start, at {at} UTC")
+        at = f"{_ends(now, ec2.max_hours):{'%H:%M' if ec2.max_hours < 24 else '%Y-%m-%d %H:%M'}}"
+        ends.append(f"at {at} UTC (in {duration(ec2.max_hours * 3600)})")
     if ec2.idle_minutes:
         ends.append(f"after {count(ec2.idle_minutes, 'minute')} without use")
     if not ends:
         return "no limit: these instances run, and cost, until somebody ends them"
-    return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
+    extend = settings.command("ec2.extend", "SELECTOR", "HOURS")
+    return f"instances terminate themselves {' or '.join(ends)}; `{extend}` moves the end"
 
 
 def ends_tag(now: datetime, hours: float) -> dict[str, str]:

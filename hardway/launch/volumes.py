@@ -52,4 +52,4 @@ def report(settings: Settings, say: Callable[[str], None]) -> None:
     if found:
         gib = sum(volume.gib for volume in found)
         what = f"{count(len(found), 'volume')} ({gib} GiB) that instances left, and that nothing uses"
-        say(f"{what}: inv ec2.cleanup lists and removes them")
+        say(f"{what}: `{settings.command('ec2.cleanup')}` lists and removes them")

@@ -301,7 +301,7 @@ def _compare(ours: str, theirs: str) -> None:
         raise Refused(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided. "
-            'This shell may point at another local cloud, or a former one: eval "$(inv local.env)"',
+            "This shell may point at another local cloud, or a former one: evaluate what local.env prints",
         )
 
 
