@@ -133,6 +133,6 @@ def duration(seconds: float, digits: int = 3) -> str:
 
 
 def age(seconds: float) -> str:
-    """`12s`, `3m`, `5h`, `2d`: a duration in whole units, for a narrow column."""
+    """Write a duration in whole units, for a narrow column: `12s`, `3m`, `5h`, `2d`."""
     size, unit = next((size, unit[0]) for below, size, unit in _UNITS if seconds < below)
     return f"{int(seconds // size)}{unit}"

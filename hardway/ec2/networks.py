@@ -237,9 +237,9 @@ def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable
 
 
 def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
-    """Make a thing for which EC2 takes no client token, and would make a second if it were asked twice.
+    """Make a thing only once; EC2 takes no client token for it, and would make a second at a second call.
 
-    `make` is a call without botocore's retries. Where its answer does not come, `find` looks for the thing.
+    `make` is a call without botocore's retries. If its answer does not come, `find` looks for the thing.
     """
     is_unsure = False
 
