@@ -309,7 +309,8 @@ def open_connection(connection: InstanceConnection) -> None:
             break
         except BaseException as error:
             said = connection.abandon()
-            is_asked_again = _is_dropped(error) and time.monotonic() < deadline
+            # A program on the way that has said why would say it again.
+            is_asked_again = not said and _is_dropped(error) and time.monotonic() < deadline
             # A random pause, so that not all connect at the same time again.
             if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
                 continue
