@@ -22,7 +22,7 @@ def run(tasks: str, name: str, project: Path | None = None) -> None:
     hardway_error = import_module("hardway.errors").HardwayError
     try:
         namespace = import_module(tasks).ns
-    except hardway_error as error:  # a variable of the environment that no setting can be read from
+    except hardway_error as error:  # a variable of the environment with a bad value
         print(error, file=sys.stderr)
         sys.exit(error.code)
     program = import_module("hardway.cli.program").Program

@@ -24,16 +24,16 @@ from typing import Any, TypeVar
 from hardway import files
 from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
+from hardway.system import argv
 from hardway.tables import duration
 
 Answer = TypeVar("Answer")
 
-_GET_CREDENTIALS = 'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$(hardway local.up)"'
 _OF_CREDENTIALS = {"botocore.credentials", "botocore.tokens"}
-# Of what a program that should give credentials has said.
+# The most that is shown of the words of a program that should give credentials.
 _MOST_CHARACTERS = 300
 _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
-# Between words for people and what only `aws sts decode-authorization-message` can read:
+# Stands between words for people and a text that only `aws sts decode-authorization-message` can read:
 # https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html
 _ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -44,7 +44,7 @@ _UNKNOWN_KEY = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
-# What AWS also says to who signs with a wrong time, which may be five minutes off:
+# The errors of a request that was signed with a wrong time. AWS accepts a clock five minutes off:
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 _SKEWED = {
     "InvalidSignatureException",
@@ -53,9 +53,9 @@ _SKEWED = {
     "RequestTimeTooSkewed",
 }
 _MOST_SKEW_SECONDS = 300
-# What the flags of `ec2.new` can change.
+# The calls that the flags of `ec2.new` change.
 _LAUNCHES = ("RunInstances", "CreateFleet")
-# There may be some in a minute; while a quota, or a price that is too low, stays as it is.
+# Errors that may be over in a minute; a quota, or a price that is too low, stays as it is.
 _NO_CAPACITY_NOW = {
     "InsufficientInstanceCapacity",
     "InsufficientHostCapacity",
@@ -66,31 +66,31 @@ _NO_CAPACITY_NOW = {
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _QUOTA = {"MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "VcpuLimitExceeded"}
 _NO_CAPACITY = _NO_CAPACITY_NOW | _QUOTA | {"SpotMaxPriceTooLow", "InsufficientAddressCapacity", "Unsupported"}
-# Of one resource, or one call; other limits are quotas of the account.
+# Limits of one resource, or of one call; other limits are quotas of the account.
 _FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
-# The first spot instance of an account needs a role that AWS makes for whoever may have it made:
+# The first spot instance of an account needs a role, which AWS makes if the credentials may have it made:
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
 _NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
-# The first element of an answer in XML, and what tells something in every answer.
+# The first element of an answer in XML, and the calls whose answers are never empty.
 _ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->)*<(?:\w+:)?(\w+)", re.DOTALL)
 _TELLS = re.compile(r"Describe|Run|Start|Stop|Terminate|Create(?!Route)")
-# What S3 says of an object whenever one was read, looked at or written.
+# S3's answers that always have an ETag: when an object was read, looked at or written.
 _HAS_ETAG = ("GetObjectOutput", "HeadObjectOutput", "PutObjectOutput", "UploadPartOutput")
-# What our own code looks for in an answer.
+# The parts of an answer that our own code looks up.
 _MEMBER = re.compile(r"[A-Z][A-Za-z0-9]+")
 
 MADE_TAG = "hardway-made"
-"""On what hardway has made and `ec2.cleanup` may remove; its value is when."""
+"""The tag of things that hardway has made and `ec2.cleanup` may remove; its value is the time."""
 
 KEPT_CLIENTS = 8
-"""A client takes 12 MB, and a session of pytest may come upon hundreds of local clouds."""
+"""The most clients kept: each takes 12 MB, and a session of pytest may meet hundreds of local clouds."""
 
 _clients: dict[Any, Any] = {}
-"""The one used last is the last."""
+"""The clients by their settings and environment, the last used one last."""
 _sessions: dict[Any, Any] = {}
-"""The one used last; it costs as much as a client."""
+"""The last used session alone, since a session costs as much as a client."""
 _lock = threading.Lock()
 
 
@@ -102,42 +102,42 @@ class Garbled(Failed):
 
 
 def ec2(settings: Settings) -> Any:
-    """The EC2 client of the settings' profile and region."""
+    """Return the EC2 client of the settings' profile and region."""
     return _client("ec2", settings)
 
 
 def ec2_once(settings: Settings) -> Any:
-    """The EC2 client without botocore's retries, which take a lack of capacity for an outage; for `persistently`."""
+    """Return the EC2 client without botocore's retries, for `persistently`: they retry a lack of capacity."""
     return _client("ec2", settings, retries=0)
 
 
 def ssm(settings: Settings) -> Any:
-    """The Systems Manager client, for the public parameters that name AMIs."""
+    """Return the Systems Manager client, for the public parameters that name AMIs."""
     return _client("ssm", settings)
 
 
 def s3(settings: Settings, endpoint: str | None = None) -> Any:
-    """The S3 client; of `endpoint` (a URL, or empty for AWS's own) whatever the environment says, where it is given."""
+    """Return the S3 client; a given `endpoint` (a URL, or empty for AWS's own) overrides the environment."""
     return _client("s3", settings, endpoint=endpoint)
 
 
 def pricing(settings: Settings) -> Any:
-    """The Price List client; it answers for every region from this one."""
+    """Return the Price List client of us-east-1, which answers for every region."""
     return _client("pricing", replace(settings, aws=replace(settings.aws, region="us-east-1")), retries=2)
 
 
 def service_quotas(settings: Settings) -> Any:
-    """The Service Quotas client; not worth a long wait."""
+    """Return the Service Quotas client, which does not wait for long."""
     return _client("service-quotas", settings, retries=1)
 
 
 def iam(settings: Settings) -> Any:
-    """The client of Identity and Access Management, which is one for all regions."""
+    """Return the client of Identity and Access Management, which is one for all regions."""
     return _client("iam", settings)
 
 
 def sts(settings: Settings) -> Any:
-    """The client of the Security Token Service, which says whose credentials these are."""
+    """Return the client of the Security Token Service, which tells the owner of the credentials."""
     return _client("sts", settings)
 
 
@@ -147,8 +147,8 @@ def region_of(settings: Settings) -> str:
 
 
 def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | None = None) -> Any:
-    """Raises UsageError for no region, an unknown one, or an unknown profile."""
-    # A client keeps the endpoint and the credentials it was made with: another environment is another client.
+    """Return the shared client of a service. Raises UsageError for no region, an unknown one, or an unknown profile."""
+    # A client keeps its first endpoint and credentials, so another environment needs another client.
     key = (service, settings.aws, frozenset(aws_variables().items()), retries, endpoint)
     with _lock:
         client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries, endpoint)
@@ -158,7 +158,7 @@ def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | 
 
 
 def _new_client(service: str, settings: Settings, retries: int, endpoint: str | None) -> Any:
-    # boto3 would add the resources to the same clients, and half as long again to their import.
+    # boto3 would add resources to the same clients, and make their import half as long again.
     from botocore.config import Config
 
     from hardway import models
@@ -184,7 +184,7 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
 
 
 def _session(settings: Settings) -> Any:
-    """The one of the profile and the environment: whoever is asked for an MFA code is asked once."""
+    """Return the session of the profile and the environment, so that a person is asked only once for an MFA code."""
     from hardway import credentials
 
     key = (settings.aws.profile, frozenset(aws_variables().items()))
@@ -200,7 +200,7 @@ def _session(settings: Settings) -> Any:
 
 
 def _checked(parser: Any, of_ec2: bool) -> Any:
-    """botocore's parser; raises Garbled for what is no answer, of which it makes any exception, or an empty answer."""
+    """Make botocore's parser raise Garbled for a bad answer, in place of other exceptions or an empty answer."""
     parse = parser.parse
 
     def parsed(response: Any, shape: Any) -> Any:
@@ -233,7 +233,7 @@ def _excerpt(body: Any) -> str:
 
 
 def _timestamp(value: Any) -> datetime:
-    """botocore's own parser takes a third of the time that an answer with many instances does."""
+    """Read a time. For an answer with many instances, a third of the work would be botocore's own reading of times."""
     from botocore.utils import parse_timestamp
 
     try:
@@ -243,7 +243,7 @@ def _timestamp(value: Any) -> datetime:
 
 
 def made(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """TagSpecifications for a thing that hardway makes in the account; `kind` is EC2's resource type."""
+    """Return TagSpecifications for a thing that hardway makes in the account; `kind` is EC2's resource type."""
     tags = {MADE_TAG: datetime.now(timezone.utc).isoformat(timespec="seconds"), "owner": user()}
     tags |= more or {}
     return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
@@ -253,7 +253,7 @@ def user() -> str:
     """Return this user for the tag `owner`: the login name, or the user's number if there is no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # as in a container that runs as any user
+    except (KeyError, OSError):  # a container may run as a user without a name
         return str(os.getuid())
 
 
@@ -264,52 +264,52 @@ def other_owner(tags: Mapping[str, str]) -> str:
 
 
 def error_code(error: Exception) -> str:
-    """The AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for anything else."""
+    """Return the AWS error code of a botocore ClientError, such as `InvalidAMIID.NotFound`; empty for other errors."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def error_message(error: Exception) -> str:
-    """The words of AWS in a botocore ClientError; empty for anything else."""
+    """Return AWS's words in a botocore ClientError; empty for other errors."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Message", "")) if isinstance(response, dict) else ""
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether these credentials may not make the call."""
+    """Return whether these credentials may not make the call."""
     return error_code(error) in _DENIED
 
 
 def lacks_capacity(code: str) -> bool:
-    """Whether EC2 refuses a launch since it has no capacity, or the account no quota, for that type in that zone."""
+    """Return whether EC2 has no capacity for the type in the zone, or the account no quota."""
     return code in _NO_CAPACITY
 
 
 def is_quota(code: str) -> bool:
-    """Whether the account has used up a quota: asking again, elsewhere or later, changes nothing."""
+    """Return whether the account has used up a quota: asking again, elsewhere or later, changes nothing."""
     return code in _QUOTA
 
 
 def is_throttled(code: str) -> bool:
-    """Whether AWS takes no more requests, or EC2 starts no more instances, for some seconds."""
+    """Return whether AWS takes no more requests, or EC2 starts no more instances, for some seconds."""
     return code in _THROTTLED
 
 
 def lacks_capacity_now(code: str) -> bool:
-    """Whether that may be otherwise in a minute."""
+    """Return whether capacity is lacking now, and may be there in a minute."""
     return code in _NO_CAPACITY_NOW
 
 
 def persistently(call: Callable[[], Answer], codes: Collection[str] = (), seconds: float = _PATIENCE_SECONDS) -> Answer:
-    """Call again, with growing pauses, while EC2 throttles or answers one of `codes`: at most for so many seconds.
+    """Repeat a call, with growing pauses, while EC2 throttles or answers one of `codes`, for at most `seconds`.
 
-    An outage, or no answer, ends it after five attempts. The call must be one that EC2 carries out once.
+    The fifth outage, or missing answer, is raised. EC2 must carry out the call only once, even if it is repeated.
     """
     return until(call, lambda error: error_code(error) in _THROTTLED or error_code(error) in codes, seconds)
 
 
 def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], seconds: float) -> Answer:
-    """Call again, as `persistently` does, while `is_passing` says so of the error."""
+    """Repeat a call, as `persistently` does, while `is_passing` returns True for the error."""
     deadline = time.monotonic() + seconds
     attempt, outages = 0, 0
     while True:
@@ -329,19 +329,19 @@ def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], s
 
 
 def refusal(operation: str, code: str, message: str) -> Exception:
-    """The error for a refusal that came inside of a successful answer."""
+    """Return the error for a refusal inside of a successful answer."""
     from botocore.exceptions import ClientError
 
     return ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether EC2 has refused. Otherwise nobody knows whether it has carried out the call."""
+    """Return whether EC2 has refused; otherwise it is unknown whether EC2 has carried out the call."""
     return isinstance(error, Exception) and bool(error_code(error)) and not _is_outage(error)
 
 
 def is_about_one(error: Exception) -> bool:
-    """Whether EC2 has refused what was asked for, which it may do for something else."""
+    """Return whether EC2 has refused the things in this call; a call for other things may succeed."""
     return is_answered(error) and error_code(error) not in _EXPIRED | _UNKNOWN_KEY | _THROTTLED
 
 
@@ -368,7 +368,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.ClientError):
         return _refused(error)
     if isinstance(error, b.NoCredentialsError | b.PartialCredentialsError):
-        return UsageError(f"no AWS credentials: {_GET_CREDENTIALS}")
+        return UsageError(f"no AWS credentials: {_how_to_get_credentials()}")
     if isinstance(error, b.ProfileNotFound):
         return UsageError(f"{error}: `aws configure list-profiles` lists the known profiles")
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
@@ -378,21 +378,26 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
-            'pointed at it, by eval "$(hardway local.up)"'
+            f'pointed at it, by eval "$({argv.command("local.up")})"'
         )
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
     return None
 
 
+def _how_to_get_credentials() -> str:
+    up = argv.command("local.up")
+    return f'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$({up})"'
+
+
 def _lacks_credentials(error: Exception) -> str:
-    """Why there are no credentials, in a line; empty for an error that has not come from where they are sought."""
+    """Return why there are no credentials, in a line; empty for an error that has another source."""
     from botocore.exceptions import CredentialRetrievalError
 
     if isinstance(error, CredentialRetrievalError):
         source, said = error.kwargs.get("provider"), str(error.kwargs.get("error_msg"))
         source = "credential_process" if source == "custom-process" else source
-        # A program's own words end with the reason.
+        # The reason stands at the end of a program's words.
         last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
         return f"{source} failed{f': {last[0][:_MOST_CHARACTERS]}' if last else ' and does not say why'}"
     passed = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
@@ -408,7 +413,7 @@ def _lacks_credentials(error: Exception) -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether it was raised in this package, and not by the tasks of others that call it."""
+    """Return whether the error was raised in this package, not in other tasks that call it."""
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
     return frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__
 
@@ -432,8 +437,8 @@ def _refused(error: Any) -> HardwayError:
     if code in _UNKNOWN_KEY:
         # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
         return UsageError(
-            f"AWS does not accept these credentials ({code}: {said}): {_GET_CREDENTIALS}; a region that is not enabled "
-            "for the account says the same (`aws account list-regions`)"
+            f"AWS does not accept these credentials ({code}: {said}): {_how_to_get_credentials()}; a region that is "
+            "not enabled for the account says the same (`aws account list-regions`)"
         )
     if code in _DENIED:
         return UsageError(
@@ -457,7 +462,7 @@ def _refused(error: Any) -> HardwayError:
 
 
 def _skew(error: Any) -> str:
-    """How wrong this machine's clock is, by the time in AWS's answer; empty where AWS would bear with it."""
+    """Return how wrong this machine's clock is, by the time in AWS's answer; empty if AWS accepts it."""
     said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
         ahead = time.time() - parsedate_to_datetime(said).timestamp()
@@ -469,7 +474,7 @@ def _skew(error: Any) -> str:
 
 
 def _decodable(said: str) -> str:
-    """The words of a denial for people; what is encoded in it goes to a file, and the command that decodes it in."""
+    """Return a denial's words for people; its code goes to a file, and the command that decodes the file is added."""
     found = _ENCODED.search(said)
     if not found:
         return said

@@ -23,12 +23,13 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
+from hardway.system import argv
 
 LEVELS = ("bwrap", "unshare", "none")
 """The levels of isolation, the best first."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
-# EC2 takes bids of up to ten times the on-demand price.
+# EC2 takes bids up to ten times the on-demand price.
 _MOST_SPOT = 10.0
 Value = TypeVar("Value", str, int, float, bool)
 
@@ -50,7 +51,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Aws:
-    """Which AWS to talk to."""
+    """The AWS to talk to."""
 
     region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
     profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
@@ -58,7 +59,7 @@ class Aws:
 
 @dataclass(frozen=True)
 class Ec2:
-    """How instances are launched and reached."""
+    """The launch of instances, and the way to reach them."""
 
     name: str = setting("hardway", "Name tag of new instances")
     num: int = setting(1, "how many instances to start", least=1)
@@ -126,7 +127,7 @@ class Ec2:
 
 @dataclass(frozen=True)
 class Mapreduce:
-    """How pmap runs a job."""
+    """The way pmap runs a job."""
 
     slots: int = setting(1, "commands at a time on an instance", unset="one a CPU")
     retries: int = setting(3, "attempts after a task's first")
@@ -138,7 +139,7 @@ class Mapreduce:
 
 @dataclass(frozen=True)
 class Cluster:
-    """How a cluster of an engine, Spark or Dask, is started."""
+    """The start of a cluster of an engine, Spark or Dask."""
 
     python: str = setting(
         "", "a Python on the instances that has the engine", unset="the one of --install, then python3"
@@ -176,11 +177,16 @@ class Settings:
     local: Local = Local()
     stub_session: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """By the name (`ec2.num`) of each setting that is set, the thing to change: its flag, its variable, or its key."""
+    """The origin of each setting that is set, by the setting's name (`ec2.num`): its flag, its variable, or its key."""
 
     def source(self, name: str) -> str:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
+
+    def command(self, *words: str) -> str:
+        """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
+        region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
+        return argv.command(*words, *region)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
@@ -275,10 +281,12 @@ def settings(
     for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster}):
         values, name = chosen[known.section], str(known)
         if source == name and values.get(known.name) == value:
-            continue  # Invoke, too, has it from the environment
+            continue  # Invoke also takes this value from the environment
         values[known.name], sources[name] = value, source
     sections = {section: cls(**chosen[section]) for section, cls in SECTIONS.items()}
     aws = dataclasses.replace(sections["aws"], region=_region(c, region, sections["aws"].region))
+    if region or c.config.get("hardway_region"):
+        sources["aws.region"] = "--region"
     stub = {} if real_s3 else _stub_variables()
     return Settings(**{**sections, "aws": aws}, stub_session=stub, sources=sources)
 
@@ -402,7 +410,7 @@ def proxy_exceptions() -> list[str]:
 
 @contextlib.contextmanager
 def variables_set(added: Mapping[str, str]) -> Iterator[None]:
-    """Set these variables of the environment in this block, for calls of AWS that are to go elsewhere."""
+    """Set these variables of the environment in this block, for calls to another AWS."""
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:

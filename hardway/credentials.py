@@ -1,7 +1,7 @@
-"""Where credentials come from: one session of botocore for all clients of a command, so that nobody is asked twice.
+"""The source of credentials: one session of botocore for all clients of a command, so that nobody is asked twice.
 
-What a role's session was given is kept where the AWS CLI keeps it: whoever has typed an MFA code for one of them is not
-asked by the other. Source: the AWS CLI's own `awscli/customizations/assumerole.py` (~/.aws/cli/cache).
+The credentials of a role's session are kept where the AWS CLI keeps them. A person who has typed an MFA code for either
+program is not asked by the other. Source: the AWS CLI's own `awscli/customizations/assumerole.py` (~/.aws/cli/cache).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from botocore.utils import JSONFileCache
 
 
 class _Cache(JSONFileCache):
-    """The AWS CLI's cache. A file that can't be read is none, and one that can't be written costs a question."""
+    """The AWS CLI's cache. An unreadable file counts as missing; after a failed write, a person is asked again."""
 
     def __contains__(self, key: str) -> bool:
         try:
@@ -30,7 +30,7 @@ class _Cache(JSONFileCache):
 
 
 def session(profile: str, region: str) -> Session:
-    """A session of a profile, which asks the Security Token Service of a region; empty is the environment's.
+    """Return a session of a profile (empty: the environment's), with the Security Token Service of a region.
 
     Raises ProfileNotFound.
     """

@@ -55,7 +55,7 @@ def private(directory: Path) -> Path:
             break
         missing.append(each)
     for each in reversed(missing):
-        # `Path.mkdir(parents=True)` gives those above the mode of the umask.
+        # `Path.mkdir(parents=True)` gives missing parents the mode of the umask.
         each.mkdir(_PRIVATE, exist_ok=True)
     status = directory.stat()
     if not is_ours(status):
@@ -85,7 +85,7 @@ def mend_file(descriptor: int) -> None:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether a file or directory is this user's."""
+    """Return whether a file or directory is this user's."""
     return status.st_uid == os.geteuid()
 
 
@@ -124,7 +124,7 @@ def write(
             with contextlib.suppress(OSError):
                 new.unlink()
     except OSError as error:
-        if error.filename in (None, new, str(new)):  # else it is about what the pieces come from
+        if error.filename in (None, new, str(new)):  # another name is about the source of the pieces
             error.filename, error.filename2 = str(path), None
         raise
 

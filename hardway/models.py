@@ -25,12 +25,12 @@ from hardway.files import cache_directory
 _OF_THE_SERVICE = ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2")
 _OF_ALL_SERVICES = ("endpoints", "partitions", "sdk-default-configuration", "_retry")
 _SHAPES = "shapes"
-# Seconds that a file stays which another version of botocore made.
+# A file for another version of botocore stays for these seconds.
 _OTHERS_STAY = 30 * 24 * 3600
 
 
 class _Unread(Mapping[str, Any]):
-    """By name, what is JSON until it is asked for."""
+    """A mapping by name; each value is JSON text until its first use."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self._texts = texts
@@ -49,7 +49,7 @@ class _Unread(Mapping[str, Any]):
 
 
 class KeptLoader(Loader):
-    """botocore's loader, that need not look for what is in the text: the models and data of one service."""
+    """botocore's loader with the models and data of one service in a text, so that it need not look for files."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class KeptLoader(Loader):
 def loader(service: str) -> Loader:
     """Return a loader for the models of a session that makes clients of `service`; its first use keeps them."""
     if os.path.isdir(Loader.CUSTOMER_DATA_PATH):
-        # Models that this user has put before botocore's.
+        # This user has put models before botocore's.
         return Loader()
     try:
         file = cache_directory() / f"botocore-{botocore.__version__}-{service}.models"
@@ -96,7 +96,7 @@ def loader(service: str) -> Loader:
             _write(file, text)
             return KeptLoader(text)
     except (OSError, RuntimeError):
-        # No home, no room, or not ours to write in.
+        # There is no home, no room, or no directory of ours to write in.
         return Loader()
 
 
@@ -127,7 +127,7 @@ def _json(value: Any) -> str:
 
 def _undocumented(model: Any) -> Any:
     if isinstance(model, dict):
-        # botocore looks for it in places, and where it is no text it is the name of something.
+        # botocore expects the key in some places. Where its value is no text, `documentation` is the name of something.
         return {k: "" if k == "documentation" and isinstance(v, str) else _undocumented(v) for k, v in model.items()}
     return [_undocumented(each) for each in model] if isinstance(model, list) else model
 

@@ -35,16 +35,16 @@ class LocalCloud:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What points a process at it, besides `state`."""
+        """The variables that point a process at the cloud, besides `state`."""
         return self.running.environment
 
     @property
     def directory(self) -> Path:
-        """Where the daemon's files are: `log`, and of each instance `instances/ID`."""
+        """The directory of the daemon's files: `log`, and `instances/ID` for each instance."""
         return _daemon_directory(self.state)
 
     def client(self, service: str, region: str = "us-east-1") -> Any:
-        """A boto3 client of this cloud, whatever the environment says; made once."""
+        """Return a boto3 client of this cloud, whatever the environment is; made once."""
         if (service, region) not in self._clients:
             import boto3
 
@@ -69,7 +69,7 @@ def pytest_runtest_setup() -> Iterator[None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """Ctrl-C in a task of ours, which raises a HardwayError, ends the run of pytest, as it does anywhere else."""
+    """End the run of pytest on Ctrl-C in a task of ours, too: the task raises a HardwayError for it."""
     _interrupt((yield))
 
 
@@ -129,8 +129,8 @@ def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud
 
 @pytest.fixture
 def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """The ids of running instances that answer over SSH, to be given to tasks as a selector: one, or as many as
-    `@pytest.mark.instances(4)` says. They are ended after the test.
+    """Give the ids of running instances that answer over SSH, as a selector for tasks: one instance, or the number in
+    `@pytest.mark.instances(4)`. The instances are ended after the test.
     """
     from invoke import Config, Context
 
@@ -142,7 +142,7 @@ def instances(local_cloud: LocalCloud, request: pytest.FixtureRequest) -> Iterat
     values = {**dict(zip(["num"], mark.args, strict=False)), **mark.kwargs} if mark else {}
     settings = config.settings(Context(Config(overrides={"ec2": values})))
     started = launch.launch(settings, say)
-    client = aws.ec2(settings)  # now: the test may change the environment
+    client = aws.ec2(settings)  # made now, since the test may change the environment
     yield Lines(instance.id for instance in started)
     client.terminate_instances(InstanceIds=[instance.id for instance in started])
 
@@ -192,7 +192,7 @@ def s3_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stub_sessions.
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Not pytest's fixture `monkeypatch`: a test may undo that in its midst."""
+    """Set variables in this block. Not by pytest's fixture `monkeypatch`: a test may undo its changes in between."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
@@ -201,7 +201,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_aws() -> Iterator[None]:
-    """Hide whatever leads to the AWS, or the S3 stub, of the person who runs the tests; inside another one, nothing."""
+    """Hide the AWS settings, and the S3 stub, of the person who runs the tests; do nothing inside of such a block."""
     from hardway import config
     from hardway.s3 import stub_sessions
 

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 Row = TypeVar("Row")
 Column: TypeAlias = "str | Callable[[Any], object]"
 """The name of a field or a key, or a function of the row."""
 
-_LEAST = 0.0001  # USD that are told exactly
+_LEAST = 0.0001  # smaller amounts of USD are not told exactly
 # Below this number of seconds a duration is told in units of this length.
 _UNITS = ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days"))
 
@@ -31,8 +31,20 @@ class Table(list[Row]):
         return "\n".join(self.lines(*self.columns))
 
     def lines(self, *columns: Column) -> list[str]:
-        """A line for each row, in other columns."""
-        return aligned([[_cell(row, column) for column in columns] for row in self])
+        """Return a line for each row, in other columns."""
+        return aligned(self._cells(columns))
+
+    def on_terminal(self, width: int) -> str:
+        """Return the text for a terminal of `width` columns."""
+        return str(self)
+
+    def titled(self, columns: Mapping[str, Column]) -> list[list[str]]:
+        """Return the titles of other columns, and below them the cells of each row."""
+        return [list(columns), *self._cells(columns.values())]
+
+    def _cells(self, columns: Iterable[Column]) -> list[list[str]]:
+        columns = list(columns)
+        return [[_cell(row, column) for column in columns] for row in self]
 
     def facts(self, row: Row) -> Mapping[str, Any]:
         """Return all facts of a row: the fields of a dataclass, or a mapping's items."""
@@ -43,11 +55,33 @@ class Table(list[Row]):
         return json.dumps([self.facts(row) for row in self], indent=2, default=datetime.isoformat)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
     """Lay out a line for each row, cells padded to their column's width; no character of a cell ends or controls it."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [gap.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[str]:
+    """Lay out rows, the titles first, in lines of at most `width` characters.
+
+    Where they are too wide, the columns stand closer, then those titled `spare` are left out one by one, and at last
+    the cells of the first column are cut. Lines are still longer where this is not enough.
+    """
+    lines = aligned(rows)
+    for left_out in ("", *spare):
+        if max(map(len, lines)) <= width:
+            return lines
+        kept = [place for place, title in enumerate(rows[0]) if title != left_out]
+        rows = [[printable(row[place]) for place in kept] for row in rows]
+        lines = aligned(rows, " ")
+    excess = max(map(len, lines)) - width
+    most = max(len(rows[0][0]), max(len(row[0]) for row in rows) - excess)
+    return aligned([[_cut_to(row[0], most), *row[1:]] for row in rows], " ")
+
+
+def _cut_to(text: str, most: int) -> str:
+    return text if len(text) <= most else cut_short(text, most - 3)
 
 
 def _cell(row: Any, column: Column) -> str:
@@ -76,8 +110,13 @@ def money(usd: float) -> str:
     return "$" + text.ljust(text.index(".") + 3, "0")
 
 
+def cents(usd: float) -> str:
+    """Write USD in cents, for a narrow column."""
+    return "<$0.01" if 0 < usd < 0.01 else money(round(usd, 2))
+
+
 def count(number: float, what: str) -> str:
-    """`1 task`, `2 tasks`, `1.5 hours`."""
+    """Return a number with its unit: `1 task`, `2 tasks`, `1.5 hours`."""
     text = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{text} {what}{'' if number == 1 else 's'}"
 
@@ -88,6 +127,12 @@ def per_hour(usd: float | None) -> str | None:
 
 
 def duration(seconds: float, digits: int = 3) -> str:
-    """`12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate, and for a number that keeps changing."""
+    """Write a duration: `12.5 s`, `3 min`, `2 days`. Two digits are enough for an estimate or live display."""
     size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
     return f"{float(f'{seconds / size:.{digits}g}'):g} {unit}"
+
+
+def age(seconds: float) -> str:
+    """Write a duration in whole units, for a narrow column: `12s`, `3m`, `5h`, `2d`."""
+    size, unit = next((size, unit[0]) for below, size, unit in _UNITS if seconds < below)
+    return f"{int(seconds // size)}{unit}"

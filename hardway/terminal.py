@@ -1,7 +1,7 @@
 """Text for a terminal. `printable` is the one function that makes text from outside safe.
 
 Names, tags, file names, hosts' messages and commands of jobs are shown through it. A task's own output is not: a person
-who runs a command gets its bytes as they are.
+who runs a command gets the command's bytes as they are.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Control, format, surrogate and private-use characters, and the separators of lines and paragraphs: a terminal obeys
-# them, or shows nothing, or shows what stands elsewhere. A byte that is no UTF-8 is a surrogate here (PEP 383).
+# Control, format, surrogate and private-use characters, and the separators of lines and paragraphs. A terminal obeys
+# them, shows nothing, or changes the place of other text. A byte that is no UTF-8 is a surrogate here (PEP 383).
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
 # Format characters that join letters in Persian, Hindi and emoji, and move nothing.
 _JOINERS = "\u200c\u200d"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with whatever a terminal would obey written out: `\\x1b`, `\\u202e`, `\\n`; one line, unless told else.
+    """Return text as one line, with each character that a terminal would obey written out: `\\x1b`, `\\n`.
 
     `keep` has characters that stay as they are: "\\n" for a text of several lines, "\\n\\t" for a host's output.
     """
@@ -56,6 +56,6 @@ def _unsafe(character: str) -> bool:
 
 def _written_out(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # the byte that it stands for
+    if 0xDC80 <= code <= 0xDCFF:  # a surrogate stands for a byte
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -1,7 +1,7 @@
 # The address that every real client of S3 finds in a shell with the stub, for any PATH: a port of this machine where
-# nothing listens, and a path that tells why. The address is well-formed, since some clients skip a malformed one and use
-# the real S3. It is https, so that a proxy is asked for a connection and sees no request. Clients of other services are
-# not affected.
+# nothing listens, and a path that tells why. The address is well-formed, since some clients skip a malformed one and
+# use the real S3. It is https, so that a proxy is asked for a connection and sees no request. Clients of other services
+# are not affected.
 # Read as data, a NAME=value on a line, by stub_s3.sh and hardway/stub_sessions.py.
 # shellcheck shell=sh disable=SC2034
 

@@ -145,8 +145,9 @@ def _start(settings: config.Settings, engine: Engine, selector: str | Iterable[s
     chosen = instances.select(settings, selector)
     confirm(f"make these a cluster of {engine.name}?", instances.Instances(chosen).brief(), yes)
     made = clusters.start(settings, engine, chosen, say, install)
-    say(f"the dashboard: {made.dashboard}; from here: inv cluster.tunnel {made.master}")
-    say(f"a program of yours, on it: inv ec2.ssh {made.master} --yes --command '.hardway-cluster/run PROGRAM.py'")
+    say(f"the dashboard: {made.dashboard}; from here: {settings.command('cluster.tunnel', made.master)}")
+    run = settings.command("ec2.ssh", made.master, "--yes", "--command", ".hardway-cluster/run PROGRAM.py")
+    say(f"a program of yours, on it: {run}")
     return made.address
 
 

@@ -130,6 +130,8 @@ def new(
     script = commands.read(command) if command else None
     if login and settings.ec2.num != 1:
         raise UsageError(f"--login is for one instance, {settings.source('ec2.num')} is {settings.ec2.num}")
+    if login:
+        ec2_run.check_login()
     if (login or script) and not wait:
         raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
     if dry_run:

@@ -77,7 +77,7 @@ def ami_new(
     confirm(f"{first}make the AMI {name}?", instances.Instances(chosen).brief(), yes)
     image = images.make(settings, chosen[0], name, reboot)
     if wait:
-        say(f"{image} is being made; `inv ec2.ami-rm {image}` takes that back")
+        say(f"{image} is being made; `{settings.command('ec2.ami-rm', image)}` takes that back")
         images.wait(settings, image, seconds)
     return Lines([image])
 

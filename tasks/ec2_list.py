@@ -23,6 +23,7 @@ from .lazy import user_data as userdata
         "only": SELECTOR,
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
         "json": JSON,
+        "wide": "on a terminal, show all columns, however wide they are",
     },
 )
 def ls(
@@ -31,12 +32,16 @@ def ls(
     state: str | Iterable[str] = "",
     json: bool = False,
     region: str | None = None,
+    wide: bool = False,
 ) -> Any:
     """List instances and what they cost.
 
-    The newest comes first. Columns: name, type, state, id, AMI, spot or ondemand, address, zone, groups, tags, cost.
+    The newest comes first. A terminal gets columns with titles that fit it. AGE is the time since the last start, COST
+    the cost since then. A narrow terminal does without ZONE, AGE or TYPE.
 
-    The cost is shown as the price an hour (for spot, the current one), the hours since the last start, and the product.
+    A pipe or a file gets a line for each instance, without titles, in these columns: name, type, state, id, AMI, spot
+    or ondemand, address, zone, groups, tags, price an hour (for spot, the current one), time since the last start,
+    cost. --wide shows them on a terminal, but for the tags that hardway gives.
 
     Examples:
       inv ec2.ls
@@ -46,14 +51,14 @@ def ls(
     states = instances.states(state) if state else instances.STATES
     settings = config.settings(c, region)
     found = instances.select(settings, only, states=states, acting=False)[::-1]
-    orphans.report(found, say)
+    orphans.report(settings, found, say)
     if not only and not state:
         volumes.report(settings, say)
     if not found and (only or state):
         raise NothingMatched("no instance matches")
     if not found:
         say("no instances")
-    shown = costs.Bill(settings, found, say)
+    shown = costs.Bill(settings, found, say, wide)
     if shown:
         say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
     return shown.json() if json else shown

@@ -120,9 +120,10 @@ def vpcs(c: Context, json: bool = False, region: str | None = None) -> Any:
       inv ec2.vpcs
       inv ec2.vpcs --json
     """
-    found = networks.subnets(config.settings(c, region))
+    settings = config.settings(c, region)
+    found = networks.subnets(settings)
     columns = ("name", "vpc", "default", "subnet", "zone", "cidr", "public", "free")
-    return listing(Table(found, *columns), json, "no VPCs; `inv ec2.new-vpc NAME` makes one")
+    return listing(Table(found, *columns), json, f"no VPCs; `{settings.command('ec2.new-vpc', 'NAME')}` makes one")
 
 
 @task(changes=Lines, autoprint=True, help={"name": "its Name tag, which --vpc takes"})

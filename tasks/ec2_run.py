@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ def ssh(
     settings = connection_settings(c, region, max_connections, real_s3, private_ip, via)
     seconds = config.number(timeout, float, "--timeout")
     if command is None and stdin is None and each is None and not fold:
+        check_login()
         log_in(settings, _one(instances.select(settings, selector)))
         return []
     if fold and quiet:
@@ -86,6 +88,12 @@ def _one(chosen: list[Instance]) -> Instance:
     if len(chosen) > 1:
         raise UsageError(f"{how_many(chosen)} match: add --command, or select the one to log in to")
     return chosen[0]
+
+
+def check_login() -> None:
+    """Raise UsageError where a login is not possible from this machine."""
+    if not shutil.which("ssh"):
+        raise UsageError("a login needs ssh, which is not installed here (package openssh-client); --command does not")
 
 
 def log_in(settings: config.Settings, instance: Instance) -> None:

@@ -86,7 +86,8 @@ def start(
         confirm(f"start {how_many(stopped)}?", instances.Instances(stopped).brief(), yes)
         started = instances.start(settings, stopped)
         if over := lifetime.over(started):
-            say(f"the time of {how_many(over)} was over: each ends itself in ten minutes; `inv ec2.extend` moves that")
+            extend = settings.command("ec2.extend", " ".join(instance.id for instance in over), "HOURS")
+            say(f"the time of {how_many(over)} was over: each ends itself in ten minutes; `{extend}` moves that")
         return _going_on(settings, chosen, started.failed, "started", "running", wait)
     return _going_on(settings, chosen, {}, "started", "running", wait)
 

@@ -12,6 +12,7 @@ from invoke import Argument, Collection, Context
 from hardway import config
 from hardway.cli.task import Lines, Task, act, nothing, say, task
 from hardway.local import faults
+from hardway.system import argv
 
 from .flags import JSON
 from .lazy import daemon
@@ -60,7 +61,8 @@ def up(c: Context) -> Lines:
     else:
         say(f"the local cloud is already up at {running.endpoint}")
         if running.settings != settings:
-            say(f"it was started with other settings than yours: {running.settings}; inv local.down ends it")
+            down = argv.command("local.down")
+            say(f"it was started with other settings than yours: {running.settings}; `{down}` ends it")
     return _exports(running)
 
 

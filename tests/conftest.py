@@ -7,6 +7,7 @@ is one local cloud for the whole run; `start_cloud` is for tests that need one t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ import pytest
 from hardway import pytest_plugin
 from hardway.config import Local
 from hardway.local import daemon
+from tests.judges.every_process import sitecustomize as model_judge
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INV = [sys.executable, str(REPOSITORY / "tasks")]
@@ -37,7 +40,10 @@ NOT_INHERITED = re.compile(
     r"AWS_|INVOKE_|XDG_|HARDWAY_LOCAL|s3_stubbed|SSH_|.*_proxy$|.*_PROXY$|region$|PYTHONDONTWRITEBYTECODE$"
 )
 
+EVERY_PROCESS = str(Path(model_judge.__file__).parent)
+
 _endpoints: list[str] = []
+model_judge.install()
 
 # Whatever runs in the background of a script ignores these, and so would all it starts: no test of Ctrl-C could pass.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,6 +136,20 @@ def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     return directory
 
 
+@pytest.fixture(autouse=True)
+def requests_fit_the_model(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that sends AWS a request outside of botocore's model: moto would take much that AWS refuses.
+
+    A test that means to send one says so: `@pytest.mark.outside_the_model`.
+    """
+    yield
+    record = Path(os.environ[model_judge.RECORD])
+    found = [json.loads(line) for line in record.read_text().splitlines()]
+    record.write_text("")
+    if found and not request.node.get_closest_marker("outside_the_model"):
+        pytest.fail("\n".join(["AWS refuses what was sent:", *found]), pytrace=False)
+
+
 @pytest.fixture
 def price_cache(home: Path) -> Iterator[Path]:
     """The file that on-demand prices are kept in; nothing is there at first, nor after the test."""
@@ -167,11 +187,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     for name in [name for name in os.environ if NOT_INHERITED.match(name)]:
         del os.environ[name]
     os.environ[SESSION_MARK] = uuid.uuid4().hex
+    descriptor, os.environ[model_judge.RECORD] = tempfile.mkstemp(prefix="outside-model-")
+    os.close(descriptor)
+    searched = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if EVERY_PROCESS not in searched:
+        os.environ["PYTHONPATH"] = os.pathsep.join([EVERY_PROCESS, *filter(None, searched)])
     session.config.stash[_STATE_BEFORE] = _own_state_exists()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process, a listener or a state directory of ours remains."""
+    Path(os.environ[model_judge.RECORD]).unlink(missing_ok=True)
     left = _marked_processes()
     left += [f"something still listens at {endpoint}" for endpoint in _endpoints if _listens(endpoint)]
     base = getattr(session.config, "_tmp_path_factory").getbasetemp()  # noqa: B009

@@ -12,7 +12,7 @@ from tests.conftest import Inv
 
 
 def counted_here() -> list[str]:
-    """The ten most frequent identifiers of the standard library, counted directly."""
+    """The ten most frequent words of the standard library, counted directly."""
     library = Path(sysconfig.get_path("stdlib"))
     files = list(library.glob("*.py"))
     for package in library.glob("*/__init__.py"):

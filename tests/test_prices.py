@@ -223,7 +223,8 @@ def test_spot_prices_are_summed_up_by_the_time_they_held(settings: Settings) -> 
         ec2.add_response("describe_spot_price_history", {"SpotPriceHistory": []}, {**expected, "MaxResults": 1000})
         offerings = [{"InstanceType": "m7i.large"}]
         ec2.add_response("describe_instance_type_offerings", {"InstanceTypeOfferings": offerings}, {})
-        with pytest.raises(NothingMatched, match=r"no spot prices of 'm7i\.large'; `inv ec2.types` lists types"):
+        said = r"no spot prices of 'm7i\.large'; `hardway ec2.types --region eu-west-1` lists types"
+        with pytest.raises(NothingMatched, match=said):
             market.spot_prices(settings, "m7i.large", 10)
     assert (cheapest.zone, cheapest.now, cheapest.min, cheapest.max) == ("eu-west-1b", 0.05, 0.05, 0.05)
     assert cheapest.mean == pytest.approx(0.05)

@@ -31,6 +31,12 @@ PROGRAMS = {"inv": INV, "hardway": [sys.executable, "-m", "hardway"]}
         ("ec2.id --regoin eu-west-1 web", "ec2.id has no flag --regoin; did you mean --region?"),
         ("ec2.ls --zzz", "ec2.ls has no flag --zzz"),
         ("--lst", "there is no flag --lst; did you mean --list?"),
+        ("pmap web @urls.txt", "there is no task 'pmap'; did you mean mapreduce.pmap?"),
+        ("ls", "there is no task 'ls'; did you mean ec2.ls or cluster.ls?"),
+        ("ec2.new --num 2 --num 3", "--num is given twice"),
+        ("ec2.new -n 2 --name web --num=3", "--num is given twice"),
+        ("ec2.rm --region eu-west-1 --region web", "--region is given twice"),
+        ("ec2.new --name web --name test", "--name is given twice"),
         ("ec2", "ec2 is a group of tasks: --list ec2 shows them"),
         ("xyz", "there is no task 'xyz'; --list shows all"),
         ("ec2.new --seconds-timeout", "--seconds-timeout needs a value"),
@@ -182,7 +188,7 @@ def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.Captur
         return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
 
     (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
-    said = 'the local cloud is not running; eval "$(hardway local.up)" starts it\n'
+    said = f'the local cloud is not running; eval "$({sys.executable} -m hardway local.up)" starts it\n'
     assert (run(), capfd.readouterr()) == (1, ("", said))
     # Invoke can't merge it with one that has settings.
     (tmp_path / "invoke.yaml").write_text("local: {boot_delay: 3}\n")
@@ -340,7 +346,7 @@ def test_a_composed_task_prints_its_result(project: Path, executor: str) -> None
     assert plain(project, "inv after") == Result(0, f"{prerequisite}after\n", "")
     assert plain(project, "inv after s3.stub") == Result(0, f"{stub}after\n", "")
     assert plain(project, "inv s3.clear x") == Result(
-        1, "", "there is no session x of the S3 stub; inv s3.sessions lists them\n"
+        1, "", f"there is no session x of the S3 stub; `{sys.executable} -m invoke s3.sessions` lists them\n"
     )
     assert plain(project, "inv s3.stub | true").stderr == ""
     full = Result(1, "", "cannot write to stdout: no space left on device\n")

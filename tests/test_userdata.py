@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from invoke import Context
 
 from hardway import config
-from hardway.config import Ec2
+from hardway.config import Ec2, Settings
 from hardway.errors import UsageError
 from hardway.launch import user_data as userdata
 from hardway.local.machines import cloudinit
@@ -96,8 +96,9 @@ def test_limits_are_said_and_tagged() -> None:
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
     assert userdata.limits_tags(Ec2(max_hours=12), now) == {"hardway-ends": "2026-01-02T15:04:05+00:00"}
     assert userdata.limits_tags(Ec2(max_hours=0, idle_minutes=30), now) == {}
-    said = userdata.limits_said(Ec2(max_hours=12, idle_minutes=30), now)
-    assert "12 hours after its start, at 2026-01-02 15:04 UTC or after 30 minutes" in said
-    assert "until somebody ends them" in userdata.limits_said(NEVER, now)
+    said = userdata.limits_said(Settings(ec2=Ec2(max_hours=12, idle_minutes=30)), now)
+    assert said.startswith("instances terminate themselves at 15:04 UTC (in 12 h) or after 30 minutes without use; ")
+    assert "at 2026-01-05 03:04 UTC (in 3 days)" in userdata.limits_said(Settings(ec2=Ec2(max_hours=72)), now)
+    assert "until somebody ends them" in userdata.limits_said(Settings(ec2=NEVER), now)
     with pytest.raises(UsageError, match="--max-hours is 'inf': it must be a number of hours, at least 0 and at most"):
         config.settings(Context(), ec2={"max_hours": float("inf")})

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Counts the identifiers in one object, whose S3 URL is on stdin, and writes the counts back to S3 in three parts: an
-# identifier's first letter decides on its part, so that each part can be merged without the others. Prints, for each
+# Counts the words in one object, whose S3 URL is on stdin, and writes the counts back to S3 in three parts: a word's
+# first letter decides on its part, so that each part can be merged without the others. Prints, for each
 # part, its number, a tab and the URL. Idempotent: run twice, it writes the same.
 set -euo pipefail
 export LC_ALL=C

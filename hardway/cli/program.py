@@ -6,10 +6,11 @@ from somebody else's tasks.py. There `hardway.cli.executor` prints results, and 
 Invoke has no hook for the following cases. Each line names the loss, or the replacement:
 
 - The messages of `inv` for a flag or an invoke.yaml that it can't read. Lost: the exit code is 1, and a broken
-invoke.yaml is a traceback.
+  invoke.yaml is a traceback.
 - The reason of a ParseError. `_explained` reads its text.
 - A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds the flags that we don't
-offer.
+  offer.
+- A flag with a value that is given twice. `_refuse_repeated` looks for one before Invoke reads the words.
 - An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
   `_asked_for_help` and `_explained` look for it there.
 - Flags for only some tasks. `_Mentioned` is a tree without flags for the others.
@@ -28,7 +29,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ class Program(InvokeProgram):
         with self._manners():
             task = self._asked_for_help()
             if not task:
+                self._refuse_repeated()
                 super().parse_tasks()
                 return
             self.args.help.value = task
@@ -132,6 +134,29 @@ class Program(InvokeProgram):
                     if error.context and "required positional" in str(error):
                         return str(error.context.name)
         return ""
+
+    def _refuse_repeated(self) -> None:
+        """Raise UsageError for a flag with a value that is given twice: Invoke would take the second value for a task's
+        argument, or for a task.
+        """
+        words = iter(self.core.unparsed)
+        contexts: Mapping[str, ParserContext] = self._task_parser().contexts
+        flags: Mapping[str, Argument] = {}
+        given: set[str] = set()
+        for word in words:
+            flag, has_value, _ = word.partition("=")
+            if flag in flags:
+                argument = flags[flag]
+                if not argument.takes_value or argument.kind is list:
+                    continue
+                name = f"--{argument.name}".replace("_", "-")
+                if name in given:
+                    raise UsageError(f"{name} is given twice")
+                given.add(name)
+                if not has_value:
+                    next(words, None)
+            elif word in contexts:
+                flags, given = contexts[word].flags, set()
 
     def parse_cleanup(self) -> None:
         with self._manners():
@@ -197,8 +222,16 @@ class Program(InvokeProgram):
         if word in self.collection.collections:
             return UsageError(f"{word} is a group of tasks: --list {word} shows them")
         takes = f"{task.name} takes no {word!r}, and " if task else ""
-        hint = did_you_mean(word, self.collection.task_names) or "; --list shows all"
+        hint = _meant(word, self.collection.task_names)
         return UsageError(f"{takes}there is no task {word!r}{hint}")
+
+
+def _meant(word: str, tasks: Iterable[str]) -> str:
+    """Return a hint at the tasks that a word may mean: those of this name in any group, or the nearest."""
+    same = [name for name in tasks if name.rpartition(".")[2] == word]
+    if same:
+        return f"; did you mean {' or '.join(same)}?"
+    return did_you_mean(word, tasks) or "; --list shows all"
 
 
 class _Mentioned(Collection):

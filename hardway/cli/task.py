@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import shutil
 import sys
 import threading
 import traceback
@@ -136,7 +137,7 @@ class _Output:
         if hasattr(result, "write_to"):  # it may be more than fits in memory
             translated(result.write_to)(streams.Out())
             return
-        text = translated(str)(result)
+        text = translated(_text)(result)
         if not text:  # Invoke itself would print a blank line
             return
         try:
@@ -149,6 +150,13 @@ class _Output:
             # Only ids, a URL or an address: other results, such as a shell's settings, may be secret.
             told = f": {' '.join(ids)}" if all(len(line.split()) == 1 for line in ids) else ""
             raise Failed(f"{why}; the task is done, but its result could not be printed{told}") from error
+
+
+def _text(result: Any) -> str:
+    """Return a result as text for stdout: a table fits the terminal."""
+    if isinstance(result, Table) and sys.stdout.isatty():
+        return result.on_terminal(shutil.get_terminal_size().columns)
+    return str(result)
 
 
 class Task(invoke.Task[Any]):
@@ -275,13 +283,13 @@ def confirm(question: str, listing: Iterable[str], yes: bool) -> None:
         return
     say(*lines)
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody to ask, there is no terminal: add --yes")
+        raise UsageError(f"{question} There is no terminal to ask on: add --yes")
     answer = ""
     talk = streams.talk()
     while answer not in ("y", "yes", "n", "no"):
         print(f"{printable(question)} y/n ", end="", file=talk, flush=True)
         if not getattr(talk, "works", True):
-            raise UsageError(f"{question} Nobody to ask, stderr can't be written: add --yes")
+            raise UsageError(f"{question} stderr, to ask on, can't be written: add --yes")
         line = ""
         try:
             line = sys.stdin.readline()

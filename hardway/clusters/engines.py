@@ -183,9 +183,10 @@ def _refuse_others(settings: Settings, address: str, chosen: Sequence[Instance])
         for cluster in _clusters(describe(settings, tagged(TAG, other))):
             moves = cluster.engine == _engine(address).name and cluster.master in ids
             if cluster.master and not moves:
+                stop = settings.command("cluster.stop", instance.id)
                 raise UsageError(
                     f"{instance} is in the {cluster.engine} cluster {other}, whose master is {cluster.master}: "
-                    f"select the master, too, or run `inv cluster.stop {instance.id}` first"
+                    f"select the master, too, or run `{stop}` first"
                 )
 
 
@@ -342,7 +343,7 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
     addresses = {instance.tags[TAG] for instance in chosen if TAG in instance.tags}
     if len(addresses) != 1:
         what = f"{len(addresses)} clusters" if addresses else "no cluster"
-        raise UsageError(f"the instances are of {what}: `inv cluster.ls` lists all clusters")
+        raise UsageError(f"the instances are of {what}: `{settings.command('cluster.ls')}` lists all clusters")
     [address] = addresses
     engine, host = _engine(address), _host(address)
     members = describe(settings, tagged(TAG, address))

@@ -30,7 +30,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class InstanceProfile:
-    """What `ec2.new --role` takes, and the IAM roles in it."""
+    """An instance profile, as `ec2.new --role` takes it, and the IAM roles in it."""
 
     name: str
     roles: tuple[str, ...]
@@ -40,7 +40,7 @@ class InstanceProfile:
 
 @dataclass(frozen=True)
 class Event:
-    """What AWS will do to an instance, and when: at the earliest, at the latest, and until when it may be moved."""
+    """A scheduled event of an instance: its earliest start, its latest end, and the deadline for moving it."""
 
     name: str
     id: str
@@ -52,7 +52,7 @@ class Event:
 
 
 def key_pairs(settings: Settings, ours: str) -> list[KeyPair]:
-    """The key pairs in the region, by name; `ours` is the name of the one that new instances get."""
+    """Return the key pairs in the region, by name; `ours` is the name of the one that new instances get."""
     found = [
         KeyPair(
             raw["KeyName"],
@@ -69,7 +69,7 @@ def key_pairs(settings: Settings, ours: str) -> list[KeyPair]:
 
 
 def lacks_instance_profile(settings: Settings, name: str) -> bool:
-    """Whether IAM has no instance profile of this name; False where that may not be looked up."""
+    """Return whether IAM has no instance profile of this name; False if the credentials may not look that up."""
     try:
         aws.iam(settings).get_instance_profile(InstanceProfileName=name)
     except Exception as error:
@@ -78,7 +78,7 @@ def lacks_instance_profile(settings: Settings, name: str) -> bool:
 
 
 def instance_profiles(settings: Settings) -> list[InstanceProfile]:
-    """The instance profiles of the account, by name."""
+    """Return the instance profiles of the account, by name."""
     found = [
         InstanceProfile(
             raw["InstanceProfileName"],
@@ -93,7 +93,7 @@ def instance_profiles(settings: Settings) -> list[InstanceProfile]:
 
 
 def events(settings: Settings) -> list[Event]:
-    """The events scheduled for instances of the region and not over yet, the next first."""
+    """Return the scheduled events of the region's instances that are not over, the next first."""
     pages = aws.ec2(settings).get_paginator("describe_instance_status").paginate(IncludeAllInstances=True)
     found = [
         (raw["InstanceId"], event)

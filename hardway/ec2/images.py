@@ -19,7 +19,7 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, HardwayError, Interrupted, NothingMatched, UsageError, did_you_mean
 
 _CANONICAL = "/aws/service/canonical/ubuntu/server"
-# Where the owners of images publish the newest one's id, and the user their images let in. Sources:
+# The parameters in which the owners of images publish the newest image's id, and the user who logs in. Sources:
 # https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/,
 # https://wiki.debian.org/Cloud/AmazonEC2Image
 IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -36,7 +36,7 @@ IMAGES: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 MOST_TYPES = 100
-"""Instance types that EC2 describes by name at once.
+"""The most instance types that EC2 describes by name in one call.
 
 Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
 """
@@ -46,11 +46,11 @@ _MOST_DESCRIPTION = 255
 
 @dataclass(frozen=True)
 class Image:
-    """An AMI: `architecture` as EC2 says it (x86_64, arm64), `user` the one it lets in over SSH.
+    """An AMI: `architecture` in EC2's words (x86_64, arm64), `user` the one who logs in over SSH.
 
-    `platform` is what is paid for beside the hardware, as EC2 says it; `disks` are the devices with a volume, and what
-    RunInstances takes to make the same ones: without a word about it some would stay, and be paid for, after their
-    instance.
+    `platform` is the product paid for besides the hardware, in EC2's words. `disks` maps each device with a volume to
+    the parameters with which RunInstances makes the same volume. Without these parameters some volumes would outlast
+    their instance, and cost money.
     """
 
     id: str
@@ -62,9 +62,10 @@ class Image:
 
 
 def resolve(settings: Settings) -> Image:
-    """The AMI that `ec2.ami` (noble, ami-..., one's own) means for the instance types; `ec2.ssh_user` is its user.
+    """Return the AMI that `ec2.ami` (noble, ami-..., an own image) means for the instance types.
 
-    Raises UsageError for an unknown name or type, or types of several architectures.
+    The image's user is `ec2.ssh_user`, if set. Raises UsageError for an unknown name or type, or types of several
+    architectures.
     """
     name, types = settings.ec2.ami, settings.ec2.types
     architecture = _architecture(settings, types)
@@ -79,7 +80,7 @@ def resolve(settings: Settings) -> Image:
         images = _images(lambda: ec2.describe_images(ImageIds=[value]))
     else:
         named = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
-        # EC2 takes a name in a filter for a glob.
+        # EC2 takes a name in a filter as a glob.
         images = [i for i in _images(lambda: ec2.describe_images(Owners=["self"], Filters=named)) if i["Name"] == name]
     if not images:
         raise UsageError(
@@ -105,9 +106,10 @@ def resolve(settings: Settings) -> Image:
 
 
 def _same_volume(ebs: Mapping[str, Any], is_root: bool) -> dict[str, Any]:
-    """Of a snapshot EC2 takes neither whether it is encrypted nor the key, which are the snapshot's.
+    """Return the parameters for a volume like this one.
 
-    The root's snapshot is the image's, and can't be another one.
+    A snapshot determines whether its volume is encrypted, and by which key: EC2 refuses both parameters beside a
+    snapshot. The root's snapshot is the image's, and can't be replaced.
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html
     """
     keys = ["VolumeSize", "VolumeType"]
@@ -119,7 +121,7 @@ def _same_volume(ebs: Mapping[str, Any], is_root: bool) -> dict[str, Any]:
 
 
 def _by_id(settings: Settings, id_: str) -> list[Any]:
-    """EC2 says what is wrong with an id, and of another account's image whether it is gone, or was never shared."""
+    """Return EC2's description of an AMI. Raises UsageError with EC2's reason, such as a lost or unshared image."""
     try:
         return list(aws.ec2(settings).describe_images(ImageIds=[id_])["Images"])
     except Exception as error:
@@ -170,14 +172,14 @@ def _architecture(settings: Settings, types: Sequence[str]) -> str:
 
 
 def near_type(settings: Settings, name: str) -> str:
-    """What `did_you_mean` says of the instance types that the region has."""
+    """Return the hint of `did_you_mean` among the instance types of the region."""
     pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings").paginate()
     return did_you_mean(name, [o["InstanceType"] for page in pages for o in page["InstanceTypeOfferings"]])
 
 
 @dataclass(frozen=True)
 class OwnImage:
-    """An AMI of the account's own; `user` is the one that its `ssh-user` tag says it lets in."""
+    """An AMI of the account's own; `user` is the one who logs in, by the `ssh-user` tag."""
 
     name: str
     id: str
@@ -205,7 +207,7 @@ class Snapshot:
 
 
 def own(settings: Settings) -> list[OwnImage]:
-    """The account's own AMIs in the region, newest first."""
+    """Return the account's own AMIs in the region, newest first."""
     pages = aws.ec2(settings).get_paginator("describe_images").paginate(Owners=["self"])
     found = [_own_image(raw) for page in pages for raw in page["Images"]]
     return sorted(found, key=lambda image: image.created, reverse=True)
@@ -227,18 +229,18 @@ def _own_image(raw: Mapping[str, Any]) -> OwnImage:
 
 
 def find_own(settings: Settings, name: str) -> OwnImage:
-    """The account's own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for a name."""
+    """Return the own AMI of this name or id. Raises UsageError for an unknown id, NothingMatched for another name."""
     images = own(settings)
     found = [image for image in images if name == image.id] or [image for image in images if name == image.name]
     if found:
         return found[0]
     kind = UsageError if name.startswith("ami-") else NothingMatched
-    hint = did_you_mean(name, [image.name for image in images]) or "; see `inv ec2.amis`"
+    hint = did_you_mean(name, [image.name for image in images]) or f"; see `{settings.command('ec2.amis')}`"
     raise kind(f"{aws.region_of(settings)} has no AMI of your own called {name!r}{hint}")
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError for what `--ami` would not take for the name of one's own, or EC2 for no name of an AMI at all.
+    """Raise UsageError for a name that `--ami` would not take for an own image, or that EC2 refuses for an AMI.
 
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
     """
@@ -251,9 +253,9 @@ def check_name(name: str) -> None:
 
 
 def make(settings: Settings, instance: Instance, name: str, reboot: bool) -> str:
-    """Have EC2 make an AMI of an instance, and return its id at once; it may be used when it is available.
+    """Have EC2 make an AMI of an instance; return its id at once, before the AMI is available.
 
-    With `reboot` EC2 reboots the instance first, so that its file systems are at rest. The AMI keeps who logs in.
+    With `reboot` EC2 reboots the instance first, so that its file systems are at rest. The AMI keeps the login user.
     """
     keep = {"ssh-user": instance.tags["ssh-user"]} if "ssh-user" in instance.tags else {}
     answer = aws.ec2(settings).create_image(
@@ -271,11 +273,11 @@ def _description(instance: Instance) -> str:
 
 
 def wait(settings: Settings, image: str, seconds: int) -> None:
-    """Wait until an AMI is available. Raises Failed where it can't be made, and after so many seconds."""
+    """Wait until an AMI is available. Raises Failed if it can't be made, or isn't available after `seconds`."""
     deadline = time.monotonic() + seconds
     pause, state = 0.2, "pending"
     while True:
-        # EC2 may not know it yet.
+        # EC2 may not know the image yet.
         for raw in _images(lambda: aws.ec2(settings).describe_images(ImageIds=[image])):
             state = raw["State"]
             if state == "available":
@@ -283,13 +285,14 @@ def wait(settings: Settings, image: str, seconds: int) -> None:
             if state in ("failed", "error", "invalid", "deregistered"):
                 raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
         if time.monotonic() >= deadline:
-            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `inv ec2.amis` shows its state")
+            amis = settings.command("ec2.amis")
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `{amis}` shows its state")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 
 
 def remove(settings: Settings, image: OwnImage) -> list[str]:
-    """Deregister an AMI and delete its snapshots, but those that another AMI uses; returns those that are left."""
+    """Deregister an AMI and delete its snapshots; return the ids of those kept because another AMI uses them."""
     ec2 = aws.ec2(settings)
     ec2.deregister_image(ImageId=image.id)
     left = []
@@ -305,7 +308,7 @@ def remove(settings: Settings, image: OwnImage) -> list[str]:
 
 
 def snapshots(settings: Settings) -> list[Snapshot]:
-    """The account's own snapshots in the region, newest first."""
+    """Return the account's own snapshots in the region, newest first."""
     pages = aws.ec2(settings).get_paginator("describe_snapshots").paginate(OwnerIds=["self"])
     found = [_snapshot(raw) for page in pages for raw in page["Snapshots"]]
     return sorted(found, key=lambda snapshot: snapshot.started, reverse=True)
@@ -327,9 +330,10 @@ def _snapshot(raw: Mapping[str, Any]) -> Snapshot:
 
 
 def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[list[str], dict[Instance, HardwayError]]:
-    """Snapshots of all volumes of each instance as they are at one moment; EC2 copies them while the instance goes on.
+    """Take snapshots of all volumes of each instance, as they are at one moment; the instances keep running.
 
-    And what it said of those that failed. Raises Interrupted with the ids of those taken.
+    Return the ids of the snapshots, and the error of each instance that failed. EC2 goes on copying afterwards. Raises
+    Interrupted with the ids of the snapshots taken so far.
     """
     taken: list[str] = []
     failed = {}

@@ -1,12 +1,12 @@
 """Instances as EC2 describes them, and selectors: one argument that chooses instances.
 
 A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
-tag, the last with * and ?) add up; networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow what is left.
+tag, the last with * and ?) add up. Networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow the result.
 
 Text in quotes, or behind a backslash, is literal: `"gpu box"` and `gpu\\ box` are one Name,
 `"web*"` is no pattern, `"i-1234abcd"` no id, `role="a, b"` one value. A quote opens at the start of a token or of a
-value; in quotes a backslash stands before a quote or a backslash. The items of a list are tokens as they are, and are
-neither split nor unquoted; a backslash before `*`, `?` or a backslash makes that no wildcard.
+value. In quotes a backslash escapes a quote or a backslash. The items of a list are tokens already, neither split nor
+unquoted; there a backslash escapes `*`, `?` or a backslash.
 
 `parse` and `Selector.match` are pure; `select` asks EC2.
 """
@@ -40,16 +40,17 @@ _NETWORK = re.compile(r"(vpc|subnet|sg)-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _FILTERS = {"vpc": "vpc-id", "subnet": "subnet-id", "sg": "instance.group-id"}
 _ANY_ID = re.compile(r"(?:i|vpc|subnet|sg)-[0-9a-f]+")
 _SEPARATOR = re.compile(r"[\s,]")
-_SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # what a backslash takes the meaning from
+_OUR_TAG = re.compile(r"Name|hardway-.*|aws:.*|creation-date|ssh-user|ssh-port")
+_SPECIAL = re.compile(r"[\s,=*?\"'\\-]")  # the characters that a backslash makes literal
 _MOST_VALUE = 256  # characters in a tag's value
-# A name of more words is not looked for, and none of several lines.
+# An unquoted name is looked for in at most this many tokens, and not across lines.
 _LONGEST_RUN = 5
 _TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 # EC2 takes at most this many values in one filter.
 _FILTER_VALUES = 200
-# As many instances as one call is for.
+# The most instances in one call.
 _BATCH = 500
-# So many times running denied, and never allowed: none of the others will be.
+# After this many denials, and no success, the calls for the other instances are not tried.
 _MOST_DENIALS = 5
 
 
@@ -57,7 +58,7 @@ _MOST_DENIALS = 5
 class Instance:
     """One instance at the time it was described. `security_groups` maps ids to names.
 
-    `launched` is its last start, `ended` when it was stopped or terminated, where EC2 tells that; both in UTC.
+    `launched` is the last start. `ended` is the time of the stop or termination, if EC2 tells it. Both are in UTC.
     """
 
     id: str
@@ -79,20 +80,20 @@ class Instance:
     region: str
     tags: Mapping[str, str] = field(hash=False)
     state_reason: str = ""
-    """EC2's code for why it stopped or ended, such as Client.InstanceInitiatedShutdown."""
+    """EC2's code for the reason of the stop or end, such as Client.InstanceInitiatedShutdown."""
     state_message: str = ""
-    """The same in EC2's words."""
+    """The reason of the stop or end in EC2's words."""
     ended: datetime | None = None
     platform: str = ""
-    """What is paid for beside the hardware, as EC2 says it: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
+    """The product paid for besides the hardware, in EC2's words: Linux/UNIX, Red Hat Enterprise Linux, Windows."""
     tenancy: str = ""
     account: str = ""
-    """The AWS account that it belongs to, a number of twelve digits."""
+    """The AWS account that owns the instance, a number of twelve digits."""
     ipv6: str = ""
 
     @property
     def ends(self) -> datetime | None:
-        """When it ends itself, by the tag that a launch or `ec2.extend` gave it, which anybody may have changed."""
+        """The time at which the instance ends itself, by its tag; anybody may have changed the tag since."""
         try:
             ends = datetime.fromisoformat(self.tags.get(ENDS_TAG, ""))
         except ValueError:
@@ -100,18 +101,23 @@ class Instance:
         return ends if ends.tzinfo else None
 
     @property
+    def own_tags(self) -> dict[str, str]:
+        """The tags that people gave, and the owner; the name and the tags of hardway and AWS are left out."""
+        return {key: text for key, text in self.tags.items() if not _OUR_TAG.fullmatch(key)}
+
+    @property
     def why_ended(self) -> str:
-        """Why it stopped or ended, in full: EC2's code and words, which often begin with the code."""
+        """The reason of the stop or end, in full: EC2's code and words, which often begin with the code."""
         code, said = self.state_reason, self.state_message
         return printable(said if said.startswith(code) else f"{code}: {said}" if said else code)
 
     @property
     def address(self) -> str:
-        """Where it is reached: the public address, else the private one, else that of IPv6; empty before it has any."""
+        """The address for connections: public, else private, else IPv6; empty for an instance without one."""
         return self.public_ip or self.private_ip or self.ipv6
 
     def __str__(self) -> str:
-        """Which it is, for a person: anybody may have written its name."""
+        """Return the id and name, safe to show: anybody may have written the name."""
         return f"{printable(self.name)} {self.id}" if self.name else self.id
 
 
@@ -129,7 +135,7 @@ class Instances(Table[Instance]):
         )
 
     def brief(self) -> list[str]:
-        """Lines that say which they are."""
+        """Return lines that identify the instances."""
         return self.lines("name", "type", "state", "id", "address")
 
 
@@ -137,8 +143,8 @@ class Instances(Table[Instance]):
 class Selector:
     """A parsed selector: `hosts` add up, each kind of `networks` and each tag key narrows.
 
-    Names and values are patterns, with EC2's wildcards, and a backslash before a character that is none. `runs` are
-    tokens that stand side by side, with what is between them: an instance may be named so.
+    Names and values are patterns with EC2's wildcards; a backslash makes the next character literal. `runs` are
+    neighbouring tokens, with the text between them, that could be one unquoted name.
     """
 
     text: str
@@ -148,7 +154,7 @@ class Selector:
     runs: tuple[str, ...] = ()
 
     def narrows(self, instance: Instance) -> bool:
-        """Whether the instance is in the networks and has the tags asked for (of one kind or key: any of them)."""
+        """Return whether the instance is in the networks and has the tags; one of each kind or key is enough."""
         has = {"vpc": {instance.vpc}, "subnet": {instance.subnet}, "sg": set(instance.security_groups)}
         for kind in {_kind(n) for n in self.networks}:
             if not has[kind] & {n for n in self.networks if _kind(n) == kind}:
@@ -160,42 +166,42 @@ class Selector:
         return True
 
     def match(self, instances: Iterable[Instance]) -> list[Instance]:
-        """The instances meant, in the order given, each once."""
+        """Return the matching instances, in the order given, each once."""
         return [i for i in instances if self.narrows(i) and (not self.hosts or self.names(i))]
 
     def names(self, instance: Instance) -> bool:
-        """Whether some host token names this instance."""
+        """Return whether some host token names this instance."""
         return any(token_names(token, instance) for token in self.hosts)
 
 
 def token_names(token: str, instance: Instance) -> bool:
-    """Whether one host token (id, address, DNS name, Name with globs) names the instance."""
+    """Return whether one host token (id, address, DNS name, Name with globs) names the instance."""
     if _ID.fullmatch(token):
         return token == instance.id
     return _addresses(token, instance) or (not _IPV4.fullmatch(token) and bool(_glob(token).fullmatch(instance.name)))
 
 
 def _addresses(token: str, instance: Instance) -> bool:
-    """Whether a token is an address, or a DNS name, of the instance."""
+    """Return whether a token is an address, or a DNS name, of the instance."""
     if _IPV4.fullmatch(token):
         return token in (instance.public_ip, instance.private_ip)
     return bool(_DNS.fullmatch(token)) and token in (instance.public_dns, instance.private_dns)
 
 
 def tagged(key: str, value: str | None = None) -> Selector:
-    """The selector of those that have a tag, with exactly this value if one is given."""
+    """Return the selector of instances with a tag; `value`, if given, is matched exactly."""
     return Selector("", (), (), ((key, "*" if value is None else _literally(value)),))
 
 
 def quoted(name: str) -> str:
-    """The selector that means the instances of exactly this name."""
+    """Return the selector of the instances with exactly this name."""
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise UsageError for what nobody should name an instance, or anything else that is asked for by its name.
+    """Raise UsageError for a name that nobody should give to an instance, or to anything else selected by name.
 
-    What would be taken for something else, what can't be seen, and what EC2 doesn't take for a value:
+    Refused are names that look like something else, invisible characters, and values that EC2 doesn't take:
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions
     """
     why = ""
@@ -214,20 +220,20 @@ def check_name(name: str, what: str) -> None:
 
 
 def is_plain(name: str) -> bool:
-    """Whether the name, as it is, is the selector of what is named so; else it is to be quoted."""
+    """Return whether the name, unquoted, is a selector of instances with this name."""
     parsed = parse(name)
     return (parsed.hosts, parsed.networks, parsed.tags) == ((name,), (), ()) and not re.search(r"[*?]", name)
 
 
-# A token as it was written: where it begins and ends, its characters, and whether each stands for nothing but itself.
+# A token as it was written: its start and end, its characters, and whether each character is literal.
 _Token = tuple[int, int, list[tuple[str, bool]]]
 
 
 def parse(selector: str | Iterable[str]) -> Selector:
     """Read a selector given as text or as a list of tokens.
 
-    Raises UsageError for a token that starts with `-` (Invoke hands an unknown flag over as a selector), for an id that
-    is cut short, a quote that is not closed, and what is no text.
+    Raises UsageError for a token that starts with `-` (Invoke hands an unknown flag over as a selector), an id that is
+    cut short, an unclosed quote, and a value that isn't text.
     """
     if isinstance(selector, str):
         text = selector
@@ -256,7 +262,7 @@ def parse(selector: str | Iterable[str]) -> Selector:
             raise UsageError("an empty name in quotes: no instance can be selected so")
         if is_literal:
             pattern = _pattern(token)
-            # Whatever it looks like, it is a name.
+            # It was quoted: a name, even if it looks like an id.
             hosts.append(f"\\{pattern}" if pattern == plain and _looks_special(plain) else pattern)
         elif _NETWORK.fullmatch(plain):
             networks.append(plain)
@@ -275,7 +281,7 @@ def _once(items: Iterable[T]) -> tuple[T, ...]:
 
 
 def text_of(selector: str | Iterable[str]) -> str:
-    """A selector as one text in one line that means the same."""
+    """Return a selector as text in one line, with the same meaning."""
     if isinstance(selector, str):
         return " ".join(selector[begin:end] for begin, end, _ in _tokens(selector))
     return parse(selector).text
@@ -306,7 +312,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _until_closed(text: str, place: int) -> tuple[str, int]:
-    """What stands in the quotes that open at this place, and the place behind them."""
+    """Return the text in the quotes that open at `place`, and the place after the closing quote."""
     quote, inside = text[place], ""
     place += 1
     while place < len(text) and text[place] != quote:
@@ -320,7 +326,7 @@ def _until_closed(text: str, place: int) -> tuple[str, int]:
 
 
 def _item(item: Any) -> list[tuple[str, bool]]:
-    """A list's item as a token; empty for a blank one. A line read from a file has its newline yet."""
+    """Return a list's item as a token; empty for a blank one. A line read from a file still ends in its newline."""
     if not isinstance(item, str):
         raise UsageError(f"a selector is text, or a list of texts, and not of {type(item).__name__}")
     found = re.findall(r"\\([*?\\])|(.)", item.strip("\r\n"), re.DOTALL) if item.strip() else []
@@ -328,7 +334,7 @@ def _item(item: Any) -> list[tuple[str, bool]]:
 
 
 def _written(token: Iterable[tuple[str, bool]]) -> str:
-    """A token as it is written in a text."""
+    """Return a token in the syntax of a selector."""
     return "".join(f"\\{c}" if literal or (_SPECIAL.match(c) and c not in "*?=-") else c for c, literal in token)
 
 
@@ -345,7 +351,7 @@ def _looks_special(name: str) -> bool:
 
 
 def _runs(text: str, places: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    """What in the text may be one name that was not quoted: tokens with nothing else between them than separators."""
+    """Return the parts of the text that may be one unquoted name: tokens with nothing but separators between them."""
     found = []
     for first in range(len(places)):
         for last in range(first + 1, min(len(places), first + _LONGEST_RUN)):
@@ -364,12 +370,12 @@ def select(
     acting: bool = True,
     on_unknown: Callable[[str], None] | None = None,
 ) -> list[Instance]:
-    """The instances a selector means, oldest first.
+    """Return the instances that a selector means, oldest first.
 
-    `states` are those the instances must be in. `acting` says that something will be done to them: then an empty
-    selector and a bare `*` are refused. Never quietly fewer than asked for: raises UsageError for an id or address
-    that does not exist or is in another state, NothingMatched where nothing matches a name or the whole selector.
-    `on_unknown` is called with an id or address that does not exist, in place of the error.
+    The instances must be in one of `states`. `acting` announces an action on them: then an empty selector and a bare
+    `*` are refused. The result is never quietly smaller than asked for: raises UsageError for an id or address that
+    does not exist or is in another state, NothingMatched if nothing matches a name or the whole selector. `on_unknown`
+    is called with an id or address that does not exist, in place of the error.
     """
     parsed = parse(selector)
     if acting:
@@ -388,13 +394,13 @@ def select(
             _check_token(settings, token, named, states)
     if acting and not result:
         every = describe(settings)
-        hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or "; `inv ec2.ls` shows them all"
+        hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or _all_shown(settings)
         raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}{hint}")
     return result
 
 
 def _refuse_unquoted(parsed: Selector, found: Iterable[Instance], states: Sequence[str]) -> None:
-    """Raise UsageError where an instance is named like two tokens together: it, or two others, may be meant."""
+    """Raise UsageError if an instance's name is two neighbouring tokens: it, or two other instances, may be meant."""
     for instance in found:
         if instance.name in parsed.runs and instance.state in states and instance.state in ALIVE:
             raise UsageError(
@@ -404,7 +410,7 @@ def _refuse_unquoted(parsed: Selector, found: Iterable[Instance], states: Sequen
 
 
 def _refuse_ambiguous(parsed: Selector, result: Sequence[Instance]) -> None:
-    """Raise UsageError where an address is that of several instances, as private ones in several VPCs may be."""
+    """Raise UsageError if several instances have an address, such as a private one in several VPCs."""
     for token in parsed.hosts:
         having = [i for i in result if _addresses(token, i)]
         alive = [i for i in having if i.state in ALIVE] or having
@@ -415,8 +421,12 @@ def _refuse_ambiguous(parsed: Selector, result: Sequence[Instance]) -> None:
             )
 
 
+def _all_shown(settings: Settings) -> str:
+    return f"; `{settings.command('ec2.ls')}` shows them all"
+
+
 def _unquoted(text: str, instances: Iterable[Instance]) -> str:
-    """A hint where what was written is an instance's name as a whole."""
+    """Return a hint if the whole selector, unquoted, is an instance's name."""
     whole = text.strip()
     if any(instance.name == whole for instance in instances) and not is_plain(whole):
         return f"; for the one that is named so write {quoted(whole)}, with the quotes"
@@ -429,18 +439,18 @@ def _check_token(settings: Settings, token: str, named: Sequence[Instance], stat
     region = aws.region_of(settings)
     if _is_exact(token):
         if not named:
-            raise UsageError(f"there is no instance {token} in {region}; `inv ec2.ls` shows them all")
+            raise UsageError(f"there is no instance {token} in {region}{_all_shown(settings)}")
         raise UsageError(f"{named[-1]} is {named[-1].state}, not{_in(states)}")
     also = f" ({len(named)} {'/'.join(sorted({i.state for i in named}))})" if named else ""
     known = {i.name for i in describe(settings) if i.name and i.state in states} if not named else ()
     near = next((name for name in known if token in re.split(r"[\s,]+", name) and not is_plain(name)), "")
     hint = f"; an instance is named {near!r}: write {quoted(near)}, with the quotes" if near else ""
-    hint = hint or did_you_mean(token, known) or "; `inv ec2.ls` shows them all"
+    hint = hint or did_you_mean(token, known) or _all_shown(settings)
     raise NothingMatched(f"no{_in(states)} instance is named {token!r}{also} in {region}{hint}")
 
 
 def _near_tag(instances: Iterable[Instance], parsed: Selector) -> str:
-    """What was meant by the first tag asked for that no instance has."""
+    """Return a hint for the first tag in the selector that no instance has."""
     known: dict[str, set[str]] = {}
     for instance in instances:
         for key, value in instance.tags.items():
@@ -458,7 +468,7 @@ def _in(states: Sequence[str]) -> str:
 
 
 def _is_exact(token: str) -> bool:
-    """Whether the token can mean one instance only: an id, an address or a DNS name."""
+    """Return whether the token can mean only one instance: an id, an address or a DNS name."""
     return bool(_ID.fullmatch(token) or _IPV4.fullmatch(token) or _DNS.fullmatch(token))
 
 
@@ -475,12 +485,12 @@ def _refuse_everything(selector: Selector) -> None:
 
 
 def _is_everything(pattern: str) -> bool:
-    """Whether it leaves out nothing, or nothing but what is short."""
+    """Return whether the pattern matches every name, or every name but short ones."""
     return bool(pattern) and not pattern.strip("*?")
 
 
 def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
-    """Raise UsageError where some of them carry another user's `owner` tag, unless `any_owner`; names up to three."""
+    """Raise UsageError if an instance has another user's `owner` tag, unless `any_owner`; the error names at most 3."""
     foreign = [instance for instance in chosen if aws.other_owner(instance.tags)]
     if foreign and not any_owner:
         named = ", ".join(f"{instance} ({instance.tags['owner']}'s)" for instance in foreign[:3])
@@ -489,7 +499,7 @@ def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
 
 
 def describe(settings: Settings, selector: Selector | None = None) -> list[Instance]:
-    """Ask EC2 for the instances a selector may mean (all, for None), in any state and order."""
+    """Return the instances that a selector may mean (all, for None), in any state and order, as EC2 describes them."""
     found: dict[str, Instance] = {}
     pages = aws.ec2(settings).get_paginator("describe_instances")
     region = aws.region_of(settings)
@@ -502,9 +512,9 @@ def describe(settings: Settings, selector: Selector | None = None) -> list[Insta
 
 
 def _queries(selector: Selector) -> list[list[dict[str, Any]]]:
-    """The filters of the DescribeInstances calls whose answers together hold all that the selector may mean.
+    """Return the filters of the DescribeInstances calls whose answers together hold all that the selector may mean.
 
-    Where hosts are named the calls do not narrow, so that a host narrowed out can be told from one that is not there.
+    Calls for named hosts do not narrow, so that a host outside the networks can be told from a missing one.
     """
     narrow: dict[str, list[str]] = {}
     for network in selector.networks:
@@ -527,7 +537,7 @@ def _queries(selector: Selector) -> list[list[dict[str, Any]]]:
 
 
 def _asked(pattern: str) -> str:
-    """The pattern as a filter's value: of what an API may read in another way any one character is asked for."""
+    """Return the pattern as a filter's value: `?` stands for each character that an API may read in another way."""
     return re.sub(r"\\.|[\[\]\\]", "?", pattern, flags=re.DOTALL)
 
 
@@ -542,27 +552,27 @@ def _host_filters(token: str) -> tuple[str, ...]:
 
 
 def described(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
-    """The instances of these ids that EC2 knows. It may not know an id yet that it has just given out."""
+    """Yield the instances of these ids that EC2 knows. EC2 may not know an id yet that it has just given out."""
     if not ids:
         return
     yield from describe(settings, Selector("", tuple(ids), (), ()))
 
 
 class Done(list[Instance]):
-    """The instances that EC2 has done something to; `failed` are the others, with the error that says why."""
+    """The instances on which a call succeeded; `failed` maps the others to their errors."""
 
     def __init__(self, done: Iterable[Instance], failed: Mapping[Instance, HardwayError]) -> None:
         super().__init__(done)
         self.failed = dict(failed)
 
     def complete(self) -> None:
-        """Raise what EC2 said of the first that failed, if one has."""
+        """Raise the error of the first instance that failed, if any."""
         for instance, why in self.failed.items():
             raise HardwayError(f"{instance}: {why}" if self else str(why), why.code) from why
 
 
 def terminate(settings: Settings, instances: Iterable[Instance]) -> Done:
-    """Terminate instances, each of which EC2 must know. Idempotent."""
+    """Terminate instances. EC2 must know each of them. Idempotent."""
     call = aws.ec2_once(settings).terminate_instances
     return each(instances, lambda ids: call(InstanceIds=ids), "TerminatingInstances")
 
@@ -574,13 +584,14 @@ def start(settings: Settings, instances: Iterable[Instance]) -> Done:
 
 
 def stop(settings: Settings, instances: Iterable[Instance]) -> Done:
-    """Stop running instances. Idempotent. Spot instances whose request is for one time can't be stopped."""
+    """Stop running instances. Idempotent. EC2 can't stop spot instances of a one-time request."""
     call = aws.ec2_once(settings).stop_instances
     done = each(instances, lambda ids: call(InstanceIds=ids), "StoppingInstances")
     for instance in done.failed:
         error = done.failed[instance].__cause__
         if instance.spot and isinstance(error, Exception) and aws.error_code(error) == "UnsupportedOperation":
-            done.failed[instance].message = "EC2 can't stop spot instances; `inv ec2.rm` terminates them"
+            rm = settings.command("ec2.rm", instance.id)
+            done.failed[instance].message = f"EC2 can't stop spot instances; `{rm}` terminates it"
     return done
 
 
@@ -593,11 +604,11 @@ def reboot(settings: Settings, instances: Iterable[Instance]) -> Done:
 def each(
     instances: Iterable[Instance], call: Callable[[list[str]], Any], answered: str = "", size: int = _BATCH
 ) -> Done:
-    """Have EC2 do something to each instance by calls for many, whichever of them it refuses. The call is idempotent.
+    """Have EC2 do something to each instance, in batches; a refused instance doesn't hold up the others.
 
-    For one that it refuses EC2 does nothing to any, or to those of another zone alone: so the others are asked for
-    again without those that the refusal names, else in halves. `answered` is the list in the answer that has each.
-    Raises what EC2 says to all: that it is not reached, or does not know these credentials.
+    EC2 refuses a whole call, or a zone's part of it, for a single instance. The rest is then tried without the
+    instances that the refusal names, else in halves. `call` takes ids and must be idempotent. `answered` is the list in
+    the answer that has each instance. Raises errors that concern all: EC2 can't be reached, or refuses the credentials.
     """
     chosen = {instance.id: instance for instance in instances}
     batches = list(in_batches(chosen.values(), size))
@@ -643,14 +654,14 @@ def each(
 
 
 def in_batches(instances: Iterable[Instance], size: int = _BATCH) -> Iterator[list[str]]:
-    """Their ids, as many at a time as one call takes."""
+    """Yield the instances' ids, at most `size` at a time."""
     ids = [instance.id for instance in instances]
     for first in range(0, len(ids), size):
         yield ids[first : first + size]
 
 
 def user_data(settings: Settings, instance: Instance) -> bytes:
-    """What the instance was launched with, as EC2 keeps it; empty for none."""
+    """Return the instance's user data, as EC2 keeps it; empty for none."""
     attribute = aws.ec2(settings).describe_instance_attribute(InstanceId=instance.id, Attribute="userData")
     return base64.b64decode(attribute.get("UserData", {}).get("Value", ""))
 
@@ -661,7 +672,7 @@ def _kind(network: str) -> str:
 
 @cache
 def _glob(pattern: str) -> re.Pattern[str]:
-    """EC2's own wildcards in filters: `*` for any text, `?` for one character, and a backslash before what is none.
+    """Compile EC2's wildcards in filters: `*` for any text, `?` for one character; a backslash makes either literal.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html#Filtering_Resources_CLI
     """
@@ -671,7 +682,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> Instance:
-    """An Instance from one element of DescribeInstances' answer; whose it is stands beside that."""
+    """Return an Instance from one element of DescribeInstances' answer; `account` stands beside the element."""
     tags = {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}
     return Instance(
         id=raw["InstanceId"],
@@ -703,7 +714,7 @@ def from_description(raw: Mapping[str, Any], region: str, account: str = "") -> 
 
 
 def _ended(raw: Mapping[str, Any]) -> datetime | None:
-    """When it was stopped or terminated, which EC2 tells only in words, and not of all."""
+    """Return the time of the stop or termination; EC2 tells it only in words, and not for every instance."""
     time = _TRANSITION.search(raw.get("StateTransitionReason") or "")
     if not time or raw["State"]["Name"] in ("pending", "running"):
         return None
@@ -711,7 +722,7 @@ def _ended(raw: Mapping[str, Any]) -> datetime | None:
 
 
 def states(text: str | Iterable[str]) -> tuple[str, ...]:
-    """Instance states from text such as `running,stopped`. Raises UsageError for one that EC2 does not have."""
+    """Return instance states from text such as `running,stopped`. Raises UsageError for an unknown state."""
     words = tuple(re.split(r"[\s,]+", text.strip())) if isinstance(text, str) else tuple(text)
     for word in words:
         if word not in STATES:

@@ -1,4 +1,4 @@
-"""VPCs: find them, make them with all that a reachable instance needs, and remove them with their content."""
+"""VPCs: find them, make them with all that a reachable instance needs, and remove them with their contents."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from hardway.errors import Failed, UsageError, did_you_mean
 from hardway.system import signals
 
 VPC_TAG = "hardway-vpc"
-"""On all that `make` makes; its value is new for each VPC, so that one whose making was never answered is found."""
+"""A tag on all that `make` makes. The value is new for each VPC, to find a VPC whose creation went unanswered."""
 _CIDR = "10.0.0.0/16"
 _SUBNET_PREFIX = 20
 _UNKNOWN_YET = ("InvalidVpcID.NotFound", "InvalidInternetGatewayID.NotFound", "InvalidSubnetID.NotFound")
 _BUSY_SECONDS = 30
-_PAUSES = (0, 0.3, 1, 3)  # before each look for what EC2 may show late
+_PAUSES = (0, 0.3, 1, 3)  # before each look for things that EC2 may show late
 
 
 @dataclass(frozen=True)
 class Subnet:
-    """A subnet and the VPC it is in; a VPC without any is one with no `subnet`. `free` is in addresses."""
+    """A subnet and its VPC; `subnet` is empty for a VPC without subnets. `free` counts addresses."""
 
     name: str
     vpc: str
@@ -44,7 +44,7 @@ class Subnet:
 
 
 def subnets(settings: Settings) -> list[Subnet]:
-    """The subnets of the region, by VPC and zone; `name` and `tags` are the VPC's."""
+    """Return the subnets of the region, by VPC and zone; `name` and `tags` are the VPC's."""
     ec2 = aws.ec2(settings)
     found: dict[str, list[Any]] = {}
     for page in ec2.get_paginator("describe_subnets").paginate():
@@ -71,27 +71,26 @@ def subnets(settings: Settings) -> list[Subnet]:
 
 
 def _cidr(subnet: Mapping[str, Any]) -> str:
-    """The network of a subnet; one with IPv6 alone has none of IPv4."""
+    """Return the network of a subnet in CIDR form; for a subnet without IPv4, its IPv6 networks, with commas."""
     if "CidrBlock" in subnet:
         return str(subnet["CidrBlock"])
     return ",".join(each["Ipv6CidrBlock"] for each in subnet.get("Ipv6CidrBlockAssociationSet", []))
 
 
 def find(settings: Settings, name: str) -> str:
-    """The id of the VPC of this name or id; of the default one where it is empty. Raises UsageError where none is."""
+    """Return the id of the VPC of this name or id, or of the default VPC for an empty name. Raises UsageError."""
     region = aws.region_of(settings)
     vpcs = _vpcs(settings)
     if not name:
         default = [vpc["VpcId"] for vpc in vpcs if vpc["IsDefault"]]
         if not default:
-            raise UsageError(
-                f"{region} has no default VPC: `inv ec2.new-vpc NAME` makes one, and --vpc NAME then starts in it"
-            )
+            make = settings.command("ec2.new-vpc", "NAME")
+            raise UsageError(f"{region} has no default VPC: `{make}` makes one, and --vpc NAME then starts in it")
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
         known = filter(None, (tags.of(vpc).get("Name", "") for vpc in vpcs))
-        hint = did_you_mean(name, known) or "; see `inv ec2.vpcs`"
+        hint = did_you_mean(name, known) or f"; see `{settings.command('ec2.vpcs')}`"
         raise UsageError(f"there is no VPC {name!r} in {region}{hint}")
     if len(found) > 1:
         raise UsageError(f"{len(found)} VPCs are named {name!r}: give an id ({', '.join(found)})")
@@ -99,10 +98,11 @@ def find(settings: Settings, name: str) -> str:
 
 
 def seen_from(settings: Settings, vpc: str) -> list[str]:
-    """As which networks, in CIDR form, private addresses of a VPC may see this machine.
+    """Return the networks, in CIDR form, from which private addresses of a VPC may see this machine.
 
-    Its own address, if it is an instance in the VPC; else also all of the VPC, where a bastion stands, or a VPN ends:
-    the same private addresses are given out at many homes and offices.
+    An instance in the VPC is seen by its own address. Any other machine may also come through a bastion or a VPN,
+    from anywhere in the VPC. A private address of such a machine proves nothing, even one of the VPC's range: many
+    homes and offices use the same private addresses.
     """
     [raw] = aws.ec2(settings).describe_vpcs(VpcIds=[vpc])["Vpcs"]
     associated = [each["CidrBlock"] for each in raw.get("CidrBlockAssociationSet", [])] or [raw["CidrBlock"]]
@@ -115,7 +115,7 @@ def seen_from(settings: Settings, vpc: str) -> list[str]:
 
 
 def _is_instance() -> bool:
-    """Whether this machine is one of EC2's; those of Xen don't tell.
+    """Return whether this machine is an EC2 instance; instances on Xen don't tell.
 
     Source: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
     """
@@ -125,7 +125,7 @@ def _is_instance() -> bool:
 
 
 def _local_address(towards: ipaddress.IPv4Network | ipaddress.IPv6Network) -> ipaddress.IPv4Address:
-    """This machine's address on the way there, 0.0.0.0 where there is no way; nothing is sent."""
+    """Return this machine's address on the way to a network, 0.0.0.0 if there is no way. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         with contextlib.suppress(OSError):
             probe.connect((str(towards[1]), 22))
@@ -133,15 +133,15 @@ def _local_address(towards: ipaddress.IPv4Network | ipaddress.IPv6Network) -> ip
 
 
 def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
-    """The id of the VPC of this name, made with a public subnet in every zone; what is missing in it is added.
+    """Make a VPC of this name with a public subnet in every zone, or add its missing parts; return its id.
 
-    Instances in it have public addresses and DNS names. If it can't all be made, Ctrl-C included, what was made now is
-    removed again. Raises UsageError where a VPC that was not made so has the name.
+    Instances in the VPC have public addresses and DNS names. After a failure, Ctrl-C included, a new VPC is removed
+    again. Raises UsageError if a VPC that hardway didn't make has the name.
     """
     if name.startswith("vpc-"):
         raise UsageError(f"{name!r} would be taken for an id: take another name")
     check_name(name, "the VPC's name")
-    # EC2 takes a name in a filter for a glob.
+    # EC2 takes a name in a filter as a glob.
     named = [vpc for vpc in _vpcs(settings, {"tag:Name": name}) if tags.of(vpc)["Name"] == name]
     if len(named) > 1 or (named and VPC_TAG not in tags.of(named[0])):
         ids = ", ".join(vpc["VpcId"] for vpc in named)
@@ -154,7 +154,11 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     with signals.raised():
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
-            vpc = aws.ec2(settings).create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"]
+            once = aws.ec2_once(settings)
+            vpc = _made_once(
+                lambda: once.create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"],
+                lambda: _vpcs(settings, {f"tag:{VPC_TAG}": token}),
+            )
             say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
         except BaseException as error:
@@ -177,16 +181,17 @@ def _undo(settings: Settings, token: str, say: Callable[[str], None]) -> None:
                     return
         except Exception as failure:
             reason = aws.translate(failure) or failure
-            say(f"{vpc} may be half made, and could not be removed ({reason}): see `inv ec2.vpcs`, ec2.rm-vpc")
+            see = settings.command("ec2.vpcs")
+            say(f"{vpc} may be half made, and could not be removed ({reason}): see `{see}`, ec2.rm-vpc")
 
 
 def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Give the VPC what it lacks of: DNS names, an internet gateway and the route to it, a subnet in every zone."""
+    """Add the VPC's missing parts: DNS names, an internet gateway and the route to it, a subnet in every zone."""
     ec2, id_ = aws.ec2(settings), vpc["VpcId"]
     own = {key: value for key, value in tags.of(vpc).items() if key in ("Name", VPC_TAG)}
     for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
         _known(ec2.modify_vpc_attribute, VpcId=id_, **{attribute: {"Value": True}})
-    gateway = _gateway(ec2, id_, own, say)
+    gateway = _gateway(settings, id_, own, say)
     main = _main_table(ec2, id_)
     if not any(route.get("DestinationCidrBlock") == "0.0.0.0/0" for route in main["Routes"]):
         route = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": gateway}
@@ -209,19 +214,48 @@ def _complete(settings: Settings, vpc: Mapping[str, Any], say: Callable[[str], N
             _known(ec2.modify_subnet_attribute, SubnetId=subnet["SubnetId"], **change)
 
 
-def _gateway(ec2: Any, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
-    """The internet gateway of a VPC, made and attached if it has none."""
+def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable[[str], None]) -> str:
+    """Return the internet gateway of a VPC; make and attach one if there is none."""
+    ec2, once = aws.ec2(settings), aws.ec2_once(settings)
     if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
-    # One that was made, but not attached before the end came.
-    made = ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": own[VPC_TAG]}))["InternetGateways"]
-    gateway = made[0] if made else None
+
+    def unattached() -> list[Any]:
+        of_vpc = _filters({f"tag:{VPC_TAG}": own[VPC_TAG]})
+        return list(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"])
+
+    # An earlier call may have made a gateway, and ended before it was attached.
+    gateway = next(iter(unattached()), None)
     if gateway is None:
-        gateway = ec2.create_internet_gateway(TagSpecifications=aws.made("internet-gateway", own))
-        gateway = gateway["InternetGateway"]
+        kind = aws.made("internet-gateway", own)
+        gateway = _made_once(
+            lambda: once.create_internet_gateway(TagSpecifications=kind)["InternetGateway"], unattached
+        )
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
+
+
+def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
+    """Make a thing only once; EC2 takes no client token for it, and would make a second at a second call.
+
+    `make` is a call without botocore's retries. If its answer does not come, `find` looks for the thing.
+    """
+    is_unsure = False
+
+    def call() -> Any:
+        nonlocal is_unsure
+        for pause in _PAUSES if is_unsure else ():
+            time.sleep(pause)
+            if found := find():
+                return found[0]
+        try:
+            return make()
+        except Exception as error:
+            is_unsure = is_unsure or not aws.is_answered(error)
+            raise
+
+    return aws.persistently(call)
 
 
 def _gateways(ec2: Any, vpc: str) -> list[Any]:
@@ -245,28 +279,29 @@ def _free_networks(cidr: str, taken: Sequence[str]) -> Any:
 
 
 def _zones(ec2: Any) -> list[str]:
-    """The zones that every account has: no Local Zones, no Wavelength."""
+    """Return the zones that every account has: no Local Zones, no Wavelength."""
     filters = _filters({"zone-type": "availability-zone", "state": "available"})
     return sorted(z["ZoneName"] for z in ec2.describe_availability_zones(Filters=filters)["AvailabilityZones"])
 
 
 def refuse_foreign(settings: Settings, vpc: str, any_owner: bool) -> None:
-    """Raise UsageError where a VPC carries another user's `owner` tag, unless `any_owner`."""
+    """Raise UsageError if a VPC has another user's `owner` tag, unless `any_owner`."""
     for raw in _vpcs(settings, {"vpc-id": vpc}):
         tags.refuse_foreign(vpc, tags.of(raw), any_owner)
 
 
 def contents(settings: Settings, vpc: str) -> list[str]:
-    """Lines that say what goes with a VPC. Raises UsageError where something lives in it, or it is the default one."""
+    """Return lines about the contents to remove with a VPC. Raises UsageError for one in use, or the default VPC."""
     [raw] = _vpcs(settings, {"vpc-id": vpc}) or [None]
     if raw is None:
-        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `inv ec2.vpcs`")
+        raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `{settings.command('ec2.vpcs')}`")
     if raw["IsDefault"]:
         raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: that is not for hardway to remove")
     alive = [i for i in describe(settings, Selector("", (), (vpc,), ())) if i.state in ALIVE]
     if alive:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
-        raise UsageError(f"{alive[0]}{more} in {vpc}: `inv ec2.rm {vpc}` terminates what is in it")
+        rm = settings.command("ec2.rm", vpc)
+        raise UsageError(f"{alive[0]}{more} in {vpc}: `{rm}` terminates what is in it")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
     lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
     lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]
@@ -275,10 +310,10 @@ def contents(settings: Settings, vpc: str) -> list[str]:
 
 
 def remove_vpc(settings: Settings, vpc: str) -> None:
-    """Remove a VPC with its gateways to the internet, subnets, route tables, network ACLs and security groups.
+    """Remove a VPC with its internet gateways, subnets, route tables, network ACLs and security groups.
 
-    Instances that are being terminated are waited for, at most `ec2.seconds_timeout` seconds. Raises UsageError where
-    something lives in it, or it is the default one, before anything is removed.
+    Wait for instances that are being terminated, at most `ec2.seconds_timeout` seconds. Raises UsageError, before
+    anything is removed, for a VPC in use or the default one.
     """
     contents(settings, vpc)
     _wait_for_interfaces(settings, vpc)
@@ -289,7 +324,7 @@ def remove_vpc(settings: Settings, vpc: str) -> None:
         _removed(ec2.detach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
         _removed(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
     if token:
-        # One that was made, but never attached.
+        # A gateway may have been made, but never attached.
         for gateway in ec2.describe_internet_gateways(Filters=_filters({f"tag:{VPC_TAG}": token}))["InternetGateways"]:
             _removed(ec2.delete_internet_gateway, InternetGatewayId=gateway["InternetGatewayId"])
     for subnet in ec2.describe_subnets(Filters=inside)["Subnets"]:
@@ -321,7 +356,7 @@ def _remove_groups(ec2: Any, inside: Any) -> None:
 
 
 def _wait_for_interfaces(settings: Settings, vpc: str) -> None:
-    """Wait until the interfaces of instances being terminated are gone. Raises Failed for others, or for too long."""
+    """Wait until the interfaces of terminating instances are gone. Raises Failed for other interfaces, or a timeout."""
     deadline = time.monotonic() + settings.ec2.seconds_timeout
     pause = 0.2
     while True:
@@ -348,12 +383,12 @@ def _filters(wanted: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _known(call: Callable[..., Any], **parameters: Any) -> Any:
-    """EC2 may not know an id yet that it has just given out."""
+    """Make a call, and retry while EC2 doesn't know an id that it has just given out."""
     return aws.persistently(lambda: call(**parameters), _UNKNOWN_YET)
 
 
 def _removed(call: Callable[..., Any], **parameters: Any) -> None:
-    """EC2 may take a while to see that nothing depends on it any more; what is gone already is no error."""
+    """Make a deleting call, and retry while EC2 still sees dependencies; a missing thing is no error."""
     try:
         aws.persistently(lambda: call(**parameters), ["DependencyViolation"], _BUSY_SECONDS)
     except Exception as error:

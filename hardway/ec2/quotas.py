@@ -1,4 +1,4 @@
-"""The account's quotas of vCPUs: by kind of instance type, and for spot and on demand apart, in each region.
+"""The account's quotas of vCPUs in each region: by kind of instance type, separate for spot and on demand.
 
 Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-on-demand-instances.html (on demand),
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html (spot); the codes are Service Quotas'.
@@ -12,7 +12,7 @@ from hardway import aws
 from hardway.config import Settings
 
 _STANDARD = "Standard (A, C, D, H, I, M, R, T, Z)"
-# By what the name of a type begins with: the kind, and the codes of its quotas on demand and for spot, if any.
+# The start of a type's name, its kind, and the codes of the kind's quotas on demand and for spot, if any.
 _KINDS = {
     **dict.fromkeys("acdhimrtz", (_STANDARD, "L-1216C47A", "L-34B43A08")),
     "dl": ("DL", "L-6E869C2A", "L-85EED4F7"),
@@ -31,18 +31,18 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Quota:
-    """The most vCPUs of one kind of instance types; `code` is that of Service Quotas."""
+    """The most vCPUs of one kind of instance types; `code` is the quota's in Service Quotas."""
 
     code: str
     name: str
 
     def page(self, region: str) -> str:
-        """Where a person sees it, and asks for more."""
+        """Return the address of the page that shows the quota and takes requests to raise it."""
         return f"https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{self.code}"
 
 
 def of(type: str, spot: bool) -> Quota | None:
-    """The quota that instances of a type count towards; None for a type that has none, or is not known."""
+    """Return the quota that instances of a type count towards; None for a type without a quota, or an unknown one."""
     starts = [start for start in _KINDS if type.startswith(start)]
     if not starts:
         return None
@@ -53,7 +53,7 @@ def of(type: str, spot: bool) -> Quota | None:
 
 
 def value(settings: Settings, quota: Quota) -> float | None:
-    """How many vCPUs it is, None where that can't be looked up: nobody's work should end over the question."""
+    """Return the quota in vCPUs; None if it can't be looked up, since no work should end over the question."""
     try:
         answer = aws.service_quotas(settings).get_service_quota(ServiceCode="ec2", QuotaCode=quota.code)
         return float(answer["Quota"]["Value"])

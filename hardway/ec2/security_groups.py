@@ -1,4 +1,4 @@
-"""Security groups and the rules that let traffic in: listed, made, opened and closed, each safe to do twice."""
+"""Security groups and the rules that let traffic in: list, make, open and close them, each safe to repeat."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hardway.ec2.instances import Instance
 from hardway.errors import Failed, UsageError, did_you_mean
 
 OURS = "hardway-ssh"
-"""The group that launches make where none is named."""
+"""The group that launches make if no other group is set."""
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "all")
-"""EC2 takes icmp for what comes over IPv6, and lets none of it in: ICMP over IPv6 is the protocol icmpv6 there.
+"""EC2 also takes icmp for IPv6 networks, but lets no traffic in: the protocol of ICMP over IPv6 is icmpv6.
 
 Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_IpPermission.html
 """
 _ALL_PORTS = (0, 65535)
 _SSH = 22
-_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for what EC2 may show late
+_LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for things that EC2 may show late
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
 _NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 # Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
@@ -34,7 +34,7 @@ _ADDRESS_URL = "https://checkip.amazonaws.com"
 
 @dataclass(frozen=True)
 class Rule:
-    """What may come in: a protocol of PROTOCOLS, the first and last port, and from where (CIDR form, or a group)."""
+    """Traffic to let in: a protocol of PROTOCOLS, the first and last port, and a source (CIDR form or a group's id)."""
 
     protocol: str
     ports: tuple[int, int]
@@ -47,7 +47,7 @@ class Rule:
 
     @property
     def permission(self) -> dict[str, Any]:
-        """The rule as EC2 takes it."""
+        """The rule in the form that EC2 takes."""
         wanted: dict[str, Any] = {"IpProtocol": "-1" if self.protocol == "all" else self.protocol}
         if self.protocol in ("icmp", "icmpv6"):
             wanted |= {"FromPort": -1, "ToPort": -1}
@@ -60,12 +60,12 @@ class Rule:
         return wanted | {"IpRanges": [{"CidrIp": self.source}]}
 
     def covers(self, other: Rule) -> bool:
-        """Whether all that the other lets in is let in by this one."""
+        """Return whether this rule lets in all that the other lets in."""
         ports = self.ports[0] <= other.ports[0] and other.ports[1] <= self.ports[1]
         return self.protocol in ("all", other.protocol) and ports and _contains(self.source, other.source)
 
     def overlaps(self, other: Rule) -> bool:
-        """Whether something that one lets in is let in by the other, too."""
+        """Return whether both rules let in some of the same traffic."""
         same = "all" in (self.protocol, other.protocol) or self.protocol == other.protocol
         ports = self.ports[0] <= other.ports[1] and other.ports[0] <= self.ports[1]
         return same and ports and _overlap(self.source, other.source)
@@ -73,7 +73,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class SecurityGroup:
-    """A security group and the rules of what may come in."""
+    """A security group and its rules for traffic that comes in."""
 
     name: str
     id: str
@@ -84,10 +84,10 @@ class SecurityGroup:
 
 
 def read_rule(settings: Settings, port: int | str | None, source: str | None, protocol: str) -> Rule:
-    """A rule from a port or a range of them (`8000-8100`), an address, a network or a group's id, and a protocol.
+    """Make a rule of a port or a range of ports (`8000-8100`), a source (an address, network or group id), a protocol.
 
-    Ports are for tcp and udp alone, None is that of SSH; no source is who may use SSH: `ec2.ssh_from`, else this
-    machine. Raises UsageError for what cannot be.
+    Only tcp and udp have ports; None means the port of SSH. No source means `ec2.ssh_from`, else this machine. Raises
+    UsageError for an impossible rule.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(
@@ -119,7 +119,7 @@ def read_rule(settings: Settings, port: int | str | None, source: str | None, pr
 
 
 def own_address() -> str:
-    """This machine's public address as a /32, as AWS sees it. Raises UsageError where it can't be found out."""
+    """Return this machine's public address as a /32, as AWS sees it. Raises UsageError if it can't be found out."""
     try:
         with urllib.request.urlopen(_ADDRESS_URL, timeout=10) as answer:
             return f"{ipaddress.IPv4Address(answer.read(64).decode().strip())}/32"
@@ -131,7 +131,7 @@ def own_address() -> str:
 
 
 def find(settings: Settings, **filters: str) -> list[SecurityGroup]:
-    """The security groups of the region, by name; `filters` are EC2's, with _ for -: `vpc_id`, `group_name`."""
+    """Return the security groups of the region, by name; `filters` are EC2's, with _ for -: `vpc_id`, `group_name`."""
     pages = aws.ec2(settings).get_paginator("describe_security_groups")
     asked = [{"Name": name.replace("_", "-"), "Values": [value]} for name, value in filters.items()]
     found = [
@@ -150,11 +150,11 @@ def find(settings: Settings, **filters: str) -> list[SecurityGroup]:
 
 
 def one(settings: Settings, name: str) -> SecurityGroup:
-    """The security group of this name or id. Raises UsageError where there is none, or one in several VPCs."""
+    """Return the security group of this name or id. Raises UsageError for none, or for one name in several VPCs."""
     groups = find(settings)
     found = [group for group in groups if name in (group.id, group.name)]
     if not found:
-        hint = did_you_mean(name, [group.name for group in groups]) or "; see `inv ec2.sgs`"
+        hint = did_you_mean(name, [group.name for group in groups]) or f"; see `{settings.command('ec2.sgs')}`"
         raise UsageError(f"there is no security group {name!r} in {aws.region_of(settings)}{hint}")
     if len(found) > 1:
         each = ", ".join(f"{group.id} in {group.vpc}" for group in found)
@@ -163,7 +163,7 @@ def one(settings: Settings, name: str) -> SecurityGroup:
 
 
 def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[SecurityGroup, bool]:
-    """The group of this name in a VPC, made if there is none; and whether it was. Raises UsageError for no name."""
+    """Return the group of this name in a VPC, and whether this call made it. Raises UsageError for a bad name."""
     if found := _named(settings, name, vpc):
         return found[0], False
     if name.startswith("sg-") or not _NAME.fullmatch(name):
@@ -187,7 +187,9 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
 
 
 def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
-    """EC2 takes a name in a filter for a glob, and two names that differ in case alone for one.
+    """Return the groups of exactly this name.
+
+    EC2 takes a name in a filter as a glob. Two names that differ only in case are one name to EC2.
 
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
     """
@@ -198,7 +200,7 @@ def _named(settings: Settings, name: str, vpc: str) -> list[SecurityGroup]:
 
 
 def _just_made(settings: Settings, name: str, vpc: str) -> SecurityGroup:
-    """The group that somebody has made since we looked; EC2 may show it late. Raises Failed where it shows none."""
+    """Return the group that somebody else has just made; EC2 may show it late. Raises Failed if it doesn't show up."""
     for pause in _LATE_SECONDS:
         time.sleep(pause)
         if found := _named(settings, name, vpc):
@@ -207,7 +209,7 @@ def _just_made(settings: Settings, name: str, vpc: str) -> SecurityGroup:
 
 
 def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
-    """Let in what a rule says; False where that very rule is there already."""
+    """Add a rule to a group; return False if the group has exactly this rule already."""
     call = aws.ec2(settings).authorize_security_group_ingress
     permission = rule.permission
     for kind in ("IpRanges", "Ipv6Ranges"):
@@ -217,9 +219,10 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
         aws.persistently(lambda: call(GroupId=group.id, IpPermissions=[permission]), ["InvalidGroup.NotFound"])
     except Exception as error:
         if aws.error_code(error) == "RulesPerSecurityGroupLimitExceeded":
+            remove = settings.command("ec2.deauthorize", group.id, "--port", "22", "--source", "...")
             raise UsageError(
-                f"the security group {group.name} has as many rules as EC2 takes: `inv ec2.sgs` shows them, "
-                f"`inv ec2.deauthorize {group.id} --port 22 --source ...` removes one that nobody needs any more"
+                f"the security group {group.name} has as many rules as EC2 takes: `{settings.command('ec2.sgs')}` "
+                f"shows them, `{remove}` removes one that nobody needs any more"
             ) from None
         if aws.error_code(error) != "InvalidPermission.Duplicate":
             raise
@@ -228,10 +231,10 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
 
 
 def deauthorize(settings: Settings, group: SecurityGroup, rule: Rule) -> tuple[bool, list[Rule]]:
-    """Remove a rule; says whether it was there, and which others still let in some of what it did."""
+    """Remove a rule; return whether it was there, and the other rules that still let in some of the same traffic."""
     try:
         answer = aws.ec2(settings).revoke_security_group_ingress(GroupId=group.id, IpPermissions=[rule.permission])
-        # In a default VPC this is all that EC2 says of a rule that is not there:
+        # In a default VPC this is EC2's only sign of a missing rule:
         # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RevokeSecurityGroupIngress.html
         removed = not answer.get("UnknownIpPermissions")
     except Exception as error:
@@ -255,7 +258,7 @@ def _rules(permission: Mapping[str, Any]) -> Iterator[Rule]:
 
 
 def _networks(*sources: str) -> list[Any] | None:
-    """The networks, if all are, and of one version of IP."""
+    """Return the sources as networks; None unless all are networks of one version of IP."""
     try:
         found = [ipaddress.ip_network(source) for source in sources]
     except ValueError:
@@ -274,8 +277,8 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def open_between(settings: Settings, instances: Sequence[Instance], say: Callable[[str], None]) -> None:
-    """Let instances reach each other by TCP where they share our own group; other groups are left alone."""
+    """Let instances with our own group reach each other by TCP; other groups are left alone."""
     shared = set.intersection(*({*instance.security_groups.items()} for instance in instances))
     for group in [group for group, name in shared if name == OURS]:
         if authorize(settings, one(settings, group), read_rule(settings, "0-65535", group, "tcp")):
-            say(f"{OURS} now lets its instances reach each other")
+            say(f"{OURS}: allowed TCP (all ports) between its instances")

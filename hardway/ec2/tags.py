@@ -13,15 +13,16 @@ from hardway.terminal import printable
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateTags.html
 _RESOURCES = 1000
-# Characters, and tags of one resource: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html
+# The most characters, and the most tags of one resource:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html
 _MOST_KEY, _MOST_VALUE = 128, 256
 _MOST_TAGS = 50
-# AWS's own, in any case.
+# The prefix of AWS's own tags, in any case.
 _RESERVED = "aws:"
 
 
 def read(texts: Iterable[str]) -> dict[str, str]:
-    """Tags from `key=value` texts. Raises UsageError for one that is none, or that only AWS may set."""
+    """Return tags from `key=value` texts. Raises UsageError for another text, or a key that only AWS may set."""
     result: dict[str, str] = {}
     for text in [texts] if isinstance(texts, str) else texts:
         key, equals, value = text.partition("=")
@@ -55,7 +56,7 @@ def check(tags: Mapping[str, str], own: Iterable[str]) -> None:
 
 
 def read_keys(texts: Iterable[str]) -> list[str]:
-    """Keys of tags from texts. Raises UsageError for one that is none, or that only AWS may set."""
+    """Return keys of tags from texts. Raises UsageError for a bad key, or one that only AWS may set."""
     keys = [texts] if isinstance(texts, str) else list(texts)
     for key in keys:
         if not key or "=" in key or key.lower().startswith(_RESERVED) or len(key) > _MOST_KEY or printable(key) != key:
@@ -64,7 +65,7 @@ def read_keys(texts: Iterable[str]) -> list[str]:
 
 
 def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
-    """Raise UsageError where the `owner` among the tags is another user, unless `any_owner`."""
+    """Raise UsageError if the tag `owner` names another user, unless `any_owner`."""
     if (other := aws.other_owner(tags)) and not any_owner:
         raise UsageError(
             f"not {aws.user()}'s, so nothing was done: {what} ({other}'s); add --any-owner if that is meant"
@@ -72,28 +73,28 @@ def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
 
 
 def add(settings: Settings, instances: Iterable[Instance], tags: Mapping[str, str]) -> Done:
-    """Set tags on instances; one that is there already gets the new value."""
+    """Set tags on instances; a tag that is there already gets the new value."""
     call = aws.ec2_once(settings).create_tags
     return each(instances, lambda ids: call(Resources=ids, Tags=listed(tags)), size=_RESOURCES)
 
 
 def remove(settings: Settings, instances: Iterable[Instance], keys: Sequence[str]) -> Done:
-    """Take tags off instances, whatever their value; one that is not there is no error."""
+    """Take tags off instances, whatever their value; a missing tag is no error."""
     call = aws.ec2_once(settings).delete_tags
     return each(instances, lambda ids: call(Resources=ids, Tags=[{"Key": key} for key in keys]), size=_RESOURCES)
 
 
 def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as EC2 takes them."""
+    """Return tags in the form that EC2 takes."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def of(description: Mapping[str, Any]) -> dict[str, str]:
-    """The tags in EC2's description of anything."""
+    """Return the tags in EC2's description of anything."""
     return {tag["Key"]: tag["Value"] for tag in description.get("Tags", [])}
 
 
 def specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
-    """Tags for all that one call makes of these kinds (`vpc`, `snapshot`), with who made it."""
+    """Return TagSpecifications of `tags` and this owner, for things of these kinds (`vpc`, `snapshot`) in one call."""
     own = {"owner": aws.user(), **tags}
     return [{"ResourceType": kind, "Tags": listed(own)} for kind in kinds]

@@ -1,4 +1,4 @@
-"""vCPUs: how many a type has, and how many of each quota are in use."""
+"""vCPUs: the number of each type, and the number in use of each quota."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hardway.ec2.instances import describe
 from hardway.ec2.quotas import Quota
 
 _COUNTED = ("pending", "running")
-# A host of one's own has a quota of its own.
+# A dedicated host has a quota of its own.
 _OWN_HOST = "host"
-# That DescribeInstanceTypes takes in one call.
+# The most types that DescribeInstanceTypes takes in one call.
 _MOST_TYPES = 100
 
 
 def of(settings: Settings, types: Collection[str]) -> dict[str, int]:
-    """How many vCPUs an instance has, by its type."""
+    """Return the number of vCPUs of an instance of each type."""
     names, ec2 = sorted(set(types)), aws.ec2(settings)
     return {
         raw["InstanceType"]: raw["VCpuInfo"]["DefaultVCpus"]
@@ -29,7 +29,7 @@ def of(settings: Settings, types: Collection[str]) -> dict[str, int]:
 
 
 def in_use(settings: Settings) -> Counter[Quota]:
-    """How many vCPUs run in the region, by the quota that they count towards."""
+    """Return the number of vCPUs that run in the region, by their quota."""
     counted = [one for one in describe(settings) if one.state in _COUNTED and one.tenancy != _OWN_HOST]
     each = of(settings, {one.type for one in counted})
     used: Counter[Quota] = Counter()

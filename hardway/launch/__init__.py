@@ -1,1 +1,1 @@
-"""From the settings of a launch to ready instances, or nothing left running; and the end of instances."""
+"""The launch, from settings to ready instances or to nothing left running; and the end of instances."""

@@ -1,6 +1,6 @@
 """Check the needs of a launch, all at the same time, before anything costs money.
 
-Nothing is made: EC2 answers questions, and tries calls without carrying them out. Each `Check` is about one need.
+Nothing is made: EC2 answers questions, and tries calls without carrying them out. Each `Check` covers one need.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from hardway.ssh.keys import own_key_path
 from hardway.tables import Table, count, duration
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html: five minutes
+# AWS accepts a clock five minutes off:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 _MOST_SKEW_SECONDS = 300
 _MUCH_SKEW_SECONDS = 60
 _SKEWED = "set this machine's clock: timedatectl set-ntp true"
 _POLICY = "docs/permissions.md has the policy"
 _LOOK = "permit servicequotas:GetServiceQuota; the local cloud has no quotas"
 _FEWER = "take fewer, another --type, or ask for more at"
-# What a region that is not enabled says of keys that are good elsewhere.
+# The errors of a region that is not enabled, for keys that are good elsewhere.
 _NOT_KNOWN_THERE = ("AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "OptInRequired")
 _ENABLED_EVERYWHERE = "us-east-1"
 _RUN = "RunInstances"
@@ -46,9 +47,9 @@ _AT_ONCE = 24
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: whether it is in order (ok), may be a nuisance (warn), or stops a launch (fail).
+    """The result for one need: in order (ok), perhaps a nuisance (warn), or the end of a launch (fail).
 
-    `found` is what there is, `advice` what to do about it.
+    `found` is the current state, `advice` the remedy.
     """
 
     status: str
@@ -58,14 +59,14 @@ class Check:
 
 
 class Checks(Table[Check]):
-    """All that was looked at."""
+    """The results for all needs."""
 
     def __init__(self, checks: Iterable[Check]) -> None:
         super().__init__(checks, "status", "what", _sentence)
 
     @property
     def failures(self) -> list[Check]:
-        """What would stop a launch."""
+        """The checks that would stop a launch."""
         return [check for check in self if check.status == FAIL]
 
 
@@ -74,11 +75,11 @@ def _sentence(check: Check) -> str:
 
 
 def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
-    """Look at all that a launch with these settings needs; `tags` are those of `launch`."""
+    """Check all that a launch with these settings needs; `tags` are those of `launch`."""
     own_tags = (tags,) if isinstance(tags, str) else tuple(tags)
     with ThreadPoolExecutor(_AT_ONCE, "check") as pool:
         look = pool.submit
-        # What several look at is asked for once.
+        # An answer that several checks need is asked for once.
         identity = look(_identity, settings)
         image = look(images.resolve, settings)
         network = look(prerequisites.network, settings)
@@ -103,7 +104,7 @@ def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
-    """What was found; what AWS, or this machine, refuses is a failure."""
+    """Return the results of `look`; a refusal by AWS, or by this machine, is a failure."""
     try:
         return list(look())
     except Exception as error:
@@ -114,7 +115,7 @@ def _guarded(what: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
 
 
 def _said_once(checks: Iterable[Check]) -> Iterator[Check]:
-    """The checks; one that fails for the same reason as one before it refers to that, and no warning comes twice."""
+    """Yield the checks; a failure for the same reason as an earlier one refers to it, and no warning comes twice."""
     before: dict[str, str] = {}
     for each in checks:
         if each.found not in before:
@@ -127,7 +128,7 @@ def _said_once(checks: Iterable[Check]) -> Iterator[Check]:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What the Security Token Service said: who this is, or why not; and by how many seconds its clock is ahead."""
+    """The answer of the Security Token Service: the user, or the error; and the seconds by which its clock is ahead."""
 
     answer: Mapping[str, Any] | Exception
     ahead: float | None
@@ -204,7 +205,7 @@ def _described_region(settings: Settings, name: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Tried:
-    """What dry runs say of each call; and of this very launch, where there is enough of it to try it, EC2's word."""
+    """The results of dry runs, and EC2's word on this very launch, if enough is known to try it."""
 
     all: Permissions
     launch: str | None
@@ -214,13 +215,13 @@ def _permissions(settings: Settings, tags: Sequence[str], image: Future[Image], 
     found = permissions.find(settings)
     try:
         parameters = _run_instances(settings, tags, image.result(), network.result())
-    except Exception:  # whose check says so
+    except Exception:  # the check of the image, or of the network, reports it
         return _Tried(found, None)
     return _Tried(found, permissions.dry_run(settings, _RUN, parameters))
 
 
 def _run_instances(settings: Settings, tags: Sequence[str], image: Image, network: Network) -> dict[str, Any]:
-    """This launch's call for one instance, without a key pair or a security group that is yet to be made."""
+    """Return this launch's call for one instance, without a key pair or a security group that is still to be made."""
     pool = fleet.pools(settings, network, fleet.offers(settings))[0]
     key = prerequisites.own_key_name(settings)
     known = {pair.name for pair in account.key_pairs(settings, key)}
@@ -243,14 +244,14 @@ def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
     needed = permissions.LAUNCH | (permissions.SPOT if settings.ec2.spot else frozenset())
     told = {call: call in found.denied for call in (*found.allowed, *found.denied)}
     if launch_said in ("allowed", "denied"):
-        # It is about the image, the subnet and the tags that are meant.
+        # Only this dry run names the launch's own image, subnet and tags.
         told[_RUN] = launch_said == "denied"
     denied = {call for call, no in told.items() if no}
     others = {*permissions.TRIED} - needed
     yield _permitted_for("to launch", needed, told, FAIL if needed & denied else OK)
     yield _permitted_for("for other tasks", others, told, WARN if others & denied else OK)
     if launch_said not in (None, "", "allowed", "denied"):
-        # A fleet's limits and prices are others than RunInstances'.
+        # A fleet has other limits and prices than RunInstances.
         yield Check(WARN if settings.ec2.spot else FAIL, "dry run", launch_said)
     if launch_said == "":
         yield Check(WARN, "dry run", "this cloud can't tell: it has none")
@@ -290,7 +291,7 @@ def _quotas(settings: Settings) -> Iterator[Check]:
             sizes = [each.get(name, 0) for name in names]
             least = min(ec2.min or num, num) * min(sizes)
             left = most - used[quota]
-            # Where the types are of several families another one may have room.
+            # With types of several families, another family may have room.
             status = OK if num * max(sizes) <= left else FAIL if least > left and len(families) == 1 else WARN
             found = f"{quota.name} ({quota.code}): {left:g} of {most:g} vCPUs left, {num * max(sizes)} needed"
             more = f"{_FEWER} {quota.page(aws.region_of(settings))}"
@@ -362,7 +363,7 @@ def _ssh_config(settings: Settings) -> Iterator[Check]:
 
 
 def _example(settings: Settings, key_name: str) -> Instance:
-    """An instance that there is not."""
+    """Return an instance that does not exist."""
     user = {"ssh-user": settings.ec2.ssh_user} if settings.ec2.ssh_user else {}
     return Instance(
         id=f"i-{'0' * 17}", name="", type="", state="running", image="", spot=False, public_ip=_EXAMPLE,
@@ -385,11 +386,11 @@ def _ssm(settings: Settings) -> Iterator[Check]:
 
 
 class _Planned(Exception):
-    """A launch has come to where it would start."""
+    """A launch has come to the point where it would start."""
 
 
 def _launch(settings: Settings, tags: Iterable[str]) -> Iterator[Check]:
-    """What a launch looks at before it starts, to the point where it would."""
+    """Run a launch up to the point where it would start, and report what it finds."""
     said: list[str] = []
 
     def stop(plan: str) -> None:

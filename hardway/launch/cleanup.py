@@ -1,7 +1,7 @@
 """Find and remove unused things that hardway made in a region.
 
-Key pairs, security groups, VPCs, volumes of instances that are gone, and what launches that never ended have left:
-instances and launch templates.
+These things are key pairs, security groups, VPCs, volumes of instances that are gone, and the instances and launch
+templates of launches that never ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNDER_WAY = "a launch is under way"
 
 @dataclass(frozen=True)
 class Thing:
-    """Something of ours; `kept` says why it has to stay, empty where it may go."""
+    """Something that hardway made; `kept` is the reason why it has to stay, empty if it may go."""
 
     kind: str
     id: str
@@ -38,9 +38,9 @@ class Thing:
 
 
 def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
-    """All there is of ours, those in use and those of other owners too, in the order in which they can be removed.
+    """Return all that hardway made, also things in use and things of other owners, in an order fit for removal.
 
-    Of what these credentials may not look at `say` is told.
+    `say` is told about the kinds that these credentials may not look at.
     """
     instances = describe(settings)
     alive = [instance for instance in instances if instance.state in ALIVE]
@@ -62,9 +62,9 @@ def find(settings: Settings, say: Callable[[str], None]) -> list[Thing]:
 
 
 def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], None]) -> list[str]:
-    """Remove things, and return the ids of those that are gone; of one that turns out to be in use `say` is told.
+    """Remove things; return the ids of those that are gone. `say` is told about a thing that turns out to be in use.
 
-    Raises PartlyFailed at the end where one can't be removed for another reason.
+    Raises PartlyFailed at the end if a thing can't be removed for another reason.
     """
     ec2 = aws.ec2(settings)
     calls: dict[str, Callable[[Thing], Any]] = {
@@ -150,7 +150,7 @@ def _foreign(own: Mapping[str, str]) -> str:
 
 
 def _under_way() -> str:
-    """Its instances, that will use what seems to be free, may not be there yet."""
+    """Return a reason to keep unused things while a launch is under way: its instances may be about to use them."""
     return _UNDER_WAY if orphans.is_any_under_way() else ""
 
 

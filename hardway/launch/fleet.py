@@ -1,12 +1,12 @@
-"""What one launch asks of EC2: instances in the pools (a type in a zone) it may use, all under the launch's token.
+"""The calls of one launch to EC2, for instances in its pools (a type in a zone), all under the launch's token.
 
-On demand by RunInstances, type by type in the order given, as that says which is wanted most; spot, and spot mixed with
-on demand, by CreateFleet of type `instant`, which spreads over the pools by price and capacity. Each call has a client
-token of its own, so that it can be repeated when its answer is lost. Every instance, launch template and fleet carries
-the launch's token.
+On-demand instances come from RunInstances, type by type in the order given, since the order is one of preference.
+Spot instances, also mixed with on-demand ones, come from CreateFleet of type `instant`, which spreads over the pools
+by price and capacity. Each call has a client token of its own, so that it can be repeated when its answer is lost.
+Every instance, launch template and fleet carries the launch's token.
 
-EC2 takes each instance from a bucket of 1,000, filled up by two a second: a call for more than are in it gets none. So
-a launch asks in portions, and for half as many after each refusal.
+EC2 takes each instance from a bucket of 1,000, refilled by two a second. A call for more than the bucket holds gets
+none. So a launch asks in portions, and halves the portion after each refusal.
 Source: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html#throttling-limits-cost-based
 """
 
@@ -30,14 +30,14 @@ from hardway.launch.refusals import Refusal
 from hardway.launch.requests import Pool
 
 BUCKET, REFILL = 1000, 2
-"""Instances that EC2 starts at once, and then each second."""
+"""The instances that EC2 starts at once, and in each second after that."""
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/fleet-quotas.html
 _MOST_POOLS = 300
 _MOST_TAGGED = 1000
 _MOST_TERMINATED = 500
 _MOST_FLEETS_DELETED = 25
-# What EC2 has just given out it may not know everywhere yet.
+# Errors for an id that EC2 has just given out, and may not know everywhere yet.
 _UNKNOWN_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidID")
 _UNKNOWN_TEMPLATE = ("InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateName.NotFoundException")
 _CONSISTENT_SECONDS = 30
@@ -47,11 +47,11 @@ _FLEET_TAG = "aws:ec2:fleet-id"
 
 
 Offers = set[tuple[str, str]]
-"""The types, and the zones that have them."""
+"""Pairs of an instance type and a zone that has it."""
 
 
 def offers(settings: Settings) -> Offers | None:
-    """Where the types of the settings are offered; None where these credentials may not look that up."""
+    """Return the offers of the settings' types; None if these credentials may not look them up."""
     kinds = [{"Name": "instance-type", "Values": list(settings.ec2.types)}]
     pages = aws.ec2(settings).get_paginator("describe_instance_type_offerings")
     try:
@@ -67,9 +67,9 @@ def offers(settings: Settings) -> Offers | None:
 
 
 def pools(settings: Settings, network: Network, offered: Offers | None) -> list[Pool]:
-    """The types in the zones that have them, in the order of the types. Raises UsageError for none.
+    """Return the types in the zones that have them, in the order of the types. Raises UsageError for none.
 
-    Where it is not known what is offered all zones count: EC2 refuses the others.
+    With unknown offers all zones count: EC2 refuses the others.
     """
     types = settings.ec2.types
     if offered is None:
@@ -86,8 +86,8 @@ def pools(settings: Settings, network: Network, offered: Offers | None) -> list[
 class Fleet:
     """The instances of one launch. Not for several threads.
 
-    `instance` is what `requests.instance` says of each. `bids` is the highest price of a spot instance in USD/hour by
-    type, None where EC2's own limit, the on-demand price, will do.
+    `instance` is the result of `requests.instance`. `bids` maps types to the highest price of a spot instance in
+    USD/hour; None means EC2's own limit, the on-demand price.
     """
 
     def __init__(
@@ -107,23 +107,23 @@ class Fleet:
         self._any_zone = any_zone
         self._bids = bids
         self._on_demand_ids: set[str] = set()
-        """Those of a mix that are on demand and not gone."""
+        """The on-demand instances of a mix that are not gone."""
         self._vcpus: dict[quotas.Quota, float | None] = {}
         self._portion = BUCKET
         self._template = ""
-        """The id of the launch template that the next fleet is started from."""
+        """The id of the next fleet's launch template."""
         self._calls = 0
         self._started: set[str] = set()
         self._expected = 0
         self._templates: set[str] = set()
         self._unsure: set[str] = set()
-        """Templates whose making was not answered: they may turn up late, as instances may."""
+        """Templates whose creation went unanswered: they may turn up late, as instances may."""
         self._fleets: set[str] = set()
 
     def start(self, num: int) -> tuple[list[str], list[Refusal]]:
-        """Start so many, or as many as there are: their ids, and what EC2 refused where it gave fewer.
+        """Start `num` instances, or as many as EC2 has; return their ids, and EC2's refusals if there are fewer.
 
-        Raises what EC2 refuses for a reason that is none of a pool's.
+        Raises EC2's error if the reason isn't one pool's.
         """
         start = self._create_fleet if self._settings.ec2.spot else self._run_instances
         ids: list[str] = []
@@ -137,11 +137,11 @@ class Fleet:
                 return ids, refused
 
     def lacks_on_demand(self, ids: Collection[str]) -> int:
-        """How many of these instances are spot, that were to be on demand."""
+        """Return how many of these instances are spot, but should be on demand."""
         return max(0, self._settings.ec2.on_demand - len(self._on_demand_ids.intersection(ids)))
 
     def ask_for_more(self, refusal: Refusal) -> str:
-        """How the quota that is used up is raised."""
+        """Return a hint for raising the quota that is used up."""
         region = aws.region_of(self._settings)
         quota = quotas.of(refusal.type, spot="Spot" in refusal.code)
         if not quota:
@@ -153,17 +153,17 @@ class Fleet:
         return f"ask for more of {quota.name} ({quota.code}{now}): {quota.page(region)}"
 
     def look(self) -> dict[str, Instance]:
-        """All instances of this launch that EC2 shows, by id: one call a thousand."""
+        """Return all instances of this launch that EC2 shows, by id; takes one call for each thousand."""
         mine = Selector("", (), (), ((LAUNCH_TAG, self.token),))
         found = {i.id: i for i in aws.persistently(lambda: describe(self._settings, mine))}
         self._started.update(found)
         self._on_demand_ids -= {i.id for i in found.values() if i.state not in ALIVE}
-        # EC2's own tag names a fleet even if we never heard of it.
+        # EC2's own tag names the fleet, even one whose call went unanswered.
         self._fleets.update(i.tags[_FLEET_TAG] for i in found.values() if _FLEET_TAG in i.tags)
         return found
 
     def terminate(self, ids: Collection[str]) -> None:
-        """Terminate instances, those too that EC2 has just given out and may not know yet."""
+        """Terminate instances, also new ones that EC2 may not know yet."""
         self._on_demand_ids -= set(ids)
         for some in _portions(sorted(ids), _MOST_TERMINATED):
             end = partial(aws.ec2(self._settings).terminate_instances, InstanceIds=some)
@@ -172,7 +172,7 @@ class Fleet:
             except Exception as error:
                 if aws.error_code(error) not in _UNKNOWN_INSTANCE:
                     raise
-                # For one that it does not know EC2 terminates none of them.
+                # A call with one unknown id terminates no instance.
                 known = [id for id in some if id in self.look()]
                 if 0 < len(known) < len(some):
                     self.terminate(known)
@@ -181,7 +181,7 @@ class Fleet:
                     aws.persistently(end, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
 
     def check_keep(self, id: str) -> None:
-        """Raise what AWS will say to `keep` where these credentials may not: better now than when all are ready."""
+        """Raise AWS's error early if these credentials may not do what `keep` does: before all instances are ready."""
         own = {"Resources": [id], "Tags": [{"Key": LAUNCH_TAG}]}
         try:
             aws.ec2_once(self._settings).delete_tags(DryRun=True, **own)
@@ -190,16 +190,16 @@ class Fleet:
                 raise
 
     def keep(self, ids: Collection[str]) -> None:
-        """The launch has ended well: take its token off what stays."""
+        """Take the launch's token off the instances that stay: the launch has ended well."""
         for some in _portions(sorted(ids), _MOST_TAGGED):
             untag = partial(aws.ec2(self._settings).delete_tags, Resources=some, Tags=[{"Key": LAUNCH_TAG}])
             aws.persistently(untag, _UNKNOWN_INSTANCE, _CONSISTENT_SECONDS)
 
     def end(self) -> list[str]:
-        """Terminate all that was started, and delete its fleets; the ids of what was running.
+        """Terminate all instances of the launch, and delete its fleets; return the ids of those that were running.
 
-        Finds by tag, too, instances whose launch call was never answered; EC2 may show them late. Raises what keeps
-        instances from being terminated.
+        Instances of an unanswered call are found by their tag; EC2 may show them late. Raises the error if
+        instances can't be terminated.
         """
         ended: set[str] = set()
         for pause in _LATE_SECONDS:
@@ -218,11 +218,11 @@ class Fleet:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether instances may turn up yet, of a launch call that was never answered."""
+        """Whether instances of an unanswered call may still turn up."""
         return len(self._started) < self._expected
 
     def delete_templates(self) -> list[str]:
-        """Delete the launch templates; the names of those that can't be."""
+        """Delete the launch templates; return the names of those that can't be deleted."""
         ec2 = aws.ec2(self._settings)
         for name in list(self._templates):
             try:
@@ -237,7 +237,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def _asking_for(self, num: int) -> Iterator[None]:
-        """If the call in this block is not answered, up to so many instances may turn up later."""
+        """In this block, expect up to `num` late instances if the call is not answered."""
         self._expected = len(self._started) + num
         try:
             yield
@@ -281,13 +281,13 @@ class Fleet:
         return ids, refused
 
     def _is_unknown_yet(self, code: str, said: str) -> bool:
-        """Whether EC2 may know in a moment what it says that it doesn't know."""
+        """Return whether the error is about a thing that EC2 may know in a moment."""
         if refusals.is_unknown_profile(code, said):
             return not account.lacks_instance_profile(self._settings, self._settings.ec2.role)
         return refusals.is_unknown_yet(code)
 
     def _until_known(self, call: Callable[[], Any]) -> Any:
-        """Call again while EC2 does not know yet what is named there, for a time; throttling is raised at once."""
+        """Repeat a call for a time while EC2 does not know a thing that it names; raise throttling at once."""
 
         def is_passing(error: Exception) -> bool:
             return self._is_unknown_yet(aws.error_code(error), aws.error_message(error))
@@ -295,14 +295,14 @@ class Fleet:
         return aws.until(call, is_passing, _CONSISTENT_SECONDS)
 
     def _pools_by_type(self) -> Iterator[Pool]:
-        """Where EC2 may choose the zone it knows best where there is room; then each zone, for what was left."""
+        """Yield each type without a zone, if EC2 may choose one with room; then in each zone, for the rest."""
         for type in dict.fromkeys(pool.type for pool in self._pools):
             if self._any_zone:
                 yield Pool(type, "", "")
             yield from (pool for pool in self._pools if pool.type == type)
 
     def _create_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
-        """A fleet that started nothing, as EC2 does not know yet what the template names, is tried again for a time."""
+        """Create a fleet; retry for a time if EC2 starts nothing because it does not know the template's things yet."""
         deadline = time.monotonic() + _CONSISTENT_SECONDS
         while True:
             ids, refused = self._create_one_fleet(num)
@@ -311,7 +311,7 @@ class Fleet:
                 break
             time.sleep(_FLEET_AGAIN_SECONDS)
         for each in refused:
-            # Of a type that a zone has, but not for spot, EC2 says that the configuration is invalid.
+            # EC2 calls the configuration invalid if a zone has a type, but not for spot.
             if not ids and (each.is_of_account or not any(other.is_of_pool for other in refused)):
                 raise aws.refusal("CreateFleet", each.code, each.said)
         if not any(each.is_throttled for each in refused):
@@ -319,7 +319,7 @@ class Fleet:
         return ids, refused
 
     def _create_one_fleet(self, num: int) -> tuple[list[str], list[Refusal]]:
-        """The ids of what was started, and all that EC2 refused."""
+        """Return the ids of the instances started, and EC2's refusals."""
         self._template = self._template or self._create_template(f"hardway-{self.token}-{self._calls + 1}")
         on_demand = min(num, self._settings.ec2.on_demand - len(self._on_demand_ids))
         asked = requests.create_fleet(self._template, self._pools, self._bids, num, on_demand, self._tags())
@@ -342,7 +342,7 @@ class Fleet:
         return ids, self._refusals(answer.get("Errors", []))
 
     def _create_template(self, name: str) -> str:
-        """The id of a launch template of this name."""
+        """Make a launch template of this name; return its id."""
         self._templates.add(name)
         asked = requests.create_launch_template(self._instance, name, self._tags())
         create = partial(aws.ec2_once(self._settings).create_launch_template, **asked, ClientToken=name)
@@ -352,7 +352,7 @@ class Fleet:
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
     def _refusals(self, errors: Iterable[Any]) -> list[Refusal]:
-        """What a fleet's answer says, each once."""
+        """Return the refusals in a fleet's answer, each once."""
         zones = {pool.subnet: pool.zone for pool in self._pools}
         refused = []
         for error in errors:
@@ -363,7 +363,7 @@ class Fleet:
         return list(dict.fromkeys(refused))
 
     def _delete_fleets(self) -> None:
-        """An instant fleet is but a record once its instances are gone: not worth an error."""
+        """Delete the fleets, errors ignored: an instant fleet without instances is only a record."""
         ec2 = aws.ec2(self._settings)
         for some in _portions(sorted(self._fleets), _MOST_FLEETS_DELETED):
             with contextlib.suppress(Exception):
@@ -374,7 +374,7 @@ class Fleet:
         return {"ClientToken": f"{self.token}-{self._calls}"}
 
     def _tags(self) -> dict[str, str]:
-        """Those of what is made besides instances."""
+        """Return the tags of the things made besides instances."""
         return {LAUNCH_TAG: self.token, "owner": aws.user()}
 
 

@@ -1,6 +1,6 @@
-"""How user data ended on an instance, as cloud-init says, and its log.
+"""The end of user data on an instance, as cloud-init tells it, and its log.
 
-cloud-init writes result.json when all of a boot has ended, the scripts of user data last, and lists there what failed:
+cloud-init writes result.json when all of a boot has ended, the scripts of user data last. The file lists the failures:
 https://docs.cloud-init.io/en/latest/explanation/failure_states.html
 """
 
@@ -23,11 +23,11 @@ from hardway.terminal import cut_short, printable
 _RUNNING, _ENDED = 4, 5
 _MOST_BYTES = 1 << 17
 _LINES, _LINE_LETTERS = 5, 200
-# cloud-init's own lines in the log, among those of what it runs.
+# cloud-init's own lines in the log; the others are from the scripts that it runs.
 _NOT_THEIRS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ - |Cloud-init v|ci-info: |<\d+>|#|-----")
-# In its older versions and in its newer ones.
+# The exit code, as cloud-init's older versions and its newer ones log it.
 _CODE = re.compile(r"Failed running \S+ \[(\d{1,3})\]|^Exit code: (\d{1,3})$", re.MULTILINE)
-# $1: whether to wait for a while until user data has ended, where a launch gave it any. HARDWAY_ROOT is boot.sh's.
+# $1: whether to wait for a while for the end of user data, if a launch gave any. HARDWAY_ROOT is boot.sh's.
 _PROBE = f"""
 root=${{HARDWAY_ROOT-}}
 if [ -e "$root/etc/hardway/watch" ]; then printf 1; else printf 0; fi
@@ -48,7 +48,7 @@ printf '\\0'
 {{ cat "$log.log" 2>/dev/null || sudo -n cat "$log.log" 2>/dev/null; }} | grep '^Exit code: ' | tail -n 1
 exit {_ENDED}
 """
-# $1: whether to go on with what comes until user data has ended.
+# $1: whether to follow the output until user data has ended.
 _SHOW = """
 root=${HARDWAY_ROOT-}
 log=$root/var/log/cloud-init-output.log sudo=
@@ -63,10 +63,10 @@ $sudo tail -n +1 -s 0.2 -f --pid=$! "$log"
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at an instance that answers has shown.
+    """The result of one look at an instance that answers.
 
-    It is `watched` where `boot.sh` has run; that has seen more user data where there is `init`, which runs while it is
-    `busy`; `failure` says how it failed, if it did.
+    `watched` is True if `boot.sh` has run, and `init` if the script has seen user data besides our own. `busy` is True
+    while that user data runs. `failure` says how the user data failed, and is empty if it did not.
     """
 
     watched: bool = True
@@ -76,9 +76,9 @@ class Look:
 
 
 def look(connection: ssh.InstanceConnection, wait: bool) -> Look:
-    """Look at an instance; with `wait` stay some seconds for the end of its user data.
+    """Look at an instance; with `wait` wait some seconds for the end of its user data.
 
-    Raises TransferError where no command runs there.
+    Raises TransferError if no command runs there.
     """
     with channel.Channel(connection, Script(_PROBE, [str(int(wait))])) as running:
         said = running.read(_MOST_BYTES)
@@ -89,9 +89,10 @@ def look(connection: ssh.InstanceConnection, wait: bool) -> Look:
 
 
 def failure(result: bytes, log: str, ended: str = "") -> str:
-    """How user data failed, with its last lines; empty where it did not.
+    """Return how user data failed, with its last lines; empty if it did not fail.
 
-    `result` is cloud-init's result.json, `log` the end of its output, `ended` what its own log says of exit codes.
+    `result` is cloud-init's result.json, `log` the end of the output, `ended` the lines of cloud-init's own log that
+    have exit codes.
     """
     try:
         errors = json.loads(result)["v1"]["errors"]
@@ -107,9 +108,10 @@ def failure(result: bytes, log: str, ended: str = "") -> str:
 
 
 def show(settings: Settings, chosen: Sequence[Instance], follow: bool, say: Callable[[str], None]) -> None:
-    """Print the output of user data on our stdout; with `follow` go on until it has ended.
+    """Print the output of user data on our stdout; with `follow` until it has ended.
 
-    Of an instance where SSH does not answer, what its console shows now. Raises GroupFailed for those that show none.
+    For an instance that does not answer over SSH, print its console. Raises GroupFailed for instances that show
+    nothing.
     """
     printer = Printer(prefix=len(chosen) > 1, sole=len(chosen) == 1)
     outcomes = InstanceGroup(chosen, settings).execute(Script(_SHOW, [str(int(follow))]), printer=printer, say=say)

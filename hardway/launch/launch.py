@@ -1,6 +1,6 @@
-"""From what to launch to running, ssh-ready instances; or nothing left running.
+"""The launch, from settings to running instances that answer over SSH; or to nothing left running.
 
-`fleet` asks EC2, `replacing` replaces what is missing, `orphans` has those found that a killed launch leaves behind.
+`fleet` asks EC2, `replacing` replaces missing instances, `orphans` makes the remains of a killed launch findable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hardway.ssh import proxy
 from hardway.system import signals
 from hardway.tables import count
 
-# What a launch tags instances with by itself, and the flag that says so.
+# The tags that a launch sets by itself, with the flag for each.
 _OUR_TAGS = {
     "Name": "--name",
     "owner": "",
@@ -44,7 +44,7 @@ _OUR_TAGS = {
     ENDS_TAG: "--max-hours",
     LAUNCH_TAG: "",
 }
-# What a command run on new instances may take, until a launch that is seen from elsewhere is taken to be dead.
+# The time for a command on new instances; a launch seen from another machine counts as dead after it.
 _PREPARE_SECONDS = 24 * 3600
 _LOOK_UPS = 6  # at the same time
 
@@ -62,19 +62,19 @@ def launch(
 ) -> list[Instance]:
     """Launch `settings.ec2.num` instances, `wait` until each answers over SSH, and return them.
 
-    `tags` are texts, key=value. `before` is called with a sentence (`start 3 instances ...`) when all is looked up,
-    right before the first thing is made; what it raises ends the launch. `on_ready` is told how many more are ready;
-    `prepare` is called with them all, as a part of the launch, and `publish` when they are to be told to whoever asked
-    for them: a launch of which nobody learns has not ended well. On any failure, Ctrl-C, SIGTERM and SIGHUP included,
-    what was started is terminated, `say` is told, and the error raised: UsageError before anything was started, Failed
-    for what EC2 or the instances could not do.
+    `tags` are texts, key=value. `before` is called with a sentence (`start 3 instances ...`) after all look-ups, right
+    before the first thing is made. An error of `before` ends the launch. `on_ready` is called with the number of
+    instances that are newly ready. `prepare` is called with all instances, as a part of the launch. `publish` is called
+    when the caller is to learn of the instances; its failure fails the launch. On any failure, Ctrl-C, SIGTERM and
+    SIGHUP included, all started instances are terminated, `say` is told, and the error is raised: UsageError before
+    anything was started, Failed for a failure of EC2 or the instances.
     """
     ec2 = settings.ec2
     own_tags = _read_own_tags(settings, tags)
     init = _read_init(settings)
     _check(settings, init)
     proxy.check(settings)
-    # Look-ups that don't depend on each other.
+    # These look-ups don't depend on each other.
     with ThreadPoolExecutor(_LOOK_UPS, "look-up") as pool:
         others = pool.submit(orphans.find, settings)
         found_image = pool.submit(images.resolve, settings)
@@ -83,7 +83,7 @@ def launch(
         offers = pool.submit(fleet.offers, settings)
         key_checked = pool.submit(prerequisites.check_key, settings)
         _join(others, found_image, plain_quote, place, offers, key_checked)
-    orphans.report(others.result(), say)
+    orphans.report(settings, others.result(), say)
     image = found_image.result()
     bids = _bids(settings, image.platform, say)
     quote = plain_quote.result() if image.platform in prices.PLAIN else costs.quote(settings, image.platform, say)
@@ -101,7 +101,7 @@ def launch(
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
         with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
-            said_of_key: list[str] = []  # in the same place each time, whichever is done first
+            said_of_key: list[str] = []  # said later, so that the order of lines is always the same
             groups = pool.submit(prerequisites.security_groups, settings, network, say)
             key = pool.submit(prerequisites.key_pair, settings, said_of_key.append)
             try:
@@ -112,7 +112,7 @@ def launch(
         found = requests.Prerequisites(image, key.result(), groups.result(), init)
         now = datetime.now(timezone.utc)
         instance = requests.instance(ec2, found, own_tags, aws.user(), token, now)
-        say(userdata.limits_said(ec2, now))
+        say(userdata.limits_said(settings, now))
         say(str(quote))
         started = fleet.Fleet(settings, token, instance, pools, any_zone=network.any_zone, bids=bids)
         ready = _gather(settings, wait, started, mark, say, on_ready, prepare, publish)
@@ -120,12 +120,12 @@ def launch(
 
 
 def _join(*calls: Future[Any]) -> None:
-    """Wait for calls in the block of their pool, so that an interrupt ends none of them half way."""
+    """Wait for calls within the block of their pool, so that an interrupt ends no call half way."""
     wait_for(calls)
 
 
 def _check(settings: Settings, init: bytes) -> None:
-    """Raise UsageError for settings that can't be together, before anything is asked of EC2."""
+    """Raise UsageError for settings that exclude each other, before anything is asked of EC2."""
     ec2, source = settings.ec2, settings.source
     num = f"{source('ec2.num')} {ec2.num}"
     if not ec2.types:
@@ -152,7 +152,7 @@ def _check(settings: Settings, init: bytes) -> None:
 
 
 def _read_own_tags(settings: Settings, texts: Iterable[str]) -> dict[str, str]:
-    """The tags that a person has asked for, by the texts or by a flag. Raises UsageError."""
+    """Return the tags that a person has asked for, by texts or by a flag. Raises UsageError."""
     ec2 = settings.ec2
     tags = read_tags(texts)
     for key in tags:
@@ -163,7 +163,7 @@ def _read_own_tags(settings: Settings, texts: Iterable[str]) -> dict[str, str]:
     all_ = requests.lasting_tags(ec2, ec2.ssh_user, tags, aws.user(), now) | requests.passing_tags(ec2, "", now)
     check_tags(all_, tags)
     if settings.source("ec2.ssh_port") == SETTINGS["ec2.ssh_port"].flag:
-        # Later commands have the environment's port without it.
+        # Later commands may lack this environment's port.
         tags["ssh-port"] = str(ec2.ssh_port)
     return tags
 
@@ -178,7 +178,7 @@ def _gather(
     prepare: Callable[[list[Instance]], None] | None,
     publish: Callable[[list[Instance]], None] | None,
 ) -> list[Instance]:
-    """Start instances until enough are ready, and prepare them; or end what was started, and say so in the error."""
+    """Start instances until enough are ready, and prepare them; on failure end all, and say so in the error."""
     with Probes(settings, settings.ec2.num, bool(settings.ec2.init.strip())) as probes, signals.raised():
         try:
             ready = Gathering(settings.ec2, wait, started, probes, say, on_ready).run()
@@ -186,18 +186,18 @@ def _gather(
                 _warn_of_endless(ready, probes.unwatched, say)
             if prepare:
                 prepare(ready)
-            # Until their ids are out the tag says whose they are, should we be killed.
+            # If we are killed before the ids are out, the tag still tells whose instances these are.
             if publish:
                 publish(ready)
             started.keep([instance.id for instance in ready])
         except BaseException as error:
-            raise _with_near_role(settings, _ended(started, error, mark, say)) from error
-        _delete_templates(started, mark, say)
+            raise _with_near_role(settings, _ended(settings, started, error, mark, say)) from error
+        _delete_templates(settings, started, mark, say)
     return ready
 
 
 def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict[str, float] | None:
-    """The highest price in USD/hour by type; None for EC2's own limit. Raises UsageError for a price not known."""
+    """Return the highest spot price in USD/hour by type; None for EC2's own limit. Raises UsageError for none."""
     spot, types = settings.ec2.spot, settings.ec2.types
     if spot in (0, 1):
         return None
@@ -212,23 +212,25 @@ def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict
 
 
 def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callable[[str], None]) -> None:
-    """What ends an instance is a part of its user data, which some images don't run."""
+    """Warn of instances that may never end: the limits are part of user data, which some images don't run."""
     ids = [instance.id for instance in ready if instance.id in unwatched]
     if ids:
         which = f"{count(len(ids), 'instance')} ({some(ids)})"
-        say(f"no limit on {which}: the image has not run its user data, and nothing but `inv ec2.rm` ends it")
+        say(f"no limit on {which}: the image has not run its user data, and nothing but ec2.rm ends it")
 
 
-def _delete_templates(started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
-    """Each is deleted once used; those that could not be, now. One that is left costs nothing: no reason to fail."""
+def _delete_templates(settings: Settings, started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
+    """Delete the templates that could not be deleted after their use. One left over costs nothing: no error."""
     with signals.ignored():
         for name in started.delete_templates():
             mark.stays = True
-            say(f"the launch template {name} could not be deleted: inv ec2.cleanup will")
+            say(f"the launch template {name} could not be deleted: `{settings.command('ec2.cleanup')}` will")
 
 
-def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]) -> BaseException:
-    """Terminate all of a launch; returns the error to raise, which says so."""
+def _ended(
+    settings: Settings, started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: Callable[[str], None]
+) -> BaseException:
+    """Terminate all of a launch; return the error to raise, with the outcome in its text."""
     with signals.ignored():
         if isinstance(error, KeyboardInterrupt):
             error = signals.as_error(error)
@@ -236,12 +238,12 @@ def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: 
         try:
             ids = started.end()
             mark.stays = started.is_unsure
-            _delete_templates(started, mark, say)
+            _delete_templates(settings, started, mark, say)
         except Exception as failure:
             mark.stays = True
             return Failed(
                 f"{error}; and what was started could not be terminated ({aws.translate(failure) or failure}): "
-                f"run `inv ec2.rm {LAUNCH_TAG}={started.token}`"
+                f"run `{settings.command('ec2.rm', f'{LAUNCH_TAG}={started.token}')}`"
             )
     known = error if isinstance(error, HardwayError) else None
     if isinstance(error, Exception) and not known:
@@ -254,22 +256,22 @@ def _ended(started: fleet.Fleet, error: BaseException, mark: orphans.Mark, say: 
 
 
 def _with_near_role(settings: Settings, error: BaseException) -> BaseException:
-    """The error, with the role that was meant where EC2 has said that there is none of this name."""
+    """Return the error; if EC2 knows no role of the given name, add the nearest role."""
     role = settings.ec2.role
-    # `Invalid IAM Instance Profile name`, of a parameter's value.
+    # EC2 says `Invalid IAM Instance Profile name`, in the error of a parameter's value.
     if not role or not isinstance(error, HardwayError) or "instance profile" not in str(error).lower():
         return error
     try:
         known = [profile.name for profile in account.instance_profiles(settings)]
-    except Exception:  # whoever may launch may not be allowed to list them
+    except Exception:  # a person who may launch may not be allowed to list roles
         return error
     return HardwayError(f"{error}{did_you_mean(role, known)}", error.code)
 
 
 def _read_init(settings: Settings) -> bytes:
-    """What `ec2.init` means: a file's content, else the text itself.
+    """Return the user data that `ec2.init` means: a file's content, else the text itself.
 
-    Raises UsageError for what looks like a file, and is none: as a script it would fail where nobody sees it.
+    Raises UsageError for the path of a missing file: as a script it would fail unseen.
     """
     init, source = settings.ec2.init, settings.source("ec2.init")
     content = file_content(init, source)

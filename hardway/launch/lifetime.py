@@ -1,5 +1,6 @@
-"""Move the time at which instances end themselves: what they do then is `boot.sh`'s, what they are told at launch
-`user_data`'s.
+"""Move the time at which instances end themselves.
+
+`boot.sh` carries out the end. `user_data` sets the time at launch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hardway.tables import count
 from hardway.terminal import last_line
 
 _SECONDS = 60.0
-# As `boot.sh` has it.
+# The same minutes as in `boot.sh`.
 _RESTARTED = timedelta(minutes=10)
 _NO_WATCH = 3
 _EXTEND = f"""
@@ -32,7 +33,7 @@ sudo -n sh "$watch" extend "$1"
 
 
 def check(hours: float) -> None:
-    """Raise UsageError for a time that no instance can be given."""
+    """Raise UsageError for hours that no instance can be given."""
     if not hours:
         raise UsageError("--hours is 0: ec2.rm ends instances at once")
     if hours > MOST_HOURS:
@@ -40,15 +41,15 @@ def check(hours: float) -> None:
 
 
 def over(chosen: Iterable[Instance]) -> list[Instance]:
-    """Those whose tag says that their time is up within ten minutes: started again, they have these ten."""
+    """Return the instances whose end, by their tag, is less than ten minutes away: a start gives them ten minutes."""
     soon = datetime.now(timezone.utc) + _RESTARTED
     return [instance for instance in chosen if instance.ends and instance.ends < soon]
 
 
 def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> GroupResult:
-    """Have instances end `hours` from now; returns each one's result or exception, by connection.
+    """Have instances end `hours` from now; return each connection's result or exception.
 
-    Also moves the tag of those that took it. Raises Failed where AWS does not let us.
+    Also move the tag of the instances that took the new time. Raises Failed if AWS refuses the tag.
     """
     group = InstanceGroup(chosen, settings)
     now = datetime.now(timezone.utc)
@@ -72,7 +73,7 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
 
 
 def _named(outcome: Any) -> Any:
-    """A command's failure as an exception that says why."""
+    """Return the outcome; the failure of a command becomes an exception with the reason."""
     if not isinstance(outcome, CommandResult) or not outcome.exit_code:
         return outcome
     if outcome.exit_code == _NO_WATCH:

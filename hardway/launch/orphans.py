@@ -1,9 +1,9 @@
-"""Launches that never ended: killed, or cut off, before they could keep or terminate what they had started.
+"""Launches that never ended: killed, or cut off, before they could keep or terminate their instances.
 
-The instances of a launch carry its token as a tag until it has ended well. While it is under way its process holds a
-lock on a file of that name, which the kernel lets go of however the process ends. So an instance with the tag belongs
-to a dead launch if its file is there and not locked; or, for launches from elsewhere, once the time it had is over,
-which the token says.
+The instances of a launch carry its token as a tag until it has ended well. Meanwhile its process holds a lock on a
+file named after the token. The kernel releases the lock however the process ends. So an instance with the tag belongs
+to a dead launch if the file is there and not locked. The instances of a launch from another machine belong to a dead
+one after the deadline in the token.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from hardway.tables import count
 
 LAUNCH_TAG = "hardway-launch"
 _TOKEN = re.compile(r"[0-9a-f]{16}-(\d{1,12})")
-# For clocks that differ, and for terminating what was started.
+# Allows for different clocks, and for the termination of instances.
 _SLACK_SECONDS = 900
 
 
 def new_token(seconds: float) -> str:
-    """A token for a launch that takes at most so long; as EC2 takes it for a client token, with room for a suffix."""
+    """Return a token for a launch of at most `seconds`; with a suffix it still is a valid client token of EC2."""
     return f"{secrets.token_hex(8)}-{int(time.time() + seconds + _SLACK_SECONDS)}"
 
 
 @dataclass
 class Mark:
-    """Of a launch that is under way; `stays` when it has ended with something of it left."""
+    """The mark of a launch that is under way; `stays` is set if the launch leaves something behind."""
 
     stays: bool = False
 
 
 @contextlib.contextmanager
 def under_way(token: str) -> Iterator[Mark]:
-    """In this block the launch counts as alive; if its mark stays, or the process is killed, as dead."""
+    """In this block the launch counts as alive. It counts as dead if its mark stays, or if the process is killed."""
     directory = _directory()
     _forget_old_files(directory)
     path = directory / token
@@ -57,9 +57,9 @@ def under_way(token: str) -> Iterator[Mark]:
 
 
 def is_any_under_way() -> bool:
-    """Whether a launch is under way from this machine."""
+    """Return whether a launch is under way from this machine."""
     for path in _directory().glob("*"):
-        # One that is gone by now has ended.
+        # A launch that ended just now has deleted its file.
         with contextlib.suppress(FileNotFoundError):
             if _TOKEN.fullmatch(path.name) and not _is_free(path):
                 return True
@@ -67,23 +67,23 @@ def is_any_under_way() -> bool:
 
 
 def find(settings: Settings) -> list[Instance]:
-    """The instances of launches that are under way, or dead."""
+    """Return the instances of launches that are under way, or dead."""
     return list(describe(settings, Selector("", (), (), ((LAUNCH_TAG, "*"),))))
 
 
-def report(instances: Iterable[Instance], say: Callable[[str], None]) -> None:
-    """Say which of the instances are of launches that are dead, and the line that removes them."""
+def report(settings: Settings, instances: Iterable[Instance], say: Callable[[str], None]) -> None:
+    """Tell `say` which instances belong to dead launches, and the command that removes them."""
     for token, left in of_dead_launches(instances).items():
         ids = " ".join(sorted(i.id for i in left)[:3]) + (" ..." if len(left) > 3 else "")
         owners = {i.tags.get("owner", "") for i in left} - {aws.user(), ""}
         whose = f" of {', '.join(sorted(owners))}" if owners else ""
-        flags = "--yes --any-owner" if owners else "--yes"
+        flags = ["--yes", "--any-owner"] if owners else ["--yes"]
         what = f"{count(len(left), 'instance')} ({ids}) of a launch{whose} that never ended"
-        say(f"{what}: inv ec2.rm {LAUNCH_TAG}={token} {flags}")
+        say(f"{what}: {settings.command('ec2.rm', f'{LAUNCH_TAG}={token}', *flags)}")
 
 
 def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
-    """Those of the instances that were left by a dead launch and are not terminated, by its token."""
+    """Return the living instances of dead launches, by the launch's token."""
     found: dict[str, list[Instance]] = {}
     for instance in instances:
         if LAUNCH_TAG in instance.tags and instance.state in ALIVE:
@@ -92,7 +92,7 @@ def of_dead_launches(instances: Iterable[Instance]) -> dict[str, list[Instance]]
 
 
 def is_dead(token: str) -> bool:
-    """Whether a launch is neither under way nor ended well. False for what is no token of ours."""
+    """Return whether a launch is neither under way nor ended well. False for a text that is no token of ours."""
     match = _TOKEN.fullmatch(token)
     if not match:
         return False
@@ -108,7 +108,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _forget_old_files(directory: Path) -> None:
-    """Once a launch's time is over its token says enough."""
+    """Delete the files of launches past their time: their token tells enough."""
     for path in directory.iterdir():
         match = _TOKEN.fullmatch(path.name)
         with contextlib.suppress(FileNotFoundError):

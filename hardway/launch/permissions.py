@@ -1,7 +1,7 @@
 """The permissions that hardway's calls need, and whether the credentials have them.
 
-EC2 answers a call with `DryRun` as far as whether it is permitted, and carries nothing out. What the calls are about
-does not exist, so that a cloud that ignores `DryRun` does nothing either. Source:
+EC2 tells whether a call with `DryRun` is permitted, and does not carry the call out. The calls name things
+that do not exist, so that a cloud that ignores `DryRun` does nothing either. Source:
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
 """
 
@@ -22,11 +22,11 @@ LAUNCH = frozenset((
     "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances", "DescribeKeyPairs",
     "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs", "ImportKeyPair", "RunInstances", "TerminateInstances",
 ))  # fmt: skip
-"""What a launch asks of EC2. Without `GetConsoleOutput` and `DescribeVolumes`, it goes on as well."""
+"""The calls of a launch to EC2. A launch also works without `GetConsoleOutput` and `DescribeVolumes`."""
 SPOT = frozenset(("CreateFleet", "CreateLaunchTemplate", "DeleteFleets", "DeleteLaunchTemplate"))
-"""What a launch with spot instances asks of EC2 besides."""
+"""The additional calls of a launch with spot instances."""
 PRICES = frozenset(("DescribeSpotPriceHistory",))
-"""What a price is looked up by; without it none is said."""
+"""The calls that look up a spot price; without them no price is told."""
 
 _NONE = "0" * 17
 _NAME = "hardway-check"
@@ -105,15 +105,15 @@ TRIED: dict[str, dict[str, Any]] = {
     "StopInstances": _INSTANCES,
     "TerminateInstances": _INSTANCES,
 }  # fmt: skip
-"""Every call of ours to EC2 with a dry run, by its name in IAM, with parameters to try it with."""
+"""Every call of ours to EC2 that has a dry run, by its name in IAM, with parameters for the trial."""
 NOT_TRIED = ("ModifySubnetAttribute", "ModifyVpcAttribute")
-"""Those without one."""
+"""The calls without a dry run."""
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Which calls are permitted, which are not; and of which EC2 does not say so before it looks for what is meant."""
+    """The calls that are permitted, those that are not, and those for which EC2 first looks for the named things."""
 
     allowed: tuple[str, ...]
     denied: tuple[str, ...]
@@ -121,7 +121,7 @@ class Permissions:
 
 
 def find(settings: Settings, parameters: Mapping[str, Mapping[str, Any]] | None = None) -> Permissions:
-    """Try each call; `parameters` are better ones of some, by call. Raises what EC2 does not answer."""
+    """Try each call, with `parameters`, by call, in place of our own. Raises the error of a call without an answer."""
     calls = {**TRIED, **(parameters or {})}
     with ThreadPoolExecutor(_AT_ONCE, "permissions") as pool:
         answers = pool.map(lambda call: dry_run(settings, *call), calls.items())
@@ -134,9 +134,9 @@ def find(settings: Settings, parameters: Mapping[str, Mapping[str, Any]] | None 
 
 
 def dry_run(settings: Settings, call: str, parameters: Mapping[str, Any]) -> str:
-    """`allowed`, `denied`, or in EC2's words why it tells neither; empty where this cloud has no dry run.
+    """Return `allowed`, `denied`, or EC2's reason for telling neither; empty if this cloud has no dry run.
 
-    Raises what is no answer, or is about the credentials.
+    Raises the error if there is no answer, or if it is about the credentials.
     """
     try:
         getattr(aws.ec2(settings), xform_name(call))(DryRun=True, **parameters)
@@ -152,5 +152,5 @@ def dry_run(settings: Settings, call: str, parameters: Mapping[str, Any]) -> str
 
 
 def among(calls: Collection[str], wanted: Collection[str]) -> list[str]:
-    """Those of the calls that are wanted, by name."""
+    """Return the calls that are also wanted, by name."""
     return sorted(set(calls) & set(wanted))

@@ -33,23 +33,23 @@ _IMPORTED = ("ssh-rsa ", "ssh-ed25519 ")
 
 @dataclass(frozen=True)
 class Network:
-    """Where instances may start: subnets, one a zone, of one VPC. `any_zone`: EC2 may as well choose by itself.
+    """The place of new instances: subnets of one VPC, one for each zone.
 
-    `public`: instances get public addresses.
+    `any_zone`: EC2 may choose the zone by itself. `public`: instances get public addresses.
     """
 
     vpc: str
     subnets: dict[str, str]
-    """Zone to subnet, those with the most free addresses first."""
+    """The subnet of each zone, those with the most free addresses first."""
     any_zone: bool
     public: bool
 
 
 def network(settings: Settings) -> Network:
-    """The subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
+    """Return the subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
 
-    Where some of them give public addresses the others are left out: we want to log in, which goes over IPv4. Raises
-    UsageError for none.
+    If some of the subnets give public addresses, the others are left out: a login goes over IPv4. Raises UsageError if
+    none is left.
     """
     ec2 = aws.ec2(settings)
     subnet, vpc, zone = settings.ec2.subnet, settings.ec2.vpc, settings.ec2.zone
@@ -73,16 +73,16 @@ def network(settings: Settings) -> Network:
     subnets = _with_ipv4(settings, subnets)
     open_ones = [s for s in subnets if s.get("MapPublicIpOnLaunch")]
     by_zone: dict[str, str] = {}
-    # A fleet takes no two subnets of one zone: it calls them duplicate instance pools.
+    # A fleet takes only one subnet of a zone: two are duplicate instance pools to it.
     for one in sorted(open_ones or subnets, key=lambda s: -s.get("AvailableIpAddressCount", 0)):
         by_zone.setdefault(one["AvailabilityZone"], one["SubnetId"])
-    # EC2 chooses among default subnets, which somebody may have removed.
+    # EC2 chooses among default subnets, and somebody may have removed them.
     any_zone = not (zone or vpc) and any(s.get("DefaultForAz") for s in subnets)
     return Network(chosen, by_zone, any_zone, bool(open_ones))
 
 
 def _with_ipv4(settings: Settings, subnets: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of the subnets in which instances have IPv4. Raises UsageError where only IPv6 would lead to them.
+    """Return the subnets in which instances have IPv4. Raises UsageError if instances would be reached only by IPv6.
 
     Source: https://docs.aws.amazon.com/vpc/latest/userguide/configure-subnets.html
     """
@@ -100,9 +100,9 @@ def _with_ipv4(settings: Settings, subnets: Sequence[Mapping[str, Any]]) -> list
 
 
 def check_key(settings: Settings) -> str:
-    """What keeps this machine from logging in with the key pair that EC2 has, in a sentence; empty for nothing.
+    """Return a sentence why this machine can't log in with the key pair at EC2; empty if it can.
 
-    Raises UsageError for a key pair that is not there, or a private key's file that can't be used.
+    Raises UsageError for a missing key pair, or a private key file that can't be used.
     """
     key = settings.ec2.key
     if not key:
@@ -136,7 +136,7 @@ def _described_pair(settings: Settings, name: str) -> Mapping[str, Any]:
 
 
 def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
-    """The name of the key pair at EC2; ours is imported there at its first use."""
+    """Return the name of the key pair at EC2; our own is imported at its first use."""
     ec2 = aws.ec2(settings)
     key = settings.ec2.key
     if key and not ssh.is_key_file(key):
@@ -160,7 +160,7 @@ def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
 
 
 def own_key_name(settings: Settings) -> str:
-    """The name at EC2 of the key pair that new instances get; empty where none was made yet."""
+    """Return the name at EC2 of the key pair that new instances get; empty if none was made yet."""
     key = settings.ec2.key
     if key:
         return pair_name(public_of(expanded(key), "--key")) if ssh.is_key_file(key) else key
@@ -172,11 +172,11 @@ def _key_exists(ec2: Any, name: str) -> bool:
 
 
 def security_groups(settings: Settings, network: Network, say: Callable[[str], None]) -> list[str]:
-    """Ids of the groups in `ec2.groups`, else of our own, made and opened to SSH where that is missing.
+    """Return the ids of the groups in `ec2.groups`, or else of our own group, made and opened to SSH if necessary.
 
-    It lets in `ec2.ssh_from`, else this machine's address, the public one or the one that private addresses of the VPC
-    see; Systems Manager needs none. It lets in its own instances, too: they pass on to each other what is pushed to
-    many.
+    Our group lets in `ec2.ssh_from`, else this machine: by its public address, or by the address that private addresses
+    of the VPC see. Systems Manager needs no address. The group also lets in its own instances, which pass on to each
+    other the files that are pushed to many.
     """
     ec2 = settings.ec2
     if ec2.groups:
@@ -191,14 +191,14 @@ def security_groups(settings: Settings, network: Network, say: Callable[[str], N
         say(f"made the security group {groups.OURS} ({own.id}) in {network.vpc}")
     rules = [groups.read_rule(settings, ec2.ssh_port, each, "tcp") for each in _ssh_sources(settings, network)]
     own_rule = groups.read_rule(settings, ec2.ssh_port, own.id, "tcp")
-    for wanted, whom in (*((rule, rule.source) for rule in rules), (own_rule, "its own instances")):
+    for wanted, whom in (*((rule, f"from {rule.source}") for rule in rules), (own_rule, "between its instances")):
         if not any(known.covers(wanted) for known in own.rules) and groups.authorize(settings, own, wanted):
-            say(f"{groups.OURS} now lets SSH (port {ec2.ssh_port}) in from {whom}")
+            say(f"{groups.OURS}: allowed SSH ({ec2.ssh_port}) {whom}")
     return [own.id]
 
 
 def _ssh_sources(settings: Settings, network: Network) -> list[str | None]:
-    """The networks that SSH is let in from; None is the address of this machine."""
+    """Return the networks that SSH is let in from; None stands for the public address of this machine."""
     ec2 = settings.ec2
     if ec2.ssh_from:
         return [ec2.ssh_from]

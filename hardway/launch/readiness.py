@@ -1,6 +1,6 @@
-"""When an instance is ready: it is running, a command runs on it over SSH, and its user data has ended well.
+"""Readiness: an instance is running, a command runs on it over SSH, and its user data has ended well.
 
-What a launch gave no `--init`, and with `ec2.no_wait_init` each, is not asked for the end of its user data.
+The end of user data doesn't count for an instance launched without `--init`, or with `ec2.no_wait_init`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BUSY = "its user data has not ended (--seconds-timeout waits longer, --no-wait-
 
 
 class Pace:
-    """Says when it is time to ask EC2 again: often at first, then every two seconds."""
+    """The pace of questions to EC2: often at first, then every two seconds."""
 
     def __init__(self) -> None:
         self._pause = 0.1
         self._next = 0.0
 
     def is_due(self) -> bool:
-        """Whether it is time; if so, the next time is later."""
+        """Return whether the next question is due; if it is, set the time of the one after it."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -46,21 +46,22 @@ class Pace:
 
 
 class Probes:
-    """Tries on each of many instances to run a command over SSH, until one runs. A context manager.
+    """Attempts to run a command over SSH on each of many instances, until one succeeds. A context manager.
 
-    `refusals` has the newest reason why not, by id; `unwatched` those that answer and have nothing that could end them;
-    `busy` those that answer while their user data runs, and `failed` how it failed, by id: these are not tried again.
+    `refusals` has the newest error of each instance, by id. `unwatched` are the instances that answer, but have nothing
+    that could end them. `busy` are those that answer while their user data runs. `failed` has the failure of user data,
+    by id; these instances are not tried again.
     """
 
     def __init__(self, settings: Settings, most: int, init_given: bool = False) -> None:
-        """With `init_given` one that answers and has seen no user data has failed."""
+        """With `init_given`, an instance that answers but has seen no user data counts as failed."""
         self.refusals: dict[str, str] = {}
         self.unwatched: set[str] = set()
         self.busy: set[str] = set()
         self.failed: dict[str, str] = {}
         self._settings = settings
         self._init_given = init_given and not settings.ec2.no_wait_init
-        # No call an instance: their consoles do not show their keys yet.
+        # The console is never asked: it does not show the keys of a new instance yet.
         self._known = HostKeys(consoles=0)
         self._pool = ThreadPoolExecutor(max(1, min(settings.ec2.max_connections, most)), "ssh-ready")
         self._over = threading.Event()
@@ -75,7 +76,7 @@ class Probes:
         self._pool.shutdown(cancel_futures=True)
 
     def ready(self, instances: Iterable[Instance]) -> list[str]:
-        """The ids of those that have answered since; tries the others again, each when its time has come."""
+        """Return the ids of the instances that newly answer; try each other instance again when its time has come."""
         answered = []
         now = time.monotonic()
         for instance in instances:
@@ -109,7 +110,7 @@ class Probes:
 
 
 def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: threading.Event) -> str | init.Look:
-    """What a command shows there, or why none runs: sshd, the key and the user may all come late in a boot."""
+    """Return a look at an instance, or why no command runs: sshd, the key and the user may come late in a boot."""
     try:
         connection = ssh.connect(instance, settings, known, given_up)
         try:
@@ -121,9 +122,10 @@ def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: thre
 
 
 def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> None:
-    """Wait until all are in a state, and answer over SSH if it is running; `on_ready` is told how many more are.
+    """Wait until all instances are in a state; in `running`, also until they answer over SSH.
 
-    Raises Failed after `ec2.seconds_timeout`, and at once where an instance can no longer get there.
+    `on_ready` is called with the number of instances that are newly there. Raises Failed after `ec2.seconds_timeout`,
+    and at once if an instance can no longer reach the state.
     """
     seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
@@ -157,12 +159,12 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
 
 
 def why_late(instance: Instance, refusals: dict[str, str]) -> str:
-    """Why an instance that is to be ready is not."""
+    """Return why an instance is not ready yet."""
     reason = f" ({instance.why_ended})" if instance.why_ended and instance.state not in ("pending", "running") else ""
     return f"{printable(str(instance))} is {instance.state}{reason}, {refusals.get(instance.id, 'not reached yet')}"
 
 
 def some(items: Sequence[str], most: int = 3) -> str:
-    """The first few, and how many more there are."""
+    """Return the first `most` items, and the number of the others, as text."""
     more = f"; and {len(items) - most} more" if len(items) > most else ""
     return "; ".join(items[:most]) + more

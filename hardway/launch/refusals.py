@@ -1,7 +1,7 @@
-"""Why EC2 gives less than a launch asks for, told by the code of its refusal; and the words for it. Pure.
+"""The reasons why EC2 gives less than a launch asks for, by the codes of its refusals, in words. Pure.
 
-A lack of capacity may be over in a minute, and a limit on requests in seconds. What was made a second ago, EC2 may not
-know everywhere yet. A quota, or a price, stays as it is, and what is wrong with the account is wrong for all pools.
+A lack of capacity may be over in a minute, and a limit on requests in seconds. A thing made a second ago may not
+be known everywhere at EC2. A quota, or a price, stays as it is. A problem of the account is the same in all pools.
 Source of the codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hardway import aws
 from hardway.launch.readiness import some
 
-# Each is of a thing that the launch has looked up, or made, before it names it.
+# Errors about a thing that the launch has looked up, or made, before it names the thing.
 _UNKNOWN_YET = (
     "InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound", "InvalidKeyPair.NotFound", "InvalidSubnetID.NotFound",
     "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound",
@@ -24,7 +24,7 @@ _OF_ACCOUNT = ("PendingVerification", "Blocked", "OptInRequired", "UnauthorizedO
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why EC2 gave nothing, or less, of a pool; `said` are its own words."""
+    """A refusal by EC2: a pool gets nothing, or less; `said` are EC2's words."""
 
     type: str
     zone: str
@@ -36,7 +36,7 @@ class Refusal:
 
     @property
     def pool(self) -> str:
-        """Of what there was nothing, or less."""
+        """The pool that lacks instances, for a person."""
         return f"{self.type} in {self.zone or 'any zone'}"
 
     @property
@@ -61,12 +61,12 @@ class Refusal:
 
     @property
     def is_of_pool(self) -> bool:
-        """Whether EC2 may give of another pool, or of this one later."""
+        """Whether EC2 may have instances in another pool, or in this one later."""
         return aws.lacks_capacity(self.code) or self.is_throttled
 
     @property
     def is_of_account(self) -> bool:
-        """Whether EC2 refuses whatever this account, with these credentials, asks for."""
+        """Whether EC2 refuses every request of this account with these credentials."""
         return self.code in _OF_ACCOUNT or self.code.startswith("AuthFailure")
 
     @property
@@ -76,7 +76,7 @@ class Refusal:
 
 
 def is_unknown_yet(code: str) -> bool:
-    """Whether EC2 does not know what the launch names, which it may in a moment.
+    """Return whether EC2 does not know a thing that the launch names, but may know it in a moment.
 
     Source: https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
     """
@@ -84,12 +84,12 @@ def is_unknown_yet(code: str) -> bool:
 
 
 def is_unknown_profile(code: str, said: str) -> bool:
-    """Whether EC2 does not know the instance profile, which IAM may."""
+    """Return whether EC2 does not know the instance profile; IAM may know it."""
     return code == "InvalidParameterValue" and "instance profile" in said.lower()
 
 
 def told(refused: Sequence[Refusal], short: int, num: int, ask_for_more: Callable[[Refusal], str]) -> str:
-    """Why there are `short` fewer than `num`; `ask_for_more` says how a quota is raised."""
+    """Return why `short` of `num` instances are missing; `ask_for_more` returns a hint for raising a quota."""
     parts = []
     for refusal in refused:
         if refusal.is_of_quota:

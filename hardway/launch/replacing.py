@@ -1,7 +1,7 @@
-"""From a fleet to as many ready instances as were asked for; or to why there are fewer.
+"""The way from a fleet to as many ready instances as were asked for; or to the reason for fewer.
 
-What EC2 has no capacity for is asked for again; an instance that dies while it starts, or doesn't answer in half of the
-time there is, is replaced, and those that are ready are kept.
+Instances for which EC2 has no capacity are asked for again. An instance that dies while it starts, or doesn't answer
+within half of the time limit, is replaced. Ready instances are kept.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from hardway.terminal import printable
 
 _ASK_AGAIN_SECONDS = (2.0, 30.0)  # after EC2 had no capacity: at first, and at most
 _THROTTLED_SECONDS = (0.3, 5.0)  # after it took no more requests, or started no more instances
-# Why an instance ended for which nobody can blame the image, the disks or their key:
+# Reasons for an end for which neither the image, the disks nor their key are to blame:
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 _ENDED_BY_SOMEBODY = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown", "Client.InstanceTerminated")
 
 
 def most_replacements(num: int) -> int:
-    """How many instances a launch of `num` may replace: what is wrong with more is wrong with all of them."""
+    """Return the most instances that a launch of `num` may replace: a fault of more is a fault of all."""
     return max(2, num // 4)
 
 
 def lowest_enough(ec2: Ec2) -> int:
-    """The fewest instances that a launch may end well with."""
+    """Return the fewest instances with which a launch may end well."""
     return ec2.min or (1 if ec2.seconds_wait else ec2.num)
 
 
 class LaunchVerdict(Enum):
-    """Whether a launch has enough instances, may yet get them, or can't any more."""
+    """The verdict on a launch: it has enough instances, may yet get them, or can't any more."""
 
     ENOUGH = auto()
     WAIT = auto()
@@ -47,12 +47,12 @@ class LaunchVerdict(Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a launch stands after `elapsed` seconds, in numbers of instances.
+    """The state of a launch after `elapsed` seconds, in numbers of instances.
 
-    Of those `started` in all some are `ready`, some `waiting` to be, and the rest is lost; where user data has `failed`
-    it would on others, too. EC2 gave `short` fewer than
-    it was last asked for, and will not have them `soon` or may. Of those that are ready `lacking` more were to be on
-    demand. `asks` is False once nothing more is asked for, whatever is missing.
+    Some of the `started` instances are `ready`, some `waiting`, the rest is lost. User data that `failed` would also
+    fail on other instances. The last request to EC2 got `short` too few; `soon` tells whether EC2 may have more soon.
+    `lacking` of the ready instances should have been on demand. `asks` is False once no more instances are asked for,
+    however many are missing.
     """
 
     elapsed: float
@@ -67,21 +67,22 @@ class Standing:
 
 
 def startable(ec2: Ec2, at: Standing) -> int:
-    """How many instances may yet be started, replacements included."""
+    """Return how many instances may still be started, replacements included."""
     return ec2.num + most_replacements(ec2.num) - at.started
 
 
 def missing(ec2: Ec2, at: Standing) -> int:
-    """How many more instances are to be asked for; 0 once neither hope, time nor replacements are left."""
+    """Return how many more instances to ask for; 0 once hope, time or replacements are used up."""
     if not at.asks or at.elapsed >= ec2.seconds_timeout or (at.short and not at.soon):
         return 0
     return max(0, min(ec2.num - at.ready - at.waiting - at.failed, startable(ec2, at)))
 
 
 def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
-    """Whether those that are ready are enough: all are.
+    """Judge whether the ready instances are enough: all of them always are.
 
-    Fewer are only with those on demand among them: `min` once EC2 has no more, any number after `seconds_wait`.
+    Fewer are enough only if no on-demand instance is missing: `min` instances once EC2 has no more, any number after
+    `seconds_wait`.
     """
     lowest = lowest_enough(ec2)
     more = missing(ec2, at) > 0
@@ -101,9 +102,10 @@ def verdict(ec2: Ec2, at: Standing) -> LaunchVerdict:
 
 
 class Gathering:
-    """One launch, from the first call to enough instances. `on_ready` is told how many more, or fewer, are ready.
+    """One launch, from the first call to enough instances.
 
-    Without `wait` an instance counts as ready once EC2 shows it.
+    `on_ready` is called with the change of the number of ready instances. Without `wait` an instance counts as ready
+    once EC2 shows it.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Gathering:
         self._asked = False
         self._started = 0
         self._waiting: dict[str, float] = {}
-        """Ids to when they were started."""
+        """The start time of each waiting instance, by its id."""
         self._ready: dict[str, Instance] = {}
         self._shown: dict[str, Instance] = {}
         self._lost: list[str] = []
@@ -133,16 +135,16 @@ class Gathering:
         self._refusals: list[Refusal] = []
         self._short = 0
         self._throttled = False
-        """EC2 has not taken the last request: what is missing is no lack of capacity yet."""
+        """Whether EC2 has refused the last request for its rate: missing instances are no lack of capacity yet."""
         self._in_vain = False
-        """Another instance would end as one has."""
+        """Whether another instance would end for the same reason as an earlier one."""
         self._ask_at = 0.0
         self._ask_pause = 0.0
 
     def run(self) -> list[Instance]:
-        """The instances that are ready, when they are enough; whatever else was started is terminated by then.
+        """Return the ready instances once they are enough; all other started instances are terminated by then.
 
-        Raises Failed, with all that was started still running.
+        Raises Failed; then all started instances are still running.
         """
         pace = Pace()
         told = 0
@@ -174,7 +176,7 @@ class Gathering:
             short=self._short,
             soon=not self._refusals or any(refusal.is_passing for refusal in self._refusals),
             lacking=self._fleet.lacks_on_demand(self._ready),
-            # What is not waited for is not replaced.
+            # Without waiting, nothing is replaced.
             asks=not self._in_vain and (self._wait or self._throttled or not self._asked),
         )
 
@@ -224,7 +226,7 @@ class Gathering:
             self._say(f"{some(list(lost.values()))}; replacing {min(len(lost), self._startable())}")
 
     def _unreachable(self) -> list[str]:
-        """Those that had half of the time there is; but if none of several answers, others would not answer either."""
+        """Return the ids that had half of the time limit; none while no other is ready, as a new one won't be."""
         if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
         patience = self._ec2.seconds_timeout / 2
@@ -290,5 +292,5 @@ class Gathering:
 
 
 def _is_in_vain(reason: str) -> bool:
-    """Whether an instance ended for what is wrong with its image, its disks or their key: with that of all others."""
+    """Return whether the cause is the image, the disks or their key: then every other instance would end as well."""
     return reason.startswith("Client.") and reason not in _ENDED_BY_SOMEBODY

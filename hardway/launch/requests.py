@@ -1,4 +1,4 @@
-"""The parameters of a launch's calls of EC2, made from the settings and the prerequisites. Pure."""
+"""The parameters of a launch's calls to EC2, made from the settings and the prerequisites. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hardway.launch.orphans import LAUNCH_TAG
 
 @dataclass(frozen=True)
 class Pool:
-    """An instance type in a zone, by one of its subnets; without a subnet EC2 chooses the zone."""
+    """An instance type in a zone, with one of the zone's subnets; without a subnet EC2 chooses the zone."""
 
     type: str
     zone: str
@@ -25,7 +25,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Prerequisites:
-    """What the settings name, as EC2 knows it, and the content of the user data."""
+    """The things that the settings name, as EC2 knows them, and the content of the user data."""
 
     image: Image
     key_name: str
@@ -36,9 +36,9 @@ class Prerequisites:
 def instance(
     ec2: Ec2, found: Prerequisites, tags: Mapping[str, str], owner: str, token: str, now: datetime
 ) -> dict[str, Any]:
-    """What RunInstances and a launch template both take, without a type, a subnet and numbers.
+    """Return the parameters that RunInstances and a launch template share: no type, subnet or numbers.
 
-    `tags` are a person's own, and `token` is the launch's.
+    `tags` are a person's own; `token` is the launch's.
     """
     image = found.image
     lasting = lasting_tags(ec2, image.user, tags, owner, now)
@@ -65,7 +65,7 @@ def instance(
 
 
 def lasting_tags(ec2: Ec2, user: str, tags: Mapping[str, str], owner: str, now: datetime) -> dict[str, str]:
-    """What instances, and their volumes, are tagged with for as long as they are there."""
+    """Return the tags that instances and their volumes keep for as long as they exist."""
     lasting = {
         **tags,
         "Name": ec2.name,
@@ -79,19 +79,19 @@ def lasting_tags(ec2: Ec2, user: str, tags: Mapping[str, str], owner: str, now: 
 
 
 def passing_tags(ec2: Ec2, token: str, now: datetime) -> dict[str, str]:
-    """What instances alone are tagged with: when they end, and until the launch has ended whose they are."""
+    """Return the tags of instances alone: the time of their end, and the launch's token until the launch has ended."""
     return {**userdata.limits_tags(ec2, now), LAUNCH_TAG: token}
 
 
 def run_instances(instance: Mapping[str, Any], pool: Pool, num: int) -> dict[str, Any]:
-    """RunInstances, for as many as there are up to `num`, of one pool."""
+    """Return the parameters of RunInstances, for at most `num` instances of one pool."""
     call = {**instance, "InstanceType": pool.type, "MinCount": 1, "MaxCount": num}
     return {**call, "SubnetId": pool.subnet} if pool.subnet else call
 
 
 def create_launch_template(instance: Mapping[str, Any], name: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """CreateLaunchTemplate, for what a fleet starts."""
-    # botocore encodes user data for RunInstances, not here.
+    """Return the parameters of CreateLaunchTemplate, for the instances of a fleet."""
+    # botocore encodes user data for RunInstances, but not for CreateLaunchTemplate.
     data = {**instance, "UserData": base64.b64encode(instance["UserData"]).decode()}
     return {
         "LaunchTemplateName": name,
@@ -108,9 +108,9 @@ def create_fleet(
     on_demand: int,
     tags: Mapping[str, str],
 ) -> dict[str, Any]:
-    """CreateFleet of type `instant`, for `num` instances, spot but for as many as are to be on demand.
+    """Return the parameters of CreateFleet of type `instant`, for `num` instances, `on_demand` of them not spot.
 
-    `bids` is the highest price of a spot instance in USD/hour by type; None where EC2's own limit will do.
+    `bids` maps types to the highest price of a spot instance in USD/hour; None means EC2's own limit.
     """
     overrides: list[dict[str, Any]] = [{"InstanceType": pool.type, "SubnetId": pool.subnet} for pool in pools]
     if bids:
@@ -142,5 +142,5 @@ def create_fleet(
 
 
 def tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """A resource of this kind with these tags, as calls that make it take them."""
+    """Return a TagSpecification for a resource of this kind."""
     return {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}

@@ -1,7 +1,7 @@
 """User data, which instances run at boot: our part first, then a person's `--init`. Pure.
 
-Ours is `boot.sh`, as a boothook: cloud-init runs it at every boot, before the SSH server is up and before all else, so
-that nothing of a person's own can keep the limits from holding. The formats are cloud-init's:
+Our part is `boot.sh`, as a boothook. cloud-init runs it at every boot, before the SSH server and all else, so that no
+part of a person's own can keep the limits from holding. The formats are cloud-init's:
 https://docs.cloud-init.io/en/latest/explanation/format/index.html
 """
 
@@ -22,15 +22,15 @@ from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from functools import cache
 
-from hardway.config import Ec2
+from hardway.config import Ec2, Settings
 from hardway.ec2.instances import ENDS_TAG
 from hardway.errors import UsageError
-from hardway.tables import count
+from hardway.tables import count, duration
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 MOST_BYTES = 16 * 1024
 _GZIP = b"\x1f\x8b"
-# By their first line; of two that fit the longer comes first.
+# The kinds by their first line; the longer of two matching ones comes first.
 _KINDS = {
     b"#!": "text/x-shellscript",
     b"#cloud-boothook": "text/cloud-boothook",
@@ -43,25 +43,26 @@ _KINDS = {
 
 
 def limits_tags(ec2: Ec2, now: datetime) -> dict[str, str]:
-    """The tags that tell people, and `ec2.ls`, when instances launched now end."""
+    """Return the tags that tell people, and `ec2.ls`, the end of instances launched now."""
     return ends_tag(now, ec2.max_hours) if ec2.max_hours else {}
 
 
-def limits_said(ec2: Ec2, now: datetime) -> str:
-    """A line for a person about when instances launched now end."""
-    ends = []
+def limits_said(settings: Settings, now: datetime) -> str:
+    """Return a line for a person about the end of instances launched now."""
+    ec2, ends = settings.ec2, []
     if ec2.max_hours:
-        at = f"{_ends(now, ec2.max_hours):%Y-%m-%d %H:%M}"
-        ends.append(f"{count(ec2.max_hours, 'hour')} after its start, at {at} UTC")
+        at = f"{_ends(now, ec2.max_hours):{'%H:%M' if ec2.max_hours < 24 else '%Y-%m-%d %H:%M'}}"
+        ends.append(f"at {at} UTC (in {duration(ec2.max_hours * 3600)})")
     if ec2.idle_minutes:
         ends.append(f"after {count(ec2.idle_minutes, 'minute')} without use")
     if not ends:
         return "no limit: these instances run, and cost, until somebody ends them"
-    return f"each instance ends itself {' or '.join(ends)}; `inv ec2.extend` moves the end"
+    extend = settings.command("ec2.extend", "SELECTOR", "HOURS")
+    return f"instances terminate themselves {' or '.join(ends)}; `{extend}` moves the end"
 
 
 def ends_tag(now: datetime, hours: float) -> dict[str, str]:
-    """The tag of instances that end in so many hours from `now`, which is in UTC."""
+    """Return the tag of instances that end `hours` after `now`, which is in UTC."""
     return {ENDS_TAG: _ends(now, hours).isoformat(timespec="seconds")}
 
 
@@ -70,14 +71,14 @@ def _ends(now: datetime, hours: float) -> datetime:
 
 
 def seconds(hours: float) -> int:
-    """Whole seconds, as the instance counts them, and at least one."""
+    """Return hours as whole seconds, as the instance counts them; at least one."""
     return max(1, math.ceil(hours * 3600))
 
 
 def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
-    """The user data of an instance where `user` logs in; compressed where it would not fit otherwise.
+    """Return the user data of an instance where `user` logs in, compressed if it would not fit otherwise.
 
-    `init` is what the setting of this name means. Raises UsageError where it is too long even so.
+    `init` is the content that `ec2.init` means. Raises UsageError if the result is too long even when compressed.
     """
     values = {
         "limit": seconds(ec2.max_hours) if ec2.max_hours else 0,
@@ -94,7 +95,7 @@ def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
         init = _uncompressed(init)
     if init.strip():
         parts.append(_whole(init))
-    # The same bytes for the same launch: EC2 takes a client token twice only for one set of parameters.
+    # The same launch gives the same bytes: EC2 takes a client token twice only with the same parameters.
     boundary = hashlib.sha256(init).hexdigest()[:32]
     whole = MIMEMultipart(boundary=boundary, _subparts=parts).as_bytes()
     if len(whole) > MOST_BYTES:
@@ -112,12 +113,12 @@ def _uncompressed(init: bytes) -> bytes:
 
 
 def text(data: bytes) -> str:
-    """User data for a look: uncompressed, any bytes kept."""
+    """Return user data for a person to look at: uncompressed, any bytes kept."""
     return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode(errors="surrogateescape")
 
 
 def _whole(init: bytes) -> Message:
-    """What cloud-init is to take a person's own for; a text of no kind is a bash script."""
+    """Return a person's user data as cloud-init is to take it; a text of no known kind is a bash script."""
     for start, kind in _KINDS.items():
         if init.startswith(start):
             return _part(init, kind)
@@ -138,7 +139,7 @@ def _part(content: bytes, kind: str) -> Message:
 
 @cache
 def _boot_script() -> list[str]:
-    """Its lines, without comments and indentation, for which there is little room."""
+    """Return the lines of `boot.sh` without comments and indentation, since room is scarce."""
     text = importlib.resources.files("hardway.launch").joinpath("boot.sh").read_text()
     first, *rest = (line.strip() for line in text.splitlines())
     return [first, *(line for line in rest if line and not line.startswith("#"))]

@@ -1,7 +1,7 @@
-"""Volumes that instances of hardway's have left behind: nothing uses them, and they are paid for.
+"""Volumes that hardway's instances have left behind: nothing uses them, and they cost money.
 
-A launch tags volumes as it tags instances, and has EC2 delete them with the instance. One may stay all the same: of an
-instance whose `DeleteOnTermination` somebody has changed, or that an earlier version has launched.
+A launch tags volumes like instances, and has EC2 delete them with the instance. A volume stays nevertheless if somebody
+has changed `DeleteOnTermination`, or if an earlier version of hardway launched its instance.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hardway.config import Settings
 from hardway.ec2 import tags
 from hardway.tables import count
 
-# Of the tags that every launch gives its volumes, those that nobody else will have given all of.
+# Tags that every launch gives its volumes; nobody else will have set all three.
 _OUR_TAGS = ("creation-date", "owner", "ssh-user")
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume that nothing uses; `name` is that of the instance it was of, `gib` its size."""
+    """A volume that nothing uses; `name` is its former instance's, `gib` its size."""
 
     id: str
     name: str
@@ -30,7 +30,7 @@ class Volume:
 
 
 def left(settings: Settings) -> list[Volume]:
-    """The volumes of hardway's instances that no instance uses any more."""
+    """Return the volumes of hardway's instances that no instance uses any more."""
     ours: list[Any] = [{"Name": "tag-key", "Values": [key]} for key in _OUR_TAGS]
     unused = [{"Name": "status", "Values": ["available"]}]
     found = []
@@ -42,7 +42,7 @@ def left(settings: Settings) -> list[Volume]:
 
 
 def report(settings: Settings, say: Callable[[str], None]) -> None:
-    """Say how many there are, and how they are removed; nothing where AWS doesn't tell: no list should fail over it."""
+    """Tell `say` the number of left volumes and the command that removes them; tell nothing if AWS doesn't answer."""
     try:
         found = left(settings)
     except Exception as error:
@@ -52,4 +52,4 @@ def report(settings: Settings, say: Callable[[str], None]) -> None:
     if found:
         gib = sum(volume.gib for volume in found)
         what = f"{count(len(found), 'volume')} ({gib} GiB) that instances left, and that nothing uses"
-        say(f"{what}: inv ec2.cleanup lists and removes them")
+        say(f"{what}: `{settings.command('ec2.cleanup')}` lists and removes them")

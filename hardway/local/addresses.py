@@ -22,7 +22,7 @@ class Address:
 class AddressPool:
     """Loopback addresses that no other instance has, of this or any other local cloud on the machine.
 
-    A UDP socket bound to an address holds it: a TCP socket would be disturbed by connections that are just over.
+    A UDP socket bound to an address holds it. A TCP socket would be disturbed by connections that have just closed.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class AddressPool:
         self.port = next((port for port in PORTS if _free("127.77.0.0", port)), 0)
 
     def take(self) -> Address:
-        """Take an address that is free on the host. Raises OSError where none is."""
+        """Take an address that is free on the host. Raises OSError if none is."""
         with self._lock:
             for _ in range(1 << 16):
                 self._next = self._next % 65533 + 1
@@ -60,7 +60,7 @@ class AddressPool:
 
 
 def _free(ip: str, port: int) -> bool:
-    """Whether an SSH server can listen there."""
+    """Return whether an SSH server can listen at an address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

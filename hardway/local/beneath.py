@@ -1,9 +1,9 @@
 """Files in a tree that somebody hostile may change at any moment, opened by a process with more rights.
 
-An instance may put anything into its directories: a link to a file of ours, a pipe that nobody writes to, a thousand
-directories within each other. It may exchange one for the other between two calls. So nothing there is opened by its
-path alone: each name is looked up beneath the top of the tree by descriptor, no link is followed, no open waits, and
-only regular files of bounded size are read.
+An instance may put anything into its directories: a link to a file of ours, a pipe without a writer, a thousand nested
+directories. It may exchange one for the other between two calls. So nothing there is opened by its path alone. Each
+name is looked up beneath the top of the tree by descriptor, no link is followed, no open waits, and only regular files
+of bounded size are read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SYS_OPENAT2 = 437
-"""On every architecture, since Linux 5.6."""
+"""The number of the call on every architecture, since Linux 5.6."""
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | ALWAYS
 DEEPEST = 64
-"""The most directories within each other that are open at once. A deeper one is moved up before it is removed."""
+"""The most nested directories that are open at once. A deeper one is moved up before it is removed."""
 NAMES_AT_ONCE = 10_000
 REMOVE_SECONDS = 600.0
 NOT_THE_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL, errno.EACCES)
@@ -39,7 +39,7 @@ _without_openat2 = platform.system() != "Linux"
 
 
 def open_at(top: int, path: str | bytes, flags: int, mode: int = 0o600) -> int:
-    """Open what lies at a path, without "..", beneath an open directory. Raises OSError, ELOOP for any link."""
+    """Open a path, without "..", beneath an open directory; return its descriptor. Raises OSError, ELOOP for a link."""
     names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
     if b".." in names:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
@@ -52,9 +52,9 @@ def open_at(top: int, path: str | bytes, flags: int, mode: int = 0o600) -> int:
 
 
 def _openat2(top: int, path: bytes, flags: int, mode: int) -> int:
-    """Raises NotImplementedError where the kernel, or a filter before it, knows no such call."""
+    """Call openat2. Raises NotImplementedError if the kernel, or a filter before it, knows no such call."""
     global _without_openat2
-    if flags & os.O_PATH:  # nothing else goes with it here
+    if flags & os.O_PATH:  # openat2 refuses all but these flags with it
         flags &= os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     how = struct.pack(
         "QQQ", flags, mode if flags & os.O_CREAT else 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -63,7 +63,7 @@ def _openat2(top: int, path: bytes, flags: int, mode: int) -> int:
         number = ctypes.get_errno()
         if number == errno.ENOSYS:
             _without_openat2 = True
-        if number in (errno.ENOSYS, errno.EPERM):  # EPERM is the filter's or the file's: the other way tells
+        if number in (errno.ENOSYS, errno.EPERM):  # EPERM may be the filter's or the file's: the other way tells
             raise NotImplementedError
         if number not in (errno.EINTR, errno.EAGAIN):
             raise OSError(number, os.strerror(number))
@@ -89,7 +89,7 @@ def _open_name_by_name(top: int, names: list[bytes], flags: int, mode: int) -> i
 
 @contextlib.contextmanager
 def directory(top: Path | bytes, path: str | bytes = b"") -> Iterator[int]:
-    """A directory beneath `top`, which is trusted, open for the time of the block. Raises OSError."""
+    """Open a directory beneath `top`, which is trusted, for the time of the block. Raises OSError."""
     above = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         below = open_at(above, path, os.O_PATH | os.O_DIRECTORY)
@@ -102,7 +102,7 @@ def directory(top: Path | bytes, path: str | bytes = b"") -> Iterator[int]:
 
 
 def read(top: Path, path: str, most: int) -> bytes:
-    """Read a regular file of `most` bytes at the most. Raises OSError, EFBIG for a larger one."""
+    """Read a regular file of at most `most` bytes. Raises OSError, EFBIG for a larger one."""
     with directory(top) as above, open(_of_kind(open_at(above, path, os.O_RDONLY), stat.S_IFREG), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -111,7 +111,7 @@ def read(top: Path, path: str, most: int) -> bytes:
 
 
 def write(top: Path, path: str, content: bytes, mode: int) -> None:
-    """Make a file and the directories above it, in place of anything that has its name. Raises OSError."""
+    """Make a file and the directories above it; anything else that has its name gives way. Raises OSError."""
     above, _, name = path.rpartition("/")
     make_directories(top, above)
     with directory(top, above) as parent:
@@ -142,7 +142,7 @@ def open_pipe(top: Path, path: str) -> int:
 
 
 def make_directories(top: Path, path: str) -> None:
-    """Have a directory, and those above it, beneath `top`; anything else that has one of their names gives way."""
+    """Make a directory, and those above it, beneath `top`; anything else that has one of their names gives way."""
     with contextlib.ExitStack() as opened:
         parent = opened.enter_context(directory(top))
         for name in filter(None, path.split("/")):
@@ -163,7 +163,7 @@ def make_directories(top: Path, path: str) -> None:
 
 
 def _of_kind(descriptor: int, kind: int) -> int:
-    """The descriptor, of a file of that kind; closed, and OSError raised, for another one."""
+    """Return the descriptor if its file is of this kind; close it and raise OSError otherwise."""
     if stat.S_IFMT(os.fstat(descriptor).st_mode) != kind:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a file of the kind it should be")
@@ -171,9 +171,9 @@ def _of_kind(descriptor: int, kind: int) -> int:
 
 
 def remove(path: Path) -> None:
-    """Delete a directory and all in it, or a file, whatever modes its files were given and however deep they lie.
+    """Delete a file, or a directory and all in it, whatever the modes of its files and however deep they lie.
 
-    A missing one is no error. Raises OSError for what is left after REMOVE_SECONDS.
+    A missing one is no error. Raises OSError if anything is left after REMOVE_SECONDS.
     """
     with contextlib.suppress(FileNotFoundError), directory(path.parent) as parent:
         _remove(parent, os.fsencode(path.name))
@@ -181,7 +181,7 @@ def remove(path: Path) -> None:
 
 @dataclass
 class _Level:
-    """A directory that is being emptied: open, its name in the one above, and the names that are left to delete."""
+    """A directory to empty: its descriptor, its name in the one above, and the names that are still to be deleted."""
 
     descriptor: int
     name: bytes
@@ -205,8 +205,8 @@ def _remove(parent: int, name: bytes) -> None:
 
 
 def _go_on_emptying(levels: list[_Level], parent: int) -> None:
-    """Delete what the last of these directories holds, up to the next directory, which then is the last; where nothing
-    is left, delete the last itself.
+    """Delete the contents of the last of these directories, up to the next directory, which becomes the last. Delete an
+    empty last directory itself.
     """
     here = levels[-1]
     if not here.names:
@@ -215,7 +215,7 @@ def _go_on_emptying(levels: list[_Level], parent: int) -> None:
         if not here.names:
             levels.pop()
             os.close(here.descriptor)
-            with contextlib.suppress(OSError):  # something new is in it: it is looked at again
+            with contextlib.suppress(OSError):  # something new is in the directory: a later look finds it
                 os.rmdir(here.name, dir_fd=levels[-1].descriptor if levels else parent)
             return
     while here.names:
@@ -224,7 +224,7 @@ def _go_on_emptying(levels: list[_Level], parent: int) -> None:
             continue
         below = _level(here.descriptor, name)
         if below is None:
-            time.sleep(0.001)  # it is something else by now, or nothing we may delete
+            time.sleep(0.001)  # it has become something else, or we may not delete it
         elif len(levels) < DEEPEST:
             levels.append(below)
             return
@@ -235,7 +235,7 @@ def _go_on_emptying(levels: list[_Level], parent: int) -> None:
 
 
 def _unlinked(parent: int, name: bytes) -> bool:
-    """Delete a name that is no directory's; return whether it is gone."""
+    """Delete a name, unless it is a directory's; return whether it is gone."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:

@@ -30,9 +30,9 @@ Step = Callable[[LocalInstance], Coroutine[Any, Any, None]]
 
 
 class Cloud:
-    """The instances of one local cloud, and a machine for each. `boot_delay` in seconds is how long they stay pending.
+    """The instances of one local cloud, and a machine for each. They stay pending for `boot_delay` seconds.
 
-    `secret` is that of the owner's key. Lives on the event loop; moto's threads only hand work over to it.
+    `secret` is that of the owner's key. The object belongs to the event loop; moto's threads only hand work over to it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Cloud:
         if machine := self.machines.get(instance.id):
             machine.drop()
         instance.lose(code, message)
-        await asyncio.sleep(0)  # the step that this hands over has to begin
+        await asyncio.sleep(0)  # let the step begin that this call hands over
         await asyncio.gather(*(task for task in self._work if task.get_name() == instance.id), return_exceptions=True)
 
     def states(self) -> dict[str, int]:
@@ -101,7 +101,7 @@ class Cloud:
         self._hand_over(instance, self._end)
 
     def reboot(self, instance: LocalInstance) -> None:
-        if instance.id not in self._rebooting:  # an instance that asks without end can still be ended
+        if instance.id not in self._rebooting:  # an instance that reboots without end can still be ended
             self._rebooting.add(instance.id)
             self._hand_over(instance, self._reboot)
 

@@ -1,7 +1,7 @@
-"""The life of the local cloud's daemon, from outside: start or find it, end it.
+"""The life of the local cloud's daemon, from outside: start, find and end it.
 
-There is one daemon for a state directory. A locked file says that it lives: a killed daemon has no lock. The files of a
-killed daemon are cleared at the next start. `daemon_process` is the daemon itself.
+Each state directory has one daemon. A locked file shows that the daemon lives, since a killed daemon holds no lock. The
+next start clears the files of a killed daemon. `daemon_process` is the daemon itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
 from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
+from hardway.system import argv
 from hardway.terminal import last_line
 
 PROCESS = "hardway.local.daemon_process"
@@ -34,11 +35,11 @@ LOCK_SECONDS = START_SECONDS + STOP_SECONDS
 
 
 def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[Running, bool]:
-    """Start the daemon, or find the running one; says which by True for a new one.
+    """Start the daemon, or find the running one; return its record, and True for a new one.
 
-    `directory` is where all of it goes (None: `state_directory`); when the process `owner` ends, however that comes,
-    a new daemon does too (0: it ends by `down` alone). Safe to call at the same time. Raises HardwayError with the
-    daemon's own reason when it doesn't come up.
+    `directory` holds all of its files (None: `state_directory`). A new daemon ends when the process `owner` ends, in
+    any way (0: only `down` ends it). Safe to call at the same time. Raises HardwayError with the daemon's own reason if
+    it doesn't come up.
     """
     missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
@@ -52,18 +53,18 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
 
 
 def find(directory: Path | None = None) -> Running:
-    """The running daemon. Raises NothingMatched when there is none, with the log of one that `down` has not ended."""
+    """Return the running daemon. Raises NothingMatched for none, with the log of one that `down` has not ended."""
     directory = directory or state_directory()
     running = _find(directory)
     if running is None:
         log = directory / LOG
         ended = f" (the last one was not ended by local.down; its log is {log})" if log.exists() else ""
-        raise NothingMatched(f'the local cloud is not running{ended}; eval "$(hardway local.up)" starts it')
+        raise NothingMatched(f'the local cloud is not running{ended}; eval "$({argv.command("local.up")})" starts it')
     return running
 
 
 def down(directory: Path | None = None) -> bool:
-    """End the daemon and everything in it, and delete its state; False when there was none."""
+    """End the daemon and everything in it, and delete its state; return False if there was none."""
     directory = directory or state_directory()
     if not directory.exists():
         return False
@@ -74,7 +75,7 @@ def down(directory: Path | None = None) -> bool:
         _clear(directory)
         _remove(directory)
     with contextlib.suppress(OSError):
-        directory.parent.rmdir()  # ours, unless jobs are in it
+        directory.parent.rmdir()  # the directory is ours, unless jobs are in it
     return running is not None
 
 
@@ -93,7 +94,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(directory: Path) -> int | None:
-    """Take the lock, if it is free. A file that its former holder has deleted is not the lock any more."""
+    """Take the lock, if it is free. A file that its former holder has deleted is no lock any more."""
     try:
         _own(directory)
         path = directory / "lock"
@@ -108,9 +109,9 @@ def _lock(directory: Path) -> int | None:
 
 
 def _own(directory: Path) -> None:
-    """Have a directory, and the one around it, for this user alone: they hold the secret.
+    """Make a directory, and the one around it, for this user alone: they hold the secret.
 
-    Raises FileNotFoundError for one that is being removed, else HardwayError.
+    Raises FileNotFoundError for a directory that is being removed, HardwayError for other failures.
     """
     for path in own_directories(directory):
         try:
@@ -122,7 +123,7 @@ def _own(directory: Path) -> None:
 
 
 def _held(path: Path) -> bool:
-    """Whether some process has this file locked."""
+    """Return whether some process has this file locked."""
     try:
         with open(path) as file:
             return not files.lock(file, shared=True)
@@ -178,7 +179,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
 
 
 def _run_process(directory: Path, settings: Local, owner: int, report: int) -> None:
-    """Start the daemon, to report on a descriptor; return when it has gone into the background."""
+    """Start the daemon, with a descriptor for its report; return when it has gone into the background."""
     package = str(Path(__file__).parents[2])
     environment = config.child_environment(without=(spawner.MARK,))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
@@ -202,7 +203,7 @@ def _run_process(directory: Path, settings: Local, owner: int, report: int) -> N
 
 
 def _end(pid: int) -> None:
-    """End a daemon, and wait until it is no more."""
+    """End a daemon, and wait until it has ended."""
     deadline = time.monotonic() + STOP_SECONDS
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)

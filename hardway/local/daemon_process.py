@@ -1,6 +1,6 @@
-"""The daemon of the local cloud itself, as `python -m`: it serves until it is told to end, or its owner has ended.
+"""The daemon of the local cloud itself, as `python -m`: it serves until it is told to end, or its owner ends.
 
-`daemon` starts it, and reads its one report: the record of a daemon that is up, or the reason why it isn't.
+`daemon` starts the process, and reads its one report: the record of a running daemon, or the reason for a failure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         os._exit(0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
-    gc.disable()  # until all is loaded: it takes a second off the start
+    gc.disable()  # until all is loaded: this saves a second of the start
     with open(ready, "w") as report:
         try:
             if asyncio.run(_serve(directory, settings, owner, report)):
@@ -54,7 +54,7 @@ def main() -> None:
             print(json.dumps({"error": str(error)}), file=report)
         except BaseException:
             logging.exception("the daemon failed")
-    os._exit(0)  # all is closed; the lock goes with the process
+    os._exit(0)  # all is closed; the lock ends with the process
 
 
 async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -> bool:
@@ -83,7 +83,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
 
 @contextlib.asynccontextmanager
 async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> AsyncIterator[Running]:
-    """Serve a cloud for the time of the block. Raises HardwayError where the isolation asked for does not work."""
+    """Serve a cloud for the time of the block. Raises HardwayError if the isolation asked for does not work."""
     (directory / "instances").mkdir()
     toolbox = Toolbox.create(directory)
     chosen = await isolation.choose(settings.isolation, spawner, toolbox, directory / "probe")
@@ -107,7 +107,7 @@ async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> As
 
 @contextlib.contextmanager
 def _at_end_of(pid: int, *events: asyncio.Event) -> Iterator[None]:
-    """In this block, have the end of a process (0: none) set the events."""
+    """In this block, set the events when a process (0: none) ends."""
 
     def ended() -> None:
         for event in events:

@@ -1,6 +1,6 @@
 """Carries out faults in the daemon, on its event loop.
 
-The `Machine` and the `LocalInstance` know what a fault does to an instance. Faults of EC2 itself (no capacity,
+The `Machine` and the `LocalInstance` know the effect of a fault on an instance. Faults of EC2 itself (no capacity,
 throttling) are kept here.
 """
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Shortage:
-    """The number of instances that are left of a type in a zone (empty: any), `until` a time of the monotonic clock."""
+    """The remaining instances of a type in a zone (empty: any), `until` a time of the monotonic clock."""
 
     zone: str
     type: str
@@ -61,7 +61,7 @@ class FaultInjector:
     # for other threads
 
     def grant(self, zone: str, type: str, least: int, most: int) -> int:
-        """Count the instances that may be launched, `most` at the most; 0 for less than `least`."""
+        """Return the number of instances that may be launched, at most `most`, and count them; 0 below `least`."""
         now = time.monotonic()
         with self._granting:
             short = [
@@ -77,7 +77,7 @@ class FaultInjector:
             return count
 
     def throttles(self, environ: Mapping[str, Any]) -> bool:
-        """Whether a request, by its WSGI environment, is one of the calls of EC2 that are too many now."""
+        """Return whether a request, by its WSGI environment, is a call of EC2 to be throttled now."""
         return (
             time.monotonic() < self._throttled_until
             and "/ec2/" in environ.get("HTTP_AUTHORIZATION", "")
@@ -85,7 +85,7 @@ class FaultInjector:
         )
 
     def answer(self, body: bytes) -> tuple[str, str]:
-        """Take a fault as `faults.send` sends it; return an HTTP status and a message."""
+        """Take a fault in the form of `faults.send`; return an HTTP status and a message."""
         try:
             given = json.loads(body)
             fault = Fault(**{**given, "instances": tuple(given["instances"])})
@@ -103,7 +103,7 @@ class FaultInjector:
     # on the event loop
 
     async def close(self) -> None:
-        """Forget the faults that were still to come."""
+        """Forget the faults that are still to come."""
         for task in self._coming:
             task.cancel()
         await asyncio.gather(*self._coming, return_exceptions=True)
@@ -118,7 +118,7 @@ class FaultInjector:
             await self._carry_out(fault)
 
     def _check(self, fault: Fault) -> None:
-        """Refuse a fault that would quietly do nothing. Raises UsageError."""
+        """Raise UsageError for a fault that would quietly do nothing."""
         zones, types = moto_import.zones(), moto_import.instance_types()
         if fault.zone and fault.zone not in zones:
             raise UsageError(f"there is no zone {fault.zone!r}{did_you_mean(fault.zone, zones)}")
@@ -193,5 +193,5 @@ class FaultInjector:
 
 
 def _end(seconds: float) -> float:
-    """The time of the monotonic clock that is `seconds` from now; 0 is never."""
+    """Return the time of the monotonic clock `seconds` from now; 0 means never."""
     return time.monotonic() + seconds if seconds else math.inf

@@ -1,4 +1,4 @@
-"""Faults of the local cloud on demand: the list of them, and how the daemon is asked to cause one.
+"""Faults of the local cloud on demand: their list, and the request to the daemon to cause one.
 
 `fault_injector` carries them out in the daemon. The help of `local.fault` needs this module: it imports little.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardway.config import Settings, number, variables_set
 from hardway.errors import UsageError, did_you_mean
+from hardway.system import argv
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -29,11 +30,11 @@ TAKEN_BY = {
     "seconds": ("capacity", "throttle"),
     "left": ("capacity",),
 }
-"""The kinds that each further value is for."""
+"""The kinds of fault for each further value."""
 NOTICE_SECONDS = 120.0
 THROTTLE_SECONDS = 10.0
 CLIENT = "hardway-local-fault"
-"""Our own requests have this application in their User-Agent, and are not throttled."""
+"""The application in the User-Agent of our own requests, which are not throttled."""
 ANSWER_SECONDS = 60
 
 
@@ -68,7 +69,7 @@ def read(
     seconds: str | float | None = None,
     left: str | int | None = None,
 ) -> Fault:
-    """Make a fault of a person's words, None for each that was not given; its instances are still to be chosen.
+    """Make a fault of a person's words, with None for each missing one; the instances are chosen later.
 
     Raises UsageError for words that make no sense.
     """
@@ -98,9 +99,9 @@ def _check_selector(kind: str, selector: str | Iterable[str]) -> None:
     if kind not in KINDS:
         raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
     if kind in ON_INSTANCES and not selector:
-        raise UsageError(f"{kind} of which instances? Say so: inv local.fault {kind} SELECTOR")
+        raise UsageError(f"{kind} of which instances? Say so: {argv.command('local.fault', kind, 'SELECTOR')}")
     if kind in ON_EC2 and selector:
-        raise UsageError(f"{kind} is about no instance: inv local.fault {kind}, without {selector!r}")
+        raise UsageError(f"{kind} is about no instance: {argv.command('local.fault', kind)}, without {selector!r}")
 
 
 def _finite(value: Any, what: str) -> float:
@@ -126,7 +127,7 @@ def cause(settings: Settings, running: Running, fault: Fault, selector: str | It
 
 
 def send(running: Running, fault: Fault) -> None:
-    """Have a daemon carry out a fault; return when that is done, or, with `after`, arranged.
+    """Have a daemon carry out a fault; return once it is done or, with `after`, arranged.
 
     Raises UsageError for a fault that the daemon does not know, Failed for one that it could not cause.
     """

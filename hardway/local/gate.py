@@ -1,8 +1,8 @@
-"""The door of the daemon's HTTP server: who may come in, and how long that may take.
+"""The door of the daemon's HTTP server: it decides on each request, and bounds its time.
 
-A request from the host proves nothing: other users of it, and every web page, can send one. The gate lets in a request
-that is addressed to our own name, comes from no page, and is signed by a key of this cloud. The owner's key may do
-everything. The key of an instance may use S3, and nothing to start, end or look into another instance.
+A request from the host proves nothing: the host's other users, and every web page, can send one. The gate lets in a
+request that is addressed to our own name, comes from no page, and is signed by a key of this cloud. The owner's key may
+do everything. The key of an instance may use S3, but may not start, end or look into another instance.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from hardway.local import signing
 from hardway.local.signing import Refused, Signed
 
 HEAD_SECONDS = 20.0
-"""How long a request may take until its signature is known to be right."""
+"""The longest time of a request until its signature is known to be right."""
 IDLE_SECONDS = 300.0
-"""How long the body of a request that is let in may stand still."""
+"""The longest time that the body of a request may stand still once the request is let in."""
 MOST_UNKNOWN = 16 << 20
-"""The most bytes of a body that are read before its sender is known: calls of services but S3 sign its digest."""
+"""The most bytes of a body read before its sender is known: for services other than S3 the body's digest is signed."""
 IN_MEMORY = 8 << 20
 CALLER_IDENTITY = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
 _STATUS = dict.fromkeys(("InvalidRequest", "IncompleteBody", "EntityTooLarge"), "400 Bad Request")
@@ -41,8 +41,8 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class Gate:
     """A WSGI application before others.
 
-    `secret_of` gives the secret of a key and whether it is an instance's, None for no such key. The owner's requests go
-    to `app`, an instance's to `s3`, or to `sts` where the instance asks who it is.
+    `secret_of` returns the secret of a key and whether the key is an instance's; None for an unknown key. The owner's
+    requests go to `app`. An instance's go to `s3`, or to `sts` if the instance asks for its identity.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Gate:
             except Refused as refused:
                 return _refuse(request, refused, start_response)
             answer = app(environ, _WithoutCORS(start_response))
-            opened.pop_all()  # the body: moto may read it while it answers, and it goes with the request
+            opened.pop_all()  # keep the body open: moto may read it while it answers, and it ends with the request
             return answer
 
     def _let_in(self, request: signing.HTTPRequest, environ: dict[str, Any], opened: contextlib.ExitStack) -> App:
@@ -89,7 +89,7 @@ class Gate:
         return self._of_instance(signed, request, reader.file) if known[1] else self._app
 
     def _of_instance(self, signed: Signed, request: signing.HTTPRequest, body: IO[bytes]) -> App:
-        # Not by moto's dispatcher: it looks at many things to find the service.
+        # moto's dispatcher is left out, since it looks at many parts of a request to find the service.
         if signed.service == "s3":
             return self._s3
         if signed.service == "sts" and "?" not in request.target:
@@ -111,7 +111,7 @@ class _Body:
         self.file: IO[bytes] = io.BytesIO()
 
     def digest(self) -> str:
-        """The SHA-256 of a body that fits in memory. Raises Refused."""
+        """Return the SHA-256 of a body that fits in memory. Raises Refused."""
         self.read(MOST_UNKNOWN)
         digest = hashlib.sha256()
         while data := self.file.read(1 << 20):
@@ -165,7 +165,7 @@ class _WithoutCORS:
 
 
 def _refuse(request: signing.HTTPRequest, refused: Refused, start_response: Any) -> list[bytes]:
-    """Answer with an error in the form of the service, as far as a request says which one it is for."""
+    """Answer with an error in the form of the service, if the request says which service it is for."""
     code, message = refused.code, str(refused)
     status = _STATUS.get(code, "403 Forbidden")
     error = f"<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>"
@@ -188,7 +188,7 @@ def _refuse(request: signing.HTTPRequest, refused: Refused, start_response: Any)
 
 
 class _TimedReader(io.RawIOBase):
-    """The bytes from a connection, up to a deadline (None: as long as it doesn't stand still)."""
+    """The bytes from a connection, until a deadline; for None, until the connection stands still for IDLE_SECONDS."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

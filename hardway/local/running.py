@@ -1,4 +1,4 @@
-"""A local cloud that runs: its files, its record, and how it is asked.
+"""A running local cloud: its files, its record, and requests to it.
 
 The daemon and its clients share this module: the daemon writes the record, clients read it.
 """
@@ -22,27 +22,27 @@ from hardway.local import signing
 """The ways to keep instances apart from the host and from each other, the best first."""
 REGION = "us-east-1"
 ACCESS_KEY = "local"
-"""The id of the owner's key. Its secret is made at each start, and stands in the record alone."""
+"""The id of the owner's key. Its secret is new at each start, and only the record has it."""
 STATUS_PATH = "/moto-api/hardway/status"
-"""Answers with the number of instances by state. moto takes no path with this prefix for a bucket."""
+"""The path of the number of instances by state. moto takes no path with this prefix for a bucket."""
 FAULT_PATH = "/moto-api/hardway/fault"
-"""Takes a fault: see `faults`."""
+"""The path that takes a fault: see `faults`."""
 STATUS_SECONDS = 10
 RECORD = "daemon.json"
 LOG = "log"
 ALIVE = "alive"
-"""The daemon keeps this file locked for as long as it lives."""
+"""The file that the daemon keeps locked for as long as it lives."""
 SPAWNER = "spawner"
-"""The process that starts those of instances keeps this file locked."""
+"""The file that is kept locked by the process that starts the processes of instances."""
 
 
 def state_directory() -> Path:
-    """The directory of this user's local cloud, the log included."""
+    """Return the directory of this user's local cloud, the log included."""
     return platformdirs.user_state_path("hardway") / "local"
 
 
 def own_directories(directory: Path) -> tuple[Path, ...]:
-    """A cloud's directory, and the one around it where that is hardway's."""
+    """Return a cloud's directory, and the one around it if that is hardway's."""
     return (directory.parent, directory) if directory.parent.name == "hardway" else (directory,)
 
 
@@ -50,8 +50,8 @@ def own_directories(directory: Path) -> tuple[Path, ...]:
 class Running:
     """The record of a running daemon.
 
-    `isolation` describes how instances are kept apart, `level` is its short name. `settings` are those that the daemon
-    was started with. The owner of `secret` may do everything in it.
+    `isolation` describes how instances are kept apart, `level` is its short name. `settings` are those of the daemon's
+    start. The owner of `secret` may do everything in the cloud.
     """
 
     pid: int
@@ -64,7 +64,7 @@ class Running:
 
     @classmethod
     def read(cls, text: str) -> Running:
-        """The record from its text. Raises HardwayError for another version's."""
+        """Read the record from its text. Raises HardwayError for another version's."""
         said = json.loads(text)
         try:
             return cls(**{**said, "settings": Local(**said["settings"])})
@@ -98,13 +98,13 @@ class Running:
         return {state: int(count) for state, count in json.loads(answer).items()}
 
     def cause(self, fault: bytes, seconds: float) -> None:
-        """Have the daemon carry out a fault, as `faults` writes it. Raises as `ask`."""
+        """Have the daemon carry out a fault, in the form of `faults`. Raises the errors of `ask`."""
         self.ask("POST", FAULT_PATH, fault, seconds)
 
     def ask(self, method: str, path: str, body: bytes, seconds: float) -> bytes:
         """Send the daemon a signed request and return its answer.
 
-        Raises UsageError for a request that the daemon does not understand, Failed where it can't do it or is silent.
+        Raises UsageError for a request that the daemon does not understand, Failed if the daemon fails or is silent.
         """
         url = self.endpoint + path
         headers = signing.sign(method, url, body, ACCESS_KEY, self.secret)
@@ -125,7 +125,7 @@ class Running:
 
 
 def _past_proxies() -> dict[str, str]:
-    """The variables that keep clients of the local cloud from asking the environment's proxies for it."""
+    """Return the variables that keep clients of the local cloud away from the environment's proxies."""
     if not config.proxies():
         return {}
     past = ",".join(dict.fromkeys([*config.proxy_exceptions(), "127.0.0.1"]))

@@ -21,14 +21,14 @@ from hardway.local.running import FAULT_PATH, STATUS_PATH
 
 SERVICES: tuple[Any, ...] = ("ec2", "s3", "iam", "sts", "ssm")
 POLL_SECONDS = 0.05
-"""How often the server looks whether it is to stop."""
+"""The pause between two checks for the server's end."""
 _DRY_RUN = re.compile(rb"(?:^|&)DryRun=true(?:&|$)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(rb"%(?:0[0-8BCEF]|1[0-9A-F]|ED%[AB]|EF%BF%B[EF])", re.IGNORECASE)
-"""Characters, as a form has them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
+"""Characters, as a form encodes them, that XML 1.0 lacks: https://www.w3.org/TR/xml/#charsets"""
 
 
 class Server:
-    """Listens at `endpoint`, and answers from `start` to `stop`. One a process: moto's backends are global."""
+    """A server at `endpoint` that answers from `start` to `stop`. One a process: moto's backends are global."""
 
     def __init__(self) -> None:
         self._server = HTTPServer()
@@ -89,7 +89,7 @@ class _Application:
             return EC2Error(400, "InvalidParameterValue", said)
         refusal = limits.refusal(form)
         if refusal is None and _DRY_RUN.search(form):
-            # Some of moto's calls would be carried out. The owner of a local cloud may do everything.
+            # moto ignores DryRun in some calls. The owner of a local cloud may do everything.
             return EC2Error(412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
         return refusal
 

@@ -25,7 +25,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 DATE = "%Y%m%dT%H%M%SZ"
 SKEW_SECONDS = 15 * 60
 MOST_SECONDS = 7 * 24 * 3600
-"""How long a presigned request may be good for."""
+"""The longest time that a presigned request may be good for."""
 UNSIGNED = ("UNSIGNED-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
 CHUNKED = ("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER")
 NOTHING = hashlib.sha256(b"").hexdigest()
@@ -49,7 +49,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class HTTPRequest:
-    """A request as it was sent. `target` is path and query; headers keep their order, their names are in lower case."""
+    """A request as it was sent. `target` is path and query. Headers keep their order, with names in lower case."""
 
     method: str
     target: str
@@ -66,15 +66,15 @@ class HTTPRequest:
         return [(_decoded(name), _decoded(value)) for name, _, value in pairs]
 
     def header(self, name: str) -> str:
-        """All values of a header as one, "" for none."""
+        """Return all values of a header as one, "" for none."""
         return ",".join(" ".join(value.split()) for key, value in self.headers if key == name)
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is right: its key, its service, and `payload`, its word on its body.
+    """A request whose signature is right: its key, its service, and `payload`, the digest or kind that its body claims.
 
-    The signatures of chunks begin with the rest.
+    The remaining parts are for the signatures of chunks.
     """
 
     key_id: str
@@ -102,10 +102,11 @@ def sign(method: str, url: str, body: bytes, key_id: str, secret: str) -> dict[s
 def verify(
     request: HTTPRequest, secret_of: Callable[[str], str | None], hash_body: Callable[[], str], now: float
 ) -> Signed:
-    """Check who signed a request. `secret_of` gives the secret of a key's id, None for no such key. `hash_body` gives
-    the SHA-256 of the body; it is called where no header says it.
+    """Check the signature of a request, and return the request as signed.
 
-    Raises Refused for a request that isn't signed, isn't signed well, or comes too early or late.
+    `secret_of` returns the secret of a key's id, None for an unknown key. `hash_body` returns the SHA-256 of the body;
+    it is called if no header gives the digest. Raises Refused for a request that isn't signed, isn't signed well, or
+    comes too early or late.
     """
     query = request.query
     named = {name for name, _ in query}
@@ -265,7 +266,7 @@ def _version_4(request: HTTPRequest, names: Sequence[str], payload: str, key: by
 
 
 def _credential(text: str) -> tuple[str, str]:
-    """The key's id, and the scope. Raises Refused."""
+    """Return the key's id and the scope. Raises Refused."""
     key_id, _, scope = text.partition("/")
     parts = scope.split("/")
     if len(parts) != 4 or parts[3] != "aws4_request" or not scope.isascii():
@@ -300,7 +301,7 @@ def _compare(ours: str, theirs: str) -> None:
         raise Refused(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided. "
-            'This shell may point at another local cloud, or a former one: eval "$(inv local.env)"',
+            "This shell may point at another local cloud, or a former one: evaluate what local.env prints",
         )
 
 
@@ -312,7 +313,7 @@ def _time(date: str) -> float:
 
 
 def _once(query: Pairs) -> Mapping[str, str]:
-    """A query as a mapping. Raises Refused where a name is there twice."""
+    """Return a query as a mapping. Raises Refused if a name is there twice."""
     names = [name for name, _ in query]
     if len(names) != len(set(names)):
         raise Refused("InvalidRequest", "A parameter of a presigned request is there twice.")
@@ -334,7 +335,7 @@ def _encoded(text: str, safe: str = "/") -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes that were sent: headers are decoded as Latin-1."""
+    """Return the bytes as they were sent: headers are decoded as Latin-1."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:

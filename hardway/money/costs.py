@@ -18,10 +18,16 @@ from hardway.ec2.instances import Instance, Instances
 from hardway.errors import UsageError
 from hardway.money import prices
 from hardway.money.prices import Say
-from hardway.tables import duration, money, per_hour
+from hardway.tables import Column, age, aligned, cents, duration, fitted, money, per_hour
 
 _UNLIMITED = re.compile(r"t(3a?|4g)\.")
 _USD_PER_CPU_HOUR = 0.05
+_WIDE_TITLES = (
+    *("NAME", "TYPE", "STATE", "ID", "AMI", "MARKET", "ADDRESS", "ZONE", "GROUPS", "TAGS"),
+    *("PRICE", "AGE", "COST"),
+)
+# The columns that a narrow terminal does without, the first one first.
+_SPARE = ("ZONE", "AGE", "TYPE")
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,11 @@ class Cost:
 
 
 class Bill(Instances):
-    """Instances with their costs, as additional columns and keys."""
+    """Instances with their costs, as additional columns and keys; `wide` shows all columns on a terminal, too."""
 
-    def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say) -> None:
+    def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say, wide: bool = False) -> None:
         super().__init__(instances)
+        self._wide = wide
         hourly = prices.hourly(settings, self, say)
         now = datetime.now(timezone.utc)
         costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
@@ -57,6 +64,20 @@ class Bill(Instances):
         """Return all facts about an instance, and its cost."""
         cost = self._costs[row.id]
         return {**super().facts(row), "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
+
+    def on_terminal(self, width: int) -> str:
+        """Return a table with titles, which fits the terminal unless it is wide."""
+        if not self:
+            return ""
+        if self._wide:
+            titles = zip(_WIDE_TITLES, self.columns, strict=True)
+            return "\n".join(aligned(self.titled({**dict(titles), "TAGS": lambda one: one.own_tags})))
+        columns: dict[str, Column] = {
+            **{title: title.lower() for title in ("NAME", "TYPE", "STATE", "ID", "ADDRESS", "ZONE")},
+            "AGE": lambda one: None if (hours := self._costs[one.id].hours) is None else age(hours * 3600),
+            "COST": lambda one: None if (usd := self._costs[one.id].usd) is None else cents(usd),
+        }
+        return "\n".join(fitted(self.titled(columns), width, _SPARE))
 
     @property
     def usd(self) -> str:
@@ -142,7 +163,7 @@ def refuse_above(settings: Settings, quote: Quote, say: Say) -> None:
         risen = " (spot at its highest price)" if quote.spot else ""
         raise UsageError(
             f"{quote}, in the {max_hours:g} hours of --max-hours up to {money(usd)}{risen}, and --max-cost is "
-            f"{money(max_cost)}: take fewer, other types (`inv ec2.types`) or a shorter --max-hours"
+            f"{money(max_cost)}: take fewer, other types (`{settings.command('ec2.types')}`) or a shorter --max-hours"
         )
 
 
@@ -162,7 +183,8 @@ def _most_credits(settings: Settings, types: Sequence[str]) -> float:
 def _sum(known: Sequence[float], unknown: int) -> str:
     if unknown and not known:
         return "not known"
-    return money(sum(known)) + (f" (and {unknown} not known)" if unknown else "")
+    whose = "1 instance's" if unknown == 1 else f"{unknown} instances'"
+    return money(sum(known)) + (f" ({whose} cost unknown)" if unknown else "")
 
 
 def _hours(instance: Instance, now: datetime) -> float | None:

@@ -19,7 +19,7 @@ from hardway.money import prices
 from hardway.money.prices import Say
 from hardway.tables import Table, money, per_hour
 
-HISTORY_DAYS = 90  # that EC2 remembers
+HISTORY_DAYS = 90  # the days that EC2 remembers
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
 ARCHITECTURES = ("x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
 
@@ -42,7 +42,7 @@ def regions(settings: Settings) -> Table[Region]:
 
 @dataclass(frozen=True)
 class Zone:
-    """A zone; `id` is the same place for every account, the name is not."""
+    """A zone; `id` names the same place in every account, the name does not."""
 
     name: str
     id: str
@@ -149,14 +149,15 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]
     if not 0 < days <= HISTORY_DAYS:
         raise UsageError(f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, which EC2 remembers")
     if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", type):
-        raise UsageError(f"{type!r} is no instance type: name one, such as m7i.large (`inv ec2.types` lists them)")
+        types = settings.command("ec2.types")
+        raise UsageError(f"{type!r} is no instance type: name one, such as m7i.large (`{types}` lists them)")
     end = datetime.now(timezone.utc)
     start = end - timedelta(days=days)
     changes: dict[str, dict[datetime, float]] = {}
     for _, zone, since, usd in sorted(prices.spot_history(settings, [type], start), key=lambda change: change[2]):
         changes.setdefault(zone, {})[max(since, start)] = usd
     if not changes:
-        hint = images.near_type(settings, type) or "; `inv ec2.types` lists types"
+        hint = images.near_type(settings, type) or f"; `{settings.command('ec2.types')}` lists types"
         raise NothingMatched(f"{aws.region_of(settings)} has no spot prices of {type!r}{hint}")
     rows = (_summary(zone, sorted(of_zone.items()), end) for zone, of_zone in changes.items())
     return Table(

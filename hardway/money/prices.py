@@ -25,14 +25,14 @@ from hardway.files import cache_directory
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]
 
-# All that is looked up here; also where EC2 does not say what it is.
+# The only platforms whose prices are looked up; empty if EC2 does not tell the platform.
 PLAIN = ("", "Linux/UNIX")
 KEPT_SECONDS = 24 * 3600
 REFUSED_SECONDS = 600
 _UNANSWERED = (BotoCoreError, ClientError, HardwayError, OSError)
-_REFUSED = ""  # where a type is expected: when the price list last answered nothing
+_REFUSED = ""  # a key in place of a type: the time at which the price list last answered nothing
 _VALUE_LETTERS = 1024
-# Accounts that still had EC2-Classic get the one without a VPC's name; for Linux in a VPC the two cost the same.
+# Accounts with the old EC2-Classic get the product without a VPC's name; the two cost the same for Linux in a VPC.
 _PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 _MANY_TYPES = 100
 
@@ -44,7 +44,7 @@ def _nothing(line: str) -> None:
 def on_demand(
     settings: Settings, types: Iterable[str], say: Say = _nothing, *, persist: bool = True
 ) -> dict[str, float]:
-    """The price of an on-demand Linux instance in the settings' region by its type, in USD/hour; kept for a day.
+    """Return the price of an on-demand Linux instance in the settings' region by its type, in USD/hour; kept for a day.
 
     Without `persist`, a price list that gave no answer is not asked again for ten minutes. See
     https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html
@@ -53,7 +53,7 @@ def on_demand(
     if not wanted:
         return {}
     try:
-        # Prices of another cloud, such as the local one, are others.
+        # Another cloud, such as the local one, has other prices.
         where = f"{aws.ec2(settings).meta.endpoint_url} {aws.region_of(settings)}"
     except _UNANSWERED as error:
         _unknown("on-demand", error, say)
@@ -154,7 +154,7 @@ def _add_to_cache(where: str, asked: Known) -> None:
     known = cache.pop(where, {})
     known.pop(_REFUSED, None)
     cache = {name: entries for name, entries in cache.items() if entries} | {where: known | asked}
-    with contextlib.suppress(OSError):  # without a cache it is asked every time
+    with contextlib.suppress(OSError):  # without a cache, the price list is asked every time
         files.write(_cache_path(), [json.dumps(cache).encode()])
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from hardway.system import streams
+from hardway.system import argv, streams
 from hardway.tables import count, duration
 from hardway.terminal import printable, redrawn
 
@@ -115,9 +115,10 @@ class Progress:
 
     def _tell_of_end(self, standing: JobStanding, now: float) -> None:
         if self._outlasts(standing, now):
+            extend = argv.command("ec2.extend", "SELECTOR", "--hours", "N")
             self.say(
                 f"the first instances end themselves in {duration(max(0.0, self._ends - now), 2)}, and the job may "
-                "need longer: `inv ec2.extend SELECTOR --hours N` gives them more time"
+                f"need longer: `{extend}` gives them more time"
             )
             self._ends = math.inf
 

@@ -12,8 +12,6 @@ import random
 import re
 import secrets
 import shlex
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +36,7 @@ from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
+from hardway.system import argv
 from hardway.system.paths import current_directory
 from hardway.tables import count, duration
 from hardway.terminal import printable
@@ -444,7 +443,7 @@ class _Run:
     def _say_failures(
         self, job: Job, items: Sequence[bytes], numbers: Sequence[int], failed: Mapping[int, Result]
     ) -> None:
-        self.shown.say(*failures(job, self.command, items, numbers, failed, self.settings.mapreduce.timeout))
+        self.shown.say(*failures(self.settings, job, self.command, items, numbers, failed))
 
     def _why(self, outcome: Outcome, numbers: Sequence[int], failed: Mapping[int, Result]) -> str:
         """Return text with the reason that results are missing, and the next step."""
@@ -491,8 +490,8 @@ class _Resuming:
                 needs = ", with the same arguments for ARGS"
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
-        words = [*_program(), "mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
-        self._line = shlex.join(words)
+        words = ["mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
+        self._line = argv.command(*words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
@@ -500,19 +499,6 @@ class _Resuming:
     def line(self, what: str = "to go on", where: bool = True) -> str:
         """Return the command line after its purpose, `what`; with `where`, also name the instances it may run on."""
         return f"{what}{self._where_to if where else ''}: {self._line}"
-
-
-def _program() -> list[str]:
-    """Return the words that run hardway, as the person typed them, if they are known and can be found again."""
-    called = Path(sys.argv[0] if sys.argv else "")
-    core = sys.argv[1 : sys.argv.index("mapreduce.pmap")] if "mapreduce.pmap" in sys.argv else []
-    if called.name == "__main__.py" and called.parent.name == "hardway":
-        return [sys.executable, "-m", "hardway", *core]
-    if called.name not in ("inv", "invoke", "hardway"):
-        return ["inv", *core]
-    found = shutil.which(called.name)
-    same = found is not None and os.path.realpath(found) == os.path.realpath(called)
-    return [called.name if same else os.path.abspath(called), *core]
 
 
 def summary(outcome: Outcome, tasks: int) -> str:
@@ -533,27 +519,28 @@ def summary(outcome: Outcome, tasks: int) -> str:
 
 
 def failures(
+    settings: Settings,
     job: Job,
     command: str,
     items: Sequence[bytes],
     numbers: Sequence[int],
     failed: Mapping[int, Result],
-    timeout: float,
 ) -> Iterable[str]:
     """Return lines on failed tasks, grouped by their end and last line of stderr, most frequent first."""
     said: dict[int, tuple[str, str]] = {}
     for position, result in failed.items():
-        said[position] = (how_it_ended(result, timeout), last_complaint(job.outputs, numbers[position], result))
+        how = how_it_ended(result, settings.mapreduce.timeout)
+        said[position] = (how, last_complaint(job.outputs, numbers[position], result))
     groups = Counter(said.values())
     for (how, line), times in groups.most_common(GROUPS_TOLD):
         position = next(position for position, group in said.items() if group == (how, line))
         yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
-        yield from _by_hand(job, command, items[position], numbers[position], failed[position])
+        yield from _by_hand(settings, job, command, items[position], numbers[position], failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"
 
 
-def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
+def _by_hand(settings: Settings, job: Job, command: str, item: bytes, number: int, result: Result) -> Iterable[str]:
     """Yield the place of one failed task's whole log, and the line that runs the task again."""
     try:
         said = b"".join(job.pieces(number, result, "stderr"))
@@ -563,5 +550,5 @@ def _by_hand(job: Job, command: str, item: bytes, number: int, result: Result) -
     yield f"  such as task {number} on {printable(result.host)}: {log}"
     if not result.host.startswith("i-"):
         return  # a worker of Dask's that is no instance we know
-    by_hand = f"ec2.ssh {result.host} --yes --command {shlex.quote(command)} --stdin {shlex.quote(str(stdin))}"
-    yield f"  by hand: {shlex.join(_program())} {by_hand}"
+    by_hand = ["ec2.ssh", result.host, "--yes", "--command", command, "--stdin", str(stdin)]
+    yield f"  by hand: {settings.command(*by_hand)}"

@@ -1,7 +1,7 @@
-"""A script of ours on one instance, with bytes to it and from it, to the word that it says at its end.
+"""A script of ours on one instance, with bytes to and from it, up to the last word that it says at its end.
 
-Without that word nothing has succeeded: neither an end of the stream nor silence nor the exit code of a login shell
-says that a script has done what it was to do.
+Without the last word nothing has succeeded. The end of the stream, silence, and the exit code of a login shell don't
+prove that a script has done its work.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hardway.ssh import connection as ssh
 from hardway.ssh.script import Launch, Script, Words, not_run
 from hardway.terminal import last_line
 
-# Nothing moved for so long: the host hangs.
+# If nothing moves for these seconds, the host hangs.
 STALL_SECONDS = 120.0
 CHUNK = 1 << 18
 _LOOK_SECONDS = 0.5
-# Of what the script sends, this is taken before it is asked for; of what it complains, the end.
+# This much of the script's output is taken before it is asked for, and the end of its complaints is kept.
 _AHEAD_BYTES = 1 << 20
 _COMPLAINT_BYTES = 1 << 16
 _MOST_COMPLAINTS_BYTES = 1 << 26
-# tar pads what it sends.
+# tar pads its output.
 _BEHIND_BYTES = 1 << 20
-# It comes on a stream of its own, a little behind the last word.
+# Complaints come on a stream of their own, a little behind the last word.
 _COMPLAINT_SECONDS = 1.0
 _LOST = "the connection was lost before the copy was whole"
 
@@ -40,11 +40,11 @@ def no_progress(_moved: int) -> None:
 
 
 class TransferError(Failed):
-    """A copy to or from one instance that did not land; what was there before is still there."""
+    """A failed copy to or from one instance; the files that were there before are still there."""
 
 
 class Channel:
-    """A running script; ended with the block, whatever happens."""
+    """A running script; it is ended with the block, whatever happens."""
 
     def __init__(
         self, connection: ssh.InstanceConnection, script: Script, environment: Mapping[str, str] | None = None
@@ -74,7 +74,7 @@ class Channel:
         self.channel.close()
 
     def started(self) -> None:
-        """Wait until the script runs. Raises TransferError where it never will."""
+        """Wait until the script runs. Raises TransferError if it never will."""
         while not self._words.begun and self._pump():
             pass
         if not self._words.begun:
@@ -82,9 +82,9 @@ class Channel:
             raise TransferError(_LOST)
 
     def send(self, chunks: Iterable[bytes], progress: Progress = no_progress) -> None:
-        """Send bytes; `progress` is called with how many.
+        """Send bytes; `progress` is called with the size of each piece.
 
-        Raises TransferError: what the script complained of where it has ended.
+        Raises TransferError; if the script has ended, with the script's complaint.
         """
         for chunk in chunks:
             self._look()
@@ -93,14 +93,14 @@ class Channel:
             except (OSError, EOFError, paramiko.SSHException) as error:
                 if isinstance(error, TimeoutError):
                     raise TransferError(_stalled()) from error
-                # Where the script ended early, what it said is the better reason.
+                # If the script ended early, its complaint is the better reason.
                 self.finish()
                 raise TransferError(_LOST) from error
             self._moved = time.monotonic()
             progress(len(chunk))
 
     def read(self, size: int) -> bytes:
-        """So many bytes of what the script sends; fewer at its end. Raises TransferError."""
+        """Return the next `size` bytes of the script's output, fewer at its end. Raises TransferError."""
         while len(self._out) < size and self._words.code is None and self._pump():
             pass
         data = bytes(self._out[:size])
@@ -108,7 +108,7 @@ class Channel:
         return data
 
     def line(self, most: int) -> bytes:
-        """The next line without its newline. Raises TransferError where it has more bytes, or none comes any more."""
+        """Return the next line without its newline. Raises TransferError for none, or one above `most` bytes."""
         while True:
             text, newline, rest = self._out.partition(b"\n")
             if newline or len(text) > most:
@@ -122,7 +122,7 @@ class Channel:
         return bytes(text)
 
     def lines_waiting(self) -> bool:
-        """Take what has come, without waiting; whether there is a whole line of it. Raises TransferError at its end."""
+        """Take the waiting output; return whether it has a whole line. Raises TransferError at its end."""
         self._take()
         if (self._over() or self._words.code is not None) and b"\n" not in self._out:
             self.finish()
@@ -130,13 +130,13 @@ class Channel:
         return b"\n" in self._out
 
     def finish(self, good: Iterable[int] = (0,)) -> int:
-        """Say that all is sent, and wait for the script's last word; returns the exit code in it, one of `good`.
+        """Tell the script that all is sent, and wait for its last word; return the exit code in it, one of `good`.
 
-        Raises TransferError with what it complained of.
+        Raises TransferError with the script's complaint.
         """
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self.channel.shutdown_write()
-        # Something that a start-up file left behind may hold the output open for longer.
+        # A program left behind by a start-up file may hold the output open for longer.
         behind = 0
         while self._words.code is None and self._pump():
             behind += len(self._out)
@@ -153,18 +153,18 @@ class Channel:
         return code
 
     def complaints(self) -> list[str]:
-        """The lines on its stderr until now, without those that are empty."""
+        """Return the lines on the script's stderr until now, without empty ones."""
         lines = bytes(self._complaint).decode(errors="replace").splitlines()
         said = [line.strip() for line in lines if line.strip()]
-        # GNU tar's last line says that one before it says why.
+        # GNU tar's last line only refers to the reason in an earlier line.
         return [line for line in said if not line.endswith("due to previous errors")] or said
 
     def complaint(self) -> str:
-        """The last of these lines, safe to show; empty for none."""
+        """Return the last line on the script's stderr, safe to show; empty for none."""
         return last_line("\n".join(self.complaints()))
 
     def leave(self) -> None:
-        """Say that all is sent, and wait a little for the script's end, whatever that is."""
+        """Tell the script that all is sent, and wait a little for its end, good or bad."""
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self.channel.shutdown_write()
         self.channel.status_event.wait(self.timeout)
@@ -172,7 +172,7 @@ class Channel:
     def _why_not(self) -> str:
         if self._words.code is not None:
             return f"exit code {self._words.code}"
-        # How it ended comes behind the end of its output.
+        # The exit status comes behind the end of the output.
         self.channel.status_event.wait(min(self.timeout, 2.0))
         if self._words.begun or self.channel.exit_status < 0:
             return _LOST
@@ -184,12 +184,12 @@ class Channel:
         return self.channel.closed or self.channel.eof_received
 
     def _pump(self, deadline: float | None = None) -> bool:
-        """Wait for something to come and take it; False once nothing more comes, or at the deadline."""
+        """Wait for output and take it; return False once nothing more comes, or at the deadline."""
         while True:
             if self._take():
                 return True
             if self._over():
-                # What came between the two looks.
+                # Output may have come between the two looks.
                 return self._take()
             self._look()
             now = time.monotonic()
@@ -207,7 +207,7 @@ class Channel:
             raise TransferError("interrupted")
 
     def _take(self) -> bool:
-        """Take what is there."""
+        """Take the output that is there, without waiting; return whether there was any."""
         came = False
         if self.channel.recv_ready() and len(self._out) < _AHEAD_BYTES:
             data = self.channel.recv(CHUNK)
@@ -230,7 +230,7 @@ class Channel:
 
 
 def run(connection: ssh.InstanceConnection, script: Script, good: Iterable[int] = (0,)) -> int:
-    """Run a script to its end; returns its exit code, one of `good`. Raises TransferError with its complaint."""
+    """Run a script to its end; return its exit code, one of `good`. Raises TransferError with its complaint."""
     with Channel(connection, script) as channel:
         return channel.finish(good)
 

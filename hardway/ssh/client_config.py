@@ -1,8 +1,8 @@
-"""What ~/.ssh/config says of a host, read by OpenSSH itself (`ssh -G`); where it is not installed, by Paramiko.
+"""The settings of a host in ~/.ssh/config, read by OpenSSH itself (`ssh -G`), or by Paramiko if ssh isn't installed.
 
-One `ssh -G` takes some milliseconds, and a hundred instances ask at once. Only the patterns behind Host and Match tell
-hosts apart, so that one answer holds for all hosts which the same patterns fit. Each host is asked for by itself where
-the configuration may tell more of them apart: by a command (`Match exec`), by a HostName, by what is quoted.
+One `ssh -G` takes some milliseconds, and a hundred instances ask at once. Usually only the patterns behind Host and
+Match tell hosts apart. Then one answer holds for all hosts that match the same patterns. Each host is asked for
+separately if the configuration may tell hosts apart in other ways: by a command (`Match exec`), a HostName, or quotes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hardway import config
 from hardway.errors import UsageError, reason_of
 from hardway.terminal import printable
 
-# A network that a laptop leaves (`Match localnetwork`), or a file that a new Include finds, is noticed after so long.
+# A change of network (`Match localnetwork`), or a new file for an Include, is noticed after these seconds.
 _FRESH_SECONDS = 60.0
 # A command of `Match exec` may ask a server.
 _ANSWER_SECONDS = 20.0
 _AT_ONCE = 8
 _SYSTEM = Path("/etc/ssh/ssh_config")
 _READ = re.compile(r"^debug\d: Reading configuration data (.+?)\r?$", re.MULTILINE)
-# What -v adds to its complaints.
+# The start of lines that -v adds to the complaints.
 _NOT_SAID = ("debug", "OpenSSH_")
 _DEFAULT_KEY = re.compile(r"~/\.ssh/id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)")
-# No name of a user: said last in a configuration it is the answer where nothing before it has named one.
+# Not a user's name. As the last User in a configuration it shows that nothing before has named a user.
 _NOBODY = "-nobody-"
 _USED = ("user", "hostname", "port", "identityfile", "proxycommand", "proxyjump")
 _TOKEN = re.compile(r"%(.)|\$\{(\w+)\}")
@@ -46,7 +46,7 @@ _TOKEN = re.compile(r"%(.)|\$\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Question:
-    """A host as it is named, and who logs in at which port where that is known."""
+    """A host by its name, with the user and the port if they are known."""
 
     host: str
     user: str = ""
@@ -55,7 +55,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What holds for a host; `user` is empty where nobody says, the proxies are where there are none."""
+    """The settings of a host; `user` is empty if no setting names one, the proxies if there are none."""
 
     hostname: str
     user: str
@@ -65,12 +65,12 @@ class Answer:
     proxy_jump: str
 
 
-# What ssh has printed, by keyword, before tokens are replaced.
+# ssh's output by keyword, before tokens are replaced.
 _Raw = Mapping[str, Sequence[str]]
 
 
 class _Sources:
-    """The files that one answer was read from, and what of them tells hosts apart."""
+    """The files behind one answer, and the patterns in them that tell hosts apart."""
 
     def __init__(self, files: Iterable[str]) -> None:
         self._files = [Path(file) for file in files]
@@ -79,11 +79,11 @@ class _Sources:
         self._patterns = _patterns([_text(file) for file in self._files])
 
     def fresh(self) -> bool:
-        """Whether an answer from them still holds."""
+        """Return whether the answer still holds: the files are unchanged, and it isn't too old."""
         return time.monotonic() < self._until and self._look() == self._stamps
 
     def group(self, question: Question) -> tuple[object, ...]:
-        """What is equal for hosts with the same answer."""
+        """Return a key that is equal for hosts with the same answer."""
         if self._patterns is None:
             return (question,)
         fits = tuple(pattern.fullmatch(question.host) is not None for pattern in self._patterns)
@@ -99,7 +99,7 @@ _answers: dict[tuple[object, ...], Future[_Raw]] = {}
 
 
 def lookup(question: Question) -> Answer:
-    """What the user's and the system's configuration say. Raises UsageError for one that can't be read."""
+    """Return a host's settings, from the user's and the system's configuration. Raises UsageError for a bad one."""
     if not shutil.which("ssh"):
         return _by_paramiko(question)
     try:
@@ -109,7 +109,7 @@ def lookup(question: Question) -> Answer:
 
 
 def ask_ahead(questions: Iterable[Question]) -> None:
-    """Have the answers at hand, those that differ asked for at the same time. Raises UsageError."""
+    """Look up hosts in advance, the different answers at the same time. Raises UsageError."""
     different = list(dict.fromkeys(questions))
     if len(different) < 2:
         return
@@ -124,7 +124,7 @@ def ask_ahead(questions: Iterable[Question]) -> None:
 
 
 class _NoAccount(Exception):
-    """This user has no name on this machine, so that ssh does nothing for it."""
+    """This user has no name on this machine, so that ssh refuses to work."""
 
 
 def _ask(question: Question) -> _Raw:
@@ -151,11 +151,11 @@ def _ask(question: Question) -> _Raw:
 
 
 def _run(question: Question) -> tuple[_Raw, list[str]]:
-    """What ssh answers, and the files that it has read."""
+    """Return ssh's answer, and the files that it has read."""
     with _composed() if _account_home() != Path.home() else contextlib.nullcontext() as file:
         raw, files = _ssh(question, file)
     if not question.user and raw["user"] == [_local_user()]:
-        # Said by the configuration, or just who is logged in here?
+        # Is the user from the configuration, or only the one who is logged in here?
         with _composed(f"User {_NOBODY}\n") as file:
             whose, _ = _ssh(question, file)
         raw = {**raw, "user": [] if whose["user"] == [_NOBODY] else raw["user"]}
@@ -191,15 +191,15 @@ def _ssh(question: Question, file: str | None) -> tuple[_Raw, list[str]]:
         if keyword in raw:
             raw[keyword].append(value)
     if raw["hostname"] == [question.host.lower()]:
-        raw["hostname"] = []  # it is no other for any that shares the answer
+        raw["hostname"] = []  # the host's own name, which differs among the hosts that share the answer
     return raw, [name for name in dict.fromkeys(_READ.findall(talk)) if name != file]
 
 
 @contextlib.contextmanager
 def _composed(end: str = "") -> Iterator[str]:
-    """The configuration of this user's HOME and that of the system as one file, with something at its end.
+    """Yield the name of a file with the configuration in this user's HOME, that of the system, and `end`.
 
-    ssh itself looks where the account's home is, whatever HOME says.
+    ssh itself ignores HOME and looks in the home of the account.
     """
     included = "".join(f'Match all\nInclude "{path}"\n' for path in (_own(), _SYSTEM))
     with tempfile.NamedTemporaryFile("w", prefix="hardway-ssh-") as file:
@@ -209,7 +209,7 @@ def _composed(end: str = "") -> Iterator[str]:
 
 
 def _finished(raw: _Raw, question: Question) -> Answer:
-    """The answer for this one of the hosts that share it."""
+    """Return the answer for one of the hosts that share `raw`."""
 
     def first(keyword: str) -> str:
         value = next(iter(raw[keyword]), "")
@@ -255,7 +255,7 @@ def _in_home(name: str) -> str:
 
 
 def _patterns(texts: Iterable[str]) -> list[re.Pattern[str]] | None:
-    """What hosts are compared with; None where more than patterns tells them apart, or where it is not certain."""
+    """Return the patterns for hosts; None if more than patterns may tell hosts apart."""
     found: dict[str, None] = {}
     for line in (line.strip() for text in texts for line in text.splitlines()):
         keyword, _, rest = re.sub(r"[\s=]+", " ", line, count=1).partition(" ")
@@ -275,13 +275,13 @@ def _patterns(texts: Iterable[str]) -> list[re.Pattern[str]] | None:
 
 
 def _expression(pattern: str) -> str:
-    """A pattern of OpenSSH, which has `*` and `?`, as a regular expression."""
+    """Return a pattern of OpenSSH, with `*` and `?`, as a regular expression."""
     return "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
 
 
 def _by_paramiko(question: Question) -> Answer:
     known = paramiko.SSHConfig()
-    # In front, since the first that is said counts, also in a ProxyCommand's %p.
+    # In front of the file, since the first value counts, also in a ProxyCommand's %p.
     given = {"User": question.user, "Port": question.port}
     known.parse(["Host *\n", *(f"{keyword} {value}\n" for keyword, value in given.items() if value)])
     for path in (_own(), _SYSTEM):
@@ -324,7 +324,7 @@ def _local_user() -> str:
 
 
 def _text(path: Path) -> str:
-    """What is in it, in whatever encoding; nothing where it can't be read."""
+    """Return a file's text, in whatever encoding; empty if it can't be read."""
     try:
         return path.read_text("latin-1")
     except OSError:

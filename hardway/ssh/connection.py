@@ -1,10 +1,10 @@
 """One instance, one fabric Connection: only this module knows user, port, keys, host keys and proxies.
 
-Users and ports come from the instance's tags; `~/.ssh/config` (ProxyJump included) as `client_config` has it read, the
-ssh-agent and the default keys work as they do for `ssh`.
+Users and ports come from the instance's tags. `client_config` reads `~/.ssh/config`, ProxyJump included. The ssh-agent
+and the default keys work as they do for `ssh`.
 
 One private name of Paramiko is used: `Transport._send_user_message`. Paramiko's own channel requests wait without limit
-for the reply, of a host that hangs as well, and none of them sends a signal: `request` and `signal` send their own.
+for a reply, even from a host that hangs, and none sends a signal. So `request` and `signal` send requests of their own.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ from hardway.ssh.keys import HostKeys, agent_keys, own_key, own_key_path, pair_n
 from hardway.system.paths import expanded
 from hardway.terminal import printable
 
-# Paramiko logs what it also raises, and on stderr unless somebody listens.
+# Paramiko logs the errors that it raises, and prints them on stderr unless the log has a handler.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_SECONDS = 15
 ALIVE_SECONDS = 180
-"""Without a sign of life for so long, a host is given up."""
-# Unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
+"""A host is given up after these seconds without a sign of life."""
+# With data unacknowledged for this long, the connection is dead: a host that vanished sends no reset.
 TCP_USER_TIMEOUT_MS = 60_000
-# sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups): a bastion meets many.
-# And of many programs that carry connections none comes far while all start: the AWS CLI takes half a CPU second.
+# sshd refuses some of more than 10 connections that have not authenticated yet (MaxStartups); a bastion gets many.
+# Programs that carry connections slow each other down when all start at once: the AWS CLI takes half a CPU second.
 _turns = threading.BoundedSemaphore(8)
 _TURN_SECONDS = 0.1
-# Between two tries where it has: others are let in meanwhile.
+# The pause after sshd has dropped a connection: others are let in meanwhile.
 _DROPPED_PAUSES = (0.1, 0.5)
-# As Paramiko says it, which puts behind it what the socket has said.
+# Paramiko's words; the socket's error comes behind them.
 _NO_BANNER = "Error reading SSH protocol banner"
-# That sshd lets anybody try (MaxAuthTries).
+# The most keys that sshd lets a client try (MaxAuthTries).
 _MOST_KEYS = 6
-# What a login name may be: also that of a directory's user (anna@corp.example).
+# A login name; a user of a directory has one such as anna@corp.example.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOP = re.compile(r"(?:(?P<user>.+)@)?(?P<host>\[[^]]+\]|[^:@]+|[0-9A-Fa-f:]{3,})(?::(?P<port>[0-9]{1,5}))?")
 
 
 class ConnectError(Failed):
-    """An instance that could not be reached or that let nobody in."""
+    """An instance that could not be reached, or that refused the login."""
 
 
 class Transport(paramiko.Transport):
@@ -74,12 +74,12 @@ class Transport(paramiko.Transport):
         options.ciphers = sorted(options.ciphers, key=lambda name: name != "aes128-gcm@openssh.com")
         options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
         self.answered = 0.0
-        """When (monotonic seconds) the host last answered `ask`."""
+        """The time (monotonic seconds) of the host's last answer to `ask`."""
 
     def ask(self) -> None:
-        """Have the host answer, and wait for it; unlike Paramiko's keepalive, which asks for no answer.
+        """Ask the host for a sign of life, as OpenSSH does, and wait for the answer.
 
-        As OpenSSH does it. Returns also where the connection ends.
+        Paramiko's keepalive asks for no answer. Also returns when the connection ends.
         """
         self.global_request("keepalive@openssh.com")
         if self.is_active():
@@ -87,7 +87,7 @@ class Transport(paramiko.Transport):
 
 
 class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
-    """Trust a host at first use, by the name it is remembered under; refuse it when its key has changed."""
+    """Trust a host at first use, by the name under which it is remembered; refuse a host whose key has changed."""
 
     def __init__(self, name: str, known: HostKeys) -> None:
         self.name = name
@@ -99,10 +99,10 @@ class _RememberedHostKeys(paramiko.MissingHostKeyPolicy):
 
 
 class InstanceConnection(fabric.Connection):
-    """A fabric Connection to one instance. Made, not yet open; `connect` opens one.
+    """A fabric Connection to one instance, at first not open; `connect` returns an open one.
 
-    `settings.ec2` says over which address, or through what. `known` is shared by the connections of one command; once
-    `given_up` is set, one that has not begun to connect does not any more.
+    `settings.ec2` chooses the address, or a way such as Systems Manager. `known` is shared by the connections of one
+    command. Once `given_up` is set, no further connection begins to connect.
     """
 
     instance: Instance
@@ -110,8 +110,8 @@ class InstanceConnection(fabric.Connection):
     known: HostKeys
     connect_kwargs: dict[str, Any]
     gateway: fabric.Connection | str | bool | None
-    # Fabric sets this on every Connection. Not known to the class it would count as a change of the configuration that
-    # all share, which is empty for a moment then, for other threads too.
+    # Fabric sets this attribute on every Connection. If the class didn't know it, setting it would change the
+    # configuration that all share, and leave the configuration empty for a moment, for other threads too.
     inline_ssh_env: bool = True
     proxy: proxy.Proxy | None = None
     given_up: threading.Event
@@ -125,7 +125,7 @@ class InstanceConnection(fabric.Connection):
     ) -> None:
         proxy.check(settings)
         question = _question(instance, settings)
-        # An instance without an address is refused when it is to be connected to.
+        # An instance without an address is refused only when it is to be connected to.
         said = client_config.lookup(question) if question.host else None
         super().__init__(
             said.hostname if said else "",
@@ -136,7 +136,7 @@ class InstanceConnection(fabric.Connection):
             connect_timeout=settings.ec2.connect_timeout,
             connect_kwargs=_connect_kwargs(instance, settings, said.identity_files if said else ()),
         )
-        # An assignment to an attribute that is not there yet would be one to a key of the configuration.
+        # Assigning a missing attribute would set a key of the configuration.
         self.__dict__.update(
             instance=instance, settings=settings, known=known or HostKeys(), given_up=given_up or threading.Event()
         )
@@ -147,24 +147,24 @@ class InstanceConnection(fabric.Connection):
             gateway.client.set_missing_host_key_policy(_RememberedHostKeys(_server_name(gateway), self.known))
 
     def __eq__(self, other: object) -> bool:
-        # Fabric compares addresses: in two networks two instances may have the same private one.
+        # Fabric compares addresses, but instances in two networks may have the same private address.
         return isinstance(other, InstanceConnection) and self.instance.id == other.instance.id and super().__eq__(other)
 
     def __hash__(self) -> int:
         return hash((self.instance.id, super().__hash__()))
 
     def bastions(self) -> Iterator[Bastion]:
-        """What is connected to on the way, the nearest to the instance first."""
+        """Yield the hosts to connect to on the way, the nearest to the instance first."""
         gateway = self.gateway
         while isinstance(gateway, Bastion):
             yield gateway
             gateway = gateway.gateway
 
     def proxy_command(self) -> list[str]:
-        """The program that carries this connection; empty where there is none."""
+        """Return the command of the program that carries this connection; empty if there is none."""
         if self.settings.ec2.via:
             return proxy.ssm_command(self.settings, self.instance.id, self.instance.region, self.port)
-        # As OpenSSH runs it.
+        # OpenSSH runs a ProxyCommand in this way.
         return ["/bin/sh", "-c", f"exec {self.gateway}"] if isinstance(self.gateway, str) else []
 
     def open(self) -> Any:
@@ -184,7 +184,7 @@ class InstanceConnection(fabric.Connection):
         return super().open()
 
     def open_gateway(self) -> Any:
-        """See `fabric.Connection.open_gateway`; a program has been started already."""
+        """See `fabric.Connection.open_gateway`; a proxy program is already running by then."""
         if self.proxy:
             return self.proxy.socket
         with self._turn():
@@ -205,14 +205,14 @@ class InstanceConnection(fabric.Connection):
             _turns.release()
 
     def close(self) -> None:
-        """Close it and what carries it."""
+        """Close the connection and all that carries it."""
         try:
             super().close()
         finally:
             self.abandon()
 
     def abandon(self) -> str:
-        """Close what carries it, also where it never came to be; returns why a program of it says it ended."""
+        """Close all that carries the connection, open or not; return why a proxy program says it ended, or nothing."""
         self.client.close()
         sock = self.connect_kwargs.get("sock")
         if sock:
@@ -224,12 +224,12 @@ class InstanceConnection(fabric.Connection):
 
 
 def address(instance: Instance, settings: Settings) -> str:
-    """Where the instance is connected to; empty before it has any address. Raises UsageError for what is no address."""
+    """Return the address to connect to; empty if the instance has none yet. Raises UsageError for a bad address."""
     return checked_address(instance, instance.private_ip if settings.ec2.private_ip else instance.address)
 
 
 def checked_address(instance: Instance, text: str) -> str:
-    """An address of the instance, or the empty text. Raises UsageError for anything else."""
+    """Return an address of the instance, or the empty text. Raises UsageError for anything else."""
     try:
         if "%" in text:  # an address of this link alone, with the name of an interface
             raise ValueError
@@ -243,20 +243,21 @@ def _shown(instance: Instance) -> str:
 
 
 def _server_name(connection: fabric.Connection) -> str:
-    """What Paramiko and OpenSSH call a server when they look for its host key."""
+    """Return the name by which Paramiko and OpenSSH look for a server's host key."""
     return connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
 
 
 class Bastion(fabric.Connection):
-    """A host on the way to an instance; `name` is what ~/.ssh/config calls it."""
+    """A host on the way to an instance; `name` is its name in ~/.ssh/config."""
 
     name: str = ""
     identity_files: tuple[str, ...] = ()
 
     def __init__(self, hop: str, gateway: Bastion | None, passed: frozenset[str]) -> None:
-        """Take a hop of ProxyJump, and what it is reached through; else its own configuration says that.
+        """Take a hop of ProxyJump, and the gateway to it; without a gateway the hop's own configuration decides.
 
-        No host that was `passed` is passed again: it may be meant by its own `Host *`.
+        A host in `passed` is reached without a further gateway: a `Host *` with a ProxyJump also matches the host that
+        the ProxyJump names.
         """
         match = _HOP.fullmatch(hop.strip().removeprefix("ssh://").rstrip("/"))
         if not match:
@@ -275,7 +276,7 @@ class Bastion(fabric.Connection):
 
 
 def _gateway(said: Answer, passed: frozenset[str] = frozenset()) -> Bastion | str | bool:
-    """What leads to a host: the last of ProxyJump's hosts, or a ProxyCommand; False for the network.
+    """Return the way to a host: the last of ProxyJump's hosts, or a ProxyCommand; False for the network.
 
     ProxyJump's hosts come in the order listed, as OpenSSH visits them. (Fabric 3.2 visits them in reverse.)
     """
@@ -288,7 +289,7 @@ def _gateway(said: Answer, passed: frozenset[str] = frozenset()) -> Bastion | st
 def connect(
     instance: Instance, settings: Settings, known: HostKeys | None = None, given_up: threading.Event | None = None
 ) -> InstanceConnection:
-    """An open, authenticated connection. The caller closes it. Limits and errors are those of `open_connection`."""
+    """Return an open, authenticated connection, which the caller closes. Limits and errors: see `open_connection`."""
     connection = InstanceConnection(instance, settings, known, given_up)
     open_connection(connection)
     return connection
@@ -297,7 +298,7 @@ def connect(
 def open_connection(connection: InstanceConnection) -> None:
     """Connect and authenticate; each step takes at most `ec2.connect_timeout` seconds.
 
-    Raises ConnectError with the reason; nothing is left open then.
+    Raises ConnectError with the reason; then nothing is left open.
     """
     if not connection.host:
         raise ConnectError(f"{connection.instance} has no address: it is {connection.instance.state}")
@@ -308,8 +309,9 @@ def open_connection(connection: InstanceConnection) -> None:
             break
         except BaseException as error:
             said = connection.abandon()
-            is_asked_again = _is_dropped(error) and time.monotonic() < deadline
-            # Not all at the same time again.
+            # A program on the way that has said why would say it again.
+            is_asked_again = not said and _is_dropped(error) and time.monotonic() < deadline
+            # A random pause, so that not all connect at the same time again.
             if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
                 continue
             reason = _reason(error, connection)
@@ -322,12 +324,12 @@ def open_connection(connection: InstanceConnection) -> None:
 
 
 def _is_dropped(error: BaseException) -> bool:
-    """Whether the server hung up before its first word, as sshd does with more than MaxStartups at the same time."""
+    """Return whether the server hung up before its first word, as sshd does above MaxStartups connections."""
     return isinstance(error, EOFError | ConnectionResetError) or str(error).startswith(_NO_BANNER)
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
-    """Why connecting failed, in a person's words; None for what is no failure to connect."""
+    """Return why connecting failed, in a person's words; None if the error is no failure to connect."""
     if isinstance(error, paramiko.BadHostKeyException):
         name, known = connection.instance.id, connection.known
         bastion = next((b for b in connection.bastions() if error.hostname in (b.host, _server_name(b))), None)
@@ -338,14 +340,14 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
             f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
             f"remove its lines from {known.path})"
         )
-    # Paramiko says in a plain SSHException that it has no key at all to try.
+    # Paramiko raises a plain SSHException if it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         user = connection.user
         return (
             f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
             f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
         )
-    # Paramiko says so where it gave up before it has heard a word.
+    # Paramiko's words when it gave up before the server's first word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         if connection.settings.ec2.via:
             return "no answer within the connect timeout (does its role let it connect to Systems Manager?)"
@@ -358,7 +360,7 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
 
 
 def _user(instance: Instance, settings: Settings) -> str:
-    """Who logs in, by its tag; empty where nobody says. Raises UsageError: whoever may tag is trusted with nothing."""
+    """Return the login user by the tag, else by the settings; empty for none. Raises UsageError for a bad name."""
     tag = instance.tags.get("ssh-user")
     user = tag or settings.ec2.ssh_user
     if user and not _USER.fullmatch(user):
@@ -381,7 +383,7 @@ def _question(instance: Instance, settings: Settings) -> Question:
 
 
 def read_configuration(instances: Iterable[Instance], settings: Settings) -> None:
-    """Have what ~/.ssh/config says of many instances at hand. Raises UsageError."""
+    """Look up the settings of many instances in ~/.ssh/config in advance. Raises UsageError."""
     questions = [_question(instance, settings) for instance in instances]
     client_config.ask_ahead(question for question in questions if question.host)
 
@@ -395,12 +397,12 @@ def _connect_kwargs(instance: Instance, settings: Settings, identity_files: Sequ
 
 
 def _time_limits(settings: Settings) -> dict[str, Any]:
-    """Of all steps; Paramiko would wait an hour for a bastion to reach the next host."""
+    """Return the time limits of all steps; Paramiko would wait an hour for a bastion to reach the next host."""
     return dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), settings.ec2.connect_timeout)
 
 
 def private_keys(instance: Instance, settings: Settings) -> list[Path]:
-    """The files that may hold the private half of the instance's key pair, the likeliest first."""
+    """Return the files that may hold the private half of the instance's key pair, the likeliest first."""
     return _configured_key(settings) + _named_keys(instance)
 
 
@@ -410,7 +412,7 @@ def _configured_key(settings: Settings) -> list[Path]:
 
 
 def _named_keys(instance: Instance) -> list[Path]:
-    """Those known by the key pair's name to be of it."""
+    """Return the files that belong to the instance's key pair, by the key pair's name."""
     if not instance.key_name:
         return []
     own = [own_key_path()] if own_key_path().exists() and own_key().name == instance.key_name else []
@@ -418,7 +420,7 @@ def _named_keys(instance: Instance) -> list[Path]:
 
 
 def named_files(key_name: str) -> list[Path]:
-    """Keys in ~/.ssh that are called as the key pair is, or whose public half we gave that name."""
+    """Return the keys in ~/.ssh with the key pair's name, or with a public half that we gave this name."""
     directory = Path.home() / ".ssh"
     called = [directory / name for name in (key_name, f"{key_name}.pem")]
     if key_name.startswith("hardway-"):
@@ -427,7 +429,7 @@ def named_files(key_name: str) -> list[Path]:
 
 
 def _pair_of(public: Path) -> str:
-    """What we call the key pair of a file with a public key; empty for one that can't be read."""
+    """Return our name for the key pair of a public key's file; empty for a file that can't be read."""
     try:
         return pair_name(public.read_text(errors="replace"))
     except OSError:
@@ -435,7 +437,7 @@ def _pair_of(public: Path) -> str:
 
 
 def is_key_file(key: str) -> bool:
-    """Whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
+    """Return whether `--key` names a private key's file; else it is the name of a key pair at EC2."""
     return os.sep in key or expanded(key).is_file()
 
 
@@ -457,15 +459,15 @@ def _socket(host: str, port: int, timeout: float) -> socket.socket:
 
 @lru_cache(maxsize=1)
 def _fabric_config() -> fabric.Config:
-    """Read once for all instances: it looks for fabric.yaml. What ~/.ssh/config says comes from `client_config`."""
+    """Read the configuration once for all instances, since it looks for fabric.yaml; without ~/.ssh/config."""
     return fabric.Config(ssh_config=paramiko.SSHConfig())
 
 
 def open_session(connection: fabric.Connection, environment: Mapping[str, str] | None = None) -> paramiko.Channel:
-    """A new session channel, with these variables set by SSH environment requests, ready for exec.
+    """Open a session channel, with variables set by SSH environment requests; return it ready for exec.
 
-    Raises UsageError where the host refuses a variable: what is passed is the session of the S3 stub, and a host that
-    does not take it would run the real `aws`; ConnectError where the connection is lost.
+    Raises UsageError if the host refuses a variable: without the variables, which name the session of the S3 stub, the
+    host would run the real `aws`. Raises ConnectError if the connection is lost.
     """
     channel: paramiko.Channel = connection.transport.open_session()
     for name, value in (environment or {}).items():
@@ -478,7 +480,7 @@ def open_session(connection: fabric.Connection, environment: Mapping[str, str] |
 
 
 def _refusal(connection: fabric.Connection) -> Failed | UsageError:
-    """Why a variable was not taken: Paramiko tells a host that refuses it no other than one that is just dying."""
+    """Return the error for a variable that was not taken: to Paramiko, a refusal and a dying host look the same."""
     try:
         connection.transport.open_session(timeout=connection.connect_timeout or 15).close()
     except (paramiko.SSHException, EOFError, OSError) as error:
@@ -514,7 +516,7 @@ def _message(channel: paramiko.Channel, kind: str, reply: bool) -> paramiko.Mess
 
 
 def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float) -> bool:
-    """Send a channel request that wants a reply and wait for it; False for a refusal, after which it is closed.
+    """Send a channel request that wants a reply, and wait for it; False for a refusal, with the channel closed.
 
     Raises ConnectError for no reply within `timeout` seconds.
     """
@@ -527,8 +529,8 @@ def request(channel: paramiko.Channel, message: paramiko.Message, timeout: float
     return bool(channel.event_ready)
 
 
-# What a person's own configuration may say for all hosts, and is not meant for one that may be hostile, or would have
-# another than this instance answer: a connection that is open already knows no host key.
+# These options override a person's own settings for all hosts. Some of those settings are not meant for a host that
+# may be hostile. Others let another host than this instance answer: a shared connection checks no host key.
 _CAREFUL = (
     ("ControlMaster", "no"),
     ("ControlPath", "none"),
@@ -547,14 +549,14 @@ _CAREFUL = (
 
 
 def login_command(instance: Instance, settings: Settings) -> list[str]:
-    """The command line of the real `ssh` for a login: the same user, port, keys, known host keys, and way there."""
+    """Return the real `ssh`'s command line for a login: the same user, port, keys, known host keys, and way there."""
     connection = InstanceConnection(instance, settings)
     options = [f"-o{name}={value}" for name, value in _openssh_options(connection)]
     return ["ssh", *options, "--", f"{connection.user}@{connection.host}"]
 
 
 def config_file(connection: InstanceConnection) -> str:
-    """The same options as the text of an ssh_config, the user's own after them: OpenSSH takes the first it meets."""
+    """Return the same options as an ssh_config, before the user's own: OpenSSH takes the first value that it meets."""
     lines = [f"{name} {value}" for name, value in _openssh_options(connection)]
     return "\n".join([*lines, "Match all", "Include ~/.ssh/config", ""])
 
@@ -566,7 +568,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
         ("Port", str(connection.port)),
         ("HostKeyAlias", instance.id),
         *_host_key_options(known),
-        # `accept-new` would take a key of a type that is not known yet from a host of which others are.
+        # `accept-new` would accept a key of a new type from a known host.
         ("StrictHostKeyChecking", "yes" if known.of(instance.id) else "accept-new"),
         ("ConnectTimeout", str(settings.ec2.connect_timeout)),
         ("LogLevel", "ERROR"),
@@ -575,7 +577,7 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
     named = _named_keys(instance)
     files = _configured_key(settings) + named
     options += [("IdentityFile", _quoted(file)) for file in files]
-    # An agent's keys come before those of files that it does not have.
+    # ssh tries the agent's keys first, then the files whose keys the agent does not have.
     if named and len(agent_keys()) + len(files) > _MOST_KEYS:
         options.append(("IdentitiesOnly", "yes"))
     if settings.ec2.via:
@@ -590,14 +592,14 @@ def _openssh_options(connection: InstanceConnection) -> list[tuple[str, str]]:
 
 def _host_key_options(known: HostKeys) -> list[tuple[str, str]]:
     files.private(known.path.parent)
-    # Debian's ssh hashes names, and a host whose name is hashed would be unknown to us.
+    # Debian's ssh hashes names by default; we could not find a host by a hashed name.
     return [("UserKnownHostsFile", _quoted(known.path)), ("HashKnownHosts", "no")]
 
 
 def _jump_command(gateway: Bastion, known: HostKeys) -> str:
-    """What OpenSSH does for ProxyJump, but with the bastion's host key in our known_hosts, as when Fabric connects.
+    """Return the ProxyCommand for a ProxyJump, but with the bastion's host key in our known_hosts, as for Fabric.
 
-    It is looked for in the user's as well, and nothing is written there.
+    The user's known_hosts is read as well, but never written.
     """
     options = [*_host_key_options(known), ("StrictHostKeyChecking", "accept-new"), ("LogLevel", "ERROR")]
     options += [(name, value) for name, value in _CAREFUL if name != "GlobalKnownHostsFile"]
@@ -611,5 +613,5 @@ def _jump_command(gateway: Bastion, known: HostKeys) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """As OpenSSH's configuration wants a path with blanks; % starts one of its tokens."""
+    """Return a path as OpenSSH's configuration wants it with blanks; a % would start a token."""
     return '"' + str(path).replace("%", "%%") + '"'

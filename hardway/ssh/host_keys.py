@@ -1,8 +1,8 @@
 """The host keys that cloud-init prints on an instance's console at its first boot, as EC2 shows them.
 
-They come to us over HTTPS from AWS, not from whoever answers at the instance's address. cloud-init prints them in its
-last stage, some seconds after the SSH server has begun to answer, so that a launch would ask in vain: what it meets is
-remembered at first use, and confirmed when the instance is next connected to.
+The console comes over HTTPS from AWS, so no stranger at the instance's address can forge it. cloud-init prints the
+keys in its last stage, some seconds after the SSH server has begun to answer, too late for a launch. So a launch trusts
+the key of its first use, and the console confirms the key at a later connection.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hardway.errors import HardwayError
 from hardway.ssh.keys import HostKeys
 
 YOUNG = timedelta(hours=1)
-"""While it is younger, the console of an instance whose key is remembered may yet show that it is the right one."""
+"""The age up to which an instance's console is asked to confirm a key that was remembered at first use."""
 
 _BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*\n(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
-# In front of a key may stand what the kernel or systemd puts before each line of the console.
+# The kernel or systemd may put a prefix before each line of the console.
 _KEY = re.compile(
     r"(?:^|\s)(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa) ([A-Za-z0-9+/]+={0,2})(?=\s|$)", re.MULTILINE
 )
@@ -28,7 +28,7 @@ _KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sh
 
 
 def host_keys(output: str) -> dict[str, str]:
-    """Key type to base64 key, of the last whole block of host keys in a console's output; empty where there is none.
+    """Return base64 keys by key type, of the last whole block of host keys in a console's output; empty for none.
 
     A key torn by another line of the console is left out.
     """
@@ -49,10 +49,10 @@ def _is_key(kind: str, key: str) -> bool:
 
 
 def confirm(settings: Settings, instance: Instance, known: HostKeys) -> None:
-    """Have `known` hold the keys that the instance's console shows, where that is not known yet.
+    """Have `known` hold the keys that the instance's console shows, if that is still unknown.
 
-    One call for an instance never met, or met within an hour of its start and not confirmed since; none for the others.
-    What EC2 does not tell, for whatever reason, leaves us with the key of the first use.
+    Takes one call for an instance never met, or met within an hour of its start and not confirmed since; no call for
+    others. If EC2 does not tell the keys, for whatever reason, the key of the first use stays.
     """
     if known.confirmed(instance.id):
         return
@@ -63,9 +63,9 @@ def confirm(settings: Settings, instance: Instance, known: HostKeys) -> None:
 
 
 def console(settings: Settings, instance_id: str) -> str:
-    """What the console shows now, or, of a type that is not on Nitro, did at the last change of its state.
+    """Return the console's text of now; for types that are not on Nitro, of the last change of state.
 
-    Empty where EC2 does not tell.
+    Empty if EC2 does not tell.
     """
     for latest in ({"Latest": True}, {}):
         try:

@@ -28,13 +28,13 @@ from hardway.errors import UsageError, reason_of
 from hardway.system.paths import expanded
 
 CONSOLES = 50
-"""How many instances' consoles one command asks for: EC2 answers 100 such calls at once, and then 20 a second.
+"""The most instances whose consoles one command asks for: EC2 answers 100 such calls at once, then 20 a second.
 
 Source: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 """
-# The comment of a key in known_hosts that the host's console showed.
+# The comment of a key in known_hosts that the host's console has confirmed.
 _CONFIRMED = "console"
-# Keywords by which ssh may have keys that only ssh finds.
+# Keywords that may give ssh keys that we can't find.
 _FINDS_MORE = re.compile(r"^\s*(?:Include|Match|IdentityAgent|PKCS11Provider|SecurityKeyProvider)\b", re.I | re.M)
 _IDENTITY_FILE = re.compile(r"^\s*IdentityFile[ \t=]+\"?([^\"\n]+?)\"?\s*$", re.I | re.M)
 _DEFAULTS = ("id_rsa", "id_ecdsa", "id_ed25519")
@@ -51,12 +51,12 @@ class OwnKey:
 
 
 def own_key_path() -> Path:
-    """Where our private key is, or will be."""
+    """Return the path of our private key, existing or not."""
     return user_data_path("hardway") / "id_ed25519"
 
 
 def own_key() -> OwnKey:
-    """Our key pair, made now if there is none (mode 0600, safe against two at once).
+    """Return our key pair; make it if there is none (mode 0600, safe if two processes do it at once).
 
     Raises UsageError for a private key file that cannot be read.
     """
@@ -75,7 +75,7 @@ def own_key() -> OwnKey:
 
 
 def pair_name(public: str) -> str:
-    """What we call a key pair at EC2; holds part of the public key's digest, so that no two keys share a name."""
+    """Return our name for a key pair at EC2; part of the public key's digest in it makes it unique to the key."""
     return f"hardway-{hashlib.sha256(' '.join(public.split()[:2]).encode()).hexdigest()[:12]}"
 
 
@@ -88,10 +88,10 @@ def _make(path: Path) -> None:
 
 
 class HostKeys:
-    """The host keys known so far, in OpenSSH's known_hosts form with the instance id as the host's name.
+    """The host keys known so far, in OpenSSH's known_hosts form, with the instance id as the host's name.
 
-    Of a host these are the keys that its console showed, marked by a comment, else the one met at first use. Safe for
-    threads, and for processes at the same time. At most `consoles` hosts may be asked for their keys through it.
+    A host has the keys that its console showed, marked by a comment, or else the key of the first use. Safe for threads
+    and for concurrent processes. At most `consoles` hosts may be asked for their keys.
     """
 
     def __init__(self, path: Path | None = None, consoles: int = CONSOLES) -> None:
@@ -104,15 +104,15 @@ class HostKeys:
         self._known, self._confirmed = self._read()
 
     def of(self, host: str) -> dict[str, str]:
-        """Key type to base64 key, for each key known of this host; empty for a host never met."""
+        """Return the known base64 keys of a host by key type; empty for a host never met."""
         return dict(self._known.get(host, {}))
 
     def confirmed(self, host: str) -> bool:
-        """Whether these are the keys that the host's console showed."""
+        """Return whether the host's console has shown the known keys."""
         return host in self._confirmed
 
     def may_ask(self, host: str) -> bool:
-        """Whether the host's console may be asked for its keys: once each, of at most `consoles` hosts."""
+        """Return whether the host's console may be asked for its keys: once each, for at most `consoles` hosts."""
         with self._lock:
             if host in self._asked or len(self._asked) >= self._consoles:
                 return False
@@ -120,7 +120,7 @@ class HostKeys:
             return True
 
     def remember(self, host: str, kind: str, key: str) -> bool:
-        """Note the key of a host met for the first time; False where another one was noted meanwhile."""
+        """Note the key of a host met for the first time; return False if another key was noted meanwhile."""
         with self._locked() as file:
             if host not in self._known:
                 file.write(f"{host} {kind} {key}\n")
@@ -128,7 +128,7 @@ class HostKeys:
             return self._known[host].get(kind) == key
 
     def confirm(self, host: str, keys: Mapping[str, str]) -> None:
-        """Note the keys that a host's console showed, from now on the only ones; nothing, for none."""
+        """Note the keys that a host's console showed; they replace all others. Do nothing for no keys."""
         if not keys:
             return
         with self._locked() as file:
@@ -143,7 +143,7 @@ class HostKeys:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str]]:
-        """The file, to append to, after what others have appended was read."""
+        """Give the file, open for appending, after the lines that others have appended were read."""
         with self._lock:
             files.private(self.path.parent)
             with open(self.path, "a", opener=files.private_file) as file:
@@ -173,9 +173,9 @@ class HostKeys:
 
 
 def public_half(path: Path, source: str) -> str:
-    """The public half, as type and base64, of the key in a file that lets its owner in. Raises UsageError.
+    """Return the public half, as type and base64, of a private key's file that can be used. Raises UsageError.
 
-    It is what a connection tries: a file that Paramiko reads, or one whose key ssh-agent has.
+    A file can be used if Paramiko reads it, or if ssh-agent has its key: a connection tries the same.
     """
     beside = _public_beside(path)
     try:
@@ -197,7 +197,7 @@ def public_half(path: Path, source: str) -> str:
 
 
 def public_of(path: Path, source: str) -> str:
-    """The public half, as type and base64, of a private key's file, usable or not. Raises UsageError."""
+    """Return the public half, as type and base64, of a private key's file, usable or not. Raises UsageError."""
     try:
         if found := _public_beside(path) or _public_within(path.read_bytes()):
             return found
@@ -207,9 +207,9 @@ def public_of(path: Path, source: str) -> str:
 
 
 def lacks_private_half(public: str, named: Iterable[Path]) -> bool:
-    """Whether this machine surely has no private half of a public key, as type and base64, that a connection tries.
+    """Return whether a connection surely finds no private half of a public key (type and base64) on this machine.
 
-    `named` are files that may hold it. An empty `public` is not known: any key may be its private half.
+    `named` are further files that may hold it. An empty `public` is unknown: any private key may fit it.
     """
     directory = Path.home() / ".ssh"
     try:
@@ -229,7 +229,7 @@ def lacks_private_half(public: str, named: Iterable[Path]) -> bool:
 
 
 def agent_keys() -> set[str]:
-    """The public halves, as type and base64, of the keys in ssh-agent."""
+    """Return the public halves, as type and base64, of the keys in ssh-agent."""
     with contextlib.suppress(OSError, paramiko.SSHException):
         agent = paramiko.Agent()
         try:
@@ -240,13 +240,13 @@ def agent_keys() -> set[str]:
 
 
 def type_and_base64(public: str) -> str:
-    """A public key without its comment; empty for what is none in OpenSSH's form."""
+    """Return a public key without its comment; empty for a text that isn't in OpenSSH's form."""
     words = public.split()[:2]
     return " ".join(words) if len(words) == 2 and words[0].startswith(("ssh-", "ecdsa-", "sk-")) else ""
 
 
 def _loaded(path: Path) -> paramiko.PKey:
-    """The key in a file, as a connection reads it. Raises what the last kind of key does, or the first that is sure."""
+    """Return the key in a file, as a connection reads it. Raises Paramiko's error, OSError or ValueError."""
     if path.read_bytes().startswith(_ENCRYPTED):
         raise paramiko.PasswordRequiredException("it is encrypted")
     error: Exception = ValueError("it is empty")
@@ -274,7 +274,7 @@ def _public_beside(path: Path) -> str:
 
 
 def _public_within(content: bytes) -> str:
-    """The public half that OpenSSH's own format leaves readable in an encrypted file; empty for other formats.
+    """Return the readable public half in an encrypted file of OpenSSH's own format; empty for other formats.
 
     Source: https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.key
     """

@@ -1,8 +1,8 @@
 """A program whose stdin and stdout carry an SSH connection (OpenSSH calls it a ProxyCommand), as a socket.
 
-Both are one end of a socket pair, and the other end is what Paramiko is given: a real socket, with time limits and
-an end of file. (Its own ProxyCommand reads through pipes with `select`, which takes no descriptor above 1023, and
-leaves the program unreaped.)
+The program's stdin and stdout are one end of a socket pair. Paramiko gets the other end: a real socket, with time
+limits and an end of file. (Paramiko's own ProxyCommand leaves the program unreaped, and reads through pipes with
+`select`, which takes no descriptor above 1023.)
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _GET_PLUGIN = (
 
 
 class Proxy:
-    """The running program. It leads a process group of its own: a Ctrl-C meant for us does not end it first."""
+    """A running program. It leads a process group of its own, so that a Ctrl-C meant for us does not end it first."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Start it. Raises OSError."""
+        """Start the program. Raises OSError."""
         self.socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the program)
@@ -51,11 +51,11 @@ class Proxy:
             theirs.close()
 
     def end(self) -> str:
-        """End it, and all it has started, and wait for that; returns the last line it complained of, the first time."""
+        """End the program and all that it has started, and wait; return its last complaint, on the first call only."""
         with self._lock:
             if self._stderr.closed:
                 return ""
-            # At the end of its stdin a program that behaves ends itself, and what it has open elsewhere.
+            # At the end of its stdin a well-behaved program ends itself and its connections elsewhere.
             self.socket.close()
             if not self._ended_within(END_SECONDS):
                 self._signal(signal.SIGTERM)
@@ -68,7 +68,7 @@ class Proxy:
             return said
 
     def _ended_within(self, seconds: float) -> bool:
-        """Wait without reaping it: until then no other process group can have its number."""
+        """Wait for the program's end, but don't reap it: until then no other process group can get its number."""
         deadline = time.monotonic() + seconds
         while not os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
             if time.monotonic() >= deadline:
@@ -82,7 +82,7 @@ class Proxy:
 
 
 def ssm_command(settings: Settings, instance_id: str, region: str, port: int) -> list[str]:
-    """The AWS CLI's command that carries an SSH connection to an instance through Systems Manager.
+    """Return the AWS CLI's command that carries an SSH connection to an instance through Systems Manager.
 
     Source: https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html
     """
@@ -92,7 +92,7 @@ def ssm_command(settings: Settings, instance_id: str, region: str, port: int) ->
 
 
 def check(settings: Settings) -> None:
-    """Raise UsageError where the programs of the way to connect (`ec2.via`) are missing here."""
+    """Raise UsageError if a program for the way to connect (`ec2.via`) is missing here."""
     via, source = settings.ec2.via, settings.source("ec2.via")
     if via and not aws_program():
         raise UsageError(f"{source} {via} needs the AWS CLI: pip install awscli, or your package manager's")
@@ -101,11 +101,11 @@ def check(settings: Settings) -> None:
 
 
 def aws_program() -> str | None:
-    """The real AWS CLI's path: in a stubbed shell, the stub of `aws s3` stands first in PATH."""
+    """Return the path of the real AWS CLI: in a stubbed shell, the stub of `aws s3` stands first in PATH."""
     directories = [each for each in search_path() if not Path(each, "stub_s3.sh").exists()]
     return shutil.which("aws", path=os.pathsep.join(directories))
 
 
 def quoted(command: Sequence[str]) -> str:
-    """The command as OpenSSH's ProxyCommand takes it: a line for the shell, in which % starts a token."""
+    """Return the command as OpenSSH's ProxyCommand takes it: a line for the shell, in which % starts a token."""
     return shlex.join(command).replace("%", "%%")

@@ -1,9 +1,10 @@
-"""A script of ours on an instance, whatever its login shell: how it is started, and how we know that it ran to its end.
+"""A script of ours on an instance, with any login shell: how it is started, and how we know that it ran to its end.
 
-A login shell may start `sh -c` and is believed in nothing else. fish and csh quote in ways of their own, so the line it
-is given has no character that any shell reads in its own way. The script comes over stdin, between two words that
-nobody else can know: what came short, or mixed with what a start-up file read or added, does not run. On stdout it says
-a word when it begins, behind whatever start-up files print, and one with its exit code at its end.
+The login shell is only trusted to start `sh -c`. fish and csh quote in ways of their own, so the line for the login
+shell has no character that a shell treats specially. The script comes over stdin, between two words that nobody else
+can know. A script does not run if it is cut short, or if a start-up file has read a part of it or added to it. On
+stdout the script says one word when it begins, behind all output of start-up files. At its end it says another word,
+with its exit code.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from hardway.terminal import last_line
 
 NOISE_BYTES = 1 << 20
-"""What a login shell may print before the script begins."""
+"""The most output of a login shell before the script begins."""
 _LAST_BYTES = 500
-# What cloud-init has root's keys say on an image where somebody else is to log in; then it ends the session.
+# cloud-init's message for a login as root, on an image where another user logs in; then it ends the session.
 _OTHER_USER = re.compile(rb'lease login as the user "?([A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127})"? rather than')
 _CODE = re.compile(rb"[ 0-9]{2}[0-9]")
 
@@ -33,14 +34,14 @@ class Script:
 
     @property
     def command(self) -> str:
-        """As a line of the POSIX shell."""
+        """The script as a line of the POSIX shell."""
         return shlex.join(["sh", "-c", self.text, "hardway", *self.arguments])
 
 
 class Launch:
     """One start of a line of the POSIX shell: `line` is for the login shell, `head` comes first on its stdin.
 
-    `begin` and `end` are what it says on stdout; with `both` it says `begin` on stderr, too.
+    The script says `begin` and `end` on stdout; with `both` it says `begin` on stderr, too.
     """
 
     def __init__(self, command: str, both: bool = False) -> None:
@@ -58,10 +59,10 @@ class Launch:
 
 
 class Words:
-    """Takes the two words out of a stream as it comes; `code` is what came with the last one, None until then."""
+    """A filter that takes the two words out of a stream; `code` comes with the last word, and is None until then."""
 
     def __init__(self, begin: bytes, end: bytes = b"", keep_noise: bool = False) -> None:
-        """What comes before `begin` is dropped, unless `keep_noise`."""
+        """Drop all that comes before `begin`, unless `keep_noise`."""
         self.begun = False
         self.code: int | None = None
         self.too_much = False
@@ -71,7 +72,7 @@ class Words:
         self._last = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What of it, and of what came before, is the script's own, as soon as that is certain."""
+        """Return the script's own bytes in all data so far, each once, as soon as they are certain."""
         if self.code is not None:
             return data
         data, self._held = self._held + data, b""
@@ -100,17 +101,17 @@ class Words:
         return own + before
 
     def noise(self) -> str:
-        """The last line of what came before `begin`."""
+        """Return the last line before `begin`."""
         return last_line(self._last + self._held)
 
     def rest(self) -> bytes:
-        """What is still held, once nothing more comes."""
+        """Return the bytes still held, once nothing more comes."""
         held, self._held = self._held, b""
         return held if self.begun or self._keep_noise else b""
 
 
 def not_run(code: int, *streams: Words) -> str:
-    """Why nothing ran, in a person's words: how the login shell ended, and the last that it said on these streams."""
+    """Return why nothing ran, for a person: the login shell's exit code, and its last line on these streams."""
     for stream in streams:
         if other := other_user(stream.noise().encode()):
             return other
@@ -119,7 +120,7 @@ def not_run(code: int, *streams: Words) -> str:
 
 
 def other_user(said: bytes) -> str:
-    """What a host's words mean that name another user, who is to log in there; empty for any other words."""
+    """Return advice if a host's words name another user for the login; empty for other words."""
     match = _OTHER_USER.search(said)
     if not match:
         return ""
@@ -128,7 +129,7 @@ def other_user(said: bytes) -> str:
 
 
 def _cut(data: bytes, word: bytes) -> tuple[bytes, bytes]:
-    """The data without what may be the word's first part at its end, and that."""
+    """Split off the end of the data that may be the first part of the word; return both pieces."""
     for length in range(min(len(word) - 1, len(data)), 0, -1):
         if data.endswith(word[:length]):
             return data[:-length], data[-length:]

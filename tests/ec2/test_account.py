@@ -145,7 +145,7 @@ def test_a_spot_instance_cannot_be_stopped(shell: Shell, name: str) -> None:
     )
     eventually(lambda: set(shell.states(name).values()) == {"running"})
     error = refused(ec2.stop, name, yes=True)
-    assert (error.code, "nothing was stopped" in str(error), "inv ec2.rm" in str(error)) == (2, True, True)
+    assert (error.code, "nothing was stopped" in str(error), "hardway ec2.rm" in str(error)) == (2, True, True)
     assert set(shell.states(name).values()) == {"running"}
 
 
@@ -439,7 +439,7 @@ def test_who_connects_to_private_addresses_is_let_in_as_they_see_it(
     monkeypatch.setenv("AWS_REGION", "ap-south-1")
     monkeypatch.setenv("INVOKE_EC2_SSH_FROM", "")
     ec2.new(C, name=name, wait=False, private_ip=True)
-    assert "now lets SSH (port 2222) in from 172.31.0.0/16\n" in capsys.readouterr().err
+    assert "hardway-ssh: allowed SSH (2222) from 172.31.0.0/16\n" in capsys.readouterr().err
     inside = {"VpcId": "vpc-1", "CidrBlock": "127.0.0.0/8"}
     with Stubber(api()) as stub:
         stub.add_response("describe_vpcs", {"Vpcs": [inside]}, {"VpcIds": ["vpc-1"]})
@@ -460,7 +460,7 @@ def test_a_group_that_is_full_says_so(group: str) -> None:
     full = security_groups.one(config.settings(C), group)
     with Stubber(api()) as stub:
         stub.add_client_error("authorize_security_group_ingress", "RulesPerSecurityGroupLimitExceeded")
-        with pytest.raises(UsageError, match=f"inv ec2.deauthorize {group}"):
+        with pytest.raises(UsageError, match=f"hardway ec2.deauthorize {group}"):
             security_groups.authorize(config.settings(C), full, Rule("tcp", (22, 22), "10.0.0.0/8"))
 
 
@@ -499,7 +499,7 @@ def test_from_an_account_without_a_network_to_a_cluster_and_back(
 ) -> None:
     for task in (ec2.new, lambda c: ec2.sg(c, "web")):
         error = refused(task)
-        assert (error.code, "inv ec2.new-vpc" in str(error)) == (2, True)
+        assert (error.code, "hardway ec2.new-vpc" in str(error)) == (2, True)
     [vpc] = ec2.new_vpc(C, "net")
     assert ec2.new_vpc(C, "net") == [vpc]
     zones = {zone["ZoneName"] for zone in api().describe_availability_zones()["AvailabilityZones"]}
@@ -515,7 +515,7 @@ def test_from_an_account_without_a_network_to_a_cluster_and_back(
     ec2.authorize(C, kept, source=other)
     ec2.authorize(C, other, source=kept)
     error = refused(ec2.rm_vpc, "net", yes=True)
-    assert (error.code, f"inv ec2.rm {vpc}" in str(error)) == (2, True)
+    assert (error.code, f"hardway ec2.rm {vpc}" in str(error)) == (2, True)
     capfd.readouterr()
     ec2.ssh(C, vpc, command="echo reached", yes=True, quiet=True)
     assert capfd.readouterr().out == "reached\n" * 2

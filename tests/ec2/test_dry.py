@@ -130,6 +130,7 @@ ARGUMENTS = {
     "mapreduce.group": "@lines",
     "mapreduce.gather": "s3://b/k s3://b/all",
     "mapreduce.jobs": "",
+    "mapreduce.results": "dry",
     "mapreduce.rm": "dry --yes",
     "mapreduce.report": "dry",
     "mapreduce.explain": "dry",

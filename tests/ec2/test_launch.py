@@ -458,7 +458,7 @@ def test_what_turns_up_after_a_launch_has_given_up_is_told(launcher: Launcher, c
         launcher()
     assert len(launcher.left()) == 2
     tasks.ls(Context())
-    line = re.search(r"2 instances .* that never ended: inv ec2\.rm (\S+)", capsys.readouterr().err)
+    line = re.search(r"2 instances .* that never ended: hardway ec2\.rm (\S+)", capsys.readouterr().err)
     assert line
     assert len(tasks.rm(Context(), line[1], yes=True)) == 2
 

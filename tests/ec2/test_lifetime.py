@@ -73,7 +73,7 @@ def test_time_and_disuse_end_instances(shell: Shell, name: str, capsys: pytest.C
             init = ON_TIMEOUT % listener.getsockname()[1]
             short, extended = ec2.new(c, name=f"{name}-short", num=2, max_hours=HOURS, init=init)
             begun = time.monotonic()
-            assert "each instance ends itself" in capsys.readouterr().err
+            assert "instances terminate themselves" in capsys.readouterr().err
             assert tagged_end(short) <= HOURS
             assert ec2.extend(c, extended, hours=2, yes=True) == [extended]
             assert 1.9 < tagged_end(extended) <= 2

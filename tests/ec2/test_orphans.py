@@ -35,7 +35,7 @@ def test_a_killed_launch_is_reported_with_the_line_that_removes_it(shell: Shell,
         process.communicate()
     said = _ls(capsys)
     ids = sorted(shell.states(name))
-    line = re.search(r"2 instances \((.*)\) of a launch that never ended: inv ec2\.rm (\S+) --yes$", said, re.MULTILINE)
+    line = re.search(r"2 instances \((.*)\) of a launch that never ended: \S+ ec2\.rm (\S+) --yes$", said, re.MULTILINE)
     assert line
     assert sorted(line[1].split()) == ids
     other = tasks.new(Context(), name=f"{name}-2", wait=False)
@@ -65,7 +65,7 @@ def elsewhere(cloud: LocalCloud, shell: Shell) -> Iterator[list[str]]:
 
 def test_of_launches_elsewhere_only_those_whose_time_is_over_are_dead(elsewhere: list[str], capsys: Said) -> None:
     said = _ls(capsys)
-    assert f"of somebody that never ended: inv ec2.rm hardway-launch={elsewhere[0]} --yes --any-owner" in said
+    assert f"of somebody that never ended: hardway ec2.rm hardway-launch={elsewhere[0]} --yes --any-owner" in said
     assert said.count("never ended") == 1
 
 
@@ -90,8 +90,8 @@ def test_cleanup_removes_what_nothing_uses(
     [running] = tasks.new(Context(), name=name, wait=False)
     made = capsys.readouterr().err
     [group] = re.findall(r"made the security group hardway-ssh \((sg-\w+)\)", made)
-    assert "lets SSH (port 2222) in from 127.0.0.0/8" in made
-    assert "lets SSH (port 2222) in from its own instances" in made
+    assert "hardway-ssh: allowed SSH (2222) from 127.0.0.0/8" in made
+    assert "hardway-ssh: allowed SSH (2222) between its instances" in made
     [vpc] = tasks.new_vpc(Context(), name)
     [pair] = re.findall(r"imported the key pair (\S+)", made)
     [web] = tasks.sg(Context(), "web")

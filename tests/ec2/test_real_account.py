@@ -322,7 +322,8 @@ def test_volumes_that_instances_left_are_told_and_removed(launcher: Launcher, ca
     assert "that instances left" not in capsys.readouterr().err
     launcher.end(ids)
     tasks.ls(Context())
-    assert "2 volumes (16 GiB) that instances left, and that nothing uses: inv ec2.cleanup" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 volumes (16 GiB) that instances left, and that nothing uses: `hardway ec2.cleanup`" in said
     assert mine <= set(tasks.cleanup(Context(), yes=True))
     assert set(_volumes(launcher)) == others - mine
 

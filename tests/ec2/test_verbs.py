@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shlex
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +58,54 @@ def test_ls_shows_what_there_is_in_columns(shell: Shell, ids: list[str]) -> None
         assert cost[0] == "$0.10/hour"
     again = shell.succeed("ec2.ls", "-o", NAME, "-s", "running").stdout.splitlines()
     assert [line.split()[3] for line in again] == [line.split()[3] for line in lines]
+
+
+@pytest.mark.parametrize("plain", [{}, {"NO_COLOR": "1", "TERM": "dumb"}])
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (200, ["NAME", "TYPE", "STATE", "ID", "ADDRESS", "ZONE", "AGE", "COST"]),
+        (80, ["NAME", "TYPE", "STATE", "ID", "ADDRESS", "ZONE", "AGE", "COST"]),
+        (72, ["NAME", "TYPE", "STATE", "ID", "ADDRESS", "AGE", "COST"]),
+        (55, ["NAME", "STATE", "ID", "ADDRESS", "COST"]),
+    ],
+)
+def test_ls_fits_the_terminal(
+    shell: Shell,
+    ids: list[str],
+    columns: int,
+    titles: list[str],
+    plain: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in plain.items():
+        monkeypatch.setenv(name, value)
+    shown = _in_terminal(["ec2.ls", "--only", NAME, "--state", "running"], columns=columns)
+    told, header, *lines = shown.text.splitlines()
+    assert told.startswith("total per hour now")
+    assert header.split() == titles
+    assert {line.split()[titles.index("ID")] for line in lines} == set(ids)
+    assert {len(line.split()) for line in lines} == {len(titles)}
+    assert max(map(len, lines)) <= columns
+    assert "\x1b" not in shown.text
+
+
+def test_ls_shows_a_long_name_in_part_where_it_does_not_fit(shell: Shell, ids: list[str]) -> None:
+    narrow = _in_terminal(["ec2.ls", "--only", NAME, "--state", "running"], columns=50)
+    assert all(re.match(r"\w+\.\.\. ", line) for line in narrow.text.splitlines()[2:])
+
+
+def test_ls_shows_all_columns_on_a_terminal_if_it_is_asked_to(shell: Shell, ids: list[str]) -> None:
+    shown = _in_terminal(["ec2.ls", "--only", NAME, "--state", "running", "--wide"], columns=80)
+    _, header, *lines = shown.text.splitlines()
+    titles = "NAME TYPE STATE ID AMI MARKET ADDRESS ZONE GROUPS TAGS PRICE AGE COST"
+    assert header.split() == titles.split()
+    assert len(lines) == 3
+    for line in lines:
+        assert "role=worker" in line
+        assert "owner=" in line
+        assert "hardway-" not in line.replace("hardway-ssh", "")
+        assert "creation-date" not in line
 
 
 def test_ls_of_nothing(shell: Shell) -> None:
@@ -216,18 +268,33 @@ def test_a_login_is_a_real_one(shell: Shell, ids: list[str]) -> None:
     assert output.code == 1
 
 
+def test_a_login_without_openssh_is_one_line(shell: Shell, ids: list[str], tmp_path: Path) -> None:
+    for arguments in (["ec2.ssh", ids[0]], ["ec2.new", "--name", "nothing-to-log-in-to", "--login"]):
+        result = shell(*arguments, env={"PATH": str(tmp_path)})
+        assert (result.code, result.stdout, result.stderr) == (
+            2,
+            "",
+            "a login needs ssh, which is not installed here (package openssh-client); --command does not\n",
+        )
+    assert not shell("ec2.id", "nothing-to-log-in-to").stdout
+    command = ["ec2.ssh", ids[0], "--yes", "--quiet", "--command", "echo in"]
+    assert shell.succeed(*command, env={"PATH": str(tmp_path)}).stdout == "in\n"
+
+
 class Terminal:
     def __init__(self, text: str, code: int) -> None:
         self.text = text
         self.code = code
 
 
-def _in_terminal(arguments: list[str], typed: str) -> Terminal:
+def _in_terminal(arguments: list[str], typed: str = "", columns: int = 80) -> Terminal:
     """Run a task on a terminal of its own and type at it once it has said something."""
     pid, descriptor = pty.fork()
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.chdir(REPOSITORY)
-        os.execv(INV[0], [*INV, *arguments])
+        # Without the size of another terminal, which readline, that pytest imports, leaves in the environment.
+        os.execve(INV[0], [*INV, *arguments], dict(os.environ))
     text, sent = b"", False
     deadline = time.monotonic() + 60
     try:
@@ -240,7 +307,7 @@ def _in_terminal(arguments: list[str], typed: str) -> Terminal:
                 if not chunk:
                     break
                 text += chunk
-            elif text and not sent:
+            elif text and typed and not sent:
                 os.write(descriptor, typed.encode() + b"\n")
                 sent = True
     finally:

@@ -112,7 +112,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
         assert process.stderr
         said = process.stderr.read()
         # The arguments were text: they lie in the job's directory, so that the line is whole.
-        line = re.search(r"0 of 3 tasks are done; to go on: inv mapreduce\.pmap - @(\S+) ", said)
+        line = re.search(r"0 of 3 tasks are done; to go on: hardway mapreduce\.pmap - @(\S+) ", said)
         assert line and Path(line[1]).read_text().split() == ["a", "b", "c"], said
     assert not [one for one in running if os.path.exists(f"/proc/{one}")]
 

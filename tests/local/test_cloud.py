@@ -58,7 +58,7 @@ def listens(address: str, port: int) -> bool:
 def test_a_whole_life(inv: Inv, home: Path) -> None:
     nothing = inv("local.env")
     assert (nothing.code, nothing.stdout) == (1, "")
-    assert "hardway local.up" in nothing.stderr
+    assert "./inv local.up" in nothing.stderr
 
     try:
         # four at once start one; it outlives their terminal

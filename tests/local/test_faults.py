@@ -354,7 +354,7 @@ def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, str], said: 
 
 def test_without_a_local_cloud_it_says_so(inv: Inv) -> None:
     done = inv("local.fault", "throttle")
-    assert (done.code, "hardway local.up" in done.stderr) == (1, True)
+    assert (done.code, "./inv local.up" in done.stderr) == (1, True)
 
 
 @given(

@@ -67,6 +67,7 @@ def test_many_tags(cloud: LocalCloud) -> None:
     assert len(before["Reservations"]) == len(ec2.describe_instances()["Reservations"])
 
 
+@pytest.mark.outside_the_model
 def test_many_types(cloud: LocalCloud) -> None:
     ec2 = cloud.client("ec2")
     with pytest.raises(ClientError) as raised:

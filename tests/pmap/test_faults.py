@@ -129,8 +129,8 @@ def test_the_cost_is_told_where_the_price_is_known(new_cluster: Callable[[int], 
     cost = r", <?\$0\.0\d*[1-9]\d*"
     for environment, selector, told in (
         ({}, "own*", cost),
-        (no_price_list, "own*", rf"{cost} \(the price of 1 more is not known\)"),
-        (no_price_list, own.selector, ", cost not known"),
+        (no_price_list, "own*", rf"{cost} \(1 instance's cost unknown\)"),
+        (no_price_list, own.selector, ", 1 instance's cost unknown"),
     ):
         done = run_inv("mapreduce.pmap", selector, ARGUMENTS, "sleep .1; cat", env={**own.env, **environment})
         assert done.code == 0, done.stderr

@@ -111,7 +111,7 @@ def test_spent_retries_fail_the_job_and_are_explained(pmap: Pmap) -> None:
 
 
 def test_without_keep_going_nothing_more_starts(c: Context, cluster: Cluster) -> None:
-    with pytest.raises(Failed, match=r"stopped after .* failed; .*\. Fix it, then: inv ") as failed:
+    with pytest.raises(Failed, match=r"stopped after .* failed; .*\. Fix it, then: hardway ") as failed:
         mapreduce.pmap(c, cluster.ids, list("abcdefghijklmn"), "exit 1", retries=0)
     left = int(str(failed.value).split(" not finished")[0].split()[-1])
     assert left >= 14 - 2 * len(cluster.ids)
@@ -278,7 +278,7 @@ def test_the_longest_of_the_last_time_come_first(pmap: Pmap, cluster: Cluster, t
 
 def test_a_full_results_folder_is_named(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "1.stdout").symlink_to("/dev/full")
-    said = rf"cannot write to {tmp_path}: no space left on device; to go on, .*: inv .*--resume"
+    said = rf"cannot write to {tmp_path}: no space left on device; to go on, .*: hardway .*--resume"
     with pytest.raises(Failed, match=said):
         mapreduce.pmap(c, cluster.ids, "x", "cat", results=str(tmp_path), progress=False)
 

@@ -60,7 +60,7 @@ def test_a_job_that_outlasts_its_instances_is_told_of_once(done: int, ran: float
         progress.expect_end(now + ends)
         for _ in range(2):
             progress.update(Job(done=done, left=60 - done), 3, now)
-    assert stream.getvalue().count("and the job may need longer: `inv ec2.extend") == told
+    assert stream.getvalue().count("and the job may need longer: `hardway ec2.extend") == told
 
 
 @pytest.mark.parametrize("columns", [40, 60, 61, 120])

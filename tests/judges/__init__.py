@@ -1,0 +1,1 @@
+"""Judges beside moto: botocore's models, and microburst."""
