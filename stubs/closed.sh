@@ -2,7 +2,7 @@
 # nothing listens, and a path that tells why. The address is well-formed, since some clients skip a malformed one and
 # use the real S3. It is https, so that a proxy is asked for a connection and sees no request. Clients of other services
 # are not affected.
-# Read as data, a NAME=value on a line, by stub_s3.sh and hardway/stub_sessions.py.
+# Read as data, a NAME=value on a line, by stub_s3.sh and hardway/s3/stub_sessions.py.
 # shellcheck shell=sh disable=SC2034
 
 # the environment counts, even if the profile says true
