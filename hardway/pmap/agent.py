@@ -327,7 +327,7 @@ class Agent:
         """Take in settings: NUL-separated key=value; environment variables have an upper-case key."""
         pairs = [item.partition(b"=") for item in payload.split(b"\0")]
         settings = {key.decode(): value for key, _, value in pairs}
-        slots, instance = max(1, int(settings["slots"])), settings["HARDWAY_INSTANCE_ID"].decode()
+        slots, instance = max(1, int(settings["slots"])), str(settings["HARDWAY_INSTANCE_ID"], "utf-8")
         timeout, linger = float(settings["timeout"]), float(settings["linger"])
         self.command.configure(settings)
         self.slots, self.timeout, self.linger = slots, timeout, linger
@@ -907,7 +907,7 @@ class JobCommand:
             if key.isupper():
                 self.environment[os.fsencode(key)] = value
         self.in_scratch = settings["workdir"] == b"scratch"
-        self.digest = settings["files"].decode()
+        self.digest = str(settings["files"], "utf-8")
 
     def prepare(self, text: bytes) -> None:
         """Decide how to start the command.

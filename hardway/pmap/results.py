@@ -120,7 +120,8 @@ class FailedTask(NamedTuple):
 class TasksFailed(Failed):
     """Tasks of a job failed. Exit code 1.
 
-    `results` has an empty text for each task without a result. The results are printed if all other tasks are done.
+    `results` has an empty text for each task without a result. The results are printed if all other tasks are done,
+    and there are any.
     """
 
     def __init__(self, message: str, results: Results, failed: Callable[[], list[FailedTask]], printed: bool) -> None:

@@ -306,8 +306,9 @@ class _Run:
         if outcome.failed:
             failed = dict(sorted((order[place], result) for place, result in outcome.failed.items()))
             self._say_failures(self.job, self.items, self.numbers, failed)
+            printed = outcome.done > 0 and not outcome.left
             raise TasksFailed(
-                self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), not outcome.left
+                self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed
             )
         return results
 

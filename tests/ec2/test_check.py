@@ -190,7 +190,8 @@ def test_a_quota_that_is_too_small_stops_a_launch(check: Look, proxy: FaultyEC2)
     result, found = check("--type", "m7i.large,c7i.xlarge", "--num", "3", "--spot", "1.0")
     [row] = found["quota of spot"]
     assert (result.code, row["status"]) == (1, "fail")
-    assert row["found"].endswith("0 of 0 vCPUs left, 12 needed")
+    # Tests beside this one may have spot instances in this cloud.
+    assert re.search(r"(0|-\d+) of 0 vCPUs left, 12 needed$", row["found"])
     assert "L-34B43A08" in row["advice"]
 
 

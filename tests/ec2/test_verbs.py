@@ -293,8 +293,9 @@ def _in_terminal(arguments: list[str], typed: str = "", columns: int = 80) -> Te
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.chdir(REPOSITORY)
-        # Without the size of another terminal, which readline, that pytest imports, leaves in the environment.
-        os.execve(INV[0], [*INV, *arguments], dict(os.environ))
+        # Without the size of another terminal: readline, imported by pytest, leaves the size in the environment.
+        own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        os.execve(INV[0], [*INV, *arguments], own)
     text, sent = b"", False
     deadline = time.monotonic() + 60
     try:
