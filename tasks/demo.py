@@ -46,7 +46,7 @@ def demo(c: Context, num: int | str = 4) -> None:
     changes=nothing,
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
-        "engines": "install Spark and Dask into .venv first, and run the tests that need them, too",
+        "engines": "run all tests: also those with Spark and Dask, installed into .venv first, and long ones",
     },
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:

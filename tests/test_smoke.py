@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud
 
+pytestmark = pytest.mark.long
 SCRIPT = REPOSITORY / "examples" / "aws_smoke.sh"
 STEPS = """check|VPC|on demand|spot|ssh|scp|push|pmap|extend|NVMe|host keys from the console|stop and start|AMI|
 an instance ends itself|AMI removed|instances terminated|VPC removed|cleanup|nothing is left""".replace("\n", "")

@@ -96,7 +96,8 @@ def _ask_price_list(settings: Settings, types: Sequence[str]) -> Known:
     now = time.time()
     known: Known = dict.fromkeys(types, (now, None))
     with ThreadPoolExecutor(4, "prices") as pool:
-        for products in pool.map(ask, _joined(types)):
+        # A type is EC2's word, and may be missing in a cut answer.
+        for products in pool.map(ask, _joined([type for type in types if type])):
             for name, usd in filter(None, map(_read_product, products)):
                 known[name] = (now, max(usd, known.get(name, (now, None))[1] or 0))
     return known

@@ -18,6 +18,7 @@ from tasks import ec2 as tasks
 from tests.conftest import LocalCloud
 from tests.judges.conftest import Microburst
 
+pytestmark = pytest.mark.long
 SEEDS = range(4)
 NAME = "judged"
 FAULTS: dict[str, dict[str, Any]] = {
