@@ -114,7 +114,8 @@ def _joined(types: Sequence[str]) -> Iterator[str]:
             yield piece
             piece = ""
         piece = f"{piece},{name}" if piece else name
-    yield piece
+    if piece:
+        yield piece
 
 
 def _read_product(text: str) -> tuple[str, float] | None:

@@ -251,8 +251,10 @@ def test_a_failure_is_an_exception_in_python(c: Context, cluster: Cluster) -> No
     with pytest.raises(TasksFailed, match="2 tasks failed, 1 of 3 are done") as raised:
         mapreduce.pmap(c, cluster.ids, list("bac"), command, retries=0, keep_going=True, progress=False)
     assert raised.value.results == ["", "a\n", ""]
-    told = [(one.task, one.argument, one.exit_code, one.stderr, one.attempts) for one in raised.value.failed]
-    assert told == [(1, "b", 3, "no b\n", 1), (3, "c", 3, "no c\n", 1)]
+    told = [(one.task, one.argument, one.exit_code, one.stderr) for one in raised.value.failed]
+    assert told == [(1, "b", 3, "no b\n"), (3, "c", 3, "no c\n")]
+    # An attempt that a host could not run, or that was taken back, has a number, too.
+    assert all(one.attempts >= 1 for one in raised.value.failed)
     with pytest.raises(TasksFailed, match="task 1 failed, 0 of 1 are done"):
         mapreduce.pmap(c, cluster.ids, ["x"], "exit 1", retries=0, progress=False)
 
