@@ -38,7 +38,7 @@ def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
     selector = engines.cluster.selector
     address = engines("cluster.dask", selector, "--yes", env=stubbed).stdout.strip()
     [master] = [id for id in engines.cluster.ids if id in engines("cluster.ls").stdout]
-    command = 'read -r x; sleep 0.5; echo "$x" | aws s3 cp - "s3://out/$x" && aws s3 cp "s3://out/$x" -'
+    command = 'read -r x; sleep 1; echo "$x" | aws s3 cp - "s3://out/$x" && aws s3 cp "s3://out/$x" -'
     arguments = [f"argument-{number}" for number in range(30)]
     pmap = ["mapreduce.pmap", "-", "\n".join(arguments), command, "--engine", address, "--job", "lost"]
     with ThreadPoolExecutor(1) as pool:
@@ -82,7 +82,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
     assert {Path(file).with_suffix(".stderr").read_text() for file in files} == {"0\n", "1\n"}
     again = inv("mapreduce.pmap", "", many, STEP, *engine, "--resume")
     assert again.stdout.splitlines() == [line for file in files for line in Path(file).read_text().splitlines()]
-    assert "200 results there" in again.stderr and "0 attempts" in again.stderr
+    assert "200 results there" in again.stderr and "attempt" not in again.stderr
     explained = inv("mapreduce.explain", "same")
     assert explained.code == 0 and "200 of 200" in explained.stdout, explained.stderr
 
@@ -93,7 +93,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
     mixed = 'read -r x; case $x in 1) exit 3 ;; 2) sleep 60 & sleep 60 ;; 3) kill -9 $$ ;; esac; echo ok'
     flags = ["--retries", "0", "--keep-going", "--timeout", "1"]
     failed = inv("mapreduce.pmap", "-", "0\n1\n2\n3", mixed, *engine, *flags)
-    assert failed.code == 1 and failed.stdout == ""
+    assert (failed.code, failed.stdout) == (1, "ok\n\n\n\n"), "the places of those that failed are empty"
     for said in ("exit code 3", "timed out after 1 s", "killed by SIGKILL", "3 tasks failed, 1 of 4 are done"):
         assert said in failed.stderr
     assert f"--engine {scheduler}" in failed.stderr
@@ -112,7 +112,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
         assert process.stderr
         said = process.stderr.read()
         # The arguments were text: they lie in the job's directory, so that the line is whole.
-        line = re.search(r"0 of 3 tasks are done; to go on: hardway mapreduce\.pmap - @(\S+) ", said)
+        line = re.search(r"0 of 3 tasks are done; to go on: \S*inv mapreduce\.pmap - @(\S+) ", said)
         assert line and Path(line[1]).read_text().split() == ["a", "b", "c"], said
     assert not [one for one in running if os.path.exists(f"/proc/{one}")]
 
