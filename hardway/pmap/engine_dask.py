@@ -239,6 +239,8 @@ class DaskDriver:
     ) -> None:
         name, slot, began, code, flags, seconds, stdout, stderr = end
         if flags & dask_task.NOT_STUBBED:
+            if not self.outcome.done and not self.outcome.failed:
+                self.outcome.attempts = 0  # no worker has run anything
             raise UsageError(
                 f"the worker {name} is not in this shell's session of the S3 stub: its `aws` would reach the real S3; "
                 "start the cluster from this shell, run clear-s3-stubbed first, or add --real-s3"
