@@ -18,10 +18,11 @@ View = Sequence[tuple[str, str, str]]
 """The mounts over the host's tree: ("rw" or "ro", path on the host, path in the instance)."""
 
 # The first process of the namespaces. It reaps orphans, and ends with its stdin, hence with the daemon. Any process in
-# there may kill its child (kill -9 -1), but not itself: then it starts another child, and tells the daemon.
+# there may kill its child (kill -9 -1), but not itself: then it starts another child, and tells the daemon itself, by a
+# descriptor that never waits for a reader.
 HOLD = (
     "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do "
-    f"{{ echo again >/{POWER}; }} 3<&- & done"
+    f"echo again 1<>/{POWER}; done"
 )
 
 # Mounts as bubblewrap does: a copy of the host's tree, read only, with the instance's own on top, becomes /.
