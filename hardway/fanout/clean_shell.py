@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
         [*arguments[:at], launch.line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as ssh:
         assert ssh.stdin and ssh.stdout and ssh.stderr
+        # rsync ends its remote shell by SIGUSR1. A host that hangs would keep ssh waiting.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, lambda *_: ssh.kill())
         # rsync may keep our stdin open until we have ended.
         threading.Thread(target=_feed, args=(launch.head, ssh.stdin), daemon=True).start()
         talk = threading.Thread(target=_pass_on, args=(ssh.stderr, _STDERR, complaints))

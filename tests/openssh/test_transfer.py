@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from hardway.errors import UsageError
 from hardway.fanout import rsync, transfer
 from hardway.fanout.group import InstanceGroup
 from hardway.fanout.transfer import Remote
+from tests.local.conftest import eventually
 
 ODD_NAMES = ["plain", "-dash", "a b", "new\nline", "quote's", 'double"', "$HOME", "*", "ümlaut", "back\\slash", ".dot"]
 
@@ -295,3 +298,22 @@ def test_local_files(tmp_path: Path) -> None:
         transfer.local_files(f"{tmp_path}/b*")
     with pytest.raises(UsageError, match=r"ec2\.push"):
         transfer.local_files(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_ssh_ends_with_the_remote_shell_of_rsync(tmp_path: Path, number: signal.Signals) -> None:
+    """The host hangs, and rsync, which is ended, ends its remote shell."""
+    silent = tmp_path / "ssh"
+    silent.write_text('#!/bin/sh\necho $$ >"${0%/*}/pid"\nexec sleep 300\n')
+    silent.chmod(0o755)
+    command = [sys.executable, "-m", "hardway.fanout.clean_shell", str(silent), "host", "rsync", "--server", "."]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shell:
+        try:
+            eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
+            shell.send_signal(number)
+            assert b"Traceback" not in shell.communicate(timeout=20)[1]
+        finally:
+            shell.kill()
+    pid = (tmp_path / "pid").read_text().strip()
+    assert shell.returncode != 0
+    assert not Path("/proc", pid).exists()
