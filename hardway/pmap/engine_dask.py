@@ -30,7 +30,7 @@ from hardway.pmap.expect import Expected, message
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
-from hardway.pmap.schedule import FIRST_WAIT
+from hardway.pmap.schedule import retry_wait
 
 HOST = "dask"  # whom an attempt is sent to, as the journal names it: who runs it is not known yet
 WINDOW = 1000  # attempts that the scheduler has at the same time, at least, and
@@ -275,7 +275,7 @@ class DaskDriver:
         self._failures[position] += 1
         self.standing.failed_attempts += 1
         self.outcome.retries += 1
-        longest = min(self.settings.mapreduce.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
+        longest = retry_wait(self._failures[position], self.settings.mapreduce.retry_sleep)
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))
         self.job.flush()
         how, number = how_it_ended(result, self.settings.mapreduce.timeout), self.numbers[position]
