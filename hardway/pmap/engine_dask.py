@@ -204,7 +204,6 @@ class DaskDriver:
         for future, position, attempt in zip(futures, chosen, attempts, strict=True):
             self._futures[future] = (position, attempt, sent)
             future.add_done_callback(self._ended.put)
-        self.outcome.attempts += len(chosen)
         self.standing.running = len(self._futures)
 
     def _take(self, timeout: float) -> None:
@@ -239,12 +238,11 @@ class DaskDriver:
     ) -> None:
         name, slot, began, code, flags, seconds, stdout, stderr = end
         if flags & dask_task.NOT_STUBBED:
-            if not self.outcome.done and not self.outcome.failed:
-                self.outcome.attempts = 0  # no worker has run anything
             raise UsageError(
                 f"the worker {name} is not in this shell's session of the S3 stub: its `aws` would reach the real S3; "
                 "start the cluster from this shell, run clear-s3-stubbed first, or add --real-s3"
             )
+        self.outcome.attempts += 1  # what is sent ahead has not started, and may be refused
         number = self.numbers[position]
         if self.expect and code == 0 and not flags:
             missing = self.expect.missing(self.arguments[position], [stdout])
