@@ -307,9 +307,7 @@ class _Run:
             failed = dict(sorted((order[place], result) for place, result in outcome.failed.items()))
             self._say_failures(self.job, self.items, self.numbers, failed)
             printed = outcome.done > 0 and not outcome.left
-            raise TasksFailed(
-                self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed
-            )
+            raise TasksFailed(self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed)
         return results
 
     def _results(self) -> Results:
@@ -396,10 +394,15 @@ class _Run:
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
+        def run() -> Outcome:
+            try:
+                return driver.run()
+            finally:
+                self.has_started |= driver.outcome.attempts > 0
+
         try:
-            return self._resumable(driver.run)
+            return self._resumable(run)
         finally:
-            self.has_started |= driver.outcome.attempts > 0
             self.shown.say(*self.load.notes(), summary(driver.outcome, len(driver.arguments)))
 
     def _resumable(self, work: Callable[[], Value]) -> Value:
