@@ -180,6 +180,7 @@ def test_a_worker_that_refuses_after_others_have_run_tasks(home: Path, inv: Inv,
             cluster.stdin.flush()
             refused = job.result(timeout=100)
         cluster.stdin.close()
+        assert not cluster.stdout.read()  # until the last of its processes has ended
     assert refused.code == 1
     assert "is not in this shell's session of the S3 stub" in refused.stderr
     assert "--resume mixed" in refused.stderr
