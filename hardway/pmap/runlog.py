@@ -135,7 +135,7 @@ class RunLog:
             return  # it has gone since
         why = member.fault if cause is Cause.CANNOT_RUN else ""
         reason = f"{cause.value}{': ' if why else ''}{why}"
-        self._job.event("aside", host=member.name)
+        self._job.event("aside", host=member.name, reason=reason)
         self._reasons[reason] += 1
         self._progress.say(f"{member.instance}: set aside, {reason}")
 
