@@ -36,13 +36,6 @@ def cache_directory(*below: str) -> Path:
     return _own(user_cache_path, *below)
 
 
-def data_directory(*below: str) -> Path:
-    """Make and return the directory of the user's data, such as the key, or one below it."""
-    from platformdirs import user_data_path
-
-    return _own(user_data_path, *below)
-
-
 def private(directory: Path) -> Path:
     """Make a directory and its missing parents, for this user alone; make an existing one private.
 
@@ -99,7 +92,6 @@ def lock(file: IO[Any] | int, *, wait: bool = False, shared: bool = False) -> bo
     except BlockingIOError:
         return False
     return True
-
 
 
 def write(
