@@ -113,7 +113,7 @@ class DaskDriver:
         """
         began = time.monotonic()
         self.standing.done = len(self.numbers) - len(self._ready)
-        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.settings.mapreduce.timeout)
+        self.job.event("run", tasks=len(self.numbers), timeout=self.settings.mapreduce.timeout)
         self.progress.begin(self.numbers, self.standing.done)
         why = "failed"
         try:

@@ -49,9 +49,9 @@ class RunLog:
 
     # The run
 
-    def begins(self, slots: int) -> None:
-        """Note the beginning; `slots` is the number of slots that a person asked for."""
-        self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
+    def begins(self) -> None:
+        """Note the beginning."""
+        self._job.event("run", tasks=len(self._numbers), timeout=self._timeout)
 
     def priced(self, prices: Mapping[str, float]) -> None:
         """Note the prices of instances, in USD/hour."""

@@ -277,7 +277,7 @@ class _Reader:
 
     # Runs and instances
 
-    def on_run(self, time: float, tasks: int, slots: int, timeout: float) -> None:
+    def on_run(self, time: float, tasks: int, timeout: float, **_: object) -> None:
         before = self.timeline.runs[-1] if self.timeline.runs else None
         self.note(time, "", "run", "resumed" if before else "begun")
         self.timeline.runs.append(DriverRun(time, math.nan, int(tasks), float(timeout)))
