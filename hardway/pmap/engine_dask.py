@@ -25,7 +25,7 @@ from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
 from hardway.pmap.clock import RemoteClock
-from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_complaint
+from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, end_and_complaint
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
@@ -276,9 +276,8 @@ class DaskDriver:
         longest = retry_wait(self._failures[position], self.settings.mapreduce.retry_sleep)
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))
         self.job.flush()
-        how, number = how_it_ended(result, self.settings.mapreduce.timeout), self.numbers[position]
-        said = last_complaint(self.job.outputs, number, result)
-        reason = f"{how}{': ' if said else ''}{said}"
+        number = self.numbers[position]
+        reason = end_and_complaint(self.job.outputs, number, result, self.settings.mapreduce.timeout)
         self.progress.retry(f"task {number} failed on {result.host}: {reason}; it will be tried again")
 
     # Beginning and end

@@ -27,7 +27,7 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, how_it_ended, last_complaint, paid
+from hardway.pmap.endings import Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
@@ -531,14 +531,14 @@ def failures(
     failed: Mapping[int, Result],
 ) -> Iterable[str]:
     """Return lines on failed tasks, grouped by their end and last line of stderr, most frequent first."""
-    said: dict[int, tuple[str, str]] = {}
-    for position, result in failed.items():
-        how = how_it_ended(result, settings.mapreduce.timeout)
-        said[position] = (how, last_complaint(job.outputs, numbers[position], result))
+    said = {
+        position: end_and_complaint(job.outputs, numbers[position], result, settings.mapreduce.timeout)
+        for position, result in failed.items()
+    }
     groups = Counter(said.values())
-    for (how, line), times in groups.most_common(GROUPS_TOLD):
-        position = next(position for position, group in said.items() if group == (how, line))
-        yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
+    for how, times in groups.most_common(GROUPS_TOLD):
+        position = next(position for position, group in said.items() if group == how)
+        yield f"{count(times, 'task')} failed, {printable(how)}"
         yield from _by_hand(settings, job, command, items[position], numbers[position], failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hardway.pmap import agent
-from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_complaint
+from hardway.pmap.endings import LOST, Outcome, end_and_complaint, how_it_ended
 from hardway.pmap.events import Ended
 from hardway.pmap.health import Cause
 from hardway.pmap.hosts import Name
@@ -229,10 +229,8 @@ class RunLog:
 
     def _tell_retry(self, member: Member, task: int, result: Result) -> None:
         self._job.flush()
-        how = how_it_ended(result, self._timeout)
-        said = last_complaint(self._job.outputs, task, result)
         failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
-        reason = f"{how}{': ' if said else ''}{said}"
+        reason = end_and_complaint(self._job.outputs, task, result, self._timeout)
         self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
 
     def _tell_result(self, position: int, result: Result) -> None:
