@@ -61,7 +61,7 @@ class RunLog:
         """Note the end, its reason, and the counts."""
         outcome = self.outcome
         about = {"seconds": round(outcome.seconds, 3), "driver": round(outcome.driver, 3)}
-        about |= {"instances": outcome.instances, "cost": outcome.cost, "unpriced": outcome.unpriced}
+        about |= {"instances": outcome.instances, "cost": outcome.cost}
         self._job.event("over", why=why, prices=dict(prices), **about)
         self._job.flush()
 
