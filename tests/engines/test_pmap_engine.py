@@ -80,8 +80,10 @@ def scheduler(home: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdout
+        assert process.stdout and process.stdin
         yield process.stdout.readline().strip()
+        process.stdin.close()
+        assert not process.stdout.read()  # until the last of its processes has ended
 
 
 def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> None:
