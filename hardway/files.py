@@ -94,7 +94,6 @@ def lock(file: IO[Any] | int, *, wait: bool = False, shared: bool = False) -> bo
     return True
 
 
-
 def write(
     path: Path, pieces: Iterable[bytes], *, private: bool = True, synced: bool = False, replace: bool = True
 ) -> None:

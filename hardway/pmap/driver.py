@@ -123,7 +123,7 @@ class Driver:
         Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
         """
         began = ended = now()
-        self._log.begins(self.settings.mapreduce.slots)
+        self._log.begins()
         self._take_over()
         self.progress.begin(self.numbers, self.schedule.done)
         self._workers.start(min(CONNECTING_MOST, len(self._members) + 2))

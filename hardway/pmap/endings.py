@@ -101,3 +101,9 @@ def complaint_of(code: int, flags: int, stderr: bytes | Path, instance: str) -> 
 def last_complaint(outputs: Outputs, number: int, result: Result) -> str:
     """Return the last line that an attempt wrote to stderr, shortened and safe to show."""
     return cut_short(last_line(outputs.tail(number, result, 2000)))
+
+
+def end_and_complaint(outputs: Outputs, number: int, result: Result, timeout: float) -> str:
+    """Describe the end of an attempt, with the last line that the attempt wrote to stderr, if any."""
+    how, said = how_it_ended(result, timeout), last_complaint(outputs, number, result)
+    return f"{how}: {said}" if said else how

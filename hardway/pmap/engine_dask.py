@@ -25,12 +25,12 @@ from hardway.config import Settings
 from hardway.errors import NO_ROOM, Failed, HardwayError, Interrupted, UsageError
 from hardway.pmap import dask_task
 from hardway.pmap.clock import RemoteClock
-from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, how_it_ended, last_complaint
+from hardway.pmap.endings import MISSING, WORKERS_DIED, Outcome, end_and_complaint
 from hardway.pmap.expect import Expected, message
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
-from hardway.pmap.schedule import FIRST_WAIT
+from hardway.pmap.schedule import retry_wait
 
 HOST = "dask"  # whom an attempt is sent to, as the journal names it: who runs it is not known yet
 WINDOW = 1000  # attempts that the scheduler has at the same time, at least, and
@@ -113,7 +113,7 @@ class DaskDriver:
         """
         began = time.monotonic()
         self.standing.done = len(self.numbers) - len(self._ready)
-        self.job.event("run", tasks=len(self.numbers), slots=0, timeout=self.settings.mapreduce.timeout)
+        self.job.event("run", tasks=len(self.numbers), timeout=self.settings.mapreduce.timeout)
         self.progress.begin(self.numbers, self.standing.done)
         why = "failed"
         try:
@@ -204,7 +204,6 @@ class DaskDriver:
         for future, position, attempt in zip(futures, chosen, attempts, strict=True):
             self._futures[future] = (position, attempt, sent)
             future.add_done_callback(self._ended.put)
-        self.outcome.attempts += len(chosen)
         self.standing.running = len(self._futures)
 
     def _take(self, timeout: float) -> None:
@@ -239,12 +238,11 @@ class DaskDriver:
     ) -> None:
         name, slot, began, code, flags, seconds, stdout, stderr = end
         if flags & dask_task.NOT_STUBBED:
-            if not self.outcome.done and not self.outcome.failed:
-                self.outcome.attempts = 0  # no worker has run anything
             raise UsageError(
                 f"the worker {name} is not in this shell's session of the S3 stub: its `aws` would reach the real S3; "
                 "start the cluster from this shell, run clear-s3-stubbed first, or add --real-s3"
             )
+        self.outcome.attempts += 1  # what is sent ahead has not started, and may be refused
         number = self.numbers[position]
         if self.expect and code == 0 and not flags:
             missing = self.expect.missing(self.arguments[position], [stdout])
@@ -275,12 +273,11 @@ class DaskDriver:
         self._failures[position] += 1
         self.standing.failed_attempts += 1
         self.outcome.retries += 1
-        longest = min(self.settings.mapreduce.retry_sleep, FIRST_WAIT * 2.0 ** (self._failures[position] - 1))
+        longest = retry_wait(self._failures[position], self.settings.mapreduce.retry_sleep)
         heapq.heappush(self._waiting, (time.monotonic() + longest * random.uniform(0.5, 1.0), position))
         self.job.flush()
-        how, number = how_it_ended(result, self.settings.mapreduce.timeout), self.numbers[position]
-        said = last_complaint(self.job.outputs, number, result)
-        reason = f"{how}{': ' if said else ''}{said}"
+        number = self.numbers[position]
+        reason = end_and_complaint(self.job.outputs, number, result, self.settings.mapreduce.timeout)
         self.progress.retry(f"task {number} failed on {result.host}: {reason}; it will be tried again")
 
     # Beginning and end

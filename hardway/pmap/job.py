@@ -513,6 +513,12 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
 
 def read_keys(path: Path, history: History) -> list[bytes]:
     """Read the tasks' keys. Raises Damaged if the keys or the heads are damaged."""
+    keys, _ = _keys_and_heads(path, history)
+    return _records(keys, KEY_SIZE)
+
+
+def _keys_and_heads(path: Path, history: History) -> tuple[bytes, bytes]:
+    """Read the tasks' keys and heads. Raises Damaged if either are damaged."""
     sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
     contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
     for name, checksum in (("keys", history.keys), ("heads", history.heads)):
@@ -520,8 +526,11 @@ def read_keys(path: Path, history: History) -> list[bytes]:
             raise Damaged(path / name, f"has {len(contents[name])} of its {sizes[name]} bytes")
         if zlib.crc32(contents[name]) != checksum:
             raise Damaged(path / name, "is not what was written")
-    keys = contents["keys"]
-    return [keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE)]
+    return contents["keys"], contents["heads"]
+
+
+def _records(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def read_asked(path: Path) -> Asked:
@@ -568,9 +577,8 @@ def read_heads(path: Path, history: History) -> list[bytes]:
 
     Raises Damaged.
     """
-    read_keys(path, history)
-    data = content_of(path / "heads")
-    return [_read_head(data[at : at + HEAD_SIZE]) for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
+    _, heads = _keys_and_heads(path, history)
+    return [_read_head(record) for record in _records(heads, HEAD_SIZE)]
 
 
 def read_arguments(path: Path, history: History) -> list[bytes | None]:
@@ -578,9 +586,8 @@ def read_arguments(path: Path, history: History) -> list[bytes | None]:
 
     Raises Damaged for the heads.
     """
-    read_keys(path, history)
-    data = content_of(path / "heads")
-    records = [data[at : at + HEAD_SIZE] for at in range(0, HEAD_SIZE * history.tasks, HEAD_SIZE)]
+    _, heads = _keys_and_heads(path, history)
+    records = _records(heads, HEAD_SIZE)
     found = [None if record[:1] == b"\xff" else _read_head(record) for record in records]
     try:
         data = content_of(path / LONG)[: history.long]

@@ -27,7 +27,7 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, how_it_ended, last_complaint, paid
+from hardway.pmap.endings import Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
@@ -307,9 +307,7 @@ class _Run:
             failed = dict(sorted((order[place], result) for place, result in outcome.failed.items()))
             self._say_failures(self.job, self.items, self.numbers, failed)
             printed = outcome.done > 0 and not outcome.left
-            raise TasksFailed(
-                self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed
-            )
+            raise TasksFailed(self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed)
         return results
 
     def _results(self) -> Results:
@@ -396,10 +394,15 @@ class _Run:
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
+        def run() -> Outcome:
+            try:
+                return driver.run()
+            finally:
+                self.has_started |= driver.outcome.attempts > 0
+
         try:
-            return self._resumable(driver.run)
+            return self._resumable(run)
         finally:
-            self.has_started |= driver.outcome.attempts > 0
             self.shown.say(*self.load.notes(), summary(driver.outcome, len(driver.arguments)))
 
     def _resumable(self, work: Callable[[], Value]) -> Value:
@@ -528,14 +531,14 @@ def failures(
     failed: Mapping[int, Result],
 ) -> Iterable[str]:
     """Return lines on failed tasks, grouped by their end and last line of stderr, most frequent first."""
-    said: dict[int, tuple[str, str]] = {}
-    for position, result in failed.items():
-        how = how_it_ended(result, settings.mapreduce.timeout)
-        said[position] = (how, last_complaint(job.outputs, numbers[position], result))
+    said = {
+        position: end_and_complaint(job.outputs, numbers[position], result, settings.mapreduce.timeout)
+        for position, result in failed.items()
+    }
     groups = Counter(said.values())
-    for (how, line), times in groups.most_common(GROUPS_TOLD):
-        position = next(position for position, group in said.items() if group == (how, line))
-        yield f"{count(times, 'task')} failed, {how}{': ' if line else ''}{printable(line)}"
+    for how, times in groups.most_common(GROUPS_TOLD):
+        position = next(position for position, group in said.items() if group == how)
+        yield f"{count(times, 'task')} failed, {printable(how)}"
         yield from _by_hand(settings, job, command, items[position], numbers[position], failed[position])
     if len(groups) > GROUPS_TOLD:
         yield f"and in {len(groups) - GROUPS_TOLD} other ways"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hardway.pmap import agent
-from hardway.pmap.endings import LOST, Outcome, how_it_ended, last_complaint
+from hardway.pmap.endings import LOST, Outcome, end_and_complaint, how_it_ended
 from hardway.pmap.events import Ended
 from hardway.pmap.health import Cause
 from hardway.pmap.hosts import Name
@@ -49,9 +49,9 @@ class RunLog:
 
     # The run
 
-    def begins(self, slots: int) -> None:
-        """Note the beginning; `slots` is the number of slots that a person asked for."""
-        self._job.event("run", tasks=len(self._numbers), slots=slots, timeout=self._timeout)
+    def begins(self) -> None:
+        """Note the beginning."""
+        self._job.event("run", tasks=len(self._numbers), timeout=self._timeout)
 
     def priced(self, prices: Mapping[str, float]) -> None:
         """Note the prices of instances, in USD/hour."""
@@ -61,7 +61,7 @@ class RunLog:
         """Note the end, its reason, and the counts."""
         outcome = self.outcome
         about = {"seconds": round(outcome.seconds, 3), "driver": round(outcome.driver, 3)}
-        about |= {"instances": outcome.instances, "cost": outcome.cost, "unpriced": outcome.unpriced}
+        about |= {"instances": outcome.instances, "cost": outcome.cost}
         self._job.event("over", why=why, prices=dict(prices), **about)
         self._job.flush()
 
@@ -135,7 +135,7 @@ class RunLog:
             return  # it has gone since
         why = member.fault if cause is Cause.CANNOT_RUN else ""
         reason = f"{cause.value}{': ' if why else ''}{why}"
-        self._job.event("aside", host=member.name)
+        self._job.event("aside", host=member.name, reason=reason)
         self._reasons[reason] += 1
         self._progress.say(f"{member.instance}: set aside, {reason}")
 
@@ -229,10 +229,8 @@ class RunLog:
 
     def _tell_retry(self, member: Member, task: int, result: Result) -> None:
         self._job.flush()
-        how = how_it_ended(result, self._timeout)
-        said = last_complaint(self._job.outputs, task, result)
         failed = "could not run" if result.flags & agent.HOST_FAULT else "failed"
-        reason = f"{how}{': ' if said else ''}{said}"
+        reason = end_and_complaint(self._job.outputs, task, result, self._timeout)
         self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
 
     def _tell_result(self, position: int, result: Result) -> None:

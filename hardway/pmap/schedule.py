@@ -85,6 +85,11 @@ class Verdict(Enum):
     IGNORED = "ignored"  # not awaited: cancelled, given up, or another attempt was first
 
 
+def retry_wait(times: int, longest: float) -> float:
+    """Return the wait in seconds before the retry after this number of failures; `longest` is the limit."""
+    return min(longest, FIRST_WAIT * 2.0 ** min(times - 1, DOUBLED_MOST))
+
+
 class Schedule:
     """The state of one job. Call an event's method, then `decide`, and act on the decisions in their order."""
 
@@ -321,7 +326,7 @@ class Schedule:
             if host.health.is_faulty:
                 self._put_aside(host, Cause.CANNOT_RUN)
             else:
-                self._roster.rest(host, now + self._wait(host.health.faults))
+                self._roster.rest(host, now + retry_wait(host.health.faults, self.retry_sleep))
         self._roster.place(host)
         return verdict
 
@@ -592,7 +597,7 @@ class Schedule:
             # Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong.
             others = (self._roster.hosts[other].health for other in self._roster.active)
             if any(not other.fails_all for other in others):
-                self._roster.rest(host, now + self._wait(host.health.failures - SET_ASIDE + 1))
+                self._roster.rest(host, now + retry_wait(host.health.failures - SET_ASIDE + 1, self.retry_sleep))
         if task in self._attempts.alive:
             return Verdict.RETRY
         if complaint and self.fail_fast and not self.done and not self.stopped:
@@ -603,12 +608,8 @@ class Schedule:
             self._give_up_task(task)
             return Verdict.FAILED
         self.retried += 1
-        self._backlog.put_later(task, now + self._wait(len(failed)) * self._random.uniform(0.5, 1.0))
+        self._backlog.put_later(task, now + retry_wait(len(failed), self.retry_sleep) * self._random.uniform(0.5, 1.0))
         return Verdict.RETRY
-
-    def _wait(self, times: int) -> float:
-        """Return the wait in seconds after this number of failures."""
-        return min(self.retry_sleep, FIRST_WAIT * 2.0 ** min(times - 1, DOUBLED_MOST))
 
     def _lose(self, attempt: Attempt, died: bool) -> bool:
         """Remove an attempt that was lost through no known fault of its own; return True if the task runs again.

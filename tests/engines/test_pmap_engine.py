@@ -29,6 +29,18 @@ if __name__ == "__main__":
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()
 """
+MIXED = """
+import os, sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.readline()
+        for name in ("s3_stubbed_session", "s3_stubbed_tmp"):
+            del os.environ[name]
+        cluster.scale(2)
+        sys.stdin.read()
+"""
 
 
 def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
@@ -68,8 +80,10 @@ def scheduler(home: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdout
+        assert process.stdout and process.stdin
         yield process.stdout.readline().strip()
+        process.stdin.close()
+        assert not process.stdout.read()  # until the last of its processes has ended
 
 
 def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> None:
@@ -146,3 +160,30 @@ def test_a_scheduler_that_goes(home: Path, inv: Inv) -> None:
     nobody = inv("mapreduce.pmap", "-", "a", "cat", "--engine", address, env={"INVOKE_EC2_CONNECT_TIMEOUT": "1"})
     assert nobody.code == 1
     assert f"there is no Dask scheduler that answers at {address}" in nobody.stderr
+
+
+def test_a_worker_that_refuses_after_others_have_run_tasks(home: Path, inv: Inv, tmp_path: Path) -> None:
+    """The job has started: what is done is kept."""
+    session = stub_sessions.start(tmp_path)
+    stubbed = {"s3_stubbed_session": session.uuid, "s3_stubbed_tmp": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", MIXED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.DEVNULL, env={**os.environ, **stubbed},
+    ) as cluster:  # fmt: skip
+        assert cluster.stdout and cluster.stdin
+        address = cluster.stdout.readline().strip()
+        journal = home / ".local" / "state" / "hardway" / "jobs" / "mixed" / "journal"
+        many = "\n".join(map(str, range(300)))
+        pmap = ["mapreduce.pmap", "-", many, "sleep 0.2; cat", "--engine", address, "--job", "mixed"]
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(lambda: inv(*pmap, env=stubbed))
+            eventually(lambda: journal.exists() and "\ndone " in journal.read_text())
+            cluster.stdin.write("\n")
+            cluster.stdin.flush()
+            refused = job.result(timeout=100)
+        cluster.stdin.close()
+        assert not cluster.stdout.read()  # until the last of its processes has ended
+    assert refused.code == 1
+    assert "is not in this shell's session of the S3 stub" in refused.stderr
+    assert "--resume mixed" in refused.stderr
+    assert "\ndone " in journal.read_text()

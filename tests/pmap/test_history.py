@@ -59,6 +59,12 @@ def seen(timeline: Timeline) -> dict[tuple[int, int], tuple[str, int, float, flo
     }
 
 
+def test_an_instance_set_aside_is_told_with_the_reason() -> None:
+    reason = "it died time after time, whatever ran there"
+    told = journal(run(100), event(101, "aside", host="i-1", reason=reason), event(102, "aside", host="i-2"))
+    assert [one.text for one in history.read(told).events[1:]] == [f"set aside: {reason}", "set aside"]
+
+
 def test_what_becomes_of_attempts() -> None:
     timeline = history.read(
         journal(

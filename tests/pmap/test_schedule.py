@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hardway.pmap.durations import ahead
 from hardway.pmap.health import SET_ASIDE
-from hardway.pmap.schedule import DEADLY, Cancel, Decision, Recall, Schedule, Start, Verdict
+from hardway.pmap.schedule import DEADLY, Cancel, Decision, Recall, Schedule, Start, Verdict, retry_wait
 
 
 class World:
@@ -587,3 +587,7 @@ def test_a_host_that_can_run_nothing_is_set_aside_and_no_task_fails() -> None:
                 schedule.started("well", one.task, one.attempt, now)
                 assert schedule.finished("well", one.task, one.attempt, True, 0.1, now) is Verdict.DONE
     assert (schedule.done, schedule.failed, schedule.put_aside) == (40, 0, ["full"])
+
+
+def test_the_wait_before_a_retry_has_a_limit() -> None:
+    assert [retry_wait(times, 3.0) for times in (1, 2, 3, 4, 100_000)] == [0.5, 1.0, 2.0, 3.0, 3.0]

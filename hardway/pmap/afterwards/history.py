@@ -277,7 +277,7 @@ class _Reader:
 
     # Runs and instances
 
-    def on_run(self, time: float, tasks: int, slots: int, timeout: float) -> None:
+    def on_run(self, time: float, tasks: int, timeout: float, **_: object) -> None:
         before = self.timeline.runs[-1] if self.timeline.runs else None
         self.note(time, "", "run", "resumed" if before else "begun")
         self.timeline.runs.append(DriverRun(time, math.nan, int(tasks), float(timeout)))
@@ -357,8 +357,8 @@ class _Reader:
     def on_spared(self, time: float, host: str) -> None:
         self.note(time, host, "spared", "it was not interrupted, it takes tasks again")
 
-    def on_aside(self, time: float, host: str) -> None:
-        self.note(time, host, "aside", "set aside: tasks that fail there succeed elsewhere")
+    def on_aside(self, time: float, host: str, reason: str = "") -> None:
+        self.note(time, host, "aside", f"set aside{': ' if reason else ''}{reason}")
 
     def note(self, time: float, host: str, kind: str, text: str) -> None:
         if host:
