@@ -33,7 +33,7 @@ HOURS=0.4
 share() { awk -v usd="$max_cost" -v part="$1" 'BEGIN { printf "%.6f", usd * part }'; }
 timer_hours=$(awk -v minutes="$minutes" 'BEGIN { printf "%.5f", minutes / 60 }')
 
-# Where a signal comes, a step's output may be the log.
+# A signal may come in a step, whose output is the log.
 exec 3>&1 4>&2
 work=$(mktemp -d)
 log=$work/log report=$work/report name=hardway-smoke-$RANDOM$RANDOM
