@@ -18,7 +18,10 @@ import pytest
 from hardway.config import LEVELS, Ec2
 from hardway.launch import user_data as userdata
 from hardway.local.machines.processes import SpawnerClient
+from hardway.local.machines.root_disk import RootDisk
+from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.spawner import ProcessRequest, marked
+from hardway.local.machines.toolbox import Toolbox
 from hardway.s3 import stub_sessions
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
@@ -168,6 +171,22 @@ def test_orphans_are_reaped(machine: Machine) -> None:
     # by a name of their own: without isolation all of this machine's zombies are in sight
     machine.output("cp /bin/bash ~/orphaned; for i in 1 2 3 4 5; do (~/orphaned -c : &) ; done")
     eventually(lambda: machine.ssh("ps -eo stat,comm | grep '^Z.*orphaned'").returncode == 1)
+
+
+def test_a_boot_that_is_given_up_leaves_no_process(own_cloud: LocalCloud, level: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        with contextlib.closing(SpawnerClient(tmp_path)) as spawner:
+            sandbox = Sandbox(spawner, RootDisk(tmp_path / "root", Toolbox.create(tmp_path), "ip", ("ubuntu",), level))
+            sandbox.disk.create()
+            boot = asyncio.create_task(sandbox.boot())
+            await asyncio.sleep(0)
+            boot.cancel()
+            await asyncio.gather(boot, return_exceptions=True)
+            await sandbox.halt()
+            assert marked(str(tmp_path)) == []
+            sandbox.disk.remove()
+
+    asyncio.run(run())
 
 
 def test_a_process_that_never_executes_holds_up_no_other(tmp_path: Path) -> None:
