@@ -33,9 +33,9 @@ HOURS=0.4
 share() { awk -v usd="$max_cost" -v part="$1" 'BEGIN { printf "%.6f", usd * part }'; }
 timer_hours=$(awk -v minutes="$minutes" 'BEGIN { printf "%.5f", minutes / 60 }')
 
-# Where a signal comes, a step's output may be the log.
+# A signal may come in a step, whose output is the log.
 exec 3>&1 4>&2
-work=$(mktemp -d)
+work=$(mktemp -d) || exit
 log=$work/log report=$work/report name=hardway-smoke-$RANDOM$RANDOM
 # A key and an owner of this run's own: so `ec2.cleanup` removes what it has made, and nothing of yours.
 export LOGNAME=$name XDG_DATA_HOME=$work/data XDG_STATE_HOME=$work/state
@@ -118,18 +118,32 @@ timer() {
   inv ec2.wait "$B" --state terminated --seconds-timeout "$(awk -v m="$minutes" 'BEGIN { print int(m * 60) + 300 }')"
 }
 
-has() { inv "$1" | grep -q -F "$name"; }
-remove_image() { ! has ec2.amis || inv ec2.ami-rm "$name" --yes; }
-instances() { inv ec2.ls --only "$name" --state pending,running,stopping,stopped,shutting-down; }
-remove_instances() {
-  [ -z "$(instances)" ] || inv ec2.rm "$name" --yes || return
-  [ -z "$(instances)" ] || inv ec2.wait "$name" --state terminated
+# Prints the lines of a list that have this run's name. Without an answer there is no list: it proves nothing.
+listed() {
+  local lines
+  lines=$(inv "$1") || return
+  grep -F "$name" <<<"$lines" | grep -v -w terminated || :
 }
-remove_vpc() { ! has ec2.vpcs || inv ec2.rm-vpc "$name" --yes; }
+remove_listed() {
+  local found
+  found=$(listed "$1") || return
+  [ -z "$found" ] || inv "$2" "$name" --yes
+}
+remove_image() { remove_listed ec2.amis ec2.ami-rm; }
+remove_instances() {
+  local found
+  remove_listed ec2.ls ec2.rm && found=$(listed ec2.ls) || return
+  [ -z "$found" ] || inv ec2.wait "$name" --state terminated
+}
+remove_vpc() { remove_listed ec2.vpcs ec2.rm-vpc; }
 cleanup() { inv ec2.cleanup --yes; }
 gone() {
-  [ -z "$(instances)" ] && ! has ec2.amis && ! has ec2.snapshots && ! has ec2.vpcs &&
-    inv --dry ec2.cleanup 2>&1 | grep -q 'nothing to remove'
+  local list found
+  for list in ec2.ls ec2.amis ec2.snapshots ec2.vpcs; do
+    found=$(listed "$list") || return
+    [ -z "$found" ] || return
+  done
+  inv --dry ec2.cleanup 2>&1 | grep -q 'nothing to remove'
 }
 
 ended() {

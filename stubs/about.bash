@@ -41,7 +41,7 @@ describe_as() { # TEXT FILE: $temporary, about to be renamed to the object's fil
 }
 
 kept_about() { # FILE: sets $kept, the text of the object's record, empty where there is none
-  local record found
+  local record
   kept=''
   [[ -d ./^about && ! -L ./^about ]] || return 0
   set +f

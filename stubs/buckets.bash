@@ -33,7 +33,7 @@ create_bucket() { # BUCKET: sets $error
 remove_bucket() { # aws s3 rb
   parse 1 "$@" || usage_error 'the following arguments are required: path'
   no_more_arguments
-  local path=${positional[0]} i
+  local path=${positional[0]}
   [[ $path == s3://* ]] || fail 255 '<S3Uri>
 Error: Invalid argument type'
   split_path "$path"

@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
     sys.path[0] = str(CHECKOUT)
-    # What a person types, for the line that goes on with a job.
+    # The name that a person types, for the line that goes on with a job.
     sys.argv[0] = str(CHECKOUT / "inv")
     from hardway.__main__ import run
 

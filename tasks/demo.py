@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -94,7 +95,8 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait(60)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
         raise Interrupted() from None
     finally:
         if process.poll() is None:

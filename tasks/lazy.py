@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from hardway.local import daemon
     from hardway.money import costs, market
-    from hardway.pmap import arguments, job_list, job_paths, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -73,8 +73,8 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "init", "instances", "job_list", "job_paths", "launch", "lifetime", "market", "networks", "orphans",
-    "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
+    "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
+    "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
     "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What all tests share: a fresh home, `inv` as a process, a local cloud, and the proof that nothing of ours remains.
+"""All tests share these: a fresh home, `inv` as a process, a local cloud, and the proof that nothing of ours remains.
 
 `home` is a HOME of the test's own, in this process and in those it starts. `inv` runs a task as a person does. `cloud`
 is one local cloud for the whole run; `start_cloud` is for tests that need one to themselves.
@@ -45,7 +45,7 @@ EVERY_PROCESS = str(Path(model_judge.__file__).parent)
 _endpoints: list[str] = []
 model_judge.install()
 
-# Whatever runs in the background of a script ignores these, and so would all it starts: no test of Ctrl-C could pass.
+# A process in the background of a script ignores these, and so would all it starts: no test of Ctrl-C could pass.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
@@ -101,7 +101,7 @@ def run_inv(
 
 
 def exports(text: str) -> dict[str, str]:
-    """What `export NAME=value` lines, and nothing else, set."""
+    """Return the variables that a text sets, which has nothing but `export NAME=value` lines."""
     pairs = {}
     for line in text.splitlines():
         word, assignment = shlex.split(line)

@@ -32,7 +32,7 @@ ids=$(inv ec2.new --name wordcount --num "${NUM:-4}")
 inv ec2.ssh "$ids" --yes --command 'echo "up since $(uptime -s 2>/dev/null || date), $(nproc) CPUs"'
 inv ec2.scp 'examples/wordcount/step*.sh' : "$ids" --yes
 
-# 4. Map: count the words of each object. What it prints are the parts and the URLs of their counts.
+# 4. Map: count the words of each object. It prints the parts and the URLs of their counts.
 inv mapreduce.pmap "$ids" "@$work/inputs.txt" 'bash step1.sh' >"$work/counts.txt"
 
 # 5. Group: one line for each part. Reduce: merge each part.

@@ -167,7 +167,7 @@ class Program(InvokeProgram):
         return Parser(initial=self.initial_context, contexts=contexts)
 
     def execute(self) -> None:
-        # What `hardway.__main__` has turned off for the imports.
+        # `hardway.__main__` has turned this off for the imports.
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         # The configured class is ignored: an invoke.yaml could have one imported from any current directory.
@@ -195,7 +195,7 @@ class Program(InvokeProgram):
                 raise
             raise streams.unwritable(error) from None
         except ValueError as error:
-            # Of a task whose default is a number.
+            # A task whose default is a number has been given a text.
             wrong = re.fullmatch(r"(?:invalid literal|could not convert).*: ('.*')", str(error))
             if not wrong:
                 raise

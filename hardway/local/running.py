@@ -19,7 +19,6 @@ from hardway.config import Local
 from hardway.errors import Failed, HardwayError, UsageError, reason_of
 from hardway.local import signing
 
-"""The ways to keep instances apart from the host and from each other, the best first."""
 REGION = "us-east-1"
 ACCESS_KEY = "local"
 """The id of the owner's key. Its secret is new at each start, and only the record has it."""

@@ -1,4 +1,4 @@
-"""Whatever EC2 answers to a change, and wherever its answer is cut, nothing is left that costs money or is in the way.
+"""Nothing is left that costs money or is in the way, whatever EC2 answers to a change and wherever the answer is cut.
 
 microburst makes the faults: errors in AWS's own words, no answer, and answers that are cut after EC2 has carried out
 the call. A seed chooses which call of each task fails, and how.
@@ -68,7 +68,7 @@ class Story:
 
 
 def left(cloud: LocalCloud) -> dict[str, list[str]]:
-    """What there is in the account but what every account has; by kind, as far as there is any."""
+    """Return all in the account, by kind, but for the things that every account has."""
     ec2 = cloud.client("ec2")
     instances = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
     found = {

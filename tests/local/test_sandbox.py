@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import secrets
 import shlex
@@ -15,7 +17,11 @@ import pytest
 
 from hardway.config import LEVELS, Ec2
 from hardway.launch import user_data as userdata
-from hardway.local.machines.spawner import marked
+from hardway.local.machines.processes import SpawnerClient
+from hardway.local.machines.root_disk import RootDisk
+from hardway.local.machines.sandbox import Sandbox
+from hardway.local.machines.spawner import ProcessRequest, marked
+from hardway.local.machines.toolbox import Toolbox
 from hardway.s3 import stub_sessions
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
@@ -165,6 +171,52 @@ def test_orphans_are_reaped(machine: Machine) -> None:
     # by a name of their own: without isolation all of this machine's zombies are in sight
     machine.output("cp /bin/bash ~/orphaned; for i in 1 2 3 4 5; do (~/orphaned -c : &) ; done")
     eventually(lambda: machine.ssh("ps -eo stat,comm | grep '^Z.*orphaned'").returncode == 1)
+
+
+def test_a_boot_that_is_given_up_leaves_no_process(own_cloud: LocalCloud, level: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        with contextlib.closing(SpawnerClient(tmp_path)) as spawner:
+            sandbox = Sandbox(spawner, RootDisk(tmp_path / "root", Toolbox.create(tmp_path), "ip", ("ubuntu",), level))
+            sandbox.disk.create()
+            boot = asyncio.create_task(sandbox.boot())
+            await asyncio.sleep(0)
+            boot.cancel()
+            await asyncio.gather(boot, return_exceptions=True)
+            await sandbox.halt()
+            assert marked(str(tmp_path)) == []
+            sandbox.disk.remove()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_never_executes_holds_up_no_other(tmp_path: Path) -> None:
+    async def run() -> int:
+        with contextlib.closing(SpawnerClient(tmp_path)) as spawner, open(os.devnull) as null, _full_pipe() as full:
+            # Its message about the missing program does not fit into the pipe.
+            spawner.spawn(_request("/missing"), [null.fileno(), null.fileno(), full])
+            return await asyncio.wait_for(spawner.spawn(_request("/bin/true"), [null.fileno()] * 3).exited, 10)
+
+    assert asyncio.run(run()) == 0
+
+
+@contextlib.contextmanager
+def _full_pipe() -> Iterator[int]:
+    """A pipe's end that takes no further byte: a writer waits."""
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as end:
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(4096))
+        os.set_blocking(write, True)
+        yield end.fileno()
+
+
+def _request(program: str) -> ProcessRequest:
+    return {
+        "argv": [program], "name": program, "env": {}, "cwd": ["/"], "holder": 0, "root": False, "binds": [],
+        "spare": False, "terminal": None,
+    }  # fmt: skip
 
 
 def test_a_terminal_of_its_own(machine: Machine) -> None:

@@ -25,7 +25,7 @@ moto_run_instances: Any = moto.ec2.models.instances.InstanceBackend.run_instance
 """moto's own, which asks nobody."""
 _moto_answer: Any = moto.ec2.responses.instances.InstanceResponse.run_instances
 _asked: ContextVar[Mapping[str, Any]] = ContextVar("asked")
-"""What moto does not pass on of the RunInstances that is being answered: it launches MinCount itself."""
+"""The part of the RunInstances being answered that moto does not pass on: it launches MinCount itself."""
 Grant = Callable[[str, str, int, int], int]
 """Takes zone, type, least and most; returns how many instances may be launched, 0 for less than the least."""
 _grant: Grant

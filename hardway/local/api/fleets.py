@@ -81,7 +81,7 @@ def _launch(backend: Any, fleet: Any, lifecycle: str, count: int, tags: Mapping[
 
 
 def _granted(backend: Any, zone: str, data: Mapping[str, Any], lifecycle: str, count: int) -> tuple[int, str, str]:
-    """How many instances there are, and the code and the words of EC2 where these are fewer."""
+    """Return the number of instances, and EC2's code and words where these are too few."""
     type = data["InstanceType"]
     if lifecycle == "spot" and (said := capacity.too_cheap(zone, type, data.get("MaxPrice"))):
         return 0, capacity.CHEAP_CODE, said

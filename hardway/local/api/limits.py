@@ -1,4 +1,4 @@
-"""What EC2 refuses for its length or its number, and moto takes.
+"""The limits on lengths and numbers that EC2 has, and moto has not.
 
 Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions,
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
@@ -19,7 +19,7 @@ _MOST_TYPES = 100
 
 
 def refusal(form: bytes) -> EC2Error | None:
-    """What EC2 answers to a call that is too long, or of too many; None for one that is neither."""
+    """Return EC2's answer to a call that is too long, or of too many; None for one that is neither."""
     parameters = parse_qsl(form.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="replace")
     tags: Counter[str] = Counter()
     types = 0

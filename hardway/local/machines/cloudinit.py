@@ -10,7 +10,7 @@ from functools import lru_cache
 BOOTHOOK, SCRIPT = "text/cloud-boothook", "text/x-shellscript"
 _GZIP = b"\x1f\x8b"
 _HOOK_LINE = b"#cloud-boothook"
-# Content types that say too little: the first line tells then.
+# Content types that say too little: the first line of the part decides.
 _UNKNOWN = ("text/plain", "text/x-not-multipart", SCRIPT)
 
 
@@ -25,7 +25,7 @@ class Part:
 
 @lru_cache(maxsize=8)
 def parts(data: bytes) -> tuple[Part, ...]:
-    """The parts in their order; none where there is no user data."""
+    """Return the parts in their order; none where there is no user data."""
     if data.startswith(_GZIP):
         data = gzip.decompress(data)
     if not data:

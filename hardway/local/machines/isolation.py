@@ -61,6 +61,6 @@ async def _probe(sandbox: Sandbox) -> None:
         process = sandbox.spawn(
             ["/bin/sh", "-c", ': >"${TMPDIR:-/tmp}/probe" && : >~/probe'], [null.fileno()] * 3, user="probe"
         )
-        status = await asyncio.wait_for(process.exited, BOOT_SECONDS)
+        status = await asyncio.wait_for(asyncio.shield(process.exited), BOOT_SECONDS)
     if status:
         raise SandboxError(f"a command in it ended with {status}")

@@ -29,7 +29,7 @@ HOOK_SECONDS = 20
 WATCH = "/etc/hardway/watch"
 """The script that ends the instance when its time is up, where hardway's boothook leaves it."""
 RESULT = "/run/cloud-init/result.json"
-"""What cloud-init writes when all of a boot has ended."""
+"""The file that cloud-init writes when all of a boot has ended."""
 WATCH_SECONDS = 1.0
 """The shortest time between two starts of that script."""
 

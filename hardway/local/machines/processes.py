@@ -28,7 +28,7 @@ class SandboxProcess:
     """A process of an instance, from its request on.
 
     `started` gives its pid (on the host) or raises SandboxError, `terminal` the master of its terminal, `exited` its
-    exit code, negative for a signal.
+    exit code, negative for a signal. A waiter that may be cancelled shields it.
     """
 
     def __init__(self, status: socket.socket) -> None:

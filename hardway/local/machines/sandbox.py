@@ -71,7 +71,7 @@ class Sandbox:
                 os.close(stdin)
                 os.close(stdout_write)
             self._holder_process = process
-            pid = await asyncio.wait_for(process.started, BOOT_SECONDS)
+            pid = await asyncio.wait_for(asyncio.shield(process.started), BOOT_SECONDS)
             said = await asyncio.wait_for(_until_ready(output.fileno()), BOOT_SECONDS)
         if not said.endswith(b"ready\n"):
             raise SandboxError(said.decode(errors="replace").strip() or "ended at once")
@@ -90,7 +90,7 @@ class Sandbox:
                 await asyncio.wait_for(asyncio.shield(process.exited), 2)
             process.signal(signal.SIGKILL)
             with contextlib.suppress(asyncio.TimeoutError, SandboxError):
-                await asyncio.wait_for(process.exited, BOOT_SECONDS)
+                await asyncio.wait_for(asyncio.shield(process.exited), BOOT_SECONDS)
             self._holder_process = None
         loop = asyncio.get_running_loop()
         if not self.disk.isolated:

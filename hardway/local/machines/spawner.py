@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -59,6 +60,8 @@ TERMINAL_MODES: dict[int, tuple[str, str]] = {
 }
 """The numbers of encoded terminal modes: RFC 4254, section 8."""
 
+EXECUTE_SECONDS = 1.0
+"""How long to wait for one process to become its program: others wait meanwhile, and a stopped one never does."""
 CHANGED_SIGNALS = (
     signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # fmt: skip
 
@@ -392,8 +395,11 @@ class _Server:
             finally:
                 os._exit(1)
         os.close(write)
-        with open(read, "rb") as file:
-            answer = file.read()
+        answer = os.read(read, select.PIPE_BUF)
+        executed = select.poll()
+        executed.register(read, 0)  # tells only of its end
+        executed.poll(EXECUTE_SECONDS * 1000)
+        os.close(read)
         if request["holder"]:
             os.waitpid(first, 0)
         if answer[:1].isdigit():

@@ -164,9 +164,9 @@ class SSHSession(StreamSession):
         process.exited.add_done_callback(self._exited)
         try:
             if self._terminal:
-                self._streams.use_terminal(await process.terminal)
+                self._streams.use_terminal(await asyncio.shield(process.terminal))
             else:
-                await process.started
+                await asyncio.shield(process.started)
         except SandboxError as error:
             self._refuse(str(error))
             return
