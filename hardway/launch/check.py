@@ -28,9 +28,6 @@ from hardway.ssh.keys import own_key_path
 from hardway.tables import Table, count, duration
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-# AWS accepts a clock five minutes off:
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
-_MOST_SKEW_SECONDS = 300
 _MUCH_SKEW_SECONDS = 60
 _SKEWED = "set this machine's clock: timedatectl set-ntp true"
 _POLICY = "docs/permissions.md has the policy"
@@ -172,9 +169,9 @@ def _clock(identity: Future[_Identity]) -> Iterator[Check]:
     if off < 2:
         yield Check(OK, "clock", "as AWS's")
         return
-    status = OK if off <= _MUCH_SKEW_SECONDS else WARN if off <= _MOST_SKEW_SECONDS else FAIL
+    status = OK if off <= _MUCH_SKEW_SECONDS else WARN if off <= aws.MOST_SKEW_SECONDS else FAIL
     found = (
-        f"{duration(off)} {'behind' if ahead > 0 else 'ahead of'} AWS's, which may be {_MOST_SKEW_SECONDS} s at most"
+        f"{duration(off)} {'behind' if ahead > 0 else 'ahead of'} AWS's, which may be {aws.MOST_SKEW_SECONDS} s at most"
     )
     yield Check(status, "clock", found, "" if status == OK else _SKEWED)
 
