@@ -80,14 +80,15 @@ def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
         identity = look(_identity, settings)
         image = look(images.resolve, settings)
         network = look(prerequisites.network, settings)
-        permitted = look(_permissions, settings, own_tags, image, network)
+        offers = look(fleet.offers, settings)
+        permitted = look(_permissions, settings, own_tags, image, network, offers)
         looks: dict[str, Callable[[], Iterator[Check]]] = {
             "credentials": lambda: _credentials(identity),
             "clock": lambda: _clock(identity),
             "region": lambda: _region(settings),
             "permissions": lambda: _permitted(settings, permitted),
             "quotas": lambda: _quotas(settings),
-            "network": lambda: _network(settings, network),
+            "network": lambda: _network(settings, network, offers),
             "security groups": lambda: _security_groups(settings, network),
             "image": lambda: _image(image),
             "cost": lambda: _cost(settings, image),
@@ -208,18 +209,26 @@ class _Tried:
     launch: str | None
 
 
-def _permissions(settings: Settings, tags: Sequence[str], image: Future[Image], network: Future[Network]) -> _Tried:
+def _permissions(
+    settings: Settings,
+    tags: Sequence[str],
+    image: Future[Image],
+    network: Future[Network],
+    offers: Future[fleet.Offers | None],
+) -> _Tried:
     found = permissions.find(settings)
     try:
-        parameters = _run_instances(settings, tags, image.result(), network.result())
+        parameters = _run_instances(settings, tags, image.result(), network.result(), offers.result())
     except Exception:  # the check of the image, or of the network, reports it
         return _Tried(found, None)
     return _Tried(found, permissions.dry_run(settings, _RUN, parameters))
 
 
-def _run_instances(settings: Settings, tags: Sequence[str], image: Image, network: Network) -> dict[str, Any]:
+def _run_instances(
+    settings: Settings, tags: Sequence[str], image: Image, network: Network, offers: fleet.Offers | None
+) -> dict[str, Any]:
     """Return this launch's call for one instance, without a key pair or a security group that is still to be made."""
-    pool = fleet.pools(settings, network, fleet.offers(settings))[0]
+    pool = fleet.pools(settings, network, offers)[0]
     key = prerequisites.own_key_name(settings)
     known = {pair.name for pair in account.key_pairs(settings, key)}
     groups = prerequisites.security_groups(settings, network, _nobody) if settings.ec2.groups else []
@@ -295,11 +304,11 @@ def _quotas(settings: Settings) -> Iterator[Check]:
             yield Check(status, what, found, "" if status == OK else more)
 
 
-def _network(settings: Settings, network: Future[Network]) -> Iterator[Check]:
+def _network(settings: Settings, network: Future[Network], offers: Future[fleet.Offers | None]) -> Iterator[Check]:
     there = network.result()
     zones = ", ".join(sorted(there.subnets))
     found = f"{there.vpc}, {count(len(there.subnets), 'subnet')} ({zones})"
-    offered = fleet.pools(settings, there, fleet.offers(settings))
+    offered = fleet.pools(settings, there, offers.result())
     without = sorted({name for name in settings.ec2.types if all(pool.type != name for pool in offered)})
     if without:
         yield Check(WARN, "network", f"{', '.join(without)} is offered in none of {zones}")
