@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -25,6 +25,7 @@ from hardway.money import costs
 from hardway.ssh import connection as ssh
 from hardway.ssh import proxy
 from hardway.ssh.keys import own_key_path
+from hardway.system.look_ups import LookUps
 from hardway.tables import Table, count, duration
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -74,7 +75,7 @@ def _sentence(check: Check) -> str:
 def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
     """Check all that a launch with these settings needs; `tags` are those of `launch`."""
     own_tags = (tags,) if isinstance(tags, str) else tuple(tags)
-    with ThreadPoolExecutor(_AT_ONCE, "check") as pool:
+    with LookUps(_AT_ONCE) as pool:
         look = pool.submit
         # An answer that several checks need is asked for once.
         identity = look(_identity, settings)

@@ -8,7 +8,6 @@ https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from botocore import xform_name
 
 from hardway import aws
 from hardway.config import Settings
+from hardway.system.look_ups import LookUps
 
 LAUNCH = frozenset((
     "AuthorizeSecurityGroupIngress", "CreateSecurityGroup", "CreateTags", "DeleteTags", "DescribeImages",
@@ -123,9 +123,9 @@ class Permissions:
 def find(settings: Settings, parameters: Mapping[str, Mapping[str, Any]] | None = None) -> Permissions:
     """Try each call, with `parameters`, by call, in place of our own. Raises the error of a call without an answer."""
     calls = {**TRIED, **(parameters or {})}
-    with ThreadPoolExecutor(_AT_ONCE, "permissions") as pool:
-        answers = pool.map(lambda call: dry_run(settings, *call), calls.items())
-        said = dict(zip(calls, answers, strict=True))
+    with LookUps(_AT_ONCE) as pool:
+        answers = {call: pool.submit(dry_run, settings, call, given) for call, given in calls.items()}
+        said = {call: answer.result() for call, answer in answers.items()}
     return Permissions(
         tuple(call for call, answer in said.items() if answer == "allowed"),
         tuple(call for call, answer in said.items() if answer == "denied"),
