@@ -19,7 +19,6 @@ from hardway.ec2 import tags as tagging
 from hardway.ec2.images import Image
 from hardway.ec2.instances import Instance
 from hardway.launch import fleet, launch, orphans, permissions, prerequisites, requests
-from hardway.launch.permissions import Permissions
 from hardway.launch.prerequisites import Network
 from hardway.money import costs
 from hardway.ssh import connection as ssh
@@ -204,9 +203,9 @@ def _described_region(settings: Settings, name: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Tried:
-    """The results of dry runs, and EC2's word on this very launch, if enough is known to try it."""
+    """Whether each call is permitted, by dry runs, and EC2's word on this very launch, if enough is known to try it."""
 
-    all: Permissions
+    permitted: Mapping[str, bool]
     launch: str | None
 
 
@@ -247,16 +246,15 @@ def _nobody(line: str) -> None:
 
 
 def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
-    found, launch_said = tried.result().all, tried.result().launch
+    permitted, launch_said = dict(tried.result().permitted), tried.result().launch
     needed = permissions.LAUNCH | (permissions.SPOT if settings.ec2.spot else frozenset())
-    told = {call: call in found.denied for call in (*found.allowed, *found.denied)}
     if launch_said in ("allowed", "denied"):
         # Only this dry run names the launch's own image, subnet and tags.
-        told[_RUN] = launch_said == "denied"
-    denied = {call for call, no in told.items() if no}
+        permitted[_RUN] = launch_said == "allowed"
+    denied = {call for call, may in permitted.items() if not may}
     others = {*permissions.TRIED} - needed
-    yield _permitted_for("to launch", needed, told, FAIL if needed & denied else OK)
-    yield _permitted_for("for other tasks", others, told, WARN if others & denied else OK)
+    yield _permitted_for("to launch", needed, permitted, FAIL if needed & denied else OK)
+    yield _permitted_for("for other tasks", others, permitted, WARN if others & denied else OK)
     if launch_said not in (None, "", "allowed", "denied"):
         # A fleet has other limits and prices than RunInstances.
         yield Check(WARN if settings.ec2.spot else FAIL, "dry run", launch_said)
@@ -264,11 +262,11 @@ def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
         yield Check(WARN, "dry run", "this cloud can't tell: it has none")
 
 
-def _permitted_for(whom: str, calls: Iterable[str], told: Mapping[str, bool], status: str) -> Check:
+def _permitted_for(whom: str, calls: Iterable[str], permitted: Mapping[str, bool], status: str) -> Check:
     what = f"permissions {whom}"
     all_ = sorted(calls)
-    denied = [call for call in all_ if told.get(call)]
-    untold = [call for call in all_ if call not in told]
+    denied = [call for call in all_ if not permitted.get(call, True)]
+    untold = [call for call in all_ if call not in permitted]
     if denied:
         return Check(status, what, f"denied: {', '.join(denied)}", _POLICY)
     missing = f"; of {len(untold)} EC2 says nothing without the thing they are about" if untold else ""
