@@ -1,6 +1,6 @@
 """Files and directories that are hardway's own on this machine: private, whole, locked.
 
-State, caches and data are for this user's eyes alone. The mode of a directory is set, whatever the umask is, and
+State and caches are for this user's eyes alone. The mode of a directory is set, whatever the umask is, and
 corrected where it was inherited. A file is there whole or not at all, even if two processes write it at a time. A lock
 on a file shows that a process is at work. The kernel releases the lock however the process ends.
 """
@@ -34,13 +34,6 @@ def cache_directory(*below: str) -> Path:
     from platformdirs import user_cache_path
 
     return _own(user_cache_path, *below)
-
-
-def data_directory(*below: str) -> Path:
-    """Make and return the directory of the user's data, such as the key, or one below it."""
-    from platformdirs import user_data_path
-
-    return _own(user_data_path, *below)
 
 
 def private(directory: Path) -> Path:

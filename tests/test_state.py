@@ -27,7 +27,7 @@ def open_umask() -> object:
 
 def test_all_that_is_made_is_private(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
-    for place in (files.state_directory("launches"), files.cache_directory(), files.data_directory()):
+    for place in (files.state_directory("launches"), files.cache_directory()):
         for path in [place, *place.parents]:
             if path == home:
                 break
