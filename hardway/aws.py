@@ -44,15 +44,18 @@ _UNKNOWN_KEY = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
-# The errors of a request that was signed with a wrong time. AWS accepts a clock five minutes off:
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
+# The errors of a request that was signed with a wrong time.
 _SKEWED = {
     "InvalidSignatureException",
     "RequestExpired",
     "RequestInTheFuture",
     "RequestTimeTooSkewed",
 }
-_MOST_SKEW_SECONDS = 300
+MOST_SKEW_SECONDS = 300
+"""The most seconds by which a clock may be off, so that AWS accepts what was signed by it.
+
+Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
+"""
 # The calls that the flags of `ec2.new` change.
 _LAUNCHES = ("RunInstances", "CreateFleet")
 # Errors that may be over in a minute; a quota, or a price that is too low, stays as it is.
@@ -468,7 +471,7 @@ def _skew(error: Any) -> str:
         ahead = time.time() - parsedate_to_datetime(said).timestamp()
     except ValueError:
         return ""
-    if abs(ahead) <= _MOST_SKEW_SECONDS:
+    if abs(ahead) <= MOST_SKEW_SECONDS:
         return ""
     return f"{duration(abs(ahead), digits=2)} {'ahead of' if ahead > 0 else 'behind'}"
 

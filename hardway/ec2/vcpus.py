@@ -8,14 +8,13 @@ from collections.abc import Collection
 from hardway import aws
 from hardway.config import Settings
 from hardway.ec2 import quotas
+from hardway.ec2.images import MOST_TYPES
 from hardway.ec2.instances import describe
 from hardway.ec2.quotas import Quota
 
 _COUNTED = ("pending", "running")
 # A dedicated host has a quota of its own.
 _OWN_HOST = "host"
-# The most types that DescribeInstanceTypes takes in one call.
-_MOST_TYPES = 100
 
 
 def of(settings: Settings, types: Collection[str]) -> dict[str, int]:
@@ -23,8 +22,8 @@ def of(settings: Settings, types: Collection[str]) -> dict[str, int]:
     names, ec2 = sorted(set(types)), aws.ec2(settings)
     return {
         raw["InstanceType"]: raw["VCpuInfo"]["DefaultVCpus"]
-        for start in range(0, len(names), _MOST_TYPES)
-        for raw in ec2.describe_instance_types(InstanceTypes=names[start : start + _MOST_TYPES])["InstanceTypes"]
+        for start in range(0, len(names), MOST_TYPES)
+        for raw in ec2.describe_instance_types(InstanceTypes=names[start : start + MOST_TYPES])["InstanceTypes"]
     }
 
 

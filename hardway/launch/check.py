@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -19,18 +19,15 @@ from hardway.ec2 import tags as tagging
 from hardway.ec2.images import Image
 from hardway.ec2.instances import Instance
 from hardway.launch import fleet, launch, orphans, permissions, prerequisites, requests
-from hardway.launch.permissions import Permissions
 from hardway.launch.prerequisites import Network
 from hardway.money import costs
 from hardway.ssh import connection as ssh
 from hardway.ssh import proxy
 from hardway.ssh.keys import own_key_path
+from hardway.system.look_ups import LookUps
 from hardway.tables import Table, count, duration
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-# AWS accepts a clock five minutes off:
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
-_MOST_SKEW_SECONDS = 300
 _MUCH_SKEW_SECONDS = 60
 _SKEWED = "set this machine's clock: timedatectl set-ntp true"
 _POLICY = "docs/permissions.md has the policy"
@@ -77,20 +74,21 @@ def _sentence(check: Check) -> str:
 def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
     """Check all that a launch with these settings needs; `tags` are those of `launch`."""
     own_tags = (tags,) if isinstance(tags, str) else tuple(tags)
-    with ThreadPoolExecutor(_AT_ONCE, "check") as pool:
+    with LookUps(_AT_ONCE) as pool:
         look = pool.submit
         # An answer that several checks need is asked for once.
         identity = look(_identity, settings)
         image = look(images.resolve, settings)
         network = look(prerequisites.network, settings)
-        permitted = look(_permissions, settings, own_tags, image, network)
+        offers = look(fleet.offers, settings)
+        permitted = look(_permissions, settings, own_tags, image, network, offers)
         looks: dict[str, Callable[[], Iterator[Check]]] = {
             "credentials": lambda: _credentials(identity),
             "clock": lambda: _clock(identity),
             "region": lambda: _region(settings),
             "permissions": lambda: _permitted(settings, permitted),
             "quotas": lambda: _quotas(settings),
-            "network": lambda: _network(settings, network),
+            "network": lambda: _network(settings, network, offers),
             "security groups": lambda: _security_groups(settings, network),
             "image": lambda: _image(image),
             "cost": lambda: _cost(settings, image),
@@ -172,9 +170,9 @@ def _clock(identity: Future[_Identity]) -> Iterator[Check]:
     if off < 2:
         yield Check(OK, "clock", "as AWS's")
         return
-    status = OK if off <= _MUCH_SKEW_SECONDS else WARN if off <= _MOST_SKEW_SECONDS else FAIL
+    status = OK if off <= _MUCH_SKEW_SECONDS else WARN if off <= aws.MOST_SKEW_SECONDS else FAIL
     found = (
-        f"{duration(off)} {'behind' if ahead > 0 else 'ahead of'} AWS's, which may be {_MOST_SKEW_SECONDS} s at most"
+        f"{duration(off)} {'behind' if ahead > 0 else 'ahead of'} AWS's, which may be {aws.MOST_SKEW_SECONDS} s at most"
     )
     yield Check(status, "clock", found, "" if status == OK else _SKEWED)
 
@@ -205,24 +203,32 @@ def _described_region(settings: Settings, name: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Tried:
-    """The results of dry runs, and EC2's word on this very launch, if enough is known to try it."""
+    """Whether each call is permitted, by dry runs, and EC2's word on this very launch, if enough is known to try it."""
 
-    all: Permissions
+    permitted: Mapping[str, bool]
     launch: str | None
 
 
-def _permissions(settings: Settings, tags: Sequence[str], image: Future[Image], network: Future[Network]) -> _Tried:
+def _permissions(
+    settings: Settings,
+    tags: Sequence[str],
+    image: Future[Image],
+    network: Future[Network],
+    offers: Future[fleet.Offers | None],
+) -> _Tried:
     found = permissions.find(settings)
     try:
-        parameters = _run_instances(settings, tags, image.result(), network.result())
+        parameters = _run_instances(settings, tags, image.result(), network.result(), offers.result())
     except Exception:  # the check of the image, or of the network, reports it
         return _Tried(found, None)
     return _Tried(found, permissions.dry_run(settings, _RUN, parameters))
 
 
-def _run_instances(settings: Settings, tags: Sequence[str], image: Image, network: Network) -> dict[str, Any]:
+def _run_instances(
+    settings: Settings, tags: Sequence[str], image: Image, network: Network, offers: fleet.Offers | None
+) -> dict[str, Any]:
     """Return this launch's call for one instance, without a key pair or a security group that is still to be made."""
-    pool = fleet.pools(settings, network, fleet.offers(settings))[0]
+    pool = fleet.pools(settings, network, offers)[0]
     key = prerequisites.own_key_name(settings)
     known = {pair.name for pair in account.key_pairs(settings, key)}
     groups = prerequisites.security_groups(settings, network, _nobody) if settings.ec2.groups else []
@@ -240,16 +246,15 @@ def _nobody(line: str) -> None:
 
 
 def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
-    found, launch_said = tried.result().all, tried.result().launch
+    permitted, launch_said = dict(tried.result().permitted), tried.result().launch
     needed = permissions.LAUNCH | (permissions.SPOT if settings.ec2.spot else frozenset())
-    told = {call: call in found.denied for call in (*found.allowed, *found.denied)}
     if launch_said in ("allowed", "denied"):
         # Only this dry run names the launch's own image, subnet and tags.
-        told[_RUN] = launch_said == "denied"
-    denied = {call for call, no in told.items() if no}
+        permitted[_RUN] = launch_said == "allowed"
+    denied = {call for call, may in permitted.items() if not may}
     others = {*permissions.TRIED} - needed
-    yield _permitted_for("to launch", needed, told, FAIL if needed & denied else OK)
-    yield _permitted_for("for other tasks", others, told, WARN if others & denied else OK)
+    yield _permitted_for("to launch", needed, permitted, FAIL if needed & denied else OK)
+    yield _permitted_for("for other tasks", others, permitted, WARN if others & denied else OK)
     if launch_said not in (None, "", "allowed", "denied"):
         # A fleet has other limits and prices than RunInstances.
         yield Check(WARN if settings.ec2.spot else FAIL, "dry run", launch_said)
@@ -257,11 +262,11 @@ def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
         yield Check(WARN, "dry run", "this cloud can't tell: it has none")
 
 
-def _permitted_for(whom: str, calls: Iterable[str], told: Mapping[str, bool], status: str) -> Check:
+def _permitted_for(whom: str, calls: Iterable[str], permitted: Mapping[str, bool], status: str) -> Check:
     what = f"permissions {whom}"
     all_ = sorted(calls)
-    denied = [call for call in all_ if told.get(call)]
-    untold = [call for call in all_ if call not in told]
+    denied = [call for call in all_ if not permitted.get(call, True)]
+    untold = [call for call in all_ if call not in permitted]
     if denied:
         return Check(status, what, f"denied: {', '.join(denied)}", _POLICY)
     missing = f"; of {len(untold)} EC2 says nothing without the thing they are about" if untold else ""
@@ -298,11 +303,11 @@ def _quotas(settings: Settings) -> Iterator[Check]:
             yield Check(status, what, found, "" if status == OK else more)
 
 
-def _network(settings: Settings, network: Future[Network]) -> Iterator[Check]:
+def _network(settings: Settings, network: Future[Network], offers: Future[fleet.Offers | None]) -> Iterator[Check]:
     there = network.result()
     zones = ", ".join(sorted(there.subnets))
     found = f"{there.vpc}, {count(len(there.subnets), 'subnet')} ({zones})"
-    offered = fleet.pools(settings, there, fleet.offers(settings))
+    offered = fleet.pools(settings, there, offers.result())
     without = sorted({name for name in settings.ec2.types if all(pool.type != name for pool in offered)})
     if without:
         yield Check(WARN, "network", f"{', '.join(without)} is offered in none of {zones}")

@@ -32,6 +32,7 @@ from hardway.launch.replacing import Gathering, lowest_enough
 from hardway.money import costs, prices
 from hardway.ssh import proxy
 from hardway.system import signals
+from hardway.system.look_ups import LookUps
 from hardway.tables import count
 
 # The tags that a launch sets by itself, with the flag for each.
@@ -46,7 +47,8 @@ _OUR_TAGS = {
 }
 # The time for a command on new instances; a launch seen from another machine counts as dead after it.
 _PREPARE_SECONDS = 24 * 3600
-_LOOK_UPS = 6  # at the same time
+# At the same time.
+_LOOK_UPS, _PREREQUISITES = 6, 2
 
 
 def launch(
@@ -75,14 +77,13 @@ def launch(
     _check(settings, init)
     proxy.check(settings)
     # These look-ups don't depend on each other.
-    with ThreadPoolExecutor(_LOOK_UPS, "look-up") as pool:
+    with LookUps(_LOOK_UPS) as pool:
         others = pool.submit(orphans.find, settings)
         found_image = pool.submit(images.resolve, settings)
         plain_quote = pool.submit(costs.quote, settings, prices.PLAIN[0], say)
         place = pool.submit(prerequisites.network, settings)
         offers = pool.submit(fleet.offers, settings)
         key_checked = pool.submit(prerequisites.check_key, settings)
-        _join(others, found_image, plain_quote, place, offers, key_checked)
     orphans.report(settings, others.result(), say)
     image = found_image.result()
     bids = _bids(settings, image.platform, say)
@@ -100,7 +101,7 @@ def launch(
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
-        with ThreadPoolExecutor(_LOOK_UPS, "prerequisite") as pool:
+        with ThreadPoolExecutor(_PREREQUISITES, "prerequisite") as pool:
             said_of_key: list[str] = []  # said later, so that the order of lines is always the same
             groups = pool.submit(prerequisites.security_groups, settings, network, say)
             key = pool.submit(prerequisites.key_pair, settings, said_of_key.append)

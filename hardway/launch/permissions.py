@@ -7,15 +7,14 @@ https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from botocore import xform_name
 
 from hardway import aws
 from hardway.config import Settings
+from hardway.system.look_ups import LookUps
 
 LAUNCH = frozenset((
     "AuthorizeSecurityGroupIngress", "CreateSecurityGroup", "CreateTags", "DeleteTags", "DescribeImages",
@@ -111,26 +110,15 @@ NOT_TRIED = ("ModifySubnetAttribute", "ModifyVpcAttribute")
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True)
-class Permissions:
-    """The calls that are permitted, those that are not, and those for which EC2 first looks for the named things."""
+def find(settings: Settings) -> dict[str, bool]:
+    """Try each call; return whether it is permitted. A call is left out if EC2 first looks for the things in it.
 
-    allowed: tuple[str, ...]
-    denied: tuple[str, ...]
-    untold: tuple[str, ...]
-
-
-def find(settings: Settings, parameters: Mapping[str, Mapping[str, Any]] | None = None) -> Permissions:
-    """Try each call, with `parameters`, by call, in place of our own. Raises the error of a call without an answer."""
-    calls = {**TRIED, **(parameters or {})}
-    with ThreadPoolExecutor(_AT_ONCE, "permissions") as pool:
-        answers = pool.map(lambda call: dry_run(settings, *call), calls.items())
-        said = dict(zip(calls, answers, strict=True))
-    return Permissions(
-        tuple(call for call, answer in said.items() if answer == "allowed"),
-        tuple(call for call, answer in said.items() if answer == "denied"),
-        tuple(call for call, answer in said.items() if answer not in ("allowed", "denied")),
-    )
+    Raises the error of a call without an answer.
+    """
+    with LookUps(_AT_ONCE) as pool:
+        answers = {call: pool.submit(dry_run, settings, call, given) for call, given in TRIED.items()}
+        said = {call: answer.result() for call, answer in answers.items()}
+    return {call: answer == "allowed" for call, answer in said.items() if answer in ("allowed", "denied")}
 
 
 def dry_run(settings: Settings, call: str, parameters: Mapping[str, Any]) -> str:
@@ -149,8 +137,3 @@ def dry_run(settings: Settings, call: str, parameters: Mapping[str, Any]) -> str
             raise
         return str(aws.translate(error))
     return ""
-
-
-def among(calls: Collection[str], wanted: Collection[str]) -> list[str]:
-    """Return the calls that are also wanted, by name."""
-    return sorted(set(calls) & set(wanted))

@@ -136,11 +136,13 @@ def _described_pair(settings: Settings, name: str) -> Mapping[str, Any]:
 
 
 def key_pair(settings: Settings, say: Callable[[str], None]) -> str:
-    """Return the name of the key pair at EC2; our own is imported at its first use."""
+    """Return the name of the key pair at EC2; our own is imported at its first use.
+
+    A key pair that the settings name is there: `check_key` has looked.
+    """
     ec2 = aws.ec2(settings)
     key = settings.ec2.key
     if key and not ssh.is_key_file(key):
-        _described_pair(settings, key)
         return key
     if key:
         public = public_of(expanded(key), settings.source("ec2.key"))

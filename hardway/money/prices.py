@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.errors import HardwayError
 from hardway.files import cache_directory
+from hardway.system.look_ups import LookUps
 
 Say = Callable[[str], None]
 Known = dict[str, tuple[float, float | None]]
@@ -95,10 +95,11 @@ def _ask_price_list(settings: Settings, types: Sequence[str]) -> Known:
 
     now = time.time()
     known: Known = dict.fromkeys(types, (now, None))
-    with ThreadPoolExecutor(4, "prices") as pool:
+    with LookUps(4) as pool:
         # A type is EC2's word, and may be missing in a cut answer.
-        for products in pool.map(ask, _joined([type for type in types if type])):
-            for name, usd in filter(None, map(_read_product, products)):
+        answers = [pool.submit(ask, some) for some in _joined([type for type in types if type])]
+        for answer in answers:
+            for name, usd in filter(None, map(_read_product, answer.result())):
                 known[name] = (now, max(usd, known.get(name, (now, None))[1] or 0))
     return known
 

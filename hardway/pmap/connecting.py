@@ -21,8 +21,8 @@ from hardway.pmap.job import Asked
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, cut, now
 from hardway.pmap.member import Member, Presence
-from hardway.pmap.workers import Workers
 from hardway.ssh.keys import HostKeys
+from hardway.system.workers import Workers
 
 PING_AFTER = 10.0  # of silence
 DEAD_AFTER = 40.0  # of silence, though pinged

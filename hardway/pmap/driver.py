@@ -35,7 +35,7 @@ from hardway.pmap.runlog import RunLog
 from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
-from hardway.pmap.workers import Workers
+from hardway.system.workers import Workers
 from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time

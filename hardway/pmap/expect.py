@@ -13,8 +13,8 @@ from hardway.config import Settings
 from hardway.errors import UsageError
 from hardway.pmap.endings import MISSING
 from hardway.pmap.events import Ended, Event, Looked, Unseen
-from hardway.pmap.workers import Workers
 from hardway.s3 import objects
+from hardway.system.workers import Workers
 from hardway.terminal import printable
 
 RESULTS = "results"

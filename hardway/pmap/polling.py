@@ -12,7 +12,7 @@ from hardway.money.prices import hourly
 from hardway.pmap.events import Described, Event, Found, Priced
 from hardway.pmap.link import now
 from hardway.pmap.member import Member
-from hardway.pmap.workers import Workers
+from hardway.system.workers import Workers
 
 ASK_EVERY = 5.0  # seconds, about instances that can't be reached
 LOOK_EVERY = 3.0  # for instances that may join

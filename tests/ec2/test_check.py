@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,19 @@ def test_what_does_not_depend_on_each_other_runs_at_the_same_time(check: Look, p
     result, _ = check()
     assert result.code == 0
     assert {"DescribeInstanceTypes", "DescribeRegions", "DescribeVpcs"} - together == set()
+
+
+@pytest.mark.parametrize("task", ["ec2.check", "ec2.new"])
+def test_ctrl_c_does_not_wait_for_a_network_that_hangs(shell: Shell, task: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        silent.settimeout(30)
+        hung = replace(shell, env={**shell.env, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"})
+        with hung.running(task) as process:
+            first, _ = silent.accept()
+            with first:
+                process.send_signal(signal.SIGINT)
+                stdout, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stdout, stderr.strip()) == (130, "", "interrupted")
 
 
 def test_a_permission_that_a_launch_lacks_stops_it(check: Look, proxy: FaultyEC2) -> None:

@@ -1,4 +1,4 @@
-"""Threads that do the slow work of a job, for the one thread that runs the job and never waits."""
+"""Threads that do slow work, for a thread that never waits for it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,60 @@
+"""Calls at the same time that change nothing: an interrupt need not wait for a network that hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from types import TracebackType
+from typing import Any, TypeVar
+
+from hardway.system.workers import Workers
+
+Answer = TypeVar("Answer")
+
+_MOMENT_SECONDS = 2.0  # most calls have ended by then
+
+
+class LookUps:
+    """Threads for calls that change nothing. A context manager.
+
+    The end of the block waits for all calls; after an error no further call begins. Ctrl-C, or a signal that ends us,
+    waits for a moment only: calls that hang are abandoned.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._workers = Workers()
+        self._calls: list[Future[Any]] = []
+
+    def __enter__(self) -> LookUps:
+        self._workers.start(self._at_once)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if kind:
+            self._workers.over.set()
+        try:
+            if kind is None or issubclass(kind, Exception):
+                wait(self._calls)
+        finally:
+            self._workers.end(_MOMENT_SECONDS)
+
+    def submit(self, call: Callable[..., Answer], *args: Any) -> Future[Answer]:
+        """Have one of the threads make the call; return its result, or its error, to come."""
+        future: Future[Answer] = Future()
+
+        def work() -> None:
+            if self._workers.over.is_set():
+                future.cancel()
+                future.set_running_or_notify_cancel()
+                return
+            try:
+                future.set_result(call(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.append(future)
+        self._workers.do(work)
+        return future
