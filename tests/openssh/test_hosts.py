@@ -147,6 +147,7 @@ def test_every_verb_runs_there(hosts_of: Callable[[str], Hosts], tmp_path: Path,
     (tree / "empty").touch()
     ec2.scp(C, f"{tree}/*", ":copied/", ids, yes=True)
     ec2.push(C, str(tree), ":pushed", ids, yes=True)
+    (home / "synced").mkdir()  # the three share one home: only here can two rsyncs try to make the same folder at once
     ec2.push(C, str(tree), ":synced", ids, yes=True, sync=True)
     assert contents(home / "copied") == contents(home / "pushed") == contents(home / "synced") == contents(tree)
     ec2.scp(C, ":copied/*", f"{tmp_path}/fetched/", ids[:1], yes=True)
