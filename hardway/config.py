@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
 """The levels of isolation, the best first."""
@@ -186,7 +186,7 @@ class Settings:
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
-        return argv.command(*words, *region)
+        return command_line(*words, *region)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}

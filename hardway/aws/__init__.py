@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from hardway import files
 from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
-from hardway.system import argv
 from hardway.tables import duration
+from hardway.terminal import command_line
 
 Answer = TypeVar("Answer")
 
@@ -164,7 +164,7 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
     # boto3 would add resources to the same clients, and make their import half as long again.
     from botocore.config import Config
 
-    from hardway import models
+    from hardway.aws import models
 
     session = _session(settings)
     region = settings.aws.region or session.get_config_variable("region")
@@ -188,7 +188,7 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
 
 def _session(settings: Settings) -> Any:
     """Return the session of the profile and the environment, so that a person is asked only once for an MFA code."""
-    from hardway import credentials
+    from hardway.aws import credentials
 
     key = (settings.aws.profile, frozenset(aws_variables().items()))
     if key not in _sessions:
@@ -381,7 +381,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
-            f'pointed at it, by eval "$({argv.command("local.up")})"'
+            f'pointed at it, by eval "$({command_line("local.up")})"'
         )
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
@@ -389,7 +389,7 @@ def translate(error: Exception) -> HardwayError | None:
 
 
 def _how_to_get_credentials() -> str:
-    up = argv.command("local.up")
+    up = command_line("local.up")
     return f'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$({up})"'
 
 
