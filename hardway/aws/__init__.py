@@ -76,6 +76,8 @@ _FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
 _NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
+LATE_PAUSES = (0, 0.3, 1, 3)
+"""The seconds before each look for things that EC2 may show late."""
 # The first element of an answer in XML, and the calls whose answers are never empty.
 _ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->)*<(?:\w+:)?(\w+)", re.DOTALL)
 _TELLS = re.compile(r"Describe|Run|Start|Stop|Terminate|Create(?!Route)")
@@ -329,6 +331,29 @@ def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], s
                 raise
         attempt += 1
         time.sleep(pause)
+
+
+def made_once(make: Callable[[], Any], find: Callable[[], Any]) -> Any:
+    """Make a thing only once, by a call that takes no client token; EC2 would make a second one at a second call.
+
+    `make` is a call of `ec2_once`. If its answer does not come, `find` looks for the thing, and returns it or a false
+    value.
+    """
+    is_unsure = False
+
+    def call() -> Any:
+        nonlocal is_unsure
+        for pause in LATE_PAUSES if is_unsure else ():
+            time.sleep(pause)
+            if found := find():
+                return found
+        try:
+            return make()
+        except Exception as error:
+            is_unsure = is_unsure or not is_answered(error)
+            raise
+
+    return persistently(call)
 
 
 def refusal(operation: str, code: str, message: str) -> Exception:
