@@ -488,6 +488,7 @@ class _Resuming:
             data, null = arguments.kept("--null" in flags)
             if data:
                 source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
+                flags = [flag for flag in flags if flag != "--crlf"]  # it has been heeded
                 flags = [*flags, "--null"] if null and "--null" not in flags else flags
             else:
                 needs = ", with the same arguments for ARGS"
