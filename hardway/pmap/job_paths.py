@@ -34,14 +34,18 @@ def check_name(name: str) -> None:
 
 def all_jobs() -> list[Path]:
     """Return the directories of all jobs, oldest first, damaged ones too."""
+    return sorted(each_job(), key=made)
+
+
+def each_job() -> list[Path]:
+    """Return the directories of all jobs in no order, which is faster."""
     try:
         with os.scandir(jobs_path()) as entries:
-            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Failed(f"cannot read {jobs_path()}: {reason_of(error)}") from None
-    return sorted(found, key=made)
 
 
 def made(path: Path) -> float:

@@ -129,6 +129,8 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
+        if settings.mapreduce.keep_days:
+            shown.say(*job_list.prune(settings.mapreduce.keep_days, opened.path))
         job_run: _Run | None = None
         try:
             job_run = _Run(
