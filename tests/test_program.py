@@ -73,6 +73,23 @@ def test_help_of_a_task_may_stand_behind_it(arguments: str, home: Path, capsys: 
     assert output.out.startswith("Usage: hardway [--core-opts] ec2.ssh ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [("explain", ""), ("explain one", "one"), ("report --to /dev/null", ""), ("report --to /dev/null one", "one")],
+)
+def test_the_job_may_be_left_out(arguments: str, name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hardway.cli.program import Program
+    from hardway.pmap.job import Job
+    from tasks import ns
+
+    for each in ("one", "two"):
+        Job.create("cat", name=each).close()
+    Program(binary="hardway", namespace=ns).run(["hardway", *f"mapreduce.{arguments}".split()], exit=False)
+    output = capsys.readouterr()
+    assert output.err == ("" if name else "the newest job: two\n")
+    assert output.out.startswith("/dev/null" if "--to" in arguments else f"job {name or 'two'}: cat")
+
+
 def test_help_may_be_a_flags_value(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hardway.cli.program import Program
     from tasks import ns

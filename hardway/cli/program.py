@@ -10,6 +10,7 @@ Invoke has no hook for the following cases. Each line names the loss, or the rep
 - The reason of a ParseError. `_explained` reads its text.
 - A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds the flags that we don't
   offer.
+- An argument without a flag that may be left out. `_parse_words` adds an empty one; for `inv` it is required.
 - A flag with a value that is given twice. `_refuse_repeated` looks for one before Invoke reads the words.
 - An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
   `_asked_for_help` and `_explained` look for it there.
@@ -41,6 +42,7 @@ from invoke.program import Program as InvokeProgram
 
 from hardway.cli import help
 from hardway.cli.executor import Executor
+from hardway.cli.flags import Omissible
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
 from hardway.system import streams
@@ -117,11 +119,22 @@ class Program(InvokeProgram):
             task = self._asked_for_help()
             if not task:
                 self._refuse_repeated()
-                super().parse_tasks()
+                self._parse_words()
                 return
             self.args.help.value = task
             self.parser = self._task_parser()
             self.tasks = ParseResult()
+
+    def _parse_words(self) -> None:
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            missing = error.context.missing_positional_args if error.context else []
+            if "required positional" not in str(error) or not all(isinstance(each, Omissible) for each in missing):
+                raise
+            # A task takes any words that follow for what it lacks, so that this one is the last.
+            self.core.unparsed += [""] * len(missing)
+            super().parse_tasks()
 
     def _asked_for_help(self) -> str:
         """Return the task whose `--help` Invoke would take for a required argument; empty if there is none."""
