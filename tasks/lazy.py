@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway.clusters import engines
-    from hardway.ec2 import account, images, instances, networks, security_groups, tags
+    from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
         block,
@@ -53,6 +53,7 @@ _MODULES = {
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
     "job_results": "hardway.pmap.job_results",
+    "known": "hardway.ec2.known",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -75,9 +76,9 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
-    "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch", "lifetime", "market",
+    "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups",
+    "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

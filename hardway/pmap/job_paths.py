@@ -75,8 +75,16 @@ def newest(name: str) -> Path:
     """Find the job of this name; if a glob matches several, the newest. Raises UsageError."""
     found = find(name)
     if not found:
-        raise UsageError(f"which job? `{command_line('mapreduce.jobs')}` lists them; '*' is the newest")
+        raise UsageError(f"which job? `{command_line('mapreduce.jobs')}` lists them; without a name it is the newest")
     return max(found, key=all_jobs().index)
+
+
+def last() -> Path:
+    """Find the newest job of all. Raises UsageError if there is none."""
+    found = all_jobs()
+    if not found:
+        raise UsageError("there is no job on this machine yet")
+    return found[-1]
 
 
 def named(name: str) -> Path:
