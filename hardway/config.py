@@ -135,6 +135,9 @@ class Mapreduce:
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
+    keep_days: float = setting(
+        0.0, "without work until a finished job is deleted, when another begins", unit="days", unset="never"
+    )
 
 
 @dataclass(frozen=True)

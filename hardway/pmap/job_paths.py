@@ -34,14 +34,18 @@ def check_name(name: str) -> None:
 
 def all_jobs() -> list[Path]:
     """Return the directories of all jobs, oldest first, damaged ones too."""
+    return sorted(each_job(), key=made)
+
+
+def each_job() -> list[Path]:
+    """Return the directories of all jobs in no order, which is faster."""
     try:
         with os.scandir(jobs_path()) as entries:
-            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Failed(f"cannot read {jobs_path()}: {reason_of(error)}") from None
-    return sorted(found, key=made)
 
 
 def made(path: Path) -> float:
@@ -71,8 +75,16 @@ def newest(name: str) -> Path:
     """Find the job of this name; if a glob matches several, the newest. Raises UsageError."""
     found = find(name)
     if not found:
-        raise UsageError(f"which job? `{command_line('mapreduce.jobs')}` lists them; '*' is the newest")
+        raise UsageError(f"which job? `{command_line('mapreduce.jobs')}` lists them; without a name it is the newest")
     return max(found, key=all_jobs().index)
+
+
+def last() -> Path:
+    """Find the newest job of all. Raises UsageError if there is none."""
+    found = all_jobs()
+    if not found:
+        raise UsageError("there is no job on this machine yet")
+    return found[-1]
 
 
 def named(name: str) -> Path:

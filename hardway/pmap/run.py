@@ -129,6 +129,8 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
+        if settings.mapreduce.keep_days:
+            shown.say(*job_list.prune(settings.mapreduce.keep_days, opened.path))
         job_run: _Run | None = None
         try:
             job_run = _Run(
@@ -488,6 +490,7 @@ class _Resuming:
             data, null = arguments.kept("--null" in flags)
             if data:
                 source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
+                flags = [flag for flag in flags if flag != "--crlf"]  # it has been heeded
                 flags = [*flags, "--null"] if null and "--null" not in flags else flags
             else:
                 needs = ", with the same arguments for ARGS"
