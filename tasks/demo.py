@@ -47,7 +47,7 @@ def demo(c: Context, num: int | str = 4) -> None:
     changes=nothing,
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
-        "engines": "run all tests: long ones, too, and those with Spark, Dask and ministack, installed into .venv first",
+        "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
     },
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
