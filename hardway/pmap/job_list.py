@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hardway.pmap.job_paths import all_jobs, made
 from hardway.pmap.journal import History
 from hardway.tables import Table, count, duration, money
 from hardway.terminal import printable
+
+_TAIL = 1 << 16  # bytes at the end of a journal, more than the line at the end of a run takes
 
 
 def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
@@ -149,6 +152,36 @@ def describe(path: Path) -> dict[str, Any]:
     if state == "running":
         found["seconds"] = max(0.0, time.time() - asked.created)
     return found
+
+
+def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
+    """Describe the jobs that have not run all their tasks, the newest ones first, and count the others.
+
+    At most `most` are described. `resume` is the command line that goes on with a job, empty if it isn't known.
+    """
+    paths = [path for path in reversed(all_jobs()) if not _seems_done(path)]
+    found: list[dict[str, Any]] = []
+    for place, path in enumerate(paths):
+        if len(found) == most:
+            return found, len(paths) - place
+        one = describe(path)
+        if one["state"] not in ("done", "damaged"):
+            line = ""
+            with contextlib.suppress(Damaged):
+                line = content_of(path / "resume").decode(errors="surrogateescape").strip()
+            found.append({**one, "resume": line})
+    return found, 0
+
+
+def _seems_done(path: Path) -> bool:
+    """Return whether the last event in the journal is the good end of a run, without a look at the rest of it."""
+    try:
+        with FileIO(open_file(path / "journal", os.O_RDONLY)) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            last = file.readall().rstrip(b"\n").rpartition(b"\n")[2]
+    except OSError:
+        return False
+    return b" over {" in last and b'"why": "done"' in last
 
 
 def state_of(path: Path, history: History) -> str:
