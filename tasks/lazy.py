@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
+        block,
         check,
         cleanup,
         init,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "account": "hardway.ec2.account",
     "arguments": "hardway.pmap.arguments",
+    "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
@@ -74,9 +76,9 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "everywhere",
-    "group", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch", "lifetime",
-    "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
+    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
+    "everywhere", "group", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch",
+    "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
     "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 

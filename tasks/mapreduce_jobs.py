@@ -27,14 +27,14 @@ JOB = "the job's name, or a glob for the newest job that it matches; the newest 
 def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
-    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost,
-    command.
+    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost, size on
+    this machine's disk, command.
 
     Examples:
       inv mapreduce.jobs
       inv mapreduce.jobs --json
     """
-    found = job_list.Jobs(job_list.describe(path) for path in job_paths.all_jobs())
+    found = job_list.Jobs(map(job_list.describe, job_paths.each_job()))
     say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
     if not found:
         say("no jobs on this machine yet")
@@ -71,15 +71,32 @@ def results(
     return found.arguments(failed) if failed or arguments else found.results()
 
 
-@task(changes=nothing, help={"job": "names with white space between them, globs allowed", "yes": YES})
-def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
+@task(
+    changes=nothing,
+    help={
+        "job": "names with white space between them, globs allowed",
+        "older-than": "of these, only finished jobs that nothing was done on for so long: 7d, 12h",
+        "yes": YES,
+    },
+)
+def rm(c: Context, job: str | Iterable[str], older_than: str | None = None, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
+
+    With --older-than, jobs that run or are unfinished stay: only their names delete them. The setting
+    mapreduce.keep_days does the same whenever a job begins.
 
     Examples:
       inv mapreduce.rm sizes --yes
-      inv mapreduce.rm '*' -y
+      inv mapreduce.rm '*' --older-than 7d
     """
     found = job_paths.find(job)
+    if older_than is not None:
+        found, unfinished = job_list.prunable(found, job_list.parse_age(older_than))
+        if unfinished:
+            say(f"{count(len(unfinished), 'unfinished job')} kept, name them to delete them: {' '.join(unfinished)}")
+        if not found:
+            say(f"no finished job is older than {older_than}")
+            return
     confirm(f"delete {count(len(found), 'job')}?", str(job_list.Jobs(map(job_list.describe, found))).splitlines(), yes)
     kept = []
     for path in found:

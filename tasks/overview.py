@@ -13,8 +13,8 @@ from invoke import Context
 from hardway import config
 from hardway.cli.task import say, task
 from hardway.errors import HardwayError, NothingMatched
-from hardway.system import argv
 from hardway.tables import count, duration
+from hardway.terminal import command_line
 
 from .flags import JSON
 from .lazy import costs, daemon, everywhere, instances, job_list, orphans, stub_sessions
@@ -66,22 +66,22 @@ class Status:
             if job["resume"] and job["state"] != "running":
                 yield f"    {job['resume']}"
         if self.older_jobs:
-            yield f"  and {count(self.older_jobs, 'older one')}: {argv.command('mapreduce.jobs')}"
+            yield f"  and {count(self.older_jobs, 'older one')}: {command_line('mapreduce.jobs')}"
 
     def _others(self) -> Iterator[str]:
         if cloud := self.local_cloud:
             states = ", ".join(f"{number} {state}" for state, number in sorted(cloud["instances"].items()))
-            yield f"local cloud: {states or 'no instances'}; {argv.command('local.down')} ends it"
+            yield f"local cloud: {states or 'no instances'}; {command_line('local.down')} ends it"
         else:
             yield "local cloud: not running"
         if not self.stub_sessions:
             yield "sessions of the S3 stub: none"
             return
-        yield f"sessions of the S3 stub: {len(self.stub_sessions)}; {argv.command('s3.clear', 'UUID')} removes one"
+        yield f"sessions of the S3 stub: {len(self.stub_sessions)}; {command_line('s3.clear', 'UUID')} removes one"
         shown = self.stub_sessions[-_MOST:]
         yield from _indented(f"{each['uuid']}  {duration(max(0, each['age']), 2)} old" for each in shown)
         if older := len(self.stub_sessions) - len(shown):
-            yield f"  and {count(older, 'older one')}: {argv.command('s3.sessions')}"
+            yield f"  and {count(older, 'older one')}: {command_line('s3.sessions')}"
 
     def json(self) -> str:
         """Return all as a JSON object."""

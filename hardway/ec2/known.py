@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 
-from hardway import files, models
+from hardway import files
+from hardway.aws import models
 from hardway.config import Settings, aws_variables
 from hardway.ec2 import images as imaging
 from hardway.ec2.instances import ALIVE, describe, is_plain
