@@ -186,6 +186,11 @@ class Settings:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
 
+    def in_region(self, region: str) -> Settings:
+        """Return the same settings for another region, which the command lines for a person name, too."""
+        aws = dataclasses.replace(self.aws, region=region)
+        return dataclasses.replace(self, aws=aws, sources={**self.sources, "aws.region": "--region"})
+
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
