@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import random
 import re
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INV, REPOSITORY
+from tests.conftest import start_inv
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 from tests.local.test_metadata import GET
@@ -196,18 +195,8 @@ def test_bad_input_is_one_line_and_starts_nothing(shell: Shell, name: str, argum
 
 def test_two_at_once_for_the_first_time(shell: Shell, name: str, tmp_path: Path) -> None:
     """A fresh machine in a region nobody has used: both make the key, the key pair and the security group."""
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
-    processes = [
-        subprocess.Popen(
-            [*INV, "ec2.new", "--name", name],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    environment = {"XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
+    processes = [start_inv("ec2.new", "--name", name, env=environment) for _ in range(2)]
     ended = [process.communicate(timeout=90) for process in processes]
     ids = [line for stdout, _ in ended for line in stdout.split()]
     try:

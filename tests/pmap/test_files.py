@@ -146,15 +146,7 @@ def test_an_instance_without_room_is_not_used_and_the_others_are(
 
 
 def run_in(folder: Path, cluster: Cluster, *arguments: str) -> Result:
-    done = subprocess.run(
-        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
-        cwd=folder,
-        env={**os.environ, **cluster.env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    return run_inv("mapreduce.pmap", cluster.selector, *arguments, env=cluster.env, cwd=folder)
 
 
 def test_the_line_that_resumes_works_when_it_is_pasted(cluster: Cluster, here: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -16,7 +15,7 @@ from invoke import Config, Context
 from hardway.errors import Failed, UsageError
 from hardway.pmap.afterwards import history
 from tasks import mapreduce
-from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
+from tests.conftest import LocalCloud, run_inv, start_inv
 from tests.pmap.conftest import Cluster, Pmap, eventually
 from tests.pmap.proxy import Proxy
 
@@ -35,14 +34,7 @@ def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 @contextmanager
 def started(cluster: Cluster, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A pmap in the background."""
-    process = subprocess.Popen(
-        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **cluster.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_inv("mapreduce.pmap", cluster.selector, *arguments, env=cluster.env)
     try:
         yield process
     finally:
