@@ -30,6 +30,7 @@ from hardway.config import Local
 from hardway.local import daemon
 from tests import forked
 from tests.judges.every_process import sitecustomize as model_judge
+from tests.patience import patience
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = str(REPOSITORY / "tasks")
@@ -96,7 +97,7 @@ def run_inv(
     """See `Inv`."""
     with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd) as process:
         try:
-            stdout, stderr = process.communicate(stdin, timeout)
+            stdout, stderr = process.communicate(stdin, patience(timeout))
         except BaseException:
             process.kill()
             raise

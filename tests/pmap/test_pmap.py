@@ -16,6 +16,7 @@ from hardway.pmap.arguments import read
 from hardway.pmap.results import Results, TasksFailed
 from tasks import mapreduce
 from tests.conftest import run_inv, start_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, Pmap, eventually
 
 
@@ -170,9 +171,9 @@ def test_ctrl_c_ends_what_runs_on_the_instances(cluster: Cluster) -> None:
     eventually(lambda: agents(cluster) >= 3)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=patience(30))
     assert process.returncode == 130
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < patience(5)
     assert "interrupted" in said
     eventually(lambda: agents(cluster) == 0)
 
@@ -229,7 +230,7 @@ def test_the_command_line_prints_results_exactly(cluster: Cluster) -> None:
     """No newline at the end that wasn't there, whatever bytes; a long result is written as it is read."""
     command = 'read x; case $x in 1) printf "a\\xff";; 2) ;; 3) head -c 3000000 /dev/zero;; *) printf "z\\r";; esac'
     with start_inv("mapreduce.pmap", cluster.selector, "1\n2\n3\n4", command, env=cluster.env, text=False) as process:
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=patience(60))
     assert printed == b"a\xff\n" + bytes(3_000_000) + b"\nz\r"
 
 

@@ -22,6 +22,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from hardway.s3 import stub_sessions
+from tests.patience import patience
 
 STUBS = Path(__file__).resolve().parents[2] / "stubs"
 STUB = STUBS / "aws"
@@ -131,7 +132,7 @@ class StubSide(Side):
             capture_output=True,
             cwd=self.root,
             env=self.environment,
-            timeout=TIMEOUT,
+            timeout=patience(TIMEOUT),
         )
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
@@ -218,7 +219,7 @@ def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         assert process.stdin
         process.stdin.close()
-        process.wait(timeout=TIMEOUT)
+        process.wait(timeout=patience(TIMEOUT))
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +235,7 @@ def client(endpoint: str) -> Any:
 
 @pytest.fixture
 def real(judge: subprocess.Popen[str], endpoint: str, client: Any, tmp_path: Path) -> RealSide:
-    requests.post(f"{endpoint}/moto-api/reset", timeout=TIMEOUT)
+    requests.post(f"{endpoint}/moto-api/reset", timeout=patience(TIMEOUT))
     root = tmp_path / "real" / "work"
     root.mkdir(parents=True)
     return RealSide(root, judge, client)
