@@ -138,7 +138,7 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     taken, failed = images.take_snapshots(settings, chosen)
     say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
     if failed and taken:
-        say(f"taken until then: {' '.join(taken)}")
+        say(f"snapshots taken: {' '.join(taken)}")
     if failed:
         raise PartlyFailed(f"failed on {len(failed)} of {count(len(chosen), 'instance')}", Lines(taken))
     return Lines(taken)

@@ -57,7 +57,7 @@ _FLAGS = {
 
 Values = Callable[[Context, str, str, Mapping[str, str], str], Iterable[str]]
 """Returns the values of an argument: `hardway.cli.completion.Values`, with a context for the settings."""
-_NO_SECTIONS = "it must hold sections, such as ec2:, of settings"
+_NO_SECTIONS = "it must hold settings in sections, such as ec2:"
 
 
 class Program(InvokeProgram):

@@ -365,7 +365,7 @@ def _user(instance: Instance, settings: Settings) -> str:
     user = tag or settings.ec2.ssh_user
     if user and not _USER.fullmatch(user):
         whose = f"the tag ssh-user of {_shown(instance)}" if tag else "the setting ec2.ssh_user"
-        raise UsageError(f"{whose} is {printable(user)!r}, which is no name of a user")
+        raise UsageError(f"{whose} is {printable(user)!r}, which is not a user's name")
     return user
 
 

@@ -184,7 +184,7 @@ def public_half(path: Path, source: str) -> str:
     except paramiko.PasswordRequiredException:
         add = f"`ssh-add {_quoted(path)}`"
         public = beside or _public_within(content)
-        return _of_agent(public, source, path, f"is encrypted, and ssh-agent has not its key: {add}")
+        return _of_agent(public, source, path, f"is encrypted, and ssh-agent does not have its key: {add}")
     except (OSError, ValueError, paramiko.SSHException) as error:
         refused = f"is no private key that can be read: {reason_of(error)}"
         if isinstance(error, paramiko.SSHException) and content.startswith(_PKCS8):

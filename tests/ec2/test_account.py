@@ -169,8 +169,8 @@ def test_tags_are_set_and_taken_off(ids: list[str]) -> None:
         (ec2.tag, ["aws:x=y"], "aws:"),
         (ec2.tag, ["a=1", "a=2"], "--tag a is given twice"),
         (ec2.untag, None, "add --tag"),
-        (ec2.untag, ["key=value"], "the key alone"),
-        (ec2.untag, [""], "the key alone"),
+        (ec2.untag, ["key=value"], "a key alone"),
+        (ec2.untag, [""], "a key alone"),
     ],
 )
 def test_tags_that_are_none_are_refused(ids: list[str], task: Any, given: list[str], said: str) -> None:
@@ -271,7 +271,7 @@ def test_snapshots_that_were_taken_before_one_failed_are_told(
     before = {each.id for each in ec2.snapshots(C)}
     refused(ec2.snapshot, ids, yes=True)
     [taken] = {each.id for each in ec2.snapshots(C)} - before
-    assert f"taken until then: {taken}\n" in capfd.readouterr().err
+    assert f"snapshots taken: {taken}\n" in capfd.readouterr().err
     client.delete_snapshot(SnapshotId=taken)
 
 
