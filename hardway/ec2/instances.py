@@ -255,7 +255,7 @@ def parse(selector: str | Iterable[str]) -> Selector:
         if ("=", False) in token:
             equals = token.index(("=", False))
             if not equals:
-                raise UsageError(f"{plain!r} is no tag: write key=value")
+                raise UsageError(f"{plain!r} is not a tag: write key=value")
             tags.append((plain[:equals], _pattern(token[equals + 1 :])))
             continue
         if not plain:
@@ -727,5 +727,7 @@ def states(text: str | Iterable[str]) -> tuple[str, ...]:
     words = tuple(re.split(r"[\s,]+", text.strip())) if isinstance(text, str) else tuple(text)
     for word in words:
         if word not in STATES:
-            raise UsageError(f"{word!r} is no state of an instance ({', '.join(STATES)}){did_you_mean(word, STATES)}")
+            raise UsageError(
+                f"{word!r} is not a state of an instance ({', '.join(STATES)}){did_you_mean(word, STATES)}"
+            )
     return words

@@ -125,7 +125,7 @@ def other_user(said: bytes) -> str:
     if not match:
         return ""
     user = match[1].decode()
-    return f"the user to log in as is {user}: start with --ssh-user {user}; if it runs, tag it ssh-user={user}"
+    return f"log in as {user}: launch with --ssh-user {user}, or tag a running instance ssh-user={user}"
 
 
 def _cut(data: bytes, word: bytes) -> tuple[bytes, bytes]:

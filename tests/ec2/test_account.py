@@ -103,7 +103,7 @@ def test_start_tells_of_a_time_that_is_over(ids: list[str], capfd: pytest.Captur
     ec2.stop(C, ids, yes=True, wait=True)
     capfd.readouterr()
     assert sorted(ec2.start(C, ids, yes=True)) == ids
-    assert "the time of 1 instance was over: each ends itself in ten minutes" in capfd.readouterr().err
+    assert "the end time of 1 instance had passed: each ends itself in ten minutes" in capfd.readouterr().err
     for id_, end in ends.items():
         ec2.tag(C, id_, tag=[f"hardway-ends={end}"], yes=True)
 

@@ -157,7 +157,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--ami", "ami-00000000000000000"], "for this account in us-east-1: The image id"),
         (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
-        (["--key", "/no/such/file"], "no private key that can be read"),
+        (["--key", "/no/such/file"], "not a private key that can be read"),
         (["--sg", "nosg"], "there is no security group 'nosg'"),
         (["--vpc", "vpc-00000000"], "vpc-00000000"),
         (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
