@@ -225,7 +225,7 @@ def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
     first = str(ec2.spot_prices(C, "m7i.large", days=90)).split()
     assert first[0] == listed[0]["zone"]
     for wrong in ("", "m7i.*", "--help"):
-        with pytest.raises(UsageError, match="is no instance type"):
+        with pytest.raises(UsageError, match="is not an instance type"):
             ec2.spot_prices(C, wrong)
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):
