@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
+    from hardway.local.machines import guest_image
     from hardway.money import costs, market
     from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
     from hardway.pmap.afterwards import report
@@ -45,6 +46,7 @@ _MODULES = {
     "daemon": "hardway.local.daemon",
     "engines": "hardway.clusters.engines",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
@@ -73,9 +75,9 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
-    "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime",
+    "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups",
+    "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
