@@ -36,6 +36,8 @@ from hardway.terminal import last_line
 PROGRAM = "qemu-system-x86_64"
 MEMORY_MIB = 512
 CPUS = 2
+TRANSLATED_MIB = 256
+"""The memory for code that TCG has translated: it would take 1 GiB."""
 # One network holds the metadata service's address and an address as in a default VPC. slirp has one network only.
 NETWORK = "160.0.0.0/4"
 ROUTER, GUEST_ADDRESS = "172.31.0.1", "172.31.0.10"
@@ -84,7 +86,9 @@ def find_program() -> str:
 
 def accelerator(name: str) -> list[str]:
     """Return the arguments for an accelerator: kvm, or tcg, which works everywhere."""
-    return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    if name == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}", "-cpu", "max"]
 
 
 async def why_not_kvm(spawner: SpawnerClient, guest: Guest, directory: Path) -> str:
