@@ -161,7 +161,7 @@ class Local:
     boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
     isolation: str = setting(
         "auto",
-        "sandbox of an instance: bwrap, unshare, none; auto: the first of these that works here; vm: virtual machines",
+        "bwrap, unshare or none; auto: the first of these that works here; vm: virtual machines",
         choices=("auto", *LEVELS, VM),
     )
     launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)

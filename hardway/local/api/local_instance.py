@@ -150,9 +150,10 @@ class LocalInstance(moto.ec2.models.instances.Instance):
 
     @property
     def store_count(self) -> int:
-        """The number of its disks of instance storage."""
+        """The number of its NVMe disks of instance storage."""
         storage = INSTANCE_TYPES[self.instance_type].get("InstanceStorageInfo", {})
-        return sum(disks["Count"] for disks in storage.get("Disks", []))
+        disks = storage.get("Disks", []) if storage.get("NvmeSupport") != "unsupported" else []
+        return sum(each["Count"] for each in disks)
 
     @property
     def mac(self) -> str:
@@ -203,7 +204,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
         found = {f"meta-data/{path}": str(text) for path, text in {**known, **self._network()}.items() if text}
         if pair := self.ec2_backend.key_pairs.get(self.key_name):
             found["meta-data/public-keys"] = f"0={self.key_name}"
-            found["meta-data/public-keys/0/openssh-key"] = _text(pair.material_public)
+            found["meta-data/public-keys/0/openssh-key"] = _text(pair.material_public).strip()
         if self.user_data:
             found["user-data"] = _text(self.user_data_content)
         return {**found, "dynamic/instance-identity/document": json.dumps(self._identity(), indent=2)}

@@ -103,7 +103,7 @@ class VirtualMachine:
             if not path.exists():
                 with open(path, "wb") as file:
                     file.truncate(STORE_MIB << 20)
-            disks.append(Disk(path.name, "raw", f"AWS{number:X}{id:0<16.16}", qemu.STORE))
+            disks.append(Disk(path.name, "raw", f"AWS{number:02X}{id:0<15.15}", qemu.STORE))
         command = qemu.command(self._hardware, self._guest, disks, self._host.accelerator)
         exited = await self._emulator.start(command, disks)
         self._watch = asyncio.get_running_loop().create_task(self._tell_of_the_end(exited))
