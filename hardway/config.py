@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
 """The levels of isolation of processes, the best first."""
@@ -137,6 +137,9 @@ class Mapreduce:
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
+    keep_days: float = setting(
+        0.0, "without work until a finished job is deleted, when another begins", unit="days", unset="never"
+    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class Settings:
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
-        return argv.command(*words, *region)
+        return command_line(*words, *region)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}

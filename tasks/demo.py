@@ -14,7 +14,7 @@ from invoke import Context
 from hardway import config
 from hardway.cli.task import act, nothing, say, task
 from hardway.errors import Failed, Interrupted, UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +82,7 @@ def bench(c: Context, name: str = "", args: str = "") -> None:
     """
     known = sorted(path.stem for path in (_ROOT / "bench").glob("*.py"))
     if not name:
-        say(*(argv.command("bench", "--name", each) for each in known))
+        say(*(command_line("bench", "--name", each) for each in known))
         return
     if name not in known:
         raise UsageError(f"there is no benchmark {name!r} ({', '.join(known)}){did_you_mean(name, known)}")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway.clusters import engines
-    from hardway.ec2 import account, images, instances, networks, security_groups, tags
+    from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
+        block,
         check,
         cleanup,
         init,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "account": "hardway.ec2.account",
     "arguments": "hardway.pmap.arguments",
+    "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
@@ -53,6 +55,7 @@ _MODULES = {
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
     "job_results": "hardway.pmap.job_results",
+    "known": "hardway.ec2.known",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -74,8 +77,8 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime",
+    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
+    "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch", "lifetime",
     "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups",
     "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
