@@ -16,9 +16,9 @@ import pytest
 from hardway.local.machines import guest_image
 from tests.conftest import LocalCloud, Result, run_inv, run_local_cloud
 
-BOOT_SECONDS = 900
-"""How long a boot may take on a machine with other work."""
-END_SECONDS = 400
+BOOT_SECONDS = 1800
+"""How long a boot may take on a machine with other work: a launch gives up after half of it."""
+END_SECONDS = 600
 """How long the end of a guest may take: its timer looks each minute."""
 
 

@@ -151,7 +151,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
     @property
     def store_count(self) -> int:
         """The number of its NVMe disks of instance storage."""
-        storage = INSTANCE_TYPES[self.instance_type].get("InstanceStorageInfo", {})
+        storage = INSTANCE_TYPES.get(self.instance_type, {}).get("InstanceStorageInfo", {})
         disks = storage.get("Disks", []) if storage.get("NvmeSupport") != "unsupported" else []
         return sum(each["Count"] for each in disks)
 

@@ -155,13 +155,11 @@ def _command(release: str, new: Path) -> list[str]:
 
 def _mirror() -> list[str]:
     """This machine's own mirror of Debian; none leaves the choice to mmdebstrap."""
-    found = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=END_SECONDS,
-    )
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"]
+    try:
+        found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=END_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
     return found.stdout.split()[:1]
 
 

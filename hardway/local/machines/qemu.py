@@ -29,6 +29,7 @@ from hardway.errors import HardwayError
 from hardway.local.addresses import Address
 from hardway.local.machines import metadata_relay
 from hardway.local.machines.guest_image import Guest, search_path
+from hardway.local.machines.metadata import EC2_ADDRESS, SOCKET
 from hardway.local.machines.processes import SandboxError, SandboxProcess, SpawnerClient, read_until
 from hardway.local.machines.spawner import MARK
 from hardway.terminal import last_line
@@ -41,7 +42,6 @@ TRANSLATED_MIB = 256
 # One network holds the metadata service's address and an address as in a default VPC. slirp has one network only.
 NETWORK = "160.0.0.0/4"
 ROUTER, GUEST_ADDRESS = "172.31.0.1", "172.31.0.10"
-METADATA_ADDRESS = "169.254.169.254"
 STORE, EBS = "Amazon EC2 NVMe Instance Storage", "Amazon Elastic Block Store"
 PROBE_SECONDS = 5
 ANSWER_SECONDS = 30
@@ -147,14 +147,14 @@ def command(hardware: Hardware, guest: Guest, disks: Sequence[Disk], accelerated
     address = hardware.address
     # The port on which EC2's API says that instances listen is that of their sshd, too.
     ssh = f"hostfwd=tcp:{address.ip}:{address.port}-{GUEST_ADDRESS}:{address.port}"
-    relay = shlex.join([sys.executable, "-I", "-S", metadata_relay.__file__, "metadata"]).replace(",", ",,")
-    metadata = f"guestfwd=tcp:{METADATA_ADDRESS}:80-cmd:{relay}"
+    relay = shlex.join([sys.executable, "-I", "-S", metadata_relay.__file__, SOCKET])
+    metadata = f"guestfwd=tcp:{EC2_ADDRESS}:80-cmd:{_quoted(relay)}"
     network = f"user,id=net,restrict=on,ipv6=off,net={NETWORK},host={ROUTER},dhcpstart={GUEST_ADDRESS},{ssh},{metadata}"
     words = [
         find_program(), "-S", *_BARE, *accelerator(accelerated_by), "-name", hardware.id,
         "-smp", str(CPUS), "-m", str(MEMORY_MIB), "-rtc", "base=utc", "-uuid", uuid,
         "-smbios", "type=0,vendor=Amazon EC2,version=1.0",
-        "-smbios", f"type=1,manufacturer=Amazon EC2,product={hardware.type},uuid={uuid},serial={uuid}",
+        "-smbios", f"type=1,manufacturer=Amazon EC2,product={_quoted(hardware.type)},uuid={uuid},serial={uuid}",
         "-smbios", f"type=2,manufacturer=Amazon EC2,asset={hardware.id}",
         "-smbios", "type=3,manufacturer=Amazon EC2,asset=Amazon EC2",
         "-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", _kernel_line(hardware.user),
@@ -167,6 +167,11 @@ def command(hardware: Hardware, guest: Guest, disks: Sequence[Disk], accelerated
         words += ["-drive", f"file={disk.path},if=none,id=disk{number},format={disk.form},discard=unmap,cache=unsafe"]
         words += ["-device", f"nvme,drive=disk{number},serial={disk.serial}"]
     return words
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a value among others in an option of QEMU."""
+    return text.replace(",", ",,")
 
 
 def _kernel_line(user: str) -> str:
