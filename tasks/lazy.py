@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
+    from hardway.local.machines import guest_image
     from hardway.money import costs, everywhere, market
     from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
     from hardway.pmap.afterwards import report
@@ -48,6 +49,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
@@ -77,8 +79,8 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
-    "everywhere", "group", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch",
-    "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
+    "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results", "known",
+    "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
     "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
