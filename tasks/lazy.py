@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from hardway.local import daemon
     from hardway.money import costs, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -67,6 +67,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
@@ -77,7 +78,7 @@ __all__ = [
     "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
     "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
     "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "stream", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
