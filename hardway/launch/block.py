@@ -93,7 +93,7 @@ def _end(settings: Settings, ids: list[str], say: Callable[[str], None]) -> str:
                 found = instances.select(settings, ids, states=instances.STATES, on_unknown=unknown.append)
                 done = instances.terminate(settings, [one for one in found if one.state in instances.ALIVE])
                 if done:
-                    cost = costs.Bill(settings, done, say).usd
+                    cost = costs.bill(settings, done, say).usd
                     say(f"terminated {count(len(done), 'instance')}, cost so far: {cost}")
                 failure = "; ".join(f"{one}: {why}" for one, why in done.failed.items())
             except Exception as error:

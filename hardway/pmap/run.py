@@ -38,10 +38,9 @@ from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
 from hardway.pmap.stream import Stream
-from hardway.system import argv
 from hardway.system.paths import current_directory
 from hardway.tables import count, duration
-from hardway.terminal import printable
+from hardway.terminal import command_line, printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
 KEPT_MOST = 100_000  # arguments of a stream that are kept for the line that resumes its job
@@ -139,6 +138,8 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
+        if settings.mapreduce.keep_days:
+            shown.say(*job_list.prune(settings.mapreduce.keep_days, opened.path))
         job_run: _Run | None = None
         try:
             job_run = _Run(
@@ -541,7 +542,7 @@ class _Resuming:
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
         words = ["mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
-        self._line = argv.command(*words)
+        self._line = command_line(*words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))
