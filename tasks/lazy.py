@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardway.local import daemon
     from hardway.local.machines import guest_image
     from hardway.money import costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -71,6 +71,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
@@ -79,9 +80,10 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
-    "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results", "known",
-    "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
-    "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results",
+    "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report",
+    "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags", "transfer", "user_data",
+    "volumes",
 ]  # fmt: skip
 
 
