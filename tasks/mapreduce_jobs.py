@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hardway.pmap.job_list import Jobs
     from hardway.pmap.results import Results
 
-JOB = "the job's name, or a glob for the newest job that it matches: '*' is the last job"
+JOB = "the job's name, or a glob for the newest job that it matches; the newest of all if it is left out"
 
 
 @task(autoprint=True, help={"json": JSON})
@@ -43,6 +43,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
 
 @task(
     autoprint=True,
+    positional=["job"],
     help={
         "job": JOB,
         "failed": "the arguments of the tasks that failed, in place of results: the next job's arguments",
@@ -50,7 +51,9 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
         "json": JSON,
     },
 )
-def results(c: Context, job: str, failed: bool = False, arguments: bool = False, json: bool = False) -> Results | str:
+def results(
+    c: Context, job: str = "", failed: bool = False, arguments: bool = False, json: bool = False
+) -> Results | str:
     """Print a job's results again, in the arguments' order.
 
     A task without a result has an empty line, and the exit code is 1 then.
@@ -58,11 +61,11 @@ def results(c: Context, job: str, failed: bool = False, arguments: bool = False,
     Examples:
       inv mapreduce.results sizes
       inv mapreduce.results sizes --failed
-      inv mapreduce.results '*' --json
+      inv mapreduce.results --json
     """
     if failed + arguments + json > 1:
         raise UsageError("--failed, --arguments and --json exclude each other")
-    found = job_results.JobResults(job_paths.newest(job))
+    found = job_results.JobResults(job_paths.newest(_chosen(job)))
     if json:
         return found.as_json()
     return found.arguments(failed) if failed or arguments else found.results()
@@ -108,9 +111,10 @@ def rm(c: Context, job: str | Iterable[str], older_than: str | None = None, yes:
 @task(
     changes=str,
     autoprint=True,
+    positional=["job"],
     help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
 )
-def report(c: Context, job: str, to: str | None = None) -> str:
+def report(c: Context, job: str = "", to: str | None = None) -> str:
     """Write an HTML page about a job.
 
     Print the path of the page, one file for a browser.
@@ -118,21 +122,31 @@ def report(c: Context, job: str, to: str | None = None) -> str:
     It has a timeline with a lane for each slot, durations, stragglers, failures, instances, and advice.
 
     Examples:
-      inv mapreduce.report '*'
+      inv mapreduce.report
       inv mapreduce.report sizes --to sizes.html
     """
+    job = _chosen(job)
     act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
 
 
-@task(autoprint=True, help={"job": JOB})
-def explain(c: Context, job: str) -> str:
+@task(autoprint=True, positional=["job"], help={"job": JOB})
+def explain(c: Context, job: str = "") -> str:
     """Print where a job's time and money went.
 
     Print a screen of text, which also says what would have helped.
 
     Examples:
-      inv mapreduce.explain '*'
+      inv mapreduce.explain
       inv mapreduce.explain sizes
     """
-    return reports.text(job)
+    return reports.text(_chosen(job))
+
+
+def _chosen(job: str) -> str:
+    """Return the job's name; if none is given, say which job is the newest, and return its name."""
+    if job:
+        return job
+    newest = job_paths.last().name
+    say(f"the newest job: {newest}")
+    return newest

@@ -26,7 +26,7 @@ from hardway.pmap.job import (
     read_keys,
     summarize,
 )
-from hardway.pmap.job_paths import all_jobs, made
+from hardway.pmap.job_paths import all_jobs, jobs_path, made
 from hardway.tables import Table, count, duration, money, size
 from hardway.terminal import printable
 
@@ -168,6 +168,23 @@ def _described(path: Path) -> dict[str, Any]:
     if is_driven(path):
         return found | summary.of_history(history) | {"state": summary.RUNNING}
     return summarize(path, asked, history, summary.ending_of(history))
+
+
+def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
+    """Describe the jobs that have not run all their tasks, the newest ones first, and count those beyond `most`.
+
+    `resume` is the command line that goes on with a job, empty if it isn't known.
+    """
+    described = map(describe, reversed(all_jobs()))
+    found = [one for one in described if one["state"] not in ("done", "damaged")]
+    return [{**one, "resume": _resume_line(one["name"])} for one in found[:most]], max(0, len(found) - most)
+
+
+def _resume_line(name: str) -> str:
+    try:
+        return content_of(jobs_path() / name / "resume").decode(errors="surrogateescape").strip()
+    except Damaged:
+        return ""
 
 
 def parse_age(text: str) -> float:

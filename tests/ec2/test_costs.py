@@ -110,7 +110,7 @@ def test_how_long_it_cost(
         launched = datetime.now(timezone.utc) - timedelta(hours=5)
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": state}}
     instance = from_description({**described, "StateTransitionReason": reason, "LaunchTime": launched}, "us-east-1")
-    bill = costs.Bill(config.settings(C), [instance], lambda line: None)
+    bill = costs.bill(config.settings(C), [instance], lambda line: None)
     [listed] = json.loads(bill.json())
     if hours is None:
         assert (listed["hours"], listed["usd"]) == (None, None)
@@ -131,7 +131,7 @@ def test_what_costs_more_than_a_plain_linux_has_no_price(
 ) -> None:
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
     instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
-    assert costs.Bill(config.settings(C), [instance], lambda line: None).usd == "not known"
+    assert costs.bill(config.settings(C), [instance], lambda line: None).usd == "not known"
 
 
 def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:
