@@ -47,7 +47,7 @@ def demo(c: Context, num: int | str = 4) -> None:
     changes=nothing,
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
-        "engines": "run all tests: also those with Spark and Dask, installed into .venv first, and long ones",
+        "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
     },
 )
 def test(c: Context, args: str = "", engines: bool = False) -> None:
@@ -63,6 +63,7 @@ def test(c: Context, args: str = "", engines: bool = False) -> None:
         with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
         _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
+        _run([sys.executable, "-m", "tests.judges.ministack"])
     _run([sys.executable, "-m", "pytest", *(["-m", ""] if engines else []), *shlex.split(args)])
 
 
