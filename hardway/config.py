@@ -57,6 +57,12 @@ class Aws:
 
     region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
     profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
+    budget: float = setting(
+        0.0,
+        "that your instances may cost a month before ec2.new asks",
+        unit="USD",
+        unset="no budget",
+    )
 
 
 @dataclass(frozen=True)

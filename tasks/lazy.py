@@ -28,9 +28,14 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
+<<<<<<< HEAD
     from hardway.local.machines import guest_image
     from hardway.money import costs, everywhere, market
     from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
+=======
+    from hardway.money import budget, costs, everywhere, market
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+>>>>>>> newuser
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -41,6 +46,7 @@ _MODULES = {
     "arguments": "hardway.pmap.arguments",
     "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
+    "budget": "hardway.money.budget",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
     "commands": "hardway.fanout.commands",
@@ -79,11 +85,11 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
-    "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths", "job_results",
-    "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report",
-    "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags", "transfer", "user_data",
-    "volumes",
+    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths",
+    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
+    "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
