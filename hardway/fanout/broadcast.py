@@ -349,9 +349,9 @@ class _Offer:
         self.private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
         )
-        self.public = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        ).decode()
+        self.public = (
+            key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+        )
 
     def entry(self, name: str) -> str:
         """Return the line that admits this key to the file alone; see AUTHORIZED_KEYS FILE FORMAT in sshd(8)."""

@@ -33,6 +33,7 @@ DEPTH = 200
 DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
+
 class NotWholeError(TransferError):
     """The stream is no tar stream, or is cut short."""
 

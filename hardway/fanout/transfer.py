@@ -85,7 +85,9 @@ claimed() { exec 8<&-; }
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
 # stdin, one file after the other. $whole, if set, is a file that has all of them: a single one is linked.
-RECEIVE = PLACE + r"""
+RECEIVE = (
+    PLACE
+    + r"""
 dst=$1 part=$2-$$; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
@@ -121,6 +123,7 @@ while [ "$#" -gt 0 ]; do
   shift 3
 done
 """
+)
 
 # $1: the pattern. Only file names are expanded in it: with an empty IFS nothing else is.
 _SEND_FILES = r"""
@@ -136,7 +139,9 @@ LC_ALL=C exec tar -chf - -- "$@"
 """
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
-RECEIVE_TREE = PLACE + r"""
+RECEIVE_TREE = (
+    PLACE
+    + r"""
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
 case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" ;; esac || exit 1
@@ -164,6 +169,7 @@ exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
     fi
   done' hardway "$to" {} +) && cp -a --link --remove-destination -- "$tmp/tree/." "$to/"
 """
+)
 
 # $1: the tree.
 _SEND_TREE = r"""
@@ -390,9 +396,7 @@ def _unpacking(
             raise
 
 
-def push(
-    group: InstanceGroup, source: Path, destination: Remote, progress: Progress = no_progress
-) -> GroupResult:
+def push(group: InstanceGroup, source: Path, destination: Remote, progress: Progress = no_progress) -> GroupResult:
     """Send a tree to each instance as one tar stream, made once, to all at the same time.
 
     The destination is the tree's path there (with a final `/`: the directory to put it into). In an existing one the

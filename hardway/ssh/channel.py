@@ -237,4 +237,3 @@ def run(connection: ssh.InstanceConnection, script: Script, good: Iterable[int] 
 
 def _stalled() -> str:
     return f"nothing moved for {STALL_SECONDS:g} s: the host hangs"
-

@@ -53,8 +53,8 @@ class Launch:
         self.head = "\n".join([first, *says, command, *ends, last]).encode(errors="surrogateescape")
         complaint = "what was to run did not come whole"
         self.line = (
-            f"sh -c 's=$(head -c {len(self.head)}; echo x); case $s in {first}*{last}x) eval \"$s\" ;; "
-            f"*) echo \"{complaint}\" >&2; exit 1 ;; esac'"
+            f'sh -c \'s=$(head -c {len(self.head)}; echo x); case $s in {first}*{last}x) eval "$s" ;; '
+            f'*) echo "{complaint}" >&2; exit 1 ;; esac\''
         )
 
 
