@@ -100,7 +100,7 @@ def test_a_longer_life(program: str, run: Callable[..., Result], environment: Ma
 def test_an_end(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     assert run("ec2.new-vpc lab").code == 0
     assert run("ec2.new --name in-lab --vpc lab").code == 0
-    line = line_in(run("ec2.rm-vpc lab --yes --region us-east-1").stderr, "`", "` terminates what is in it")
+    line = line_in(run("ec2.rm-vpc lab --yes --region us-east-1").stderr, "`", "` terminates them")
     assert re.fullmatch(rf"{re.escape(program)} ec2\.rm vpc-[0-9a-f]+ --region us-east-1", line)
     assert paste(f"{line} --yes", environment).code == 0
     assert run("ec2.rm-vpc lab --yes").code == 0

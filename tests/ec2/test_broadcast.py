@@ -173,7 +173,7 @@ def test_the_tasks_choose_by_size_and_number(shell: Shell, five: list[Instance],
     [
         ({"direct": True, "s3": "s3://b/p"}, "contradict each other"),
         ({"via": "s3://b/p"}, "send by way of S3 with --s3"),
-        ({"s3": "http://b/p"}, "is no URL of an object"),
+        ({"s3": "http://b/p"}, "is not the URL of an object"),
         ({"s3": "s3://b/a b"}, "has white space in it"),
     ],
 )
@@ -187,7 +187,7 @@ def test_more_files_than_s3_is_used_for_are_not_sent_another_way(ids: list[str],
     (home / "many").mkdir()
     for n in range(1500):
         (home / "many" / f"{n:0100}").touch()
-    with pytest.raises(UsageError, match=r"--s3 takes no 1500 files at once: .* use ec2\.push"):
+    with pytest.raises(UsageError, match=r"--s3 can't take 1500 files at once: .* use ec2\.push"):
         ec2.scp(Context(), f"{home}/many/*", ":many/", ids, yes=True, s3="s3://b/p")
 
 

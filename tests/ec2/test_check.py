@@ -247,7 +247,7 @@ def test_one_cause_is_told_once(shell: Shell) -> None:
         (["--type", "m7i.lrage"], "image", "did you mean m7i.large?"),
         (["--vpc", "elsewhere"], "network", "there is no VPC 'elsewhere'"),
         (["--key", "nobodys"], "key", "there is no key pair 'nobodys'"),
-        (["--key", "./nothing.pem"], "key", "is no private key that can be read"),
+        (["--key", "./nothing.pem"], "key", "is not a private key that can be read"),
         (["--via", "ssm"], "ssm", "session-manager-plugin"),
     ],
 )

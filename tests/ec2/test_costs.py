@@ -109,7 +109,7 @@ def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: s
         launched = datetime.now(timezone.utc) - timedelta(hours=5)
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": state}}
     instance = from_description({**described, "StateTransitionReason": reason, "LaunchTime": launched}, "us-east-1")
-    bill = costs.Bill(config.settings(C), [instance], lambda line: None)
+    bill = costs.bill(config.settings(C), [instance], lambda line: None)
     [listed] = json.loads(bill.json())
     if hours is None:
         assert (listed["hours"], listed["usd"]) == (None, None)
@@ -128,7 +128,7 @@ def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: s
 def test_what_costs_more_than_a_plain_linux_has_no_price(shell: Shell, price_cache: Path, own: dict[str, Any]) -> None:
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
     instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
-    assert costs.Bill(config.settings(C), [instance], lambda line: None).usd == "not known"
+    assert costs.bill(config.settings(C), [instance], lambda line: None).usd == "not known"
 
 
 def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +225,7 @@ def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
     first = str(ec2.spot_prices(C, "m7i.large", days=90)).split()
     assert first[0] == listed[0]["zone"]
     for wrong in ("", "m7i.*", "--help"):
-        with pytest.raises(UsageError, match="is no instance type"):
+        with pytest.raises(UsageError, match="is not an instance type"):
             ec2.spot_prices(C, wrong)
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):

@@ -188,7 +188,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell, ids: list[str])
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["ec2.ssh", "", "-c", "true"], 2, "empty selector"),
+        (["ec2.ssh", "", "-c", "true"], 2, "the selector is empty"),
         (["ec2.ssh", "*", "-c", "true"], 2, "every instance"),
         (["ec2.rm", "--bogus"], 2, "'--bogus'"),
         (["ec2.rm", "*", "--yes"], 2, "every instance"),

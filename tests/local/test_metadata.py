@@ -54,12 +54,17 @@ def test_curl_learns_what_ec2_describes(tagged: Machine) -> None:
         "tags/instance/team": "blue & green",
         "tags/instance/a%2Fb%20c": "d",
     }
+    mac = tagged.output(GET + "get meta-data/mac")
+    expected[f"network/interfaces/macs/{mac}/local-ipv4s"] = seen["PrivateIpAddress"]
+    expected["public-keys/0/openssh-key"] = tagged.key.public.decode().strip()
+    expected["public-keys/"] = f"0={tagged.key.name}"
     said = tagged.output(GET + "".join(f"get meta-data/{path}; echo\n" for path in expected))
     assert dict(zip(expected, said.splitlines(), strict=True)) == expected
 
     assert set(tagged.output(GET + "get meta-data/tags/instance").splitlines()) == {"Name", "team", "a/"}
     listing = tagged.output(GET + "get meta-data/").splitlines()
     assert "instance-id" in listing and "placement/" in listing and "tags/" in listing
+    assert "public-keys/" in listing and "public-keys" not in listing
     identity = json.loads(tagged.output(GET + "get dynamic/instance-identity/document"))
     assert identity["instanceId"] == tagged.id
     assert identity["region"] == "us-east-1"

@@ -284,7 +284,7 @@ def test_homes_and_names(hosts: list[Instance], settings: Settings, tmp_path: Pa
         for act in (transfer.local_files, transfer.local_tree):
             with pytest.raises(UsageError, match=said):
                 act(path)
-    with pytest.raises(UsageError, match="of the homes there only"):
+    with pytest.raises(UsageError, match="only ~/ is known there as a home"):
         transfer.sides("a", ":~nobody/x")
     for copy in (transfer.fetch_files, transfer.pull):
         with pytest.raises(UsageError, match="there is no user"):

@@ -176,7 +176,7 @@ def test_what_can_not_be_sent_is_refused(here: Path) -> None:
     refused = {
         "none.sh": "there is no such file",
         "": "that means no file",
-        "fifo": "it is no file or directory",
+        "fifo": "it is neither a file nor a directory",
         "other": "no such file",
         "lib": "a link leads back to a directory that it is in",
         f"step.sh,{here}/other/step.sh": "would both be step.sh",

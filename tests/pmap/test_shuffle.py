@@ -139,9 +139,9 @@ def content(url: str) -> str:
 @pytest.mark.parametrize(
     ("urls", "destination", "said"),
     [
-        ("s3://b/k\nhttp://b/k", "s3://b/all", "'http://b/k' is no URL of an object"),
-        ("s3://b/k", "s3://b", "'s3://b' is no URL of an object: write s3://bucket/key"),
-        ("s3://b/k", "s3://b/all/", "'s3://b/all/' is no URL"),
+        ("s3://b/k\nhttp://b/k", "s3://b/all", "'http://b/k' is not the URL of an object"),
+        ("s3://b/k", "s3://b", "'s3://b' is not the URL of an object: write s3://bucket/key"),
+        ("s3://b/k", "s3://b/all/", "'s3://b/all/' is not the URL"),
     ],
 )
 def test_what_is_no_object_is_named_before_anything_is_read(home: Path, urls: str, destination: str, said: str) -> None:
