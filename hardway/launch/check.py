@@ -72,7 +72,7 @@ def _sentence(check: Check) -> str:
 
 
 def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
-    """Check all that a launch with these settings needs; `tags` are those of `launch`."""
+    """Check all that a launch with these settings needs; `tags` are as for `launch`."""
     own_tags = (tags,) if isinstance(tags, str) else tuple(tags)
     with LookUps(_AT_ONCE) as pool:
         look = pool.submit

@@ -206,7 +206,7 @@ def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict
     unknown = [name for name in types if name not in known]
     if unknown:
         raise UsageError(
-            f"--spot {spot:g} is a part of the on-demand price, and that of {', '.join(unknown)} is not known: "
+            f"--spot {spot:g} is a part of the on-demand price, and the price of {', '.join(unknown)} is not known: "
             "use --spot 1.0, which is at most the on-demand price"
         )
     return {name: known[name] * spot for name in types}

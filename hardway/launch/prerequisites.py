@@ -46,7 +46,7 @@ class Network:
 
 
 def network(settings: Settings) -> Network:
-    """Return the subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
+    """Return the subnets that `--subnet`, `--vpc` and `--zone` leave, by default the default VPC's.
 
     If some of the subnets give public addresses, the others are left out: a login goes over IPv4. Raises UsageError if
     none is left.

@@ -142,7 +142,7 @@ class Gathering:
         self._ask_pause = 0.0
 
     def run(self) -> list[Instance]:
-        """Return the ready instances once they are enough; all other started instances are terminated by then.
+        """Return the ready instances once they are enough; all other started instances have been terminated before.
 
         Raises Failed; then all started instances are still running.
         """

@@ -266,7 +266,7 @@ class Driver:
         return member
 
     def _join(self, found: Sequence[Instance]) -> None:
-        """Let those of the found instances that are new take part."""
+        """Let the new ones among the found instances take part."""
         joining = [self._admit(instance) for instance in found if instance.id not in self._members]
         if joining:
             self._poller.price(joining)

@@ -250,7 +250,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     assert "1 result run again: what is expected of them is not there, such as s3://b/out/b" in again.stderr
     failed = pmap("d", "head -c 200000 /dev/zero", "--expect", "s3://b/{}/none", "--retries", "0")
     assert failed.code == 1
-    assert "what is expected of it is not there: hardway: expected s3://b/d/none" in failed.stderr
+    assert "the output that it should leave is missing: hardway: expected s3://b/d/none" in failed.stderr
     with pytest.raises(UsageError, match="write s3://bucket/key"):
         mapreduce.pmap(Context(), cluster.ids, "d", "cat", expect="out/{}")
     with stub_sessions.session() as other:

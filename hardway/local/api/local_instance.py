@@ -135,7 +135,7 @@ class LocalInstance(moto.ec2.models.instances.Instance):
 
     @property
     def users(self) -> tuple[str, ...]:
-        """The users who may log in: those of the public image at the bottom."""
+        """The users who may log in, by the public image that its image was made of."""
         images = self.ec2_backend.amis
         image = images.get(self.image_id)
         while image is not None and getattr(image, "instance", None) is not None:  # an image made of an instance
