@@ -306,7 +306,7 @@ class Driver:
         member.is_lost(time)
         self._connections.close(member)
         if member.tries.in_vain:
-            self._give_up(member, "its agent goes as soon as it has come", Presence.GONE)
+            self._give_up(member, "its agent ends as soon as it has started", Presence.GONE)
             return
         member.reason = printable(reason)
         member.tries.failure(time)

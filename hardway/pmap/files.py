@@ -79,7 +79,7 @@ def pack(given: Sequence[str]) -> Files | None:
     if not given:
         return None
     if not found:
-        raise UsageError(f"--files {printable(','.join(given))!r}: that means no file")
+        raise UsageError(f"--files {printable(','.join(given))!r}: it matches no file")
     try:
         archive = tempfile.TemporaryFile()  # noqa: SIM115 (it is Files' to close)
     except OSError as error:

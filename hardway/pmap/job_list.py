@@ -47,7 +47,7 @@ def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, lis
         if asked.fingerprint == fingerprint:
             if not (other := elsewhere(asked.where, where)):
                 return path, said
-            said.append(f"job {asked.name} is not gone on with: it ran elsewhere ({other})")
+            said.append(f"job {asked.name} can't be resumed here: it ran elsewhere ({other})")
     return None, said
 
 

@@ -72,7 +72,7 @@ def test_all_that_runs_there_runs_or_fails(
 
     # What ec2.extend and readiness run
     [outcome] = lifetime.extend(settings, one, 1).values()
-    assert "it has no limit that could be moved" in str(outcome)
+    assert "it has no end to move" in str(outcome)
     assert readiness._try(one[0], settings, HostKeys(consoles=0), threading.Event()) == Look(watched=False)
 
     # Copies there and back

@@ -182,7 +182,7 @@ def test_what_can_not_be_sent_is_refused(here: Path) -> None:
     (here / "other" / "step.sh").write_text("another")
     refused = {
         "none.sh": "there is no such file",
-        "": "that means no file",
+        "": "it matches no file",
         "fifo": "it is neither a file nor a directory",
         "other": "no such file",
         "lib": "a link leads back to a directory that it is in",
@@ -261,7 +261,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
         assert said in elsewhere.stderr
         newest = pmap("a", forgets, "--resume", on=there)
         assert newest.code == 0
-        assert "job expects is not gone on with: it ran elsewhere" in newest.stderr
+        assert "job expects can't be resumed here: it ran elsewhere" in newest.stderr
         assert "this is a new job" in newest.stderr
 
 
