@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud, Result
+from tests.patience import patience
 
 NAME = "pasting"
 BIN = Path(sys.executable).parent
@@ -47,7 +48,7 @@ def paste(line: str, env: Mapping[str, str]) -> Result:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
