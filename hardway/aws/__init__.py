@@ -490,7 +490,7 @@ def _refused(error: Any) -> HardwayError:
     if code in _NO_CAPACITY:
         advice = "another --type or --zone" if error.operation_name in _LAUNCHES else "again later"
         return Failed(f"AWS has no capacity for this: try {advice} ({code}: {said})")
-    return UsageError(f"AWS refused {error.operation_name}: {said} ({code})")
+    return UsageError(f"AWS refused {error.operation_name}: {said or 'it gives no reason'} ({code})")
 
 
 def _skew(error: Any) -> str:
