@@ -66,9 +66,9 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
         if not why:
             raise
         failed = [f"{c.instance}: {reason}" for c, one in outcomes.items() if (reason := describe_outcome(one))]
-        others = f"; and of {count(len(failed), 'other')} it has not moved: {'; '.join(failed)}" if failed else ""
-        what = f"{count(len(moved), 'instance')} will end {count(hours, 'hour')} from now, but could not be tagged so"
-        raise Failed(f"{what}: {why}{others}") from error
+        others = f"; the end of {count(len(failed), 'other')} has not moved: {'; '.join(failed)}" if failed else ""
+        ends = f"{count(len(moved), 'instance')} will end {count(hours, 'hour')} from now"
+        raise Failed(f"{ends}, but could not be tagged with the time: {why}{others}") from error
     return outcomes
 
 
@@ -77,5 +77,5 @@ def _named(outcome: Any) -> Any:
     if not isinstance(outcome, CommandResult) or not outcome.exit_code:
         return outcome
     if outcome.exit_code == _NO_WATCH:
-        return CommandError("it has no limit that could be moved: ec2.new did not start it")
+        return CommandError("it has no end to move: ec2.new did not start it")
     return CommandError(last_line(outcome.stderr) or f"exit code {outcome.exit_code}")

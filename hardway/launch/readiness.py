@@ -49,8 +49,8 @@ class Probes:
     """Attempts to run a command over SSH on each of many instances, until one succeeds. A context manager.
 
     `refusals` has the newest error of each instance, by id. `unwatched` are the instances that answer, but have nothing
-    that could end them. `busy` are those that answer while their user data runs. `failed` has the failure of user data,
-    by id; these instances are not tried again.
+    that could end them. `busy` are ids of instances that answer while their user data runs. `failed` has the failure of
+    user data, by id; these instances are not tried again.
     """
 
     def __init__(self, settings: Settings, most: int, init_given: bool = False) -> None:

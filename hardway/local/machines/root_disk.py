@@ -103,7 +103,7 @@ class RootDisk:
             profile.write(f'\nPATH="{self.tools}:$PATH"\n')
 
     def _write_accounts(self, name: str, account: str) -> None:
-        """Write a file of /etc: our users, then those of the host that are none of ours."""
+        """Write a file of /etc: our users, then the host's other users."""
         lines = [account.format(id=UID, user=user) for user in self.users]
         with contextlib.suppress(OSError):
             for line in Path("/etc", name).read_text(errors="replace").splitlines():

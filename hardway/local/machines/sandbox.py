@@ -29,7 +29,7 @@ BOOT_SECONDS = 30
 
 @dataclass
 class Sandbox:
-    """The processes of one instance, between `boot` and `halt`. `environment` is what each finds, over the usual."""
+    """The processes of one instance, between `boot` and `halt`. `environment` has each one's further variables."""
 
     spawner: SpawnerClient
     disk: RootDisk
