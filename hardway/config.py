@@ -57,6 +57,12 @@ class Aws:
 
     region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
     profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
+    budget: float = setting(
+        0.0,
+        "that your instances may cost a month before ec2.new asks",
+        unit="USD",
+        unset="no budget",
+    )
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,12 @@ class Ec2:
         unit="minutes",
         unset="never",
         most=MOST_HOURS * 60,
+    )
+    aws: str = setting(
+        "auto",
+        "the `aws` of tasks, and of commands of ec2.ssh that name it: fast, hardway's own for cp, mv, rm and ls of S3; "
+        "real, what the instance has; auto: fast where it has none",
+        choices=("auto", "fast", "real"),
     )
     on_demand: int = setting(0, "with spot, how many of the instances are on demand")
 
@@ -187,6 +199,11 @@ class Settings:
     def source(self, name: str) -> str:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
+
+    def in_region(self, region: str) -> Settings:
+        """Return the same settings for another region, which the command lines for a person name, too."""
+        aws = dataclasses.replace(self.aws, region=region)
+        return dataclasses.replace(self, aws=aws, sources={**self.sources, "aws.region": "--region"})
 
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""

@@ -47,7 +47,7 @@ def demo(c: Context, num: int | str = 4) -> None:
     changes=nothing,
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
-        "engines": "run also the tests with Spark and Dask, installed into .venv first, and long ones",
+        "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
         "vm": "run the tests with virtual machines, which take a quarter of an hour, and no others",
     },
 )
@@ -65,6 +65,7 @@ def test(c: Context, args: str = "", engines: bool = False, vm: bool = False) ->
         with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
         _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
+        _run([sys.executable, "-m", "tests.judges.ministack"])
     # a guest of a virtual machine takes all of a small machine
     chosen = ["-n0", "-m", "vm"] if vm else ["-m", "not vm"] if engines else []
     _run([sys.executable, "-m", "pytest", *chosen, *shlex.split(args)])

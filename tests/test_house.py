@@ -45,7 +45,7 @@ PURE_IMPORTS = (
 # It is sent as one file to where nothing else of ours is, and its names are its own.
 ALONE_ON_INSTANCES = ("hardway.pmap.agent",)
 # Production code meets the local cloud as an endpoint and addresses.
-MEET_LOCAL = ("hardway.pytest_plugin", "tasks.demo", "tasks.lazy", "tasks.local")
+MEET_LOCAL = ("hardway.pytest_plugin", "tasks.demo", "tasks.lazy", "tasks.local", "tasks.overview")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
 # The first two run on instances and workers. The local cloud's daemon sets variables that moto reads.

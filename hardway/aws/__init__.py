@@ -89,13 +89,15 @@ _MEMBER = re.compile(r"[A-Z][A-Za-z0-9]+")
 MADE_TAG = "hardway-made"
 """The tag of things that hardway has made and `ec2.cleanup` may remove; its value is the time."""
 
-KEPT_CLIENTS = 8
-"""The most clients kept: each takes 12 MB, and a session of pytest may meet hundreds of local clouds."""
+KEPT_CLIENTS = 40
+"""The most clients kept: one for each region, as each takes 1.5 MB, and a session of pytest may meet many clouds."""
 
 _clients: dict[Any, Any] = {}
 """The clients by their settings and environment, the last used one last."""
 _sessions: dict[Any, Any] = {}
 """The last used session alone, since a session costs as much as a client."""
+_loaders: dict[str, Any] = {}
+"""botocore's loader of each service: clients of all regions share what it has read."""
 _lock = threading.Lock()
 
 
@@ -173,7 +175,9 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
     if not region:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
-        session.register_component("data_loader", models.loader(service))
+        if service not in _loaders:
+            _loaders[service] = models.loader(service)
+        session.register_component("data_loader", _loaders[service])
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import LocalCloud
-from tests.local.conftest import SECONDS, Key, Machine, Machines
+from tests.local.conftest import Key, Machine, Machines
+from tests.patience import patience
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds: 60"
 TOKEN = f'T=$(curl -sfX PUT -H "{TTL}" $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/api/token)\n'
@@ -142,7 +143,7 @@ def test_it_lives_as_long_as_the_instance(machines: Machines) -> None:
 )  # fmt: skip
 def test_no_request_upsets_it(tagged: Machine, endpoint: tuple[str, int], sent: bytes) -> None:
     """Whatever is sent is answered or waited for, and the next one is served."""
-    with socket.create_connection(endpoint, timeout=SECONDS) as connection:
+    with socket.create_connection(endpoint, timeout=patience()) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
