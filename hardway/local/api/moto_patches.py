@@ -14,7 +14,7 @@ from typing import Any
 
 import moto.ec2.responses.launch_templates
 
-from hardway.local.api import capacity, console, disks, fleets, images, parameters, prices
+from hardway.local.api import capacity, console, disks, fleets, images, parameters, prices, tags
 from hardway.local.api.client_tokens import once
 from hardway.local.api.launch_buckets import LaunchBuckets
 from hardway.local.api.local_instance import LocalInstance, Operations
@@ -152,6 +152,12 @@ CHANGES = (
         "moto.ec2.models.tags.TagBackend.create_tags",
         "moto takes tags of any length (limits, which the server asks).",
         "test_a_tag_has_any_length",
+    ),
+    Change(
+        "moto.ec2.models.core.TaggedEC2Resource.get_tags",
+        "moto looks through all tags for those of each instance: a list of 400 instances takes a second.",
+        "test_the_tags_of_one_are_looked_for_among_all",
+        tags.get_tags,
     ),
     Change(
         "moto.core.responses.ActionResult",
