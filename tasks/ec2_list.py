@@ -37,7 +37,8 @@ def ls(
     """List instances and what they cost.
 
     The newest comes first. A terminal gets columns with titles that fit it. AGE is the time since the last start, COST
-    the cost since then. A narrow terminal does without ZONE, AGE or TYPE.
+    the cost since then. A narrow terminal does without ZONE, AGE or TYPE. The state overdue is that of an instance that
+    runs, but should have ended itself.
 
     A pipe or a file gets a line for each instance, without titles, in these columns: name, type, state, id, AMI, spot
     or ondemand, address, zone, groups, tags, price an hour (for spot, the current one), time since the last start,
@@ -59,6 +60,9 @@ def ls(
     if not found:
         say("no instances")
     shown = costs.Bill(settings, found, say, wide)
+    if overdue := shown.overdue:
+        rm = settings.command("ec2.rm", " ".join(instance.id for instance in overdue))
+        say(f"{how_many(overdue)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` does it")
     if shown:
         say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
     return shown.json() if json else shown

@@ -35,7 +35,7 @@ from hardway.ssh import client_config, host_keys, proxy
 from hardway.ssh.client_config import Answer, Question
 from hardway.ssh.keys import HostKeys, agent_keys, own_key, own_key_path, pair_name
 from hardway.system.paths import expanded
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 # Paramiko logs the errors that it raises, and prints them on stderr unless the log has a handler.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -53,6 +53,9 @@ _TURN_SECONDS = 0.1
 _DROPPED_PAUSES = (0.1, 0.5)
 # Paramiko's words; the socket's error comes behind them.
 _NO_BANNER = "Error reading SSH protocol banner"
+# systemd's words in /run/nologin, which PAM shows to all but root until the boot has ended; and the most shown of them.
+_BOOTING = "booting up"
+_MOST_WORDS = 300
 # The most keys that sshd lets a client try (MaxAuthTries).
 _MOST_KEYS = 6
 # A login name; a user of a directory has one such as anna@corp.example.
@@ -308,13 +311,15 @@ def open_connection(connection: InstanceConnection) -> None:
             connection.open()
             break
         except BaseException as error:
+            # Before all is closed: the error alone does not tell a wrong key from a server that lets nobody in.
+            reason = _reason(error, connection)
+            is_early = _is_dropped(error) or _is_booting(connection)
             said = connection.abandon()
             # A program on the way that has said why would say it again.
-            is_asked_again = not said and _is_dropped(error) and time.monotonic() < deadline
+            is_asked_again = not said and is_early and time.monotonic() < deadline
             # A random pause, so that not all connect at the same time again.
             if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
                 continue
-            reason = _reason(error, connection)
             if reason is None:
                 raise
             reason = f"{reason} ({said})" if said else reason
@@ -326,6 +331,24 @@ def open_connection(connection: InstanceConnection) -> None:
 def _is_dropped(error: BaseException) -> bool:
     """Return whether the server hung up before its first word, as sshd does above MaxStartups connections."""
     return isinstance(error, EOFError | ConnectionResetError) or str(error).startswith(_NO_BANNER)
+
+
+def _is_booting(connection: InstanceConnection) -> bool:
+    """Return whether a server lets nobody in yet, since its boot has not ended."""
+    return any(_BOOTING in (_last_words(host) or "") for host in _servers(connection))
+
+
+def _servers(connection: InstanceConnection) -> list[fabric.Connection]:
+    """Return the servers that are connected to, in their order: the bastions, then the instance."""
+    return [*reversed(list(connection.bastions())), connection]
+
+
+def _last_words(host: fabric.Connection) -> str | None:
+    """Return the message with which a server ended the connection during the login; None if it did not end it."""
+    transport = host.client.get_transport()
+    if transport is None or transport.is_active() or transport.auth_handler is None:
+        return None
+    return " ".join((transport.auth_handler.banner or b"").decode(errors="replace").split())
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
@@ -340,6 +363,20 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
             f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
             f"remove its lines from {known.path})"
         )
+    # Paramiko then goes on with the next key, and raises the error of that.
+    if isinstance(error, paramiko.SSHException):
+        for server in _servers(connection):
+            if (words := _last_words(server)) is not None:
+                who = "it" if server is connection else f"the bastion {server.host}"
+                if words:
+                    return f"{who} does not let {server.user} in now, and says: {cut_short(words, _MOST_WORDS)}"
+                return f"{who} closed the connection during the login, as servers do that go down, or get too many keys"
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return f"it takes no keys, only {' or '.join(error.allowed_types)}"
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return "a private key is encrypted, and ssh-agent does not have it (ssh-add adds it); it accepts no other of ours"
+    if isinstance(error, paramiko.AuthenticationException) and "timeout" in str(error):
+        return "no answer to the login within the connect timeout"
     # Paramiko raises a plain SSHException if it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         user = connection.user
