@@ -27,8 +27,7 @@ PLAYED = {
     'echo "mkfs $(basename "$device")" >>"$log"\n'
     'printf "DEVNAME=%s\\nLABEL=%s\\nTYPE=ext4\\n" "$device" "$2" >"$device"',
     "mount": 'echo "mount $(basename "$3") $(basename "$4")" >>"$log"',
-    "chown": '[ "$1" = 1000 ] || grep -qx "$1" "${log%log}users" || exit 1\n'
-    'echo "chown $1 $(basename "$2")" >>"$log"',
+    "chown": '[ "$1" = 1000 ] || grep -qx "$1" "${log%log}users" || exit 1\necho "chown $1 $(basename "$2")" >>"$log"',
     "systemctl": 'echo "systemctl $*" >>"$log"',
     "poweroff": 'echo poweroff >>"$log"',
     "sleep": 'echo "sleep $1" >>"$log"',
@@ -57,7 +56,7 @@ class Box:
         for directory in ("sbin", "dev", "proc", "sys/block", "run/hardway", "run/systemd/system" if systemd else "."):
             (root / directory).mkdir(parents=True, exist_ok=True)
         for name, body in PLAYED.items():
-            (root / "sbin" / name).write_text(f'#!/bin/sh\nlog={self.log}\n{body}\n')
+            (root / "sbin" / name).write_text(f"#!/bin/sh\nlog={self.log}\n{body}\n")
             (root / "sbin" / name).chmod(0o755)
         settings = Ec2(max_hours=hours, idle_minutes=idle_minutes, ssh_port=port)
         [part] = cloudinit.parts(userdata.compose(settings, b"", "ubuntu"))
@@ -179,7 +178,7 @@ def test_a_full_disk_takes_nothing_away(tmp_path: Path) -> None:
     box.boot()
     assert {path: path.stat().st_mtime_ns for path in before} == before
     box.hook.write_text(box.hook.read_text().replace("limit=3600", "limit=7200"))
-    with pytest.raises(AssertionError, match="ENOSPC|No space|I/O error"):
+    with pytest.raises(AssertionError, match=r"No space|I/O error"):
         box.boot()
     assert (box.etc / "watch").read_text() == watch
     box.watch("extend", "7200")

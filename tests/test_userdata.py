@@ -85,7 +85,13 @@ def test_what_cloud_init_could_not_write_is_refused() -> None:
     """It decodes texts as UTF-8, whatever they say; on real guests such a script never ran."""
     latin = "#!/bin/sh\n# caf\u00e9\n".encode("latin-1")
     own = MIMEMultipart(_subparts=[MIMEText(latin.decode("latin-1"), "x-shellscript", "latin-1")]).as_bytes()
-    for init, line in ((latin, 2), (gzip.compress(latin), 2), (b"echo \xff", 1), ("echo".encode("utf-16"), 1), (own, 2)):
+    for init, line in (
+        (latin, 2),
+        (gzip.compress(latin), 2),
+        (b"echo \xff", 1),
+        ("echo".encode("utf-16"), 1),
+        (own, 2),
+    ):
         with pytest.raises(UsageError, match=f"in line {line}, which is no UTF-8"):
             userdata.compose(NEVER, init, "ubuntu")
     binary = MIMEMultipart(_subparts=[MIMEApplication(b"\xff")]).as_bytes()

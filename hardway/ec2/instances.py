@@ -413,9 +413,7 @@ def select(
     return result
 
 
-def _without_namesakes(
-    parsed: Selector, result: Sequence[Instance], matching: Sequence[Instance]
-) -> list[Instance]:
+def _without_namesakes(parsed: Selector, result: Sequence[Instance], matching: Sequence[Instance]) -> list[Instance]:
     """Leave out the dead instances that only share a name, or tags, with living ones, and so are not meant."""
     living = [i for i in matching if i.state in ALIVE]
     if not parsed.hosts:

@@ -74,7 +74,7 @@ $sudo tail -n +1 -s 0.2 -f --pid=$! "$log"
 class Look:
     """The result of one look at an instance that answers.
 
-    `watched` is True if `boot.sh` looks at the time each minute, and `init` if the script has seen user data besides our
+    `watched` is True if `boot.sh` has looked at the time, and `init` if the script has seen user data besides our
     own. `busy` is True while that user data runs. `failure` says how the user data failed, and is empty if it did not.
     """
 

@@ -121,9 +121,7 @@ def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: thre
         return printable(str(error)) or type(error).__name__
 
 
-def wait(
-    settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]
-) -> list[Instance]:
+def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> list[Instance]:
     """Wait until all instances are in a state; in `running`, also until they answer over SSH.
 
     `on_ready` is called with the number of instances that are newly there. Return the running instances that nothing

@@ -122,8 +122,8 @@ def _refuse_unreadable(content: bytes) -> None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"--init has the byte 0x{content[error.start]:02x} in line {line}, which is no UTF-8: cloud-init would not run "
-            "it; convert a text by iconv, and send other data as base64"
+            f"--init has the byte 0x{content[error.start]:02x} in line {line}, which is no UTF-8: cloud-init would not "
+            "run it; convert a text by iconv, and send other data as base64"
         ) from None
 
 

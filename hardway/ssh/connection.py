@@ -374,7 +374,9 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
     if isinstance(error, paramiko.BadAuthenticationType):
         return f"it takes no keys, only {' or '.join(error.allowed_types)}"
     if isinstance(error, paramiko.PasswordRequiredException):
-        return "a private key is encrypted, and ssh-agent does not have it (ssh-add adds it); it accepts no other of ours"
+        return (
+            "it accepts no key that could be read; one is encrypted, and not in ssh-agent (ssh-add adds it)"
+        )
     if isinstance(error, paramiko.AuthenticationException) and "timeout" in str(error):
         return "no answer to the login within the connect timeout"
     # Paramiko raises a plain SSHException if it has no key at all to try.

@@ -115,9 +115,7 @@ def test_ls_marks_what_should_have_ended(shell: Shell, price_cache: Path) -> Non
         ("stopping", "", 5),
     ],
 )
-def test_how_long_it_cost(
-    shell: Shell, price_cache: Path, state: str, reason: str, hours: float | None
-) -> None:
+def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: str, hours: float | None) -> None:
     launched = datetime(2026, 1, 1, tzinfo=timezone.utc)
     if hours == 5:
         launched = datetime.now(timezone.utc) - timedelta(hours=5)
@@ -139,9 +137,7 @@ def test_how_long_it_cost(
     [{"PlatformDetails": "Red Hat Enterprise Linux"}, {"Placement": {"Tenancy": "dedicated"}}],
     ids=["license", "hardware"],
 )
-def test_what_costs_more_than_a_plain_linux_has_no_price(
-    shell: Shell, price_cache: Path, own: dict[str, Any]
-) -> None:
+def test_what_costs_more_than_a_plain_linux_has_no_price(shell: Shell, price_cache: Path, own: dict[str, Any]) -> None:
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
     instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
     assert costs.Bill(config.settings(C), [instance], lambda line: None).usd == "not known"
