@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
 """The levels of isolation, the best first."""
@@ -135,6 +135,9 @@ class Mapreduce:
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
+    keep_days: float = setting(
+        0.0, "without work until a finished job is deleted, when another begins", unit="days", unset="never"
+    )
 
 
 @dataclass(frozen=True)
@@ -183,10 +186,15 @@ class Settings:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
 
+    def in_region(self, region: str) -> Settings:
+        """Return the same settings for another region, which the command lines for a person name, too."""
+        aws = dataclasses.replace(self.aws, region=region)
+        return dataclasses.replace(self, aws=aws, sources={**self.sources, "aws.region": "--region"})
+
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
-        return argv.command(*words, *region)
+        return command_line(*words, *region)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}

@@ -48,7 +48,7 @@ def rm(
         ended = instances.terminate(settings, alive)
         done = ended
         if ended:
-            say(f"terminated {how_many(ended)}, cost so far: {costs.Bill(settings, ended, say).usd}")
+            say(f"terminated {how_many(ended)}, cost so far: {costs.bill(settings, ended, say).usd}")
         say_failed(ended.failed, "terminated", len(alive))
         if ended.failed and not unknown:
             return all_or_error(ids_of(ended), ended.failed, "terminated", len(alive))

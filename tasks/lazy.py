@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway.clusters import engines
-    from hardway.ec2 import account, images, instances, networks, security_groups, tags
+    from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
+        block,
         check,
         cleanup,
         init,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
-    from hardway.money import costs, market
+    from hardway.money import costs, everywhere, market
     from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "account": "hardway.ec2.account",
     "arguments": "hardway.pmap.arguments",
+    "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
@@ -44,6 +46,7 @@ _MODULES = {
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
     "engines": "hardway.clusters.engines",
+    "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
@@ -51,6 +54,7 @@ _MODULES = {
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
     "job_results": "hardway.pmap.job_results",
+    "known": "hardway.ec2.known",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -72,10 +76,10 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
-    "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
+    "everywhere", "group", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch",
+    "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
+    "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

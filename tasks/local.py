@@ -12,7 +12,7 @@ from invoke import Argument, Collection, Context
 from hardway import config
 from hardway.cli.task import Lines, Task, act, nothing, say, task
 from hardway.local import faults
-from hardway.system import argv
+from hardway.terminal import command_line
 
 from .flags import JSON
 from .lazy import daemon
@@ -61,7 +61,7 @@ def up(c: Context) -> Lines:
     else:
         say(f"the local cloud is already up at {running.endpoint}")
         if running.settings != settings:
-            down = argv.command("local.down")
+            down = command_line("local.down")
             say(f"it was started with other settings than yours: {running.settings}; `{down}` ends it")
     return _exports(running)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.task import Lines, act, task
+from hardway.cli.task import Lines, act, say, task
 from hardway.tables import count
 
 from .flags import SELECTOR
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         "name": "a label for the job in mapreduce.jobs; several jobs may have the same",
         "resume": "run only tasks without a result in this job, or in the newest one of this command",
         "null": "arguments end in NUL, not newline, and are read exactly as they are",
+        "crlf": "arguments are from Windows: leave out CR at line ends and a byte order mark, make UTF-16 UTF-8",
         "progress": "show the progress on stderr",
         "expect": "the object a task leaves, s3://bucket/key with {} for its argument; or results: the URLs it prints",
         "depends": "a file that the instances have, too; theirs must be the same, and a change makes another job",
@@ -68,6 +69,7 @@ def pmap(
     name: str | None = None,
     resume: str | bool | None = None,
     null: bool = False,
+    crlf: bool = False,
     progress: bool = True,
     expect: str = "",
     depends: str | Iterable[str] | None = None,
@@ -117,6 +119,7 @@ def pmap(
         "results": results,
         "no_progress": not progress,
         "null": null,
+        "crlf": crlf,
         "region": region,
         "real_s3": real_s3,
         "files": sent,
@@ -125,7 +128,8 @@ def pmap(
     }
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
     proxy.check(settings)
-    given = arguments.read(args, null)
+    given = arguments.read(args, null, crlf)
+    say(*filter(None, (given.hint, arguments.hint_of_command(command))))
 
     def before(chosen: Sequence[Instance]) -> None:
         what = f"run {command!r} for {count(len(given.items), 'argument')} on {engine or 'these'}"

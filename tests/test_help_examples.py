@@ -19,7 +19,7 @@ from tasks import ns
 from tests.conftest import REPOSITORY, LocalCloud
 
 RUN = """
-    local.up local.env local.status ec2.new ec2.ls ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
+    local.up local.env local.status ec2.new ec2.ls status ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
     ec2.extend
     ec2.check ec2.keys ec2.roles ec2.events ec2.regions ec2.zones ec2.types ec2.spot-prices
     ec2.new-vpc ec2.vpcs ec2.sg ec2.sgs ec2.authorize ec2.deauthorize

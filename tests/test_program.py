@@ -1,4 +1,4 @@
-"""The programs `hardway` and `./inv` before any task runs: typos, closed pipes, Ctrl-C, completion.
+"""The programs `hardway` and `./inv` before any task runs: typos, closed pipes, Ctrl-C.
 
 And Invoke's own `inv` where somebody's tasks.py has our tasks.
 """
@@ -71,6 +71,23 @@ def test_help_of_a_task_may_stand_behind_it(arguments: str, home: Path, capsys: 
     output = capsys.readouterr()
     assert (exit.value.code, output.err) == (0, "")
     assert output.out.startswith("Usage: hardway [--core-opts] ec2.ssh ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [("explain", ""), ("explain one", "one"), ("report --to /dev/null", ""), ("report --to /dev/null one", "one")],
+)
+def test_the_job_may_be_left_out(arguments: str, name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hardway.cli.program import Program
+    from hardway.pmap.job import Job
+    from tasks import ns
+
+    for each in ("one", "two"):
+        Job.create("cat", name=each).close()
+    Program(binary="hardway", namespace=ns).run(["hardway", *f"mapreduce.{arguments}".split()], exit=False)
+    output = capsys.readouterr()
+    assert output.err == ("" if name else "the newest job: two\n")
+    assert output.out.startswith("/dev/null" if "--to" in arguments else f"job {name or 'two'}: cat")
 
 
 def test_help_may_be_a_flags_value(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,52 +275,6 @@ def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> 
     done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (f"{checkout}/tasks --list\n", "")
     assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    """A PATH with both programs of this interpreter."""
-    for name, command in PROGRAMS.items():
-        script = tmp_path / "bin" / name
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
-        script.chmod(0o755)
-    return f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-
-
-BASH = """
-source <($1 --print-completion-script bash)
-COMP_WORDS=($2) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-function=$(complete -p $1 | sed 's/.*-F \\([^ ]*\\).*/\\1/')
-$function $1 "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
-# zsh itself keeps of these what begins as the word does.
-ZSH = """
-source <($1 --print-completion-script zsh)
-words=(${=2})
-_complete_$1
-print -l -- $reply
-"""
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_completes_tasks_and_flags(shell: str, program: str, path: str, home: Path) -> None:
-    if not shutil.which(shell):
-        pytest.skip(f"there is no {shell} here")
-
-    def complete(line: str) -> set[str]:
-        start = {"bash": ["bash", "--norc", "-c", BASH], "zsh": ["zsh", "-f", "-c", ZSH]}[shell]
-        command = [*start, shell, program, f"{program} {line}"]
-        environment = {**os.environ, "PATH": path}
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stderr) == (0, "")
-        word = line.split()[-1]
-        return {candidate for candidate in done.stdout.split() if candidate.startswith(word)}
-
-    assert complete("ec2.n") == {"ec2.new", "ec2.new-vpc"}
-    assert {"--num", "--name", "--no-wait"} <= complete("ec2.new --n")
 
 
 LINE = "tasks: {executor_class: hardway.cli.executor.Executor}"

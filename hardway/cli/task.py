@@ -218,7 +218,7 @@ class Task(invoke.Task[Any]):
         texts = dict(self.help)  # Invoke removes the texts, and would have none for a second call
         parameters = self.argspec(self.body).parameters
         made = super().get_arguments(ignore_unknown_help)
-        arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
+        arguments = [flags.chosen(argument, parameters[str(argument.name)]) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
             if argument.positional:

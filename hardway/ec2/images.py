@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,6 +43,8 @@ Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInsta
 """
 # A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
 _MOST_DESCRIPTION = 255
+# On the snapshots of one call. The value is new for each call, to find snapshots of an unanswered call.
+_SNAPSHOTS_TAG = "hardway-snapshots"
 
 
 @dataclass(frozen=True)
@@ -339,12 +342,7 @@ def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[l
     failed = {}
     for instance in instances:
         try:
-            answer = aws.ec2(settings).create_snapshots(
-                InstanceSpecification={"InstanceId": instance.id},
-                Description=_description(instance),
-                TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
-            )
-            taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]
+            taken += _take_snapshots(settings, instance)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; taken until then: {' '.join(taken) or 'none'}") from None
         except Exception as error:
@@ -353,3 +351,18 @@ def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[l
                 raise
             failed[instance] = why
     return taken, failed
+
+
+def _take_snapshots(settings: Settings, instance: Instance) -> list[str]:
+    token = uuid.uuid4().hex
+    tags = tagging.specifications({"Name": instance.name, _SNAPSHOTS_TAG: token}, "snapshot")
+    ours = [{"Name": f"tag:{_SNAPSHOTS_TAG}", "Values": [token]}]
+    found = aws.made_once(
+        lambda: aws.ec2_once(settings).create_snapshots(
+            InstanceSpecification={"InstanceId": instance.id},
+            Description=_description(instance),
+            TagSpecifications=tags,
+        )["Snapshots"],
+        lambda: aws.ec2(settings).describe_snapshots(OwnerIds=["self"], Filters=ours)["Snapshots"],
+    )
+    return [snapshot["SnapshotId"] for snapshot in found]

@@ -576,9 +576,9 @@ def _host_filters(token: str) -> tuple[str, ...]:
 
 def described(settings: Settings, ids: Sequence[str]) -> Iterator[Instance]:
     """Yield the instances of these ids that EC2 knows. EC2 may not know an id yet that it has just given out."""
-    if not ids:
-        return
-    yield from describe(settings, Selector("", tuple(ids), (), ()))
+    if ids:
+        wanted = {*ids}
+        yield from (i for i in describe(settings, Selector("", tuple(ids), (), ())) if i.id in wanted)
 
 
 class Done(list[Instance]):

@@ -25,7 +25,6 @@ _CIDR = "10.0.0.0/16"
 _SUBNET_PREFIX = 20
 _UNKNOWN_YET = ("InvalidVpcID.NotFound", "InvalidInternetGatewayID.NotFound", "InvalidSubnetID.NotFound")
 _BUSY_SECONDS = 30
-_PAUSES = (0, 0.3, 1, 3)  # before each look for things that EC2 may show late
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,9 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
             once = aws.ec2_once(settings)
-            vpc = _made_once(
+            vpc = aws.made_once(
                 lambda: once.create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"],
-                lambda: _vpcs(settings, {f"tag:{VPC_TAG}": token}),
+                lambda: next(iter(_vpcs(settings, {f"tag:{VPC_TAG}": token})), None),
             )
             say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
@@ -172,7 +171,7 @@ def _undo(settings: Settings, token: str, say: Callable[[str], None]) -> None:
     vpc = f"the VPC with the tag {VPC_TAG}={token}"
     with signals.ignored():
         try:
-            for pause in _PAUSES:
+            for pause in aws.LATE_PAUSES:
                 time.sleep(pause)
                 if found := _vpcs(settings, {f"tag:{VPC_TAG}": token}):
                     vpc = found[0]["VpcId"]
@@ -220,42 +219,20 @@ def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable
     if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
 
-    def unattached() -> list[Any]:
+    def unattached() -> Any:
         of_vpc = _filters({f"tag:{VPC_TAG}": own[VPC_TAG]})
-        return list(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"])
+        return next(iter(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"]), None)
 
     # An earlier call may have made a gateway, and ended before it was attached.
-    gateway = next(iter(unattached()), None)
+    gateway = unattached()
     if gateway is None:
         kind = aws.made("internet-gateway", own)
-        gateway = _made_once(
+        gateway = aws.made_once(
             lambda: once.create_internet_gateway(TagSpecifications=kind)["InternetGateway"], unattached
         )
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
-
-
-def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
-    """Make a thing only once; EC2 takes no client token for it, and would make a second at a second call.
-
-    `make` is a call without botocore's retries. If its answer does not come, `find` looks for the thing.
-    """
-    is_unsure = False
-
-    def call() -> Any:
-        nonlocal is_unsure
-        for pause in _PAUSES if is_unsure else ():
-            time.sleep(pause)
-            if found := find():
-                return found[0]
-        try:
-            return make()
-        except Exception as error:
-            is_unsure = is_unsure or not aws.is_answered(error)
-            raise
-
-    return aws.persistently(call)
 
 
 def _gateways(ec2: Any, vpc: str) -> list[Any]:
@@ -264,7 +241,7 @@ def _gateways(ec2: Any, vpc: str) -> list[Any]:
 
 
 def _main_table(ec2: Any, vpc: str) -> Any:
-    for pause in _PAUSES:
+    for pause in aws.LATE_PAUSES:
         time.sleep(pause)
         answer = ec2.describe_route_tables(Filters=_filters({"vpc-id": vpc, "association.main": "true"}))
         if answer["RouteTables"]:

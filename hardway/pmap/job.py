@@ -12,6 +12,7 @@ A job's directory, mode 0700, under the XDG state directory:
     resume     the command line that resumes the job, for people to read
     arguments-DIGEST   the arguments, if the resume line has no other way to name them
     failed/    the logs of tasks that failed, for people to read
+    summary    the job in short, for lists of jobs; made again if it is missing or stale
 
 The whole job is sealed. Each line of the journal ends in a checksum of itself and of the line before it: a line that is
 changed, missing, doubled or moved breaks the chain. The journal's first line names the seal of job.json. The journal
@@ -49,7 +50,7 @@ from typing import Any
 
 from hardway import files
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.pmap import journal
+from hardway.pmap import journal, summary
 from hardway.pmap.job_paths import check_name, jobs_path, no_such
 from hardway.pmap.journal import History, Result
 from hardway.system.paths import current_directory
@@ -62,6 +63,8 @@ LONG = "long"
 _LONG = struct.Struct("!III")  # a task's number, and the length and checksum of its argument
 _NEW = ".new-"
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
+TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout that may stand among others', where they can't be dropped
+SUMMARY_EVERY = 5.0  # seconds, while the job runs
 _PIECE = 1 << 20
 _CUT = " … ".encode()
 
@@ -131,6 +134,18 @@ def digest_of(name: str) -> bytes:
     return digest.digest()
 
 
+def summarize(path: Path, asked: Asked, history: History, state: str) -> dict[str, Any]:
+    """Keep and return the description of a job in this state; see `job_list.describe`."""
+    about: dict[str, Any] = {"name": asked.name, "label": asked.label, "state": state, "command": asked.command}
+    about |= {"created": asked.created, "damage": "", "ended": None, "bytes": 0, **summary.of_history(history)}
+    if state != summary.RUNNING:
+        with contextlib.suppress(OSError):
+            about["ended"] = (path / "journal").stat().st_mtime
+        about["bytes"] = summary.size_of(path)
+    summary.write(path, about)
+    return about
+
+
 def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
     """Hash each argument; the second of two equal arguments is another task."""
     seen: dict[bytes, int] = {}
@@ -178,8 +193,9 @@ class Job:
                     self._files[name].truncate(size)
             with contextlib.suppress(FileExistsError):
                 (path / "large").mkdir(mode=0o700)
-            for left in (path / "large").glob("*.part?"):  # by a driver that was killed
-                left.unlink()
+            superseded, failures = _failed_outputs(path / "large", self.history)
+            for left in [*(path / "large").glob("*.part?"), *superseded]:
+                left.unlink()  # by a driver that was killed
         except OSError as error:
             self._close_files()
             if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
@@ -192,6 +208,10 @@ class Job:
         self._pending: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._lines: list[str] = []  # of the journal, pending
         self._large: list[Path] = []
+        self._failures = failures  # stdout of each task's last failed attempt, if it can be dropped
+        self._dropped: list[Path] = []  # once the journal has the attempt that came after
+        self._kept_at = time.monotonic()
+        self._summarize(summary.RUNNING)
         self.outputs = Outputs(path)
 
     @classmethod
@@ -239,9 +259,13 @@ class Job:
         """Write pending data and release the job's lock."""
         try:
             self.flush()
+            self._summarize(summary.ending(self.history))
         finally:
             self._close_files()
             self.outputs.close()
+
+    def _summarize(self, state: str) -> None:
+        summarize(self.path, self.asked, self.history, state)
 
     def _close_files(self) -> None:
         for file in self._files.values():
@@ -282,6 +306,7 @@ class Job:
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
+        self.history.failed.pop(task, None)  # it is tried anew
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
@@ -290,6 +315,7 @@ class Job:
 
     def event(self, kind: str, **about: Any) -> None:
         """Note an event that shows where time went and has no effect on the job; `history` reads it."""
+        self.history.ran(kind, about)
         self._lines.append(journal.event_line(time.time(), kind, about))
 
     def ended(
@@ -303,12 +329,21 @@ class Job:
         stdout: bytes | Path,
         stderr: bytes | Path,
     ) -> Result:
-        """Note that an attempt ended with these outputs; a file is moved into the job."""
+        """Note that an attempt ended with these outputs; a file is moved into the job.
+
+        The stdout of the task's failed attempt before is dropped, if it has a file of its own.
+        """
+        if (code or flags) and isinstance(stdout, bytes) and len(stdout) > TOGETHER_MOST:
+            stdout = self._alone(task, attempt, stdout)
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
         result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
         self._lines.append(journal.end_line(task, result))
+        if (dropped := self._failures.pop(task, None)) is not None:
+            self._dropped.append(dropped)
+        if (code or flags) and offset < 0:
+            self._failures[task] = self.outputs.large(task, attempt, "stdout")
         return result
 
     def done(self, task: int, result: Result) -> None:
@@ -336,6 +371,12 @@ class Job:
             self._lines.clear()
             with self.writing():
                 _write(self._files["journal"], data)
+        while self._dropped:
+            with contextlib.suppress(OSError):
+                self._dropped.pop().unlink()
+        if time.monotonic() - self._kept_at > SUMMARY_EVERY:
+            self._kept_at = time.monotonic()
+            self._summarize(summary.RUNNING)
 
     def sync(self, *names: str) -> None:
         """Force these files, or all, onto the disk (fsync), so that they survive a power cut."""
@@ -396,6 +437,13 @@ class Job:
             return False
 
     # How it is done
+
+    def _alone(self, task: int, attempt: int, data: bytes) -> Path:
+        """Write an output to a file of its own, which can be dropped."""
+        path = self.path / "large" / f"{task}.{attempt}.part0"
+        with self.writing():
+            path.write_bytes(data)
+        return path
 
     def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
         if isinstance(data, Path):
@@ -479,6 +527,24 @@ class Outputs:
         if which not in self._files:
             self._files[which] = open_file(self.path / which, os.O_RDONLY)
         return self._files[which]
+
+
+def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
+    """Return the files with stdout that a later attempt made needless, and by task those of the last failed attempt."""
+    found: dict[int, dict[int, Path]] = {}
+    for path in large.glob("*.stdout"):
+        task, _, attempt = path.stem.partition(".")
+        if task.isdigit() and attempt.isdigit():
+            found.setdefault(int(task), {})[int(attempt)] = path
+    superseded: list[Path] = []
+    failures: dict[int, Path] = {}
+    for number, attempts in found.items():
+        result = history.results.get(number)
+        last = result.attempt if result else max(attempts)
+        superseded += [path for attempt, path in attempts.items() if attempt != last]
+        if not result:
+            failures[number] = attempts[last]
+    return superseded, failures
 
 
 def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:

@@ -54,6 +54,13 @@ class History:
     long: int = 0
     chain: int = 0
 
+    def ran(self, kind: str, about: Mapping[str, Any]) -> None:
+        """Take in an event of the job: the beginning or the end of a run."""
+        if kind == "run":
+            self.runs.append({})
+        elif kind == "over":
+            self.runs[-1] = dict(about)
+
     def sealed(self, texts: Iterable[str]) -> bytes:
         """Return the next lines: each ends in a checksum of itself and of the line before."""
         chain, lines = self.chain, []
@@ -141,10 +148,8 @@ def read_history(data: bytes) -> History:
         try:
             (kind, *words), history.chain = words_of(line, history.chain)
             if kind in ("event", "slot") or (kind == "job" and number == 1):
-                if kind == "event" and words[1] == "run":
-                    history.runs.append({})
-                elif kind == "event" and words[1] == "over":
-                    history.runs[-1] = dict(json.loads(" ".join(words[2:])))
+                if kind == "event" and words[1] in ("run", "over"):
+                    history.ran(words[1], json.loads(" ".join(words[2:])))
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)

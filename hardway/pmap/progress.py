@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from hardway.system import argv, streams
+from hardway.system import streams
 from hardway.tables import count, duration
-from hardway.terminal import printable, redrawn
+from hardway.terminal import command_line, printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
@@ -115,7 +115,7 @@ class Progress:
 
     def _tell_of_end(self, standing: JobStanding, now: float) -> None:
         if self._outlasts(standing, now):
-            extend = argv.command("ec2.extend", "SELECTOR", "--hours", "N")
+            extend = command_line("ec2.extend", "SELECTOR", "--hours", "N")
             self.say(
                 f"the first instances end themselves in {duration(max(0.0, self._ends - now), 2)}, and the job may "
                 f"need longer: `{extend}` gives them more time"

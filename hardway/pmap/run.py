@@ -36,10 +36,9 @@ from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
-from hardway.system import argv
 from hardway.system.paths import current_directory
 from hardway.tables import count, duration
-from hardway.terminal import printable
+from hardway.terminal import command_line, printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
 Value = TypeVar("Value")
@@ -130,6 +129,8 @@ def pmap(
         opened = stack.enter_context(
             Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
         )
+        if settings.mapreduce.keep_days:
+            shown.say(*job_list.prune(settings.mapreduce.keep_days, opened.path))
         job_run: _Run | None = None
         try:
             job_run = _Run(
@@ -489,13 +490,14 @@ class _Resuming:
             data, null = arguments.kept("--null" in flags)
             if data:
                 source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
+                flags = [flag for flag in flags if flag != "--crlf"]  # it has been heeded
                 flags = [*flags, "--null"] if null and "--null" not in flags else flags
             else:
                 needs = ", with the same arguments for ARGS"
         where = ["--engine", engine] if engine else []
         selector = "-" if engine else asked.selector
         words = ["mapreduce.pmap", selector, source, command, *where, *flags, "--resume", asked.name]
-        self._line = argv.command(*words)
+        self._line = command_line(*words)
         self._where_to = ("" if engine else ", on these or other instances") + needs
         text = f"cd {shlex.quote(current_directory())} && {self._line}\n" if current_directory() else f"{self._line}\n"
         job.leave("resume", text.encode("utf-8", "surrogateescape"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -259,8 +260,8 @@ def test_images_that_are_not_there_or_not_to_be_made(image: str, ids: list[str])
 def test_snapshots_that_were_taken_before_one_failed_are_told(
     ids: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    client, real = api(), api().create_snapshots
-    asked: list[str] = []
+    client = aws.ec2_once(config.settings(C))
+    real, asked = client.create_snapshots, list[str]()
 
     def fails(**given: Any) -> Any:
         asked.append(given["InstanceSpecification"]["InstanceId"])
@@ -272,6 +273,24 @@ def test_snapshots_that_were_taken_before_one_failed_are_told(
     [taken] = {each.id for each in ec2.snapshots(C)} - before
     assert f"taken until then: {taken}\n" in capfd.readouterr().err
     client.delete_snapshot(SnapshotId=taken)
+
+
+def test_no_second_snapshot_where_the_answer_is_lost(ids: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = aws.ec2_once(config.settings(C))
+    real, asked = client.create_snapshots, list[str]()
+
+    def lost(**given: Any) -> Any:
+        asked.append(given["InstanceSpecification"]["InstanceId"])
+        real(**given)
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1")
+
+    monkeypatch.setattr(client, "create_snapshots", lost)
+    before = {each.id for each in ec2.snapshots(C)}
+    taken = ec2.snapshot(C, ids[0], yes=True)
+    assert asked == [ids[0]]
+    assert set(taken) == {each.id for each in ec2.snapshots(C)} - before
+    for each in taken:
+        client.delete_snapshot(SnapshotId=each)
 
 
 def test_an_ami_is_waited_for_as_long_as_it_can_come(shell: Shell) -> None:

@@ -95,7 +95,7 @@ def test_ls_marks_what_should_have_ended(shell: Shell, price_cache: Path) -> Non
     described = {"InstanceType": "m7i.large", "State": {"Name": "running"}, "LaunchTime": past}
     tagged = {"Tags": [{"Key": "hardway-ends", "Value": past.isoformat()}]}
     late, other = ({**described, "InstanceId": f"i-0000000{n}", **more} for n, more in enumerate((tagged, {})))
-    bill = costs.Bill(config.settings(C), [from_description(one, "us-east-1") for one in (late, other)], print)
+    bill = costs.Bill([from_description(one, "us-east-1") for one in (late, other)], {})
     lines = bill.on_terminal(200).splitlines()[1:]
     assert ["overdue" in line for line in lines] == [True, False]
     # What programs read keeps EC2's words.
@@ -121,7 +121,7 @@ def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: s
         launched = datetime.now(timezone.utc) - timedelta(hours=5)
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": state}}
     instance = from_description({**described, "StateTransitionReason": reason, "LaunchTime": launched}, "us-east-1")
-    bill = costs.Bill(config.settings(C), [instance], lambda line: None)
+    bill = costs.bill(config.settings(C), [instance], lambda line: None)
     [listed] = json.loads(bill.json())
     if hours is None:
         assert (listed["hours"], listed["usd"]) == (None, None)
@@ -140,7 +140,7 @@ def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: s
 def test_what_costs_more_than_a_plain_linux_has_no_price(shell: Shell, price_cache: Path, own: dict[str, Any]) -> None:
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
     instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
-    assert costs.Bill(config.settings(C), [instance], lambda line: None).usd == "not known"
+    assert costs.bill(config.settings(C), [instance], lambda line: None).usd == "not known"
 
 
 def test_new_tells_the_price(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:

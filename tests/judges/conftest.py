@@ -1,4 +1,7 @@
-"""microburst as a process in front of a local cloud, for the time of a module's tests. It listens on loopback only."""
+"""The judges as processes, for the time of a module's tests: microburst in front of a local cloud, and ministack.
+
+They listen on loopback only.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(command: list[str], environment: Mapping[str, str], health: str, log: Path) -> Iterator[None]:
-    """Run a server for the block; it has started when `health` answers."""
+def served(command: list[str], environment: Mapping[str, str], health: str, log: Path) -> Iterator[int]:
+    """Run a server for the block; it has started when `health` answers. Yield its process id."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            command,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -46,7 +49,7 @@ def served(command: list[str], environment: Mapping[str, str], health: str, log:
                 break
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(START_SECONDS)
@@ -82,7 +85,8 @@ def microburst(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Microburst]
     directory = tmp_path_factory.mktemp("microburst")
     with run_local_cloud(directory / "state", isolation="none") as cloud:
         endpoint = f"http://127.0.0.1:{(port := free_port())}"
-        command = ["microburst.cli", "--upstream", cloud.env["AWS_ENDPOINT_URL"], "--port", str(port), "--resign"]
+        command = [sys.executable, "-m", "microburst.cli", "--port", str(port), "--resign"]
+        command += ["--upstream", cloud.env["AWS_ENDPOINT_URL"]]
         health = f"{endpoint}/_microburst/health"
         with served(command, cloud.env, health, directory / "log"):
             yield Microburst(endpoint, cloud)

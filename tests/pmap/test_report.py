@@ -191,14 +191,22 @@ def test_an_attempt_is_shown_in_the_slot_that_it_had(
     }
 
 
-def test_which_job(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_job(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     c = Context()
+    with pytest.raises(UsageError, match="there is no job on this machine yet"):
+        mapreduce.explain(c)
     for name in ("one", "two"):
         Job.create("cat", name=name).close()
     monkeypatch.chdir(tmp_path)
     assert mapreduce.report(c, "one") == "one.html"
     assert (tmp_path / "one.html").exists()
     assert mapreduce.explain(c, "*").startswith("job two: cat")
+    assert mapreduce.explain(c).startswith("job two: cat")
+    assert mapreduce.report(c) == "two.html"
+    assert mapreduce.results(c) == []
+    assert capsys.readouterr().err == "the newest job: two\n" * 3
     with pytest.raises(UsageError, match="did you mean one"):
         mapreduce.explain(c, "onee")
     with pytest.raises(UsageError, match="which job"):
