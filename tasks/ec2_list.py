@@ -71,7 +71,7 @@ def ls(
         shown = costs.bill(settings, found, say, wide)
     if not shown and not silent and (only or state):
         raise NothingMatched("no instance matches")
-    _say_overdue(settings, shown)
+    _say_overdue(settings, shown, all_regions)
     if shown:
         say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
     else:
@@ -82,11 +82,12 @@ def ls(
     return result
 
 
-def _say_overdue(settings: config.Settings, shown: Bill) -> None:
+def _say_overdue(settings: config.Settings, shown: Bill, all_regions: bool) -> None:
     """Tell of the instances that cost more than they should, and how to end them."""
     for place in sorted({one.region for one in shown.overdue}):
         late = [one for one in shown.overdue if one.region == place]
-        rm = settings.in_region(place).command("ec2.rm", " ".join(one.id for one in late))
+        there = settings.in_region(place) if all_regions else settings
+        rm = there.command("ec2.rm", " ".join(one.id for one in late))
         say(f"{how_many(late)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` does it")
 
 
