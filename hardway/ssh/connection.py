@@ -335,20 +335,52 @@ def _is_dropped(error: BaseException) -> bool:
 
 def _is_booting(connection: InstanceConnection) -> bool:
     """Return whether a server lets nobody in yet, since its boot has not ended."""
-    return any(_BOOTING in (_last_words(host) or "") for host in _servers(connection))
+    return _BOOTING in (_last_words(_not_logged_in(connection)) or "")
 
 
-def _servers(connection: InstanceConnection) -> list[fabric.Connection]:
-    """Return the servers that are connected to, in their order: the bastions, then the instance."""
-    return [*reversed(list(connection.bastions())), connection]
+def _not_logged_in(connection: InstanceConnection) -> fabric.Connection:
+    """Return the first server on the way, a bastion or the instance, that has not let us in."""
+    for bastion in reversed(list(connection.bastions())):
+        transport = bastion.client.get_transport()
+        if transport and not (transport.auth_handler and transport.auth_handler.is_authenticated()):
+            return bastion
+    return connection
 
 
-def _last_words(host: fabric.Connection) -> str | None:
+def _last_words(server: fabric.Connection) -> str | None:
     """Return the message with which a server ended the connection during the login; None if it did not end it."""
-    transport = host.client.get_transport()
-    if transport is None or transport.is_active() or transport.auth_handler is None:
+    transport = server.client.get_transport()
+    login = transport.auth_handler if transport else None
+    if transport is None or login is None or transport.is_active() or login.is_authenticated():
         return None
-    return " ".join((transport.auth_handler.banner or b"").decode(errors="replace").split())
+    return " ".join((login.banner or b"").decode(errors="replace").split())
+
+
+def _login_refused(error: paramiko.SSHException, connection: InstanceConnection) -> str:
+    """Return why a server has not let us in, in a person's words; empty if the error is about something else."""
+    server = _not_logged_in(connection)
+    who, user = "it" if server is connection else f"the bastion {server.host}", server.user
+    words = _last_words(server)
+    # Paramiko then goes on with the next key, and raises the error of that.
+    if words is not None:
+        if words:
+            return f"{who} does not let {user} in now, and says: {cut_short(words, _MOST_WORDS)}"
+        return f"{who} closed the connection during the login, as servers do that go down, or get too many keys"
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return f"{who} takes no keys, only {' or '.join(error.allowed_types)}"
+    # Paramiko raises a plain SSHException if it has no key at all to try.
+    if not isinstance(error, paramiko.AuthenticationException) and "No authentication methods" not in str(error):
+        return ""
+    if "timeout" in str(error):
+        return f"{who} did not answer to the login within the connect timeout"
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return f"{who} accepts no key that could be read; one is encrypted, and not in ssh-agent (ssh-add adds it)"
+    if server is not connection:
+        return f"{who} accepts none of our keys for the user {user}; ~/.ssh/config names its user and key"
+    return (
+        f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
+        f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
+    )
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
@@ -363,29 +395,8 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
             f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
             f"remove its lines from {known.path})"
         )
-    # Paramiko then goes on with the next key, and raises the error of that.
-    if isinstance(error, paramiko.SSHException):
-        for server in _servers(connection):
-            if (words := _last_words(server)) is not None:
-                who = "it" if server is connection else f"the bastion {server.host}"
-                if words:
-                    return f"{who} does not let {server.user} in now, and says: {cut_short(words, _MOST_WORDS)}"
-                return f"{who} closed the connection during the login, as servers do that go down, or get too many keys"
-    if isinstance(error, paramiko.BadAuthenticationType):
-        return f"it takes no keys, only {' or '.join(error.allowed_types)}"
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return (
-            "it accepts no key that could be read; one is encrypted, and not in ssh-agent (ssh-add adds it)"
-        )
-    if isinstance(error, paramiko.AuthenticationException) and "timeout" in str(error):
-        return "no answer to the login within the connect timeout"
-    # Paramiko raises a plain SSHException if it has no key at all to try.
-    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
-        user = connection.user
-        return (
-            f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
-            f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
-        )
+    if isinstance(error, paramiko.SSHException) and (reason := _login_refused(error, connection)):
+        return reason
     # Paramiko's words when it gave up before the server's first word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         if connection.settings.ec2.via:
