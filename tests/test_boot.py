@@ -17,6 +17,7 @@ from hardway.launch import user_data as userdata
 from hardway.local.machines import cloudinit
 from tests.conftest import REPOSITORY
 from tests.local.conftest import eventually
+from tests.patience import patience
 from tests.pmap.conftest import PipedAgent
 
 STORE = "Amazon EC2 NVMe Instance Storage"
@@ -88,7 +89,10 @@ class Box:
     def run(self, *command: str, **environment: str) -> list[str]:
         before = len(self.log.read_text().splitlines())
         done = subprocess.run(
-            command, env={**os.environ, "HARDWAY_ROOT": str(self.root), **environment}, capture_output=True, timeout=30
+            command,
+            env={**os.environ, "HARDWAY_ROOT": str(self.root), **environment},
+            capture_output=True,
+            timeout=patience(30),
         )
         assert (done.returncode, done.stderr.removeprefix(b"Killed\n")) == (0, b"")
         return self.log.read_text().splitlines()[before:]
@@ -126,7 +130,7 @@ def test_systemd_takes_the_timer(tmp_path: Path) -> None:
     assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in (units / "hardway.service").read_text()
     if shutil.which("systemd-analyze"):
         done = subprocess.run(
-            ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, timeout=60
+            ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, timeout=patience(60)
         )
         assert (done.returncode, [line for line in done.stderr.splitlines() if "hardway" in line]) == (0, [])
 
@@ -237,7 +241,7 @@ def test_a_killed_watch_that_nobody_has_waited_for_is_started_again(tmp_path: Pa
     killed.kill()  # and is a zombie until it is waited for
     try:
         box.watch("again")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patience(30)
         while "poweroff" not in box.log.read_text():
             assert time.monotonic() < deadline, "nothing ended the instance"
             time.sleep(0.05)
@@ -292,7 +296,7 @@ def test_on_timeout_has_its_time_and_no_more(tmp_path: Path, executable: bool) -
     begun = time.monotonic()
     # A service of systemd's has no HOME.
     assert box.watch("look", HARDWAY_GRACE="0.2", HOME="") == [f"saved {tmp_path}/root", *DOWN]
-    assert 0.2 < time.monotonic() - begun < 15
+    assert 0.2 < time.monotonic() - begun < patience(15)
 
 
 def test_on_timeout_runs_once_though_the_machine_takes_long_to_go_down(tmp_path: Path) -> None:
