@@ -193,7 +193,7 @@ def test_a_disk_that_cannot_be_written_is_no_way_out(tmp_path: Path) -> None:
     box.etc.parent.mkdir()
     box.etc.write_text("so nothing can be made below it")
     assert box.boot()[-1] == "systemctl start --no-block hardway.timer"
-    box.etc = tmp_path / "run" / "hardway" / "etc"
+    box.etc = tmp_path / "run" / "hardway" / "state"
     service = (tmp_path / "run" / "systemd" / "system" / "hardway.service").read_text()
     assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in service
     assert 3590 < box.ends <= 3600

@@ -30,7 +30,7 @@ boot() {
   mkdir -p "$etc" 2>/dev/null
   # On a full disk the old one stays. On one that is read-only, all is in memory until the next boot.
   if ! put "$etc/watch" "$(cat "$0")" && [ ! -s "$etc/watch" ]; then
-    etc=$run/etc
+    etc=$run/state
     mkdir -p "$etc"
     put "$etc/watch" "$(cat "$0")"
   fi

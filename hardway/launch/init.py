@@ -35,7 +35,7 @@ _PROBE = f"""
 root=${{HARDWAY_ROOT-}} watched=0 looked=
 read -r up _ </proc/uptime
 [ ! -s "$root/run/hardway/looked" ] || read -r looked <"$root/run/hardway/looked"
-if [ -e "$root/etc/hardway/watch" ] || [ -e "$root/run/hardway/etc/watch" ]; then
+if [ -e "$root/etc/hardway/watch" ] || [ -e "$root/run/hardway/state/watch" ]; then
   if [ -n "$looked" ] && [ "$((${{up%%.*}} - looked))" -lt {_LATELY} ]; then watched=1; fi
 fi
 if [ -d "$root/run/systemd/system" ]; then systemctl --quiet is-active hardway.timer || watched=0; fi

@@ -28,7 +28,7 @@ _EXTEND = f"""
 root=${{HARDWAY_ROOT-}}
 watch=$root/etc/hardway/watch
 # The instance's disk may be read-only.
-[ -e "$watch" ] || watch=$root/run/hardway/etc/watch
+[ -e "$watch" ] || watch=$root/run/hardway/state/watch
 [ -e "$watch" ] || exit {_NO_WATCH}
 sudo -n sh "$watch" extend "$1"
 """
