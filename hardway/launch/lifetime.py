@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from fabric.group import GroupResult
@@ -14,7 +14,7 @@ from fabric.group import GroupResult
 from hardway import aws
 from hardway.config import MOST_HOURS, Settings
 from hardway.ec2 import tags
-from hardway.ec2.instances import Instance
+from hardway.ec2.instances import RESTARTED, Instance
 from hardway.errors import Failed, UsageError
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, describe_outcome
 from hardway.launch import user_data as userdata
@@ -23,11 +23,13 @@ from hardway.tables import count
 from hardway.terminal import last_line
 
 _SECONDS = 60.0
-# The same minutes as in `boot.sh`.
-_RESTARTED = timedelta(minutes=10)
 _NO_WATCH = 3
 _EXTEND = f"""
-watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {_NO_WATCH}
+root=${{HARDWAY_ROOT-}}
+watch=$root/etc/hardway/watch
+# The instance's disk may be read-only.
+[ -e "$watch" ] || watch=$root/run/hardway/state/watch
+[ -e "$watch" ] || exit {_NO_WATCH}
 sudo -n sh "$watch" extend "$1"
 """
 
@@ -42,7 +44,7 @@ def check(hours: float) -> None:
 
 def over(chosen: Iterable[Instance]) -> list[Instance]:
     """Return the instances whose end, by their tag, is less than ten minutes away: a start gives them ten minutes."""
-    soon = datetime.now(timezone.utc) + _RESTARTED
+    soon = datetime.now(timezone.utc) + RESTARTED
     return [instance for instance in chosen if instance.ends and instance.ends < soon]
 
 

@@ -15,6 +15,10 @@ from hardway.local.machines.toolbox import COVERED, HOST_ETC, TOOLS, Toolbox
 LOG = "log/cloud-init-output.log"
 VOLATILE = ("tmp", "run")
 """The directories that a stop or a reboot empties."""
+NOLOGIN = "run/nologin"
+"""The file with which PAM keeps out all but root; users are shown its text."""
+MOST_WORDS = 1 << 12
+"""The most bytes of that text."""
 MOST_KEYS = 1 << 16
 """The most bytes that a user's authorized_keys may have."""
 
@@ -68,6 +72,23 @@ class RootDisk:
             return None
         home = "root" if user == "root" else f"home/{user}"
         return beneath.read(self.directory, f"{home}/.ssh/authorized_keys", MOST_KEYS)
+
+    def forbid_logins(self, text: str) -> None:
+        """Have nobody but root log in; the others are shown the text. Raises OSError."""
+        self.write(f"/{NOLOGIN}", text.encode(), 0o644)
+
+    def allow_logins(self) -> None:
+        """Let users log in again. Raises OSError."""
+        beneath.remove(self.directory / NOLOGIN)
+
+    def read_nologin(self) -> str | None:
+        """Read the text for users who are not let in; None if they are."""
+        try:
+            return beneath.read(self.directory, NOLOGIN, MOST_WORDS).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return ""
 
     def write(self, path: str, content: bytes, mode: int) -> None:
         """Make a file of the instance, in place of anything that has its name. Raises OSError."""
