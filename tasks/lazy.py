@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
-    from hardway.money import costs, everywhere, market
+    from hardway.local.machines import guest_image
+    from hardway.money import budget, costs, everywhere, market
     from hardway.pmap import arguments, job_list, job_logs, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
@@ -40,6 +41,7 @@ _MODULES = {
     "arguments": "hardway.pmap.arguments",
     "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
+    "budget": "hardway.money.budget",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
     "commands": "hardway.fanout.commands",
@@ -48,6 +50,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
@@ -78,11 +81,11 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
-    "everywhere", "group", "images", "init", "instances", "job_list", "job_logs", "job_paths", "job_results",
-    "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness",
-    "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags", "transfer",
-    "user_data", "volumes",
+    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
+    "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions",
+    "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
