@@ -35,7 +35,7 @@ Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16)
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
-                  SHARED with another job
+                  SHARED with another job, FINISHED while its outputs have yet to be sent
 MARK precedes the agent's first frame, since a login shell may print any text before.
 """
 
@@ -53,7 +53,7 @@ import struct
 import time
 import zlib
 
-VERSION = 3
+VERSION = 4
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
 START = struct.Struct("!Id")  # slot, time by this machine's clock
@@ -61,7 +61,7 @@ START = struct.Struct("!Id")  # slot, time by this machine's clock
 RESULT = struct.Struct("!hBdQQII")
 HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED, FINISHED = range(65, 77)
 WAITING, RUNNING, ENDED = range(3)
 TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
@@ -786,6 +786,8 @@ class Connection:
     def deliver(self, one: Task) -> None:
         """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
+            if self.sending or one.outputs:
+                self.out += frame(FINISHED, one.task, one.attempt)
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:

@@ -146,6 +146,8 @@ class Conversation:
                 found.add((position, holding.attempt))
                 if began is not None:
                     self._schedule.started(member.name, position, holding.attempt, began)
+                if holding.state == agent.ENDED:
+                    self._schedule.sends(member.name, position, holding.attempt)
             elif position < 0 or not self._schedule.adopt(member.name, position, holding.attempt, began):
                 if holding.state == agent.ENDED:
                     member.ledger.settled(holding.task, holding.attempt)
@@ -175,6 +177,9 @@ class Conversation:
             self._schedule.started(member.name, self._positions.get(task, -1), attempt, now())
         elif kind == agent.CHUNK:
             self._on_chunk(member, frame)
+        elif kind == agent.FINISHED:
+            member.ledger.finished(task, attempt, now())
+            self._schedule.sends(member.name, self._positions.get(task, -1), attempt)
         elif kind == agent.RETURNED:
             if member.ledger.returned(task, attempt, now()):
                 self._schedule.returned(member.name, self._positions.get(task, -1), attempt)

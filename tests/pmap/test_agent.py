@@ -284,3 +284,11 @@ def test_the_agent_runs_on_python_3_6() -> None:
     command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv"]
     done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_end_is_told_before_its_output_is_sent(start_agent: Start) -> None:
+    one = start_agent("head -c 300000 /dev/zero")
+    one.send(agent.RUN, 1, 1)
+    told = [one.expect(agent.FINISHED, agent.CHUNK, agent.DONE).kind for _ in range(5)]
+    assert told == [agent.FINISHED, *[agent.CHUNK] * 3, agent.DONE]
+    one.send(agent.ACK, 1, 1)
