@@ -26,7 +26,9 @@ from hardway.errors import UsageError, did_you_mean
 from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
-"""The levels of isolation, the best first."""
+"""The levels of isolation of processes, the best first."""
+VM = "vm"
+"""The isolation of instances that are virtual machines: it is never chosen by itself."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids up to ten times the on-demand price.
@@ -55,6 +57,12 @@ class Aws:
 
     region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
     profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
+    budget: float = setting(
+        0.0,
+        "that your instances may cost a month before ec2.new asks",
+        unit="USD",
+        unset="no budget",
+    )
 
 
 @dataclass(frozen=True)
@@ -162,8 +170,8 @@ class Local:
     boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
     isolation: str = setting(
         "auto",
-        "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
-        choices=("auto", *LEVELS),
+        "bwrap, unshare or none; auto: the first of these that works here; vm: virtual machines",
+        choices=("auto", *LEVELS, VM),
     )
     launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
     launch_refill: float = setting(2.0, "more of them that can be launched each second")
@@ -276,6 +284,7 @@ def settings(
     ec2: Mapping[str, Any] | None = None,
     mapreduce: Mapping[str, Any] | None = None,
     cluster: Mapping[str, Any] | None = None,
+    local: Mapping[str, Any] | None = None,
     real_s3: bool = False,
 ) -> Settings:
     """Return the settings from the defaults, the environment, the context's configuration and the flags of a task.
@@ -286,7 +295,7 @@ def settings(
     """
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
-    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster}):
+    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster, "local": local}):
         values, name = chosen[known.section], str(known)
         if source == name and values.get(known.name) == value:
             continue  # Invoke also takes this value from the environment

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.task import Lines, act, progress, publish, say, task
+from hardway.cli.task import Lines, act, confirm, progress, publish, say, task
 from hardway.errors import Failed, UsageError
 
 from . import ec2_run, ec2_shared
@@ -65,6 +65,7 @@ def cluster(c: Context, **flags: Any) -> Iterator[Lines]:
         "for": "run this on this machine, by bash, with $ids in its environment; then terminate the instances",
         "login": "log in to the instance once it is up",
         "wait": "wait until each instance answers over SSH",
+        "yes": "do not ask where aws.budget may be exceeded",
         "dry_run": "run ec2.check for these flags, and start nothing (inv --dry only says what would be started)",
     },
 )
@@ -99,6 +100,7 @@ def new(
     ssh_user: str | None = None,
     ssh_port: int | str | None = None,
     dry_run: bool = False,
+    yes: bool = False,
     region: str | None = None,
     via: str | None = None,
     private_ip: bool = False,
@@ -161,6 +163,10 @@ def new(
         with contextlib.ExitStack() as bar:
             on_ready = bar.enter_context(progress("instances ready", settings.ec2.num))
 
+            def ask(why: str) -> None:
+                bar.close()  # it would cover the question
+                confirm(f"{why}. Start {'it' if settings.ec2.num == 1 else 'them'}?", [], yes)
+
             def prepare(started: list[Instance]) -> None:
                 bar.close()  # the output of the command comes where it stands
                 if script:
@@ -176,6 +182,7 @@ def new(
                 prepare=prepare if script else None,
                 publish=lambda ready: tell(ec2_shared.ids_of(ready)),
                 before=act,
+                over_budget=ask,
             )
 
     if for_:
@@ -186,7 +193,8 @@ def new(
         return Lines()
     started = launched(publish)
     if login:
-        # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
+        # A shell ends with the exit code of its last command. Whatever the code is, the instance runs, and its id is
+        # printed.
         try:
             ec2_run.log_in(settings, started[0])
         except (Failed, KeyboardInterrupt) as error:

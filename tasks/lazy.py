@@ -28,8 +28,14 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
+<<<<<<< HEAD
+    from hardway.local.machines import guest_image
     from hardway.money import costs, everywhere, market
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
+=======
+    from hardway.money import budget, costs, everywhere, market
     from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+>>>>>>> newuser
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -40,6 +46,7 @@ _MODULES = {
     "arguments": "hardway.pmap.arguments",
     "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
+    "budget": "hardway.money.budget",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
     "commands": "hardway.fanout.commands",
@@ -48,6 +55,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
@@ -69,6 +77,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
@@ -76,10 +85,11 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "block", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines",
-    "everywhere", "group", "images", "init", "instances", "job_list", "job_paths", "job_results", "known", "launch",
-    "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run",
-    "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths",
+    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
+    "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def results(
     positional=["job"],
     help={
         "job": "names with white space between them, globs allowed; with --older-than all jobs if left out",
-        "older-than": "of these, only finished jobs that nothing was done on for so long: 7d, 12h",
+        "older-than": "of these, only finished jobs without any work for this long: 7d, 12h",
         "yes": YES,
     },
 )

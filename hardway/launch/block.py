@@ -18,7 +18,7 @@ from hardway import aws
 from hardway.config import Settings, child_environment
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError
-from hardway.money import costs
+from hardway.money import budget, costs
 from hardway.system import signals
 from hardway.tables import count
 
@@ -93,8 +93,9 @@ def _end(settings: Settings, ids: list[str], say: Callable[[str], None]) -> str:
                 found = instances.select(settings, ids, states=instances.STATES, on_unknown=unknown.append)
                 done = instances.terminate(settings, [one for one in found if one.state in instances.ALIVE])
                 if done:
-                    cost = costs.bill(settings, done, say).usd
-                    say(f"terminated {count(len(done), 'instance')}, cost so far: {cost}")
+                    bill = costs.bill(settings, done, say)
+                    budget.note(settings, bill)
+                    say(f"terminated {count(len(done), 'instance')}, cost so far: {bill.usd}")
                 failure = "; ".join(f"{one}: {why}" for one, why in done.failed.items())
             except Exception as error:
                 failure = str(aws.translate(error) or error)

@@ -62,6 +62,14 @@ class Bill(Instances):
             lambda one: None if (usd := costs[one.id].usd) is None else money(usd),
         )
 
+    def usd_within(self, instance: Instance, begin: datetime, end: datetime) -> float | None:
+        """Return what an instance costs between two times, since its last start; None if that is unknown."""
+        cost = self._costs[instance.id]
+        if cost.usd_per_hour is None or cost.hours is None:
+            return None
+        begin = max(begin, instance.launched)
+        return cost.usd_per_hour * max(0.0, (min(end, instance.ended or end) - begin).total_seconds()) / 3600
+
     def facts(self, row: Instance) -> dict[str, Any]:
         """Return all facts about an instance, and its cost."""
         cost = self._costs[row.id]

@@ -11,7 +11,7 @@ from typing import Any
 
 from hardway import aws
 from hardway.config import Settings
-from hardway.ec2.instances import Instance, describe, parse
+from hardway.ec2.instances import Instance, Selector, describe, parse
 from hardway.errors import Failed, HardwayError
 from hardway.money import market, prices
 from hardway.money.costs import Bill
@@ -39,7 +39,12 @@ class Everywhere:
 
 
 def look(
-    settings: Settings, only: str | Iterable[str], states: Sequence[str], seconds: float, say: Say, wide: bool = False
+    settings: Settings,
+    only: str | Iterable[str] | Selector,
+    states: Sequence[str],
+    seconds: float,
+    say: Say,
+    wide: bool = False,
 ) -> Everywhere:
     """Return the instances that match the selector `only` (all, for an empty one) in every enabled region.
 
@@ -47,7 +52,7 @@ def look(
     Raises HardwayError if not even the regions are known.
     """
     end = time.monotonic() + seconds
-    parsed = parse(only)
+    parsed = only if isinstance(only, Selector) else parse(only)
     known = look_ups.within(seconds, {"regions": partial(market.regions, settings)})["regions"]
     if not known.done():
         raise Failed(f"AWS has not answered within {duration(seconds)}")

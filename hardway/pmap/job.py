@@ -147,17 +147,32 @@ def summarize(path: Path, asked: Asked, history: History, state: str) -> dict[st
     return about
 
 
-def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
-    """Hash each argument; the second of two equal arguments is another task."""
-    seen: dict[bytes, int] = {}
-    keys = []
-    for argument in arguments:
+class Keys:
+    """Hashes arguments, one after the other; the second of two equal arguments is another task."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def of(self, argument: bytes) -> bytes:
+        """Return the key of the next argument."""
         key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
-        count = seen[key] = seen.get(key, 0) + 1
-        if count > 1:
-            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
-        keys.append(key)
-    return keys
+        count = self._seen[key] = self._seen.get(key, 0) + 1
+        return _key_again(key, count)
+
+    def peek(self, argument: bytes) -> bytes:
+        """Return the key that the argument would have as the next one."""
+        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
+        return _key_again(key, self._seen.get(key, 0) + 1)
+
+
+def _key_again(key: bytes, count: int) -> bytes:
+    """Return the key of an argument that is there for this time."""
+    return key if count == 1 else hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
+
+
+def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """Hash each argument; see `Keys`."""
+    return [*map(Keys().of, arguments)]
 
 
 class Job:
@@ -284,26 +299,28 @@ class Job:
         known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [place for place, key in enumerate(keys) if key not in known]
         if new:
-            numbers = b"".join(keys[place] for place in new)
-            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
-            history = self.history
-            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
-            whole = enumerate((arguments[place] if arguments else b"" for place in new), len(self.keys) + 1)
-            long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
-            kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
-            with self.writing():
-                for name, size, data in (*kept, (LONG, history.long, long)):
-                    self._files[name].truncate(size)  # what a crash left too much of
-                    _write(self._files[name], data)
-                    os.fsync(self._files[name].fileno())
-            history.tasks += len(new)
-            history.long += len(long)
-            self._lines.append(journal.tasks_line(history))
-            self.sync("journal")
-        for place in new:
-            self.keys.append(keys[place])
-            known[keys[place]] = len(self.keys)
+            known |= {keys[place]: number for number, place in enumerate(new, len(self.keys) + 1)}
+            self.append([keys[place] for place in new], [arguments[place] if arguments else b"" for place in new])
         return [known[key] for key in keys]
+
+    def append(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> None:
+        """Give the next numbers to new tasks with these keys, and store the beginnings of their arguments."""
+        numbers, heads = b"".join(keys), b"".join(map(_head, arguments))
+        history = self.history
+        history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
+        whole = enumerate(arguments, len(self.keys) + 1)
+        long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
+        kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
+        with self.writing():
+            for name, size, data in (*kept, (LONG, history.long, long)):
+                self._files[name].truncate(size)  # what a crash left too much of
+                _write(self._files[name], data)
+                os.fsync(self._files[name].fileno())
+        history.tasks += len(keys)
+        history.long += len(long)
+        self._lines.append(journal.tasks_line(history))
+        self.sync("journal")
+        self.keys.extend(keys)
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
@@ -764,7 +781,7 @@ def open_file(path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if os.fstat(fd).st_mode & 0o077:
             os.fchmod(fd, 0o600)
     except BaseException:
