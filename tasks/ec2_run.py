@@ -114,6 +114,7 @@ def run(
 ) -> list[CommandResult]:
     """Run a command on instances; `lines` are the stdins, in order. Raises HardwayError with a list of failures."""
     group = groups.InstanceGroup(chosen, settings)
+    script = commands.with_aws(script, settings)
     each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
     outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer, say=say)
     results = [outcomes[connection] for connection in group]

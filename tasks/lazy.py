@@ -28,14 +28,9 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
-<<<<<<< HEAD
     from hardway.local.machines import guest_image
-    from hardway.money import costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
-=======
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
->>>>>>> newuser
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh

@@ -212,12 +212,12 @@ class Load:
             for name, hosts in self._absent.items()
         ]
 
-    def call(self, folder: str) -> bytes:
-        """Return the agent's last lines of source, which receive the files of this folder's job and start the agent."""
+    def call(self, folder: str, start: str) -> str:
+        """Return the agent's last lines of source, which receive the files of this folder's job and then `start`."""
         # The last place, the home directory with the file's last name, is searched if no other place has the file.
         wanted = [(places, len(places) - 1, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
-        return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()
+        return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    {start}\n"
 
     def deliver(self, channel: paramiko.Channel, name: str) -> None:
         """Talk to `entrust` on the instance of this name until all files are there and the agent speaks next.
