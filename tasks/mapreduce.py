@@ -65,6 +65,7 @@ def pmap(
     retries: int | str | None = None,
     retry_sleep: float | str | None = None,
     timeout: float | str | None = None,
+    memory: str | None = None,
     keep_going: bool = False,
     halt: str | int | None = None,
     fail_fast: bool = True,
@@ -108,6 +109,7 @@ def pmap(
         "retries": retries,
         "retry_sleep": retry_sleep,
         "timeout": timeout,
+        "memory": memory,
         "reconnect": reconnect,
         "linger": linger,
     }

@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 
-from hardway.config import Settings
+from hardway.config import Settings, mebibytes
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
 from hardway.pmap.endings import complaint_of
@@ -125,6 +125,7 @@ class Conversation:
         pairs = {
             "slots": member.slots,
             "timeout": self._settings.mapreduce.timeout,
+            "memory": mebibytes(self._settings.mapreduce.memory, "mapreduce.memory") << 20,
             "linger": self._settings.mapreduce.linger,
             "worker": member.worker,
             "HARDWAY_INSTANCE_ID": member.name,

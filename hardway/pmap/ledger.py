@@ -27,7 +27,7 @@ CLOCKS_DIFFER = 86_400.0  # seconds by which an attempt may seem older than its 
 ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it had started it,
 START_PATIENCE = 60.0  # has started something, where nothing runs,
 END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over, or has sent the end of what gave way
-_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT
+_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT | agent.NO_MEMORY
 _unpack_start, _unpack_result = agent.START.unpack, agent.RESULT.unpack_from
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardway import aws
-from hardway.config import Settings, aws_variables
+from hardway.config import Settings, aws_variables, mebibytes
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
@@ -114,6 +114,7 @@ def pmap(
     expected = Expected(settings, expect) if expect else None
     if arguments.batch and "{}" in expect:
         raise UsageError("--expect with {} is for tasks of one argument, and with --batch a task has several")
+    mebibytes(settings.mapreduce.memory, settings.source("mapreduce.memory"))
     notifier = Notifier(notify)
     with contextlib.ExitStack() as stack:
         stack.enter_context(notifier.at_end())
@@ -233,7 +234,7 @@ def _read_engine(
     workdir: str,
 ) -> str:
     """Return the scheduler's address. Raises UsageError for flags without a meaning there."""
-    sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "reconnect", "linger")]
+    sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "memory", "reconnect", "linger")]
     if ours := [source for source in (*sources, "--workdir" if workdir else "") if source.startswith("--")]:
         raise UsageError(f"{ours[0]} is for our own driver: with --engine that is up to the engine")
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
