@@ -31,6 +31,7 @@ VM = "vm"
 """The isolation of instances that are virtual machines: it is never chosen by itself."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
+_BITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}  # of the units of memory
 # EC2 takes bids up to ten times the on-demand price.
 _MOST_SPOT = 10.0
 Value = TypeVar("Value", str, int, float, bool)
@@ -147,6 +148,9 @@ class Mapreduce:
     retries: int = setting(3, "attempts after a task's first")
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
+    memory: str = setting(
+        "", "memory that a task may use, with all it starts, such as 2g; it is killed beyond", unset="no limit"
+    )
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
     keep_days: float = setting(
@@ -393,6 +397,18 @@ def number(value: Any, kind: type, what: str, *, least: float = 0, most: float =
         limits = f"{least:.0f} or more" if most == math.inf else f"at least {least:.0f} and at most {most:.0f}"
         raise UsageError(f"{what} is {str(value)!r}: it must be {wanted}, {limits}") from None
     return result
+
+
+def mebibytes(text: str, what: str) -> int:
+    """Return the MiB in an amount such as 512m or 4g; 0 for an empty text. `what` names it in the error.
+
+    Raises UsageError for an invalid amount.
+    """
+    found = re.fullmatch(r"(\d{1,9})([kmgt]?)(i?b)?", text.strip().lower())
+    amount = int(found[1]) << _BITS[found[2]] >> 20 if found else 0
+    if text and not amount:
+        raise UsageError(f"{what} {text!r}: write it as 512m or 4g, at least 1m")
+    return amount
 
 
 # The rest of the environment, for us and for the programs that we start.

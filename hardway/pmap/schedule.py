@@ -269,6 +269,12 @@ class Schedule:
         if known is not None and known.started is None:
             self._attempts.start(known, now)
 
+    def sends(self, name: Name, task: int, attempt: int) -> None:
+        """Note that the attempt has ended and its result is on its way: a second one would come too late."""
+        known = self._known(name, task, attempt)
+        if known is not None:
+            known.sends = True
+
     def finished(
         self,
         name: Name,
