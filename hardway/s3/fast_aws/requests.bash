@@ -55,7 +55,7 @@ send() { # METHOD OPERATION KEY [QUERY]: once; returns curl's exit code
   url_encode "$3"
   path=$base$encoded
   [[ -n $3 || -z $bucket || $path == / ]] || path=${path%/}
-  if [[ ! ${value[no-sign-request]-} ]]; then sign "$1" "$path" "${4-}" "${payload:-$nothing}"; fi
+  if [[ ! ${general[no-sign-request]-} ]]; then sign "$1" "$path" "${4-}" "${payload:-$nothing}"; fi
   url=$scheme://$host$path${4:+?$4}
   config="silent
 show-error
@@ -72,7 +72,7 @@ header = \"Expect:\"
 header = \"User-Agent: hardway\"
 "
   [[ $1 != HEAD ]] || config+=$'head\n'
-  [[ -z ${value[no-verify-ssl]-} ]] || config+=$'insecure\n'
+  [[ -z ${general[no-verify-ssl]-} ]] || config+=$'insecure\n'
   [[ -z $bundle ]] || { quoted "$bundle" && config+="cacert = $quoted"$'\n'; }
   for line in "${signed[@]}"; do
     name=${line%%:*}
@@ -92,7 +92,7 @@ header = \"User-Agent: hardway\"
   fi
   if [[ $into ]]; then
     quoted "$into"
-    config+="output = $quoted"$'\n''dump-header = "-"'$'\n'
+    config+="output = $quoted"$'\n''dump-header = "-"'$'\nremote-time\n'
   elif [[ $1 != HEAD ]]; then
     config+=$'include\n'
   fi
