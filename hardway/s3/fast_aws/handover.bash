@@ -42,6 +42,7 @@ stream() { load stream && stream; }
 get() { load download && get "$@"; }
 send_object() { load parts && send_object "$@"; }
 put_parts() { load parts && put_parts "$@"; }
+fill_rest() { load parts && fill_rest; }
 next_part() { load parts && next_part "$@"; }
 abort_upload() { load parts && abort_upload; }
 list_bucket() { load lists && list_bucket "$@"; }
@@ -53,7 +54,6 @@ other_service() { load head && other_service "$@"; }
 attributes_given() { load given && attributes_given; }
 copy() { load given && copy "$@"; }
 iso_seconds() { load times && iso_seconds "$@"; }
-http_seconds() { load times && http_seconds "$@"; }
 http_date() { load times && http_date "$@"; }
 guess_type() { load types && guess_type "$@"; }
 ask_container() { load metadata && ask_container; }

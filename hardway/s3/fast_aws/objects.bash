@@ -67,7 +67,7 @@ of_head() { # the CLI asks for the head first, and an answer to HEAD has no text
   [[ $status == 0 ]] || { body='' && explain 0 HEAD HeadObject; }
 }
 
-find_object() { # $bucket/$key: fetches its first part to $first; sets $size, $etag and $modified, or $error
+find_object() { # $bucket/$key: fetches its first part to $first; sets $size, $etag, $md5 and $modified, or $error
   local range="Range: bytes=0-$((least_part - 1))" total
   [[ ${found_object-} != "$bucket/$key" ]] || return 0
   place_first || return
@@ -79,7 +79,7 @@ find_object() { # $bucket/$key: fetches its first part to $first; sets $size, $e
     plain=()
     ask GET GetObject "$key" || { of_head && return 1; }
   fi
-  into=''
+  into='' modified=${fields[last-modified]-}
   size=${fields[content-length]-} etag=${fields[etag]-} total=${fields[content-range]##*/}
   [[ $status != 206 ]] || size=$total
   [[ $size =~ ^[0-9]{1,18}$ ]] || hand_over 'an object without a length'
@@ -113,28 +113,23 @@ checked_md5() { # FILE
   sum=$(exec md5sum <"$1") && [[ ${sum%% *} == "$md5" ]]
 }
 
-copy_out() { # FILE TARGET
-  [[ -s $1 ]] || return 0
-  reason=$(exec cat -- "$1" 2>&1 >&3) || { os_error "$2" && return 1; }
-}
-
 fill() { # TARGET: sets $temporary, next to it, to the object
-  if [[ ${first%/*} == "${1%/*}" && $here_already == "$size" ]]; then
-    temporary=$first
-    return
+  temporary=$first
+  if [[ ${first%/*} != "${1%/*}" ]]; then
+    claim_as "${1%/*}/.aws-$$" || { os_error "$1" && return 1; }
+    try mv -fT -- "$first" "$temporary" || { os_error "$1" && unclaim; return 1; }
   fi
-  claim_as "${1%/*}/.aws-$$" || { os_error "$1" && return 1; }
-  exec 3>"$temporary" || { os_error "$1" && return 1; }
-  send_object "$1" || { exec 3>&- && return 1; }
-  exec 3>&-
-  if [[ $md5 ]] && ((here_already < size)) && ! checked_md5 "$temporary"; then
+  ((here_already < size)) || return 0
+  fill_rest || { unclaim; return 1; }
+  if [[ $md5 ]] && ! checked_md5 "$temporary"; then
     error='the file is not what the ETag of the object says'
+    unclaim
     return 1
   fi
-  keep_time "$temporary" || { os_error "$1" && return 1; }
+  keep_time "$temporary" || { os_error "$1" && unclaim; }
 }
 
-keep_time() { try touch -cr "$first" -- "$1"; } # FILE; curl gave $first the object's time
+keep_time() { [[ -z $modified ]] || try touch -cd "$modified" -- "$1"; } # FILE
 
 stream_object() { # to stdout, and end; or set $error
   find_object || return

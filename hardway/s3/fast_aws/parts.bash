@@ -30,20 +30,19 @@ failed_as() { # FILE: sets $error to what a worker left there
   [[ $error ]] || error='[Errno 5] Input/output error'
 } 2>/dev/null
 
-fetch_range() { # NUMBER FIRST LAST: a worker; the bytes to a file, or the error to another
+fetch_range() { # NUMBER FIRST LAST: a worker; the bytes to their place in $sink, or to a file; or the error to another
   payer
   plain=("Range: bytes=$2-$3" "If-Match: $etag") upload='' payload='' into=$parts/$1
-  if ask GET GetObject "$key" && [[ $status == 206 && ${fields[content-length]-} == $(($3 - $2 + 1)) ]]; then exit 0; fi
+  [[ -z $sink ]] || into=$sink at=$2
+  if ask GET GetObject "$key" && [[ $status == 206 && ${fields[content-length]-} == $(($3 - $2 + 1)) ]]; then finish 0; fi
   [[ $status != 206 ]] || error='the answer is not the range that was asked for'
   printf %s "$error" >"$parts/$1.error"
-  exit 1
+  finish 1
 }
 
-send_object() { # TARGET: write it to file 3, which leads there, from parts that come a few at a time
-  local number=1 next=$here_already step last sent=1
-  copy_out "$first" "$1" || return
-  ((next < size)) || return 0
-  address "$bucket"
+fetch_rest() { # COMMAND...: all that comes after the first part, a few ranges at a time; the command for each, in order
+  local number=1 next=$here_already step last got=1
+  temporary_files || return
   ((step = (size - next + at_a_time - 1) / at_a_time, step = step < least_part ? least_part : step))
   ((step = step > largest_part ? largest_part : step))
   while ((next < size || ${#workers[@]})); do
@@ -54,14 +53,33 @@ send_object() { # TARGET: write it to file 3, which leads there, from parts that
       continue
     fi
     if ! first_worker; then
-      failed_as "$parts/$sent.error"
+      failed_as "$parts/$got.error"
       end_workers
       return 1
     fi
-    copy_out "$parts/$sent" "$1" || { end_workers && return 1; }
-    rm -f -- "$parts/$sent"
-    ((sent++))
+    "$@" "$got" || { end_workers && return 1; }
+    ((got++))
   done
+}
+
+fill_rest() { # of $temporary
+  sink=$temporary
+  fetch_rest :
+}
+
+send_object() { # TARGET: write it to file 3, which leads there
+  copy_out "$first" "$1" || return
+  sink=''
+  ((here_already == size)) || fetch_rest copy_part "$1"
+}
+
+copy_part() { # TARGET NUMBER
+  copy_out "$parts/$2" "$1" && rm -f -- "$parts/$2"
+}
+
+copy_out() { # FILE TARGET
+  [[ -s $1 ]] || return 0
+  reason=$(exec cat -- "$1" 2>&1 >&3) || { os_error "$2" && return 1; }
 }
 
 next_part() { # DESCRIPTOR NUMBER: copies so much to a file; sets $part_size, less than $this_part at the end
@@ -74,16 +92,16 @@ next_part() { # DESCRIPTOR NUMBER: copies so much to a file; sets $part_size, le
 }
 
 send_part() { # NUMBER: a worker; the ETag to a file, or the error to another
-  if hash_file "$parts/$1"; then
+  if hash_part "$parts/$1"; then
     payer
     payload=$hash upload=$parts/$1
     if ask PUT UploadPart "$key" "partNumber=$1&uploadId=$upload_query" && [[ ${fields[etag]-} ]]; then
-      printf %s "${fields[etag]}" >"$parts/$1.etag" && rm -f -- "$parts/$1" && exit 0
+      printf %s "${fields[etag]}" >"$parts/$1.etag" && rm -f -- "$parts/$1" && finish 0
       error='[Errno 28] No space left on device'
     fi
   fi
   printf %s "${error:-no ETag}" >"$parts/$1.error"
-  exit 1
+  finish 1
 }
 
 put_parts() { # DESCRIPTOR NAME: as many parts as there are, the first of them maybe already in its file

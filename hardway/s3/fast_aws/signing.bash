@@ -7,6 +7,15 @@ hash_file() { # FILE: sets $hash, its SHA-256
   hash=${hash%% *}
 }
 
+hash_part() { # FILE, a large one: the processor's own instructions take a third of the time, where openssl is there
+  if type -P openssl >/dev/null; then
+    hash=$(exec openssl dgst -sha256 -r <"$1" 2>/dev/null)
+    hash=${hash%% *}
+    [[ ! $hash =~ ^[0-9a-f]{64}$ ]] || return 0
+  fi
+  hash_file "$1"
+}
+
 hash_text() { # TEXT
   open_slate
   printf %s "$1" >"$slate"

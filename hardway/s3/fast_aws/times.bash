@@ -15,14 +15,4 @@ iso_seconds() { # 2030-01-02T03:04:05Z: sets $seconds; empty for another text
   ((seconds += 3600 * 10#${part[4]} + 60 * 10#${part[5]} + 10#${part[6]}))
 }
 
-http_seconds() { # Tue, 02 Jan 2030 03:04:05 GMT: sets $seconds; empty for another text
-  local months=JanFebMarAprMayJunJulAugSepOctNovDec month
-  seconds=''
-  [[ $1 =~ ^[A-Z][a-z]{2},\ ([0-9]{2})\ ([A-Z][a-z]{2})\ ([0-9]{4})\ ([0-9]{2}):([0-9]{2}):([0-9]{2})\ GMT$ ]] || return 0
-  local part=("${BASH_REMATCH[@]}")
-  month=${months%%"${part[2]}"*}
-  days "${part[3]}" $((${#month} / 3 + 1)) "${part[1]}"
-  ((seconds += 3600 * 10#${part[4]} + 60 * 10#${part[5]} + 10#${part[6]}))
-}
-
 http_date() { TZ=UTC0 printf -v date '%(%a, %d %b %Y %H:%M:%S GMT)T' "$1"; } # SECONDS: sets $date
