@@ -88,6 +88,9 @@ parsed() { # all of the command line is read
   for name in "${rest[@]}"; do [[ $name != -* ]] || hand_over "$name"; done
   for name in "${!value[@]}"; do
     [[ $obeyed == *" $name "* || ($name == recursive && $command == ls) ]] || hand_over "--$name"
+    # Python takes more for a number than bash does
+    [[ $name != @(page-size|expires-in|expected-size) || ! ${value[$name]} =~ ^[-+_[:space:]0-9]+$ ||
+      ${value[$name]} =~ ^(0|[1-9][0-9]{0,17})$ ]] || hand_over "--$name ${value[$name]}"
   done
 }
 
