@@ -6,6 +6,7 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -26,7 +27,11 @@ def run(tasks: str, name: str, project: Path | None = None) -> None:
         print(error, file=sys.stderr)
         sys.exit(error.code)
     program = import_module("hardway.cli.program").Program
-    program(name=name, binary=name, binary_names=[name], namespace=namespace, project=project).run()
+
+    def values(*place: Any) -> Any:
+        return import_module(f"{tasks}.completion").values(*place)
+
+    program(name=name, binary=name, binary_names=[name], namespace=namespace, project=project, values=values).run()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from typing import Any, TypeVar
 from invoke.context import Context
 
 from hardway.errors import UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
-"""The levels of isolation, the best first."""
+"""The levels of isolation of processes, the best first."""
+VM = "vm"
+"""The isolation of instances that are virtual machines: it is never chosen by itself."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids up to ten times the on-demand price.
@@ -55,6 +57,12 @@ class Aws:
 
     region: str = setting("", "AWS region, such as eu-west-1", unset="AWS_REGION, then the profile's")
     profile: str = setting("", "profile of ~/.aws/config", unset="AWS_PROFILE, then the default profile")
+    budget: float = setting(
+        0.0,
+        "that your instances may cost a month before ec2.new asks",
+        unit="USD",
+        unset="no budget",
+    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,9 @@ class Mapreduce:
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
+    keep_days: float = setting(
+        0.0, "without work until a finished job is deleted, when another begins", unit="days", unset="never"
+    )
 
 
 @dataclass(frozen=True)
@@ -165,8 +176,8 @@ class Local:
     boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
     isolation: str = setting(
         "auto",
-        "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
-        choices=("auto", *LEVELS),
+        "bwrap, unshare or none; auto: the first of these that works here; vm: virtual machines",
+        choices=("auto", *LEVELS, VM),
     )
     launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
     launch_refill: float = setting(2.0, "more of them that can be launched each second")
@@ -189,10 +200,15 @@ class Settings:
         """Name the thing to change in an error about a setting (`ec2.num`): its flag, its variable, or its key."""
         return self.sources.get(name, name)
 
+    def in_region(self, region: str) -> Settings:
+        """Return the same settings for another region, which the command lines for a person name, too."""
+        aws = dataclasses.replace(self.aws, region=region)
+        return dataclasses.replace(self, aws=aws, sources={**self.sources, "aws.region": "--region"})
+
     def command(self, *words: str) -> str:
         """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
-        return argv.command(*words, *region)
+        return command_line(*words, *region)
 
 
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
@@ -274,6 +290,7 @@ def settings(
     ec2: Mapping[str, Any] | None = None,
     mapreduce: Mapping[str, Any] | None = None,
     cluster: Mapping[str, Any] | None = None,
+    local: Mapping[str, Any] | None = None,
     real_s3: bool = False,
 ) -> Settings:
     """Return the settings from the defaults, the environment, the context's configuration and the flags of a task.
@@ -284,7 +301,7 @@ def settings(
     """
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
-    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster}):
+    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster, "local": local}):
         values, name = chosen[known.section], str(known)
         if source == name and values.get(known.name) == value:
             continue  # Invoke also takes this value from the environment

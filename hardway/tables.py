@@ -121,6 +121,15 @@ def count(number: float, what: str) -> str:
     return f"{text} {what}{'' if number == 1 else 's'}"
 
 
+def size(number: float) -> str:
+    """Write a number of bytes for a person, as `ls -h` does: `0 B`, `1.5 KB`, `23 MB`; a KB is 1,024 bytes."""
+    units = iter(("B", "KB", "MB", "GB", "TB", "PB"))
+    unit = next(units)
+    while number >= 999.5 and unit != "PB":
+        number, unit = number / 1024, next(units)
+    return f"{float(f'{number:.{3 if number >= 99.5 else 2}g}'):g} {unit}"
+
+
 def per_hour(usd: float | None) -> str | None:
     """Write the price of an hour for a person; None for an unknown price."""
     return None if usd is None else f"{money(usd)}/hour"

@@ -1,12 +1,19 @@
-"""Text for a terminal. `printable` is the one function that makes text from outside safe.
+"""Text for a terminal: what is shown there, and the command lines that a person can paste.
 
-Names, tags, file names, hosts' messages and commands of jobs are shown through it. A task's own output is not: a person
-who runs a command gets the command's bytes as they are.
+`printable` is the one function that makes text from outside safe. Names, tags, file names, hosts' messages and commands
+of jobs are shown through it. A task's own output is not: a person who runs a command gets the command's bytes as they
+are.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
 # Format characters that join letters in Persian, Hindi and emoji, and move nothing.
 _JOINERS = "\u200c\u200d"
+_PROGRAMS = ("inv", "invoke", "hardway")
+# Invoke's own flags, before a task, that choose settings or tasks; all others change what is shown.
+_KEPT_FLAGS = ("-c", "--collection", "-f", "--config", "-r", "--search-root")
+_FLAGS_WITH_VALUE = (*_KEPT_FLAGS, "-D", "--list-depth", "-F", "--list-format", "-T", "--command-timeout")
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -50,6 +61,11 @@ def redrawn(stream: TextIO) -> Console | None:
     return console if console.is_interactive else None
 
 
+def command_line(*words: str) -> str:
+    """Return the command line that runs this program with these words, quoted for a shell."""
+    return shlex.join([*_program(), *words])
+
+
 def _unsafe(character: str) -> bool:
     return unicodedata.category(character) in _UNSAFE
 
@@ -59,3 +75,36 @@ def _written_out(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a surrogate stands for a byte
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def _program() -> list[str]:
+    """Return the words that run this program: as they were typed, where the same words find it again.
+
+    A program that only uses the library, such as a notebook, gets `hardway`.
+    """
+    called = Path(sys.argv[0] if sys.argv else "")
+    if called.name == "__main__.py" and called.parent.name in _PROGRAMS:
+        return [sys.executable, "-m", called.parent.name, *_core_flags(sys.argv[1:])]
+    if called.name not in _PROGRAMS:
+        return ["hardway"]
+    return [_found_again(called), *_core_flags(sys.argv[1:])]
+
+
+def _found_again(called: Path) -> str:
+    found = shutil.which(called.name)
+    if found is not None and os.path.realpath(found) == os.path.realpath(called):
+        return called.name
+    absolute = os.path.abspath(called)
+    return f"./{called.name}" if os.path.dirname(absolute) == os.getcwd() else absolute
+
+
+def _core_flags(words: Sequence[str]) -> Iterator[str]:
+    """Yield the flags, with their values, that stand before the first task and decide what it does."""
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            return
+        flag, has_value, _ = word.partition("=")
+        value = [next(left, "")] if flag in _FLAGS_WITH_VALUE and not has_value else []
+        if flag in _KEPT_FLAGS:
+            yield from (word, *value)

@@ -10,8 +10,9 @@ from pathlib import Path
 from invoke import Collection
 
 from . import cluster, demo, ec2, local, mapreduce, s3
+from .overview import status
 
 _in_checkout = (Path(__file__).parent.parent / "examples").is_dir()
 # They run this repository's own scripts.
 _for_work_on_it = (demo.demo, demo.test, demo.bench) if _in_checkout else ()
-ns = Collection(ec2, mapreduce, cluster, s3, local, *_for_work_on_it)
+ns = Collection(ec2, mapreduce, cluster, s3, local, status, *_for_work_on_it)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.task import Lines, act, progress, publish, say, task
+from hardway.cli.task import Lines, act, confirm, progress, publish, say, task
 from hardway.errors import Failed, UsageError
 
 from . import ec2_run, ec2_shared
@@ -25,7 +25,7 @@ from .ec2_networks import authorize, deauthorize, new_vpc, rm_vpc, sg, sgs, vpcs
 from .ec2_run import ssh
 from .ec2_states import reboot, start, stop, wait
 from .ec2_tags import tag, untag
-from .lazy import commands, launch
+from .lazy import block, commands, launch
 from .lazy import group as groups
 
 if TYPE_CHECKING:
@@ -43,6 +43,18 @@ def region(c: Context, name: str) -> Iterator[None]:
         c.config["hardway_region"] = before
 
 
+@contextlib.contextmanager
+def cluster(c: Context, **flags: Any) -> Iterator[Lines]:
+    """Start instances as `new(c, **flags)` does, for this block only: it gets their ids.
+
+    They are terminated at the end of the block, however it ends: by an error, Ctrl-C, SIGTERM or SIGHUP, too.
+    """
+    with block.terminated(config.settings(c, flags.get("region")), say) as ours:
+        ids = new(c, **flags)
+        ours += ids
+        yield ids
+
+
 @task(
     changes=Lines,
     autoprint=True,
@@ -50,8 +62,10 @@ def region(c: Context, name: str) -> Iterator[None]:
     help={
         "tag": "key=value; repeat it for more",
         "command": "what to run on each instance once it is up: text, a file, or - for stdin",
+        "for": "run this on this machine, by bash, with $ids in its environment; then terminate the instances",
         "login": "log in to the instance once it is up",
         "wait": "wait until each instance answers over SSH",
+        "yes": "do not ask where aws.budget may be exceeded",
         "dry_run": "run ec2.check for these flags, and start nothing (inv --dry only says what would be started)",
     },
 )
@@ -68,6 +82,7 @@ def new(
     command: str | None = None,
     init: str | None = None,
     no_wait_init: bool = False,
+    for_: str | None = None,
     login: bool = False,
     wait: bool = True,
     max_hours: float | str | None = None,
@@ -85,6 +100,7 @@ def new(
     ssh_user: str | None = None,
     ssh_port: int | str | None = None,
     dry_run: bool = False,
+    yes: bool = False,
     region: str | None = None,
     via: str | None = None,
     private_ip: bool = False,
@@ -93,6 +109,9 @@ def new(
 
     Wait until all answer over SSH and their --init has ended, and print their ids. On any failure, also a failure to
     print the ids, terminate all of them.
+
+    With --for 'COMMAND', they live as long as a command on this machine, which finds the ids in $ids. Its stdout and
+    exit code are those of ec2.new.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data
@@ -132,31 +151,51 @@ def new(
         raise UsageError(f"--login is for one instance, {settings.source('ec2.num')} is {settings.ec2.num}")
     if login:
         ec2_run.check_login()
+    if for_ is not None and not for_.strip():
+        raise UsageError("--for is empty: it takes a command to run while the instances are there")
+    if login and for_:
+        raise UsageError("--login and --for both say what the instances are for: leave one of them out")
     if (login or script) and not wait:
         raise UsageError("--no-wait leaves nothing to log in to or to run --command on")
     if dry_run:
         return say_checks(settings, tag or ())
 
-    with contextlib.ExitStack() as bar:
-        on_ready = bar.enter_context(progress("instances ready", settings.ec2.num))
+    def launched(tell: Callable[[Lines], None]) -> list[Instance]:
+        with contextlib.ExitStack() as bar:
+            on_ready = bar.enter_context(progress("instances ready", settings.ec2.num))
 
-        def prepare(started: list[Instance]) -> None:
-            bar.close()  # the output of the command comes where it stands
-            if script:
-                ec2_run.run(settings, started, script, printer=groups.Printer(prefix=True, sole=False, to_stderr=True))
+            def ask(why: str) -> None:
+                bar.close()  # it would cover the question
+                confirm(f"{why}. Start {'it' if settings.ec2.num == 1 else 'them'}?", [], yes)
 
-        started = launch.launch(
-            settings,
-            say,
-            wait=wait,
-            tags=tag or (),
-            on_ready=on_ready,
-            prepare=prepare if script else None,
-            publish=lambda ready: publish(ec2_shared.ids_of(ready)),
-            before=act,
-        )
+            def prepare(started: list[Instance]) -> None:
+                bar.close()  # the output of the command comes where it stands
+                if script:
+                    printer = groups.Printer(prefix=True, sole=False, to_stderr=True)
+                    ec2_run.run(settings, started, script, printer=printer)
+
+            return launch.launch(
+                settings,
+                say,
+                wait=wait,
+                tags=tag or (),
+                on_ready=on_ready,
+                prepare=prepare if script else None,
+                publish=lambda ready: tell(ec2_shared.ids_of(ready)),
+                before=act,
+                over_budget=ask,
+            )
+
+    if for_:
+        with block.terminated(settings, say) as ours:
+            launched(ours.extend)
+            say(f"the command runs, then these are terminated: {' '.join(ours)}")
+            block.run(for_, ours, {"INVOKE_AWS_REGION": region} if region else {})
+        return Lines()
+    started = launched(publish)
     if login:
-        # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
+        # A shell ends with the exit code of its last command. Whatever the code is, the instance runs, and its id is
+        # printed.
         try:
             ec2_run.log_in(settings, started[0])
         except (Failed, KeyboardInterrupt) as error:

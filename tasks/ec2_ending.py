@@ -14,7 +14,7 @@ from hardway.tables import count
 
 from .ec2_shared import all_or_error, connection_settings, how_many, ids_of, say_failed
 from .flags import ANY_OWNER, SELECTOR, YES
-from .lazy import costs, instances, lifetime
+from .lazy import budget, costs, instances, lifetime
 from .lazy import group as groups
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def rm(
         ended = instances.terminate(settings, alive)
         done = ended
         if ended:
-            say(f"terminated {how_many(ended)}, cost so far: {costs.Bill(settings, ended, say).usd}")
+            bill = costs.bill(settings, ended, say)
+            budget.note(settings, bill)
+            say(f"terminated {how_many(ended)}, cost so far: {bill.usd}")
         say_failed(ended.failed, "terminated", len(alive))
         if ended.failed and not unknown:
             return all_or_error(ids_of(ended), ended.failed, "terminated", len(alive))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
 from hardway import config
 from hardway.cli.task import Lines, act, nothing, say, task
-from hardway.errors import NothingMatched, UsageError
+from hardway.errors import NothingMatched, PartlyFailed, UsageError
 
 from .ec2_shared import connection_settings, how_many
 from .flags import JSON, SELECTOR
-from .lazy import costs, init, instances, orphans, volumes
+from .lazy import costs, everywhere, init, instances, orphans, volumes
 from .lazy import user_data as userdata
+
+if TYPE_CHECKING:
+    from hardway.money.costs import Bill
+
+_REGIONS_SECONDS = 20.0
 
 
 @task(
@@ -24,6 +29,7 @@ from .lazy import user_data as userdata
         "state": "states with commas: pending, running, shutting-down, terminated, stopping, stopped",
         "json": JSON,
         "wide": "on a terminal, show all columns, however wide they are",
+        "all_regions": "list the instances of every region that the account can use",
     },
 )
 def ls(
@@ -33,6 +39,7 @@ def ls(
     json: bool = False,
     region: str | None = None,
     wide: bool = False,
+    all_regions: bool = False,
 ) -> Any:
     """List instances and what they cost.
 
@@ -46,22 +53,42 @@ def ls(
     Examples:
       inv ec2.ls
       inv ec2.ls --only 'web* team=data' --state running
-      inv ec2.ls -o batch --json
+      inv ec2.ls --all-regions --json
     """
     states = instances.states(state) if state else instances.STATES
     settings = config.settings(c, region)
-    found = instances.select(settings, only, states=states, acting=False)[::-1]
-    orphans.report(settings, found, say)
-    if not only and not state:
-        volumes.report(settings, say)
-    if not found and (only or state):
+    silent = ""
+    if all_regions:
+        if region:
+            raise UsageError("--region and --all-regions exclude each other")
+        shown, silent = _in_all_regions(settings, only, states, wide)
+    else:
+        found = instances.select(settings, only, states=states, acting=False)[::-1]
+        orphans.report(settings, found, say)
+        if not only and not state:
+            volumes.report(settings, say)
+        shown = costs.bill(settings, found, say, wide)
+    if not shown and not silent and (only or state):
         raise NothingMatched("no instance matches")
-    if not found:
-        say("no instances")
-    shown = costs.Bill(settings, found, say, wide)
     if shown:
         say(f"total per hour now: {shown.usd_per_hour}, so far: {shown.usd}")
-    return shown.json() if json else shown
+    else:
+        say("no instances")
+    result = shown.json() if json else shown
+    if silent:
+        raise PartlyFailed(silent, result)
+    return result
+
+
+def _in_all_regions(
+    settings: config.Settings, only: str | Iterable[str], states: Sequence[str], wide: bool
+) -> tuple[Bill, str]:
+    """Return the bill of the instances in all regions, and how many regions have not answered; empty if all have."""
+    world = everywhere.look(settings, only, states, _REGIONS_SECONDS, say, wide)
+    for place in sorted({one.region for one in world.bill}):
+        orphans.report(settings.in_region(place), [one for one in world.bill if one.region == place], say)
+    say(*world.missing())
+    return world.bill, f"{len(world.silent)} of {len(world.asked)} regions have not answered" if world.silent else ""
 
 
 @task(autoprint=True, help={"selector": SELECTOR})
@@ -117,7 +144,7 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
         raise UsageError(f"{how_many(chosen)} match: select the one to look at")
     data = instances.user_data(settings, chosen[0])
     if not data:
-        say(f"{chosen[0]} was given nothing to run")
+        say(f"{chosen[0]} has no user data")
     return userdata.text(data)
 
 

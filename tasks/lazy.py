@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardway.clusters import engines
-    from hardway.ec2 import account, images, instances, networks, security_groups, tags
+    from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
+        block,
         check,
         cleanup,
         init,
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
-    from hardway.money import costs, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+    from hardway.local.machines import guest_image
+    from hardway.money import budget, costs, everywhere, market
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -37,20 +39,25 @@ if TYPE_CHECKING:
 _MODULES = {
     "account": "hardway.ec2.account",
     "arguments": "hardway.pmap.arguments",
+    "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
+    "budget": "hardway.money.budget",
     "check": "hardway.launch.check",
     "cleanup": "hardway.launch.cleanup",
     "commands": "hardway.fanout.commands",
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
     "engines": "hardway.clusters.engines",
+    "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
     "job_paths": "hardway.pmap.job_paths",
     "job_results": "hardway.pmap.job_results",
+    "known": "hardway.ec2.known",
     "launch": "hardway.launch.launch",
     "lifetime": "hardway.launch.lifetime",
     "market": "hardway.money.market",
@@ -65,6 +72,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
@@ -72,10 +80,11 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "broadcast", "check", "cleanup", "commands", "costs", "daemon", "engines", "group",
-    "images", "init", "instances", "job_list", "job_paths", "job_results", "launch", "lifetime", "market", "networks",
-    "orphans", "prerequisites", "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh",
-    "stub_sessions", "tags", "transfer", "user_data", "volumes",
+    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths",
+    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
+    "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

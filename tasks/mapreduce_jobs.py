@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from hardway.pmap.job_list import Jobs
     from hardway.pmap.results import Results
 
-JOB = "the job's name, or a glob for the newest job that it matches: '*' is the last job"
+JOB = "the job's name, or a glob for the newest job that it matches; the newest of all if it is left out"
 
 
 @task(autoprint=True, help={"json": JSON})
 def jobs(c: Context, json: bool = False) -> Jobs | str:
     """List pmap's jobs.
 
-    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost,
-    command.
+    The oldest comes first. Columns: name, --name, state, tasks done and failed, age, duration, instances, cost, size on
+    this machine's disk, command.
 
     Examples:
       inv mapreduce.jobs
       inv mapreduce.jobs --json
     """
-    found = job_list.Jobs(job_list.describe(path) for path in job_paths.all_jobs())
+    found = job_list.Jobs(map(job_list.describe, job_paths.each_job()))
     say(*(f"job {printable(one['name'])} is damaged: {one['damage']}" for one in found if one["damage"]))
     if not found:
         say("no jobs on this machine yet")
@@ -43,6 +43,7 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
 
 @task(
     autoprint=True,
+    positional=["job"],
     help={
         "job": JOB,
         "failed": "the arguments of the tasks that failed, in place of results: the next job's arguments",
@@ -50,7 +51,9 @@ def jobs(c: Context, json: bool = False) -> Jobs | str:
         "json": JSON,
     },
 )
-def results(c: Context, job: str, failed: bool = False, arguments: bool = False, json: bool = False) -> Results | str:
+def results(
+    c: Context, job: str = "", failed: bool = False, arguments: bool = False, json: bool = False
+) -> Results | str:
     """Print a job's results again, in the arguments' order.
 
     A task without a result has an empty line, and the exit code is 1 then.
@@ -58,25 +61,45 @@ def results(c: Context, job: str, failed: bool = False, arguments: bool = False,
     Examples:
       inv mapreduce.results sizes
       inv mapreduce.results sizes --failed
-      inv mapreduce.results '*' --json
+      inv mapreduce.results --json
     """
     if failed + arguments + json > 1:
         raise UsageError("--failed, --arguments and --json exclude each other")
-    found = job_results.JobResults(job_paths.newest(job))
+    found = job_results.JobResults(job_paths.newest(_chosen(job)))
     if json:
         return found.as_json()
     return found.arguments(failed) if failed or arguments else found.results()
 
 
-@task(changes=nothing, help={"job": "names with white space between them, globs allowed", "yes": YES})
-def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
+@task(
+    changes=nothing,
+    positional=["job"],
+    help={
+        "job": "names with white space between them, globs allowed; with --older-than all jobs if left out",
+        "older-than": "of these, only finished jobs without any work for this long: 7d, 12h",
+        "yes": YES,
+    },
+)
+def rm(c: Context, job: str | Iterable[str] = "", older_than: str | None = None, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
+
+    With --older-than, jobs that run or are unfinished stay: only their names delete them. The setting
+    mapreduce.keep_days does the same whenever a job begins.
 
     Examples:
       inv mapreduce.rm sizes --yes
-      inv mapreduce.rm '*' -y
+      inv mapreduce.rm --older-than 7d
     """
-    found = job_paths.find(job)
+    if not job and older_than is None:
+        raise UsageError("which jobs? Give their names, or --older-than")
+    found = job_paths.find(job) if job else job_paths.all_jobs()
+    if older_than is not None:
+        found, unfinished = job_list.prunable(found, job_list.parse_age(older_than))
+        if unfinished:
+            say(f"{count(len(unfinished), 'unfinished job')} kept, name them to delete them: {' '.join(unfinished)}")
+        if not found:
+            say(f"no finished job is older than {older_than}")
+            return
     confirm(f"delete {count(len(found), 'job')}?", str(job_list.Jobs(map(job_list.describe, found))).splitlines(), yes)
     kept = []
     for path in found:
@@ -91,9 +114,10 @@ def rm(c: Context, job: str | Iterable[str], yes: bool = False) -> None:
 @task(
     changes=str,
     autoprint=True,
+    positional=["job"],
     help={"job": JOB, "to": "the file to write; else JOB.html in the current directory"},
 )
-def report(c: Context, job: str, to: str | None = None) -> str:
+def report(c: Context, job: str = "", to: str | None = None) -> str:
     """Write an HTML page about a job.
 
     Print the path of the page, one file for a browser.
@@ -101,21 +125,31 @@ def report(c: Context, job: str, to: str | None = None) -> str:
     It has a timeline with a lane for each slot, durations, stragglers, failures, instances, and advice.
 
     Examples:
-      inv mapreduce.report '*'
+      inv mapreduce.report
       inv mapreduce.report sizes --to sizes.html
     """
+    job = _chosen(job)
     act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
 
 
-@task(autoprint=True, help={"job": JOB})
-def explain(c: Context, job: str) -> str:
+@task(autoprint=True, positional=["job"], help={"job": JOB})
+def explain(c: Context, job: str = "") -> str:
     """Print where a job's time and money went.
 
     Print a screen of text, which also says what would have helped.
 
     Examples:
-      inv mapreduce.explain '*'
+      inv mapreduce.explain
       inv mapreduce.explain sizes
     """
-    return reports.text(job)
+    return reports.text(_chosen(job))
+
+
+def _chosen(job: str) -> str:
+    """Return the job's name; if none is given, say which job is the newest, and return its name."""
+    if job:
+        return job
+    newest = job_paths.last().name
+    say(f"the newest job: {newest}")
+    return newest

@@ -8,8 +8,8 @@ from invoke import Argument, Collection, Context
 
 from hardway.cli.task import Task, act, listing, nothing, task
 from hardway.errors import UsageError
-from hardway.system import argv
 from hardway.tables import count
+from hardway.terminal import command_line
 
 from .flags import JSON
 from .lazy import stub_sessions
@@ -79,7 +79,7 @@ def clear(c: Context, uuid: str = "", all: bool = False) -> None:
       inv s3.clear --all
     """
     if bool(uuid) == all:
-        raise UsageError(f"which session? Give one uuid (`{argv.command('s3.sessions')}` lists them) or --all")
+        raise UsageError(f"which session? Give one uuid (`{command_line('s3.sessions')}` lists them) or --all")
     found = stub_sessions.sessions() if all else [stub_sessions.find(uuid)]
     act(f"remove {count(len(found), 'session')}", str(stub_sessions.table(found)).splitlines())
     for session in found:

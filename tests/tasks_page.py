@@ -17,7 +17,7 @@ GROUPS = {
     "cluster": "Clusters of Spark and Dask",
     "s3": "The S3 stub",
     "local": "The local cloud",
-    "": "This repository",
+    "": "All of it, and this repository",
 }
 HEAD = """# Tasks
 
@@ -47,8 +47,11 @@ was started), and 130 when interrupted.
 The **region** is `--region`, else `INVOKE_AWS_REGION`, `AWS_REGION`, `AWS_DEFAULT_REGION` or plain `region` in the
 environment, else `aws.region` in invoke.yaml, else the AWS profile's. In Python, tasks called with `c` inside
 `with ec2.region(c, "eu-west-1"):` act in that region.
+`with ec2.cluster(c, num=3) as ids:` starts instances as `ec2.new` does, and terminates them at the end of the block.
 
-The prompt completes tasks and flags, in fish and zsh as well: `source <(inv --print-completion-script bash)`.
+The prompt completes tasks, flags, Names and ids of instances, jobs, instance types, AMIs and regions, in fish and zsh
+as well: `source <(hardway --print-completion-script bash)`. AWS is asked for a second at most, and its answer serves
+for ten.
 """
 
 

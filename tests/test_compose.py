@@ -27,7 +27,7 @@ from tests.conftest import REPOSITORY
 TASKS = sorted(ns.task_names)
 STARTING = {"demo", "test", "bench", "local.up"}
 """Tasks that take nothing which could be wrong, and start something."""
-PROCESSES = {"__main__.py", "agent.py", "clean_shell.py", "daemon_process.py", "spawner.py"}
+PROCESSES = {"__main__.py", "agent.py", "brief.py", "clean_shell.py", "daemon_process.py", "spawner.py"}
 """Files that run as processes of their own: those may exit."""
 
 

@@ -17,9 +17,10 @@ from hardway.cli.program import Program
 from hardway.s3 import stub_sessions
 from tasks import ns
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.patience import patience
 
 RUN = """
-    local.up local.env local.status ec2.new ec2.ls ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
+    local.up local.env local.status ec2.new ec2.ls status ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
     ec2.extend
     ec2.check ec2.keys ec2.roles ec2.events ec2.regions ec2.zones ec2.types ec2.spot-prices
     ec2.new-vpc ec2.vpcs ec2.sg ec2.sgs ec2.authorize ec2.deauthorize
@@ -29,8 +30,8 @@ RUN = """
     cluster.ls cluster.stop ec2.ami-new ec2.amis ec2.ami-rm ec2.snapshot ec2.snapshots
     ec2.stop ec2.start ec2.reboot local.fault ec2.rm ec2.wait ec2.rm-vpc ec2.cleanup local.down
 """
-READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "demo", "test", "bench"]
-"""Tasks that need an engine, or take a minute."""
+READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "local.image", "demo", "test", "bench"]
+"""Tasks that need an engine or a mirror, or take a minute."""
 
 
 def examples(task: str) -> list[str]:
@@ -108,4 +109,6 @@ def in_shell(line: str) -> int:
     """Run a line of shell, and return its exit code. A session of the S3 stub is there to be cleared."""
     with stub_sessions.session() as session:
         environment = {**os.environ, **(session.environment if "s3.clear" in line else {})}
-        return subprocess.run(["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=60).returncode
+        return subprocess.run(
+            ["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=patience(60)
+        ).returncode

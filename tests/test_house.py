@@ -13,10 +13,18 @@ import pytest
 from tasks import lazy
 from tests.conftest import REPOSITORY, Inv, Result
 
-# Folders, lowest floor first; what stands beside each other is in brackets. A module reaches none on a higher floor, by
-# whatever way. The ground is what lies in hardway/ itself, and what it asks of this machine.
-GROUND = ("aws", "config", "credentials", "errors", "files", "models", "system", "tables", "terminal")
-CHAIN = (GROUND, ("cli", "ec2", "s3"), ("money", "ssh"), "fanout", ("clusters", "launch", "pmap"))
+# Folders and the modules in hardway/ itself, lowest floor first; what stands beside each other is in brackets. A module
+# reaches none on a higher floor, by whatever way. The tasks and the pytest plugin stand on top: nine floors in all.
+CHAIN = (
+    ("files", "terminal"),
+    ("errors", "tables"),
+    ("config", "system"),
+    "aws",
+    ("cli", "ec2", "s3"),
+    ("money", "ssh"),
+    "fanout",
+    ("clusters", "launch", "pmap"),
+)
 # The same inside hardway/local: what both sides of a local cloud share, what it is made of, the cloud, its server, its
 # life. `daemon` starts `daemon_process` as a process.
 LOCAL = (
@@ -37,7 +45,7 @@ PURE_IMPORTS = (
 # It is sent as one file to where nothing else of ours is, and its names are its own.
 ALONE_ON_INSTANCES = ("hardway.pmap.agent",)
 # Production code meets the local cloud as an endpoint and addresses.
-MEET_LOCAL = ("hardway.pytest_plugin", "tasks.demo", "tasks.lazy", "tasks.local")
+MEET_LOCAL = ("hardway.pytest_plugin", "tasks.demo", "tasks.lazy", "tasks.local", "tasks.overview")
 # `cli` makes a sentence of what botocore raised, and imports it then.
 WHEN_IT_HAS_FAILED = ("hardway.cli.task", "hardway.aws")
 # The first two run on instances and workers. The local cloud's daemon sets variables that moto reads.

@@ -13,7 +13,7 @@ import pytest
 from botocore.loaders import Loader
 from botocore.session import Session
 
-from hardway import models
+from hardway.aws import models
 
 SERVICES = ("ec2", "ssm")
 

@@ -6,6 +6,7 @@ them. `-h` is help.
 
 from __future__ import annotations
 
+from inspect import Parameter
 from typing import Any
 
 from invoke import Argument
@@ -47,9 +48,18 @@ class Number(Argument):
         super().set_value(value, cast=False)
 
 
-def chosen(flag: Argument, annotation: Any) -> Argument:
-    """Return a parameter's flag with its letter, if any; it is a Number if the annotation begins with a number type."""
+class Omissible(Argument):
+    """An argument without a flag that may be left out: Invoke knows only required ones, and `Program` adds it."""
+
+
+def chosen(flag: Argument, parameter: Parameter) -> Argument:
+    """Return a parameter's flag with its letter, if any.
+
+    It is a Number if the annotation begins with a number type, and Omissible if a positional has a default.
+    """
+    if flag.positional and parameter.default is not Parameter.empty:
+        return Omissible(names=flag.names, kind=flag.kind, help=flag.help, positional=True, attr_name=flag.attr_name)
     letter = LETTERS.get(str(flag.name))
     flag.names = (*flag.names, letter) if letter else flag.names
-    kind = {"int": int, "float": float}.get(str(annotation).split(" | ")[0])
+    kind = {"int": int, "float": float}.get(str(parameter.annotation).split(" | ")[0])
     return Number(flag, kind) if kind else flag

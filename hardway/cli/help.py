@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import textwrap
 
-from invoke.parser import ParserContext
+from invoke.parser import Argument, ParserContext
 from invoke.parser.context import to_flag
 from invoke.program import Program
 
-from hardway.cli.flags import Number
+from hardway.cli.flags import Number, Omissible
 
 _EXAMPLES = "\n\nExamples:\n"
 
@@ -34,12 +34,17 @@ def show(program: Program, name: str) -> None:
     """Print the page of a task."""
     text, _, examples = (inspect.getdoc(program.collection[name]) or "").partition(_EXAMPLES)
     context = program.parser.contexts[name]
-    required = [str(argument.name).upper() for argument in context.positional_args]
-    flags = ["[--options]"] if len(context.args) > len(required) else []
-    print("Usage:", program.binary, "[--core-opts]", name, *required, *flags, "[other tasks here ...]")
+    words = [_word(argument) for argument in context.positional_args]
+    flags = ["[--options]"] if len(context.args) > len(words) else []
+    print("Usage:", program.binary, "[--core-opts]", name, *words, *flags, "[other tasks here ...]")
     print(f"\n{textwrap.indent(text, program.leading_indent)}\n")
     if context.args:
         print("Options:")
         program.print_columns(context.help_tuples())
     if examples:
         print(f"Examples:\n{textwrap.indent(textwrap.dedent(examples), program.leading_indent)}")
+
+
+def _word(argument: Argument) -> str:
+    name = str(argument.name).upper()
+    return f"[{name}]" if isinstance(argument, Omissible) else name

@@ -10,9 +10,11 @@ Invoke has no hook for the following cases. Each line names the loss, or the rep
 - The reason of a ParseError. `_explained` reads its text.
 - A program with fewer flags: `update_config` asks for the value of each. `parse_core_args` adds the flags that we don't
   offer.
+- An argument without a flag that may be left out. `_parse_words` adds an empty one; for `inv` it is required.
 - A flag with a value that is given twice. `_refuse_repeated` looks for one before Invoke reads the words.
 - An unknown flag, or `--help`, of a task that requires an argument: Invoke takes it for the argument.
   `_asked_for_help` and `_explained` look for it there.
+- Completion of values. `_complete` knows which word is asked for.
 - Flags for only some tasks. `_Mentioned` is a tree without flags for the others.
 - Settings for tasks that come from no directory. `_load_project` names the directory.
 - The file with a bad setting. An error names the file that was read last.
@@ -29,18 +31,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
 from invoke.config import AmbiguousMergeError, Config
-from invoke.exceptions import ParseError
+from invoke.context import Context
+from invoke.exceptions import Exit, ParseError
 from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
-from hardway.cli import help
+from hardway.cli import completion, help
 from hardway.cli.executor import Executor
+from hardway.cli.flags import Omissible
 from hardway.config import SECTIONS
 from hardway.errors import HardwayError, UsageError, did_you_mean
 from hardway.system import streams
@@ -51,18 +55,24 @@ _FLAGS = {
     "version", "write-pyc",
 }  # fmt: skip
 
-_NO_SECTIONS = "it must hold sections, such as ec2:, of settings"
+Values = Callable[[Context, str, str, Mapping[str, str], str], Iterable[str]]
+"""Returns the values of an argument: `hardway.cli.completion.Values`, with a context for the settings."""
+_NO_SECTIONS = "it must hold settings in sections, such as ec2:"
 
 
 class Program(InvokeProgram):
     """A program of given tasks. The exit code is 2 for words it can't parse, and 130 for Ctrl-C.
 
-    Settings are read from the directory `project`, or from the current one for None.
+    Settings are read from the directory `project`, or from the current one for None. `values` completes the values of
+    arguments at the prompt.
     """
 
-    def __init__(self, *, namespace: Collection, project: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, namespace: Collection, project: Path | None = None, values: Values | None = None, **options: Any
+    ) -> None:
         super().__init__(namespace=namespace, **options)
         self.project = project
+        self.values = values
 
     def core_args(self) -> list[Argument]:
         """Return those of Invoke's flags that have an effect."""
@@ -77,6 +87,9 @@ class Program(InvokeProgram):
         for argument in super().core_args():
             if argument.name not in self.args:
                 self.args[argument.name] = argument
+        if shell := self.args["print-completion-script"].value:
+            print(completion.script(shell, self.name), end="")
+            raise Exit
 
     def parse_core(self, argv: list[str] | None) -> None:
         with self._manners():
@@ -117,11 +130,22 @@ class Program(InvokeProgram):
             task = self._asked_for_help()
             if not task:
                 self._refuse_repeated()
-                super().parse_tasks()
+                self._parse_words()
                 return
             self.args.help.value = task
             self.parser = self._task_parser()
             self.tasks = ParseResult()
+
+    def _parse_words(self) -> None:
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            missing = error.context.missing_positional_args if error.context else []
+            if "required positional" not in str(error) or not all(isinstance(each, Omissible) for each in missing):
+                raise
+            # A task takes any words that follow for what it lacks, so that this one is the last.
+            self.core.unparsed += [""] * len(missing)
+            super().parse_tasks()
 
     def _asked_for_help(self) -> str:
         """Return the task whose `--help` Invoke would take for a required argument; empty if there is none."""
@@ -160,7 +184,27 @@ class Program(InvokeProgram):
 
     def parse_cleanup(self) -> None:
         with self._manners():
+            if self.args.complete.value:
+                self._complete()
+                raise Exit
             super().parse_cleanup()
+
+    def _complete(self) -> None:
+        """Print the words that may stand at the cursor, and nothing else: a shell would show it at Tab."""
+
+        def values(task: str, parameter: str, given: Mapping[str, str], word: str) -> Iterable[str]:
+            if not self.values:
+                return []
+            try:
+                self.update_config()
+                return self.values(Context(self.config), task, parameter, given, word)
+            except Exception:
+                return []
+
+        tasks = self._task_parser().contexts
+        words = [name for task, aliases in self.collection.task_names.items() for name in (task, *aliases)]
+        for word in completion.candidates(self.core.remainder, tasks, words, self.initial_context, values):
+            print(word)
 
     def _task_parser(self) -> Parser:
         contexts = self.collection.to_contexts(self.config.tasks.ignore_unknown_help)

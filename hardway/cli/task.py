@@ -85,6 +85,14 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
+def print_as_it_comes(result: Any) -> None:
+    """Print the task's result, an object that writes itself while the task runs. It is not printed again.
+
+    Nothing is printed for a caller from Python. Raises HardwayError, without a text if nobody reads stdout any more.
+    """
+    _put.get()(result)
+
+
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Print the plan and end the task in a dry run; else do nothing. Call this right before acting.
 
@@ -218,7 +226,7 @@ class Task(invoke.Task[Any]):
         texts = dict(self.help)  # Invoke removes the texts, and would have none for a second call
         parameters = self.argspec(self.body).parameters
         made = super().get_arguments(ignore_unknown_help)
-        arguments = [flags.chosen(argument, parameters[str(argument.name)].annotation) for argument in made]
+        arguments = [flags.chosen(argument, parameters[str(argument.name)]) for argument in made]
         self.help = texts
         for place, argument in enumerate(arguments, 1):
             if argument.positional:

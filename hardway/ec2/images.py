@@ -1,4 +1,4 @@
-"""Find AMIs by name: the newest image of an owner, an id, or an image of one's own, fit for the wanted instance types.
+"""Find the AMI that a name means: an owner's newest image, an id, or one's own image, fit for the instance types.
 
 Also list and remove one's own AMIs and snapshots, and make them of instances.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,8 +41,11 @@ MOST_TYPES = 100
 
 Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
 """
-# A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+# An instance's name, which the description contains, may be longer:
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
 _MOST_DESCRIPTION = 255
+# On the snapshots of one call. The value is new for each call, to find snapshots of an unanswered call.
+_SNAPSHOTS_TAG = "hardway-snapshots"
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,9 @@ def _architecture(settings: Settings, types: Sequence[str]) -> str:
             raise UsageError(f"{aws.region_of(settings)} has no instance type {name!r}{near_type(settings, name)}")
     architectures = {next((a for a in ("x86_64", "arm64") if a in known[t]), str(known[t][0])) for t in types}
     if len(architectures) > 1:
-        raise UsageError(f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))})")
+        raise UsageError(
+            f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))}): name types of one"
+        )
     return architectures.pop()
 
 
@@ -245,10 +251,11 @@ def check_name(name: str) -> None:
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
     """
     if name in IMAGES or name.startswith("ami-"):
-        raise UsageError(f"{name!r} would be another AMI's for `ec2.new --ami`: take another name")
+        raise UsageError(f"{name!r} means another AMI to `ec2.new --ami`: choose another name")
     if name.startswith("-") or not re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
         raise UsageError(
-            f"{name!r} can't be the name of an AMI: 3 to 128 letters, digits, blanks and ()[]./-'@_ can, not - at first"
+            f"{name!r} can't be the name of an AMI: a name has 3 to 128 letters, digits, blanks and "
+            "()[]./-'@_, and does not begin with -"
         )
 
 
@@ -286,7 +293,7 @@ def wait(settings: Settings, image: str, seconds: int) -> None:
                 raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
         if time.monotonic() >= deadline:
             amis = settings.command("ec2.amis")
-            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `{amis}` shows its state")
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on making it: `{amis}` shows the state")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 
@@ -339,17 +346,27 @@ def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[l
     failed = {}
     for instance in instances:
         try:
-            answer = aws.ec2(settings).create_snapshots(
-                InstanceSpecification={"InstanceId": instance.id},
-                Description=_description(instance),
-                TagSpecifications=tagging.specifications({"Name": instance.name}, "snapshot"),
-            )
-            taken += [snapshot["SnapshotId"] for snapshot in answer["Snapshots"]]
+            taken += _take_snapshots(settings, instance)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; taken until then: {' '.join(taken) or 'none'}") from None
+            raise Interrupted(f"interrupted; snapshots taken before: {' '.join(taken) or 'none'}") from None
         except Exception as error:
             why = aws.translate(error)
             if not why:
                 raise
             failed[instance] = why
     return taken, failed
+
+
+def _take_snapshots(settings: Settings, instance: Instance) -> list[str]:
+    token = uuid.uuid4().hex
+    tags = tagging.specifications({"Name": instance.name, _SNAPSHOTS_TAG: token}, "snapshot")
+    ours = [{"Name": f"tag:{_SNAPSHOTS_TAG}", "Values": [token]}]
+    found = aws.made_once(
+        lambda: aws.ec2_once(settings).create_snapshots(
+            InstanceSpecification={"InstanceId": instance.id},
+            Description=_description(instance),
+            TagSpecifications=tags,
+        )["Snapshots"],
+        lambda: aws.ec2(settings).describe_snapshots(OwnerIds=["self"], Filters=ours)["Snapshots"],
+    )
+    return [snapshot["SnapshotId"] for snapshot in found]

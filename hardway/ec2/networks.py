@@ -25,7 +25,6 @@ _CIDR = "10.0.0.0/16"
 _SUBNET_PREFIX = 20
 _UNKNOWN_YET = ("InvalidVpcID.NotFound", "InvalidInternetGatewayID.NotFound", "InvalidSubnetID.NotFound")
 _BUSY_SECONDS = 30
-_PAUSES = (0, 0.3, 1, 3)  # before each look for things that EC2 may show late
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def find(settings: Settings, name: str) -> str:
         default = [vpc["VpcId"] for vpc in vpcs if vpc["IsDefault"]]
         if not default:
             make = settings.command("ec2.new-vpc", "NAME")
-            raise UsageError(f"{region} has no default VPC: `{make}` makes one, and --vpc NAME then starts in it")
+            raise UsageError(f"{region} has no default VPC: `{make}` makes a VPC; --vpc NAME starts instances in it")
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
@@ -139,13 +138,14 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     again. Raises UsageError if a VPC that hardway didn't make has the name.
     """
     if name.startswith("vpc-"):
-        raise UsageError(f"{name!r} would be taken for an id: take another name")
+        raise UsageError(f"{name!r} looks like an id: choose another name")
     check_name(name, "the VPC's name")
     # EC2 takes a name in a filter as a glob.
     named = [vpc for vpc in _vpcs(settings, {"tag:Name": name}) if tags.of(vpc)["Name"] == name]
     if len(named) > 1 or (named and VPC_TAG not in tags.of(named[0])):
         ids = ", ".join(vpc["VpcId"] for vpc in named)
-        raise UsageError(f"the name {name!r} is taken by {ids}, not made by hardway or not alone: take another name")
+        many = "several VPCs have" if len(named) > 1 else "a VPC that hardway did not make has"
+        raise UsageError(f"{many} the name {name!r} ({ids}): choose another name")
     if named:
         _complete(settings, named[0], say)
         return str(named[0]["VpcId"])
@@ -155,9 +155,9 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
         try:
             own = aws.made("vpc", {"Name": name, VPC_TAG: token})
             once = aws.ec2_once(settings)
-            vpc = _made_once(
+            vpc = aws.made_once(
                 lambda: once.create_vpc(CidrBlock=_CIDR, TagSpecifications=own)["Vpc"],
-                lambda: _vpcs(settings, {f"tag:{VPC_TAG}": token}),
+                lambda: next(iter(_vpcs(settings, {f"tag:{VPC_TAG}": token})), None),
             )
             say(f"made the VPC {name} ({vpc['VpcId']})")
             _complete(settings, {**vpc, "Tags": own[0]["Tags"]}, say)
@@ -172,7 +172,7 @@ def _undo(settings: Settings, token: str, say: Callable[[str], None]) -> None:
     vpc = f"the VPC with the tag {VPC_TAG}={token}"
     with signals.ignored():
         try:
-            for pause in _PAUSES:
+            for pause in aws.LATE_PAUSES:
                 time.sleep(pause)
                 if found := _vpcs(settings, {f"tag:{VPC_TAG}": token}):
                     vpc = found[0]["VpcId"]
@@ -220,42 +220,20 @@ def _gateway(settings: Settings, vpc: str, own: Mapping[str, str], say: Callable
     if attached := _gateways(ec2, vpc):
         return str(attached[0]["InternetGatewayId"])
 
-    def unattached() -> list[Any]:
+    def unattached() -> Any:
         of_vpc = _filters({f"tag:{VPC_TAG}": own[VPC_TAG]})
-        return list(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"])
+        return next(iter(ec2.describe_internet_gateways(Filters=of_vpc)["InternetGateways"]), None)
 
     # An earlier call may have made a gateway, and ended before it was attached.
-    gateway = next(iter(unattached()), None)
+    gateway = unattached()
     if gateway is None:
         kind = aws.made("internet-gateway", own)
-        gateway = _made_once(
+        gateway = aws.made_once(
             lambda: once.create_internet_gateway(TagSpecifications=kind)["InternetGateway"], unattached
         )
         say(f"made {gateway['InternetGatewayId']} ({vpc})")
     _known(ec2.attach_internet_gateway, VpcId=vpc, InternetGatewayId=gateway["InternetGatewayId"])
     return str(gateway["InternetGatewayId"])
-
-
-def _made_once(make: Callable[[], Any], find: Callable[[], Sequence[Any]]) -> Any:
-    """Make a thing only once; EC2 takes no client token for it, and would make a second at a second call.
-
-    `make` is a call without botocore's retries. If its answer does not come, `find` looks for the thing.
-    """
-    is_unsure = False
-
-    def call() -> Any:
-        nonlocal is_unsure
-        for pause in _PAUSES if is_unsure else ():
-            time.sleep(pause)
-            if found := find():
-                return found[0]
-        try:
-            return make()
-        except Exception as error:
-            is_unsure = is_unsure or not aws.is_answered(error)
-            raise
-
-    return aws.persistently(call)
 
 
 def _gateways(ec2: Any, vpc: str) -> list[Any]:
@@ -264,7 +242,7 @@ def _gateways(ec2: Any, vpc: str) -> list[Any]:
 
 
 def _main_table(ec2: Any, vpc: str) -> Any:
-    for pause in _PAUSES:
+    for pause in aws.LATE_PAUSES:
         time.sleep(pause)
         answer = ec2.describe_route_tables(Filters=_filters({"vpc-id": vpc, "association.main": "true"}))
         if answer["RouteTables"]:
@@ -296,12 +274,12 @@ def contents(settings: Settings, vpc: str) -> list[str]:
     if raw is None:
         raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `{settings.command('ec2.vpcs')}`")
     if raw["IsDefault"]:
-        raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: that is not for hardway to remove")
+        raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: hardway does not remove it")
     alive = [i for i in describe(settings, Selector("", (), (vpc,), ())) if i.state in ALIVE]
     if alive:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         rm = settings.command("ec2.rm", vpc)
-        raise UsageError(f"{alive[0]}{more} in {vpc}: `{rm}` terminates what is in it")
+        raise UsageError(f"{vpc} still has instances ({alive[0]}{more}): `{rm}` terminates them")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
     lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
     lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]

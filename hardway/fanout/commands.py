@@ -32,7 +32,7 @@ _AWS = re.compile(rb"(?<![\w./-])aws(?![\w./-])")
 _RUN_SCRIPT = r"""
 trap 'exit 143' HUP INT TERM
 f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
-[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
+[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not arrive whole" >&2; exit 1; }
 case $(head -c 2 "$f") in "#!") ;; *) bash "$f"; exit ;; esac
 { IFS= read -r line || :; } <"$f"
 trim() { a=${1#"${1%%[![:blank:]]*}"}; a=${a%"${a##*[![:blank:]]}"}; }

@@ -3,6 +3,7 @@
 # the watch, format and mount its instance storage. The file `ends` holds the time it ends, whatever a tag may say.
 #
 #   look            end the instance if its time is up: a timer of systemd's calls it each minute
+#   start           at each later boot, by systemd: what a boot is to do, should cloud-init not run this time
 #   extend SECONDS  move the end to so many seconds from now
 #   again           start the watch again after all was killed, without systemd
 #
@@ -10,80 +11,161 @@
 # comes behind this, whose end is waited for. HARDWAY_ROOT stands in front
 # of every path and command that changes something; HARDWAY_ADDRESS is the one whose connections count, else any;
 # HARDWAY_GRACE is in seconds.
+#
+# All that ends the instance is on its disk after the first boot. A later boot writes nothing anew: the disk may be full.
 limit=${limit:-0} idle=${idle:-0} user=${user:-root} port=${port:-22}
 root=${HARDWAY_ROOT-}
-etc=$root/etc/hardway run=$root/run/hardway units=$root/run/systemd/system sbin=${root:+$root/sbin/}
+etc=$root/etc/hardway run=$root/run/hardway sbin=${root:+$root/sbin/}
+[ -z "${1-}" ] || etc=${0%/*}
 id=${INSTANCE_ID:--}
 now=$(date +%s)
+# Seconds since the boot, for a clock may be set back.
+read -r up _ </proc/uptime
+up=${up%%.*}
+changed=
 
 boot() {
-  [ -d "$etc" ] || mkdir -p "$etc"
-  [ -d "$run" ] || mkdir -p "$run"
+  mkdir -p "$run"
   ${init:+touch "$run/init"}
-  cp "$0" "$etc/watch"
+  if ! mkdir -p "$etc" || ! put "$etc/watch" "$(cat "$0")"; then
+    # Read-only. Until the next boot this will do.
+    etc=$run/etc
+    mkdir -p "$etc"
+    put "$etc/watch" "$(cat "$0")"
+  fi
+  machine
+  put "$etc/machine" "$machine"
+  touch "$run/here"
   rm -f "$run/ending"
-  read_end
   instance=
   [ ! -s "$etc/instance" ] || read -r instance <"$etc/instance"
   # An image made of another instance holds that one's files.
   if [ "$instance" != "$id" ]; then
-    rm -f "$etc/ends"
-    [ "$limit" -eq 0 ] || echo $((now + limit)) >"$etc/ends"
-    echo "$id" >"$etc/instance"
-  # Who starts it again when its time is up has ten minutes to extend that.
-  elif [ -n "$ends" ] && [ "$ends" -lt $((now + 600)) ]; then
-    write_end 600
+    rm -f "$etc/ends" "$run/ends"
+    [ "$limit" -eq 0 ] || write_end "$limit"
+    put "$etc/instance" "$id"
+    touch "$run/started"
   fi
+  start
   guard
   storage
 }
 
+# Write a file whole or not at all, and only if it would change.
+put() {
+  [ "$(cat "$1" 2>/dev/null)" != "$2" ] || return 0
+  changed=1
+  printf '%s\n' "$2" >"$1.new" && mv "$1.new" "$1" && return
+  rm -f "$1.new"
+  return 1
+}
+
+# What tells this machine from all others, without metadata: Nitro knows the instance's id, Xen has a number.
+machine() {
+  for file in board_asset_tag product_uuid; do
+    machine=
+    [ ! -r "$root/sys/class/dmi/id/$file" ] || read -r machine <"$root/sys/class/dmi/id/$file"
+    case $file$machine in *tagi-* | *uuid?*) break ;; esac
+  done
+}
+
+# A machine that somebody has started of an image of this instance is none of ours, unless our user data says so.
+ours() {
+  [ ! -e "$run/here" ] || return 0
+  machine
+  [ -n "$machine" ] && [ "$machine" = "$(cat "$etc/machine" 2>/dev/null)" ]
+}
+
+# Who starts it again when its time is up has ten minutes to extend that.
+start() {
+  if [ ! -e "$run/started" ]; then
+    mkdir -p "$run"
+    touch "$run/started"
+    read_end
+    [ -z "$ends" ] || [ "$ends" -ge $((now + 600)) ] || write_end 600
+  fi
+}
+
 guard() {
-  if [ -s "$etc/ends" ] || [ "$idle" -gt 0 ]; then watch; fi
+  if [ -s "$etc/ends" ] || [ -s "$run/ends" ] || [ "$idle" -gt 0 ]; then watch; fi
 }
 
+# The end by the clock, and by the seconds since the boot: a clock that is set back must not make it later.
 read_end() {
-  ends=
-  [ ! -s "$etc/ends" ] || read -r ends <"$etc/ends"
+  ends='' until='' of=''
+  for file in "$run/ends" "$etc/ends"; do
+    [ ! -s "$file" ] || read -r ends <"$file"
+    case $ends in '' | *[!0-9]*) ends='' ;; *) break ;; esac
+  done
+  [ -n "$ends" ] || return 0
+  [ ! -s "$run/until" ] || read -r of until <"$run/until"
+  [ "$of" != "$ends" ] || return 0
+  until=$((up + ends - now))
+  echo "$ends $until" >"$run/until"
 }
 
-# Renamed: a full disk must not make the end never.
+# Over the old one, which needs no room on a full disk; on one that is read-only until the next boot.
 write_end() {
-  echo $((now + $1)) >"$etc/ends.new" && mv "$etc/ends.new" "$etc/ends"
+  if echo $((now + $1)) 1<>"$etc/ends"; then rm -f "$run/ends"; else echo $((now + $1)) >"$run/ends"; fi
 }
 
 # No default dependencies: user data may never end. Installers of drivers isolate a target, and must not end the watch.
 watch() {
-  if [ ! -d "$units" ]; then
+  if [ ! -d "$root/run/systemd/system" ]; then
     # A zombie would be alive to `kill -0`.
     if grep -qs 'State:.[^Z]' "/proc/$(cat "$run/loop" 2>/dev/null)/status"; then return; fi
+    looked
     (exec </dev/null >>"$run/log" 2>&1 && loop) &
     echo $! >"$run/loop"
     return
   fi
-  cat >"$units/hardway.service" <<EOF
-[Unit]
+  units=$root/etc/systemd/system
+  [ "${etc#"$run"}" = "$etc" ] || units=$root/run/systemd/system
+  mkdir -p "$units/sysinit.target.wants" "$units/emergency.target.wants"
+  # A hanging look, or the remains of on-timeout.sh, must not keep it from looking again.
+  put "$units/hardway.service" "[Unit]
 Description=End this instance if its time is up
 DefaultDependencies=no
 IgnoreOnIsolate=yes
+After=hardway-boot.service
 [Service]
 Type=oneshot
-ExecStart=/bin/sh $etc/watch look
-EOF
-  cat >"$units/hardway.timer" <<EOF
-[Unit]
+TimeoutStartSec=20min
+TimeoutStopSec=5s
+ExecStart=/bin/sh $etc/watch look"
+  put "$units/hardway.timer" "[Unit]
 Description=Look each minute if the time of this instance is up
 DefaultDependencies=no
 IgnoreOnIsolate=yes
 Conflicts=shutdown.target
 Before=shutdown.target
 [Timer]
-OnBootSec=1min
+OnActiveSec=1s
 OnUnitActiveSec=1min
-AccuracySec=5s
-EOF
+AccuracySec=1s
+[Install]
+WantedBy=sysinit.target emergency.target"
+  put "$units/hardway-boot.service" "[Unit]
+Description=Mount the instance storage
+DefaultDependencies=no
+IgnoreOnIsolate=yes
+After=systemd-remount-fs.service systemd-udev-trigger.service
+Before=cloud-init.service cloud-init-network.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+TimeoutStartSec=5min
+ExecStart=/bin/sh $etc/watch start
+[Install]
+WantedBy=sysinit.target emergency.target"
+  for link in sysinit emergency; do
+    for unit in hardway.timer hardway-boot.service; do
+      [ -L "$units/$link.target.wants/$unit" ] || ln -s "../$unit" "$units/$link.target.wants/$unit"
+    done
+  done
+  [ -z "$changed" ] || "${sbin}sync"
   "${sbin}systemctl" daemon-reload
-  "${sbin}systemctl" start --no-block hardway.timer
+  "${sbin}systemctl" start --no-block hardway.timer && looked
 }
 
 # Without systemd.
@@ -96,16 +178,23 @@ loop() {
     [ -z "$ends" ] || [ $((ends - now)) -ge $pause ] || pause=$((ends > now ? ends - now : 1))
     sleep $pause
     now=$(date +%s)
+    read -r up _ </proc/uptime
+    up=${up%%.*}
   done
 }
 
 look() {
   read_end
-  if [ -n "$ends" ] && [ "$now" -ge "$ends" ]; then
+  if [ -n "$ends" ] && { [ "$now" -ge "$ends" ] || [ "$up" -ge "$until" ]; }; then
     end "its time is up"
   elif [ "$idle" -gt 0 ] && unused; then
     end "nobody has used it for $idle s"
   fi
+  looked
+}
+
+looked() {
+  echo "$up" >"$run/looked"
 }
 
 end() {
@@ -116,24 +205,41 @@ end() {
     before=$ends
     set -- bash "$etc/on-timeout.sh"
     [ ! -x "$2" ] || shift
-    timeout -k 2 "${HARDWAY_GRACE:-60}" "$@" </dev/null
+    # systemd gives a service of its own neither of these.
+    (cd "${root:-/}" && export HOME="${HOME:-$root/root}" USER=root LOGNAME=root &&
+      exec timeout -k 2 "${HARDWAY_GRACE:-60}" "$@" </dev/null)
     read_end
     # Somebody has extended it meanwhile.
     [ "$ends" = "$before" ] || return 0
   fi
-  "${sbin}poweroff" || "${sbin}shutdown" -h now
+  if [ ! -d "$root/run/systemd/system" ]; then
+    "${sbin}poweroff" || "${sbin}shutdown" -h now
+    return
+  fi
+  # logind, which poweroff asks, refuses while any program holds a lock. systemd itself gives services their time.
+  "${sbin}systemctl" start --no-block --job-mode=replace-irreversibly poweroff.target ||
+    "${sbin}poweroff" || "${sbin}shutdown" -h now
+  # Nothing stops this look while the machine goes down.
+  "${sbin}sleep" 600
+  "${sbin}systemctl" --force poweroff
+  "${sbin}sleep" 60
+  # Sync, mount read-only, power off.
+  for key in s u o; do
+    echo $key >"$root/proc/sysrq-trigger"
+    "${sbin}sleep" 3
+  done
 }
 
 # Whether for `idle` seconds there was no connection, no agent of pmap, and less than a tenth of a CPU in use.
 unused() {
-  since=$now was=0 at=0
+  since=$up was=0 at=0
   [ ! -s "$run/seen" ] || read -r since was at <"$run/seen"
   # In hundredths of a second, of what runs and of what that has waited for.
   spent=$(cat /proc/[0-9]*/stat 2>/dev/null |
     awk '{ sub(/.*\) /, ""); t += $12 + $13 + $14 + $15 } END { printf "%.0f", t }')
-  if [ $((spent - was)) -gt $(((now - at) * 10)) ] || connected || agents; then since=$now; fi
-  echo "$since $spent $now" >"$run/seen"
-  [ $((now - since)) -ge "$idle" ]
+  if [ $((spent - was)) -gt $(((up - at) * 10)) ] || connected || agents; then since=$up; fi
+  echo "$since $spent $up" >"$run/seen"
+  [ $((up - since)) -ge "$idle" ]
 }
 
 connected() {
@@ -156,6 +262,9 @@ agents() {
 
 # Each disk becomes a file system of its own, at /mnt, /mnt1, ...: what that needs is there on any image.
 storage() {
+  # A boot and systemd may both come here.
+  exec 9>"$run/storage"
+  flock 9
   number='' disks=''
   for block in "$root"/sys/block/nvme*; do
     model=
@@ -180,15 +289,27 @@ disk() {
     *) return 0 ;;
   esac
   mkdir -p "$root/mnt$2"
-  ! mountpoint -q "$root/mnt$2" || return
+  if mountpoint -q "$root/mnt$2"; then return 0; fi
   "${sbin}mount" -o noatime "$1" "$root/mnt$2" || return
-  # cloud-init makes the user only after this: the first one is 1000.
-  "${sbin}chown" "$user" "$root/mnt$2" 2>/dev/null || "${sbin}chown" 1000 "$root/mnt$2"
+  if "${sbin}chown" "$user" "$root/mnt$2" 2>/dev/null; then return 0; fi
+  # cloud-init goes on when all our descriptors are closed.
+  (exec >/dev/null 2>&1 9>&- && own "$root/mnt$2") &
+}
+
+# cloud-init makes the user only after this, and not always as the first one, who has the number 1000.
+own() {
+  looks=0
+  until "${sbin}chown" "$user" "$1"; do
+    looks=$((looks + 1))
+    if [ $looks -ge 1500 ]; then exec "${sbin}chown" 1000 "$1"; fi
+    sleep 0.2
+  done
 }
 
 case ${1-} in
   '') boot ;;
-  look) look ;;
+  look) if ours; then look; fi ;;
+  start) if ours; then start && storage; fi ;;
   again) guard ;;
   extend) write_end "$2" && rm -f "$run/ending" "$run/seen" && watch ;;
 esac

@@ -20,7 +20,7 @@ from hardway.ec2.images import Image
 from hardway.ec2.instances import Instance
 from hardway.launch import fleet, launch, orphans, permissions, prerequisites, requests
 from hardway.launch.prerequisites import Network
-from hardway.money import costs
+from hardway.money import budget, costs
 from hardway.ssh import connection as ssh
 from hardway.ssh import proxy
 from hardway.ssh.keys import own_key_path
@@ -339,6 +339,8 @@ def _cost(settings: Settings, image: Future[Image]) -> Iterator[Check]:
     if settings.ec2.max_cost:
         costs.refuse_above(settings, quote, said.append)
     yield Check(WARN if quote.lowest is None or quote.unknown else OK, "cost", str(quote))
+    if over := budget.why_to_ask(settings, quote, said.append):
+        yield Check(WARN, "cost", over)
     for line in said:
         yield Check(WARN, "cost", line)
 

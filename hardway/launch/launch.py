@@ -29,7 +29,7 @@ from hardway.launch import user_data as userdata
 from hardway.launch.orphans import LAUNCH_TAG
 from hardway.launch.readiness import Probes, some
 from hardway.launch.replacing import Gathering, lowest_enough
-from hardway.money import costs, prices
+from hardway.money import budget, costs, prices
 from hardway.ssh import proxy
 from hardway.system import signals
 from hardway.system.look_ups import LookUps
@@ -61,15 +61,17 @@ def launch(
     prepare: Callable[[list[Instance]], None] | None = None,
     publish: Callable[[list[Instance]], None] | None = None,
     before: Callable[[str], None] = lambda plan: None,
+    over_budget: Callable[[str], None] = lambda why: None,
 ) -> list[Instance]:
     """Launch `settings.ec2.num` instances, `wait` until each answers over SSH, and return them.
 
     `tags` are texts, key=value. `before` is called with a sentence (`start 3 instances ...`) after all look-ups, right
-    before the first thing is made. An error of `before` ends the launch. `on_ready` is called with the number of
-    instances that are newly ready. `prepare` is called with all instances, as a part of the launch. `publish` is called
-    when the caller is to learn of the instances; its failure fails the launch. On any failure, Ctrl-C, SIGTERM and
-    SIGHUP included, all started instances are terminated, `say` is told, and the error is raised: UsageError before
-    anything was started, Failed for a failure of EC2 or the instances.
+    before the first thing is made. `over_budget` is called then with the reason, if the launch may exceed `aws.budget`.
+    An error of either ends the launch. `on_ready` is called with the number of instances that are newly ready.
+    `prepare` is called with all instances, as a part of the launch. `publish` is called when the caller is to learn of
+    the instances; its failure fails the launch. On any failure, Ctrl-C, SIGTERM and SIGHUP included, all started
+    instances are terminated, `say` is told, and the error is raised: UsageError before anything was started, Failed for
+    a failure of EC2 or the instances.
     """
     ec2 = settings.ec2
     own_tags = _read_own_tags(settings, tags)
@@ -96,7 +98,10 @@ def launch(
         if wait:
             raise UsageError(why_not)
         say(why_not)
+    over = budget.why_to_ask(settings, quote, say)
     before(f"start {count(ec2.num, 'instance')} named {ec2.name}, of {image.id} in {network.vpc}: {quote}")
+    if over:
+        over_budget(over)
     if not is_plain(ec2.name):
         say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))

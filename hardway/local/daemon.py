@@ -25,8 +25,7 @@ from hardway.errors import HardwayError, NothingMatched, reason_of
 from hardway.local import beneath
 from hardway.local.machines import spawner
 from hardway.local.running import ALIVE, LOG, RECORD, SPAWNER, Running, own_directories, state_directory
-from hardway.system import argv
-from hardway.terminal import last_line
+from hardway.terminal import command_line, last_line
 
 PROCESS = "hardway.local.daemon_process"
 START_SECONDS = 60
@@ -59,7 +58,7 @@ def find(directory: Path | None = None) -> Running:
     if running is None:
         log = directory / LOG
         ended = f" (the last one was not ended by local.down; its log is {log})" if log.exists() else ""
-        raise NothingMatched(f'the local cloud is not running{ended}; eval "$({argv.command("local.up")})" starts it')
+        raise NothingMatched(f'the local cloud is not running{ended}; eval "$({command_line("local.up")})" starts it')
     return running
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardway.config import Settings, number, variables_set
 from hardway.errors import UsageError, did_you_mean
-from hardway.system import argv
+from hardway.terminal import command_line
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -99,9 +99,9 @@ def _check_selector(kind: str, selector: str | Iterable[str]) -> None:
     if kind not in KINDS:
         raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
     if kind in ON_INSTANCES and not selector:
-        raise UsageError(f"{kind} of which instances? Say so: {argv.command('local.fault', kind, 'SELECTOR')}")
+        raise UsageError(f"{kind} of which instances? Say so: {command_line('local.fault', kind, 'SELECTOR')}")
     if kind in ON_EC2 and selector:
-        raise UsageError(f"{kind} is about no instance: {argv.command('local.fault', kind)}, without {selector!r}")
+        raise UsageError(f"{kind} is about no instance: {command_line('local.fault', kind)}, without {selector!r}")
 
 
 def _finite(value: Any, what: str) -> float:

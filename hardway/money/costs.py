@@ -7,7 +7,7 @@ credits, traffic and taxes are left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -44,12 +44,14 @@ class Cost:
 
 
 class Bill(Instances):
-    """Instances with their costs, as additional columns and keys; `wide` shows all columns on a terminal, too."""
+    """Instances with their costs, as additional columns and keys; `wide` shows all columns on a terminal, too.
 
-    def __init__(self, settings: Settings, instances: Iterable[Instance], say: Say, wide: bool = False) -> None:
+    `hourly` is the price of an hour of each instance by its id, without the unknown ones.
+    """
+
+    def __init__(self, instances: Iterable[Instance], hourly: Mapping[str, float], wide: bool = False) -> None:
         super().__init__(instances)
         self._wide = wide
-        hourly = prices.hourly(settings, self, say)
         now = datetime.now(timezone.utc)
         costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
         self._costs = costs
@@ -59,6 +61,14 @@ class Bill(Instances):
             lambda one: None if (hours := costs[one.id].hours) is None else duration(hours * 3600),
             lambda one: None if (usd := costs[one.id].usd) is None else money(usd),
         )
+
+    def usd_within(self, instance: Instance, begin: datetime, end: datetime) -> float | None:
+        """Return what an instance costs between two times, since its last start; None if that is unknown."""
+        cost = self._costs[instance.id]
+        if cost.usd_per_hour is None or cost.hours is None:
+            return None
+        begin = max(begin, instance.launched)
+        return cost.usd_per_hour * max(0.0, (min(end, instance.ended or end) - begin).total_seconds()) / 3600
 
     def facts(self, row: Instance) -> dict[str, Any]:
         """Return all facts about an instance, and its cost."""
@@ -77,7 +87,8 @@ class Bill(Instances):
             "AGE": lambda one: None if (hours := self._costs[one.id].hours) is None else age(hours * 3600),
             "COST": lambda one: None if (usd := self._costs[one.id].usd) is None else cents(usd),
         }
-        return "\n".join(fitted(self.titled(columns), width, _SPARE))
+        several = len({one.region for one in self}) > 1
+        return "\n".join(fitted(self.titled(columns), width, _SPARE[several:]))
 
     @property
     def usd(self) -> str:
@@ -91,6 +102,12 @@ class Bill(Instances):
         running = [self._costs[one.id].usd_per_hour for one in self if one.state in ("pending", "running")]
         known = [usd for usd in running if usd is not None]
         return _sum(known, len(running) - len(known))
+
+
+def bill(settings: Settings, instances: Iterable[Instance], say: Say, wide: bool = False) -> Bill:
+    """Return the bill of instances in the settings' region."""
+    all_ = list(instances)
+    return Bill(all_, prices.hourly(settings, all_, say), wide)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[
             yield name, path
             return
         if not stat.S_ISDIR(about.st_mode):
-            raise UsageError(f"--files {printable(str(path))}: it is no file or directory")
+            raise UsageError(f"--files {printable(str(path))}: it is neither a file nor a directory")
         own = (about.st_dev, about.st_ino)
         if own in above:
             raise UsageError(f"--files {printable(str(path))}: a link leads back to a directory that it is in")

@@ -12,6 +12,7 @@ A job's directory, mode 0700, under the XDG state directory:
     resume     the command line that resumes the job, for people to read
     arguments-DIGEST   the arguments, if the resume line has no other way to name them
     failed/    the logs of tasks that failed, for people to read
+    summary    the job in short, for lists of jobs; made again if it is missing or stale
 
 The whole job is sealed. Each line of the journal ends in a checksum of itself and of the line before it: a line that is
 changed, missing, doubled or moved breaks the chain. The journal's first line names the seal of job.json. The journal
@@ -45,11 +46,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 from hardway import files
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.pmap import journal
+from hardway.pmap import journal, summary
 from hardway.pmap.job_paths import check_name, jobs_path, no_such
 from hardway.pmap.journal import History, Result
 from hardway.system.paths import current_directory
@@ -62,7 +63,10 @@ LONG = "long"
 _LONG = struct.Struct("!III")  # a task's number, and the length and checksum of its argument
 _NEW = ".new-"
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
+TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout that may stand among others', where they can't be dropped
+SUMMARY_EVERY = 5.0  # seconds, while the job runs
 _PIECE = 1 << 20
+_RECORDS = 8192 * HEAD_SIZE  # bytes of a piece that has whole records, of heads and of keys
 _CUT = " … ".encode()
 
 
@@ -131,17 +135,44 @@ def digest_of(name: str) -> bytes:
     return digest.digest()
 
 
-def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
-    """Hash each argument; the second of two equal arguments is another task."""
-    seen: dict[bytes, int] = {}
-    keys = []
-    for argument in arguments:
+def summarize(path: Path, asked: Asked, history: History, state: str) -> dict[str, Any]:
+    """Keep and return the description of a job in this state; see `job_list.describe`."""
+    about: dict[str, Any] = {"name": asked.name, "label": asked.label, "state": state, "command": asked.command}
+    about |= {"created": asked.created, "damage": "", "ended": None, "bytes": 0, **summary.of_history(history)}
+    if state != summary.RUNNING:
+        with contextlib.suppress(OSError):
+            about["ended"] = (path / "journal").stat().st_mtime
+        about["bytes"] = summary.size_of(path)
+    summary.write(path, about, history.whole)
+    return about
+
+
+class Keys:
+    """Hashes arguments, one after the other; the second of two equal arguments is another task."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def of(self, argument: bytes) -> bytes:
+        """Return the key of the next argument."""
         key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
-        count = seen[key] = seen.get(key, 0) + 1
-        if count > 1:
-            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
-        keys.append(key)
-    return keys
+        count = self._seen[key] = self._seen.get(key, 0) + 1
+        return _key_again(key, count)
+
+    def peek(self, argument: bytes) -> bytes:
+        """Return the key that the argument would have as the next one."""
+        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
+        return _key_again(key, self._seen.get(key, 0) + 1)
+
+
+def _key_again(key: bytes, count: int) -> bytes:
+    """Return the key of an argument that is there for this time."""
+    return key if count == 1 else hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
+
+
+def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """Hash each argument; see `Keys`."""
+    return [*map(Keys().of, arguments)]
 
 
 class Job:
@@ -178,8 +209,9 @@ class Job:
                     self._files[name].truncate(size)
             with contextlib.suppress(FileExistsError):
                 (path / "large").mkdir(mode=0o700)
-            for left in (path / "large").glob("*.part?"):  # by a driver that was killed
-                left.unlink()
+            superseded, failures = _failed_outputs(path / "large", self.history)
+            for left in [*(path / "large").glob("*.part?"), *superseded]:
+                left.unlink()  # by a driver that was killed
         except OSError as error:
             self._close_files()
             if error.errno in _NO_FILE and isinstance(error.filename, str | Path):
@@ -192,6 +224,10 @@ class Job:
         self._pending: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._lines: list[str] = []  # of the journal, pending
         self._large: list[Path] = []
+        self._failures = failures  # stdout of each task's last failed attempt, if it can be dropped
+        self._dropped: list[Path] = []  # once the journal has the attempt that came after
+        self._kept_at = time.monotonic()
+        self._summarize(summary.RUNNING)
         self.outputs = Outputs(path)
 
     @classmethod
@@ -239,9 +275,13 @@ class Job:
         """Write pending data and release the job's lock."""
         try:
             self.flush()
+            self._summarize(summary.ending_of(self.history))
         finally:
             self._close_files()
             self.outputs.close()
+
+    def _summarize(self, state: str) -> None:
+        summarize(self.path, self.asked, self.history, state)
 
     def _close_files(self) -> None:
         for file in self._files.values():
@@ -259,29 +299,32 @@ class Job:
         known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [place for place, key in enumerate(keys) if key not in known]
         if new:
-            numbers = b"".join(keys[place] for place in new)
-            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
-            history = self.history
-            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
-            whole = enumerate((arguments[place] if arguments else b"" for place in new), len(self.keys) + 1)
-            long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
-            kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
-            with self.writing():
-                for name, size, data in (*kept, (LONG, history.long, long)):
-                    self._files[name].truncate(size)  # what a crash left too much of
-                    _write(self._files[name], data)
-                    os.fsync(self._files[name].fileno())
-            history.tasks += len(new)
-            history.long += len(long)
-            self._lines.append(journal.tasks_line(history))
-            self.sync("journal")
-        for place in new:
-            self.keys.append(keys[place])
-            known[keys[place]] = len(self.keys)
+            known |= {keys[place]: number for number, place in enumerate(new, len(self.keys) + 1)}
+            self.append([keys[place] for place in new], [arguments[place] if arguments else b"" for place in new])
         return [known[key] for key in keys]
+
+    def append(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> None:
+        """Give the next numbers to new tasks with these keys, and store the beginnings of their arguments."""
+        numbers, heads = b"".join(keys), b"".join(map(_head, arguments))
+        history = self.history
+        history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
+        whole = enumerate(arguments, len(self.keys) + 1)
+        long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
+        kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
+        with self.writing():
+            for name, size, data in (*kept, (LONG, history.long, long)):
+                self._files[name].truncate(size)  # what a crash left too much of
+                _write(self._files[name], data)
+                os.fsync(self._files[name].fileno())
+        history.tasks += len(keys)
+        history.long += len(long)
+        self._lines.append(journal.tasks_line(history))
+        self.sync("journal")
+        self.keys.extend(keys)
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
+        self.history.failed.pop(task, None)  # it is tried anew
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
@@ -290,6 +333,7 @@ class Job:
 
     def event(self, kind: str, **about: Any) -> None:
         """Note an event that shows where time went and has no effect on the job; `history` reads it."""
+        self.history.ran(kind, about)
         self._lines.append(journal.event_line(time.time(), kind, about))
 
     def ended(
@@ -303,12 +347,21 @@ class Job:
         stdout: bytes | Path,
         stderr: bytes | Path,
     ) -> Result:
-        """Note that an attempt ended with these outputs; a file is moved into the job."""
+        """Note that an attempt ended with these outputs; a file is moved into the job.
+
+        The stdout of the task's failed attempt before is dropped, if it has a file of its own.
+        """
+        if (code or flags) and isinstance(stdout, bytes) and len(stdout) > TOGETHER_MOST:
+            stdout = self._alone(task, attempt, stdout)
         offset, size, checksum = self._keep("stdout", task, attempt, stdout)
         err_offset, err_size, err_checksum = self._keep("stderr", task, attempt, stderr)
         sizes = (offset, size, checksum, err_offset, err_size, err_checksum)
         result = Result(attempt, host, time.time(), code, flags, seconds, *sizes)
         self._lines.append(journal.end_line(task, result))
+        if (dropped := self._failures.pop(task, None)) is not None:
+            self._dropped.append(dropped)
+        if (code or flags) and offset < 0:
+            self._failures[task] = self.outputs.large(task, attempt, "stdout")
         return result
 
     def done(self, task: int, result: Result) -> None:
@@ -336,6 +389,12 @@ class Job:
             self._lines.clear()
             with self.writing():
                 _write(self._files["journal"], data)
+        while self._dropped:
+            with contextlib.suppress(OSError):
+                self._dropped.pop().unlink()
+        if time.monotonic() - self._kept_at > SUMMARY_EVERY:
+            self._kept_at = time.monotonic()
+            self._summarize(summary.RUNNING)
 
     def sync(self, *names: str) -> None:
         """Force these files, or all, onto the disk (fsync), so that they survive a power cut."""
@@ -396,6 +455,13 @@ class Job:
             return False
 
     # How it is done
+
+    def _alone(self, task: int, attempt: int, data: bytes) -> Path:
+        """Write an output to a file of its own, which can be dropped."""
+        path = self.path / "large" / f"{task}.{attempt}.part0"
+        with self.writing():
+            path.write_bytes(data)
+        return path
 
     def _keep(self, which: str, task: int, attempt: int, data: bytes | Path) -> tuple[int, int, int]:
         if isinstance(data, Path):
@@ -481,6 +547,24 @@ class Outputs:
         return self._files[which]
 
 
+def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
+    """Return the files with stdout that a later attempt made needless, and by task those of the last failed attempt."""
+    found: dict[int, dict[int, Path]] = {}
+    for path in large.glob("*.stdout"):
+        task, _, attempt = path.stem.partition(".")
+        if task.isdigit() and attempt.isdigit():
+            found.setdefault(int(task), {})[int(attempt)] = path
+    superseded: list[Path] = []
+    failures: dict[int, Path] = {}
+    for number, attempts in found.items():
+        result = history.results.get(number)
+        last = result.attempt if result else max(attempts)
+        superseded += [path for attempt, path in attempts.items() if attempt != last]
+        if not result:
+            failures[number] = attempts[last]
+    return superseded, failures
+
+
 def _checksum(pieces: Iterable[bytes]) -> tuple[int, int]:
     """Return the checksum and the length of these pieces together."""
     checksum = length = 0
@@ -511,13 +595,32 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
         raise Damaged(file, f"is not what was written, from {error} on") from None
 
 
-def read_keys(path: Path, history: History) -> list[bytes]:
+def journal_pieces(path: Path, asked: Asked) -> Iterator[bytes]:
+    """Read a job's journal piece by piece, up to its end as it is now. Raises Damaged if it isn't the job's."""
+    file, first = path / "journal", History().sealed([journal.first_line(asked.seal)])
+    pieces = _pieces_of(file)
+    piece = next(pieces, b"")
+    if not piece.startswith(first):
+        raise Damaged(file, "is not of this job.json")
+    yield piece
+    yield from pieces
+
+
+class Numbered(Protocol):
+    """The number of a job's tasks, and the checksums of what is kept of each."""
+
+    tasks: int
+    keys: int
+    heads: int
+
+
+def read_keys(path: Path, history: Numbered) -> list[bytes]:
     """Read the tasks' keys. Raises Damaged if the keys or the heads are damaged."""
     keys, _ = _keys_and_heads(path, history)
     return _records(keys, KEY_SIZE)
 
 
-def _keys_and_heads(path: Path, history: History) -> tuple[bytes, bytes]:
+def _keys_and_heads(path: Path, history: Numbered) -> tuple[bytes, bytes]:
     """Read the tasks' keys and heads. Raises Damaged if either are damaged."""
     sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
     contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
@@ -572,13 +675,37 @@ def read_asked(path: Path) -> Asked:
     return asked
 
 
-def read_heads(path: Path, history: History) -> list[bytes]:
-    """Read the beginning of each task's argument, and the end of a longer one; empty if it isn't known.
+class Heads(Sequence[bytes]):
+    """The beginning of each task's argument, and the end of a longer one; empty if it isn't known. Read when asked."""
 
-    Raises Damaged.
-    """
-    _, heads = _keys_and_heads(path, history)
-    return [_read_head(record) for record in _records(heads, HEAD_SIZE)]
+    def __init__(self, path: Path, numbered: Numbered) -> None:
+        """Check the files of a job. Raises Damaged."""
+        self._file = path / "heads"
+        self._tasks = numbered.tasks
+        sizes = (("keys", KEY_SIZE, numbered.keys), ("heads", HEAD_SIZE, numbered.heads))
+        for name, size, wanted in sizes:
+            checksum, length = _checksum(_pieces_of(path / name, size * numbered.tasks))
+            if length != size * numbered.tasks:
+                raise Damaged(path / name, f"has {length} of its {size * numbered.tasks} bytes")
+            if checksum != wanted:
+                raise Damaged(path / name, "is not what was written")
+
+    def __len__(self) -> int:
+        return self._tasks
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(self._tasks))]
+        place = range(self._tasks)[place]
+        return next(map(_read_head, _pieces_of(self._file, HEAD_SIZE, place * HEAD_SIZE)))
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in _pieces_of(self._file, HEAD_SIZE * self._tasks):
+            yield from map(_read_head, _records(piece, HEAD_SIZE))
 
 
 def read_arguments(path: Path, history: History) -> list[bytes | None]:
@@ -654,7 +781,7 @@ def open_file(path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if os.fstat(fd).st_mode & 0o077:
             os.fchmod(fd, 0o600)
     except BaseException:
@@ -668,6 +795,24 @@ def content_of(path: Path) -> bytes:
     try:
         with FileIO(open_file(path, os.O_RDONLY)) as file:
             return file.readall() or b""
+    except OSError as error:
+        raise Damaged(path, f"can't be read: {reason_of(error)}") from None
+
+
+def _pieces_of(path: Path, size: int | None = None, at: int = 0) -> Iterator[bytes]:
+    """Read a file in a job's directory, up to this size, or its end as it is now. Raises Damaged if it can't be read.
+
+    All pieces but the last have whole records.
+    """
+    try:
+        fd = open_file(path, os.O_RDONLY)
+        try:
+            left = os.fstat(fd).st_size - at if size is None else size
+            while left > 0 and (piece := os.pread(fd, min(left, _RECORDS), at)):
+                yield piece
+                at, left = at + len(piece), left - len(piece)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Damaged(path, f"can't be read: {reason_of(error)}") from None
 

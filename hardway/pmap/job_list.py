@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from hardway import files
-from hardway.errors import Failed, HardwayError, reason_of
-from hardway.pmap.job import KEY_SIZE, Damaged, content_of, lock, open_file, read_asked, read_journal, read_keys
-from hardway.pmap.job_paths import all_jobs, made
-from hardway.pmap.journal import History
-from hardway.tables import Table, count, duration, money
+from hardway.errors import Failed, HardwayError, UsageError, reason_of
+from hardway.pmap import summary
+from hardway.pmap.job import (
+    KEY_SIZE,
+    Damaged,
+    content_of,
+    lock,
+    open_file,
+    read_asked,
+    read_journal,
+    read_keys,
+    summarize,
+)
+from hardway.pmap.job_paths import all_jobs, jobs_path, made
+from hardway.tables import Table, count, duration, money, size
 from hardway.terminal import printable
 
 
@@ -107,30 +118,46 @@ def remove(path: Path) -> None:
 
 
 class Jobs(Table[dict[str, Any]]):
-    """Jobs as `describe` gives them."""
+    """Jobs as `describe` gives them, the oldest first."""
 
     def __init__(self, jobs: Iterable[dict[str, Any]] = ()) -> None:
+        now = time.time()
         super().__init__(
-            jobs,
+            sorted(jobs, key=lambda job: job["created"]),
             *("name", "label", "state"),
             lambda job: f"{job['done']}/{job['tasks']}",
             lambda job: f"{job['failed']} failed" if job["failed"] else "",
-            lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
+            lambda job: f"{duration(max(0, int(now - job['created'])), 2)} ago",
             lambda job: None if job["seconds"] is None else f"took {duration(job['seconds'], 2)}",
             lambda job: None if job["instances"] is None else count(job["instances"], "instance"),
             lambda job: None if job["cost"] is None else money(job["cost"]),
-            lambda job: job["damage"] or printable(job["command"].replace("\n", " "))[:60],
+            lambda job: size(job["bytes"]),
+            lambda job: job["damage"] or printable(job["command"][:60].replace("\n", " "))[:60],
         )
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a job: name, label, state (see `state_of`, or damaged), command, numbers of tasks (all, done, failed).
+    """Describe a job: name, label, command, state (running, done, failed, stopped or damaged), numbers of tasks (all,
+    done, failed).
 
-    The rest is the creation time (seconds of Unix), the duration in seconds, the number of instances and their cost in
-    USD, each None if unknown; `damage` is the reason that the job is damaged.
+    The rest is when it was created and last worked on (seconds of Unix), the duration in seconds, the number of
+    instances and their cost in USD, each None if unknown, and the bytes that it takes on the disk; `damage` is the
+    reason that the job is damaged.
     """
+    known = summary.read(path)
+    if known is None or (known["state"] == summary.RUNNING and not is_driven(path)):
+        known = _described(path)
+    if known["state"] == summary.RUNNING:
+        known["seconds"] = max(0.0, time.time() - known["created"])
+        known["bytes"] = summary.size_of(path)
+    return known
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Describe a job from all its files, and keep its summary."""
     found: dict[str, Any] = {"name": path.name, "label": "", "state": "damaged", "tasks": 0, "done": 0, "failed": 0}
-    found |= {"created": made(path), "seconds": None, "instances": None, "cost": None, "command": "", "damage": ""}
+    found |= {"created": made(path), "ended": None, "seconds": None, "instances": None, "cost": None}
+    found |= {"bytes": summary.size_of(path), "command": "", "damage": ""}
     try:
         asked = read_asked(path)
         found |= {"created": asked.created, "label": asked.label, "command": asked.command}
@@ -138,25 +165,62 @@ def describe(path: Path) -> dict[str, Any]:
         read_keys(path, history)
     except HardwayError as error:
         return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
-    state = state_of(path, history)
-    found |= {"state": state, "tasks": history.tasks, "done": len(history.results)}
-    found["failed"] = len(history.failed.keys() - history.results.keys())
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # an older job has no such figures
-        runs = [run for run in history.runs if run]
-        found["seconds"] = math.fsum(run["seconds"] for run in runs) if runs else None
-        found["instances"] = max((run["instances"] for run in runs), default=None)
-        found["cost"] = math.fsum(run["cost"] for run in runs) or None
-    if state == "running":
-        found["seconds"] = max(0.0, time.time() - asked.created)
-    return found
-
-
-def state_of(path: Path, history: History) -> str:
-    """Return running, done, failed or stopped. A job has failed if its last run ended with a failure."""
     if is_driven(path):
-        return "running"
-    if 0 < history.tasks == len(history.results):
-        return "done"
-    why = str(history.runs[-1].get("why", "")) if history.runs else ""  # empty where the driver was killed
-    by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
-    return "stopped" if by_person else "failed"
+        return found | summary.of_history(history) | {"state": summary.RUNNING}
+    return summarize(path, asked, history, summary.ending_of(history))
+
+
+def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
+    """Describe the jobs that have not run all their tasks, the newest ones first, and count those beyond `most`.
+
+    `resume` is the command line that goes on with a job, empty if it isn't known.
+    """
+    described = map(describe, reversed(all_jobs()))
+    found = [one for one in described if one["state"] not in ("done", "damaged")]
+    return [{**one, "resume": _resume_line(one["name"])} for one in found[:most]], max(0, len(found) - most)
+
+
+def _resume_line(name: str) -> str:
+    try:
+        return content_of(jobs_path() / name / "resume").decode(errors="surrogateescape").strip()
+    except Damaged:
+        return ""
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds of an age such as 7d, 12h or 90m. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if not found:
+        raise UsageError(f"--older-than {printable(text)!r}: it is a number and s, m, h, d or w, such as 7d")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[found[2]]
+
+
+def prunable(paths: Iterable[Path], seconds: float) -> tuple[list[Path], list[str]]:
+    """Return those finished jobs that nothing was done on for so many seconds, and the names of unfinished ones.
+
+    A job whose tasks have not all succeeded can be resumed, so that it is deleted by its name only.
+    """
+    before, old, kept = time.time() - seconds, [], []
+    for path in paths:
+        about = describe(path)
+        if about["state"] == summary.RUNNING or (about["ended"] or about["created"]) > before:
+            continue
+        if about["state"] == "done":
+            old.append(path)
+        else:
+            kept.append(path.name)
+    return old, kept
+
+
+def prune(days: float, besides: Path) -> list[str]:
+    """Delete the finished jobs that nothing was done on for so many days; return lines that say so."""
+    old, _ = prunable((path for path in all_jobs() if path != besides), days * 86400)
+    freed, deleted = 0, 0
+    for path in old:
+        with contextlib.suppress(HardwayError):  # somebody has begun to resume it, or it stays for another reason
+            held = summary.size_of(path)
+            remove(path)
+            freed, deleted = freed + held, deleted + 1
+    if not deleted:
+        return []
+    return [f"{count(deleted, 'finished job')} older than {days:g} days deleted ({size(freed)}): mapreduce.keep_days"]

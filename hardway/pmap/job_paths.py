@@ -12,8 +12,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from hardway.errors import Failed, UsageError, did_you_mean, reason_of
-from hardway.system import argv
-from hardway.terminal import printable
+from hardway.terminal import command_line, printable
 
 # An instance has a directory of this name, a token and its own id; file names end at 255 bytes, on eCryptfs at 143.
 NAME_MOST = 100
@@ -35,14 +34,18 @@ def check_name(name: str) -> None:
 
 def all_jobs() -> list[Path]:
     """Return the directories of all jobs, oldest first, damaged ones too."""
+    return sorted(each_job(), key=made)
+
+
+def each_job() -> list[Path]:
+    """Return the directories of all jobs in no order, which is faster."""
     try:
         with os.scandir(jobs_path()) as entries:
-            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Failed(f"cannot read {jobs_path()}: {reason_of(error)}") from None
-    return sorted(found, key=made)
 
 
 def made(path: Path) -> float:
@@ -72,8 +75,16 @@ def newest(name: str) -> Path:
     """Find the job of this name; if a glob matches several, the newest. Raises UsageError."""
     found = find(name)
     if not found:
-        raise UsageError(f"which job? `{argv.command('mapreduce.jobs')}` lists them; '*' is the newest")
+        raise UsageError(f"which job? `{command_line('mapreduce.jobs')}` lists them; without a name it is the newest")
     return max(found, key=all_jobs().index)
+
+
+def last() -> Path:
+    """Find the newest job of all. Raises UsageError if there is none."""
+    found = all_jobs()
+    if not found:
+        raise UsageError("there is no job on this machine yet")
+    return found[-1]
 
 
 def named(name: str) -> Path:
@@ -86,6 +97,6 @@ def named(name: str) -> Path:
 def no_such(name: str) -> str:
     """Return the message for a name that no job has."""
     known = [path.name for path in all_jobs()]
-    others = f"; `{argv.command('mapreduce.jobs')}` lists them" if known else "; nor any other yet"
+    others = f"; `{command_line('mapreduce.jobs')}` lists them" if known else "; nor any other yet"
     hint = did_you_mean(name, known) or others
     return f"there is no job {name!r}{hint}"

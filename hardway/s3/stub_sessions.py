@@ -23,8 +23,8 @@ from pathlib import Path
 from hardway.config import aws_variables, child_environment, search_path, temporary_directory
 from hardway.errors import HardwayError, NothingMatched, UsageError, reason_of
 from hardway.files import is_ours
-from hardway.system import argv
 from hardway.tables import Table, count, duration
+from hardway.terminal import command_line
 
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
@@ -191,11 +191,11 @@ def table(found: Iterable[Session]) -> Table[dict[str, str | int | float]]:
 def find(uuid: str) -> Session:
     """Return the session of this uuid. Raises UsageError for a text that is no uuid, NothingMatched for no session."""
     if not _UUID.fullmatch(uuid):
-        raise UsageError(f"not the uuid of a session: {uuid!r}; `{argv.command('s3.sessions')}` lists them")
+        raise UsageError(f"not the uuid of a session: {uuid!r}; `{command_line('s3.sessions')}` lists them")
     for candidate in sessions():
         if candidate.uuid == uuid:
             return candidate
-    raise NothingMatched(f"there is no session {uuid} of the S3 stub; `{argv.command('s3.sessions')}` lists them")
+    raise NothingMatched(f"there is no session {uuid} of the S3 stub; `{command_line('s3.sessions')}` lists them")
 
 
 def remove(session: Session) -> None:

@@ -1,1 +1,1 @@
-"""This machine: files and directories of ours, standard streams, signals."""
+"""This machine: its paths, standard streams, signals and threads."""

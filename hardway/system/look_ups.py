@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -50,11 +51,32 @@ class LookUps:
                 future.cancel()
                 future.set_running_or_notify_cancel()
                 return
-            try:
-                future.set_result(call(*args))
-            except BaseException as error:
-                future.set_exception(error)
+            _settle(future, partial(call, *args))
 
         self._calls.append(future)
         self._workers.do(work)
         return future
+
+
+def within(seconds: float, calls: Mapping[str, Callable[[], Answer]]) -> dict[str, Future[Answer]]:
+    """Make all calls at the same time; return their results, or errors, after `seconds` at the most.
+
+    A call that has not ended by then is abandoned, and its future is not done.
+    """
+    workers = Workers()
+    futures: dict[str, Future[Answer]] = {name: Future() for name in calls}
+    workers.start(len(calls))
+    try:
+        for name, call in calls.items():
+            workers.do(partial(_settle, futures[name], call))
+        wait(futures.values(), max(0.0, seconds))
+    finally:
+        workers.end(0)
+    return {name: future if future.done() else Future() for name, future in futures.items()}
+
+
+def _settle(future: Future[Answer], call: Callable[[], Answer]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)

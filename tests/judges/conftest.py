@@ -1,4 +1,7 @@
-"""microburst as a process in front of a local cloud, for the time of a module's tests. It listens on loopback only."""
+"""The judges as processes, for the time of a module's tests: microburst in front of a local cloud, and ministack.
+
+They listen on loopback only.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LocalCloud, run_local_cloud
+from tests.patience import patience
 
 START_SECONDS = 60
 
@@ -29,27 +33,27 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(command: list[str], environment: Mapping[str, str], health: str, log: Path) -> Iterator[None]:
-    """Run a server for the block; it has started when `health` answers."""
+def served(command: list[str], environment: Mapping[str, str], health: str, log: Path) -> Iterator[int]:
+    """Run a server for the block; it has started when `health` answers. Yield its process id."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            command,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patience(START_SECONDS)
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=patience(5)):
                 break
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.terminate()
-        process.wait(START_SECONDS)
+        process.wait(patience(START_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Microburst:
     def _call(self, method: str, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.endpoint}/_microburst/{path}", body, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=patience(30)) as answer:
             return json.load(answer)
 
 
@@ -82,7 +86,8 @@ def microburst(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Microburst]
     directory = tmp_path_factory.mktemp("microburst")
     with run_local_cloud(directory / "state", isolation="none") as cloud:
         endpoint = f"http://127.0.0.1:{(port := free_port())}"
-        command = ["microburst.cli", "--upstream", cloud.env["AWS_ENDPOINT_URL"], "--port", str(port), "--resign"]
+        command = [sys.executable, "-m", "microburst.cli", "--port", str(port), "--resign"]
+        command += ["--upstream", cloud.env["AWS_ENDPOINT_URL"]]
         health = f"{endpoint}/_microburst/health"
         with served(command, cloud.env, health, directory / "log"):
             yield Microburst(endpoint, cloud)

@@ -14,8 +14,9 @@ from invoke import Config, Context
 from hardway.errors import Failed, UsageError
 from hardway.pmap import job_paths
 from hardway.pmap.afterwards import explain, history, report
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord
 from hardway.pmap.afterwards.explain import Record
-from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
+from hardway.pmap.afterwards.history import DriverRun, HostRecord, Life, Timeline
 from hardway.pmap.job import Job, Outputs, keys_of
 from hardway.pmap.journal import Result
 from tasks import mapreduce
@@ -191,14 +192,22 @@ def test_an_attempt_is_shown_in_the_slot_that_it_had(
     }
 
 
-def test_which_job(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_job(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     c = Context()
+    with pytest.raises(UsageError, match="there is no job on this machine yet"):
+        mapreduce.explain(c)
     for name in ("one", "two"):
         Job.create("cat", name=name).close()
     monkeypatch.chdir(tmp_path)
     assert mapreduce.report(c, "one") == "one.html"
     assert (tmp_path / "one.html").exists()
     assert mapreduce.explain(c, "*").startswith("job two: cat")
+    assert mapreduce.explain(c).startswith("job two: cat")
+    assert mapreduce.report(c) == "two.html"
+    assert mapreduce.results(c) == []
+    assert capsys.readouterr().err == "the newest job: two\n" * 3
     with pytest.raises(UsageError, match="did you mean one"):
         mapreduce.explain(c, "onee")
     with pytest.raises(UsageError, match="which job"):

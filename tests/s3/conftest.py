@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import logging
 import os
@@ -20,11 +23,25 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from hardway.s3 import fast_aws, stub_sessions
+from tests.patience import patience
 
 STUBS = Path(__file__).resolve().parents[2] / "stubs"
 STUB = STUBS / "aws"
 DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.000Z)?|\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
 TIMEOUT = 60
+
+
+def _calls() -> Any:
+    """The stub's program for its calls besides `aws s3`, as a module: it looks into a session without a start."""
+    spec = importlib.util.spec_from_file_location("stub_calls", STUBS / "calls.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+calls = _calls()
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ class ProgramSide(Side):
             capture_output=True,
             cwd=self.root,
             env=self.environment,
-            timeout=TIMEOUT,
+            timeout=patience(TIMEOUT),
         )
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
@@ -146,16 +163,27 @@ class StubSide(ProgramSide):
         assert self.run(["s3", "mb", f"s3://{bucket}"]).code == 0
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
-        command = ["s3api", "put-object", "--bucket", bucket, f"--key={key}", "--body", "/dev/stdin"]
-        assert self.run(command, body).code == 0
+        with self._inside():
+            calls.store({"bucket": bucket, "key": key}, io.BytesIO(body), {}, "PutObject")
 
     def objects(self) -> dict[str, str]:
         found = {}
-        for bucket in json.loads(self.run(["s3api", "list-buckets"]).stdout)["Buckets"]:
-            listing = json.loads(self.run(["s3api", "list-objects-v2", "--bucket", bucket["Name"]]).stdout)
-            for entry in listing.get("Contents", []):
-                found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
+        with self._inside() as caller:
+            for _, bucket in calls.list_buckets(caller, {}).items:
+                for _, entry in calls.list_objects_v2(caller, {"bucket": bucket["Name"]}).items:
+                    found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
         return found
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[Any]:
+        """This process is in the session, as that of a call is; yields a call's caller."""
+        before, mask = os.getcwd(), os.umask(0o077)
+        try:
+            os.chdir(self.session)
+            yield calls.Caller(str(self.root), str(self.session), "json", "", True, "")
+        finally:
+            os.chdir(before)
+            os.umask(mask)
 
 
 @pytest.fixture(scope="session")
@@ -204,7 +232,7 @@ def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         assert process.stdin
         process.stdin.close()
-        process.wait(timeout=TIMEOUT)
+        process.wait(timeout=patience(TIMEOUT))
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +248,7 @@ def client(endpoint: str) -> Any:
 
 @pytest.fixture
 def real(judge: subprocess.Popen[str], endpoint: str, client: Any, tmp_path: Path) -> RealSide:
-    requests.post(f"{endpoint}/moto-api/reset", timeout=TIMEOUT)
+    requests.post(f"{endpoint}/moto-api/reset", timeout=patience(TIMEOUT))
     root = tmp_path / "real" / "work"
     root.mkdir(parents=True)
     return RealSide(root, judge, client)

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from hardway import files
 from hardway.config import Settings, aws_variables
 from hardway.errors import Failed, HardwayError, UsageError, did_you_mean, reason_of
-from hardway.system import argv
 from hardway.tables import duration
+from hardway.terminal import command_line
 
 Answer = TypeVar("Answer")
 
@@ -76,6 +76,8 @@ _FIXED_LIMITS = {"TagLimitExceeded", "FilterLimitExceeded"}
 _NO_SPOT_ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"}
 _PATIENCE_SECONDS = 120
+LATE_PAUSES = (0, 0.3, 1, 3)
+"""The seconds before each look for things that EC2 may show late."""
 # The first element of an answer in XML, and the calls whose answers are never empty.
 _ROOT = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->)*<(?:\w+:)?(\w+)", re.DOTALL)
 _TELLS = re.compile(r"Describe|Run|Start|Stop|Terminate|Create(?!Route)")
@@ -87,13 +89,15 @@ _MEMBER = re.compile(r"[A-Z][A-Za-z0-9]+")
 MADE_TAG = "hardway-made"
 """The tag of things that hardway has made and `ec2.cleanup` may remove; its value is the time."""
 
-KEPT_CLIENTS = 8
-"""The most clients kept: each takes 12 MB, and a session of pytest may meet hundreds of local clouds."""
+KEPT_CLIENTS = 40
+"""The most clients kept: one for each region, as each takes 1.5 MB, and a session of pytest may meet many clouds."""
 
 _clients: dict[Any, Any] = {}
 """The clients by their settings and environment, the last used one last."""
 _sessions: dict[Any, Any] = {}
 """The last used session alone, since a session costs as much as a client."""
+_loaders: dict[str, Any] = {}
+"""botocore's loader of each service: clients of all regions share what it has read."""
 _lock = threading.Lock()
 
 
@@ -164,14 +168,16 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
     # boto3 would add resources to the same clients, and make their import half as long again.
     from botocore.config import Config
 
-    from hardway import models
+    from hardway.aws import models
 
     session = _session(settings)
     region = settings.aws.region or session.get_config_variable("region")
     if not region:
         raise UsageError("no AWS region: add --region, or set AWS_REGION, aws.region in invoke.yaml or the profile's")
     if not session.get_config_variable("data_path"):
-        session.register_component("data_loader", models.loader(service))
+        if service not in _loaders:
+            _loaders[service] = models.loader(service)
+        session.register_component("data_loader", _loaders[service])
     known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
     if region not in known:
         raise UsageError(
@@ -188,7 +194,7 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
 
 def _session(settings: Settings) -> Any:
     """Return the session of the profile and the environment, so that a person is asked only once for an MFA code."""
-    from hardway import credentials
+    from hardway.aws import credentials
 
     key = (settings.aws.profile, frozenset(aws_variables().items()))
     if key not in _sessions:
@@ -331,6 +337,29 @@ def until(call: Callable[[], Answer], is_passing: Callable[[Exception], bool], s
         time.sleep(pause)
 
 
+def made_once(make: Callable[[], Any], find: Callable[[], Any]) -> Any:
+    """Make a thing only once, by a call that takes no client token; EC2 would make a second one at a second call.
+
+    `make` is a call of `ec2_once`. If its answer does not come, `find` looks for the thing, and returns it or a false
+    value.
+    """
+    is_unsure = False
+
+    def call() -> Any:
+        nonlocal is_unsure
+        for pause in LATE_PAUSES if is_unsure else ():
+            time.sleep(pause)
+            if found := find():
+                return found
+        try:
+            return make()
+        except Exception as error:
+            is_unsure = is_unsure or not is_answered(error)
+            raise
+
+    return persistently(call)
+
+
 def refusal(operation: str, code: str, message: str) -> Exception:
     """Return the error for a refusal inside of a successful answer."""
     from botocore.exceptions import ClientError
@@ -381,7 +410,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
-            f'pointed at it, by eval "$({argv.command("local.up")})"'
+            f'pointed at it, by eval "$({command_line("local.up")})"'
         )
     if isinstance(error, b.BotoCoreError):
         return UsageError(f"AWS: {error}")
@@ -389,7 +418,7 @@ def translate(error: Exception) -> HardwayError | None:
 
 
 def _how_to_get_credentials() -> str:
-    up = argv.command("local.up")
+    up = command_line("local.up")
     return f'run `aws configure`, set AWS_PROFILE, or try it all on this machine: eval "$({up})"'
 
 
