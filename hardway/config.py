@@ -26,7 +26,9 @@ from hardway.errors import UsageError, did_you_mean
 from hardway.terminal import command_line
 
 LEVELS = ("bwrap", "unshare", "none")
-"""The levels of isolation, the best first."""
+"""The levels of isolation of processes, the best first."""
+VM = "vm"
+"""The isolation of instances that are virtual machines: it is never chosen by itself."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
 # EC2 takes bids up to ten times the on-demand price.
@@ -118,6 +120,12 @@ class Ec2:
         unset="never",
         most=MOST_HOURS * 60,
     )
+    aws: str = setting(
+        "auto",
+        "the `aws` of tasks, and of commands of ec2.ssh that name it: fast, hardway's own for cp, mv, rm and ls of S3; "
+        "real, what the instance has; auto: fast where it has none",
+        choices=("auto", "fast", "real"),
+    )
     on_demand: int = setting(0, "with spot, how many of the instances are on demand")
 
     @property
@@ -168,8 +176,8 @@ class Local:
     boot_delay: float = setting(0.0, "from pending to running", unit="seconds")
     isolation: str = setting(
         "auto",
-        "sandbox of an instance: bwrap, unshare or none; auto: the first of these that works here",
-        choices=("auto", *LEVELS),
+        "bwrap, unshare or none; auto: the first of these that works here; vm: virtual machines",
+        choices=("auto", *LEVELS, VM),
     )
     launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
     launch_refill: float = setting(2.0, "more of them that can be launched each second")
@@ -282,6 +290,7 @@ def settings(
     ec2: Mapping[str, Any] | None = None,
     mapreduce: Mapping[str, Any] | None = None,
     cluster: Mapping[str, Any] | None = None,
+    local: Mapping[str, Any] | None = None,
     real_s3: bool = False,
 ) -> Settings:
     """Return the settings from the defaults, the environment, the context's configuration and the flags of a task.
@@ -292,7 +301,7 @@ def settings(
     """
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     sources: dict[str, str] = {}
-    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster}):
+    for known, value, source in _layers(c, {"ec2": ec2, "mapreduce": mapreduce, "cluster": cluster, "local": local}):
         values, name = chosen[known.section], str(known)
         if source == name and values.get(known.name) == value:
             continue  # Invoke also takes this value from the environment

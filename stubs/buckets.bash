@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# aws s3 mb, rb and presign. Read by aws, whose parser, names of keys and errors it uses.
+# aws s3 mb and rb, and the link of presign. Read by aws, whose parser, names of keys and errors it uses.
 
 make_bucket() { # aws s3 mb
   parse 1 "$@" || usage_error 'the following arguments are required: path'
@@ -72,30 +72,9 @@ empty_bucket() { # rb --force: removes the objects of $bucket, or ends
   return 0
 }
 
-url_encode() { # KEY: sets $encoded
-  local i char
-  encoded=''
-  for ((i = 0; i < ${#1}; i++)); do
-    char=${1:i:1}
-    if [[ $char == [a-zA-Z0-9/_.~-] ]]; then
-      encoded+=$char
-    else
-      printf -v char '%d' "'$char"
-      printf -v char '%%%02X' "$((char & 255))"
-      encoded+=$char
-    fi
-  done
-}
-
-presign() { # an object's file: no address of the real S3, which would answer
-  parse 1 "$@" || usage_error 'the following arguments are required: path'
-  whole_number expires-in
-  no_more_arguments
-  split_path "${positional[0]}"
-  if ! good_bucket "$bucket" || ! legal_key GetObject; then fail 255 "$error"; fi
+presigned() { # an object's file: no address of the real S3, which would answer
   locate "$bucket" "$key"
   url_encode "$session/${file#./}"
   out 'file://%s\n' "$encoded"
   printf 'aws (S3 stub): this URL is a file of the session: curl reads it on this machine, and it does not expire\n' >&2
-  finish 0
 }

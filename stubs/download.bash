@@ -1,14 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Functions that write an object to a local file. aws reads this file when it needs them.
+# A download to a local file. Every aws of ours reads this file; find_object, send_object, fill and keep_time are its own.
 
 get() { # BUCKET/KEY LOCAL-PATH: download, atomically
   local target=$2 parent=${2%/*}
   split_path "$1"
-  locate "$bucket" "$key"
-  if ! is_object "$file"; then
-    error='An error occurred (404) when calling the HeadObject operation: Not Found'
-    return 1
-  fi
+  find_object || return
   if [[ -d $target ]]; then
     error="[Errno 21] Is a directory: '$target'"
     return 1
@@ -17,10 +13,10 @@ get() { # BUCKET/KEY LOCAL-PATH: download, atomically
     load odd && no_rename "$target"; then
     # shellcheck disable=SC2154
     open_through "$through" || return
-    reason=$(exec cat -- "$file" 2>&1 >&3) || { os_error "$target" && exec 3>&- && return 1; }
+    send_object "$target" || { exec 3>&- && return 1; }
     exec 3>&-
     [[ $descriptor ]] ||
-      try touch -cr "$file" -- "$target" || warn "$target" "Successfully Downloaded $target but was unable to update the last modified time. \
+      keep_time "$target" || warn "$target" "Successfully Downloaded $target but was unable to update the last modified time. \
 The file was downloaded, but attempting to modify the utime of the file failed. Is the file owned by another user?"
     return 0
   fi
@@ -35,8 +31,8 @@ The file was downloaded, but attempting to modify the utime of the file failed. 
     }
   fi
   claim_as "$parent/.aws-$$" || { os_error "$target" && return 1; }
-  if try cp -P --no-preserve=mode --preserve=timestamps -- "$file" "$temporary" &&
-    try mv -fT -- "$temporary" "$target"; then
+  fill "$target" || { unclaim; return 1; }
+  if try mv -fT -- "$temporary" "$target"; then
     forget
     return
   fi

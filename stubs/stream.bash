@@ -18,22 +18,8 @@ stream() { # cp with - on one side; ends the process
       [[ ${value[quiet]-} ]] || out '(dryrun) download: s3://%s to -\n' "$source_path"
       finish 0
     fi
-    local broken=''
     split_path "$source_path"
-    if good_bucket "$bucket" && legal_key HeadObject; then
-      locate "$bucket" "$key"
-      # opened once: whole even if it is replaced while it is read
-      if ! is_object "$file"; then
-        alive || removed
-      elif read_text "$file"; then
-        printf %s "$text_read" 2>/dev/null && finish 0
-        unwritable
-        broken=1
-      elif { exec 3<"$file"; } 2>/dev/null; then
-        exec cat <&3
-      fi
-      [[ $broken ]] || error='An error occurred (404) when calling the HeadObject operation: Not Found'
-    fi
+    if good_bucket "$bucket" && legal_key HeadObject; then stream_object; fi
     line="download failed: s3://$source_path to -"
   fi
   [[ ${value[quiet]-} ]] || printf '%s %s\n' "$line" "$error" >&2

@@ -48,13 +48,15 @@ def demo(c: Context, num: int | str = 4) -> None:
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
         "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
+        "vm": "run the tests with virtual machines, which take a quarter of an hour, and no others",
     },
 )
-def test(c: Context, args: str = "", engines: bool = False) -> None:
+def test(c: Context, args: str = "", engines: bool = False, vm: bool = False) -> None:
     """Run the tests of this repository.
 
     Examples:
       inv test
+      inv test --vm
       inv test --args 'tests/ec2 -n0 -x'
     """
     import shutil
@@ -64,7 +66,9 @@ def test(c: Context, args: str = "", engines: bool = False) -> None:
         with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
         _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
         _run([sys.executable, "-m", "tests.judges.ministack"])
-    _run([sys.executable, "-m", "pytest", *(["-m", ""] if engines else []), *shlex.split(args)])
+    # a guest of a virtual machine takes all of a small machine
+    chosen = ["-n0", "-m", "vm"] if vm else ["-m", "not vm"] if engines else []
+    _run([sys.executable, "-m", "pytest", *chosen, *shlex.split(args)])
 
 
 @task(changes=nothing, help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})

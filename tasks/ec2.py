@@ -193,7 +193,8 @@ def new(
         return Lines()
     started = launched(publish)
     if login:
-        # A shell ends with the code of its last command: whatever that was, the id of what runs is told.
+        # A shell ends with the exit code of its last command. Whatever the code is, the instance runs, and its id is
+        # printed.
         try:
             ec2_run.log_in(settings, started[0])
         except (Failed, KeyboardInterrupt) as error:

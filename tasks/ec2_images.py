@@ -37,7 +37,7 @@ def amis(c: Context, json: bool = False, region: str | None = None) -> Any:
     changes=Lines,
     autoprint=True,
     help={
-        "selector": "the one instance to make it of, as for the other tasks",
+        "selector": "the one instance to make the AMI of",
         "name": "name of the new AMI, for ec2.new --ami",
         "yes": YES,
         "wait": "wait until the AMI is available",
@@ -70,14 +70,14 @@ def ami_new(
     images.check_name(name)
     chosen = instances.select(settings, selector, states=STATES)
     if len(chosen) > 1:
-        raise UsageError(f"{len(chosen)} instances match: an AMI is made of one")
+        raise UsageError(f"{len(chosen)} instances match, but an AMI is made of one: select one")
     if reboot:
         instances.refuse_foreign(chosen, any_owner)
     first = "reboot it and " if reboot and chosen[0].state == "running" else ""
     confirm(f"{first}make the AMI {name}?", instances.Instances(chosen).brief(), yes)
     image = images.make(settings, chosen[0], name, reboot)
     if wait:
-        say(f"{image} is being made; `{settings.command('ec2.ami-rm', image)}` takes that back")
+        say(f"{image} is being made; `{settings.command('ec2.ami-rm', image)}` removes it")
         images.wait(settings, image, seconds)
     return Lines([image])
 
@@ -103,7 +103,7 @@ def ami_rm(c: Context, name: str, yes: bool = False, any_owner: bool = False, re
     confirm("deregister this AMI and delete its snapshots?", lines, yes)
     left = images.remove(settings, image)
     if left:
-        say(f"still used by another AMI, and not deleted: {', '.join(left)}")
+        say(f"kept, since another AMI uses them: {', '.join(left)}")
     return Lines([image.id])
 
 
@@ -126,7 +126,7 @@ def snapshots(c: Context, json: bool = False, region: str | None = None) -> Any:
 def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
     """Take snapshots of instances' volumes.
 
-    Take those of an instance's volumes at one moment. Print the ids of the snapshots, which are not complete yet.
+    Take all of an instance's volumes at the same moment. Print the ids of the snapshots, which are not complete yet.
 
     Examples:
       inv ec2.snapshot web --yes
@@ -138,7 +138,7 @@ def snapshot(c: Context, selector: str | Iterable[str], yes: bool = False, regio
     taken, failed = images.take_snapshots(settings, chosen)
     say(*(f"failed: {instance}: {why}" for instance, why in failed.items()))
     if failed and taken:
-        say(f"taken until then: {' '.join(taken)}")
+        say(f"snapshots taken: {' '.join(taken)}")
     if failed:
         raise PartlyFailed(f"failed on {len(failed)} of {count(len(chosen), 'instance')}", Lines(taken))
     return Lines(taken)

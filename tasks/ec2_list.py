@@ -144,7 +144,7 @@ def user_data(c: Context, selector: str | Iterable[str], region: str | None = No
         raise UsageError(f"{how_many(chosen)} match: select the one to look at")
     data = instances.user_data(settings, chosen[0])
     if not data:
-        say(f"{chosen[0]} was given nothing to run")
+        say(f"{chosen[0]} has no user data")
     return userdata.text(data)
 
 

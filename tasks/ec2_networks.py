@@ -43,7 +43,7 @@ def sgs(c: Context, json: bool = False, region: str | None = None) -> Any:
 def sg(c: Context, name: str, vpc: str | None = None, region: str | None = None) -> Lines:
     """Make a security group.
 
-    Print its id, also if a group of that name is there already. ec2.authorize lets traffic in.
+    Print its id, also if a group of this name exists. ec2.authorize lets traffic in.
 
     Examples:
       inv ec2.sg web

@@ -78,7 +78,7 @@ def ssh(
     chosen = instances.select(settings, selector)
     if lines is not None and len(lines) != len(chosen):
         has = count(len(lines), "line")
-        raise UsageError(f"--each {each} has {has} and {how_many(chosen)} match: it must have one for each")
+        raise UsageError(f"--each {each} has {has} and {how_many(chosen)} match: give one line for each instance")
     confirm(f"run on {how_many(chosen)}?", instances.Instances(chosen).brief(), yes)
     printer = groups.FoldingPrinter() if fold else groups.Printer(prefix=not quiet, sole=len(chosen) == 1)
     return run(settings, chosen, script, seconds, printer, lines)
@@ -114,6 +114,7 @@ def run(
 ) -> list[CommandResult]:
     """Run a command on instances; `lines` are the stdins, in order. Raises HardwayError with a list of failures."""
     group = groups.InstanceGroup(chosen, settings)
+    script = commands.with_aws(script, settings)
     each = {instance.id: line for instance, line in zip(chosen, lines, strict=True)} if lines else None
     outcomes = group.execute(script.line, stdin=script.stdin, each=each, timeout=seconds, printer=printer, say=say)
     results = [outcomes[connection] for connection in group]

@@ -87,7 +87,10 @@ def start(
         started = instances.start(settings, stopped)
         if over := lifetime.over(started):
             extend = settings.command("ec2.extend", " ".join(instance.id for instance in over), "HOURS")
-            say(f"the time of {how_many(over)} was over: each ends itself in ten minutes; `{extend}` moves that")
+            say(
+                f"the end time of {how_many(over)} had passed: each ends itself in ten minutes; `{extend}` moves "
+                "the end"
+            )
         return _going_on(settings, chosen, started.failed, "started", "running", wait)
     return _going_on(settings, chosen, {}, "started", "running", wait)
 

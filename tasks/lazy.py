@@ -28,8 +28,9 @@ if TYPE_CHECKING:
         volumes,
     )
     from hardway.local import daemon
+    from hardway.local.machines import guest_image
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle
+    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -49,6 +50,7 @@ _MODULES = {
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
+    "guest_image": "hardway.local.machines.guest_image",
     "images": "hardway.ec2.images",
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
@@ -70,6 +72,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
     "transfer": "hardway.fanout.transfer",
@@ -78,10 +81,10 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
-    "engines", "everywhere", "group", "images", "init", "instances", "job_list", "job_paths", "job_results",
-    "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy", "readiness", "report",
-    "rsync", "run", "security_groups", "shuffle", "ssh", "stub_sessions", "tags", "transfer", "user_data",
-    "volumes",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths",
+    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
+    "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

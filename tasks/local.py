@@ -15,7 +15,7 @@ from hardway.local import faults
 from hardway.terminal import command_line
 
 from .flags import JSON
-from .lazy import daemon
+from .lazy import daemon, guest_image
 
 if TYPE_CHECKING:
     from hardway.local.running import Running
@@ -45,15 +45,17 @@ class _KindAndSelector(Task):
 
 
 @task(changes=Lines, autoprint=True)
-def up(c: Context) -> Lines:
+def up(c: Context, isolation: str | None = None) -> Lines:
     """Start the local cloud, and point this shell at it.
 
-    If it runs already, only point this shell at it. The shell evaluates the output: `eval "$(inv local.up)"`.
+    If it runs already, only point this shell at it. The shell evaluates the output: `eval "$(inv local.up)"`. Virtual
+    machines boot a guest that `local.image` has built.
 
     Examples:
       eval "$(inv local.up)"
+      eval "$(inv local.up --isolation vm)"
     """
-    settings = config.settings(c).local
+    settings = config.settings(c, local={"isolation": isolation}).local
     act("start the local cloud, unless it runs already")
     running, new = daemon.up(settings)
     if new:
@@ -95,6 +97,24 @@ def status(c: Context, json: bool = False) -> Lines | str:
         return dumps({**about, "instances": states, "log": log}, indent=2)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     return Lines(f"{name}: {value}" for name, value in {**about, "instances": counts, "log": log}.items())
+
+
+@task(
+    changes=nothing,
+    positional=["release"],
+    help={"release": "a release of Debian, such as bookworm"},
+)
+def image(c: Context, release: str) -> None:
+    """Build a guest, which virtual machines of the local cloud boot.
+
+    Take Debian's packages from this machine's mirror. Keep the guest in the cache. Do nothing if it is there.
+
+    Examples:
+      inv local.image bookworm
+    """
+    act(f"build the guest {release}, unless it is there")
+    guest, new = guest_image.build(release)
+    say(f"the guest {release} is {'built' if new else 'there already'}: {guest.directory}")
 
 
 @task(changes=nothing)
@@ -167,5 +187,5 @@ def _exports(running: Running) -> Lines:
     return Lines(f"export {name}={shlex.quote(value)}" for name, value in running.environment.items())
 
 
-ns = Collection(up, env, status, down, fault)
+ns = Collection(up, env, status, down, fault, image)
 ns.configure(config.defaults("local"))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
-from hardway.cli.task import Lines, act, say, task
-from hardway.tables import count
+from hardway.cli.task import Lines, act, print_as_it_comes, say, task
+from hardway.errors import UsageError
 
 from .flags import SELECTOR
 from .lazy import arguments, instances, proxy, run, shuffle
+from .lazy import stream as streams
 from .mapreduce_jobs import explain, jobs, report, results, rm
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
     from hardway.pmap.results import Results
+    from hardway.pmap.stream import TaskResult
 
 
 @task(
@@ -128,11 +130,13 @@ def pmap(
     }
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
     proxy.check(settings)
-    given = arguments.read(args, null, crlf)
-    say(*filter(None, (given.hint, arguments.hint_of_command(command))))
+    given = arguments.given(args, null, crlf)
+    given.warn(say)
+    if hint := arguments.hint_of_command(command):
+        say(hint)
 
     def before(chosen: Sequence[Instance]) -> None:
-        what = f"run {command!r} for {count(len(given.items), 'argument')} on {engine or 'these'}"
+        what = f"run {command!r} for {given.described} on {engine or 'these'}"
         act(what, instances.Instances(chosen).brief())
 
     return run.pmap(
@@ -158,7 +162,32 @@ def pmap(
         expect=expect,
         flags=_flags(again),
         before=before,
+        publish=print_as_it_comes,
     )
+
+
+def stream(
+    c: Context,
+    selector: str | Iterable[str],
+    args: str | Iterable[str | bytes],
+    command: str,
+    ordered: bool = True,
+    null: bool = False,
+    crlf: bool = False,
+    **flags: Any,
+) -> Iterator[TaskResult]:
+    """Run a command for each argument as `pmap` does; yield each result as soon as it is there.
+
+    `args` may be an iterator without an end: tasks start with its first item, and it is read only as fast as results
+    are taken. Results come in the order of the arguments, or as they come without `ordered`; each is a text with its
+    `task` and `argument`. `flags` are those of `pmap`. An early end of the loop ends the job.
+
+    Raises what `pmap` raises, after the last result, and errors of the iterator.
+    """
+    if whole := [name for name in ("results", "verify", "engine") if flags.get(name)]:
+        raise UsageError(f"stream takes no {whole[0]}: it is for jobs that know all their arguments; use pmap")
+    given = arguments.stream(args, null, crlf, ordered)
+    return streams.in_background(lambda: pmap(c, selector, given, command, null=null, crlf=crlf, **flags), given)
 
 
 def _several(given: str | Iterable[str] | None) -> list[str]:

@@ -73,13 +73,14 @@ def results(
 
 @task(
     changes=nothing,
+    positional=["job"],
     help={
-        "job": "names with white space between them, globs allowed",
-        "older-than": "of these, only finished jobs that nothing was done on for so long: 7d, 12h",
+        "job": "names with white space between them, globs allowed; with --older-than all jobs if left out",
+        "older-than": "of these, only finished jobs without any work for this long: 7d, 12h",
         "yes": YES,
     },
 )
-def rm(c: Context, job: str | Iterable[str], older_than: str | None = None, yes: bool = False) -> None:
+def rm(c: Context, job: str | Iterable[str] = "", older_than: str | None = None, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
 
     With --older-than, jobs that run or are unfinished stay: only their names delete them. The setting
@@ -87,9 +88,11 @@ def rm(c: Context, job: str | Iterable[str], older_than: str | None = None, yes:
 
     Examples:
       inv mapreduce.rm sizes --yes
-      inv mapreduce.rm '*' --older-than 7d
+      inv mapreduce.rm --older-than 7d
     """
-    found = job_paths.find(job)
+    if not job and older_than is None:
+        raise UsageError("which jobs? Give their names, or --older-than")
+    found = job_paths.find(job) if job else job_paths.all_jobs()
     if older_than is not None:
         found, unfinished = job_list.prunable(found, job_list.parse_age(older_than))
         if unfinished:

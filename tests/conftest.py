@@ -28,10 +28,13 @@ import pytest
 from hardway import pytest_plugin
 from hardway.config import Local
 from hardway.local import daemon
+from tests import forked
 from tests.judges.every_process import sitecustomize as model_judge
+from tests.patience import patience
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-INV = [sys.executable, str(REPOSITORY / "tasks")]
+PROGRAM = str(REPOSITORY / "tasks")
+INV = [sys.executable, PROGRAM]
 """The program that `./inv` starts, from any directory."""
 INV_SECONDS = 120
 SESSION_MARK = "HARDWAY_TEST_SESSION"
@@ -85,19 +88,27 @@ class LocalCloud(pytest_plugin.LocalCloud):
 
 
 def run_inv(
-    *arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = INV_SECONDS
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout: float = INV_SECONDS,
+    cwd: Path = REPOSITORY,
 ) -> Result:
     """See `Inv`."""
-    done = subprocess.run(
-        [*INV, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **(env or {})},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd) as process:
+        try:
+            stdout, stderr = process.communicate(stdin, patience(timeout))
+        except BaseException:
+            process.kill()
+            raise
+    return Result(process.returncode, stdout, stderr)
+
+
+def start_inv(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
+    """A run of `./inv` under way, in the repository, its output in pipes; `options` are those of `subprocess.Popen`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options = {"cwd": REPOSITORY, "env": {**os.environ, **(env or {})}, "text": True, **pipes, **options}
+    return forked.start(PROGRAM, *arguments, **options)
 
 
 def exports(text: str) -> dict[str, str]:
@@ -192,11 +203,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     searched = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if EVERY_PROCESS not in searched:
         os.environ["PYTHONPATH"] = os.pathsep.join([EVERY_PROCESS, *filter(None, searched)])
+    forked.prepare()
     session.config.stash[_STATE_BEFORE] = _own_state_exists()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process, a listener or a state directory of ours remains."""
+    forked.stop()
     Path(os.environ[model_judge.RECORD]).unlink(missing_ok=True)
     left = _marked_processes()
     left += [f"something still listens at {endpoint}" for endpoint in _endpoints if _listens(endpoint)]

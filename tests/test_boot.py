@@ -17,6 +17,7 @@ from hardway.launch import user_data as userdata
 from hardway.local.machines import cloudinit
 from tests.conftest import REPOSITORY
 from tests.local.conftest import eventually
+from tests.patience import patience
 from tests.pmap.conftest import PipedAgent
 
 STORE = "Amazon EC2 NVMe Instance Storage"
@@ -27,8 +28,7 @@ PLAYED = {
     'echo "mkfs $(basename "$device")" >>"$log"\n'
     'printf "DEVNAME=%s\\nLABEL=%s\\nTYPE=ext4\\n" "$device" "$2" >"$device"',
     "mount": 'echo "mount $(basename "$3") $(basename "$4")" >>"$log"',
-    "chown": '[ "$1" = 1000 ] || grep -qx "$1" "${log%log}users" || exit 1\n'
-    'echo "chown $1 $(basename "$2")" >>"$log"',
+    "chown": '[ "$1" = 1000 ] || grep -qx "$1" "${log%log}users" || exit 1\necho "chown $1 $(basename "$2")" >>"$log"',
     "systemctl": 'echo "systemctl $*" >>"$log"',
     "poweroff": 'echo poweroff >>"$log"',
     "sleep": 'echo "sleep $1" >>"$log"',
@@ -57,7 +57,7 @@ class Box:
         for directory in ("sbin", "dev", "proc", "sys/block", "run/hardway", "run/systemd/system" if systemd else "."):
             (root / directory).mkdir(parents=True, exist_ok=True)
         for name, body in PLAYED.items():
-            (root / "sbin" / name).write_text(f'#!/bin/sh\nlog={self.log}\n{body}\n')
+            (root / "sbin" / name).write_text(f"#!/bin/sh\nlog={self.log}\n{body}\n")
             (root / "sbin" / name).chmod(0o755)
         settings = Ec2(max_hours=hours, idle_minutes=idle_minutes, ssh_port=port)
         [part] = cloudinit.parts(userdata.compose(settings, b"", "ubuntu"))
@@ -89,7 +89,10 @@ class Box:
     def run(self, *command: str, **environment: str) -> list[str]:
         before = len(self.log.read_text().splitlines())
         done = subprocess.run(
-            command, env={**os.environ, "HARDWAY_ROOT": str(self.root), **environment}, capture_output=True, timeout=30
+            command,
+            env={**os.environ, "HARDWAY_ROOT": str(self.root), **environment},
+            capture_output=True,
+            timeout=patience(30),
         )
         assert (done.returncode, done.stderr.removeprefix(b"Killed\n")) == (0, b"")
         return self.log.read_text().splitlines()[before:]
@@ -127,7 +130,7 @@ def test_systemd_takes_the_timer(tmp_path: Path) -> None:
     assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in (units / "hardway.service").read_text()
     if shutil.which("systemd-analyze"):
         done = subprocess.run(
-            ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, timeout=60
+            ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, timeout=patience(60)
         )
         assert (done.returncode, [line for line in done.stderr.splitlines() if "hardway" in line]) == (0, [])
 
@@ -143,7 +146,7 @@ def test_a_killed_watch_that_nobody_has_waited_for_is_started_again(tmp_path: Pa
     killed.kill()  # and is a zombie until it is waited for
     try:
         box.watch("again")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patience(30)
         while "poweroff" not in box.log.read_text():
             assert time.monotonic() < deadline, "nothing ended the instance"
             time.sleep(0.05)
@@ -196,7 +199,7 @@ def test_on_timeout_has_its_time_and_no_more(tmp_path: Path, executable: bool) -
     last.chmod(0o755 if executable else 0o644)
     begun = time.monotonic()
     assert box.watch("look", HARDWAY_GRACE="0.2") == ["saved", *DOWN]
-    assert 0.2 < time.monotonic() - begun < 15
+    assert 0.2 < time.monotonic() - begun < patience(15)
 
 
 def test_on_timeout_runs_once_though_the_machine_takes_long_to_go_down(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hardway.cli import flags
 from hardway.errors import UsageError
 from tests import tasks_page
 from tests.conftest import INV, REPOSITORY, Inv
+from tests.patience import patience
 
 
 def tasks() -> list[str]:
@@ -86,7 +87,7 @@ def test_modules_of_tasks_shadow_nothing_importable() -> None:
 
 def test_a_closed_pipe_is_no_error(home: Path) -> None:
     command = f"{shlex.join(INV)} s3.stub | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60))
     assert (done.returncode in (0, 141), done.stderr) == (True, "")
 
 
@@ -102,7 +103,7 @@ def test_a_task_that_another_calls_prints_nothing(home: Path, tmp_path: Path) ->
         "ns = Collection(outer, s3)\n"
     )
     command = [sys.executable, "-m", "invoke", "outer", "s3.stub"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert (first, Path(second).name) == ("True", "stub_s3.sh")

@@ -23,6 +23,7 @@ from hardway.cli.program import Program
 from hardway.pmap.job import Job
 from tasks import completion, ec2, ns
 from tests.conftest import INV, REPOSITORY, LocalCloud
+from tests.patience import patience
 
 PROGRAMS = {"inv": INV, "hardway": [sys.executable, "-m", "hardway"]}
 SHELLS = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"], "zsh with compinit": ["zsh", "-f", "-i"]}
@@ -80,8 +81,8 @@ def test_a_silent_aws_holds_nobody_up(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
         began = time.monotonic()
         assert offered("hardway ec2.ssh ", capsys) == []
-        assert time.monotonic() - began < 15  # botocore alone would take five minutes
-        silent.settimeout(10)
+        assert time.monotonic() - began < patience(15)  # botocore alone would take five minutes
+        silent.settimeout(patience(10))
         connection, _ = silent.accept()
         with connection:
             while connection.recv(1 << 16):  # until the process that asked has ended
@@ -170,7 +171,7 @@ def test_tab_in_fish(path: str, named: str) -> None:
         environment = {**os.environ, "PATH": path}
         done = subprocess.run(
             ["fish", "--no-config", "-c", script],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
+            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=patience(60),
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.split()

@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import INV, REPOSITORY, Result
 from tests.local.test_moto_patches import SERVER
+from tests.patience import patience
 
 ROLE = "arn:aws:iam::123456789012:role/admin"
 MFA = "arn:aws:iam::123456789012:mfa/me"
@@ -39,7 +40,7 @@ def endpoint() -> Iterator[str]:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         finally:
             process.stdin.close()
-            process.wait(30)
+            process.wait(patience(30))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def run(home: Path, endpoint: str) -> Run:
             input=typed,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             start_new_session=True,
         )
         return Result(done.returncode, done.stdout, done.stderr)

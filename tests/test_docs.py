@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import INV, REPOSITORY
+from tests.patience import patience
 
 README = (REPOSITORY / "README.md").read_text()
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
@@ -76,7 +77,7 @@ def run(command: list[str], directory: Path, **environment: str) -> subprocess.C
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=patience(180),
         stdin=subprocess.DEVNULL,
     )
 
@@ -196,7 +197,7 @@ def _differences(chapter: str, directory: Path) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=patience(120),
     )
     *printed, rest = done.stdout.split("\036")
     if done.returncode:

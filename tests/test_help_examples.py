@@ -17,6 +17,7 @@ from hardway.cli.program import Program
 from hardway.s3 import stub_sessions
 from tasks import ns
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.patience import patience
 
 RUN = """
     local.up local.env local.status ec2.new ec2.ls status ec2.id ec2.ip ec2.dns ec2.user-data ec2.log ec2.tag ec2.untag
@@ -108,4 +109,6 @@ def in_shell(line: str) -> int:
     """Run a line of shell, and return its exit code. A session of the S3 stub is there to be cleared."""
     with stub_sessions.session() as session:
         environment = {**os.environ, **(session.environment if "s3.clear" in line else {})}
-        return subprocess.run(["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=60).returncode
+        return subprocess.run(
+            ["bash", "-euc", line], env=environment, stdin=subprocess.DEVNULL, timeout=patience(60)
+        ).returncode

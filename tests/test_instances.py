@@ -275,7 +275,7 @@ def test_only_another_users_tag_makes_an_instance_foreign() -> None:
     ["*", "**", "?*", "web *", "Name=*", "Name=**", "Name=?*", "owner=*", "Name=* role=?", "Name=web Name=*"],
 )
 def test_what_would_mean_everything_is_refused_where_something_is_done(selector: str) -> None:
-    with pytest.raises(UsageError, match="would mean every instance"):
+    with pytest.raises(UsageError, match="would select every instance"):
         _refuse_everything(parse(selector))
 
 

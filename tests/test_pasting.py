@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud, Result
+from tests.patience import patience
 
 NAME = "pasting"
 BIN = Path(sys.executable).parent
@@ -47,7 +48,7 @@ def paste(line: str, env: Mapping[str, str]) -> Result:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -91,7 +92,7 @@ def test_a_longer_life(program: str, run: Callable[..., Result], environment: Ma
 def test_an_end(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     assert run("ec2.new-vpc lab").code == 0
     assert run("ec2.new --name in-lab --vpc lab").code == 0
-    line = line_in(run("ec2.rm-vpc lab --yes --region us-east-1").stderr, "`", "` terminates what is in it")
+    line = line_in(run("ec2.rm-vpc lab --yes --region us-east-1").stderr, "`", "` terminates them")
     assert re.fullmatch(rf"{re.escape(program)} ec2\.rm vpc-[0-9a-f]+ --region us-east-1", line)
     assert paste(f"{line} --yes", environment).code == 0
     assert run("ec2.rm-vpc lab --yes").code == 0

@@ -19,6 +19,7 @@ from hardway.pytest_plugin import LocalCloud, start_local_cloud
 from hardway.s3.stub_sessions import Session
 from tasks import ec2
 from tests.conftest import exports, run_inv
+from tests.patience import patience
 from tests.test_docs import blocks
 
 SECONDS = 30
@@ -131,7 +132,7 @@ def test_ctrl_c_in_what_is_ours_ends_the_run(home: Path, tmp_path: Path, begun: 
         try:
             eventually(lambda: any(directory.glob(f"hardway0/state/hardway/{begun}")))
             os.killpg(running.pid, signal.SIGINT)
-            output, _ = running.communicate(timeout=SECONDS)
+            output, _ = running.communicate(timeout=patience(SECONDS))
         finally:
             running.kill()
     assert running.returncode == pytest.ExitCode.INTERRUPTED, output
@@ -165,7 +166,7 @@ def test_nothing_stays_however_pytest_ends(
             assert all(Path("/proc", pid).exists() for pid, _ in daemons)
             assert len({directory for _, directory in daemons}) == len(expected)
             os.killpg(running.pid, how)
-            running.wait(SECONDS)
+            running.wait(patience(SECONDS))
         finally:
             running.kill()
     eventually(lambda: not any(Path(path).exists() for pid, state in daemons for path in (f"/proc/{pid}", state)))
@@ -176,7 +177,7 @@ def pytest_command(*options: str) -> list[str]:
 
 
 def eventually(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + patience(SECONDS)
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)

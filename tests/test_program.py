@@ -17,6 +17,7 @@ import invoke
 import pytest
 
 from tests.conftest import INV, REPOSITORY, LocalCloud, Result
+from tests.patience import patience
 
 PROGRAMS = {"inv": INV, "hardway": [sys.executable, "-m", "hardway"]}
 
@@ -118,7 +119,7 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
 
     def said(program: str, *arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", program, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(60))
         return done.returncode, done.stdout + done.stderr
 
     settings.write_text("ec2:\n  num: many\n")
@@ -183,7 +184,7 @@ def test_inv_tells_so_too(text: str, tmp_path: Path, home: Path) -> None:
     shutil.copytree(REPOSITORY / "tasks", checkout / "tasks")
     (checkout / "invoke.yaml").write_text(text)
     command = [sys.executable, str(checkout / "tasks"), "s3.stub"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(60))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "invoke.yaml" in done.stderr
 
@@ -202,7 +203,7 @@ def test_a_number_that_is_none_is_told_in_a_line(home: Path, capsys: pytest.Capt
 
 def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def run() -> int:
-        return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=60).returncode
+        return subprocess.run([*PROGRAMS["hardway"], "local.status"], cwd=tmp_path, timeout=patience(60)).returncode
 
     (home / ".invoke.yaml").write_text("local:\n#  boot_delay: 3\n")
     said = f'the local cloud is not running; eval "$({sys.executable} -m hardway local.up)" starts it\n'
@@ -215,12 +216,14 @@ def test_a_section_may_be_empty(tmp_path: Path, home: Path, capfd: pytest.Captur
 
 def test_an_import_beside_invokes_program_changes_nothing(home: Path) -> None:
     script = "import invoke.main, hardway.tasks; assert type(invoke.main.program) is invoke.Program"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=patience(60))
 
 
 @pytest.mark.parametrize("directory", [REPOSITORY, REPOSITORY / "examples/nightly"], ids=["here", "elsewhere"])
 def test_inv_tells_what_was_meant_too(directory: Path, home: Path) -> None:
-    done = subprocess.run([*INV, "ec2.new", "--nmu", "5"], cwd=directory, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*INV, "ec2.new", "--nmu", "5"], cwd=directory, capture_output=True, text=True, timeout=patience(60)
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ec2.new has no flag --nmu; did you mean --num?\n"
 
@@ -242,7 +245,9 @@ def test_nobody_reads_on_is_no_error(program: str, arguments: str, unbuffered: s
     os.close(read)
     command = [*PROGRAMS[program], *arguments.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=patience(60)
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
@@ -256,7 +261,7 @@ def test_ctrl_c_during_the_imports_says_nothing(home: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stderr.read()
-        code = process.wait(60)
+        code = process.wait(patience(60))
     # A shell shows the first as the second.
     assert code in (-signal.SIGINT, 128 + signal.SIGINT)
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
@@ -272,7 +277,9 @@ def test_an_environment_that_is_only_linked_to_is_left_alone(tmp_path: Path) -> 
     for name in ("inv", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, checkout)
     (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
-    done = subprocess.run([checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [checkout / "inv", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=patience(60)
+    )
     assert (done.stdout, done.stderr) == (f"{checkout}/tasks --list\n", "")
     assert [*(tmp_path / "elsewhere").rglob("*")] == [python.parent, python]
 
@@ -299,7 +306,12 @@ def plain(project: Path, line: str) -> Result:
     """Run a line of bash, with `inv` for Invoke's own; the exit code is that of the first program of its pipeline."""
     script = f'inv() {{ {shlex.quote(sys.executable)} -m invoke "$@"; }}; {line}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
-        ["bash", "-c", script], cwd=project, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        ["bash", "-c", script],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

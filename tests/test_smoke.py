@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.patience import patience
 
 pytestmark = pytest.mark.long
 SCRIPT = REPOSITORY / "examples" / "aws_smoke.sh"
@@ -62,7 +63,7 @@ def told(report: str) -> dict[str, str]:
 
 def test_all_is_tried_and_nothing_stays(cloud: LocalCloud) -> None:
     with start(cloud, "--max-cost", "1", "--timer-minutes", "0.7") as script:
-        report, said = script.communicate(timeout=SECONDS)
+        report, said = script.communicate(timeout=patience(SECONDS))
     assert script.returncode == 0, report + said
     # The local cloud has no disks.
     assert told(report) == {step: "not here" if step == "NVMe" else "ok" for step in STEPS.split("|")}
@@ -73,7 +74,7 @@ def test_all_is_tried_and_nothing_stays(cloud: LocalCloud) -> None:
 
 def test_what_would_cost_more_is_not_started(cloud: LocalCloud) -> None:
     with start(cloud, "--max-cost", "0.001") as script:
-        report, said = script.communicate(timeout=SECONDS)
+        report, said = script.communicate(timeout=patience(SECONDS))
     assert script.returncode == 1, said
     assert (told(report)["on demand"], "--max-cost is" in report) == ("FAILED", True)
     assert "spot" not in told(report)
@@ -99,5 +100,5 @@ def test_nothing_stays_where_it_is_interrupted(cloud: LocalCloud, number: int) -
 
 @pytest.mark.parametrize("arguments", [["--cost", "1"], ["--max-cost"], ["--max-cost", "five"], ["now"]])
 def test_bad_input_starts_nothing(arguments: list[str], home: Path) -> None:
-    done = subprocess.run([str(SCRIPT), *arguments], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([str(SCRIPT), *arguments], capture_output=True, text=True, timeout=patience(20))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

@@ -12,6 +12,7 @@ import pytest
 
 from hardway import files
 from hardway.ssh import keys
+from tests.patience import patience
 
 
 def mode(path: Path) -> int:
@@ -50,7 +51,7 @@ def test_a_tasks_own_files_are_private(home: Path) -> None:
         "@task\ndef broken(c):\n    '''A bug.'''\n    raise ZeroDivisionError\n"
         "broken(Context())"
     )
-    subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", script], timeout=patience(60), capture_output=True)
     log = home / ".local/state/hardway/errors.log"
     assert (mode(log), mode(log.parent)) == (0o600, 0o700)
 

@@ -57,7 +57,7 @@ _FLAGS = {
 
 Values = Callable[[Context, str, str, Mapping[str, str], str], Iterable[str]]
 """Returns the values of an argument: `hardway.cli.completion.Values`, with a context for the settings."""
-_NO_SECTIONS = "it must hold sections, such as ec2:, of settings"
+_NO_SECTIONS = "it must hold settings in sections, such as ec2:"
 
 
 class Program(InvokeProgram):
@@ -190,7 +190,7 @@ class Program(InvokeProgram):
             super().parse_cleanup()
 
     def _complete(self) -> None:
-        """Print the words that may stand at the cursor: all that is asked for at Tab, so nothing else is ever told."""
+        """Print the words that may stand at the cursor, and nothing else: a shell would show it at Tab."""
 
         def values(task: str, parameter: str, given: Mapping[str, str], word: str) -> Iterable[str]:
             if not self.values:

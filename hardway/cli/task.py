@@ -85,6 +85,14 @@ def publish(result: Any) -> None:
         raise Failed(str(error.__cause__ or "") or "cannot write to stdout: nobody reads it") from error
 
 
+def print_as_it_comes(result: Any) -> None:
+    """Print the task's result, an object that writes itself while the task runs. It is not printed again.
+
+    Nothing is printed for a caller from Python. Raises HardwayError, without a text if nobody reads stdout any more.
+    """
+    _put.get()(result)
+
+
 def act(what: str, listing: Iterable[str] = ()) -> None:
     """Print the plan and end the task in a dry run; else do nothing. Call this right before acting.
 

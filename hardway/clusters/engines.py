@@ -109,7 +109,7 @@ def check(settings: Settings) -> None:
     """Raise UsageError if the settings' memory or version is invalid."""
     version, source = settings.cluster.version, settings.source("cluster.version")
     if not re.fullmatch(r"[\w.+!-]*", version):
-        raise UsageError(f"{source} {version!r} is no version, such as 2024.8.0")
+        raise UsageError(f"{source} {version!r} is not a version: write one such as 2024.8.0")
     mebibytes(settings)
 
 
@@ -343,7 +343,7 @@ def tunnel(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], 
     addresses = {instance.tags[TAG] for instance in chosen if TAG in instance.tags}
     if len(addresses) != 1:
         what = f"{len(addresses)} clusters" if addresses else "no cluster"
-        raise UsageError(f"the instances are of {what}: `{settings.command('cluster.ls')}` lists all clusters")
+        raise UsageError(f"the instances belong to {what}: `{settings.command('cluster.ls')}` lists all clusters")
     [address] = addresses
     engine, host = _engine(address), _host(address)
     members = describe(settings, tagged(TAG, address))

@@ -17,7 +17,7 @@ _OVER = ("[Completed]", "[Canceled]")
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A key pair at EC2; `ours` is the one that new instances get."""
+    """A key pair at EC2; `ours` tells whether new instances get it."""
 
     name: str
     id: str
@@ -93,7 +93,7 @@ def instance_profiles(settings: Settings) -> list[InstanceProfile]:
 
 
 def events(settings: Settings) -> list[Event]:
-    """Return the scheduled events of the region's instances that are not over, the next first."""
+    """Return the events ahead for the region's instances, the next one first."""
     pages = aws.ec2(settings).get_paginator("describe_instance_status").paginate(IncludeAllInstances=True)
     found = [
         (raw["InstanceId"], event)

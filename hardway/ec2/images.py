@@ -1,4 +1,4 @@
-"""Find AMIs by name: the newest image of an owner, an id, or an image of one's own, fit for the wanted instance types.
+"""Find the AMI that a name means: an owner's newest image, an id, or one's own image, fit for the instance types.
 
 Also list and remove one's own AMIs and snapshots, and make them of instances.
 """
@@ -41,7 +41,8 @@ MOST_TYPES = 100
 
 Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
 """
-# A name of an instance may be longer: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+# An instance's name, which the description contains, may be longer:
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
 _MOST_DESCRIPTION = 255
 # On the snapshots of one call. The value is new for each call, to find snapshots of an unanswered call.
 _SNAPSHOTS_TAG = "hardway-snapshots"
@@ -170,7 +171,9 @@ def _architecture(settings: Settings, types: Sequence[str]) -> str:
             raise UsageError(f"{aws.region_of(settings)} has no instance type {name!r}{near_type(settings, name)}")
     architectures = {next((a for a in ("x86_64", "arm64") if a in known[t]), str(known[t][0])) for t in types}
     if len(architectures) > 1:
-        raise UsageError(f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))})")
+        raise UsageError(
+            f"--type {','.join(types)} mixes architectures ({', '.join(sorted(architectures))}): name types of one"
+        )
     return architectures.pop()
 
 
@@ -248,10 +251,11 @@ def check_name(name: str) -> None:
     Source: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
     """
     if name in IMAGES or name.startswith("ami-"):
-        raise UsageError(f"{name!r} would be another AMI's for `ec2.new --ami`: take another name")
+        raise UsageError(f"{name!r} means another AMI to `ec2.new --ami`: choose another name")
     if name.startswith("-") or not re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
         raise UsageError(
-            f"{name!r} can't be the name of an AMI: 3 to 128 letters, digits, blanks and ()[]./-'@_ can, not - at first"
+            f"{name!r} can't be the name of an AMI: a name has 3 to 128 letters, digits, blanks and "
+            "()[]./-'@_, and does not begin with -"
         )
 
 
@@ -289,7 +293,7 @@ def wait(settings: Settings, image: str, seconds: int) -> None:
                 raise Failed(f"{image} is {state}: {raw.get('StateReason', {}).get('Message', 'EC2 gives no reason')}")
         if time.monotonic() >= deadline:
             amis = settings.command("ec2.amis")
-            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on with it: `{amis}` shows its state")
+            raise Failed(f"{image} is {state} after {seconds} s; EC2 goes on making it: `{amis}` shows the state")
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 
@@ -344,7 +348,7 @@ def take_snapshots(settings: Settings, instances: Iterable[Instance]) -> tuple[l
         try:
             taken += _take_snapshots(settings, instance)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; taken until then: {' '.join(taken) or 'none'}") from None
+            raise Interrupted(f"interrupted; snapshots taken before: {' '.join(taken) or 'none'}") from None
         except Exception as error:
             why = aws.translate(error)
             if not why:

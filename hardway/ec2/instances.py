@@ -1,7 +1,7 @@
 """Instances as EC2 describes them, and selectors: one argument that chooses instances.
 
-A selector's tokens are split by white space or commas. Tokens that name hosts (an id, an address, a DNS name, a Name
-tag, the last with * and ?) add up. Networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow the result.
+A selector's tokens are split by white space or commas. Tokens that name hosts add up: ids, addresses, DNS names, and
+Name tags with * and ?. Networks (`vpc-`, `subnet-`, `sg-`) and `key=value` tags narrow the result.
 
 Text in quotes, or behind a backslash, is literal: `"gpu box"` and `gpu\\ box` are one Name,
 `"web*"` is no pattern, `"i-1234abcd"` no id, `role="a, b"` one value. A quote opens at the start of a token or of a
@@ -239,13 +239,13 @@ def parse(selector: str | Iterable[str]) -> Selector:
         text = selector
         tokens = list(_tokens(text))
     elif not isinstance(selector, Iterable):
-        raise UsageError(f"a selector is text, or a list of texts, and not of {type(selector).__name__}")
+        raise UsageError(f"a selector is a text or a list of texts, not {type(selector).__name__}")
     else:
         items = [_item(item) for item in selector]
         tokens = [(0, 0, item) for item in items if item]
         text = " ".join(map(_written, (item for _, _, item in tokens)))
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UsageError(f"the selector {text!r} is not UTF-8, which all names at EC2 are")
+        raise UsageError(f"the selector {text!r} is not UTF-8, but every name at EC2 is")
     hosts, networks, tags, places = [], [], [], []
     for begin, end, token in tokens:
         plain = "".join(character for character, _ in token)
@@ -255,11 +255,11 @@ def parse(selector: str | Iterable[str]) -> Selector:
         if ("=", False) in token:
             equals = token.index(("=", False))
             if not equals:
-                raise UsageError(f"{plain!r} is no tag: write key=value")
+                raise UsageError(f"{plain!r} is not a tag: write key=value")
             tags.append((plain[:equals], _pattern(token[equals + 1 :])))
             continue
         if not plain:
-            raise UsageError("an empty name in quotes: no instance can be selected so")
+            raise UsageError("the selector has an empty name in quotes: write a name in them, or leave them out")
         if is_literal:
             pattern = _pattern(token)
             # It was quoted: a name, even if it looks like an id.
@@ -268,7 +268,7 @@ def parse(selector: str | Iterable[str]) -> Selector:
             networks.append(plain)
             continue
         elif _ANY_ID.fullmatch(plain) and not _ID.fullmatch(plain):
-            raise UsageError(f"{plain!r} is no whole id: it has 8 or 17 hexadecimal digits")
+            raise UsageError(f"{plain!r} is not a whole id: an id has 8 or 17 hexadecimal digits")
         else:
             hosts.append(_pattern(token))
         if end and not is_literal and not _is_exact(plain):
@@ -321,14 +321,14 @@ def _until_closed(text: str, place: int) -> tuple[str, int]:
         inside += text[place]
         place += 1
     if place >= len(text):
-        raise UsageError(f"the quote {quote} is not closed in {text!r}; for a name with one in it write \\{quote}")
+        raise UsageError(f"the quote {quote} is not closed in {text!r}: close it, or write \\{quote} within a name")
     return inside, place + 1
 
 
 def _item(item: Any) -> list[tuple[str, bool]]:
     """Return a list's item as a token; empty for a blank one. A line read from a file still ends in its newline."""
     if not isinstance(item, str):
-        raise UsageError(f"a selector is text, or a list of texts, and not of {type(item).__name__}")
+        raise UsageError(f"a selector is a text or a list of texts, not of {type(item).__name__}")
     found = re.findall(r"\\([*?\\])|(.)", item.strip("\r\n"), re.DOTALL) if item.strip() else []
     return [(escaped or character, bool(escaped)) for escaped, character in found]
 
@@ -404,8 +404,8 @@ def _refuse_unquoted(parsed: Selector, found: Iterable[Instance], states: Sequen
     for instance in found:
         if instance.name in parsed.runs and instance.state in states and instance.state in ALIVE:
             raise UsageError(
-                f"{instance.name!r} is two names or more in a selector, and also the one name of {instance.id}: write "
-                f"{quoted(instance.name)}, with the quotes, for that, or the others' ids"
+                f"{instance.name!r} may be the names of several instances, and is the whole name of {instance.id}: "
+                f"write {quoted(instance.name)}, with the quotes, for {instance.id}, or the ids of the others"
             )
 
 
@@ -416,9 +416,7 @@ def _refuse_ambiguous(parsed: Selector, result: Sequence[Instance]) -> None:
         alive = [i for i in having if i.state in ALIVE] or having
         if len(alive) > 1:
             each = ", ".join(f"{i} in {i.vpc or 'no VPC'}" for i in alive)
-            raise UsageError(
-                f"{token} is the address of {len(alive)} instances ({each}): give the id of the one that is meant"
-            )
+            raise UsageError(f"{token} is the address of {len(alive)} instances ({each}): give an id instead")
 
 
 def _all_shown(settings: Settings) -> str:
@@ -429,7 +427,7 @@ def _unquoted(text: str, instances: Iterable[Instance]) -> str:
     """Return a hint if the whole selector, unquoted, is an instance's name."""
     whole = text.strip()
     if any(instance.name == whole for instance in instances) and not is_plain(whole):
-        return f"; for the one that is named so write {quoted(whole)}, with the quotes"
+        return f"; an instance has this whole text as its name: write {quoted(whole)}, with the quotes"
     return ""
 
 
@@ -474,14 +472,14 @@ def _is_exact(token: str) -> bool:
 
 def _refuse_everything(selector: Selector) -> None:
     if not (selector.hosts or selector.networks or selector.tags):
-        raise UsageError("an empty selector: say which instances are meant (ids, addresses, names, key=value)")
+        raise UsageError("the selector is empty: name instances by id, address, name or key=value")
     for token in selector.hosts:
         if _is_everything(token):
-            raise UsageError(f"{token!r} would mean every instance of the account: say which are meant")
+            raise UsageError(f"{token!r} would select every instance of the account: name fewer")
     keys = {key: [value for each, value in selector.tags if each == key] for key, _ in selector.tags}
     if not selector.hosts and not selector.networks and all(any(map(_is_everything, keys[key])) for key in keys):
         each = " ".join(f"{key}=*" for key in keys)
-        raise UsageError(f"{each!r} would mean every instance that has such a tag: say which are meant")
+        raise UsageError(f"{each!r} would select every instance with such a tag: give a value")
 
 
 def _is_everything(pattern: str) -> bool:
@@ -495,7 +493,10 @@ def refuse_foreign(chosen: Iterable[Instance], any_owner: bool) -> None:
     if foreign and not any_owner:
         named = ", ".join(f"{instance} ({instance.tags['owner']}'s)" for instance in foreign[:3])
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise UsageError(f"not {aws.user()}'s, so nothing was done: {named}{more}; add --any-owner if that is meant")
+        raise UsageError(
+            f"nothing was done, since not all instances are {aws.user()}'s: {named}{more}; add --any-owner to act "
+            "on them"
+        )
 
 
 def describe(settings: Settings, selector: Selector | None = None) -> list[Instance]:
@@ -591,7 +592,7 @@ def stop(settings: Settings, instances: Iterable[Instance]) -> Done:
         error = done.failed[instance].__cause__
         if instance.spot and isinstance(error, Exception) and aws.error_code(error) == "UnsupportedOperation":
             rm = settings.command("ec2.rm", instance.id)
-            done.failed[instance].message = f"EC2 can't stop spot instances; `{rm}` terminates it"
+            done.failed[instance].message = f"EC2 can't stop spot instances; `{rm}` terminates this one"
     return done
 
 
@@ -649,7 +650,7 @@ def each(
         ids = [id for id in chosen if id in done]
         if not ids:
             raise
-        raise Interrupted(f"interrupted; done by then for {count(len(ids), 'instance')}: {' '.join(ids)}") from error
+        raise Interrupted(f"interrupted; done before for {count(len(ids), 'instance')}: {' '.join(ids)}") from error
     return Done([i for i in chosen.values() if i.id in done], {chosen[id]: why for id, why in failed.items()})
 
 
@@ -726,5 +727,7 @@ def states(text: str | Iterable[str]) -> tuple[str, ...]:
     words = tuple(re.split(r"[\s,]+", text.strip())) if isinstance(text, str) else tuple(text)
     for word in words:
         if word not in STATES:
-            raise UsageError(f"{word!r} is no state of an instance ({', '.join(STATES)}){did_you_mean(word, STATES)}")
+            raise UsageError(
+                f"{word!r} is not a state of an instance ({', '.join(STATES)}){did_you_mean(word, STATES)}"
+            )
     return words

@@ -84,7 +84,7 @@ def find(settings: Settings, name: str) -> str:
         default = [vpc["VpcId"] for vpc in vpcs if vpc["IsDefault"]]
         if not default:
             make = settings.command("ec2.new-vpc", "NAME")
-            raise UsageError(f"{region} has no default VPC: `{make}` makes one, and --vpc NAME then starts in it")
+            raise UsageError(f"{region} has no default VPC: `{make}` makes a VPC; --vpc NAME starts instances in it")
         return str(default[0])
     found = [vpc["VpcId"] for vpc in vpcs if name in (vpc["VpcId"], tags.of(vpc).get("Name"))]
     if not found:
@@ -138,13 +138,14 @@ def make(settings: Settings, name: str, say: Callable[[str], None]) -> str:
     again. Raises UsageError if a VPC that hardway didn't make has the name.
     """
     if name.startswith("vpc-"):
-        raise UsageError(f"{name!r} would be taken for an id: take another name")
+        raise UsageError(f"{name!r} looks like an id: choose another name")
     check_name(name, "the VPC's name")
     # EC2 takes a name in a filter as a glob.
     named = [vpc for vpc in _vpcs(settings, {"tag:Name": name}) if tags.of(vpc)["Name"] == name]
     if len(named) > 1 or (named and VPC_TAG not in tags.of(named[0])):
         ids = ", ".join(vpc["VpcId"] for vpc in named)
-        raise UsageError(f"the name {name!r} is taken by {ids}, not made by hardway or not alone: take another name")
+        many = "several VPCs have" if len(named) > 1 else "a VPC that hardway did not make has"
+        raise UsageError(f"{many} the name {name!r} ({ids}): choose another name")
     if named:
         _complete(settings, named[0], say)
         return str(named[0]["VpcId"])
@@ -273,12 +274,12 @@ def contents(settings: Settings, vpc: str) -> list[str]:
     if raw is None:
         raise UsageError(f"there is no VPC {vpc} in {aws.region_of(settings)}; see `{settings.command('ec2.vpcs')}`")
     if raw["IsDefault"]:
-        raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: that is not for hardway to remove")
+        raise UsageError(f"{vpc} is the default VPC of {aws.region_of(settings)}: hardway does not remove it")
     alive = [i for i in describe(settings, Selector("", (), (vpc,), ())) if i.state in ALIVE]
     if alive:
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         rm = settings.command("ec2.rm", vpc)
-        raise UsageError(f"{alive[0]}{more} in {vpc}: `{rm}` terminates what is in it")
+        raise UsageError(f"{vpc} still has instances ({alive[0]}{more}): `{rm}` terminates them")
     lines = [" ".join(filter(None, [vpc, tags.of(raw).get("Name", ""), raw["CidrBlock"]]))]
     lines += [f"{s.subnet} {s.zone} {s.cidr}" for s in subnets(settings) if s.vpc == vpc and s.subnet]
     lines += [gateway["InternetGatewayId"] for gateway in _gateways(aws.ec2(settings), vpc)]

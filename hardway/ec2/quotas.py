@@ -53,7 +53,7 @@ def of(type: str, spot: bool) -> Quota | None:
 
 
 def value(settings: Settings, quota: Quota) -> float | None:
-    """Return the quota in vCPUs; None if it can't be looked up, since no work should end over the question."""
+    """Return the quota in vCPUs; None if it can't be looked up: a failed look-up must end no work."""
     try:
         answer = aws.service_quotas(settings).get_service_quota(ServiceCode="ec2", QuotaCode=quota.code)
         return float(answer["Quota"]["Value"])

@@ -28,7 +28,7 @@ _SSH = 22
 _LATE_SECONDS = (0, 0.5, 1, 2, 4, 8)  # before each look for things that EC2 may show late
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
 _NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
-# Says which public address a request came from: https://docs.aws.amazon.com/vpc/latest/userguide/
+# AWS tells a caller its public address here: https://docs.aws.amazon.com/vpc/latest/userguide/
 _ADDRESS_URL = "https://checkip.amazonaws.com"
 
 
@@ -100,7 +100,7 @@ def read_rule(settings: Settings, port: int | str | None, source: str | None, pr
         if not 0 <= ports[0] <= ports[1] <= 65535:
             raise UsageError(f"--port is {str(port)!r}: it must be a port, or a range such as 8000-8100")
     elif port is not None:
-        raise UsageError(f"--port is for tcp and udp: {protocol} has none, and all of it would be let in")
+        raise UsageError(f"--port is for tcp and udp: leave it out, and all of {protocol} is let in")
     if source is not None and not source.strip():
         raise UsageError("--source is empty: leave it out for this machine's address")
     source = source.strip() if source else settings.ec2.ssh_from or own_address()
@@ -168,8 +168,8 @@ def make(settings: Settings, name: str, vpc: str, description: str) -> tuple[Sec
         return found[0], False
     if name.startswith("sg-") or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} can't be the name of a security group: letters, digits, blanks and ._-:/()#,@[]+=&;{{}}!$* can, "
-            "up to 255 of them, and not sg- at the start"
+            f"{name!r} can't be the name of a security group: a name has up to 255 letters, digits, blanks and "
+            "._-:/()#,@[]+=&;{}!$*, and does not begin with sg-"
         )
     own = {"Name": name}
     try:
@@ -205,7 +205,7 @@ def _just_made(settings: Settings, name: str, vpc: str) -> SecurityGroup:
         time.sleep(pause)
         if found := _named(settings, name, vpc):
             return found[0]
-    raise Failed(f"EC2 has a security group {name!r} in {vpc}, and doesn't show it yet: try again in a minute")
+    raise Failed(f"EC2 has a security group {name!r} in {vpc}, but doesn't show it yet: try again in a minute")
 
 
 def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
@@ -222,7 +222,7 @@ def authorize(settings: Settings, group: SecurityGroup, rule: Rule) -> bool:
             remove = settings.command("ec2.deauthorize", group.id, "--port", "22", "--source", "...")
             raise UsageError(
                 f"the security group {group.name} has as many rules as EC2 takes: `{settings.command('ec2.sgs')}` "
-                f"shows them, `{remove}` removes one that nobody needs any more"
+                f"shows them, `{remove}` removes one"
             ) from None
         if aws.error_code(error) != "InvalidPermission.Duplicate":
             raise

@@ -30,8 +30,8 @@ def read(texts: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"--tag {text!r}: write key=value, with a key that does not start with 'aws:'")
         if len(key) > _MOST_KEY or len(value) > _MOST_VALUE or printable(text) != text:
             raise UsageError(
-                f"--tag {text[:80]!r}: a key has at most {_MOST_KEY} characters and a value {_MOST_VALUE}, "
-                "all of which can be seen"
+                f"--tag {text[:80]!r}: a key has at most {_MOST_KEY} characters, a value {_MOST_VALUE}, none of "
+                "them invisible"
             )
         if key == "Name":
             check_name(value, "--tag Name=")
@@ -39,7 +39,7 @@ def read(texts: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"--tag {key} is given twice, as {result[key]!r} and as {value!r}")
         result[key] = value
     if len(result) > _MOST_TAGS:
-        raise UsageError(f"{len(result)} tags, and EC2 takes {_MOST_TAGS}: name fewer")
+        raise UsageError(f"--tag names {len(result)} tags, but EC2 takes {_MOST_TAGS}: name fewer")
     return result
 
 
@@ -48,11 +48,11 @@ def check(tags: Mapping[str, str], own: Iterable[str]) -> None:
     if len(tags) > _MOST_TAGS:
         ours = len(tags.keys() - {*own})
         raise UsageError(
-            f"{len(tags)} tags on an instance: EC2 takes {_MOST_TAGS}, of which {ours} are hardway's: name fewer"
+            f"an instance would have {len(tags)} tags, {ours} of them hardway's, but EC2 takes {_MOST_TAGS}: name fewer"
         )
     for key, value in tags.items():
         if len(value) > _MOST_VALUE:
-            raise UsageError(f"the tag {key} would have {len(value)} characters, and EC2 takes {_MOST_VALUE}")
+            raise UsageError(f"the value of the tag {key} has {len(value)} characters, but EC2 takes {_MOST_VALUE}")
 
 
 def read_keys(texts: Iterable[str]) -> list[str]:
@@ -60,7 +60,7 @@ def read_keys(texts: Iterable[str]) -> list[str]:
     keys = [texts] if isinstance(texts, str) else list(texts)
     for key in keys:
         if not key or "=" in key or key.lower().startswith(_RESERVED) or len(key) > _MOST_KEY or printable(key) != key:
-            raise UsageError(f"--tag {key!r}: write the key alone, one that does not start with 'aws:'")
+            raise UsageError(f"--tag {key!r}: write a key alone, which must not begin with 'aws:'")
     return keys
 
 
@@ -68,7 +68,7 @@ def refuse_foreign(what: str, tags: Mapping[str, str], any_owner: bool) -> None:
     """Raise UsageError if the tag `owner` names another user, unless `any_owner`."""
     if (other := aws.other_owner(tags)) and not any_owner:
         raise UsageError(
-            f"not {aws.user()}'s, so nothing was done: {what} ({other}'s); add --any-owner if that is meant"
+            f"nothing was done, since {what} is {other}'s, not {aws.user()}'s; add --any-owner to act on it"
         )
 
 

@@ -205,7 +205,7 @@ def send_files(
     pays = _pays(group, sum(file.stat().st_size for file in files), direct, bucket)
     several = len(list(transfer.batches(files))) > 1
     if bucket and several:
-        raise UsageError(f"--s3 takes no {len(files)} files at once: put them into a directory and use ec2.push")
+        raise UsageError(f"--s3 can't take {len(files)} files at once: put them into a directory and use ec2.push")
     if not pays or several:
         return transfer.send_files(group, files, destination, progress)
     with tempfile.TemporaryFile() as file, transfer.reading(files, destination) as (arguments, chunks):
@@ -349,9 +349,9 @@ class _Offer:
         self.private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
         )
-        self.public = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        ).decode()
+        self.public = (
+            key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+        )
 
     def entry(self, name: str) -> str:
         """Return the line that admits this key to the file alone; see AUTHORIZED_KEYS FILE FORMAT in sshd(8)."""
@@ -436,10 +436,10 @@ class _Receiver:
                 said = line.removeprefix(f"{self._word} ").strip()
                 return "" if said == "." else said
             self._others += 1
-        raise TransferError("it said what nobody asked it")
+        raise TransferError("it sent output that nobody asked for")
 
     def _answer(self, kind: type[TransferError]) -> None:
         while not (said := self._line()):
             pass
         if said != "ok":
-            raise kind(printable(said.removeprefix("no").strip()) or "it said nothing of why")
+            raise kind(printable(said.removeprefix("no").strip()) or "it gave no reason")

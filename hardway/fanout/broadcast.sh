@@ -71,7 +71,7 @@ settle() { # CODE SAID: what came is the file, or it is gone
   if [ "$1" -ne 0 ]; then
     say "no $(tail -n 1 "$2" | tr -d '\r')"
   elif [ "$(wc -c <"$dir/part")" -ne "$size" ]; then
-    say "no only a part of it came"
+    say "no only a part of it arrived"
   elif [ "$(sha256 <"$dir/part" | head -c 64)" != "$digest" ]; then
     say "no what came is not what was sent"
   else

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from hardway.config import Settings
 from hardway.errors import UsageError, reason_of
+from hardway.s3 import fast_aws
 from hardway.ssh.script import Script
 from hardway.system.paths import expanded
 
 # Linux takes no single argument of 128 KiB or more.
 _LINE_BYTES = 100_000
 _CHUNK = 1 << 16
+_AWS = re.compile(rb"(?<![\w./-])aws(?![\w./-])")
 
 # $1: the script's size. A script without an interpreter line is run by bash, as for execvp. The interpreter of another
 # script is started by hand, since some hosts execute nothing in /tmp. Not all shells remove the file after a signal.
 _RUN_SCRIPT = r"""
 trap 'exit 143' HUP INT TERM
 f=$(mktemp) && trap 'rm -f "$f"' EXIT && head -c "$1" >"$f" || exit
-[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not come whole" >&2; exit 1; }
+[ "$(wc -c <"$f")" -eq "$1" ] || { echo "the command did not arrive whole" >&2; exit 1; }
 case $(head -c 2 "$f") in "#!") ;; *) bash "$f"; exit ;; esac
 { IFS= read -r line || :; } <"$f"
 trim() { a=${1#"${1%%[![:blank:]]*}"}; a=${a%"${a##*[![:blank:]]}"}; }
@@ -44,6 +48,7 @@ class Command:
 
     line: str | Script
     stdin: Callable[[], Iterator[bytes]] | None
+    names_aws: bool
 
 
 def read(command: str, stdin: str | None = None) -> Command:
@@ -58,14 +63,27 @@ def read(command: str, stdin: str | None = None) -> Command:
     if not command.strip() or not (script is None or script.strip()):
         raise UsageError("there is no command: --command takes text, a file, or - for stdin")
     if script is None:
-        return Command(command, source)
+        return Command(command, source, bool(_AWS.search(command.encode(errors="surrogateescape"))))
 
     def both() -> Iterator[bytes]:
         yield script
         if source:
             yield from source()
 
-    return Command(Script(_RUN_SCRIPT, [str(len(script))]), both)
+    return Command(Script(_RUN_SCRIPT, [str(len(script))]), both, bool(_AWS.search(script)))
+
+
+def with_aws(command: Command, settings: Settings) -> Command:
+    """Return the command with hardway's `aws` first on its PATH, if the command's text names it and it is wanted."""
+    brought = fast_aws.brought(settings)
+    if brought is None or not command.names_aws:
+        return command
+    if isinstance(command.line, Script):
+        text, arguments = command.line.text, command.line.arguments
+    else:
+        # bash reads its start-up file where it is the first one
+        text, arguments = 'SHLVL=0 exec "${SHELL:-sh}" -c "$1"', [command.line]
+    return replace(command, line=Script(fast_aws.BRING + text, [*brought, *arguments]))
 
 
 def lines(each: str, command: str, stdin: str | None) -> list[bytes]:

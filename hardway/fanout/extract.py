@@ -33,6 +33,7 @@ DEPTH = 200
 DIRECTORIES = 1_000_000
 _SIZE_BITS = 63
 
+
 class NotWholeError(TransferError):
     """The stream is no tar stream, or is cut short."""
 
@@ -209,9 +210,9 @@ class Tree:
                 self._directory(member, names)
                 return
             if not names:
-                raise TransferError(f"refused: {_shown(member.name)!r} is no name of a file")
+                raise TransferError(f"refused: {_shown(member.name)!r} is not a file name")
             if member.kind not in (b"0", b"1", b"2"):
-                raise TransferError(f"refused: {_shown(member.name)} is {_kind(member.kind)}, and nothing to copy")
+                raise TransferError(f"refused: {_shown(member.name)} is {_kind(member.kind)}, which is not copied")
             parent = self._parent(names[:-1])
             if member.kind == b"0":
                 _file(member, parent, names[-1], read, progress)
@@ -249,7 +250,9 @@ class Tree:
         with self._opened(names[:-1]) as source:
             status = os.stat(names[-1] if names else ".", dir_fd=source, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):
-                raise TransferError(f"refused: {_shown(member.name)} is a link to {_shown(member.link)}, no file")
+                raise TransferError(
+                    f"refused: {_shown(member.name)} is a link to {_shown(member.link)}, which is not a file"
+                )
             os.link(names[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
 
     @contextlib.contextmanager
@@ -311,7 +314,7 @@ def _names(path: str) -> tuple[str, ...]:
         raise TransferError(f"refused: {_shown(path)!r} would land outside of the target")
     names = tuple(name for name in path.split("/") if name not in ("", "."))
     if len(names) > DEPTH or len(os.fsencode(path)) > NAME_BYTES:
-        raise TransferError(f"refused: {_shown(path)!r} is too deep, or too long a name")
+        raise TransferError(f"refused: {_shown(path)!r} is too deep, or has too long a name")
     return names
 
 

@@ -3,8 +3,8 @@
 A copy is kept in a hidden directory beside its place until it is whole. A lock on the directory shows that its process
 lives. The next copy to the same place removes directories with a free lock, whose process was killed.
 
-An existing target that is no regular file (a device, a FIFO, a socket) is written through, as scp and cp do. Files in
-/dev and /proc, also links to descriptors, are written through, too: a file renamed over /dev/null would break the
+An existing target that is not a regular file (a device, a FIFO, a socket) is written through, as scp and cp do. Files
+in /dev and /proc, also links to descriptors, are written through, too: a file renamed over /dev/null would break the
 machine. No hidden directory is made there. If a person names a symlink as the target, the symlink stays, and the file
 that it leads to is replaced. A symlink under a name that came from an instance is replaced: it may be the instance's.
 """
@@ -215,7 +215,7 @@ def tree(work: extract.Tree, source: Path, target: Path, given_up: threading.Eve
     No symlink below the target is followed, nor the target itself, unless a person `named` it. Raises TransferError.
     """
     if is_systems(target):
-        raise TransferError(f"{printable(str(target))} is a directory of the machine's: no tree is put there")
+        raise TransferError(f"{printable(str(target))} is the machine's own: no tree is put there")
     with extract.told(str(target)):
         if not os.path.lexists(target):
             work.finish()
@@ -276,7 +276,7 @@ def _merge_file(source: str, directory: int, name: str, given_up: threading.Even
         raise TransferError(f"{printable(name)} is a directory here, but not on the instance")
     plain = stat.S_ISREG(kind) or stat.S_ISLNK(kind)
     if not plain and os.path.islink(source):
-        raise TransferError(f"{printable(name)} is no regular file here, but a symlink on the instance")
+        raise TransferError(f"{printable(name)} is not a regular file here, but a symlink on the instance")
     if change and plain:
         os.replace(source, name, dst_dir_fd=directory)
     elif change:

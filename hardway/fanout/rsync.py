@@ -36,8 +36,8 @@ _MAKE_PARENT = (
     + r"""
 case $1 in */*) mkdir -p -- "${1%/*}/" || exit 1 ;; esac
 to=$1; place
-if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
-if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
+if [ "$through" ] || machine "$to"; then echo "$to is the machine's own: no tree is put there" >&2; exit 1; fi
+if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to exists and is not a directory" >&2; exit 1; fi
 """
 )
 

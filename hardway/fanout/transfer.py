@@ -41,7 +41,7 @@ _GREW = "file changed as we read it"
 # not die of writing an error to a connection that is gone: it has a file to remove.
 #
 # `place` follows the links of $to, but not beyond a directory of the machine's (/dev, /proc). It sets $through if the
-# target is written through, that is, it is no regular file, or is in such a directory, where nothing may be renamed.
+# target is written through, that is, it is not a regular file, or is in such a directory, where nothing may be renamed.
 # `anothers` refuses another user's link or FIFO in a directory for all, as Linux does if told to. `claim` locks the
 # directory $1, and removes the leftovers of killed copies. A lock, taken by `keep`, marks a file in use. A new file is
 # locked before `claimed` lets others look.
@@ -85,17 +85,19 @@ claimed() { exec 8<&-; }
 
 # $1: the destination, $2: a unique suffix; then a name, a mode and a size for each file. The sizes' bytes follow on
 # stdin, one file after the other. $whole, if set, is a file that has all of them: a single one is linked.
-RECEIVE = PLACE + r"""
+RECEIVE = (
+    PLACE
+    + r"""
 dst=$1 part=$2-$$; shift 2
 [ -n "$whole" ] && [ "$#" -eq 3 ] && alone=1
 case $dst in */) mkdir -p -- "$dst" && dir=1 ;; esac || exit 1
 [ -d "$dst" ] && dir=1
-if [ "$#" -gt 3 ] && [ -z "$dir" ]; then echo "$dst is no directory" >&2; exit 1; fi
+if [ "$#" -gt 3 ] && [ -z "$dir" ]; then echo "$dst is not a directory" >&2; exit 1; fi
 while [ "$#" -gt 0 ]; do
   if [ -n "$dir" ]; then to=${dst%/}/$1; else to=$dst; fi
   place
   if [ -d "$to" ]; then echo "$to is a directory" >&2; exit 1; fi
-  if [ "$through" ] && [ ! -e "$to" ]; then echo "$to is not there, and not to be made there" >&2; exit 1; fi
+  if [ "$through" ] && [ ! -e "$to" ]; then echo "$to does not exist, and can't be made there" >&2; exit 1; fi
   if [ "$through" ]; then at=${TMPDIR:-/tmp}; else at=$up; fi
   tmp=${at%/}/.hardway-copy-$part
   trap 'rm -f -- "$tmp"' EXIT
@@ -107,7 +109,7 @@ while [ "$#" -gt 0 ]; do
     exec 7>"$tmp"; keep; claimed
     head -c "$3" >&7 || exit 1
   fi
-  if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it came" >&2; exit 1; fi
+  if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it arrived" >&2; exit 1; fi
   if [ "$through" ]; then
     # Whoever should read from a FIFO may never come, and a shell that waits for that would stay.
     limit=
@@ -121,14 +123,15 @@ while [ "$#" -gt 0 ]; do
   shift 3
 done
 """
+)
 
 # $1: the pattern. Only file names are expanded in it: with an empty IFS nothing else is.
 _SEND_FILES = r"""
 IFS=; pattern=$1; set --
 for file in $pattern; do
   if [ -d "$file" ]; then echo "$file is a directory: use ec2.pull" >&2; exit 3; fi
-  if [ ! -r "$file" ]; then echo "$file: no such file that can be read" >&2; exit 3; fi
-  if [ ! -f "$file" ]; then echo "$file is no regular file" >&2; exit 3; fi
+  if [ ! -r "$file" ]; then echo "$file: there is no such file, or it can't be read" >&2; exit 3; fi
+  if [ ! -f "$file" ]; then echo "$file is not a regular file" >&2; exit 3; fi
   set -- "$@" "$file"
 done
 unset TAR_OPTIONS POSIXLY_CORRECT
@@ -136,13 +139,15 @@ LC_ALL=C exec tar -chf - -- "$@"
 """
 
 # $1: the destination, $2: a unique suffix, $3: the tree's name, for a destination that ends with a slash.
-RECEIVE_TREE = PLACE + r"""
+RECEIVE_TREE = (
+    PLACE
+    + r"""
 dst=$1
 case $dst in */) mkdir -p -- "$dst" && dst=$dst$3 ;; esac || exit 1
 case $dst in */*) up=${dst%/*}; mkdir -p -- "${up:-/}" ;; esac || exit 1
 to=$dst; place
-if [ "$through" ] || machine "$to"; then echo "$to is the machine's: no tree is put there" >&2; exit 1; fi
-if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to is there and is no directory" >&2; exit 1; fi
+if [ "$through" ] || machine "$to"; then echo "$to is the machine's own: no tree is put there" >&2; exit 1; fi
+if [ -e "$to" ] && [ ! -d "$to" ]; then echo "$to exists and is not a directory" >&2; exit 1; fi
 if [ -d "$to" ]; then at=$to; else at=$up; fi
 tmp=${at%/}/.hardway-copy-$2-$$
 trap 'rm -rf -- "$tmp"' EXIT
@@ -151,7 +156,7 @@ mkdir -m 700 -- "$tmp" || exit 1
 exec 7<"$tmp"; keep; claimed
 # tar does not say of a disk that it is full.
 LC_ALL=C tar -xpof - -C "$tmp" || { head -c 65536 /dev/zero >"$tmp/full"; exit 1; }
-if [ ! -d "$tmp/tree" ]; then echo "only a part of it came" >&2; exit 1; fi
+if [ ! -d "$tmp/tree" ]; then echo "only a part of it arrived" >&2; exit 1; fi
 # Fails where it is there by now and not empty; two that merge into it at once would trip over each other.
 if [ "$at" = "$up" ] && mv -T -- "$tmp/tree" "$to" 2>/dev/null; then exit 0; fi
 exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
@@ -164,10 +169,11 @@ exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
     fi
   done' hardway "$to" {} +) && cp -a --link --remove-destination -- "$tmp/tree/." "$to/"
 """
+)
 
 # $1: the tree.
 _SEND_TREE = r"""
-if [ ! -d "$1" ]; then echo "$1 is no directory: use ec2.scp" >&2; exit 3; fi
+if [ ! -d "$1" ]; then echo "$1 is not a directory: use ec2.scp" >&2; exit 3; fi
 unset TAR_OPTIONS POSIXLY_CORRECT
 LC_ALL=C exec tar -cf - -C "$1" .
 """
@@ -196,9 +202,12 @@ def _remote(path: str) -> Remote:
     if path in ("", "~"):
         return Remote("./")
     if "\0" in path:
-        raise UsageError(f"{printable(path)!r} is no path")
+        raise UsageError(f"{printable(path)!r} is not a path")
     if path.startswith("~") and not path.startswith("~/"):
-        raise UsageError(f":{printable(path)}: of the homes there only ~/ is known; write the path out, or :./{path}")
+        raise UsageError(
+            f":{printable(path)}: only ~/ is known there as a home: write the whole path, or :./{path} for a name "
+            "that begins with ~"
+        )
     return Remote(path[2:] or "./" if path.startswith("~/") else path)
 
 
@@ -212,7 +221,7 @@ def local_files(pattern: str) -> list[Path]:
         if path.is_dir():
             raise UsageError(f"{path} is a directory: use ec2.push")
         if not path.is_file() or not os.access(path, os.R_OK):
-            raise UsageError(f"{path} is no file that can be read")
+            raise UsageError(f"{path} is not a file that can be read")
     return found
 
 
@@ -220,7 +229,7 @@ def local_tree(path: str) -> Path:
     """Return the directory at a path. Raises UsageError if there is none."""
     tree = expanded(path)
     if not tree.is_dir():
-        raise UsageError(f"{path} is no directory{': use ec2.scp' if tree.is_file() else ''}")
+        raise UsageError(f"{path} is not a directory{': use ec2.scp' if tree.is_file() else ''}")
     return tree
 
 
@@ -315,7 +324,7 @@ def fetch_files(
                 tree.close()
                 os.close(tree.root)
             if len(names) > 1 and not into:
-                raise TransferError(f"{printable(source.path)} is {len(names)} files, but {target} is no directory")
+                raise TransferError(f"{printable(source.path)} is {len(names)} files, but {target} is not a directory")
             if into:
                 with extract.told(str(target)):
                     target.mkdir(parents=True, exist_ok=True)
@@ -335,7 +344,7 @@ def _take_files(stream: _Unpacking, tree: extract.Tree, source: Remote) -> list[
         shown = printable(member.name)
         # A second name of an earlier file is a link to that file.
         if member.kind not in (b"0", b"1"):
-            raise TransferError(f"refused: {shown} is no regular file")
+            raise TransferError(f"refused: {shown} is not a regular file")
         if not globs.matches(member.name, asked):
             raise TransferError(f"refused: it sent {shown!r} in place of {printable(asked)!r}")
         if member.name in names:
@@ -390,9 +399,7 @@ def _unpacking(
             raise
 
 
-def push(
-    group: InstanceGroup, source: Path, destination: Remote, progress: Progress = no_progress
-) -> GroupResult:
+def push(group: InstanceGroup, source: Path, destination: Remote, progress: Progress = no_progress) -> GroupResult:
     """Send a tree to each instance as one tar stream, made once, to all at the same time.
 
     The destination is the tree's path there (with a final `/`: the directory to put it into). In an existing one the
@@ -509,7 +516,7 @@ def pull(group: InstanceGroup, source: Remote, destination: str, progress: Progr
         elif destination.endswith("/") and name not in ("", ".", ".."):
             target = target / name
         if os.path.lexists(target) and not target.is_dir():
-            raise TransferError(f"{target} is there and is no directory")
+            raise TransferError(f"{target} exists and is not a directory")
         work_in = target if target.is_dir() else target.parent
         with landing.workspace(work_in) as work, _unpacking(connection, _SEND_TREE, source, progress) as stream:
             with extract.told(str(work)):

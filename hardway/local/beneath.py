@@ -80,7 +80,7 @@ def _open_name_by_name(top: int, names: list[bytes], flags: int, mode: int) -> i
             parent = below
         return os.open(names[-1], flags, mode, dir_fd=parent)
     except NotADirectoryError:
-        # with O_PATH and O_DIRECTORY a link is no directory
+        # with O_PATH and O_DIRECTORY a link is not a directory
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
     finally:
         if parent != top:

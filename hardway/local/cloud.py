@@ -13,16 +13,22 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from hardway.config import VM
+from hardway.errors import HardwayError
 from hardway.local.addresses import AddressPool
 from hardway.local.api.access_keys import AccessKeys
 from hardway.local.api.local_instance import LocalInstance
-from hardway.local.machines import cloudinit
+from hardway.local.machines import cloudinit, guest_image
+from hardway.local.machines.isolation import Isolation
 from hardway.local.machines.machine import Machine
 from hardway.local.machines.metadata import MetadataService
+from hardway.local.machines.process_machine import ProcessMachine
 from hardway.local.machines.processes import SandboxError, SpawnerClient
+from hardway.local.machines.qemu import Hardware
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.toolbox import Toolbox
+from hardway.local.machines.virtual_machine import Host, VirtualMachine
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,7 @@ class Cloud:
         directory: Path,
         spawner: SpawnerClient,
         toolbox: Toolbox,
-        level: str,
+        isolation: Isolation,
         boot_delay: float,
         secret: str,
         endpoint: str,
@@ -52,7 +58,7 @@ class Cloud:
         self._directory = directory
         self._spawner = spawner
         self._toolbox = toolbox
-        self._level = level
+        self._isolation = isolation
         self._boot_delay = boot_delay
         self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
@@ -126,26 +132,38 @@ class Cloud:
                 log.exception("%s", instance.id)
 
     async def _launch(self, instance: LocalInstance) -> None:
-        metadata = self._metadata[instance.id] = MetadataService(instance.metadata)
         try:
-            endpoint = await metadata.listen(instance.address.ip)
-        except OSError as error:
-            self._fail(instance, error)
-            return
-        sandbox = self._sandbox(instance, endpoint)
-        user_data = cloudinit.parts(instance.user_data_content)
-        machine = Machine(instance.id, instance.address, sandbox, instance.key, instance.power, user_data)
-        self.machines[instance.id] = machine
-        try:
-            sandbox.disk.create()
-            with open(self._toolbox.hosts, "a") as hosts:
-                hosts.write(f"{instance.address.ip} {sandbox.disk.hostname} {instance.private_dns_name}\n")
-        except OSError as error:
+            machine = self.machines[instance.id] = await self._machine(instance)
+            await machine.create()
+        except (HardwayError, SandboxError, OSError) as error:
             self._fail(instance, error)
             return
         await self._boot(instance)
         if instance.state == "running":
-            machine.background(machine.run_user_data())
+            machine.start_user_data()
+
+    async def _machine(self, instance: LocalInstance) -> Machine:
+        """Give an instance the machine that it will run on. Raises OSError, HardwayError for a missing guest."""
+        metadata = self._metadata[instance.id] = MetadataService(instance.metadata)
+        if self._isolation.level == VM:
+            return self._virtual_machine(instance, metadata)
+        sandbox = self._sandbox(instance, await metadata.listen(instance.address.ip))
+        with open(self._toolbox.hosts, "a") as hosts:
+            hosts.write(f"{instance.address.ip} {sandbox.disk.hostname} {instance.private_dns_name}\n")
+        user_data = cloudinit.parts(instance.user_data_content)
+        return ProcessMachine(instance.id, instance.address, sandbox, instance.key, instance.power, user_data)
+
+    def _virtual_machine(self, instance: LocalInstance, metadata: MetadataService) -> VirtualMachine:
+        image = instance.public_image
+        guest = guest_image.find(guest_image.release_of(image.name if image else ""))
+        hardware = Hardware(instance.id, instance.instance_type, instance.mac, instance.address, instance.users[0])
+        host = Host(self._spawner, self._isolation.accelerator)
+        place = self._place(instance)
+        return VirtualMachine(host, hardware, guest, place, instance.store_count, metadata, instance.power)
+
+    def _place(self, instance: LocalInstance) -> Path:
+        """The directory of an instance's machine."""
+        return self._directory / "instances" / instance.id
 
     def _sandbox(self, instance: LocalInstance, metadata_endpoint: str) -> Sandbox:
         environment = {
@@ -158,9 +176,8 @@ class Cloud:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata_endpoint,
             "HARDWAY_ADDRESS": instance.address.ip,
         }
-        directory = self._directory / "instances" / instance.id
         hostname = "ip-" + instance.address.ip.replace(".", "-")
-        disk = RootDisk(directory, self._toolbox, hostname, instance.users, self._level)
+        disk = RootDisk(self._place(instance), self._toolbox, hostname, instance.users, self._isolation.level)
         return Sandbox(self._spawner, disk, environment)
 
     async def _boot(self, instance: LocalInstance) -> None:
@@ -188,7 +205,7 @@ class Cloud:
         instance.lose("Server.InternalError", str(error))
 
     async def _halt(self, instance: LocalInstance) -> None:
-        await self.machines[instance.id].halt()
+        await self.machines[instance.id].stop()
         if instance.state == "stopping":
             instance.settle("stopped")
 
@@ -196,7 +213,7 @@ class Cloud:
         if machine := self.machines.pop(instance.id, None):
             await machine.halt()
             try:
-                await self._loop.run_in_executor(None, machine.sandbox.disk.remove)
+                await self._loop.run_in_executor(None, machine.remove)
             except OSError as error:
                 log.error("%s: its directory stays until the cloud ends: %s", instance.id, error)
         self._metadata.pop(instance.id).close()
@@ -209,7 +226,7 @@ class Cloud:
         if machine is None:  # ended meanwhile
             self._rebooting.discard(instance.id)
             return
-        await machine.halt()
+        await machine.shut_down()
         self._rebooting.discard(instance.id)
         await self._delay(instance)
         if instance.state == "running":

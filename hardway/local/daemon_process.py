@@ -94,7 +94,7 @@ async def _cloud(directory: Path, spawner: SpawnerClient, settings: Local) -> As
 
     secret = secrets.token_urlsafe(30)
     server = Server()
-    cloud = Cloud(directory, spawner, toolbox, chosen.level, settings.boot_delay, secret, server.endpoint)
+    cloud = Cloud(directory, spawner, toolbox, chosen, settings.boot_delay, secret, server.endpoint)
     faults = FaultInjector(cloud)
     server.start(cloud, faults, LaunchBuckets(settings.launch_bucket, settings.launch_refill))
     try:

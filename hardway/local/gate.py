@@ -127,7 +127,7 @@ class _Body:
         environ = self._environ
         length = environ.get("CONTENT_LENGTH", "") or "0"
         if not (length.isascii() and length.isdigit()):
-            raise Refused("InvalidRequest", "Content-Length is no number.")
+            raise Refused("InvalidRequest", "Content-Length is not a number.")
         chunked = bool(environ.get("wsgi.input_terminated"))
         left = int(length[:15])
         if not chunked and most is not None and left > most:

@@ -309,7 +309,7 @@ def _time(date: str) -> float:
     try:
         return calendar.timegm(time.strptime(date, DATE))
     except ValueError:
-        raise Refused("AccessDenied", "X-Amz-Date is no time.") from None
+        raise Refused("AccessDenied", "X-Amz-Date is not a time.") from None
 
 
 def _once(query: Pairs) -> Mapping[str, str]:

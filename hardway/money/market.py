@@ -150,7 +150,7 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]
         raise UsageError(f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, which EC2 remembers")
     if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", type):
         types = settings.command("ec2.types")
-        raise UsageError(f"{type!r} is no instance type: name one, such as m7i.large (`{types}` lists them)")
+        raise UsageError(f"{type!r} is not an instance type: name one, such as m7i.large (`{types}` lists them)")
     end = datetime.now(timezone.utc)
     start = end - timedelta(days=days)
     changes: dict[str, dict[datetime, float]] = {}

@@ -1936,8 +1936,11 @@ def nameless(directory: str) -> int:
 # From the first connection on
 
 
-def main(job: str) -> None:
-    """Connect this process's stdin and stdout to the agent of the job, starting it if there is none."""
+def main(job: str, aws: "tuple[str, str, str] | None" = None) -> None:
+    """Connect this process's stdin and stdout to the agent of the job, starting it if there is none.
+
+    `aws` is what `bring_aws` takes.
+    """
     home = os.path.expanduser("~")
     if not os.path.isdir(home):
         home = "/"
@@ -1946,6 +1949,9 @@ def main(job: str) -> None:
     for _ in range(100):
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
+            if aws:
+                bring_aws(home, *aws)
+                aws = None
             killed = os.path.exists(os.path.join(directory, "socket"))
             lock = locked(directory)
         except FileNotFoundError:
@@ -1967,6 +1973,29 @@ def main(job: str) -> None:
         else:
             os.close(lock)
     os.write(1, MARK + frame(ERROR, 0, 0, b"the agent of this job neither answers nor dies"))
+
+
+def bring_aws(home: str, when: str, name: str, packed: str) -> None:
+    """Put our `aws` first on PATH: always, or ("auto") where there is none. Its file stays, for the next job."""
+    if when == "auto" and which("aws"):
+        return
+    folder = os.path.join(home, ".hardway", name)
+    path = os.path.join(folder, "aws")
+    if not os.access(path, os.X_OK):
+        import binascii
+
+        os.makedirs(folder, 0o700, exist_ok=True)
+        new = path + "-" + os.urandom(8).hex()
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+        try:
+            write_all(fd, zlib.decompress(binascii.a2b_base64(packed), 47))
+            os.rename(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
+        finally:
+            os.close(fd)
+    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
 
 
 def locked(directory: str) -> int:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import os
 import re
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hardway.errors import UsageError, reason_of
+from hardway.pmap.stream import Stream, from_items, from_pipe
 from hardway.system.paths import expanded
 from hardway.tables import count
 from hardway.terminal import printable
@@ -38,6 +42,16 @@ class Arguments:
     skipped: int = 0
     source: str = "ARGS"
     hint: str = ""
+
+    @property
+    def described(self) -> str:
+        """The number of arguments, in words."""
+        return count(len(self.items), "argument")
+
+    def warn(self, say: Callable[[str], None]) -> None:
+        """Have `say` told what looks wrong in the arguments, if anything does."""
+        if self.hint:
+            say(self.hint)
 
     def kept(self, null: bool) -> tuple[bytes, bool]:
         """Return a file's content from which `read` makes these arguments, and whether `null` is needed.
@@ -181,6 +195,31 @@ def read(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = Fal
     return Arguments(items, cutter.skipped, source, cutter.hint or hint)
 
 
+def given(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = False) -> Arguments | Stream:
+    """Return the same arguments as `read`, as a stream if they come through a pipe or from a terminal, or are one."""
+    if isinstance(args, Stream):
+        return args
+    cutter = Cutter(null, crlf)
+    if args == "-" and _is_piped(stdin := _stdin()):
+        return Stream(partial(from_pipe, stdin.fileno(), cutter), cutter, "-")
+    if isinstance(args, str) and args.startswith("@") and "\n" not in args:
+        with contextlib.suppress(OSError), _path(args).open("rb", buffering=0) as file:
+            if _is_piped(file):
+                return Stream(partial(from_pipe, os.dup(file.fileno()), cutter), cutter, "-")
+    return read(args, null, crlf)
+
+
+def stream(args: str | Iterable[str | bytes], null: bool, crlf: bool, ordered: bool) -> Stream:
+    """Return the same arguments as a stream whose results somebody will take; see `Stream`. Raises UsageError."""
+    found = given(args, null, crlf) if isinstance(args, str | bytes) else args
+    if isinstance(found, Stream):
+        return found.with_results(ordered)
+    if isinstance(found, Arguments):
+        return stream(found.items, null, False, ordered)
+    cutter = Cutter(null, crlf)
+    return Stream(lambda is_wanted: from_items(_items(found), cutter), cutter, "ARGS", ordered, consumed=True)
+
+
 def hint_of_command(command: str) -> str:
     """Return a line about a command with `{}` in place of its argument; empty for another one."""
     if _BRACES.search(command) and not _OWN_BRACES.search(command):
@@ -215,6 +254,15 @@ def _stdin() -> BinaryIO:
     if sys.stdin is None:
         raise UsageError("the arguments are to come from stdin (-), which is closed")
     return sys.stdin.buffer
+
+
+def _is_piped(file: Any) -> bool:
+    """Return whether a file is a pipe, socket or terminal; it may be an object that a Python caller put there."""
+    try:
+        mode = os.fstat(file.fileno()).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or bool(file.isatty())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _path(args: str) -> Path:

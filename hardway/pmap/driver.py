@@ -24,6 +24,7 @@ from hardway.pmap.endings import Outcome
 from hardway.pmap.events import Event
 from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
+from hardway.pmap.intake import Intake
 from hardway.pmap.job import Job
 from hardway.pmap.journal import Result
 from hardway.pmap.ledger import Ledger, Lie
@@ -66,6 +67,7 @@ class Driver:
         find: Callable[[], Sequence[Instance]] | None = None,
         load: Load | None = None,
         expect: Expected | None = None,
+        intake: Intake | None = None,
     ) -> None:
         """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
@@ -73,14 +75,17 @@ class Driver:
         `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
         maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
         `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
-        counts once the object that `expect` names is there.
+        counts once the object that `expect` names is there. With an `intake` tasks are added while the job runs.
         """
         self.job = job
         self.arguments = arguments
         self.numbers = numbers
         self.settings = settings
         self.progress = progress
-        self.positions = {number: position for position, number in enumerate(numbers)}
+        self.positions: Mapping[int, int] = (
+            intake.positions if intake else {number: position for position, number in enumerate(numbers)}
+        )
+        self._intake = intake
         self.schedule = Schedule(
             len(arguments),
             retries=settings.mapreduce.retries,
@@ -93,7 +98,8 @@ class Driver:
         self._avoids = bool(avoid)
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
-        self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, on_result)
+        told = self._give if intake else on_result
+        self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, told)
         self.outcome = self._log.outcome
         self._waited = 0.0  # seconds in which nothing was to be done
         self._stop = Stop()
@@ -125,6 +131,9 @@ class Driver:
         began = ended = now()
         self._log.begins()
         self._take_over()
+        if self._intake:
+            self._intake.stream.wake = lambda: self._events.put(events.Woken())
+            self._intake.begin(self.schedule)
         self.progress.begin(self.numbers, self.schedule.done)
         self._workers.start(min(CONNECTING_MOST, len(self._members) + 2))
         try:
@@ -161,17 +170,33 @@ class Driver:
             for event in self._connections.watch(time):
                 self._handle(event)
             self._poller.poll(self._connections.away(), time)
+            self._take_in(time)
             self._decide(time)
             self._flush()
             self._end_if_none_was_reached()
             self._end_if_none_is_left()
             self.progress.update(self.schedule, sum(member.is_up for member in self._members.values()), time)
 
+    def _take_in(self, time: float) -> None:
+        """Make tasks of arguments that have come."""
+        if self._intake:
+            try:
+                self._intake.look(self.schedule, time)
+            except HardwayError as error:
+                self._stop.error = self._stop.error or error
+
+    def _give(self, position: int, result: Result) -> None:
+        """Give a task's result to the stream that its argument came from; none comes after the job has stopped."""
+        failed = position in self.outcome.failed
+        if self._intake and not (failed and self.schedule.stopped):
+            self._intake.over(position, None if failed else result)
+
     def _patience(self) -> float:
         """Return how long the loop may wait for an event."""
         time = now()
         unsent = time + RESEND_AFTER if self._connections.has_unsent else None
-        times = [self.schedule.due(time), self._connections.next_try(), unsent]
+        intake = self._intake.next_look if self._intake and self._intake.next_look > time else None
+        times = [self.schedule.due(time), self._connections.next_try(), unsent, intake]
         return max(0.0, min([PATIENCE, *(due - time for due in times if due is not None)]))
 
     def _handle_all(self, timeout: float) -> None:
@@ -403,4 +428,5 @@ class Driver:
         return {member.name: member.price for member in self._members.values() if member.price is not None}
 
     def _unfinished(self) -> str:
-        return f"{self.schedule.done} of {self.schedule.total} tasks are done"
+        so_far = ", of those read so far" if self.schedule.more else ""
+        return f"{self.schedule.done} of {self.schedule.total} tasks are done{so_far}"

@@ -52,6 +52,7 @@ class Tally:
 
     def __init__(self, total: int) -> None:
         self.total = total
+        self.more = False
         self.done = self.failed = self.running = self.failed_attempts = self.retrying = 0
         self.unstarted = False
         self.next_retry: float | None = None

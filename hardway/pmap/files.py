@@ -126,7 +126,7 @@ def _below(path: Path, name: str, above: Sequence[tuple[int, int]]) -> Iterator[
             yield name, path
             return
         if not stat.S_ISDIR(about.st_mode):
-            raise UsageError(f"--files {printable(str(path))}: it is no file or directory")
+            raise UsageError(f"--files {printable(str(path))}: it is neither a file nor a directory")
         own = (about.st_dev, about.st_ino)
         if own in above:
             raise UsageError(f"--files {printable(str(path))}: a link leads back to a directory that it is in")
@@ -212,12 +212,12 @@ class Load:
             for name, hosts in self._absent.items()
         ]
 
-    def call(self, folder: str) -> bytes:
-        """Return the agent's last lines of source, which receive the files of this folder's job and start the agent."""
+    def call(self, folder: str, start: str) -> str:
+        """Return the agent's last lines of source, which receive the files of this folder's job and then `start`."""
         # The last place, the home directory with the file's last name, is searched if no other place has the file.
         wanted = [(places, len(places) - 1, digest) for _, digest, places in self._wanted]
         size = self._files.size if self._files else 0
-        return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    main({folder!a})\n".encode()
+        return f"\nif entrust({folder!a}, {self.digest!r}, {size}, {wanted!a}):\n    {start}\n"
 
     def deliver(self, channel: paramiko.Channel, name: str) -> None:
         """Talk to `entrust` on the instance of this name until all files are there and the agent speaks next.

@@ -38,7 +38,7 @@ def check(results: str | os.PathLike[str], asked: Asked | None) -> Path:
         if not os.path.lexists(folder):
             return folder
         if not folder.is_dir():
-            raise UsageError(f"{said}: it is no directory")
+            raise UsageError(f"{said}: it is not a directory")
         owner = _owner(folder)
         ours = [name for name in os.listdir(folder) if _OURS.fullmatch(name) and _is_regular(folder / name)]
     except OSError as error:

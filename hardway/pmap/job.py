@@ -46,7 +46,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 from hardway import files
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
@@ -66,6 +66,7 @@ _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)
 TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout that may stand among others', where they can't be dropped
 SUMMARY_EVERY = 5.0  # seconds, while the job runs
 _PIECE = 1 << 20
+_RECORDS = 8192 * HEAD_SIZE  # bytes of a piece that has whole records, of heads and of keys
 _CUT = " … ".encode()
 
 
@@ -142,21 +143,36 @@ def summarize(path: Path, asked: Asked, history: History, state: str) -> dict[st
         with contextlib.suppress(OSError):
             about["ended"] = (path / "journal").stat().st_mtime
         about["bytes"] = summary.size_of(path)
-    summary.write(path, about)
+    summary.write(path, about, history.whole)
     return about
 
 
-def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
-    """Hash each argument; the second of two equal arguments is another task."""
-    seen: dict[bytes, int] = {}
-    keys = []
-    for argument in arguments:
+class Keys:
+    """Hashes arguments, one after the other; the second of two equal arguments is another task."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def of(self, argument: bytes) -> bytes:
+        """Return the key of the next argument."""
         key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
-        count = seen[key] = seen.get(key, 0) + 1
-        if count > 1:
-            key = hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
-        keys.append(key)
-    return keys
+        count = self._seen[key] = self._seen.get(key, 0) + 1
+        return _key_again(key, count)
+
+    def peek(self, argument: bytes) -> bytes:
+        """Return the key that the argument would have as the next one."""
+        key = hashlib.blake2b(argument, digest_size=KEY_SIZE).digest()
+        return _key_again(key, self._seen.get(key, 0) + 1)
+
+
+def _key_again(key: bytes, count: int) -> bytes:
+    """Return the key of an argument that is there for this time."""
+    return key if count == 1 else hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
+
+
+def keys_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """Hash each argument; see `Keys`."""
+    return [*map(Keys().of, arguments)]
 
 
 class Job:
@@ -259,7 +275,7 @@ class Job:
         """Write pending data and release the job's lock."""
         try:
             self.flush()
-            self._summarize(summary.ending(self.history))
+            self._summarize(summary.ending_of(self.history))
         finally:
             self._close_files()
             self.outputs.close()
@@ -283,26 +299,28 @@ class Job:
         known = {key: number for number, key in enumerate(self.keys, 1)}
         new = [place for place, key in enumerate(keys) if key not in known]
         if new:
-            numbers = b"".join(keys[place] for place in new)
-            heads = b"".join(_head(arguments[place] if arguments else b"") for place in new)
-            history = self.history
-            history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
-            whole = enumerate((arguments[place] if arguments else b"" for place in new), len(self.keys) + 1)
-            long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
-            kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
-            with self.writing():
-                for name, size, data in (*kept, (LONG, history.long, long)):
-                    self._files[name].truncate(size)  # what a crash left too much of
-                    _write(self._files[name], data)
-                    os.fsync(self._files[name].fileno())
-            history.tasks += len(new)
-            history.long += len(long)
-            self._lines.append(journal.tasks_line(history))
-            self.sync("journal")
-        for place in new:
-            self.keys.append(keys[place])
-            known[keys[place]] = len(self.keys)
+            known |= {keys[place]: number for number, place in enumerate(new, len(self.keys) + 1)}
+            self.append([keys[place] for place in new], [arguments[place] if arguments else b"" for place in new])
         return [known[key] for key in keys]
+
+    def append(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> None:
+        """Give the next numbers to new tasks with these keys, and store the beginnings of their arguments."""
+        numbers, heads = b"".join(keys), b"".join(map(_head, arguments))
+        history = self.history
+        history.keys, history.heads = zlib.crc32(numbers, history.keys), zlib.crc32(heads, history.heads)
+        whole = enumerate(arguments, len(self.keys) + 1)
+        long = b"".join(_long(number, argument) for number, argument in whole if len(_text(argument)) >= HEAD_SIZE)
+        kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
+        with self.writing():
+            for name, size, data in (*kept, (LONG, history.long, long)):
+                self._files[name].truncate(size)  # what a crash left too much of
+                _write(self._files[name], data)
+                os.fsync(self._files[name].fileno())
+        history.tasks += len(keys)
+        history.long += len(long)
+        self._lines.append(journal.tasks_line(history))
+        self.sync("journal")
+        self.keys.extend(keys)
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
@@ -577,13 +595,32 @@ def read_journal(path: Path, asked: Asked) -> tuple[bytes, History]:
         raise Damaged(file, f"is not what was written, from {error} on") from None
 
 
-def read_keys(path: Path, history: History) -> list[bytes]:
+def journal_pieces(path: Path, asked: Asked) -> Iterator[bytes]:
+    """Read a job's journal piece by piece, up to its end as it is now. Raises Damaged if it isn't the job's."""
+    file, first = path / "journal", History().sealed([journal.first_line(asked.seal)])
+    pieces = _pieces_of(file)
+    piece = next(pieces, b"")
+    if not piece.startswith(first):
+        raise Damaged(file, "is not of this job.json")
+    yield piece
+    yield from pieces
+
+
+class Numbered(Protocol):
+    """The number of a job's tasks, and the checksums of what is kept of each."""
+
+    tasks: int
+    keys: int
+    heads: int
+
+
+def read_keys(path: Path, history: Numbered) -> list[bytes]:
     """Read the tasks' keys. Raises Damaged if the keys or the heads are damaged."""
     keys, _ = _keys_and_heads(path, history)
     return _records(keys, KEY_SIZE)
 
 
-def _keys_and_heads(path: Path, history: History) -> tuple[bytes, bytes]:
+def _keys_and_heads(path: Path, history: Numbered) -> tuple[bytes, bytes]:
     """Read the tasks' keys and heads. Raises Damaged if either are damaged."""
     sizes = {"keys": KEY_SIZE * history.tasks, "heads": HEAD_SIZE * history.tasks}
     contents = {name: content_of(path / name)[:size] for name, size in sizes.items()}
@@ -638,13 +675,37 @@ def read_asked(path: Path) -> Asked:
     return asked
 
 
-def read_heads(path: Path, history: History) -> list[bytes]:
-    """Read the beginning of each task's argument, and the end of a longer one; empty if it isn't known.
+class Heads(Sequence[bytes]):
+    """The beginning of each task's argument, and the end of a longer one; empty if it isn't known. Read when asked."""
 
-    Raises Damaged.
-    """
-    _, heads = _keys_and_heads(path, history)
-    return [_read_head(record) for record in _records(heads, HEAD_SIZE)]
+    def __init__(self, path: Path, numbered: Numbered) -> None:
+        """Check the files of a job. Raises Damaged."""
+        self._file = path / "heads"
+        self._tasks = numbered.tasks
+        sizes = (("keys", KEY_SIZE, numbered.keys), ("heads", HEAD_SIZE, numbered.heads))
+        for name, size, wanted in sizes:
+            checksum, length = _checksum(_pieces_of(path / name, size * numbered.tasks))
+            if length != size * numbered.tasks:
+                raise Damaged(path / name, f"has {length} of its {size * numbered.tasks} bytes")
+            if checksum != wanted:
+                raise Damaged(path / name, "is not what was written")
+
+    def __len__(self) -> int:
+        return self._tasks
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(self._tasks))]
+        place = range(self._tasks)[place]
+        return next(map(_read_head, _pieces_of(self._file, HEAD_SIZE, place * HEAD_SIZE)))
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in _pieces_of(self._file, HEAD_SIZE * self._tasks):
+            yield from map(_read_head, _records(piece, HEAD_SIZE))
 
 
 def read_arguments(path: Path, history: History) -> list[bytes | None]:
@@ -720,7 +781,7 @@ def open_file(path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if os.fstat(fd).st_mode & 0o077:
             os.fchmod(fd, 0o600)
     except BaseException:
@@ -734,6 +795,24 @@ def content_of(path: Path) -> bytes:
     try:
         with FileIO(open_file(path, os.O_RDONLY)) as file:
             return file.readall() or b""
+    except OSError as error:
+        raise Damaged(path, f"can't be read: {reason_of(error)}") from None
+
+
+def _pieces_of(path: Path, size: int | None = None, at: int = 0) -> Iterator[bytes]:
+    """Read a file in a job's directory, up to this size, or its end as it is now. Raises Damaged if it can't be read.
+
+    All pieces but the last have whole records.
+    """
+    try:
+        fd = open_file(path, os.O_RDONLY)
+        try:
+            left = os.fstat(fd).st_size - at if size is None else size
+            while left > 0 and (piece := os.pread(fd, min(left, _RECORDS), at)):
+                yield piece
+                at, left = at + len(piece), left - len(piece)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Damaged(path, f"can't be read: {reason_of(error)}") from None
 

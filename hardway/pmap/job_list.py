@@ -27,7 +27,6 @@ from hardway.pmap.job import (
     summarize,
 )
 from hardway.pmap.job_paths import all_jobs, jobs_path, made
-from hardway.pmap.journal import History
 from hardway.tables import Table, count, duration, money, size
 from hardway.terminal import printable
 
@@ -138,7 +137,8 @@ class Jobs(Table[dict[str, Any]]):
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a job: name, label, state (see `state_of`, or damaged), command, numbers of tasks (all, done, failed).
+    """Describe a job: name, label, command, state (running, done, failed, stopped or damaged), numbers of tasks (all,
+    done, failed).
 
     The rest is when it was created and last worked on (seconds of Unix), the duration in seconds, the number of
     instances and their cost in USD, each None if unknown, and the bytes that it takes on the disk; `damage` is the
@@ -167,7 +167,7 @@ def _described(path: Path) -> dict[str, Any]:
         return found | {"damage": error.what if isinstance(error, Damaged) else str(error)}
     if is_driven(path):
         return found | summary.of_history(history) | {"state": summary.RUNNING}
-    return summarize(path, asked, history, summary.ending(history))
+    return summarize(path, asked, history, summary.ending_of(history))
 
 
 def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
@@ -185,11 +185,6 @@ def _resume_line(name: str) -> str:
         return content_of(jobs_path() / name / "resume").decode(errors="surrogateescape").strip()
     except Damaged:
         return ""
-
-
-def state_of(path: Path, history: History) -> str:
-    """Return running, done, failed or stopped."""
-    return summary.RUNNING if is_driven(path) else summary.ending(history)
 
 
 def parse_age(text: str) -> float:

@@ -38,7 +38,7 @@ class History:
     killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
     host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
     the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
-    `chain` is the last line's checksum.
+    `chain` is the last line's checksum, and `whole` the checksum of all lines together.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class History:
     heads: int = 0
     long: int = 0
     chain: int = 0
+    whole: int = 0
 
     def ran(self, kind: str, about: Mapping[str, Any]) -> None:
         """Take in an event of the job: the beginning or the end of a run."""
@@ -69,7 +70,9 @@ class History:
             chain = zlib.crc32(data, chain)
             lines.append(b"%b %08x\n" % (data, chain))
         self.chain = chain
-        return b"".join(lines)
+        data = b"".join(lines)
+        self.whole = zlib.crc32(data, self.whole)
+        return data
 
 
 def first_line(seal: str) -> str:
@@ -121,10 +124,16 @@ def words_of(line: bytes, chain: int) -> tuple[list[str], int]:
 
     Raises ValueError if the line isn't the one that was written after that line.
     """
-    text, _, checksum = line.rpartition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text, chain):
+    chain = check(line, chain)
+    return line[:-9].decode("ascii").split(" "), chain
+
+
+def check(line: bytes, chain: int) -> int:
+    """Return the checksum of a line; `chain` is that of the line before. Raises ValueError as `words_of` does."""
+    chain = zlib.crc32(line[:-9], chain)
+    if line[-9:] != b" %08x" % chain:
         raise ValueError("not what was written")
-    return text.decode("ascii").split(" "), int(checksum, 16)
+    return chain
 
 
 def result_of(words: Sequence[str]) -> Result:
@@ -142,7 +151,7 @@ def result_of(words: Sequence[str]) -> Result:
 
 def read_history(data: bytes) -> History:
     """Read a journal. Raises ValueError with the number of the first invalid line."""
-    history = History()
+    history = History(whole=zlib.crc32(data))
     ended: dict[tuple[int, int], Result] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:

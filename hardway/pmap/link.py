@@ -33,6 +33,7 @@ from hardway.errors import HardwayError
 from hardway.pmap import agent
 from hardway.pmap.files import Load
 from hardway.pmap.ledger import CPUS_MOST, Holding, Ledger, Lie
+from hardway.s3 import fast_aws
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import other_user
@@ -177,9 +178,10 @@ class Link:
             channel = ssh.open_session(connection, environment)
             channel.settimeout(settings.ec2.connect_timeout)
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
-            call = load.call(job) if load else f"main({job!r})".encode()
+            start = f"main({job!a}, {fast_aws.brought(settings)!a})"
+            call = load.call(job, start) if load else start
             with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
-                _send_within(channel, program(call), settings.ec2.connect_timeout)
+                _send_within(channel, program(call.encode()), settings.ec2.connect_timeout)
             if load:
                 load.deliver(channel, self.instance.id)
             channel.settimeout(0.0)

@@ -21,12 +21,15 @@ RETRIES_TOLD = 5  # lines about retries before they are only counted
 class JobStanding(Protocol):
     """Numbers of tasks, and of failed attempts; times are monotonic.
 
+    `total` is the number so far if there may be `more`.
     `retrying` tasks wait before they are tried again, the first of them until `next_retry`. `unstarted` says whether
     other tasks wait for a slot. `slowest` is the position, host and start of the task that has run longest.
     """
 
     @property
     def total(self) -> int: ...
+    @property
+    def more(self) -> bool: ...
     @property
     def done(self) -> int: ...
     @property
@@ -132,7 +135,8 @@ class Progress:
     def line(self, standing: JobStanding, instances: int, now: float) -> str:
         """Return one line with the job's progress, and the tasks it waits for."""
         rate = (standing.done - self._done_at_start) / max(now - self._began, 0.001)
-        parts = [f"{standing.done}/{standing.total} done"]
+        so_far = f"{standing.done:,} of {standing.total:,} so far done"
+        parts = [so_far if standing.more else f"{standing.done}/{standing.total} done"]
         if standing.failed:
             parts.append(f"{standing.failed} failed")
         if standing.running:
@@ -147,7 +151,7 @@ class Progress:
         if rate > 0:
             parts.append(f"{rate:.3g} tasks/s")
         parts.append(count(instances, "instance"))
-        if rate > 0 and standing.unstarted:  # the rate doesn't predict when the last tasks end
+        if rate > 0 and standing.unstarted and not standing.more:  # the rate doesn't predict when the last tasks end
             parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import BinaryIO, NamedTuple, overload
+from typing import BinaryIO, NamedTuple, Protocol, overload
 
 from hardway.errors import Failed, HardwayError
 
@@ -84,22 +84,50 @@ class Results(Sequence[str]):
             raise
 
     def _write_to(self, stream: BinaryIO) -> None:
-        last = b"\n"
+        writer = ResultWriter(stream)
         for position in self._positions:
-            if position in self._missing:
-                stream.write(b"\n" if last == b"\n" else b"\n\n")
-                last = b"\n"
-                continue
-            begins = True
-            for piece in self._pieces(position):
-                if begins and last != b"\n":
-                    stream.write(b"\n")
-                begins = False
-                stream.write(piece)
-                last = piece[-1:]
-        if self._lines and last != b"\n":
-            stream.write(b"\n")
+            writer.add(None if position in self._missing else self._pieces(position))
+        if self._lines and writer.is_open:
+            writer.close_line()
         stream.flush()
+
+
+class ByteSink(Protocol):
+    """A place for bytes."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+class ResultWriter:
+    """Writes results one after the other, unchanged, with a newline before the next one where it is lacking."""
+
+    def __init__(self, stream: ByteSink) -> None:
+        self._stream = stream
+        self._last = b"\n"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last result lacks a newline at its end."""
+        return self._last != b"\n"
+
+    def add(self, pieces: Iterable[bytes] | None) -> None:
+        """Write a result; None for a missing one, an empty line."""
+        if pieces is None:
+            self._stream.write(b"\n\n" if self.is_open else b"\n")
+            self._last = b"\n"
+            return
+        begins = True
+        for piece in pieces:
+            if begins and self.is_open:
+                self._stream.write(b"\n")
+            begins = False
+            self._stream.write(piece)
+            self._last = piece[-1:]
+
+    def close_line(self) -> None:
+        """Write the newline that the last result lacks."""
+        self._stream.write(b"\n")
+        self._last = b"\n"
 
 
 class FailedTask(NamedTuple):

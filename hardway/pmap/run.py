@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hardway import aws
 from hardway.config import Settings, aws_variables
@@ -31,16 +31,19 @@ from hardway.pmap.endings import Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
-from hardway.pmap.job import Job, fingerprint, keys_of, read_asked
+from hardway.pmap.intake import Intake, known_arguments
+from hardway.pmap.job import Job, Outputs, fingerprint, keys_of, read_asked
 from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
+from hardway.pmap.stream import Stream
 from hardway.system.paths import current_directory
 from hardway.tables import count, duration
 from hardway.terminal import command_line, printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
+KEPT_MOST = 100_000  # arguments of a stream that are kept for the line that resumes its job
 Value = TypeVar("Value")
 _OF_AWS = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)(:\d+)?/?$")
 
@@ -48,7 +51,7 @@ _OF_AWS = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)(:\d+)?/?$")
 def pmap(
     settings: Settings,
     selector: str | Iterable[str],
-    arguments: Arguments,
+    arguments: Arguments | Stream,
     command: str,
     *,
     keep_going: bool = False,
@@ -69,6 +72,7 @@ def pmap(
     expect: str = "",
     flags: Sequence[str] = (),
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
+    publish: Callable[[Any], None] = lambda results: None,
 ) -> Results:
     """Run the command once for each argument on the instances, and return the results in argument order.
 
@@ -86,7 +90,8 @@ def pmap(
     `results`, each task's stdout, stderr, exit code and times are files there, and the paths are returned. `engine` is
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
     `expect` of a task (see `Expected`) must exist before its result counts. `flags` are the person's flags, used in the
-    line that resumes the job.
+    line that resumes the job. `publish` is given an object that writes a stream's results while the job runs. With
+    `verify`, `results` and `engine` a stream is read to its end first.
 
     Raises UsageError for bad input, TasksFailed if tasks failed, Failed if no instance is left, Interrupted after
     Ctrl-C, and HardwayError for SIGTERM and SIGHUP.
@@ -99,11 +104,13 @@ def pmap(
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
         raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
-    most_failed = read_halt(halt, keep_going, len(arguments.items))
+    most_failed = read_halt(halt, keep_going)
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
     with contextlib.ExitStack() as stack:
         unused = stack.enter_context(contextlib.ExitStack())  # removes a job of which nothing was started
+        if isinstance(arguments, Stream):
+            stack.callback(arguments.close)
         packed = files.pack(send)
         if packed:
             stack.enter_context(packed)
@@ -112,11 +119,13 @@ def pmap(
         before(selected)
         where = _where(settings, selected)
         shown = stack.enter_context(Progress(progress))
-        if arguments.skipped:
+        if isinstance(arguments, Stream) and (verify or engine or results is not None):
+            arguments = Arguments(list(arguments), arguments.cutter.skipped, arguments.source)
+        if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
             shown.say("--depends: what Dask's workers have of these files is not compared with what is here")
-        if not arguments.items:
+        if not (arguments.first() if isinstance(arguments, Stream) else arguments.items):
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
         if ends := [instance.ends for instance in selected if instance.ends]:
@@ -153,8 +162,13 @@ def pmap(
             if join:
                 job_run.find = partial(instances.select, settings, selector)
             if verify:
-                job_run.verify(min(verify, len(arguments.items)))
-            return job_run.all()
+                job_run.verify(min(verify, len(job_run.items)))
+            if isinstance(arguments, Stream):
+                with arguments.published(publish):
+                    outcome = job_run.drive_all()
+            else:
+                outcome = job_run.drive_all()
+            return job_run.finish(outcome)
         except UsageError as error:
             if job_run and job_run.has_started:
                 raise Failed(str(error)) from None
@@ -163,16 +177,19 @@ def pmap(
             raise
 
 
-def read_halt(text: str, keep_going: bool, tasks: int) -> int:
-    """Return the number of failed tasks at which no more tasks start; 0 for no limit. Raises UsageError."""
+def read_halt(text: str, keep_going: bool) -> Callable[[int], int]:
+    """Return a function from the number of tasks to the number of failed ones at which no more start; 0 for no limit.
+
+    Raises UsageError.
+    """
     if not text:
-        return 0 if keep_going else 1
+        return lambda tasks: 0 if keep_going else 1
     if keep_going:
         raise UsageError("--halt says when to stop, and --keep-going never to: give one of them")
     number, percent = text.removesuffix("%"), text.endswith("%")
     if not re.fullmatch(r"\d{1,9}", number) or int(number) < 1 or (percent and int(number) > 100):
         raise UsageError(f"--halt {printable(text)!r}: it is a number of failed tasks, or a share of all such as 5%")
-    return max(1, -(-int(number) * tasks // 100)) if percent else int(number)
+    return lambda tasks: max(1, -(-int(number) * tasks // 100)) if percent else int(number)
 
 
 def _where(settings: Settings, selected: Sequence[instances.Instance]) -> dict[str, str]:
@@ -244,11 +261,11 @@ class _Run:
         command: str,
         settings: Settings,
         selected: Sequence[instances.Instance],
-        arguments: Arguments,
+        arguments: Arguments | Stream,
         target: Path | None,
         shown: Progress,
         *,
-        halt: int,
+        halt: Callable[[int], int],
         fail_fast: bool,
         backup: bool,
         workdir: str,
@@ -261,8 +278,6 @@ class _Run:
         self.command = command
         self.settings = settings
         self.selected = selected
-        self.items = items = arguments.items
-        self.halt = halt
         self.fail_fast = fail_fast
         self.has_started = False
         self.backup = backup
@@ -272,15 +287,34 @@ class _Run:
         self.load = load
         self.expect = expect
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
-        keys = keys_of(items)
-        self.numbers = job.number(keys, items)
+        self.flags = flags
+        self.intake: Intake | None = None
+        self.numbers: Sequence[int]
+        self.order: Sequence[int] = ()
+        if isinstance(arguments, Stream):
+            arguments.read = lambda position, result: self._streamed.pieces(position + 1, result)
+            self._streamed = Outputs(job.path)  # for the thread that takes results
+            self.intake = Intake(arguments, job, shown.say, halt, self._all_read)
+            self.items, self.numbers = self.intake.items, self.intake.numbers
+        else:
+            self.items = arguments.items
+            keys = keys_of(self.items)
+            self.numbers = job.number(keys, self.items)
+            self.order = longest_first(keys, job_list.latest_durations(command, job.path))
+        self.halt = halt(len(self.items))
         self.resuming = _Resuming(job, command, arguments, engine, flags)
         self._look_back()
-        self.order = longest_first(keys, job_list.latest_durations(command, job.path))
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
-    def all(self) -> Results:
-        """Run the tasks without a result, and return the results of all tasks."""
+    def _all_read(self) -> None:
+        """Keep the arguments of a stream that has been read to its end, for the line that resumes the job."""
+        if len(self.numbers) <= KEPT_MOST and len(items := known_arguments(self.job)) == len(self.numbers):
+            self.resuming = _Resuming(self.job, self.command, Arguments(items, source="-"), self.engine, self.flags)
+
+    def drive_all(self) -> Outcome:
+        """Run the tasks without a result."""
+        if self.intake:
+            return self._drive(self._driver(self.job, self.items, self.numbers, find=self.find, intake=self.intake))
         order, writer = self.order, self.writer
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
@@ -301,11 +335,16 @@ class _Run:
             )
         else:
             driver = self._driver(self.job, items, numbers, on_result, find=self.find)
-        outcome = self._drive(driver)
+        return self._drive(driver)
+
+    def finish(self, outcome: Outcome) -> Results:
+        """Return the results of all tasks. Raises TasksFailed if tasks failed."""
         self._resumable(self.job.sync)
         results = self._results()
         if outcome.failed:
-            failed = dict(sorted((order[place], result) for place, result in outcome.failed.items()))
+            order = self.order  # a stream's tasks are in the order of its arguments
+            places = ((order[place] if order else place, result) for place, result in outcome.failed.items())
+            failed = dict(sorted(places))
             self._say_failures(self.job, self.items, self.numbers, failed)
             printed = outcome.done > 0 and not outcome.left
             raise TasksFailed(self._why(outcome, self.numbers, failed), results, partial(self._failed, failed), printed)
@@ -374,6 +413,7 @@ class _Run:
         on_result: Callable[[int, Result], None] | None = None,
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[instances.Instance]] | None = None,
+        intake: Intake | None = None,
     ) -> Driver:
         return Driver(
             job,
@@ -392,6 +432,7 @@ class _Run:
             find=find,
             load=self.load,
             expect=self.expect,
+            intake=intake,
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
@@ -412,7 +453,7 @@ class _Run:
             return work()
         except HardwayError as error:
             goes_on = not isinstance(error, UsageError) or self.has_started
-            if "--resume" not in str(error) and goes_on:
+            if str(error) and "--resume" not in str(error) and goes_on:  # a reader who has gone is told nothing
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 
@@ -482,10 +523,14 @@ def longest_first(keys: Sequence[bytes], durations: Mapping[bytes, float]) -> Se
 class _Resuming:
     """The command that resumes a job on the same engine; it is kept in the job's directory, too."""
 
-    def __init__(self, job: Job, command: str, arguments: Arguments, engine: str, flags: Sequence[str]) -> None:
+    def __init__(
+        self, job: Job, command: str, arguments: Arguments | Stream, engine: str, flags: Sequence[str]
+    ) -> None:
         asked = job.asked
         source, needs = arguments.source, ""
-        if source in ("-", "ARGS"):
+        if isinstance(arguments, Stream):
+            needs = f", with the same arguments {'on stdin' if source == '-' else 'for ARGS'}"
+        elif source in ("-", "ARGS"):
             # Neither what was read from a pipe nor a long text can be named again.
             data, null = arguments.kept("--null" in flags)
             if data:

@@ -122,6 +122,7 @@ class Schedule:
         self.retried = 0
         self.backups = 0
         self.stopped = False
+        self.more = False  # further tasks may be added: the job isn't over yet
         self.hopeless: list[int] = []  # tasks whose failures were so alike that the job was stopped for them
         self.put_aside: list[Name] = []  # hosts set aside
         self.spared: list[Name] = []  # hosts that take tasks again, their announced end being past
@@ -144,6 +145,13 @@ class Schedule:
             self._over[task] = 1
             self._backlog.take(task)
             self.done += 1
+
+    def extend(self, tasks: int) -> None:
+        """Add this number of tasks, after those that are there."""
+        self.total += tasks
+        self._over.extend(bytes(tasks))
+        self._number.frombytes(bytes(self._number.itemsize * tasks))
+        self._backlog.total += tasks
 
     def used(self, task: int, attempt: int) -> None:
         """Note that attempt numbers up to this one belong to an earlier run."""
@@ -402,11 +410,11 @@ class Schedule:
 
     @property
     def finished_all(self) -> bool:
-        """Whether every task is over, or the job is hopeless, or no task runs after a stop.
+        """Whether every task is over and no more are added, or the job is hopeless, or no task runs after a stop.
 
         Attempts that lost a race may still run, and in a hopeless job also others.
         """
-        return self.left == 0 or bool(self.hopeless) or (self.stopped and self.idle)
+        return (self.left == 0 and not self.more) or bool(self.hopeless) or (self.stopped and self.idle)
 
     @property
     def idle(self) -> bool:

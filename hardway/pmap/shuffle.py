@@ -99,7 +99,7 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
 def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
     """Write the objects of these S3 URLs, one after the other, to the object `destination`, and return its URL.
 
-    Raises UsageError for a text that is no URL of an object, and Failed if an object can't be read or written. The
+    Raises UsageError for a text that is not the URL of an object, and Failed if an object can't be read or written. The
     destination is unchanged then.
     """
     target = objects.parse(destination)

@@ -26,12 +26,15 @@ _MOST = 1 << 20  # bytes; a command may be long
 _DIGEST = 32
 
 
-def write(path: Path, about: dict[str, Any]) -> None:
-    """Keep the description of a job that was made from its files just now. A disk that takes no more is no error."""
+def write(path: Path, about: dict[str, Any], journal: int) -> None:
+    """Keep the description of a job that was made from its files just now, and the checksum of its `journal`.
+
+    A disk that takes no more is no error.
+    """
     file = path / NAME
     try:
         made_from = [] if about["state"] == RUNNING else _stats(os.fspath(path))
-        data = json.dumps({"made_from": made_from, "about": about}).encode()
+        data = json.dumps({"made_from": made_from, "about": about, "journal": journal}).encode()
         files.write(file, [_digest(data), data])
     except (OSError, ValueError):
         with contextlib.suppress(OSError):
@@ -40,25 +43,39 @@ def write(path: Path, about: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any] | None:
     """Return the kept description of a job; None if there is none, or it isn't of the job's files as they are."""
+    found: dict[str, Any] | None = _kept(path).get("about")
+    return found
+
+
+def journal_checksum(path: Path) -> int | None:
+    """Return the checksum (CRC-32) of the whole journal of a job that has ended; None if it isn't known."""
+    kept = _kept(path)
+    return kept["journal"] if kept and kept["about"]["state"] != RUNNING else None
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the content of a valid summary, else nothing."""
     place = os.fspath(path)
     try:
         about = os.stat(place)
         if not files.is_ours(about) or about.st_mode & 0o022:
-            return None
+            return {}
         fd = os.open(f"{place}/{NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             data = os.read(fd, _MOST)
         finally:
             os.close(fd)
         if data[:_DIGEST] != _digest(data[_DIGEST:]):
-            return None
-        kept = json.loads(data[_DIGEST:])
-        found: dict[str, Any] = kept["about"]
-        if found["name"] != path.name or (found["state"] != RUNNING and kept["made_from"] != _stats(place)):
-            return None
+            return {}
+        kept: dict[str, Any] = json.loads(data[_DIGEST:])
+        found, checksum = kept["about"], kept["journal"]
+        if type(checksum) is not int or found["name"] != path.name:
+            return {}
+        if found["state"] != RUNNING and kept["made_from"] != _stats(place):
+            return {}
     except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return found
+        return {}
+    return kept
 
 
 def of_history(history: History) -> dict[str, Any]:
@@ -74,13 +91,18 @@ def of_history(history: History) -> dict[str, Any]:
     return found
 
 
-def ending(history: History) -> str:
-    """Return done, failed or stopped, for a job without a driver; it has failed if its last run ended so."""
-    if 0 < history.tasks == len(history.results):
+def ending(tasks: int, done: int, why: str) -> str:
+    """Return done, failed or stopped, for a job without a driver; `why` is why its last run ended, empty if unknown."""
+    if 0 < tasks == done:
         return "done"
-    why = str(history.runs[-1].get("why", "")) if history.runs else ""  # empty where the driver was killed
     by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
     return "stopped" if by_person else "failed"
+
+
+def ending_of(history: History) -> str:
+    """Return done, failed or stopped, for a job with this history and without a driver."""
+    why = str(history.runs[-1].get("why", "")) if history.runs else ""
+    return ending(history.tasks, len(history.results), why)
 
 
 def size_of(path: Path) -> int:

@@ -45,7 +45,7 @@ def parse(url: str) -> Object:
     """Read a URL, `s3://bucket/key`. Raises UsageError for any other text."""
     found = _URL.fullmatch(url)
     if not found:
-        raise UsageError(f"{url!r} is no URL of an object: write s3://bucket/key")
+        raise UsageError(f"{url!r} is not the URL of an object: write s3://bucket/key")
     return Object(*found.groups())
 
 

@@ -22,7 +22,7 @@ from hardway.terminal import last_line
 STALL_SECONDS = 120.0
 CHUNK = 1 << 18
 _LOOK_SECONDS = 0.5
-# This much of the script's output is taken before it is asked for, and the end of its complaints is kept.
+# The most of a script's output that is taken in advance, and the most of its complaints that is kept, from their end.
 _AHEAD_BYTES = 1 << 20
 _COMPLAINT_BYTES = 1 << 16
 _MOST_COMPLAINTS_BYTES = 1 << 26
@@ -117,7 +117,7 @@ class Channel:
                 self.finish()
                 raise TransferError(_LOST)
         if len(text) > most:
-            raise TransferError("it said what nobody asked it")
+            raise TransferError("it sent output that nobody asked for")
         self._out = rest
         return bytes(text)
 
@@ -223,7 +223,7 @@ class Channel:
         if self._words.too_much or self._complaints.too_much:
             raise TransferError("its login shell prints without end before anything runs")
         if self._complained > _MOST_COMPLAINTS_BYTES:
-            raise TransferError("it complains without end")
+            raise TransferError("its stderr never ends")
         if came:
             self._moved = time.monotonic()
         return came
@@ -237,4 +237,3 @@ def run(connection: ssh.InstanceConnection, script: Script, good: Iterable[int] 
 
 def _stalled() -> str:
     return f"nothing moved for {STALL_SECONDS:g} s: the host hangs"
-

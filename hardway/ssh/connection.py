@@ -235,7 +235,7 @@ def checked_address(instance: Instance, text: str) -> str:
             raise ValueError
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
-        raise UsageError(f"{_shown(instance)} has {printable(text)!r} for an address, which is none") from None
+        raise UsageError(f"{_shown(instance)} has the address {printable(text)!r}, which is invalid") from None
 
 
 def _shown(instance: Instance) -> str:
@@ -261,7 +261,7 @@ class Bastion(fabric.Connection):
         """
         match = _HOP.fullmatch(hop.strip().removeprefix("ssh://").rstrip("/"))
         if not match:
-            raise UsageError(f"{printable(hop)!r} in ProxyJump of ~/.ssh/config is no [user@]host[:port]")
+            raise UsageError(f"a ProxyJump in ~/.ssh/config names {printable(hop)!r}: write [user@]host[:port]")
         name = match["host"].strip("[]")
         said = client_config.lookup(Question(name, match["user"] or "", int(match["port"] or 0)))
         super().__init__(
@@ -337,8 +337,9 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
             return f"the bastion {bastion.host} has another host key than before, so nothing was sent"
         right = f"one that the console of {name} shows" if known.confirmed(name) else f"the one {name} had before"
         return (
-            f"its host key is not {right}; somebody may be in between, so nothing was sent (if you know better, "
-            f"remove its lines from {known.path})"
+            f"its host key is not {right}; nothing was sent, since somebody may be in between (if you trust the "
+            "new key, "
+            f"remove the lines of {name} from {known.path})"
         )
     # Paramiko raises a plain SSHException if it has no key at all to try.
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
@@ -365,7 +366,7 @@ def _user(instance: Instance, settings: Settings) -> str:
     user = tag or settings.ec2.ssh_user
     if user and not _USER.fullmatch(user):
         whose = f"the tag ssh-user of {_shown(instance)}" if tag else "the setting ec2.ssh_user"
-        raise UsageError(f"{whose} is {printable(user)!r}, which is no name of a user")
+        raise UsageError(f"{whose} is {printable(user)!r}, which is not a user's name")
     return user
 
 
@@ -486,7 +487,8 @@ def _refusal(connection: fabric.Connection) -> Failed | UsageError:
     except (paramiko.SSHException, EOFError, OSError) as error:
         return ConnectError(f"the connection was lost ({error})" if str(error) else "the connection was lost")
     return UsageError(
-        f"{connection.host} is no local instance: its `aws` would reach the real S3 though this shell is stubbed; run "
+        f"{connection.host} is not a local instance: its `aws` would reach the real S3 though this shell is "
+        "stubbed; run "
         "clear-s3-stubbed first, or add --real-s3"
     )
 

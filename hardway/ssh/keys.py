@@ -184,9 +184,9 @@ def public_half(path: Path, source: str) -> str:
     except paramiko.PasswordRequiredException:
         add = f"`ssh-add {_quoted(path)}`"
         public = beside or _public_within(content)
-        return _of_agent(public, source, path, f"is encrypted, and ssh-agent has not its key: {add}")
+        return _of_agent(public, source, path, f"is encrypted, and ssh-agent does not have its key: {add}")
     except (OSError, ValueError, paramiko.SSHException) as error:
-        refused = f"is no private key that can be read: {reason_of(error)}"
+        refused = f"is not a private key that can be read: {reason_of(error)}"
         if isinstance(error, paramiko.SSHException) and content.startswith(_PKCS8):
             refused = f"is in the PKCS#8 format, which can't be read: `ssh-keygen -p -f {_quoted(path)}` converts it"
         return _of_agent("" if isinstance(error, OSError) else beside, source, path, refused)

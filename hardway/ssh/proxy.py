@@ -84,7 +84,8 @@ class Proxy:
 def ssm_command(settings: Settings, instance_id: str, region: str, port: int) -> list[str]:
     """Return the AWS CLI's command that carries an SSH connection to an instance through Systems Manager.
 
-    Source: https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html
+    Source:
+    https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-getting-started-enable-ssh-connections.html
     """
     command = [aws_program() or "aws", "ssm", "start-session", "--target", instance_id]
     command += ["--document-name", "AWS-StartSSHSession", "--parameters", f"portNumber={port}", "--region", region]

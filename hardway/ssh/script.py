@@ -51,10 +51,10 @@ class Launch:
         says = [f"printf %s {begin}", *([f"printf %s {begin} >&2"] if both else [])]
         ends = ["code=$?", f'printf %s%3d {end} "$code"', 'exit "$code"']
         self.head = "\n".join([first, *says, command, *ends, last]).encode(errors="surrogateescape")
-        complaint = "what was to run did not come whole"
+        complaint = "the script did not arrive whole"
         self.line = (
-            f"sh -c 's=$(head -c {len(self.head)}; echo x); case $s in {first}*{last}x) eval \"$s\" ;; "
-            f"*) echo \"{complaint}\" >&2; exit 1 ;; esac'"
+            f'sh -c \'s=$(head -c {len(self.head)}; echo x); case $s in {first}*{last}x) eval "$s" ;; '
+            f'*) echo "{complaint}" >&2; exit 1 ;; esac\''
         )
 
 
@@ -116,7 +116,7 @@ def not_run(code: int, *streams: Words) -> str:
         if other := other_user(stream.noise().encode()):
             return other
     said = next((line for stream in streams if (line := stream.noise())), "")
-    return f"its login shell did not run it: it ended with {code}{f' ({said})' if said else ''}"
+    return f"its login shell did not run the script, and ended with {code}{f' ({said})' if said else ''}"
 
 
 def other_user(said: bytes) -> str:
@@ -125,7 +125,7 @@ def other_user(said: bytes) -> str:
     if not match:
         return ""
     user = match[1].decode()
-    return f"the user to log in as is {user}: start with --ssh-user {user}; if it runs, tag it ssh-user={user}"
+    return f"log in as {user}: launch with --ssh-user {user}, or tag a running instance ssh-user={user}"
 
 
 def _cut(data: bytes, word: bytes) -> tuple[bytes, bytes]:

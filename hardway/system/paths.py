@@ -46,7 +46,7 @@ def current_directory() -> str:
 def put(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a person's file at this path, whole or not at all. Raises OSError.
 
-    An existing target that is no regular file, such as a device or a pipe, or a link to one, is written through.
+    An existing target that is not a regular file, such as a device or a pipe, or a link to one, is written through.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):

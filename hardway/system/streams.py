@@ -13,11 +13,14 @@ import io
 import os
 import select
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from hardway.errors import Failed, HardwayError, UsageError, reason_of
+
+_FILE_ROOM = 1 << 20  # bytes written at once where a write doesn't wait for a reader
 
 
 class _Quiet:
@@ -178,6 +181,18 @@ def put(text: str) -> None:
 
 class Out:
     """stdout for bytes; raises HardwayError if stdout can't be written, but not for an error in making the bytes."""
+
+    def room(self, timeout: float) -> int:
+        """Wait until stdout takes bytes; return the number that it takes at once, 0 if none in `timeout` seconds."""
+        try:
+            descriptor = sys.stdout.fileno()
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return _FILE_ROOM
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            return select.PIPE_BUF if poll.poll(timeout * 1000) else 0
+        except (OSError, ValueError, AttributeError):  # a stream of a Python caller's, or a closed one: the write tells
+            return _FILE_ROOM
 
     def write(self, data: bytes) -> int:
         """Write bytes, buffered."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import INV, REPOSITORY, Inv, LocalCloud, Result, run_local_cloud
+from tests.conftest import Inv, LocalCloud, Result, run_local_cloud, start_inv
 from tests.ec2.faulty import FaultyEC2
 from tests.ec2.launching import Launcher, launcher_of, proxied
 
@@ -36,15 +36,7 @@ class Shell:
     @contextlib.contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A task under way; killed if the block leaves it running."""
-        process = subprocess.Popen(
-            [*INV, *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, **self.env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
+        with start_inv(*arguments, env=self.env) as process:
             try:
                 yield process
             finally:

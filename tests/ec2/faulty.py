@@ -14,6 +14,8 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tests.patience import patience
+
 Answer = tuple[int, bytes]
 Forward = Callable[[], Answer]
 Plan = Callable[[str, dict[str, str], Forward], Answer | None]
@@ -47,7 +49,7 @@ class FaultyEC2:
                 faulty.calls.append((action, parameters))
 
                 def forward() -> Answer:
-                    connection = http.client.HTTPConnection(target, timeout=60)
+                    connection = http.client.HTTPConnection(target, timeout=patience(60))
                     connection.request(
                         "POST", self.path, body, faulty.signed(self.path, body, dict(self.headers.items()))
                     )

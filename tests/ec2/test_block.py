@@ -14,6 +14,7 @@ from tasks import ec2
 from tests.ec2.conftest import Shell
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, refused
 from tests.local.conftest import eventually
+from tests.patience import patience
 
 
 def test_a_command_has_the_ids_and_its_end_is_theirs(shell: Shell, name: str) -> None:
@@ -30,7 +31,7 @@ def test_a_signal_ends_the_command_and_all_it_started(shell: Shell, name: str, t
     with shell.running("ec2.new", "--name", name, "--for", command) as process:
         eventually(note.exists, seconds=60)
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=patience(60))
     assert (process.returncode, stdout) == (143, ""), stderr
     assert {*shell.states(name).values()} <= {"shutting-down", "terminated"}
     with pytest.raises(ProcessLookupError):

@@ -19,6 +19,7 @@ from tests import permissions_page
 from tests.conftest import LocalCloud, Result
 from tests.ec2.conftest import Shell
 from tests.ec2.faulty import Answer, FaultyEC2, Forward, Plan, refused
+from tests.patience import patience
 
 IN_ORDER = {
     "credentials", "clock", "region", "permissions to launch", "permissions for other tasks", "network",
@@ -112,13 +113,13 @@ def test_what_does_not_depend_on_each_other_runs_at_the_same_time(check: Look, p
 @pytest.mark.parametrize("task", ["ec2.check", "ec2.new"])
 def test_ctrl_c_does_not_wait_for_a_network_that_hangs(shell: Shell, task: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
-        silent.settimeout(30)
+        silent.settimeout(patience(30))
         hung = replace(shell, env={**shell.env, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"})
         with hung.running(task) as process:
             first, _ = silent.accept()
             with first:
                 process.send_signal(signal.SIGINT)
-                stdout, stderr = process.communicate(timeout=10)
+                stdout, stderr = process.communicate(timeout=patience(10))
     assert (process.returncode, stdout, stderr.strip()) == (130, "", "interrupted")
 
 
@@ -246,7 +247,7 @@ def test_one_cause_is_told_once(shell: Shell) -> None:
         (["--type", "m7i.lrage"], "image", "did you mean m7i.large?"),
         (["--vpc", "elsewhere"], "network", "there is no VPC 'elsewhere'"),
         (["--key", "nobodys"], "key", "there is no key pair 'nobodys'"),
-        (["--key", "./nothing.pem"], "key", "is no private key that can be read"),
+        (["--key", "./nothing.pem"], "key", "is not a private key that can be read"),
         (["--via", "ssm"], "ssm", "session-manager-plugin"),
     ],
 )

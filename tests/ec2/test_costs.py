@@ -21,6 +21,7 @@ from hardway.tables import money
 from tasks import ec2
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
+from tests.patience import patience
 
 C = Context()
 
@@ -76,7 +77,7 @@ def test_a_price_not_known_ends_nothing_and_is_not_0(
     assert total.count(" cost unknown)") == 2
     begun = time.monotonic()
     listed = {one["id"]: one for one in json.loads(ec2.ls(C, only=name, json=True))}
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < patience(1)
     assert [listed[three[0]][key] for key in ("usd_per_hour", "usd")] == [None, None]
     assert listed[three[1]]["usd"] >= 0
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -102,9 +103,7 @@ def test_rm_tells_what_it_cost(shell: Shell, name: str, capsys: pytest.CaptureFi
         ("stopping", "", 5),
     ],
 )
-def test_how_long_it_cost(
-    shell: Shell, price_cache: Path, state: str, reason: str, hours: float | None
-) -> None:
+def test_how_long_it_cost(shell: Shell, price_cache: Path, state: str, reason: str, hours: float | None) -> None:
     launched = datetime(2026, 1, 1, tzinfo=timezone.utc)
     if hours == 5:
         launched = datetime.now(timezone.utc) - timedelta(hours=5)
@@ -126,9 +125,7 @@ def test_how_long_it_cost(
     [{"PlatformDetails": "Red Hat Enterprise Linux"}, {"Placement": {"Tenancy": "dedicated"}}],
     ids=["license", "hardware"],
 )
-def test_what_costs_more_than_a_plain_linux_has_no_price(
-    shell: Shell, price_cache: Path, own: dict[str, Any]
-) -> None:
+def test_what_costs_more_than_a_plain_linux_has_no_price(shell: Shell, price_cache: Path, own: dict[str, Any]) -> None:
     described = {"InstanceId": "i-00000001", "InstanceType": "m7i.large", "State": {"Name": "running"}}
     instance = from_description({**described, **own, "LaunchTime": datetime.now(timezone.utc)}, "us-east-1")
     assert costs.bill(config.settings(C), [instance], lambda line: None).usd == "not known"
@@ -228,7 +225,7 @@ def test_spot_prices_name_the_cheapest_zone_first(shell: Shell) -> None:
     first = str(ec2.spot_prices(C, "m7i.large", days=90)).split()
     assert first[0] == listed[0]["zone"]
     for wrong in ("", "m7i.*", "--help"):
-        with pytest.raises(UsageError, match="is no instance type"):
+        with pytest.raises(UsageError, match="is not an instance type"):
             ec2.spot_prices(C, wrong)
     for days in ("0", "90.5", "many"):
         with pytest.raises(UsageError, match="--days"):

@@ -164,4 +164,4 @@ def test_the_public_half_of_another_key_beside_it(make: Make, refused: Told) -> 
 def test_a_public_half_alone(make: Make, refused: Told) -> None:
     file = make("key")
     file.unlink()
-    assert "no private key that can be read" in refused(file)
+    assert "not a private key that can be read" in refused(file)

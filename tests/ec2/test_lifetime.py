@@ -19,6 +19,7 @@ from hardway.ssh import connection as ssh
 from tasks import ec2
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
+from tests.patience import patience
 
 HOURS = 7 / 3600
 ON_TIMEOUT = """
@@ -77,12 +78,12 @@ def test_time_and_disuse_end_instances(shell: Shell, name: str, capsys: pytest.C
             assert tagged_end(short) <= HOURS
             assert ec2.extend(c, extended, hours=2, yes=True) == [extended]
             assert 1.9 < tagged_end(extended) <= 2
-            listener.settimeout(30)
+            listener.settimeout(patience(30))
             said = listener.accept()[0]
             with said, said.makefile() as lines:
                 assert lines.readline() == "last words\n"
             eventually(lambda: state(short) == "terminated")
-            assert time.monotonic() - begun < 30
+            assert time.monotonic() - begun < patience(30)
             eventually(lambda: state(unused) == "terminated")
             if "isolation: none" not in shell.cloud.inv("local.status").stdout:
                 assert state(used) == "running"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import random
 import re
 import signal
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INV, REPOSITORY
+from tests.conftest import start_inv
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 from tests.local.test_metadata import GET
+from tests.patience import patience
 
 ID = re.compile(r"i-[0-9a-f]{17}")
 
@@ -99,7 +99,7 @@ def test_a_signal_on_the_way_leaves_nothing_running(shell: Shell, name: str, num
     with shell.running("ec2.new", "--name", name, "--num", "5", "--ssh-port", "2223") as process:
         eventually(lambda: len(shell.states(name)) == 5)
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=patience(30))
     assert process.returncode == code
     assert stdout == ""
     assert "5 instances started were terminated" in stderr
@@ -157,7 +157,7 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--ami", "ami-00000000000000000"], "for this account in us-east-1: The image id"),
         (["--region", "us-esat-1"], "did you mean us-east-1?"),
         (["--key", "nokey"], "there is no key pair 'nokey'"),
-        (["--key", "/no/such/file"], "no private key that can be read"),
+        (["--key", "/no/such/file"], "not a private key that can be read"),
         (["--sg", "nosg"], "there is no security group 'nosg'"),
         (["--vpc", "vpc-00000000"], "vpc-00000000"),
         (["--subnet", "subnet-00000000"], "there is no subnet subnet-00000000"),
@@ -169,12 +169,12 @@ def test_without_waiting(shell: Shell, name: str, start: Callable[..., list[str]
         (["--on-demand", "1"], "add --spot 1.0"),
         (["--tag", "novalue"], "--tag 'novalue': write key=value"),
         (["--tag", f"{'k' * 129}=v"], "a key has at most 128 characters"),
-        (["--tag", f"k={'v' * 257}"], "and a value 256"),
+        (["--tag", f"k={'v' * 257}"], "a value 256"),
         (["--tag", "AWS:x=y"], "does not start with 'aws:'"),
-        ([f"--tag=k{number}=v" for number in range(44)], "51 tags on an instance: EC2 takes 50, of which 7 are"),
-        ([f"--tag=k{number}=v" for number in range(51)], "51 tags, and EC2 takes 50"),
+        ([f"--tag=k{number}=v" for number in range(44)], "would have 51 tags, 7 of them hardway's, but EC2 takes 50"),
+        ([f"--tag=k{number}=v" for number in range(51)], "names 51 tags, but EC2 takes 50"),
         (["--type", ",".join(f"m{number}i.large" for number in range(101))], "--type names 101 types"),
-        (["--ssh-user", "u" * 257], "the tag ssh-user would have 257 characters"),
+        (["--ssh-user", "u" * 257], "the value of the tag ssh-user has 257 characters"),
         (["--ssh-port", "99999"], "--ssh-port"),
         (["--login", "--num", "2"], "--login is for one instance"),
         (["--init", random.Random(0).randbytes(20000).hex()], "16 KiB"),
@@ -196,19 +196,9 @@ def test_bad_input_is_one_line_and_starts_nothing(shell: Shell, name: str, argum
 
 def test_two_at_once_for_the_first_time(shell: Shell, name: str, tmp_path: Path) -> None:
     """A fresh machine in a region nobody has used: both make the key, the key pair and the security group."""
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
-    processes = [
-        subprocess.Popen(
-            [*INV, "ec2.new", "--name", name],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    ended = [process.communicate(timeout=90) for process in processes]
+    environment = {"XDG_DATA_HOME": str(tmp_path / "fresh"), "AWS_REGION": "eu-west-3"}
+    processes = [start_inv("ec2.new", "--name", name, env=environment) for _ in range(2)]
+    ended = [process.communicate(timeout=patience(90)) for process in processes]
     ids = [line for stdout, _ in ended for line in stdout.split()]
     try:
         assert [process.returncode for process in processes] == [0, 0], ended
@@ -231,7 +221,7 @@ def test_a_key_file_of_the_users_own(shell: Shell, name: str, start: Callable[..
 
 def _gone(shell: Shell, name: str) -> int:
     """How many instances carry the name, all of them terminated by now or soon."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience(20)
     while True:
         states = shell.states(name)
         if all(state == "terminated" for state in states.values()):
@@ -250,7 +240,7 @@ def test_an_init_that_fails_is_told_and_is_not_ready(shell: Shell, name: str) ->
     script = "for i in 1 2 3 4 5 6 7; do echo line-$i; done; echo bad >&2; exit 7"
     begun = time.monotonic()
     result = shell("ec2.new", "--name", name, "--num", "2", "--init", script)
-    assert time.monotonic() - begun < 60  # nothing is replaced, for it would fail as well
+    assert time.monotonic() - begun < patience(60)  # nothing is replaced, for it would fail as well
     assert (result.code, result.stdout) == (1, "")
     assert "its user data failed: exit code 7; its last lines: line-4 | line-5 | line-6 | line-7 | bad" in result.stderr
     assert "2 instances started were terminated" in result.stderr
@@ -272,7 +262,7 @@ def test_without_waiting_for_init_its_end_can_be_watched(shell: Shell, start: Ca
     eventually(lambda: shell.succeed("ec2.log", one).stdout == "begun\n")
     with shell.running("ec2.log", one, "--follow") as following:
         shell.succeed("ec2.ssh", one, "-yc", "touch /tmp/go")
-        assert "begun\nended\n" in following.communicate(timeout=60)[0]
+        assert "begun\nended\n" in following.communicate(timeout=patience(60))[0]
     result = shell("ec2.wait", one)
     assert (result.code, result.stdout) == (1, "")
     assert "its user data failed: exit code 9" in result.stderr

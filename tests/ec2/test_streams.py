@@ -19,6 +19,7 @@ from tasks import ns
 from tests import conftest
 from tests.conftest import REPOSITORY
 from tests.ec2.conftest import Shell
+from tests.patience import patience
 
 HARDWAY = f"'{sys.executable}' -m hardway"
 PLAIN = f"'{sys.executable}' -m invoke"
@@ -30,7 +31,7 @@ def run(line: str) -> tuple[int, str, str]:
     """A line of bash; the exit code is that of the first program of its pipeline."""
     done = subprocess.run(
         ["bash", "-c", f"{line}\nexit ${{PIPESTATUS[0]}}"],
-        cwd=REPOSITORY, env=os.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        cwd=REPOSITORY, env=os.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(120),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -49,9 +50,7 @@ FULL, CLOSED, UNREAD = "no space left on device", "it is closed", "nobody reads 
         (PLAIN, "| true", UNREAD),
     ],
 )
-def test_instances_whose_ids_are_lost_are_terminated(
-    program: str, to: str, why: str, shell: Shell, name: str
-) -> None:
+def test_instances_whose_ids_are_lost_are_terminated(program: str, to: str, why: str, shell: Shell, name: str) -> None:
     code, out, err = run(f"{program} ec2.new --name {name} --num 2 {to}")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == f"cannot write to stdout: {why}; the 2 instances started were terminated"
@@ -96,9 +95,7 @@ def test_what_was_changed_is_told_where_it_could_not_be_printed(
     assert run(f"{HARDWAY} ec2.rm {id_} <&-")[0] == 2
 
 
-def test_who_reads_stderr_does_not_decide_about_a_job(
-    shell: Shell, name: str, start: Callable[..., list[str]]
-) -> None:
+def test_who_reads_stderr_does_not_decide_about_a_job(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     [id_] = start()
     job = f"{HARDWAY} mapreduce.pmap {id_} \"$(seq 30)\" 'read x; sleep 0.01; echo $x'"
     results = "".join(f"{number}\n" for number in range(1, 31))

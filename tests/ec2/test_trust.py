@@ -27,6 +27,7 @@ from tasks import ec2, mapreduce, s3
 from tests.conftest import LocalCloud
 from tests.ec2.conftest import Shell
 from tests.openssh.systems_manager import ended, stand_ins
+from tests.patience import patience
 
 NAME = "trust"
 C = Context()
@@ -75,7 +76,7 @@ def test_the_first_command_after_a_launch_confirms_host_keys(
     ec2.ssh(C, ids[0], command="true", yes=True)
     assert [trusted(id_) for id_ in ids] == [["first use", "console"], ["first use"], ["first use"]]
     command = [*ssh.login_command(chosen[1], settings), "echo in"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
     assert (done.stdout, trusted(ids[1])) == ("in\n", ["first use", "console"])
     assert not (home / ".ssh").exists()
 
@@ -92,7 +93,7 @@ def test_who_is_not_the_one_on_the_console_gets_nothing(
         assert trusted(one.id) == ["first use"]
     if by_ssh:
         command = [*ssh.login_command(impostor, settings), "echo in"]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
         assert (done.returncode, done.stdout) == (255, "")
     else:
         [outcome] = InstanceGroup([impostor], settings).execute("echo in").values()

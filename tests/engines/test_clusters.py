@@ -22,6 +22,7 @@ import pytest
 from hardway.s3 import stub_sessions
 from tests.conftest import INV, REPOSITORY, LocalCloud
 from tests.engines.conftest import Engines, instances
+from tests.patience import patience
 from tests.pmap.conftest import eventually
 
 pytestmark = pytest.mark.engines
@@ -67,7 +68,7 @@ def test_dask(engines: Engines) -> None:
         assert engines("cluster.dask", engines.cluster.selector, "--yes").stdout.strip() == address
         assert sorted(members(client)) == sorted(engines.cluster.ids)
         every = (part * number % 7 for part in range(40) for number in range(100))
-        assert total.result(timeout=60) == collections.Counter(every)
+        assert total.result(timeout=patience(60)) == collections.Counter(every)
     assert engines("cluster.ls").stdout == f"dask  {address}  http://{address[6:-5]}:8787  {master}  3\n"
     [one] = json.loads(engines("cluster.ls", "--json").stdout)
     assert (one["engine"], one["master"], sorted(one["instances"])) == ("dask", master, sorted(engines.cluster.ids))
@@ -133,9 +134,9 @@ def through(engines: Engines, master: str, sent: signal.Signals) -> None:
             dashboard, scheduler, _ = (process.stderr.readline().split()[-1] for _ in range(3))
             assert b'"workers"' in eventually(lambda: fetched(f"{dashboard}/json/identity.json"))
             with Client(scheduler) as client:
-                assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+                assert client.submit(sum, [1, 2]).result(timeout=patience(30)) == 3
             process.send_signal(sent)
-            assert process.wait(20) == (0 if sent == signal.SIGINT else -sent)
+            assert process.wait(patience(20)) == (0 if sent == signal.SIGINT else -sent)
             eventually(lambda: not fetched(f"{dashboard}/json/identity.json"))
         finally:
             process.kill()
@@ -143,7 +144,7 @@ def through(engines: Engines, master: str, sent: signal.Signals) -> None:
 
 def fetched(url: str) -> bytes:
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=patience(10)) as answer:
             return answer.read()
     except OSError:
         return b""
@@ -172,7 +173,7 @@ def test_spark(engines: Engines, tmp_path: Path) -> None:
             assert engines("cluster.spark", engines.cluster.selector, "--yes", env=stubbed).stdout.strip() == address
         finally:
             (session / "go-on").touch()
-        said = job.result(timeout=150).stdout.splitlines()
+        said = job.result(timeout=patience(150)).stdout.splitlines()
     totals: collections.Counter[int] = collections.Counter()
     for customer, amount in orders:
         totals[customer] += amount

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
+from tests.patience import patience
 
 pytestmark = pytest.mark.engines
 
@@ -24,7 +25,9 @@ def environment(cloud: LocalCloud, home: Path) -> Iterator[dict[str, str]]:
 
 
 def run(*command: str, environment: dict[str, str]) -> list[str]:
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=patience(240)
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -16,6 +16,7 @@ import pytest
 from hardway.s3 import stub_sessions
 from tests.conftest import INV, REPOSITORY, Inv
 from tests.engines.conftest import Engines
+from tests.patience import patience
 from tests.pmap.conftest import eventually
 
 pytestmark = pytest.mark.engines
@@ -57,7 +58,7 @@ def test_an_instance_is_lost(engines: Engines, tmp_path: Path) -> None:
         job = pool.submit(lambda: engines(*pmap, env=stubbed))
         eventually(lambda: job.done() or len([*session.path.glob("out/*")]) > 5)
         engines.cluster.cloud.inv("local.fault", "kill", next(id for id in engines.cluster.ids if id != master))
-        done = job.result(timeout=120)
+        done = job.result(timeout=patience(120))
     assert done.stdout.splitlines() == arguments
     assert "30 of 30 tasks done" in done.stderr and "1 instance lost" in done.stderr
     journal = (engines.cluster.jobs / "lost" / "journal").read_text().splitlines()
@@ -104,7 +105,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
     assert (flaky.code, flaky.stdout) == (0, "a\nb\n")
     assert "6 attempts, 4 retries" in flaky.stderr
 
-    mixed = 'read -r x; case $x in 1) exit 3 ;; 2) sleep 60 & sleep 60 ;; 3) kill -9 $$ ;; esac; echo ok'
+    mixed = "read -r x; case $x in 1) exit 3 ;; 2) sleep 60 & sleep 60 ;; 3) kill -9 $$ ;; esac; echo ok"
     flags = ["--retries", "0", "--keep-going", "--timeout", "1"]
     failed = inv("mapreduce.pmap", "-", "0\n1\n2\n3", mixed, *engine, *flags)
     assert (failed.code, failed.stdout) == (1, "ok\n\n\n\n"), "the places of those that failed are empty"
@@ -122,7 +123,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
         running = eventually(lambda: pid.exists() and len(found := pid.read_text().split()) == 2 and found)
         assert running
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(patience(30)) == 130
         assert process.stderr
         said = process.stderr.read()
         # The arguments were text: they lie in the job's directory, so that the line is whole.
@@ -151,7 +152,7 @@ def test_a_scheduler_that_goes(home: Path, inv: Inv) -> None:
             job = pool.submit(lambda: inv(*pmap))
             eventually(lambda: journal.exists() and "\ndone " in journal.read_text())
             cluster.kill()
-            gone = job.result(timeout=60)
+            gone = job.result(timeout=patience(60))
     assert gone.code == 1
     assert f"the scheduler at {address} has gone; 1 of 2 tasks are done; to go on" in gone.stderr
     assert "Traceback" not in gone.stderr
@@ -180,7 +181,7 @@ def test_a_worker_that_refuses_after_others_have_run_tasks(home: Path, inv: Inv,
             eventually(lambda: journal.exists() and "\ndone " in journal.read_text())
             cluster.stdin.write("\n")
             cluster.stdin.flush()
-            refused = job.result(timeout=100)
+            refused = job.result(timeout=patience(100))
         cluster.stdin.close()
         assert not cluster.stdout.read()  # until the last of its processes has ended
     assert refused.code == 1

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import LocalCloud, run_local_cloud
+from tests.patience import patience
 
 START_SECONDS = 60
 
@@ -43,16 +44,16 @@ def served(command: list[str], environment: Mapping[str, str], health: str, log:
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patience(START_SECONDS)
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=patience(5)):
                 break
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
         yield process.pid
     finally:
         process.terminate()
-        process.wait(START_SECONDS)
+        process.wait(patience(START_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Microburst:
     def _call(self, method: str, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.endpoint}/_microburst/{path}", body, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=patience(30)) as answer:
             return json.load(answer)
 
 

@@ -13,6 +13,7 @@ import pytest
 from botocore.session import get_session
 
 from tests.judges.every_process import sitecustomize as model_judge
+from tests.patience import patience
 
 DESCRIBE = """
 import boto3, botocore
@@ -53,6 +54,6 @@ def test_lengths_patterns_and_words(service: str, operation: str, parameters: di
 @pytest.mark.outside_the_model
 def test_a_process_that_a_test_starts_is_judged(home: Path) -> None:
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    subprocess.run([sys.executable, "-c", DESCRIBE], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", DESCRIBE], env=environment, check=True, timeout=patience(60))
     record = Path(os.environ[model_judge.RECORD]).read_text()
     assert json.loads(record).startswith("ec2.CreatePlacementGroup.Strategy: 'anywhere' is none of the words")

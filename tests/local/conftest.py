@@ -11,29 +11,16 @@ import contextlib
 import functools
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import paramiko
 import pytest
 
 from tests.conftest import LocalCloud
-
-SECONDS = 30
-"""The limit of every wait here; what is waited for takes milliseconds."""
-Value = TypeVar("Value")
-
-
-def eventually(what: Callable[[], Value], seconds: float = SECONDS) -> Value:
-    """Call until it gives something true, and return that; the last answer is in the failure."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
-        time.sleep(0.02)
-    return value
+from tests.patience import SECONDS, eventually, patience
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ class Machine:
     def host_key(self) -> bytes:
         """What its SSH server proves itself with."""
         command = ["ssh-keyscan", "-t", "ed25519", "-p", self.cloud.env["INVOKE_EC2_SSH_PORT"], self.address]
-        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=True).stdout.split()[-1]
+        return subprocess.run(command, capture_output=True, timeout=patience(), check=True).stdout.split()[-1]
 
     def wait(self, state: str) -> Machine:
         eventually(lambda: self.state == state)
@@ -122,7 +109,7 @@ class Machine:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command by OpenSSH's client; its three streams apart."""
         return subprocess.run(
-            self.ssh_command(*command, options=options), input=stdin, capture_output=True, timeout=timeout
+            self.ssh_command(*command, options=options), input=stdin, capture_output=True, timeout=patience(timeout)
         )
 
     def output(self, command: str, **options: Any) -> str:
@@ -135,7 +122,7 @@ class Machine:
     def transport(self) -> Iterator[paramiko.Transport]:
         """A paramiko connection, logged in, for what OpenSSH's clients can't be made to do."""
         port = int(self.cloud.env["INVOKE_EC2_SSH_PORT"])
-        with socket.create_connection((self.address, port), timeout=SECONDS) as connection:
+        with socket.create_connection((self.address, port), timeout=patience()) as connection:
             transport = paramiko.Transport(connection)
             try:
                 transport.connect(username=self.user, pkey=paramiko.Ed25519Key(filename=str(self.key.path)))

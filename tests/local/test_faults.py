@@ -23,7 +23,8 @@ from hardway.errors import UsageError
 from hardway.local import faults
 from hardway.local.machines.spawner import marked
 from tests.conftest import Inv, LocalCloud, run_local_cloud
-from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually, image
+from tests.local.conftest import Key, Machine, Machines, eventually, image
+from tests.patience import patience
 
 SILENCE = 0.4
 """Seconds without a word that stand for: it will not come. What is awaited elsewhere comes in a tenth of that."""
@@ -44,8 +45,8 @@ class Talk:
     def say(self, word: str) -> None:
         self.channel.sendall(word.encode() + b"\n")
 
-    def hear(self, seconds: float = SECONDS) -> str:
-        self.channel.settimeout(seconds)
+    def hear(self, seconds: float | None = None) -> str:
+        self.channel.settimeout(patience() if seconds is None else seconds)
         with contextlib.suppress(ConnectionResetError):
             return self.channel.recv(1000).decode()
         return ""
@@ -95,7 +96,7 @@ def test_a_host_hangs_thaws_and_is_lost(level: LocalCloud, key: Key) -> None:
 
             fault(level, "thaw", machine.id)
             assert talk.hear() == "during\n"
-            assert fresh.communicate(timeout=SECONDS)[0] == b"fresh\n"
+            assert fresh.communicate(timeout=patience())[0] == b"fresh\n"
             eventually(lambda: counted.stat().st_size > size)
 
             farewell = Talk(transport, "trap 'echo goodbye' TERM HUP; echo hello; sleep 1000")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.local.conftest import SECONDS, Machine
+from tests.local.conftest import Machine
+from tests.patience import patience
 
 NAMES = ["plain", "with space", "käse\n", "'quoted\"", "-dash", "*", b"latin \xe9".decode("utf-8", "surrogateescape")]
 MODES = {"scp": (), "scp -O": ("-O",)}
@@ -48,7 +49,7 @@ def listing(top: Path) -> dict[str, tuple[int, bytes | str]]:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(command, capture_output=True, timeout=SECONDS)
+    done = subprocess.run(command, capture_output=True, timeout=patience())
     assert done.returncode == 0, done.stderr.decode()
     return done
 
@@ -87,7 +88,7 @@ def test_scp_cannot_write_beyond(machine: Machine, tmp_path: Path, mode: str) ->
     target.mkdir()
     for place in ("/etc/hardway-test", "/usr/hardway-test", "/nonexistent/file"):
         command = ["scp", *MODES[mode], *machine.options(), str(tmp_path / "file"), f"{machine.login}:{place}"]
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, timeout=patience())
         assert done.returncode != 0
         assert not Path(place).exists()
 
@@ -120,7 +121,7 @@ def test_sftp_by_hand(machine: Machine, tmp_path: Path) -> None:
         ]
     )
     command = ["sftp", "-b", "-", *machine.options(), machine.login]
-    done = subprocess.run(command, input=batch.encode(), capture_output=True, timeout=SECONDS)
+    done = subprocess.run(command, input=batch.encode(), capture_output=True, timeout=patience())
     assert done.returncode == 0, done.stderr.decode()
     out = done.stdout.decode()
     assert "-rw-r-----" in out and f" {machine.user} " in out
@@ -182,5 +183,5 @@ def test_tar_through_exec(machine: Machine, tree: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     (tmp_path / "back").mkdir()
-    subprocess.run(["tar", "-x", "-C", str(tmp_path / "back")], input=done.stdout, check=True, timeout=SECONDS)
+    subprocess.run(["tar", "-x", "-C", str(tmp_path / "back")], input=done.stdout, check=True, timeout=patience())
     assert listing(tmp_path / "back") == listing(tree)

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hardway.ssh import connection as ssh
-from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
+from tests.local.conftest import Key, Machine, Machines, eventually
+from tests.patience import patience
 
 MEGABYTE = 1 << 20
 
@@ -48,7 +49,7 @@ def test_neither_a_password_nor_nothing_opens_it(machine: Machine) -> None:
     with socket.create_connection((machine.address, int(machine.cloud.env["INVOKE_EC2_SSH_PORT"]))) as connection:
         transport = paramiko.Transport(connection)
         try:
-            transport.start_client(timeout=SECONDS)
+            transport.start_client(timeout=patience())
             with pytest.raises(paramiko.BadAuthenticationType) as refused:
                 transport.auth_none("ubuntu")
             assert refused.value.allowed_types == ["publickey"]
@@ -71,7 +72,7 @@ def test_each_has_a_host_key_of_its_own(machines: Machines) -> None:
     port = machines.cloud.env["INVOKE_EC2_SSH_PORT"]
     keys = {
         subprocess.run(
-            ["ssh-keyscan", "-p", port, machine.address], capture_output=True, timeout=SECONDS
+            ["ssh-keyscan", "-p", port, machine.address], capture_output=True, timeout=patience()
         ).stdout.split()[-1]
         for machine in machines(3)
     }
@@ -97,7 +98,7 @@ def test_a_command_is_any_bytes(machine: Machine) -> None:
     done = subprocess.run(
         [os.fsencode(word) for word in machine.ssh_command()] + [b"printf %s 'caf\xe9 \xc3\xa9'"],
         capture_output=True,
-        timeout=SECONDS,
+        timeout=patience(),
     )
     assert done.stdout == b"caf\xe9 \xc3\xa9"
 
@@ -124,7 +125,7 @@ def test_the_exit_status_comes_before_children_let_go_of_the_output(machine: Mac
         began = time.monotonic()
         assert channel.recv_exit_status() == 0
         assert channel.recv(100) == b"started\n"
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < patience(20)
         assert not channel.eof_received
         channel.close()
 
@@ -161,8 +162,8 @@ def test_big_streams_both_ways_without_growing(machine: Machine) -> None:
     while data := process.stdout.read(MEGABYTE):
         received.update(data)
         count += len(data)
-    sender.join(SECONDS)
-    assert process.wait(SECONDS) == 0
+    sender.join(patience())
+    assert process.wait(patience()) == 0
     assert (count, received.digest()) == (size * MEGABYTE, sent.digest())
     assert resident(pid) - before < 64 * MEGABYTE
 
@@ -186,7 +187,7 @@ def test_a_process_that_reads_nothing_holds_up_the_client_not_the_daemon(machine
     pid = machine.cloud.pid
     before = resident(pid)
     process = subprocess.Popen(machine.ssh_command("sleep 1.5; wc -c"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    out, _ = process.communicate(b"x" * 64 * MEGABYTE, timeout=SECONDS)
+    out, _ = process.communicate(b"x" * 64 * MEGABYTE, timeout=patience())
     assert int(out) == 64 * MEGABYTE
     assert resident(pid) - before < 32 * MEGABYTE
 
@@ -271,7 +272,7 @@ def test_when_the_client_goes_its_process_learns_of_it_and_others_stay(machine: 
     assert login.stdout
     assert login.stdout.readline().strip() == b"ready"
     login.kill()
-    login.wait(SECONDS)
+    login.wait(patience())
     heard = eventually(lambda: machine.output("cat ~/heard 2>/dev/null || :"))
     assert heard == ("SIGHUP\n" if terminal else "EOF\n")
     assert machine.ssh("pkill -f 'sleep [1]234'").returncode == 0
@@ -285,7 +286,7 @@ def test_a_writer_whose_client_has_gone_gets_a_broken_pipe(machine: Machine) -> 
     assert login.stdout
     login.stdout.read(1000)
     login.kill()
-    login.wait(SECONDS)
+    login.wait(patience())
     assert eventually(lambda: machine.output("cat ~/ended 2>/dev/null || :")).startswith("141")
 
 
@@ -325,7 +326,7 @@ def test_terminal_modes_are_taken_over(machine: Machine) -> None:
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 133, 0, 0))
         done = subprocess.run(
-            machine.ssh_command("stty -a", options=("-t",)), stdin=slave, capture_output=True, timeout=SECONDS
+            machine.ssh_command("stty -a", options=("-t",)), stdin=slave, capture_output=True, timeout=patience()
         )
     finally:
         os.close(master)
@@ -384,11 +385,11 @@ def echo_server() -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(SECONDS)
+        thread.join(patience())
 
 
 def shout(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience()) as connection:
         connection.sendall(b"hello")
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(100), b""))
@@ -410,7 +411,7 @@ def test_ports_are_forwarded(machine: Machine, echo_server: int, direction: str)
     assert login.stdout.readline() == b"ready\n"
     assert shout(port) == b"HELLO"
     login.stdin.close()
-    assert login.wait(SECONDS) == 0
+    assert login.wait(patience()) == 0
     with pytest.raises(OSError):
         eventually(lambda: not shout(port))
 
@@ -430,7 +431,7 @@ def test_a_remote_forward_listens_on_loopback_only(machine: Machine, echo_server
     assert all(address[6:8] == "7F" for address in here)
     assert shout(port) == b"HELLO"
     login.stdin.close()
-    assert login.wait(SECONDS) == 0
+    assert login.wait(patience()) == 0
 
 
 def test_a_dynamic_forward_is_a_proxy(machine: Machine, echo_server: int) -> None:
@@ -442,7 +443,7 @@ def test_a_dynamic_forward_is_a_proxy(machine: Machine, echo_server: int) -> Non
     )
     assert login.stdout and login.stdin
     assert login.stdout.readline() == b"ready\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as proxy:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience()) as proxy:
         proxy.sendall(b"\x05\x01\x00")
         assert proxy.recv(2) == b"\x05\x00"
         proxy.sendall(b"\x05\x01\x00\x01" + socket.inet_aton("127.0.0.1") + struct.pack("!H", echo_server))
@@ -450,14 +451,14 @@ def test_a_dynamic_forward_is_a_proxy(machine: Machine, echo_server: int) -> Non
         proxy.sendall(b"hello")
         assert proxy.recv(5) == b"HELLO"
     login.stdin.close()
-    assert login.wait(SECONDS) == 0
+    assert login.wait(patience()) == 0
 
 
 def test_one_instance_is_reached_through_another(machine: Machine, machines: Machines) -> None:
     beyond = machines()[0]
     jump = " ".join(["ssh", *(f"'{option}'" for option in machine.options()), "-W", "[%h]:%p", machine.login])
     command = beyond.ssh_command("echo $SSH_CONNECTION", options=("-o", f"ProxyCommand={jump}"))
-    done = subprocess.run(command, capture_output=True, timeout=SECONDS)
+    done = subprocess.run(command, capture_output=True, timeout=patience())
     assert done.stdout.split()[2].decode() == beyond.address
 
 
@@ -466,7 +467,7 @@ def test_one_instance_is_reached_through_another(machine: Machine, machines: Mac
 
 def expect(channel: paramiko.Channel, pattern: str) -> str:
     """Read until what has come matches."""
-    channel.settimeout(SECONDS)
+    channel.settimeout(patience())
     seen = ""
     while not re.search(pattern, seen, re.MULTILINE):
         data = channel.recv(4096)

@@ -18,8 +18,9 @@ import pytest
 
 from hardway.local import beneath
 from hardway.s3 import stub_sessions
-from tests.local.conftest import SECONDS, Key, Machine, Machines, eventually
+from tests.local.conftest import Key, Machine, Machines, eventually
 from tests.local.test_files import sftp_of
+from tests.patience import patience
 
 LOG = "/var/log/cloud-init-output.log"
 
@@ -107,7 +108,7 @@ def test_a_session_is_shown_to_the_owner_only(machine: Machine, guest: Machine) 
         assert guest.ssh(look, options=options).stdout == b"0\n"
         # nor to a guest that has first tried the owner's key, without what proves it
         both = guest.ssh_command(look, options=(*options, "-i", str(machine.key.path) + ".pub"))
-        assert subprocess.run(both, capture_output=True, timeout=SECONDS).stdout == b"0\n"
+        assert subprocess.run(both, capture_output=True, timeout=patience()).stdout == b"0\n"
         assert machine.output(look, options=options) == f"2\n{session.path}\n"
     assert not session.path.exists()
 
@@ -196,7 +197,7 @@ def test_sftp_is_not_raced_out_of_the_instance(machine: Machine, victim: Path) -
                     sftp.rename("d/stolen", "d/file")
     finally:
         machine.ssh("pkill python3")
-        racing.wait(SECONDS)
+        racing.wait(patience())
     assert untouched(victim)
     machine.output("rm -rf real evil d")
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import LocalCloud
-from tests.local.conftest import SECONDS, Key, Machine, Machines
+from tests.local.conftest import Key, Machine, Machines
+from tests.patience import patience
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds: 60"
 TOKEN = f'T=$(curl -sfX PUT -H "{TTL}" $AWS_EC2_METADATA_SERVICE_ENDPOINT/latest/api/token)\n'
@@ -53,12 +54,17 @@ def test_curl_learns_what_ec2_describes(tagged: Machine) -> None:
         "tags/instance/team": "blue & green",
         "tags/instance/a%2Fb%20c": "d",
     }
+    mac = tagged.output(GET + "get meta-data/mac")
+    expected[f"network/interfaces/macs/{mac}/local-ipv4s"] = seen["PrivateIpAddress"]
+    expected["public-keys/0/openssh-key"] = tagged.key.public.decode().strip()
+    expected["public-keys/"] = f"0={tagged.key.name}"
     said = tagged.output(GET + "".join(f"get meta-data/{path}; echo\n" for path in expected))
     assert dict(zip(expected, said.splitlines(), strict=True)) == expected
 
     assert set(tagged.output(GET + "get meta-data/tags/instance").splitlines()) == {"Name", "team", "a/"}
     listing = tagged.output(GET + "get meta-data/").splitlines()
     assert "instance-id" in listing and "placement/" in listing and "tags/" in listing
+    assert "public-keys/" in listing and "public-keys" not in listing
     identity = json.loads(tagged.output(GET + "get dynamic/instance-identity/document"))
     assert identity["instanceId"] == tagged.id
     assert identity["region"] == "us-east-1"
@@ -137,7 +143,7 @@ def test_it_lives_as_long_as_the_instance(machines: Machines) -> None:
 )  # fmt: skip
 def test_no_request_upsets_it(tagged: Machine, endpoint: tuple[str, int], sent: bytes) -> None:
     """Whatever is sent is answered or waited for, and the next one is served."""
-    with socket.create_connection(endpoint, timeout=SECONDS) as connection:
+    with socket.create_connection(endpoint, timeout=patience()) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         answer = b""

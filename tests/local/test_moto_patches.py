@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from tests.conftest import REPOSITORY
+from tests.patience import patience
 
 TYPE = "m7i.large"
 SERVER = """
@@ -67,7 +68,9 @@ Clients = Callable[..., Any]
 
 def run(script: str) -> Any:
     """What a Python of its own prints, from JSON: moto is changed when it is imported."""
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60)
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -100,7 +103,7 @@ def endpoint() -> Iterator[str]:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         finally:
             process.stdin.close()
-            process.wait(30)
+            process.wait(patience(30))
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +312,7 @@ def test_an_answer_may_be_no_xml(ec2: Any, endpoint: str) -> None:
     headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20200101/us-east-1/ec2/aws4_request"}
     for asked in (body, "Action=DescribeTags&Version=2016-11-15"):
         request = urllib.request.Request(endpoint, asked.encode(), headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=patience(30)) as answer:
             text = answer.read()
     with pytest.raises(ElementTree.ParseError):
         ElementTree.fromstring(text)

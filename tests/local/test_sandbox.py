@@ -25,6 +25,7 @@ from hardway.local.machines.toolbox import Toolbox
 from hardway.s3 import stub_sessions
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import Key, Machine, Machines, eventually
+from tests.patience import patience
 
 TOOLS = {
     "bwrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "--dev", "/dev", "true"],
@@ -343,7 +344,7 @@ def test_a_stubbed_session_reaches_the_hosts_objects(
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=patience(30),
         )
         assert stub.stdout == f"{pair[1].id}\n"
         again = (

@@ -31,7 +31,8 @@ from hardway.errors import HardwayError
 from hardway.local import daemon, gate, signing
 from hardway.local.running import FAULT_PATH, STATUS_PATH
 from tests.conftest import LocalCloud, exports, run_inv
-from tests.local.conftest import SECONDS, Machine, Machines
+from tests.local.conftest import Machine, Machines
+from tests.patience import patience
 
 RUN = "Action=RunInstances&Version=2016-11-15&ImageId=ami-0123456789abcdef0&MinCount=1&MaxCount=1"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -42,7 +43,7 @@ def send(
     cloud: LocalCloud, method: str, path: str, body: str | bytes = "", headers: Mapping[str, str] | None = None
 ) -> tuple[int, Mapping[str, str], bytes]:
     """A request as anybody on this machine can send it."""
-    connection = http.client.HTTPConnection(urlsplit(cloud.running.endpoint).netloc, timeout=SECONDS)
+    connection = http.client.HTTPConnection(urlsplit(cloud.running.endpoint).netloc, timeout=patience())
     try:
         connection.request(method, path, body or None, dict(headers or {}))
         answer = connection.getresponse()
@@ -173,7 +174,7 @@ def test_presigned_addresses_are_good_for_what_they_say(cloud: LocalCloud) -> No
     given = {"Bucket": "presigned", "Key": "a b/ü+~"}
     for client in (s3, version_4):
         url = client.generate_presigned_url("get_object", {**given, "ResponseContentType": "text/x"})
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(url, timeout=patience()) as answer:
             assert (answer.read(), answer.headers["Content-Type"]) == (b"content", "text/x")
         over = client.generate_presigned_url("get_object", given, ExpiresIn=-1000)
         for wrong in (
@@ -183,10 +184,10 @@ def test_presigned_addresses_are_good_for_what_they_say(cloud: LocalCloud) -> No
             url + "&versionId=1",
         ):
             with pytest.raises(urllib.error.HTTPError) as error:
-                urllib.request.urlopen(wrong, timeout=SECONDS)
+                urllib.request.urlopen(wrong, timeout=patience())
             assert error.value.code == 403
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=SECONDS)
+            urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=patience())
 
 
 def test_bodies_of_all_kinds_come_through(cloud: LocalCloud) -> None:
@@ -272,7 +273,7 @@ def test_what_describes_an_instance_is_for_its_own_processes(machine: Machine) -
     ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
 
     def ask(path: str, **headers: str) -> int:
-        connection = http.client.HTTPConnection(endpoint.netloc, timeout=SECONDS)
+        connection = http.client.HTTPConnection(endpoint.netloc, timeout=patience())
         try:
             connection.request("PUT", path, headers={**ttl, **headers})
             return connection.getresponse().status
@@ -306,7 +307,7 @@ def nobody() -> Callable[..., subprocess.CompletedProcess[str]]:
               "PATH=/usr/bin:/bin"]  # fmt: skip
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*become, *command], capture_output=True, text=True, timeout=SECONDS, cwd="/")
+        return subprocess.run([*become, *command], capture_output=True, text=True, timeout=patience(), cwd="/")
 
     return run
 
@@ -417,7 +418,7 @@ def test_garbage_does_not_stop_the_daemon(cloud: LocalCloud) -> None:
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /%ff%00 HTTP/1.1\r\n\xff\xff: \x00\r\n\r\n",
     ):  # fmt: skip
-        with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        with socket.create_connection((host, int(port)), timeout=patience()) as connection:
             try:
                 connection.sendall(sent)
                 connection.shutdown(socket.SHUT_WR)
@@ -447,7 +448,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[gate.HTTPServer]:
 def test_who_is_slow_is_cut_off(server: gate.HTTPServer) -> None:
     starts = [b"", b"GET / HT", b"GET / HTTP/1.1\r\nA: b\r\n", None]
     for start in starts:
-        with socket.create_connection(("127.0.0.1", server.server_port), timeout=SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=patience()) as connection:
             if start is None:  # says that more is to come, whose digest is signed
                 host = f"127.0.0.1:{server.server_port}"
                 headers = {"Host": host, **signing.sign("POST", f"http://{host}/", b"", "a key", "a secret")}

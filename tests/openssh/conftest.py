@@ -20,6 +20,7 @@ import pytest
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
 from hardway.ssh.keys import own_key
+from tests.patience import patience
 
 HOSTS = 6
 
@@ -111,7 +112,7 @@ def start_sshd(home: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
     yield start
     for process in started:
         process.terminate()
-        process.wait(10)
+        process.wait(patience(10))
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def _free_port(address: str) -> int:
 
 
 def _wait_for_port(address: str, port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while True:
         try:
             socket.create_connection((address, port), 1).close()

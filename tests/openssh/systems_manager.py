@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.patience import patience
+
 # Carries its stdin and stdout to the port asked for of the instance asked for, until its stdin ends. Notes its process.
 PLUGIN = """#!/usr/bin/env python3
 import json, os, socket, sys, threading
@@ -63,7 +65,7 @@ def write(path: Path, script: str) -> None:
 def ended(programs: Path) -> bool:
     """Whether every plugin that was started is gone, within some seconds."""
     numbers = [int(line.split()[0]) for line in (programs / "running").read_text().splitlines()]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(5)
     while any(Path(f"/proc/{number}").exists() for number in numbers):
         if time.monotonic() > deadline:
             return False

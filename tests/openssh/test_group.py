@@ -24,6 +24,7 @@ from hardway.fanout import commands
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, Printer, report
 from hardway.ssh import connection as ssh
 from hardway.ssh.script import Script
+from tests.patience import patience
 
 
 def run(hosts: list[Instance], settings: Settings, command: str | Script, **options: Any) -> list[Any]:
@@ -101,7 +102,7 @@ def test_something_left_behind_holds_nothing_up(hosts: list[Instance], settings:
     [result] = run(hosts[:1], settings, f"sleep 60 & echo $! > '{pid_file}'; echo started")
     try:
         assert (result.stdout, result.exit_code) == (b"started\n", 0)
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < patience(30)
     finally:
         os.kill(int(pid_file.read_text()), 9)
 
@@ -174,7 +175,7 @@ def test_connections_are_made_and_used_by_many_threads(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(patience(60))
     assert not failures
 
 
@@ -214,7 +215,7 @@ def test_agent_key_file_and_ssh_config_let_us_in(
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL)
     try:
         monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while subprocess.run(["ssh-add", "-q", elsewhere], stderr=subprocess.DEVNULL).returncode:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -228,11 +229,11 @@ def test_agent_key_file_and_ssh_config_let_us_in(
             subprocess.run(["ssh-add", "-q", key], check=True, stderr=subprocess.DEVNULL)
         shutil.move(elsewhere, own_key_path())
         command = [*ssh.login_command(hosts[0], settings), "echo in"]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
         assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
     finally:
         agent.terminate()
-        agent.wait(10)
+        agent.wait(patience(10))
 
 
 def test_a_public_key_nobody_can_read_is_passed_over(hosts: list[Instance], settings: Settings, home: Path) -> None:
@@ -301,14 +302,14 @@ def test_a_host_that_dies_is_not_taken_for_one_that_refuses(
             transport = paramiko.Transport(listener.accept()[0])
             transport.add_server_key(key)
             transport.start_server(server=_Dying(transport))
-            transport.join(30)
+            transport.join(patience(30))
 
         thread = threading.Thread(target=serve)
         thread.start()
         tags = {**hosts[0].tags, "ssh-port": str(listener.getsockname()[1])}
         dying = replace(hosts[0], id="i-0000000000000dead", public_ip="127.0.0.1", tags=tags)
         [outcome] = run([dying], stubbed, "true")
-        thread.join(30)
+        thread.join(patience(30))
     assert isinstance(outcome, ssh.ConnectError), outcome
 
 
@@ -332,7 +333,7 @@ def test_a_command_from_a_file(
 
 
 def _alive(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(5)
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)

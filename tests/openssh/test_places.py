@@ -25,6 +25,7 @@ from hardway.fanout.transfer import Remote
 from tests.openssh.conftest import instance
 from tests.openssh.test_hostile import failure
 from tests.openssh.test_transfer import contents
+from tests.patience import patience
 
 # A /dev of its own: what is in it, and that it is as it was.
 DEVICES = """
@@ -90,11 +91,11 @@ def test_nothing_here_is_put_in_place_of_a_device(start_sshd: Callable[..., int]
         *(("pull", "tree", "/dev"), ("pull", "tree", "/dev/new"), ("pull", "tree", "/proc/")),
     ]
     done = copy(port, *(word for to in through for word in ("scp", "f", to)), *itertools.chain(*refused), namespace=run)
-    out, said = done.communicate(timeout=60)
+    out, said = done.communicate(timeout=patience(60))
     assert (done.returncode, out) == (1, b"content" * 3), said
     assert said.splitlines()[-1] == b" ".join([b"0"] * len(through) + [b"1"] * len(refused)), said
     done = copy(port, "scp", "f", "/dev/shm/f", namespace=run)
-    done.communicate(timeout=60)
+    done.communicate(timeout=patience(60))
     assert done.returncode == 42  # a plain directory, in which it is now
     assert (tmp_path / "link").is_symlink()
 
@@ -138,7 +139,7 @@ def reader(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
     yield fifo, got
     with contextlib.suppress(OSError):
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    thread.join(10)
+    thread.join(patience(10))
 
 
 @pytest.mark.parametrize("way", ["send", "push", "fetch", "fetch into", "pull"])
@@ -158,7 +159,7 @@ def test_a_fifo_is_written_through(
         "pull": lambda: transfer.pull(group, Remote(f"{tmp_path}/tree"), str(fifo.parent)),
     }[way]()
     assert not outcomes.failed, outcomes.failed
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while not got and time.monotonic() < deadline:
         time.sleep(0.01)
     assert got == [b"content"]
@@ -223,7 +224,7 @@ def test_what_another_user_has_put_in_the_place_is_refused(
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience(20)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -251,7 +252,7 @@ def test_a_copy_that_is_ended_leaves_nothing_for_long(
     begun = copy(str(port), way, source, f"{into}/t")
     wait_for(lambda: list(into.rglob(f"{landing.PREFIX}*/**/big")))
     begun.send_signal(number)
-    begun.communicate(timeout=30)
+    begun.communicate(timeout=patience(30))
     assert begun.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}.get(number, 128 + number)
     left = [path for path in into.rglob("*") if path.name.startswith(landing.PREFIX)]
     assert bool(left) == (number == signal.SIGKILL)
@@ -282,7 +283,7 @@ def test_what_a_killed_copy_left_there_is_removed(
         left = next((home / "into").glob(".hardway-copy-*"))
         for pid in holders(left):
             os.kill(pid, signal.SIGKILL)
-        thread.join(30)
+        thread.join(patience(30))
         assert said
         assert left.exists()
         (tmp_path / "small").write_text("small")
@@ -327,7 +328,7 @@ def test_a_full_disk_is_told_and_leaves_all_as_it_was(
     (tmp_path / "into" / "big").write_text("mine")
     arguments = ("pull", "tree") if way == "pull" else ("scp", "tree/big")
     limited = copy(str(port), *arguments, f"{tmp_path}/into", before='ulimit -f 1000; trap "" XFSZ; exec "$@"')
-    _, said = limited.communicate(timeout=60)
+    _, said = limited.communicate(timeout=patience(60))
     assert (limited.returncode, b"file too large" in said, b"host0" in said) == (1, True, True), said
     assert contents(tmp_path / "into") == {"big": ("100644", b"mine")}
 

@@ -26,6 +26,7 @@ from hardway.fanout import rsync, transfer
 from hardway.fanout.group import InstanceGroup
 from hardway.fanout.transfer import Remote
 from tests.local.conftest import eventually
+from tests.patience import patience
 
 ODD_NAMES = ["plain", "-dash", "a b", "new\nline", "quote's", 'double"', "$HOME", "*", "ümlaut", "back\\slash", ".dot"]
 
@@ -121,7 +122,7 @@ def test_a_copy_cut_off_half_way_is_not_there(hosts: list[Instance], settings: S
 
     outcomes = transfer.send_files(group, [tmp_path / "big"], Remote(f"{target}/"), cut)
     assert outcomes.failed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience(30)
     while os.listdir(target) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert os.listdir(target) == []
@@ -230,7 +231,7 @@ def test_a_large_tree_goes_to_all_at_the_same_time(hosts: list[Instance], settin
     (source / "big").write_bytes(os.urandom(1 << 20) * 20)
     for number in range(500):
         (source / f"small-{number}").write_text(str(number))
-    barrier = threading.Barrier(len(hosts), timeout=30)
+    barrier = threading.Barrier(len(hosts), timeout=patience(30))
     waited = threading.local()
 
     def together(_sent: int) -> None:
@@ -311,7 +312,7 @@ def test_ssh_ends_with_the_remote_shell_of_rsync(tmp_path: Path, number: signal.
         try:
             eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
             shell.send_signal(number)
-            assert b"Traceback" not in shell.communicate(timeout=20)[1]
+            assert b"Traceback" not in shell.communicate(timeout=patience(20))[1]
         finally:
             shell.kill()
     pid = (tmp_path / "pid").read_text().strip()

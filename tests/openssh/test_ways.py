@@ -36,6 +36,7 @@ from hardway.ssh.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
 from tests.openssh.test_group import run
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_bastions_are_passed_in_the_order_listed(
     assert (result.stdout, asked_for(tmp_path, 0), asked_for(tmp_path, 1)) == (b"in\n", *ways)
 
     command = [*ssh.login_command(host, settings), "echo in"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
     assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
     assert (asked_for(tmp_path, 0), asked_for(tmp_path, 1)) == (ways[0] * 2, ways[1] * 2)
 
@@ -90,7 +91,7 @@ def test_a_bastion_with_another_host_key_is_refused(
     HostKeys().remember(f"[127.78.0.2]:{bastions[1]}", kind, other_key)
     if by_ssh:
         command = [*ssh.login_command(host, settings), "echo in"]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
         assert (done.returncode, done.stdout) == (255, "")
     else:
         [outcome] = run([host], settings, "echo in")
@@ -105,7 +106,7 @@ def test_a_host_silent_behind_a_bastion_is_given_up(bastions: tuple[int, int], s
         quick = replace(settings, ec2=replace(settings.ec2, connect_timeout=1))
         [outcome] = run([instance(4, silent.getsockname()[1])], quick, "true")
     assert isinstance(outcome, ssh.ConnectError)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(5)
     while threading.active_count() > threads:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -155,7 +156,7 @@ def test_systems_manager_carries_commands_logins_and_rsync(
 
     [host] = behind(hosts[:1])
     command = [*ssh.login_command(host, by_ssm), "echo in"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience(60))
     assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
 
     (tmp_path / "tree").mkdir()
@@ -196,12 +197,12 @@ def test_few_programs_start_at_a_time(hosts: list[Instance], by_ssm: Settings, s
 def test_whose_turn_has_not_come_when_ctrl_c_does_is_not_connected_to(
     hosts: list[Instance], by_ssm: Settings, programs: Path
 ) -> None:
-    write(programs / "aws", "#!/bin/sh\necho $$ x >>\"${0%/*}/running\"\nexec sleep 60\n")
+    write(programs / "aws", '#!/bin/sh\necho $$ x >>"${0%/*}/running"\nexec sleep 60\n')
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(many(hosts[0], programs, 40), by_ssm, "true")
-    assert time.monotonic() - begun < 2 * by_ssm.ec2.connect_timeout
+    assert time.monotonic() - begun < patience(2) * by_ssm.ec2.connect_timeout
     assert len((programs / "running").read_text().splitlines()) <= 8
     assert ended(programs)
 
@@ -225,7 +226,7 @@ def test_a_job_that_is_over_connects_to_nobody_any_more(
         waiting = threading.Thread(target=connect)
         waiting.start()
         over.set()
-        waiting.join(10)
+        waiting.join(patience(10))
     assert len(refused) == 1
     assert not (stand_in / "running").exists()
 

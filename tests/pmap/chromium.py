@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patience
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -26,7 +28,6 @@ FLAGS = [
     "--remote-debugging-pipe",
     "--window-size=1400,1000",
 ]
-SECONDS = 30.0
 
 
 def find() -> str | None:
@@ -67,7 +68,7 @@ def browser() -> Iterator[Browser]:
                 os.write(ours_out, b'{"id":0,"method":"Browser.close"}\0')
             os.close(ours_out)
             try:
-                process.wait(SECONDS)
+                process.wait(patience())
             finally:
                 process.kill()
                 process.wait()
@@ -128,7 +129,7 @@ class Browser:
 
     def eventually(self, expression: str) -> Any:
         """Evaluate until it gives something true, and return that."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + patience()
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < deadline, f"{expression} is still {value!r}"
             time.sleep(0.02)

@@ -6,12 +6,11 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 from uuid import uuid4
 
 import pytest
@@ -19,18 +18,7 @@ import pytest
 from hardway.pmap import agent
 from hardway.pmap.link import BOOT, Frame, program
 from tests.conftest import LocalCloud, Result, run_inv
-
-SECONDS = 30
-Value = TypeVar("Value")
-
-
-def eventually(what: Callable[[], Value], seconds: float = SECONDS) -> Value:
-    """Call until it gives something true, and return that."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"still {value!r} after {seconds:g} s"
-        time.sleep(0.02)
-    return value
+from tests.patience import eventually, patience
 
 
 @dataclass(frozen=True)
@@ -220,7 +208,7 @@ class PipedAgent:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream
             stream.close()
-        self.process.wait(SECONDS)
+        self.process.wait(patience())
 
     def stop(self) -> None:
         """End the agent; it has cleaned up after that."""

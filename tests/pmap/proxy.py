@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from types import TracebackType
 
+from tests.patience import patience
+
 
 class Proxy:
     """Forwards connections to its ports to `target_port` of the same addresses; `delay` in seconds, each way.
@@ -47,7 +49,7 @@ class Proxy:
     ) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(patience(10))
         self._loop.close()
 
     def cut(self, refuse: bool = False) -> None:

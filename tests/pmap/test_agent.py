@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardway.pmap import agent
+from tests.patience import patience
 from tests.pmap.conftest import PipedAgent, eventually
 
 Start = Callable[..., PipedAgent]
@@ -80,7 +81,7 @@ def test_the_timeout_ends_the_whole_group_with_term_then_kill(start_agent: Start
     began = time.monotonic()
     code, flags, out, _ = one.run()
     assert (code, flags, out) == (-signal.SIGKILL, agent.TIMED_OUT, b"term\n")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < patience(6)
     assert not Path("/proc", (home / "pid").read_text().strip()).exists()
 
 
@@ -167,7 +168,7 @@ def test_a_new_connection_takes_over_from_a_silent_one(start_agent: Start) -> No
     old = one.process
     one.connect()
     assert one.run(b"x")[2] == b"x"
-    assert old.wait(10) == 0
+    assert old.wait(patience(10)) == 0
     for stream in (old.stdin, old.stdout):
         assert stream
         stream.close()
@@ -196,7 +197,7 @@ def test_an_order_to_stop_counts_though_nobody_listens_any_more(
         stream.close()
     (home / "gate").unlink()
     eventually(lambda: not (home / ".hardway").exists(), 10)
-    one.process.wait(10)
+    one.process.wait(patience(10))
 
 
 def test_an_agent_left_alone_ends_its_tasks_and_itself(start_agent: Start, home: Path) -> None:
@@ -282,5 +283,5 @@ def test_the_agent_runs_on_python_3_6() -> None:
     # Asked for before it is used.
     newer = ["--exclude", "os.posix_spawn", "--exclude", "os.POSIX_SPAWN_DUP2"]
     command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv"]
-    done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stdout

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.conftest import LocalCloud, run_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, eventually
 from tests.pmap.test_resume import ANSWERS, ARGUMENTS, SLOW, started
 
@@ -34,7 +35,7 @@ def test_an_interruption_is_seen_coming(cloud: LocalCloud, new_cluster: Callable
         assert process.stderr
         line = next(line for line in process.stderr if "spot interruption" in line)
         (own.homes[1] / "go").touch()
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     assert f"{own.ids[0]}: spot interruption in " in line
     assert "nothing new starts" in line
@@ -50,7 +51,7 @@ def test_a_killed_instance_loses_nothing(cloud: LocalCloud, new_cluster: Callabl
         fault(cloud, "kill", own.ids[0])
         for home in own.homes[1:]:
             (home / "go").touch()
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     assert set(taken(own, "killed").values()) == {1}
 
@@ -63,7 +64,7 @@ def test_dropped_connections_lose_nothing_and_run_nothing_twice(
         eventually(lambda: len(own.lines("log")) == 2)
         fault(cloud, "drop", own.selector)
         own.touch("go")
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     assert sorted(own.lines("log")) == sorted(f"{i} 1" for i in range(12))
 
@@ -87,7 +88,7 @@ def test_what_hangs_runs_elsewhere_and_its_late_result_is_not_taken(
         (here / "go").touch()
         fault(cloud, "thaw", hung)
         own.touch("last")
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     assert set(taken(own, "hung").values()) == {1}
 
@@ -100,7 +101,7 @@ def test_an_instance_where_tasks_fail_is_set_aside(new_cluster: Callable[[int], 
     command = f'read x; echo $x >> log; {fails}; sleep .05; echo "<$x>"'
     numbers = "\n".join(str(i) for i in range(tasks))
     with started(own, numbers, command, "--job", "aside", "--retry-sleep", "0.1") as process:
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=patience(60))
     assert (process.returncode, out) == (0, "".join(f"<{i}>\n" for i in range(tasks))), said
     aside = [line for line in said.splitlines() if "set aside" in line]
     assert aside, said
@@ -114,7 +115,7 @@ def test_a_task_that_kills_its_agents_is_given_up(new_cluster: Callable[[int], C
     own = new_cluster(2)
     command = 'read x; [ $x != 3 ] || kill -9 $PPID; echo "<$x>"'
     with started(own, ARGUMENTS, command, "--job", "deadly", "--keep-going") as process:
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=patience(60))
     assert (process.returncode, len(out.splitlines()), out.splitlines()[3]) == (1, 12, ""), said
     assert "1 task failed, 5 times the instance or its agent died while the task ran" in said
     assert "11 of 12 are done" in said
@@ -144,6 +145,6 @@ def test_verify_with_one_instance_that_answers_is_no_verification(
     fault(cloud, "hang", own.ids[0])
     impatient = replace(own, env={**own.env, "INVOKE_EC2_CONNECT_TIMEOUT": "2"})
     with started(impatient, ARGUMENTS, "cat", "--verify", "3", "--reconnect", "1") as process:
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=patience(60))
     assert (process.returncode, out) == (1, ""), said
     assert "only one could be used" in said

@@ -21,6 +21,7 @@ from hardway.pmap import agent, files
 from hardway.s3 import stub_sessions
 from tasks import ec2, mapreduce
 from tests.conftest import INV, REPOSITORY, LocalCloud, Result, run_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, eventually
 
 
@@ -146,15 +147,7 @@ def test_an_instance_without_room_is_not_used_and_the_others_are(
 
 
 def run_in(folder: Path, cluster: Cluster, *arguments: str) -> Result:
-    done = subprocess.run(
-        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
-        cwd=folder,
-        env={**os.environ, **cluster.env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    return run_inv("mapreduce.pmap", cluster.selector, *arguments, env=cluster.env, cwd=folder)
 
 
 def test_the_line_that_resumes_works_when_it_is_pasted(cluster: Cluster, here: Path) -> None:
@@ -169,7 +162,7 @@ def test_the_line_that_resumes_works_when_it_is_pasted(cluster: Cluster, here: P
     env = {**os.environ, **cluster.env, "PATH": path}
     # `./inv` would look at the environment that it makes first.
     line = line.replace(str(REPOSITORY / "inv"), shlex.join(INV))
-    done = subprocess.run(["bash", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=patience(60))
     cluster.remove("mended")
     assert (done.returncode, done.stdout) == (0, "old a b\nold 'c'\n"), done.stderr
 
@@ -183,7 +176,7 @@ def test_what_can_not_be_sent_is_refused(here: Path) -> None:
     refused = {
         "none.sh": "there is no such file",
         "": "that means no file",
-        "fifo": "it is no file or directory",
+        "fifo": "it is neither a file nor a directory",
         "other": "no such file",
         "lib": "a link leads back to a directory that it is in",
         f"step.sh,{here}/other/step.sh": "would both be step.sh",
@@ -213,7 +206,9 @@ def test_any_files_arrive_as_they_are(
     assert packed
     with packed:
         code = f"{Path(agent.__file__).read_text()}\nreceive_files({str(target)!r}, {packed.digest!r}, {packed.size})"
-        subprocess.run([sys.executable, "-IS", "-c", code], input=b"".join(packed.pieces()), check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-IS", "-c", code], input=b"".join(packed.pieces()), check=True, timeout=patience(30)
+        )
     arrived = target / packed.digest / source.name
     assert {
         path.name: (path.read_bytes(), bool(path.stat().st_mode & stat.S_IXUSR)) for path in arrived.iterdir()

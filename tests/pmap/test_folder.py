@@ -85,7 +85,8 @@ def test_what_is_no_directory_of_a_persons_is_refused(home: Path, tmp_path: Path
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/dev")
     refused = {"/dev": "the system's", "/proc/self/x": "the system's", str(tmp_path / "link"): "the system's"}
-    refused |= {str(tmp_path / "file"): "it is no directory", "~nosuch/x": "there is no user nosuch", "a\0": "no NUL"}
+    refused |= {str(tmp_path / "file"): "it is not a directory"}
+    refused |= {"~nosuch/x": "there is no user nosuch", "a\0": "no NUL"}
     for path, said in refused.items():
         with pytest.raises(UsageError, match=said):
             folder.check(path, None)

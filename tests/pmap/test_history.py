@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from hardway.pmap.afterwards import explain, history
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord
 from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime
-from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
+from hardway.pmap.afterwards.history import DriverRun, HostRecord, Life, Timeline
 
 
 def journal(*texts: str) -> bytes:
@@ -209,14 +210,46 @@ LINES = st.one_of(
     _line(lambda time, task, attempt, host: event(time, "back", task=task, attempt=attempt, host=host),
           *(TASKS, ATTEMPTS, HOSTS)),
 )  # fmt: skip
-JOURNALS = st.lists(st.tuples(st.floats(0.001, 20), LINES), max_size=40).map(
-    lambda steps: journal(
-        *(
-            make(time)
-            for time, (_, make) in zip(accumulate((step for step, _ in steps), initial=1000.0), steps, strict=False)
-        )
-    )
+TEXTS = st.lists(st.tuples(st.floats(0.001, 20), LINES), max_size=40).map(
+    lambda steps: [
+        make(time)
+        for time, (_, make) in zip(accumulate((step for step, _ in steps), initial=1000.0), steps, strict=False)
+    ]
 )
+JOURNALS = TEXTS.map(lambda texts: journal(*texts))
+TASKS_AT_TIMES = st.lists(st.tuples(TASKS, HOSTS), max_size=6)
+
+
+def usual(tasks: list[tuple[int, str]], since: float) -> list[str]:
+    """Tasks that go well at once, one begins each second."""
+    return [
+        line
+        for at, (task, host) in enumerate(tasks)
+        for line in (
+            f"start {task} 1 {host} {since + at}",
+            slot(since + at, task, 1),
+            end(since + at, task, 1, host, 0, 1.5),
+            f"done {task} 1",
+        )
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(TASKS_AT_TIMES, TEXTS, TASKS_AT_TIMES, st.none() | st.just(5000.0))
+def test_tasks_that_nothing_happened_to_are_told_as_all_others(
+    before: list[tuple[int, str]], texts: list[str], after: list[tuple[int, str]], now: float | None
+) -> None:
+    """A journal that tells the number of tasks first is read in a shorter way."""
+    lines = [run(900), up(900, "i-1"), *usual(before, 900.25), *texts, *usual(after, 3000)]
+    numbered = journal("tasks 3 00000000 00000000 0", *lines)  # of four
+    slow, fast = history.read(journal(*lines), now), history.read([numbered[:70], numbered[70:]], now)
+    unchecked = history.read(numbered, now, checked=True)
+    for timeline in (fast, unchecked):
+        assert seen(timeline) == seen(slow)
+        assert (timeline.done, timeline.damaged, timeline.torn) == (slow.done, slow.damaged, 0)
+        assert (timeline.hosts, timeline.lives, timeline.runs) == (slow.hosts, slow.lives, slow.runs)
+        assert explain.figures(timeline).time == explain.figures(slow).time
+        assert len(timeline.attempts) == len(slow.attempts)
 
 
 @settings(max_examples=200, deadline=None)

@@ -75,11 +75,13 @@ def test_only_finished_jobs_are_deleted_for_their_age(home: Path, capsys: pytest
         age(make(name, done), days)
     with Job(make("driven")) as driven:
         age(driven.path, 8)
-        mapreduce_jobs.rm(Context(), "*", older_than="7d", yes=True)
+        mapreduce_jobs.rm(Context(), older_than="7d", yes=True)
     assert {path.name for path in job_paths.all_jobs()} == {"unfinished", "new", "driven"}
     assert "1 unfinished job kept, name them to delete them: unfinished" in capsys.readouterr().err
     mapreduce_jobs.rm(Context(), "new", older_than="1w", yes=True)
     assert "no finished job is older than 1w" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="which jobs"):
+        mapreduce_jobs.rm(Context(), yes=True)
     with pytest.raises(UsageError, match="--older-than '7': it is a number and"):
         mapreduce_jobs.rm(Context(), "*", older_than="7", yes=True)
     assert job_list.prune(7, besides=driven.path) == []

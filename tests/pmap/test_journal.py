@@ -17,12 +17,12 @@ from hardway.pmap import job_list, job_paths, journal
 from hardway.pmap.job import (
     VERSION,
     Damaged,
+    Heads,
     Job,
     digest_of,
     fingerprint,
     keys_of,
     read_asked,
-    read_heads,
     read_journal,
 )
 from hardway.pmap.run import longest_first
@@ -34,7 +34,7 @@ def job(home: Path) -> Job:
 
 
 def heads_of(job: Job) -> list[bytes]:
-    return read_heads(job.path, read_journal(job.path, job.asked)[1])
+    return list(Heads(job.path, read_journal(job.path, job.asked)[1]))
 
 
 def finish(job: Job, task: int, stdout: bytes, code: int = 0) -> None:

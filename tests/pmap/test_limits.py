@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import INV_SECONDS, REPOSITORY, Result
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, Pmap, eventually
 from tests.pmap.test_resume import started
 
@@ -56,7 +57,7 @@ def measured(cluster: Cluster, *arguments: str, limit: int = -1, stdout: Path | 
             stdout=file,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=INV_SECONDS,
+            timeout=patience(INV_SECONDS),
         )
     said = done.stderr.splitlines(keepends=True)
     peaks = [line for line in said if line.startswith("VmHWM")]
@@ -102,7 +103,7 @@ def test_an_agent_never_has_a_large_output_in_memory(cluster: Cluster) -> None:
     with started(one, "1\n2", command, "--job", "agents-memory", "--slots", "1", "--no-backup") as process:
         eventually(lambda: list(cluster.jobs.glob("agents-memory/large/*.stdout")))
         cluster.touch("sent")
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=patience(60))
     cluster.remove("sent")
     shutil.rmtree(cluster.jobs / "agents-memory")
     assert process.returncode == 0, said

@@ -14,6 +14,7 @@ from hardway.pmap import agent
 from hardway.pmap.events import Event
 from hardway.pmap.link import Link, Unusable, cut, now
 from tests.openssh.conftest import instance, start_sshd
+from tests.patience import patience
 
 __all__ = ["start_sshd"]
 
@@ -30,7 +31,7 @@ def first_words(port: int) -> None:
     try:
         link.opened(now())
         while not link.up:
-            events.get(timeout=20)
+            events.get(timeout=patience(20))
             link.receive(now())
     finally:
         connection = link.detach()

@@ -17,6 +17,7 @@ class Job:
     """Where a job stands."""
 
     total: int = 60
+    more: bool = False
     done: int = 12
     failed: int = 0
     running: int = 6

@@ -14,8 +14,9 @@ from invoke import Config, Context
 from hardway.errors import Failed, UsageError
 from hardway.pmap import job_paths
 from hardway.pmap.afterwards import explain, history, report
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord
 from hardway.pmap.afterwards.explain import Record
-from hardway.pmap.afterwards.history import AttemptOutcome, AttemptRecord, DriverRun, HostRecord, Life, Timeline
+from hardway.pmap.afterwards.history import DriverRun, HostRecord, Life, Timeline
 from hardway.pmap.job import Job, Outputs, keys_of
 from hardway.pmap.journal import Result
 from tasks import mapreduce

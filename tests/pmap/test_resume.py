@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -16,7 +15,8 @@ from invoke import Config, Context
 from hardway.errors import Failed, UsageError
 from hardway.pmap.afterwards import history
 from tasks import mapreduce
-from tests.conftest import INV, REPOSITORY, LocalCloud, run_inv
+from tests.conftest import LocalCloud, run_inv, start_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, Pmap, eventually
 from tests.pmap.proxy import Proxy
 
@@ -35,14 +35,7 @@ def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 @contextmanager
 def started(cluster: Cluster, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A pmap in the background."""
-    process = subprocess.Popen(
-        [*INV, "mapreduce.pmap", cluster.selector, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **cluster.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_inv("mapreduce.pmap", cluster.selector, *arguments, env=cluster.env)
     try:
         yield process
     finally:
@@ -64,7 +57,7 @@ def test_the_driver_may_die(pmap: Pmap, held: Cluster, number: signal.Signals) -
     with started(held, ARGUMENTS, SLOW, "--job", job, "--no-backup") as process:
         eventually(lambda: len(held.lines("log")) == 3)
         process.send_signal(number)
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=patience(20))[1]
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
         assert f"--resume {job}" in said
@@ -125,7 +118,7 @@ def test_a_second_driver_is_refused(held: Cluster, c: Context) -> None:
         with pytest.raises(Failed, match=f"pid {process.pid}"):
             mapreduce.pmap(c, held.ids, "x", SLOW, resume="twice")
         held.touch("go")
-        assert process.communicate(timeout=20)[0] == "<x>\n"
+        assert process.communicate(timeout=patience(20))[0] == "<x>\n"
 
 
 @contextmanager
@@ -149,7 +142,7 @@ def test_a_lost_connection_is_no_lost_task(cloud: LocalCloud, held: Cluster) -> 
         proxy.cut(refuse=True)
         proxy.refusing = False
         held.touch("go")
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     assert sorted(held.lines("log")) == sorted(f"{i} 1" for i in range(12)), "no task ran twice"
 
@@ -163,7 +156,7 @@ def test_what_ran_while_connections_were_lost_is_told_when_it_ran(cloud: LocalCl
         proxy.cut(refuse=True)
         time.sleep(1)
         proxy.refusing = False
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
     told = history.read((held.jobs / "late" / "journal").read_bytes())
     assert told.away, "connections were lost"
@@ -182,7 +175,7 @@ def test_ctrl_c_while_connections_are_lost_ends_what_runs(cloud: LocalCloud, hel
         proxy.cut(refuse=True)
         process.send_signal(signal.SIGINT)
         proxy.refusing = False
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=patience(10))
         assert process.returncode == 130, said
     untold = "".join(line for line in said.splitlines() if "did not confirm" in line)
     told = [home for id_, home in zip(held.ids, held.homes, strict=True) if id_ not in untold]
@@ -199,7 +192,7 @@ def test_an_instance_may_go(cloud: LocalCloud, new_cluster: Callable[[int], Clus
         for home in own.homes:
             (home / "go").touch()
         cloud.client("ec2").terminate_instances(InstanceIds=[own.ids[0]])
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate(timeout=patience(20))
     assert (process.returncode, out) == (0, ARGUMENTS + "\n"), said
     assert "it is terminated" in said or "it is shutting down" in said
     assert "1 instance lost" in said
@@ -214,7 +207,7 @@ def test_none_left_says_how_to_go_on(cloud: LocalCloud, new_cluster: Callable[[i
     with started(own, "x", "touch mine; sleep 60", "--job", "alone") as process:
         eventually(lambda: _touched(own))
         cloud.client("ec2").terminate_instances(InstanceIds=own.ids)
-        _, said = process.communicate(timeout=40)
+        _, said = process.communicate(timeout=patience(40))
     assert process.returncode == 1
     assert "no instance is left" in said
     assert "--resume alone" in said
@@ -240,7 +233,7 @@ def test_an_attempt_given_up_is_ended_when_its_instance_is_back(cloud: LocalClou
         proxy.refusing = False
         eventually(lambda: (here / "ended").exists())
         both.touch("go2")
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert process.returncode == 0
     assert out.splitlines() == [f"<{x}> {2 if x == lost else 1}" for x in "12"]
     assert "its 1 task goes to other instances" in said
@@ -258,6 +251,6 @@ def test_instances_that_match_later_join(cloud: LocalCloud, new_cluster: Callabl
         both = Cluster([*own.ids, done.stdout.strip()], own.env, cloud)
         eventually(lambda: (both.homes[1] / "log").exists())
         both.touch("go")
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS)
     assert f"{both.ids[1]}: it joins" in said

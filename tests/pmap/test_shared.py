@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hardway.pmap import agent
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, PipedAgent, eventually
 from tests.pmap.test_resume import started
 
@@ -95,6 +96,6 @@ def test_it_is_said_at_the_start(cluster: Cluster) -> None:
             assert one.ids[0] in line
             assert second.poll() is None
             cluster.touch("go")
-            assert second.communicate(timeout=30)[0] == "y\n"
-        assert first.communicate(timeout=30)[0] == ""
+            assert second.communicate(timeout=patience(30))[0] == "y\n"
+        assert first.communicate(timeout=patience(30))[0] == ""
     cluster.remove("go", "first")

@@ -17,6 +17,7 @@ from hardway.pmap import arguments, shuffle
 from hardway.s3 import stub_sessions
 from tasks import mapreduce
 from tests.conftest import REPOSITORY, LocalCloud
+from tests.patience import patience
 
 FIELD = st.binary(max_size=8).filter(lambda field: b"\n" not in field and b"\t" not in field)
 
@@ -70,7 +71,9 @@ def test_many_lines_from_stdin_need_little_memory(home: Path) -> None:
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0], file=sys.stderr)"
     )
     sent = b"".join(b"%d\ts3://bucket/%032d\n" % (n % 3, n) for n in range(400_000))
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, input=sent, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, input=sent, capture_output=True, timeout=patience(60)
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line[:2] for line in lines] == [b"0\t", b"1\t", b"2\t"]
@@ -124,7 +127,10 @@ def content(url: str) -> str:
     """What the real CLI, or the stub where the shell is stubbed, reads there."""
     path = f"{Path(sys.executable).parent}"
     aws = subprocess.run(
-        ["bash", "-c", f'PATH=$PATH:"{path}" && exec aws s3 cp {url} -'], capture_output=True, text=True, timeout=60
+        ["bash", "-c", f'PATH=$PATH:"{path}" && exec aws s3 cp {url} -'],
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
     )
     assert aws.returncode == 0, aws.stderr
     return aws.stdout
@@ -133,9 +139,9 @@ def content(url: str) -> str:
 @pytest.mark.parametrize(
     ("urls", "destination", "said"),
     [
-        ("s3://b/k\nhttp://b/k", "s3://b/all", "'http://b/k' is no URL of an object"),
-        ("s3://b/k", "s3://b", "'s3://b' is no URL of an object: write s3://bucket/key"),
-        ("s3://b/k", "s3://b/all/", "'s3://b/all/' is no URL"),
+        ("s3://b/k\nhttp://b/k", "s3://b/all", "'http://b/k' is not the URL of an object"),
+        ("s3://b/k", "s3://b", "'s3://b' is not the URL of an object: write s3://bucket/key"),
+        ("s3://b/k", "s3://b/all/", "'s3://b/all/' is not the URL"),
     ],
 )
 def test_what_is_no_object_is_named_before_anything_is_read(home: Path, urls: str, destination: str, said: str) -> None:

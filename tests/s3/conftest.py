@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +22,26 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from hardway.s3 import stub_sessions
+from hardway.s3 import fast_aws, stub_sessions
+from tests.patience import patience
 
 STUBS = Path(__file__).resolve().parents[2] / "stubs"
 STUB = STUBS / "aws"
 DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.000Z)?|\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
 TIMEOUT = 60
+
+
+def _calls() -> Any:
+    """The stub's program for its calls besides `aws s3`, as a module: it looks into a session without a start."""
+    spec = importlib.util.spec_from_file_location("stub_calls", STUBS / "calls.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+calls = _calls()
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,27 @@ class Side:
         return found
 
 
-class RealSide(Side):
+class MotoSide(Side):
+    """A side whose objects are moto's."""
+
+    client: Any
+
+    def make(self, bucket: str) -> None:
+        self.client.create_bucket(Bucket=bucket)
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        self.client.put_object(Bucket=bucket, Key=key, Body=body)
+
+    def objects(self) -> dict[str, str]:
+        found = {}
+        for bucket in self.client.list_buckets()["Buckets"]:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
+                for entry in page.get("Contents", []):
+                    found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
+        return found
+
+
+class RealSide(MotoSide):
     """The real CLI, in a process that has it imported, against moto."""
 
     def __init__(self, root: Path, process: subprocess.Popen[str], client: Any) -> None:
@@ -90,35 +128,27 @@ class RealSide(Side):
         answer = json.loads(self._process.stdout.readline())
         return Result(answer["code"], answer["stdout"], answer["stderr"])
 
-    def make(self, bucket: str) -> None:
-        self.client.create_bucket(Bucket=bucket)
 
-    def put(self, bucket: str, key: str, body: bytes) -> None:
-        self.client.put_object(Bucket=bucket, Key=key, Body=body)
+class ProgramSide(Side):
+    """An `aws` of ours, as a process of its own, as users run it."""
 
-    def objects(self) -> dict[str, str]:
-        found = {}
-        for bucket in self.client.list_buckets()["Buckets"]:
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
-                for entry in page.get("Contents", []):
-                    found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
-        return found
-
-
-class StubSide(Side):
-    """The stub, as a process of its own, as users run it."""
+    program = STUB
 
     def run(self, args: list[str], stdin: bytes = b"") -> Result:
         done = subprocess.run(
-            [str(STUB), *args],
+            [str(self.program), *args],
             input=stdin,
             capture_output=True,
             cwd=self.root,
             env=self.environment,
-            timeout=TIMEOUT,
+            timeout=patience(TIMEOUT),
         )
         out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         return Result(done.returncode, out, err)
+
+
+class StubSide(ProgramSide):
+    """The stub."""
 
     @property
     def session(self) -> Path:
@@ -133,16 +163,27 @@ class StubSide(Side):
         assert self.run(["s3", "mb", f"s3://{bucket}"]).code == 0
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
-        command = ["s3api", "put-object", "--bucket", bucket, f"--key={key}", "--body", "/dev/stdin"]
-        assert self.run(command, body).code == 0
+        with self._inside():
+            calls.store({"bucket": bucket, "key": key}, io.BytesIO(body), {}, "PutObject")
 
     def objects(self) -> dict[str, str]:
         found = {}
-        for bucket in json.loads(self.run(["s3api", "list-buckets"]).stdout)["Buckets"]:
-            listing = json.loads(self.run(["s3api", "list-objects-v2", "--bucket", bucket["Name"]]).stdout)
-            for entry in listing.get("Contents", []):
-                found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
+        with self._inside() as caller:
+            for _, bucket in calls.list_buckets(caller, {}).items:
+                for _, entry in calls.list_objects_v2(caller, {"bucket": bucket["Name"]}).items:
+                    found[f"{bucket['Name']}/{entry['Key']}"] = entry["ETag"].strip('"')
         return found
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[Any]:
+        """This process is in the session, as that of a call is; yields a call's caller."""
+        before, mask = os.getcwd(), os.umask(0o077)
+        try:
+            os.chdir(self.session)
+            yield calls.Caller(str(self.root), str(self.session), "json", "", True, "")
+        finally:
+            os.chdir(before)
+            os.umask(mask)
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +232,7 @@ def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         assert process.stdin
         process.stdin.close()
-        process.wait(timeout=TIMEOUT)
+        process.wait(timeout=patience(TIMEOUT))
 
 
 @pytest.fixture(scope="session")
@@ -207,10 +248,61 @@ def client(endpoint: str) -> Any:
 
 @pytest.fixture
 def real(judge: subprocess.Popen[str], endpoint: str, client: Any, tmp_path: Path) -> RealSide:
-    requests.post(f"{endpoint}/moto-api/reset", timeout=TIMEOUT)
+    requests.post(f"{endpoint}/moto-api/reset", timeout=patience(TIMEOUT))
     root = tmp_path / "real" / "work"
     root.mkdir(parents=True)
     return RealSide(root, judge, client)
+
+
+class FastSide(ProgramSide, MotoSide):
+    """The fast `aws`, against moto, with no other tools than it may use, and no real CLI."""
+
+    def __init__(self, root: Path, environment: dict[str, str], program: Path, client: Any) -> None:
+        super().__init__(root, environment)
+        self.program, self.client = program, client
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files of commands that have ended."""
+        return list(Path(self.environment["TMPDIR"]).iterdir())
+
+
+@pytest.fixture(scope="session")
+def fast_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fast `aws`, in a directory with all the tools that it needs."""
+    tools = tmp_path_factory.mktemp("tools")
+    for name in (
+        "cat",
+        "curl",
+        "head",
+        "md5sum",
+        "mkdir",
+        "mv",
+        "readlink",
+        "rm",
+        "sha256sum",
+        "sleep",
+        "stat",
+        "touch",
+    ):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "aws").write_bytes(fast_aws.program())
+    (tools / "aws").chmod(0o755)
+    return tools / "aws"
+
+
+@pytest.fixture
+def fast(fast_program: Path, cli_environment: dict[str, str], client: Any, tmp_path: Path) -> FastSide:
+    root, private = tmp_path / "fast" / "work", tmp_path / "fast" / "run"
+    root.mkdir(parents=True)
+    private.mkdir(mode=0o700)
+    (tmp_path / "fast" / "tmp").mkdir()
+    environment = {
+        **cli_environment,
+        "PATH": str(fast_program.parent),
+        "TMPDIR": str(tmp_path / "fast" / "tmp"),
+        "XDG_RUNTIME_DIR": str(private),
+    }
+    return FastSide(root, environment, fast_program, client)
 
 
 @pytest.fixture

@@ -1102,15 +1102,21 @@ def printed(text: str, root: Path, one: Case) -> list[str]:
     return lines if one.ordered else sorted(line for line in lines if line)
 
 
+def compare(one: Case, theirs: tuple[RealSide, list[Result]], ours: tuple[Side, list[Result]]) -> None:
+    """Assert that a person sees the same of both sides' commands, and finds the same local files after them."""
+    (real, real_results), (side, results) = theirs, ours
+    commands = (step for step in one.steps if not callable(step))
+    for step, their, our in zip(commands, real_results, results, strict=True):
+        assert (our.code, said(our.stderr, side.root)) == (their.code, said(their.stderr, real.root)), step
+        assert printed(our.stdout, side.root, one) == printed(their.stdout, real.root, one), step
+    assert side.files() == real.files()
+
+
 @pytest.mark.parametrize("one", [pytest.param(one, id=f"{group}: {one.name}") for group, one in TABLE])
 def test_case(one: Case, real: RealSide, stub: StubSide) -> None:
     with ThreadPoolExecutor(1) as other:
         real_results = other.submit(play, real, one)
         stub_results = play(stub, one)
-    commands = (step for step in one.steps if not callable(step))
-    for step, theirs, ours in zip(commands, real_results.result(), stub_results, strict=True):
-        assert (ours.code, said(ours.stderr, stub.root)) == (theirs.code, said(theirs.stderr, real.root)), step
-        assert printed(ours.stdout, stub.root, one) == printed(theirs.stdout, real.root, one), step
+    compare(one, (real, real_results.result()), (stub, stub_results))
     assert stub.objects() == real.objects()
-    assert stub.files() == real.files()
     assert stub.leftovers() == []

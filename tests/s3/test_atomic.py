@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.patience import patience
 from tests.s3.conftest import STUB, TIMEOUT, StubSide
 
 WRITERS = 50
@@ -26,7 +27,7 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     try:
         yield
         for process in processes:
-            assert process.wait(timeout=TIMEOUT) == 0
+            assert process.wait(timeout=patience(TIMEOUT)) == 0
     finally:
         for process in processes:
             process.kill()
@@ -69,7 +70,7 @@ def test_fifty_writers_on_one_key_and_on_many(stub: StubSide) -> None:
     finally:
         stop.set()
         for watcher in watchers:
-            watcher.join(TIMEOUT)
+            watcher.join(patience(TIMEOUT))
     assert torn == []
     expected = {f"many/{n % 5}/{n}" for n in range(WRITERS)} | {"one"}
     assert "one" in names
@@ -111,7 +112,7 @@ def test_a_writer_that_is_killed_leaves_the_old_object(stub: StubSide) -> None:
             os.kill(writer.pid, number)
             with contextlib.suppress(BrokenPipeError):
                 writer.stdin.close()
-            assert writer.wait(timeout=TIMEOUT) != 0
+            assert writer.wait(timeout=patience(TIMEOUT)) != 0
         finally:
             writer.kill()
             writer.wait()
@@ -123,7 +124,7 @@ def test_a_writer_that_is_killed_leaves_the_old_object(stub: StubSide) -> None:
 
 def wait_for_bytes(tmp: Path, session: str) -> None:
     """Until something of the new object is on disk: the writer is half-way."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + patience(TIMEOUT)
     work = tmp / f"s3_stubbed_session_{session}" / "^tmp"
     while not any(path.stat().st_size for path in work.glob("*")):
         assert time.monotonic() < deadline

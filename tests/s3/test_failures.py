@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
 from tests.s3.conftest import STUB, STUBS, TIMEOUT, Result, StubSide
 
 ROOT = os.geteuid() == 0
@@ -33,7 +34,7 @@ def script(stub: StubSide, text: str, *prefix: str) -> Result:
         env={**stub.environment, "PATH": path},
         cwd=stub.root,
         capture_output=True,
-        timeout=TIMEOUT,
+        timeout=patience(TIMEOUT),
     )
     out, err = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
     return Result(done.returncode, out, err)
@@ -314,12 +315,12 @@ def test_a_session_that_goes_under_a_command_is_an_error_and_stays_gone(
         assert writer.stdin
         writer.stdin.write(b"x" * 100_000)
         writer.stdin.flush()
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + patience(TIMEOUT)
         while not stub.leftovers():
             assert time.monotonic() < deadline
             time.sleep(0.005)
         remove(stub)
-        said = writer.communicate(timeout=TIMEOUT)
+        said = writer.communicate(timeout=patience(TIMEOUT))
     finally:
         writer.kill()
         writer.wait()
@@ -390,7 +391,7 @@ def test_killed_while_it_moves_many(stub: StubSide) -> None:
         time.sleep(delay)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(mover.pid, signal.SIGKILL)
-        mover.wait(timeout=TIMEOUT)
+        mover.wait(timeout=patience(TIMEOUT))
         for n in range(200):
             places = [stub.root / "t" / f"{n}", stub.session / "bkt" / "t%" / f"{n}"]
             texts = {place.read_text() for place in places if place.exists()}

@@ -18,6 +18,7 @@ import pytest
 from hardway.errors import NothingMatched, UsageError
 from hardway.s3 import stub_sessions
 from tests.conftest import INV
+from tests.patience import patience
 from tests.s3.conftest import STUB, STUBS, TIMEOUT, RealSide, StubSide
 
 ROOT = STUBS.parent
@@ -45,7 +46,7 @@ def clean(tmp_path: Path) -> dict[str, str]:
 
 def shell(command: list[str], text: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, "-c", text], env=environment, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT
+        [*command, "-c", text], env=environment, cwd=cwd, capture_output=True, text=True, timeout=patience(TIMEOUT)
     )
 
 
@@ -212,7 +213,7 @@ def test_a_person_is_told(clean: dict[str, str], tmp_path: Path) -> None:
     try:
         subprocess.run(
             ["bash", "-c", f". {SOURCED}; . {SOURCED}; clear-s3-stubbed"],
-            env=clean, cwd=tmp_path, stderr=terminal, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT,
+            env=clean, cwd=tmp_path, stderr=terminal, stdout=subprocess.DEVNULL, check=True, timeout=patience(TIMEOUT),
         )  # fmt: skip
         said = os.read(master, 10_000).decode()
     finally:
@@ -251,7 +252,7 @@ def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(shut), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=patience(TIMEOUT),
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert f"cannot read {shut}: permission denied" in done.stderr
@@ -383,7 +384,7 @@ def test_sessions_from_python() -> None:
     with stub_sessions.session() as session:
         environment = session.environment
         run = ["aws", "s3", "cp", "-", "s3://bkt/key"]
-        subprocess.run(run, input=b"four", env=environment, check=True, timeout=TIMEOUT)
+        subprocess.run(run, input=b"four", env=environment, check=True, timeout=patience(TIMEOUT))
         assert session.usage() == (1, 4)
         assert session in stub_sessions.sessions()
         assert stub_sessions.find(session.uuid).path == session.path
@@ -410,7 +411,7 @@ def inv(*args: str, environment: dict[str, str], cwd: Path) -> subprocess.Comple
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=patience(TIMEOUT),
     )
 
 
@@ -468,7 +469,7 @@ def test_without_jmespath_a_query_is_refused(stub: StubSide, tmp_path: Path) -> 
             env={**stub.environment, "s3_stubbed_jmespath": handed},
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=patience(TIMEOUT),
         )
         assert (done.returncode, done.stdout) == (code, "0\n" if code == 0 else "")
     assert "needs jmespath" in done.stderr
@@ -479,7 +480,7 @@ def test_one_of_many_conditional_writers_succeeds(stub: StubSide) -> None:
     command = [str(STUB), "s3api", "put-object", "--bucket", "bkt", "--key", "lock", "--if-none-match", "*"]
     nowhere = subprocess.DEVNULL
     writers = [subprocess.Popen(command, env=stub.environment, stdout=nowhere, stderr=nowhere) for _ in range(8)]
-    codes = sorted(writer.wait(timeout=TIMEOUT) for writer in writers)
+    codes = sorted(writer.wait(timeout=patience(TIMEOUT)) for writer in writers)
     assert codes == [0] + [255] * 7
     assert stub.leftovers() == []
 

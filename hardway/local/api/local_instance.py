@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import asyncssh
 import moto.ec2.models.instances
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from hardway.local.addresses import AddressPool
 from hardway.local.api.ec2_error import EC2Error
-from hardway.local.api.public_images import PUBLIC_IMAGES
+from hardway.local.api.public_images import PUBLIC_IMAGES, PublicImage
 
 FOREIGN_USERS = ("ubuntu", "ec2-user")
 """The users who log in to instances of images that aren't ours."""
@@ -134,13 +135,30 @@ class LocalInstance(moto.ec2.models.instances.Instance):
         return self.state not in ("shutting-down", "terminated")
 
     @property
-    def users(self) -> tuple[str, ...]:
-        """The users who may log in: those of the public image at the bottom."""
+    def public_image(self) -> PublicImage | None:
+        """The public image at the bottom of its image; None for an image that isn't ours."""
         images = self.ec2_backend.amis
         image = images.get(self.image_id)
         while image is not None and getattr(image, "instance", None) is not None:  # an image made of an instance
             image = images.get(image.instance.image_id)
-        return next(((known.user,) for known in PUBLIC_IMAGES if image and known.name == image.name), FOREIGN_USERS)
+        return next((known for known in PUBLIC_IMAGES if image and known.name == image.name), None)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The users who may log in."""
+        return (self.public_image.user,) if self.public_image else FOREIGN_USERS
+
+    @property
+    def store_count(self) -> int:
+        """The number of its NVMe disks of instance storage."""
+        storage = INSTANCE_TYPES.get(self.instance_type, {}).get("InstanceStorageInfo", {})
+        disks = storage.get("Disks", []) if storage.get("NvmeSupport") != "unsupported" else []
+        return sum(each["Count"] for each in disks)
+
+    @property
+    def mac(self) -> str:
+        """The address of its network interface."""
+        return str(self.nics[0].mac_address)
 
     @property
     def key(self) -> asyncssh.SSHKey | None:
@@ -183,8 +201,28 @@ class LocalInstance(moto.ec2.models.instances.Instance):
             known["spot/termination-time"] = at
         for key, value in dict(self.ec2_backend.tags.get(self.id, {})).items():
             known[f"tags/instance/{key}"] = value
-        found = {f"meta-data/{path}": str(text) for path, text in known.items() if text}
+        found = {f"meta-data/{path}": str(text) for path, text in {**known, **self._network()}.items() if text}
+        if pair := self.ec2_backend.key_pairs.get(self.key_name):
+            found["meta-data/public-keys"] = f"0={self.key_name}"
+            found["meta-data/public-keys/0/openssh-key"] = _text(pair.material_public).strip()
+        if self.user_data:
+            found["user-data"] = _text(self.user_data_content)
         return {**found, "dynamic/instance-identity/document": json.dumps(self._identity(), indent=2)}
+
+    def _network(self) -> dict[str, str | None]:
+        """The metadata of its one network interface."""
+        nic = self.nics[0]
+        here = f"network/interfaces/macs/{nic.mac_address}"
+        return {
+            "mac": nic.mac_address,
+            f"{here}/device-number": "0",
+            f"{here}/interface-id": nic.id,
+            f"{here}/local-hostname": self.private_dns_name,
+            f"{here}/local-ipv4s": self.private_ip,
+            f"{here}/mac": nic.mac_address,
+            f"{here}/owner-id": self.owner_id,
+            f"{here}/public-ipv4s": self.public_ip,
+        }
 
     def _identity(self) -> dict[str, str | None]:
         """Its identity document, unsigned."""
@@ -233,6 +271,11 @@ class LocalInstance(moto.ec2.models.instances.Instance):
 
     def _set_state(self, name: str) -> None:
         self._state = moto.ec2.models.instances.InstanceState(name, _STATE_CODES[name])
+
+
+def _text(content: str | bytes) -> str:
+    """Bytes that need not be UTF-8, as text that has them all."""
+    return content.decode(errors="surrogateescape") if isinstance(content, bytes) else content
 
 
 def _iso(time: datetime) -> str:

@@ -8,8 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardway.config import LEVELS
+from hardway.config import LEVELS, VM
 from hardway.errors import HardwayError
+from hardway.local.machines import guest_image, qemu
 from hardway.local.machines.processes import SandboxError, SpawnerClient
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.sandbox import BOOT_SECONDS, Sandbox
@@ -19,12 +20,22 @@ from hardway.terminal import last_line
 
 @dataclass(frozen=True)
 class Isolation:
-    """A level that works here, and the reason why no better one does ("" for the best)."""
+    """A level that works here, and the reason why no better one does ("" for the best).
+
+    Virtual machines run by KVM, or, where there is a reason against that, by TCG.
+    """
 
     level: str
     why: str = ""
 
+    @property
+    def accelerator(self) -> str:
+        """The way in which virtual machines run: kvm or tcg."""
+        return "tcg" if self.why else "kvm"
+
     def __str__(self) -> str:
+        if self.level == VM:
+            return f"virtual machines, by TCG, which is slow ({self.why})" if self.why else "virtual machines, by KVM"
         said = {
             "bwrap": "bubblewrap",
             "unshare": "unshare (namespaces)",
@@ -38,6 +49,10 @@ async def choose(wanted: str, spawner: SpawnerClient, toolbox: Toolbox, scratch:
 
     Raises HardwayError where none works.
     """
+    if wanted == VM:
+        qemu.find_program()
+        guest = guest_image.find(guest_image.USUAL)
+        return Isolation(VM, await qemu.why_not_kvm(spawner, guest, scratch.parent))
     reasons: list[str] = []
     for level in LEVELS if wanted == "auto" else (wanted,):
         disk = RootDisk(scratch / level, toolbox, "probe", ("probe",), level)

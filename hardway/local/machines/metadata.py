@@ -1,9 +1,10 @@
 """The instance metadata service, version 2: facts about an instance, over HTTP, for its own processes.
 
-Each instance has a listener on its own address. It takes a few kilobytes, sleeps until it is asked, and looks up the
-answer anew at each request. EC2 shows tags only where MetadataOptions allow them; this service always does. Other users
-of the host reach loopback, too: so the endpoint is a secret path, in the environment of the instance's processes. The
-service answers to its own address only, and to no web page.
+Each instance has a listener of its own. It takes a few kilobytes, sleeps until it is asked, and looks up the answer
+anew at each request. EC2 shows tags only where MetadataOptions allow them; this service always does. Instances that are
+processes of the host ask at their address. Other users of the host reach loopback, too: so the endpoint is a secret
+path, in the environment of the instance's processes. Virtual machines ask at EC2's address, which leads to a socket
+that no other user reaches. The service answers to its own address only, and to no web page.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import re
 import secrets
 import socket
 import struct
@@ -18,7 +20,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 
+from hardway.local import beneath
+
+EC2_ADDRESS = "169.254.169.254"
+SOCKET = "metadata"
+"""The socket in the directory of a virtual machine."""
 TOKEN_PATH = "/latest/api/token"
 TTL_HEADER = "x-aws-ec2-metadata-token-ttl-seconds"
 TOKEN_HEADER = "x-aws-ec2-metadata-token"
@@ -28,6 +36,7 @@ CONNECTION_SECONDS = 60.0
 """How long a connection may last."""
 
 Headers = Mapping[str, str]
+_VERSION = re.compile(r"latest|\d{4}-\d\d-\d\d")
 
 
 class MetadataService:
@@ -36,17 +45,27 @@ class MetadataService:
     def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
         self._describe = describe
         self._secret = secrets.token_bytes(16)
-        self._path = secrets.token_urlsafe(24)
+        self._path = ""
         self._hosts: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
 
     async def listen(self, ip: str) -> str:
         """Listen there, on any free port; returns the endpoint. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _HTTPConnection(self._answer), ip, 0, family=socket.AF_INET)
+        self._path = "/" + secrets.token_urlsafe(24)
+        self._server = await asyncio.get_running_loop().create_server(self._connection, ip, 0, family=socket.AF_INET)
         host = f"{ip}:{self._server.sockets[0].getsockname()[1]}"
         self._hosts = (ip, host)
-        return f"http://{host}/{self._path}"
+        return f"http://{host}{self._path}"
+
+    async def listen_in(self, directory: Path) -> None:
+        """Listen at SOCKET in a directory, for a guest that asks at EC2's address. Raises OSError."""
+        self._hosts = (EC2_ADDRESS,)
+        with beneath.directory(directory) as place:  # a socket's name may have 107 bytes
+            listener = f"/proc/self/fd/{place}/{SOCKET}"
+            self._server = await asyncio.get_running_loop().create_unix_server(self._connection, listener)
+
+    def _connection(self) -> _HTTPConnection:
+        return _HTTPConnection(self._answer)
 
     def close(self) -> None:
         """Listen no more."""
@@ -55,11 +74,10 @@ class MetadataService:
             self._server = None
 
     def _answer(self, method: str, path: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
-        first, slash, rest = path.lstrip("/").partition("/")
-        ours = hmac.compare_digest(first.encode(), self._path.encode())
+        ours = hmac.compare_digest(path[: len(self._path)].encode(), self._path.encode())
         if not ours or headers.get("host") not in self._hosts or "origin" in headers:
             return HTTPStatus.FORBIDDEN, "", {}
-        path = slash + rest
+        path = path[len(self._path) :]
         if path == TOKEN_PATH:
             return self._token(method, headers)
         if method != "GET":
@@ -95,9 +113,10 @@ class MetadataService:
 
 def _look_up(known: Mapping[str, str], path: str) -> str | None:
     """The text at a path, or the names below it, one a line; None where nothing is."""
-    if not path.startswith("/latest/"):
+    version, _, wanted = path.lstrip("/").partition("/")
+    if not _VERSION.fullmatch(version):
         return None
-    wanted = path.removeprefix("/latest/").rstrip("/")
+    wanted = wanted.rstrip("/")
     if wanted in known:
         return known[wanted]
     top = wanted + "/" if wanted else ""
@@ -106,7 +125,8 @@ def _look_up(known: Mapping[str, str], path: str) -> str | None:
         if entry.startswith(top):
             name, more, _ = entry.removeprefix(top).partition("/")
             below[name + more] = None
-    return "\n".join(below) or None
+    # A text that has others below it is the list of these, as EC2 writes it.
+    return "\n".join(name for name in below if name + "/" not in below) or None
 
 
 class _HTTPConnection(asyncio.Protocol):
@@ -160,7 +180,7 @@ class _HTTPConnection(asyncio.Protocol):
         return True
 
     def _respond(self, status: HTTPStatus, text: str, headers: Headers, last: bool) -> None:
-        body = text.encode()
+        body = text.encode(errors="surrogateescape")  # user data is any bytes
         sent = {"Content-Type": "text/plain", "Content-Length": str(len(body)), **headers}
         if last:
             sent["Connection"] = "close"

@@ -20,10 +20,7 @@ View = Sequence[tuple[str, str, str]]
 # The first process of the namespaces. It reaps orphans, and ends with its stdin, hence with the daemon. Any process in
 # there may kill its child (kill -9 -1), but not itself: then it starts another child, and tells the daemon itself, by a
 # descriptor that never waits for a reader.
-HOLD = (
-    "exec 3<&0; echo ready; while { read x <&3; } & wait $!; [ $? -gt 128 ]; do "
-    f"echo again 1<>/{POWER}; done"
-)
+HOLD = f"exec 3<&0; echo ready; while {{ read x <&3; }} & wait $!; [ $? -gt 128 ]; do echo again 1<>/{POWER}; done"
 
 # Mounts as bubblewrap does: a copy of the host's tree, read only, with the instance's own on top, becomes /.
 UNSHARE = r"""

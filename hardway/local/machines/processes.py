@@ -142,3 +142,22 @@ class SpawnerClient:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+
+
+async def read_until(descriptor: int, word: bytes) -> bytes:
+    """Read a pipe up to a word, or its end."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(descriptor, False)
+    said = b""
+    while word not in said:
+        readable = loop.create_future()
+        loop.add_reader(descriptor, readable.set_result, None)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(descriptor)
+        data = os.read(descriptor, 65536)
+        if not data:
+            break
+        said += data
+    return said

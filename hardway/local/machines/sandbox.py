@@ -19,7 +19,7 @@ from typing import Any
 
 from hardway.local.machines import namespaces, spawner
 from hardway.local.machines.freezer import Freezer
-from hardway.local.machines.processes import SandboxError, SandboxProcess, SpawnerClient
+from hardway.local.machines.processes import SandboxError, SandboxProcess, SpawnerClient, read_until
 from hardway.local.machines.root_disk import RootDisk
 from hardway.local.machines.spawner import MARK, Bind, ProcessRequest, Terminal
 from hardway.local.machines.toolbox import PATH
@@ -72,7 +72,7 @@ class Sandbox:
                 os.close(stdout_write)
             self._holder_process = process
             pid = await asyncio.wait_for(asyncio.shield(process.started), BOOT_SECONDS)
-            said = await asyncio.wait_for(_until_ready(output.fileno()), BOOT_SECONDS)
+            said = await asyncio.wait_for(read_until(output.fileno(), b"ready\n"), BOOT_SECONDS)
         if not said.endswith(b"ready\n"):
             raise SandboxError(said.decode(errors="replace").strip() or "ended at once")
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
@@ -188,22 +188,3 @@ class Sandbox:
             "spare": False,
             "terminal": None,
         }
-
-
-async def _until_ready(descriptor: int) -> bytes:
-    """Read up to the holder's word that it is up, or its end."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(descriptor, False)
-    said = b""
-    while not said.endswith(b"ready\n"):
-        readable = loop.create_future()
-        loop.add_reader(descriptor, readable.set_result, None)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(descriptor)
-        data = os.read(descriptor, 65536)
-        if not data:
-            break
-        said += data
-    return said

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,8 @@ from statistics import median
 from rich.cells import cell_len, set_cell_size
 
 from hardway import terminal
-from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, Life, Timeline
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord, AttemptTable
+from hardway.pmap.afterwards.history import GOOD, Life, Timeline
 from hardway.pmap.endings import unknown_cost
 from hardway.tables import count, duration, money
 
@@ -98,7 +100,7 @@ class Figures:
     time: SlotTime = field(default_factory=SlotTime)
     hosts: dict[str, HostFigures] = field(default_factory=dict)
     outcomes: dict[AttemptOutcome, int] = field(default_factory=dict)
-    durations: list[float] = field(default_factory=list)  # of attempts with a result, sorted
+    durations: Sequence[float] = ()  # of attempts with a result, sorted
     longest: AttemptRecord | None = None
     seconds: float = 0.0  # that drivers ran
     slots: int = 0
@@ -149,42 +151,57 @@ _PART = {
 }
 
 
+BAD = tuple(outcome for outcome, part in _PART.items() if part == "failed")
+
+
 def figures(timeline: Timeline) -> Figures:
     """Compute a job's totals from its timeline."""
     found = Figures()
-    ends, waits = _work_ends(timeline), _retry_waits(timeline)
-    by_lane: dict[tuple[str, int], list[AttemptRecord]] = {}
-    seconds: dict[str, list[float]] = {}
-    for attempt in timeline.attempts:
-        by_lane.setdefault((attempt.host, attempt.slot), []).append(attempt)
-        found.outcomes[attempt.outcome] = found.outcomes.get(attempt.outcome, 0) + 1
-        host = found.hosts.setdefault(attempt.host, HostFigures(SlotTime()))
-        if attempt.outcome in GOOD:
-            seconds.setdefault(attempt.host, []).append(attempt.seconds)
-            host.done += 1
-            if found.longest is None or attempt.seconds > found.longest.seconds:
-                found.longest = attempt
-        host.failed += _PART[attempt.outcome] == "failed"
-        host.lost += attempt.outcome is AttemptOutcome.LOST
+    table = timeline.table
+    ends, waits = _work_ends(timeline, table), _retry_waits(table)
+    _count(found, table)
     away: dict[str, list[tuple[float, float]]] = {}
     for name, since, until in timeline.away:
         away.setdefault(name, []).append((since, until))
+    lanes = {(table.hosts[place], slot): rows for (place, slot), rows in table.by_lane().items()}
     for life in timeline.lives:
         host = found.hosts.setdefault(life.host, HostFigures(SlotTime()))
         host.there += life.until - life.up
         for lane in range(timeline.hosts[life.host].slots):
-            ran = by_lane.get((life.host, lane), ())
-            for part, since, until in _pieces(life, ran, away.get(life.host, ()), ends, waits):
-                setattr(host.time, part, getattr(host.time, part) + until - since)
+            rows = lanes.get((life.host, lane), ())
+            _add_lane(host.time, life, table, rows, away.get(life.host, ()), ends, waits)
     for name, host in found.hosts.items():
-        host.median = median(seconds[name]) if name in seconds else 0.0
         _price(found, host, timeline.hosts[name].price)
         found.time.add(host.time)
-    found.durations = sorted(itertools.chain.from_iterable(seconds.values()))
     found.seconds = sum(run.ended - run.began for run in timeline.runs)
     found.driver = max((run.driver for run in timeline.runs), default=0.0)
     found.slots = sum(host.slots for host in timeline.hosts.values())
     return found
+
+
+def _count(found: Figures, table: AttemptTable) -> None:
+    """Count the attempts by outcome and by host, and collect the durations of those with a result."""
+    order, outcomes, began, ended = table.order, table.outcome, table.began, table.ended
+    happened = bytes(map(outcomes.__getitem__, order))
+    found.outcomes = {outcome: number for outcome in AttemptOutcome if (number := happened.count(outcome))}
+    good = array("I", [row for row in order if outcomes[row] in GOOD])
+    if len(good) < len(order):
+        for row in order:
+            host = found.hosts.setdefault(table.hosts[table.host[row]], HostFigures(SlotTime()))
+            host.failed += outcomes[row] in BAD
+            host.lost += outcomes[row] == AttemptOutcome.LOST
+    seconds = array("d", [ended[row] - began[row] for row in good])
+    if seconds:
+        found.longest = table.record(good[seconds.index(max(seconds))])
+    by_host: dict[int, array[float]] = {}
+    for row, lasted in zip(good, seconds, strict=True):
+        if (own := by_host.get(place := table.host[row])) is None:
+            own = by_host[place] = array("d")
+        own.append(lasted)
+    for place, own in by_host.items():
+        host = found.hosts.setdefault(table.hosts[place], HostFigures(SlotTime()))
+        host.done, host.median = len(own), median(own)
+    found.durations = array("d", sorted(seconds))
 
 
 def _price(found: Figures, host: HostFigures, price: float | None) -> None:
@@ -201,9 +218,10 @@ def _price(found: Figures, host: HostFigures, price: float | None) -> None:
     found.idle_cost += host.cost * (time.away + time.backoff + time.between + time.end) / there
 
 
-def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
+def _work_ends(timeline: Timeline, table: AttemptTable) -> list[tuple[float, float]]:
     """Return each run's beginning, and when its last attempt but backups began: no task was left to start then."""
-    starts = sorted(attempt.began for attempt in timeline.attempts if not attempt.backup)
+    began, backup = table.began, table.backup
+    starts = array("d", [began[row] for row in table.order if not backup[row]])
     ends = []
     for run in timeline.runs:
         at = bisect_left(starts, run.ended)
@@ -212,22 +230,27 @@ def _work_ends(timeline: Timeline) -> list[tuple[float, float]]:
     return ends
 
 
-def _retry_waits(timeline: Timeline) -> list[tuple[float, float]]:
+def _retry_waits(table: AttemptTable) -> list[tuple[float, float]]:
     """Return the intervals in which tasks waited for a retry and none for its first start, in order, without overlaps.
 
     A wait for a retry beside other work is left out, since it leaves no slot idle.
     """
-    began: dict[int, float] = {}
-    for attempt in timeline.attempts:
-        began.setdefault(attempt.task, attempt.began)
-    fresh = max(began.values(), default=0.0)
+    task, began, outcomes = table.task, table.began, table.outcome
+    if not any(outcomes[row] in BAD for row in table.order):
+        return []
+    seen: set[int] = set()
+    fresh = 0.0
+    for row in table.order:  # as they began
+        if task[row] not in seen:
+            seen.add(task[row])
+            fresh = began[row]
     failed: dict[int, float] = {}
     waits = []
-    for attempt in timeline.attempts:  # in the order in which they began
-        if (since := failed.pop(attempt.task, None)) is not None:
-            waits.append((max(since, fresh), attempt.began))
-        if _PART[attempt.outcome] == "failed":
-            failed[attempt.task] = attempt.ended
+    for row in table.order:
+        if (since := failed.pop(task[row], None)) is not None:
+            waits.append((max(since, fresh), began[row]))
+        if outcomes[row] in BAD:
+            failed[task[row]] = table.ended[row]
     merged: list[tuple[float, float]] = []
     for since, until in sorted(wait for wait in waits if wait[0] < wait[1]):
         if merged and since <= merged[-1][1]:
@@ -237,24 +260,50 @@ def _retry_waits(timeline: Timeline) -> list[tuple[float, float]]:
     return merged
 
 
-def _pieces(
+def _add_lane(
+    time: SlotTime,
     life: Life,
-    attempts: Sequence[AttemptRecord],
+    table: AttemptTable,
+    rows: Sequence[int],
     away: Sequence[tuple[float, float]],
     ends: Sequence[tuple[float, float]],
     waits: Sequence[tuple[float, float]],
-) -> Iterator[tuple[str, float, float]]:
-    """Return one slot's time in one life, cut into parts without a gap; `attempts` are the lane's, in order."""
+) -> None:
+    """Add one slot's time in one life, cut into parts without a gap; `rows` are the lane's attempts, in order."""
+    starts, stops, outcomes = table.began, table.ended, table.outcome
     out_of_work = max((end for began, end in ends if began <= life.began), default=life.until)
-    cursor = life.began
-    for attempt in attempts:
-        began, ended = max(attempt.began, cursor), min(attempt.ended, life.until)
+    busy, between = [0.0] * len(AttemptOutcome), 0.0
+    cursor, up, until = life.began, life.up, life.until
+
+    def idle(since: float, to: float) -> None:
+        for part, one, other in _idle(since, to, life, away, out_of_work, waits):
+            setattr(time, part, getattr(time, part) + other - one)
+
+    for row in rows:
+        began, ended = starts[row], stops[row]
+        began = cursor if began < cursor else began
+        ended = until if ended > until else ended
         if ended <= began:
             continue
-        yield from _idle(cursor, began, life, away, out_of_work, waits)
-        yield _PART[attempt.outcome], began, ended
+        if began > cursor:
+            if up <= cursor and began <= out_of_work and not away and not _overlaps(waits, cursor, began):
+                between += began - cursor
+            else:
+                idle(cursor, began)
+        busy[outcomes[row]] += ended - began
         cursor = ended
-    yield from _idle(cursor, life.until, life, away, out_of_work, waits)
+    idle(cursor, until)
+    time.between += between
+    for outcome, part in _PART.items():
+        setattr(time, part, getattr(time, part) + busy[outcome])
+
+
+def _overlaps(waits: Sequence[tuple[float, float]], since: float, until: float) -> bool:
+    if not waits:
+        return False
+    place = bisect_left(waits, (since, since))
+    before = place > 0 and waits[place - 1][1] > since
+    return before or (place < len(waits) and waits[place][0] < until)
 
 
 def _idle(

@@ -8,59 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import pairwise
 
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord, AttemptTable
 from hardway.pmap.endings import LOST
-from hardway.pmap.journal import Result, result_of, words_of
+from hardway.pmap.journal import Result, check, result_of
 from hardway.pmap.ledger import SLOTS_MOST
 
 QUIET = 5.0  # seconds without a driver and without an attempt that are left out
 
 
-class AttemptOutcome(IntEnum):
-    """The outcome of an attempt."""
-
-    DONE = 0
-    BACKUP = 1  # done, as a second attempt that was first to end
-    RETRIED = 2  # failed, and the task was tried again
-    FAILED = 3  # failed, the last attempt of a task without a result
-    LOST = 4  # with its instance or agent
-    ENDED = 5  # another attempt was first, or the result wasn't kept
-    STOPPED = 6  # by the end of the job's run
-    RUNNING = 7
-
-
 GOOD = (AttemptOutcome.DONE, AttemptOutcome.BACKUP)
-
-
-@dataclass(slots=True, eq=False)
-class AttemptRecord:
-    """One attempt. `slot` is its slot on the host, from 0, or -1 if it is not known to have started.
-
-    `result` is None if no end was recorded.
-    """
-
-    task: int
-    number: int
-    host: str
-    sent: float
-    began: float = math.nan
-    ended: float = math.nan
-    outcome: AttemptOutcome = AttemptOutcome.RUNNING
-    code: int = 0
-    flags: int = 0
-    backup: bool = False
-    slot: int = -1
-    result: Result | None = None
-
-    @property
-    def seconds(self) -> float:
-        """The attempt's known duration, in seconds."""
-        return self.ended - self.began
 
 
 @dataclass(slots=True)
@@ -117,9 +79,13 @@ class HostRecord:
 
 @dataclass
 class Timeline:
-    """The whole history of a job. `away` are periods (host, from, to) in which a living host could not be reached."""
+    """The whole history of a job. `away` are periods (host, from, to) in which a living host could not be reached.
 
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    `tasks` is the number of numbered tasks; `keys` and `heads` are the checksums of these files. `torn` is the number
+    of the first line that isn't the one that was written there, 0 for none.
+    """
+
+    attempts: list[AttemptRecord] | AttemptTable = field(default_factory=list)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     away: list[tuple[str, float, float]] = field(default_factory=list)
@@ -130,57 +96,174 @@ class Timeline:
     running: bool = False
     began: float = 0.0  # of Unix
     quiet: float = 0.0  # seconds left out
+    tasks: int = 0
+    keys: int = 0
+    heads: int = 0
+    torn: int = 0
+
+    @property
+    def table(self) -> AttemptTable:
+        """The attempts in columns."""
+        return self.attempts if isinstance(self.attempts, AttemptTable) else AttemptTable(self.attempts)
 
     @property
     def seconds(self) -> float:
         """The seconds from the beginning to the end of the last run."""
         return max((run.ended for run in self.runs), default=0.0)
 
-    @property
-    def failed(self) -> list[AttemptRecord]:
-        """The last attempts of tasks that have failed for good."""
-        return [attempt for attempt in self.attempts if attempt.outcome is AttemptOutcome.FAILED]
 
+def read(data: bytes | Iterable[bytes], now: float | None = None, *, checked: bool = False) -> Timeline:
+    """Read a journal, or its pieces; count and leave out lines that are damaged or make no sense.
 
-def read(data: bytes, now: float | None = None) -> Timeline:
-    """Read a journal; count and leave out lines that are damaged or make no sense.
-
-    `now`, in seconds of Unix, is given if the job is still running.
+    `now`, in seconds of Unix, is given if the job is still running. Lines that are `checked` otherwise are not compared
+    with their checksums.
     """
-    reader = _Reader()
-    for line in data.split(b"\n")[:-1]:
-        reader.line(line)
+    reader = _Reader(checked)
+    rest = b""
+    for piece in [data] if isinstance(data, bytes) else data:
+        lines = (rest + piece).split(b"\n")
+        rest = lines.pop()
+        reader.take(lines)
     return reader.finish(now)
 
 
-class _Reader:
-    """Builds a timeline line by line; times are in seconds of Unix until `finish`."""
+# Of the first attempt of a task, as long as nothing unusual is known of it.
+_UNKNOWN, _SENT, _BEGAN, _ENDED, _DONE, _UNUSUAL = range(6)
+_ROWS_MOST = 1 << 28
+_WORDS = {b"start": 6, b"slot": 6, b"end": 15, b"done": 4}
+_MOST = 1 << 31  # of a task's number, and an attempt's
+_SIZE_MOST = 1 << 62
 
-    def __init__(self) -> None:
+
+class _Reader:
+    """Builds a timeline line by line; times are in seconds of Unix until `finish`.
+
+    Nearly all tasks of a large job have one attempt that is sent, begins, ends well and is done. It is a row of the
+    table, at the task's number. Once anything else is told of the task, its attempts become records.
+    """
+
+    def __init__(self, checked: bool) -> None:
         self.timeline = Timeline()
-        self.attempts: dict[tuple[int, int], AttemptRecord] = {}
+        self.table = AttemptTable()
+        self.usual = bytearray()  # by task
+        self.usual_done = 0
+        self.places: dict[bytes, int] = {}
+        self.attempts: dict[tuple[int, int], AttemptRecord] = {}  # of unusual tasks, as in the following
         self.open: dict[int, list[AttemptRecord]] = {}  # by task; those that may be running
         self.done: dict[int, AttemptRecord] = {}
         self.failed: dict[int, AttemptRecord] = {}  # the last of tasks that have failed for good
         self.living: dict[str, Life] = {}
         self.away: dict[str, float] = {}
+        self.checked = checked
         self.chain = 0  # the checksum of the line before
+        self.number = 0
         self.first = math.inf
         self.last = self.before = 0.0  # when something was last seen; and that as it was before this line
 
-    def line(self, line: bytes) -> None:
+    def take(self, lines: Sequence[bytes]) -> None:
+        usual, table, places = self.usual, self.table, self.places
+        for line in lines:
+            self.number += 1
+            try:
+                if not self.checked:
+                    self.chain = self.check(line)
+                words = line.split(b" ")
+                kind = words[0]
+                if len(words) != _WORDS.get(kind) or words[2] != b"1" or not self.timeline.runs:
+                    self.line(words)
+                    usual = self.usual  # there may be more tasks now
+                    continue
+                task = int(words[1])
+                state = usual[task] if 0 < task < len(usual) else _UNUSUAL
+                if kind == b"start" and state == _UNKNOWN:
+                    time = self.seen(float(words[4]))
+                    table.host[task] = places[words[3]] if words[3] in places else self.place(words[3])
+                    table.sent[task] = time
+                    usual[task] = _SENT
+                elif kind == b"slot" and state == _SENT:
+                    slot = int(words[3])
+                    if not 0 <= slot < SLOTS_MOST:
+                        raise ValueError(slot)
+                    table.began[task] = self.seen(float(words[4]))
+                    table.slot[task] = slot
+                    usual[task] = _BEGAN
+                elif kind == b"end" and state == _BEGAN and words[5] == words[6] == b"0":
+                    seconds = float(words[7])
+                    if not 0 <= seconds < math.inf:
+                        raise ValueError(seconds)
+                    if words[12] != b"0":
+                        table.err_offset[task], table.err_checksum[task] = int(words[11]), int(words[13])
+                        table.err_size[task] = int(words[12])
+                    table.host[task] = places[words[3]] if words[3] in places else self.place(words[3])
+                    table.ran[task] = seconds
+                    table.ended[task] = table.began[task] + seconds
+                    usual[task] = _ENDED
+                elif kind == b"done" and state == _ENDED:
+                    self.usual_done += 1
+                    usual[task] = _DONE
+                else:
+                    self.line(words)
+            except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                self.timeline.damaged += 1
+
+    def check(self, line: bytes) -> int:
         try:
-            (kind, *words), self.chain = words_of(line, self.chain)
+            return check(line, self.chain)
+        except ValueError:
+            self.timeline.torn = self.timeline.torn or self.number
+            raise
+
+    def place(self, host: bytes) -> int:
+        place = self.places[host] = self.table.host_place(host.decode("ascii"))
+        return place
+
+    def line(self, line: Sequence[bytes]) -> None:
+        """Take in a line of any kind."""
+        kind, *words = b" ".join(line).decode("ascii").split(" ")[:-1]
+        if kind == "event":
             self.before = self.last
-            if kind == "event":
-                handle = getattr(self, f"on_{words[1]}")
-                handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
-            elif kind in ("start", "slot", "end", "done", "failed"):
-                getattr(self, f"line_{kind}")((int(words[0]), int(words[1])), words)
-            elif kind not in ("job", "tasks"):  # what those say is for the journal
-                raise ValueError(kind)
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            self.timeline.damaged += 1
+            handle = getattr(self, f"on_{words[1]}")
+            handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
+        elif kind in ("start", "slot", "end", "done", "failed"):
+            key = int(words[0]), int(words[1])
+            if not (0 <= key[0] < _MOST and 0 <= key[1] < _MOST):
+                raise ValueError(key)
+            self.unusual(key[0])
+            getattr(self, f"line_{kind}")(key, words)
+        elif kind == "tasks":
+            self.line_tasks(words)
+        elif kind != "job":
+            raise ValueError(kind)
+
+    def line_tasks(self, words: Sequence[str]) -> None:
+        tasks, self.timeline.keys, self.timeline.heads = int(words[0]), int(words[1], 16), int(words[2], 16)
+        if not self.timeline.tasks <= tasks < _ROWS_MOST:
+            raise ValueError(tasks)
+        self.timeline.tasks = tasks
+        self.usual.extend(bytes(tasks + 1 - len(self.usual)))
+        self.table.grow(tasks + 1)
+
+    def unusual(self, task: int) -> None:
+        """Make a record of what is known of a usual task."""
+        state = self.usual[task] if 0 < task < len(self.usual) else _UNUSUAL
+        if state == _UNUSUAL:
+            return
+        self.usual[task] = _UNUSUAL
+        if state == _UNKNOWN:
+            return
+        table, host = self.table, self.table.hosts[self.table.host[task]]
+        attempt = self.attempts[task, 1] = AttemptRecord(task, 1, host, table.sent[task])
+        if state >= _BEGAN:
+            attempt.slot, attempt.began = table.slot[task], table.began[task]
+        if state >= _ENDED:
+            table.number[task] = 1
+            attempt.ended, attempt.result = table.ended[task], table.record(task).result
+            attempt.outcome = AttemptOutcome.DONE if state == _DONE else AttemptOutcome.ENDED
+        else:
+            self.open[task] = [attempt]
+        if state == _DONE:
+            self.usual_done -= 1
+            self.done[task] = attempt
 
     def seen(self, time: float) -> float:
         if not 0 <= time < math.inf:
@@ -220,8 +303,8 @@ class _Reader:
 
     def line_end(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt, result = self.attempts[key], result_of(words[1:])
-        if not 0 <= result.seconds < math.inf:
-            raise ValueError(result.seconds)
+        if not 0 <= result.seconds < math.inf or not _makes_sense(result):
+            raise ValueError(result)
         self.forget(attempt)
         attempt.host, attempt.result = result.host, result
         attempt.code, attempt.flags = result.code, result.flags
@@ -261,6 +344,7 @@ class _Reader:
             del self.attempts[task, attempt]
 
     def known(self, task: int, number: int, host: str) -> AttemptRecord | None:
+        self.unusual(task)
         attempt = self.attempts.get((task, number))
         return attempt if attempt is not None and attempt.host == host and attempt in self.open.get(task, ()) else None
 
@@ -370,23 +454,48 @@ class _Reader:
     def finish(self, now: float | None) -> Timeline:
         timeline = self.timeline
         timeline.running = now is not None
-        timeline.done = len(self.done)
+        timeline.done = len(self.done) + self.usual_done
         end = self.last if now is None else max(now, self.last)
         if timeline.runs and math.isnan(timeline.runs[-1].ended):
             self.end_run(timeline.runs[-1], end)
+        for state in (_SENT, _BEGAN):
+            task = -1
+            while (task := self.usual.find(state, task + 1)) >= 0:
+                self.unusual(task)
         self._end_open(end)
-        timeline.attempts = [one for one in self.attempts.values() if one.slot >= 0 or one.result is not None]
-        for attempt in timeline.attempts:
-            host = self.host(attempt.host)
-            host.slots = max(host.slots, attempt.slot + 1, 1)
+        timeline.attempts = table = self._filled()
+        lanes = table.by_lane()
+        for place, slot in lanes:
+            host = self.host(table.hosts[place])
+            host.slots = max(host.slots, slot + 1, 1)
         # Another engine's attempts are sent to nobody in particular, and prices may be of who never came.
-        known: list[Life | AttemptRecord | JobEvent] = [*timeline.lives, *timeline.attempts, *timeline.events]
-        used = {one.host for one in known}
+        known: list[Life | JobEvent] = [*timeline.lives, *timeline.events]
+        used = {one.host for one in known} | {table.hosts[place] for place, _ in lanes}
         timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
-        _bound(timeline.attempts)
-        _cut(timeline, self.first)
-        timeline.attempts.sort(key=lambda attempt: attempt.began)
+        for (_, slot), rows in lanes.items():
+            if slot >= 0:
+                _bound(table, rows)
+        _cut(timeline, table, self.first)
         return timeline
+
+    def _filled(self) -> AttemptTable:
+        """Return the table with all attempts, in order. An attempt that isn't known to have started took no time."""
+        table, usual = self.table, self.usual
+        if usual:
+            table.task = array("I", range(len(usual)))
+            table.number = array("I", [1]) * len(usual)
+            outcome = {_DONE: AttemptOutcome.DONE, _ENDED: AttemptOutcome.ENDED}
+            table.outcome = array("B", usual.translate(bytes(int(outcome.get(state, 0)) for state in range(256))))
+            table.order = array("I", [task for task, state in enumerate(usual) if state in (_ENDED, _DONE)])
+        for attempt in self.attempts.values():
+            if attempt.slot < 0:
+                attempt.began = attempt.ended
+            else:
+                attempt.ended = max(attempt.began, attempt.ended)
+            if attempt.slot >= 0 or attempt.result is not None:
+                table.append(attempt)
+        table.sort()
+        return table
 
     def _end_open(self, end: float) -> None:
         """Decide the outcome of attempts whose end was not recorded."""
@@ -400,34 +509,37 @@ class _Reader:
                     attempt.ended = end
 
 
-def _bound(attempts: Sequence[AttemptRecord]) -> None:
-    """Give each attempt a beginning, and an end before the next attempt in its slot begins.
-
-    An attempt that is not known to have started gets a duration of 0. A lost attempt ends when the loss was noticed.
-    """
-    slots: dict[tuple[str, int], list[AttemptRecord]] = {}
-    for attempt in attempts:
-        if attempt.slot < 0:
-            attempt.began = attempt.ended
-        else:
-            attempt.ended = max(attempt.began, attempt.ended)
-            slots.setdefault((attempt.host, attempt.slot), []).append(attempt)
-    for ran in slots.values():
-        ran.sort(key=lambda attempt: attempt.began)
-        for one, following in pairwise(ran):
-            one.ended = min(one.ended, following.began)
+def _makes_sense(result: Result) -> bool:
+    """Return whether the numbers have a size that such numbers can have."""
+    sizes = result.size, result.err_size, result.offset + 1, result.err_offset + 1
+    checksums = result.checksum, result.err_checksum
+    return (
+        abs(result.code) < _MOST
+        and all(0 <= size < _SIZE_MOST for size in sizes)
+        and all(0 <= checksum < 1 << 32 for checksum in checksums)
+    )
 
 
-def _cut(timeline: Timeline, first: float) -> None:
+def _bound(table: AttemptTable, rows: Sequence[int]) -> None:
+    """Let each attempt of a slot end before the next one begins: a lost one ends when the loss was noticed."""
+    began, ended = table.began, table.ended
+    for row, following in pairwise(rows):
+        if ended[row] > began[following]:
+            ended[row] = began[following]
+
+
+def _cut(timeline: Timeline, table: AttemptTable, first: float) -> None:
     """Let all times begin at 0, and cut out the empty periods between two runs."""
-    zero = min([first, *(attempt.began for attempt in timeline.attempts)], default=0.0)
+    order, starts, ends = table.order, table.began, table.ended
+    zero = min(first, starts[order[0]]) if order else first
     zero = zero if math.isfinite(zero) else 0.0
     cuts: list[tuple[float, float]] = []  # from, and seconds left out up to there and with it
     left_out = 0.0
     for one, following in pairwise(timeline.runs):
         at = one.ended
-        within = [a for a in timeline.attempts if a.ended > one.ended and a.began < following.began]
-        for began, ended in [*sorted((a.began, a.ended) for a in within), (following.began, following.began)]:
+        until = bisect_left(order, following.began, key=starts.__getitem__)
+        within = [(starts[row], ends[row]) for row in order[:until] if ends[row] > one.ended]
+        for began, ended in [*sorted(within), (following.began, following.began)]:
             if began - at > QUIET:
                 left_out += began - at
                 cuts.append((at, left_out))
@@ -444,8 +556,9 @@ def _cut(timeline: Timeline, first: float) -> None:
         before = cuts[place - 2][1] if place > 1 else 0.0
         return time - zero - before - min(time - since, total - before)
 
-    for attempt in timeline.attempts:
-        attempt.sent, attempt.began, attempt.ended = moved(attempt.sent), moved(attempt.began), moved(attempt.ended)
+    for name in ("sent", "began", "ended"):
+        column = getattr(table, name)
+        setattr(table, name, array("d", map(moved, column) if cuts else [time - zero for time in column]))
     for life in timeline.lives:
         life.began, life.up, life.until = moved(life.began), moved(life.up), moved(life.until)
     for run in timeline.runs:

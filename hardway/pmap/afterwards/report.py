@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import html
 import importlib.resources
 import json
@@ -16,17 +17,19 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from hardway.errors import NO_ROOM, Failed, UsageError, reason_of
-from hardway.pmap import job_list, job_paths
+from hardway.pmap import job_list, job_paths, summary
 from hardway.pmap.afterwards import explain, history
-from hardway.pmap.afterwards.explain import Failure, Figures, HostFigures, Record, SlotTime, printable
-from hardway.pmap.afterwards.history import GOOD, AttemptOutcome, AttemptRecord, HostRecord, Timeline
+from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord, AttemptTable
+from hardway.pmap.afterwards.explain import BAD, Failure, Figures, HostFigures, Record, SlotTime, printable
+from hardway.pmap.afterwards.history import GOOD, HostRecord, Timeline
 from hardway.pmap.endings import how_it_ended, last_complaint
-from hardway.pmap.job import Outputs, read_asked, read_heads, read_journal
+from hardway.pmap.job import Asked, Damaged, Heads, Outputs, journal_pieces, read_asked
 from hardway.system.paths import expanded, is_systems, put
 from hardway.tables import count, duration
 
@@ -35,6 +38,7 @@ TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed, and as many
 STRAGGLERS = 12
 FAILURES = 20
 UNIT = 0.0001  # seconds
+MANY = 200_000  # attempts, from which times are told less exactly
 BUCKETS = 40
 SAID = {
     AttemptOutcome.DONE: "done",
@@ -77,23 +81,67 @@ def write(name: str, to: str = "") -> Path:
 def _load(path: Path) -> tuple[Record, Outputs]:
     asked = read_asked(path)
     driven = job_list.is_driven(path)
-    data, told = read_journal(path, asked)
-    heads = [printable(head) for head in read_heads(path, told)]
-    timeline = history.read(data, time.time() if driven else None)
-    state = job_list.state_of(path, told)
+    timeline = _read_timeline(path, asked, driven)
+    heads = _Shown(Heads(path, timeline))
+    why = timeline.runs[-1].why if timeline.runs else ""
+    state = summary.RUNNING if driven else summary.ending(timeline.tasks, timeline.done, why)
     outputs = Outputs(path)
     failures = _failures(timeline, outputs)
     return Record(asked.name, printable(asked.command), state, timeline, heads, failures), outputs
+
+
+def _read_timeline(path: Path, asked: Asked, driven: bool) -> Timeline:
+    """Read a job's journal. Raises Damaged if it isn't what was written.
+
+    Where the summary knows the checksum of the whole, no line is compared with its own.
+    """
+    wanted = summary.journal_checksum(path)
+    checksum = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal checksum
+        for piece in journal_pieces(path, asked):
+            checksum = zlib.crc32(piece, checksum)
+            yield piece
+
+    timeline = history.read(pieces(), time.time() if driven else None, checked=wanted is not None)
+    if timeline.torn:
+        raise Damaged(path / "journal", f"is not what was written, from line {timeline.torn} on")
+    if wanted not in (None, checksum):
+        raise Damaged(path / "journal", "is not what was written")
+    return timeline
+
+
+class _Shown(Sequence[str]):
+    """The beginnings of arguments as text that is safe to show."""
+
+    def __init__(self, heads: Sequence[bytes]) -> None:
+        self._heads = heads
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        found = self._heads[place]
+        return printable(found) if isinstance(found, bytes) else [printable(each) for each in found]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(printable, self._heads)
 
 
 def _failures(timeline: Timeline, outputs: Outputs) -> list[Failure]:
     """Group failed attempts by their end and last line of stderr, most frequent first."""
     timeout = timeline.runs[-1].timeout if timeline.runs else 0.0
     groups: dict[tuple[str, str], list[AttemptRecord]] = {}
-    for attempt in timeline.attempts:
-        if attempt.result is not None and attempt.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED):
-            line = printable(last_complaint(outputs, attempt.task, attempt.result))
-            groups.setdefault((how_it_ended(attempt.result, timeout), line), []).append(attempt)
+    table = timeline.table
+    for row in table.order:
+        if table.outcome[row] in BAD and (result := table.results.get(row)) is not None:
+            line = printable(last_complaint(outputs, table.task[row], result))
+            groups.setdefault((how_it_ended(result, timeout), line), []).append(table.record(row))
     found = [Failure(how, line, attempts) for (how, line), attempts in groups.items()]
     return sorted(found, key=lambda failure: -len(failure.attempts))
 
@@ -106,8 +154,11 @@ def page(record: Record, outputs: Outputs) -> str:
     template = importlib.resources.files("hardway.pmap.afterwards").joinpath("report.html").read_text()
     [script] = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
     found = explain.figures(record.timeline)
-    attempts = sorted(record.timeline.attempts, key=_in_lanes(record.timeline))
-    places = {id(attempt): place for place, attempt in enumerate(attempts)}
+    table = record.timeline.table
+    rows = _in_lanes(record.timeline, table)
+    places = array("I", bytes(4 * len(table.task)))  # of a row on the page
+    for place, row in enumerate(rows):
+        places[row] = place
     values = {
         "policy": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "name": _text(record.name),
@@ -117,11 +168,11 @@ def page(record: Record, outputs: Outputs) -> str:
         "facts": "".join(f"<dt>{name}</dt><dd>{_text(said)}</dd>" for name, said in explain.facts(record, found)),
         "advice": _advice(record, found),
         "parts": _parts(found),
-        "durations": _durations(record.timeline),
-        "stragglers": _stragglers(record, found, places),
+        "durations": _durations(table),
+        "stragglers": _stragglers(record, found, table, places),
         "failures": _failure_rows(record, places),
         "hosts": _host_rows(record.timeline, found),
-        "data": _packed(_data(record, attempts, outputs)),
+        "data": _packed(_data(record, table, rows, outputs)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
@@ -130,9 +181,16 @@ def _text(said: str) -> str:
     return html.escape(printable(said))
 
 
-def _in_lanes(timeline: Timeline) -> Callable[[AttemptRecord], tuple[int, int, float]]:
+def _in_lanes(timeline: Timeline, table: AttemptTable) -> array[int]:
+    """Return the rows of all attempts, slot by slot; an attempt that never began stands in the first."""
     order = {name: place for place, name in enumerate(timeline.hosts)}
-    return lambda attempt: (order[attempt.host], max(0, attempt.slot), attempt.began)
+    lanes: dict[tuple[int, int], array[int]] = {}
+    for (host, slot), rows in table.by_lane().items():
+        lanes.setdefault((order[table.hosts[host]], max(0, slot)), array("I")).extend(rows)
+    found = array("I")
+    for lane in sorted(lanes):
+        found.extend(sorted(lanes[lane], key=table.began.__getitem__))
+    return found
 
 
 def _advice(record: Record, found: Figures) -> str:
@@ -155,18 +213,19 @@ def _parts(found: Figures) -> str:
     return f'<div class="parts" aria-hidden="true">{"".join(bar)}</div><ul class="legend">{"".join(legend)}</ul>'
 
 
-def _durations(timeline: Timeline) -> str:
+def _durations(table: AttemptTable) -> str:
     """Draw a histogram of the attempts' seconds, on a logarithmic scale, as SVG."""
-    ran = [one for one in timeline.attempts if one.result is not None]
+    ran = array("I", [row for row in table.order if table.ran[row] >= 0])
     if not ran:
         return "<p>no attempt has ended</p>"
-    least = max(min(one.seconds for one in ran), 0.001)
-    low, high = math.log10(least) - 0.02, math.log10(max(max(one.seconds for one in ran), 1.2 * least)) + 0.02
+    seconds = array("d", [table.ended[row] - table.began[row] for row in ran])
+    least = max(min(seconds), 0.001)
+    low, high = math.log10(least) - 0.02, math.log10(max(max(seconds), 1.2 * least)) + 0.02
     counts, failed = [0] * BUCKETS, [0] * BUCKETS
-    for one in ran:
-        place = int((math.log10(max(one.seconds, least)) - low) / (high - low) * BUCKETS)
+    for row, lasted in zip(ran, seconds, strict=True):
+        place = int((math.log10(lasted if lasted > least else least) - low) / (high - low) * BUCKETS)
         counts[place] += 1
-        failed[place] += one.outcome in (AttemptOutcome.RETRIED, AttemptOutcome.FAILED)
+        failed[place] += table.outcome[row] in BAD
     width, height = 640, 150
     step = width / BUCKETS
 
@@ -198,12 +257,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
+def _stragglers(record: Record, found: Figures, table: AttemptTable, places: Sequence[int]) -> str:
     """Make rows of the attempts that took longest."""
     usual = found.median
-    longest = sorted(record.timeline.attempts, key=lambda one: -one.seconds)[:STRAGGLERS]
+    longest = heapq.nsmallest(STRAGGLERS, table.order, key=lambda row: table.began[row] - table.ended[row])
     rows = []
-    for one in longest:
+    for one in map(table.record, longest):
         times = f"{one.seconds / usual:.2g}" if usual else ""
         rows.append(
             f"<tr><td>{_button(one, places)}<td class=n>{duration(one.seconds)}<td class=n>{times}"
@@ -213,7 +272,7 @@ def _stragglers(record: Record, found: Figures, places: dict[int, int]) -> str:
     return "".join(rows)
 
 
-def _failure_rows(record: Record, places: dict[int, int]) -> str:
+def _failure_rows(record: Record, places: Sequence[int]) -> str:
     rows = []
     for failure in record.failures[:FAILURES]:
         hosts = len({attempt.host for attempt in failure.attempts})
@@ -227,9 +286,9 @@ def _failure_rows(record: Record, places: dict[int, int]) -> str:
     return "".join(rows) or "<tr><td colspan=5>no attempt failed"
 
 
-def _button(attempt: AttemptRecord, places: dict[int, int]) -> str:
+def _button(attempt: AttemptRecord, places: Sequence[int]) -> str:
     """Make a button that shows the attempt in the timeline."""
-    return f"<button type=button data-attempt={places[id(attempt)]}>{attempt.task}.{attempt.number}</button>"
+    return f"<button type=button data-attempt={places[attempt.row]}>{attempt.task}.{attempt.number}</button>"
 
 
 def _head(heads: Sequence[str], task: int) -> str:
@@ -260,16 +319,16 @@ def _host_rows(timeline: Timeline, found: Figures) -> str:
 # The data of the timeline
 
 
-def _data(record: Record, attempts: Sequence[AttemptRecord], outputs: Outputs) -> dict[str, Any]:
-    """Collect what the page's script draws; `attempts` are in the order of their lanes."""
+def _data(record: Record, table: AttemptTable, rows: Sequence[int], outputs: Outputs) -> dict[str, Any]:
+    """Collect what the page's script draws; `rows` are the attempts in the order of their lanes."""
     timeline = record.timeline
     order = {name: place for place, name in enumerate(timeline.hosts)}
-    columns = _columns(timeline, attempts)
-    how = {id(attempt): str(failure.how) for failure in record.failures for attempt in failure.attempts}
-    hows, columns["how"] = _interned([how.get(id(one), "") for one in attempts])
-    tails, columns["tail"] = _interned(_tails(attempts, outputs))
+    columns = _columns(timeline, table, rows, unit := _unit(timeline))
+    how = {attempt.row: str(failure.how) for failure in record.failures for attempt in failure.attempts}
+    hows, columns["how"] = _interned(map(how.get, rows))
+    tails, columns["tail"] = _interned(map(_tails(table, rows, outputs).get, rows))
     return {
-        "unit": UNIT,
+        "unit": unit,
         "seconds": timeline.seconds,
         "said": [SAID[outcome] for outcome in AttemptOutcome],
         "kinds": [outcome.name.lower() for outcome in AttemptOutcome],
@@ -284,67 +343,98 @@ def _data(record: Record, attempts: Sequence[AttemptRecord], outputs: Outputs) -
     }
 
 
-def _columns(timeline: Timeline, attempts: Sequence[AttemptRecord]) -> dict[str, list[int]]:
-    """Make columns with an item for each attempt; times are in units of UNIT.
+def _unit(timeline: Timeline) -> float:
+    """Return the seconds that times are told in: a smaller part of a pixel than anybody can see."""
+    return UNIT if len(timeline.attempts) < MANY else UNIT * 10
 
-    An attempt's `gap` is the time since the one before it in its lane ended.
+
+def _columns(timeline: Timeline, table: AttemptTable, rows: Sequence[int], unit: float) -> dict[str, array[int]]:
+    """Make columns with an item for each attempt; times are in units of `unit`.
+
+    An attempt's `gap` is the time since the one before it in its lane ended, and its `step` the difference between its
+    task's number and the one before in the list.
     """
     lanes, first = {}, 0
     for name, host in timeline.hosts.items():
         lanes[name] = first
         first += host.slots
-    columns: dict[str, list[int]] = {name: [] for name in ("gap", "time", "lane", "task", "number", "outcome", "code")}
-    before = -1
-    at = 0
-    for one in attempts:
-        lane = lanes[one.host] + max(0, one.slot)
-        began, ended = round(one.began / UNIT), round(one.ended / UNIT)
+    hosts = [lanes.get(name, 0) for name in table.hosts]
+    gaps, times, places, steps = array("q"), array("q"), array("I"), array("q")
+    before, at, last = -1, 0, 0
+    for row in rows:
+        lane = hosts[table.host[row]] + max(0, table.slot[row])
+        began, ended = round(table.began[row] / unit), round(table.ended[row] / unit)
         at = at if lane == before else 0
-        for name, value in zip(
-            columns, (began - at, ended - began, lane, one.task, one.number, int(one.outcome), one.code), strict=True
-        ):
-            columns[name].append(value)
-        at, before = ended, lane
+        gaps.append(began - at)
+        times.append(ended - began)
+        places.append(lane)
+        steps.append(table.task[row] - last)
+        at, before, last = ended, lane, table.task[row]
+    columns: dict[str, array[int]] = {"gap": gaps, "time": times, "lane": places, "step": steps}
+    for name in ("number", "outcome", "code"):
+        column = getattr(table, name)
+        columns[name] = array(column.typecode, map(column.__getitem__, rows))
     return columns
 
 
-def _interned(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the distinct texts, and for each given text its index among them."""
+def _interned(texts: Iterable[str | None]) -> tuple[list[str], array[int]]:
+    """Return the distinct texts, and for each given text its index among them; None is an empty one."""
     known: dict[str, int] = {}
-    places = [known.setdefault(text, len(known)) for text in texts]
+    places = array("I", [known.setdefault(text or "", len(known)) for text in texts])
     return list(known), places
 
 
-def _tails(attempts: Sequence[AttemptRecord], outputs: Outputs) -> list[str]:
-    """Read the ends of stderr as far as there is room: first of failed attempts, then of the longest."""
-    tails = [""] * len(attempts)
-    order = sorted(range(len(attempts)), key=lambda at: (attempts[at].outcome in GOOD, -attempts[at].seconds))
+def _tails(table: AttemptTable, rows: Sequence[int], outputs: Outputs) -> dict[int, str]:
+    """Read the ends of stderr by row, as far as there is room: first of failed attempts, then of the longest."""
+    tails: dict[int, str] = {}
+    said = [row for row in rows if table.err_size[row]]
     room = TEXT_MOST
     seen: set[str] = set()
-    for at in order:
-        result = attempts[at].result
-        if result is None or not result.err_size:
+    for row in sorted(said, key=lambda row: (table.outcome[row] in GOOD, table.began[row] - table.ended[row])):
+        attempt = table.record(row)
+        if attempt.result is None:
             continue
-        lines = outputs.tail(attempts[at].task, result, TAIL).decode(errors="replace").rstrip("\n").split("\n")
+        lines = outputs.tail(attempt.task, attempt.result, TAIL).decode(errors="replace").rstrip("\n").split("\n")
         tail = "\n".join(printable(line) for line in lines)
         if tail not in seen:
             room -= len(tail.encode())
             if room < 0:
                 break
             seen.add(tail)
-        tails[at] = tail
+        tails[row] = tail
     return tails
 
 
 def _within(texts: Sequence[str], most: int) -> list[str]:
     """Shorten the texts until they take at most `most` bytes when compressed."""
-    shortened = list(texts)
     for length in (120, 60, 30, 15):
-        shortened = [text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}" for text in texts]
-        if len(zlib.compress(json.dumps(shortened).encode(), 1)) <= most:
-            return shortened
+        shortened = []
+        packer, size = zlib.compressobj(1), 0
+        for text in texts:
+            shortened.append(text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}")
+            if len(shortened) % 1000 == 0:
+                size += len(packer.compress(json.dumps(shortened[-1000:]).encode()))
+                if size > most or size * len(texts) > 2 * most * len(shortened) > 20_000 * most:
+                    break  # it is too much, or will be by far
+        else:
+            size += len(packer.compress(json.dumps(shortened[len(shortened) // 1000 * 1000 :]).encode()))
+            if size + len(packer.flush()) <= most:
+                return shortened
     return []
 
 
-def _packed(data: dict[str, Any]) -> str:
-    return base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode()
+def _packed(data: Mapping[str, Any]) -> str:
+    """Compress the data, piece by piece, as its text is many times as large."""
+    packer = zlib.compressobj(9)
+    packed = [packer.compress(piece.encode()) for piece in _json_pieces(data)]
+    return base64.b64encode(b"".join([*packed, packer.flush()])).decode()
+
+
+def _json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
+    yield '{"columns":{'
+    for place, (name, column) in enumerate(data["columns"].items()):
+        yield f'{"," if place else ""}"{name}":['
+        for at in range(0, len(column), MANY):
+            yield ("," if at else "") + json.dumps(column[at : at + MANY].tolist(), separators=(",", ":"))[1:-1]
+        yield "]"
+    yield "}," + json.dumps({name: data[name] for name in data if name != "columns"}, separators=(",", ":"))[1:]

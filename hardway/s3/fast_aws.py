@@ -1,0 +1,55 @@
+"""The fast `aws` for instances: one file of bash, made of those that it shares with the S3 stub and those of its own.
+
+The agent of a job brings it (`bring_aws` there), and so does a command of ec2.ssh whose text has the word.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import hashlib
+
+from hardway.config import Settings
+from hardway.s3 import stub_sessions
+
+_SHARED = ("command", "odd", "ls", "download", "stream")
+_OWN = ("handover", "credentials", "signing", "requests", "transfers", "types")
+
+# $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted.
+BRING = """
+if [ "$1" != auto ] || ! command -v aws >/dev/null; then
+  d=${HOME:-}/.hardway/$2
+  [ -x "$d/aws" ] || {
+    (umask 077 && mkdir -p "$d" && printf %s "$3" | base64 -d | gzip -d >"$d/aws-$$" && chmod 700 "$d/aws-$$") &&
+      mv -f "$d/aws-$$" "$d/aws"
+  } || { rm -f "$d/aws-$$"; echo "hardway's aws can't be put into $d" >&2; exit 1; }
+  PATH=$d:$PATH
+  export PATH
+fi
+shift 3
+"""
+
+
+@functools.cache
+def program() -> bytes:
+    """Return the program, to be put on an instance's PATH as `aws`."""
+    parts = [(stub_sessions.directory() / f"{name}.bash").read_bytes() for name in ("fast", *_SHARED, *_OWN)]
+    return b"\n".join([*parts, b'main "$@"\n'])
+
+
+def brought(settings: Settings) -> tuple[str, str, str] | None:
+    """Return when it is brought, the directory for it, and the program, in gzip and base64; None if it never is.
+
+    A session of the S3 stub has its own `aws`.
+    """
+    if settings.ec2.aws == "real" or settings.stub_session:
+        return None
+    name, packed = _packed()
+    return settings.ec2.aws, name, packed
+
+
+@functools.cache
+def _packed() -> tuple[str, str]:
+    digest = hashlib.sha256(program()).hexdigest()
+    return f"aws-{digest[:16]}", base64.b64encode(gzip.compress(program(), mtime=0)).decode()

@@ -1,0 +1,15 @@
+#!/bin/bash -p
+# The fast aws of hardway: what a step of a job asks of S3, with bash, curl and coreutils alone, and without the CLI's start.
+# hardway/s3/fast_aws.py makes one file of this and of the files that it shares with the stub.
+#
+# It does cp, mv and rm of one object, ls, presign and head-object. The rest is the real CLI's: an unknown flag, a profile
+# that assumes a role, an answer that it can't explain. curl's own --aws-sigv4 is not used: before 8.9 it signs some keys
+# wrong, and the curl of Ubuntu 22.04 does not sign x-amz-content-sha256, which S3 wants.
+# No secret is on a command line: curl reads its headers from stdin. Nothing is sent to an address from an answer.
+# shellcheck disable=SC2034
+
+given=("$@") # for the real CLI, as is the environment
+declare -A environment_was
+for name in LC_ALL TZ; do
+  [[ -z ${!name+x} ]] || environment_was[$name]=${!name}
+done

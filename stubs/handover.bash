@@ -1,0 +1,161 @@
+# shellcheck shell=bash disable=SC2034,SC2154,SC2317
+# How the fast aws reads its settings, and when it leaves a command to the real CLI.
+
+hand_over() { # WHY: the real CLI does it from here, or nobody
+  local IFS=: directory line real=''
+  for directory in $PATH; do
+    [[ -f $directory/aws && -x $directory/aws && ! $directory/aws -ef ${BASH_SOURCE[0]} ]] || continue
+    # another copy of this file would look for this one
+    line='' && { read -r && read -r line; } <"$directory/aws"
+    [[ $line != '# The fast aws of hardway'* ]] && real=$directory/aws && break
+  done 2>/dev/null
+  if [[ -z $real ]]; then
+    printf 'aws: %s: this needs the AWS CLI, and it is not installed here: pip install awscli, or https://aws.amazon.com/cli\n' \
+      "$1" >&2
+    finish 252
+  fi
+  ((${#scratch[@]})) && rm -rf -- "${scratch[@]}"
+  trap - XFSZ PIPE
+  for line in LC_ALL TZ; do
+    if [[ ${environment_was[$line]+x} ]]; then export "$line=${environment_was[$line]}"; else unset "$line"; fi
+  done
+  exec "$real" "${given[@]}"
+}
+
+refuse() { hand_over "$1"; }
+load() { :; }
+odd() { "$@"; }
+help_text() { hand_over help; }
+alive() { :; }
+removed() { :; }
+version() {
+  out 'aws-cli/1.46.3 (fast aws of hardway) bash/%s\n' "${BASH_VERSION%%(*}"
+}
+
+known_service() { # SERVICE ARG...
+  [[ $1 == s3 || " ${*:2} " == *' s3api '*'head-object '* ]] || hand_over "$1"
+}
+
+take_up() { # COMMAND of s3
+  [[ $1 == @(cp|mv|rm|ls|presign) ]] || hand_over "s3 $1"
+}
+
+# the options that need nothing of the real CLI
+obeyed=' debug endpoint-url no-verify-ssl profile region color no-sign-request ca-bundle cli-read-timeout cli-connect-timeout
+  no-cli-pager output dryrun quiet only-show-errors no-progress follow-symlinks no-follow-symlinks expected-size acl
+  storage-class sse sse-kms-key-id content-type cache-control content-disposition content-encoding content-language expires
+  website-redirect metadata request-payer no-guess-mime-type ignore-glacier-warnings page-size expires-in human-readable
+  summarize bucket-name-prefix bucket key '
+obeyed=${obeyed//$'\n'/ }
+
+parsed() { # all of the command line is read
+  local name
+  for name in "${rest[@]}"; do [[ $name != -* ]] || hand_over "$name"; done
+  for name in "${!value[@]}"; do
+    [[ $obeyed == *" $name "* || ($name == recursive && $command == ls) ]] || hand_over "--$name"
+  done
+  [[ ${value[color]-off} != on ]] || hand_over '--color on'
+  [[ -z ${value[debug]-} ]] || hand_over --debug
+}
+
+enter() { # sets $here, where the caller is
+  cd -P . 2>/dev/null || hand_over 'the current directory is gone'
+  here=$PWD
+  command=''
+}
+
+# ---------------------------------------------------------------- settings
+
+declare -gA conf
+
+read_section() { # FILE SECTION: adds the section's keys to $conf; a nested key is parent.key
+  local line section='' name text parent=''
+  [[ -r $1 && -f $1 ]] || return 1
+  local found=1
+  while IFS= read -r line || [[ $line ]]; do
+    line=${line%$'\r'}
+    if [[ $line =~ ^\[[[:space:]]*([^]]*[^][:space:]])[[:space:]]*\] ]]; then
+      section=${BASH_REMATCH[1]} parent=''
+      [[ $section == "profile "* ]] && section="profile ${section##*[[:space:]\"\']}" && section=${section%[\"\']}
+      [[ $section == "$2" ]] && found=0
+    elif [[ $section == "$2" && $line =~ ^([[:space:]]*)([^[:space:]=\#\;][^=]*)=(.*)$ ]]; then
+      name=${BASH_REMATCH[2]%%[[:space:]]*} text=${BASH_REMATCH[3]}
+      text=${text#"${text%%[![:space:]]*}"} text=${text%"${text##*[![:space:]]}"}
+      if [[ -z ${BASH_REMATCH[1]} ]]; then
+        parent=$name
+        conf[$name]=$text
+      else
+        conf[$parent.$name]=$text
+      fi
+    fi
+  done <"$1"
+  return $found
+}
+
+read_settings() { # sets profile, region, endpoint, and what a request needs besides
+  [[ -z ${settings_read-} ]] || return 0
+  settings_read=1
+  profile=${value[profile]-${AWS_PROFILE:-${AWS_DEFAULT_PROFILE-}}}
+  local config=${AWS_CONFIG_FILE:-~/.aws/config} shared=${AWS_SHARED_CREDENTIALS_FILE:-~/.aws/credentials} found='' name
+  config=${config/#\~\//$HOME/} shared=${shared/#\~\//$HOME/}
+  if [[ ${profile:-default} == default ]]; then
+    read_section "$config" default || read_section "$config" 'profile default'
+  else
+    read_section "$config" "profile $profile" && found=1
+  fi
+  # the file of credentials comes first
+  read_section "$shared" "${profile:-default}" && found=1
+  [[ -z $profile || $profile == default || $found ]] || fail 255 "The config profile ($profile) could not be found"
+  for name in use_fips_endpoint use_dualstack_endpoint s3.use_accelerate_endpoint s3.use_dualstack_endpoint; do
+    [[ ${conf[$name]-} != [Tt]rue ]] || hand_over "$name"
+  done
+  [[ ${AWS_USE_FIPS_ENDPOINT-} != [Tt]rue && ${AWS_USE_DUALSTACK_ENDPOINT-} != [Tt]rue ]] || hand_over 'another endpoint'
+  [[ -z ${conf[s3.signature_version]-} ]] || hand_over s3.signature_version
+  region=${value[region]-${AWS_REGION:-${AWS_DEFAULT_REGION:-${conf[region]:-us-east-1}}}}
+  [[ $region =~ ^[a-z0-9-]{1,64}$ ]] || hand_over "the region $region"
+  endpoint=${value[endpoint-url]-}
+  if [[ -z $endpoint && ${AWS_IGNORE_CONFIGURED_ENDPOINT_URLS-} != [Tt]rue ]]; then
+    endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
+    if [[ -z $endpoint && ${conf[ignore_configured_endpoint_urls]-} != [Tt]rue ]]; then
+      [[ -z ${conf[services]-} ]] || read_section "$config" "services ${conf[services]}"
+      endpoint=${conf[s3.endpoint_url]:-${conf[endpoint_url]-}}
+    fi
+  fi
+  endpoint=${endpoint%/}
+  [[ -z $endpoint || $endpoint =~ ^https?://(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9._-]+)(:[0-9]+)?(/[a-zA-Z0-9/._~-]*)?$ ]] ||
+    hand_over "the endpoint $endpoint"
+  style=${conf[s3.addressing_style]:-auto}
+  most=${AWS_MAX_ATTEMPTS:-${conf[max_attempts]:-5}}
+  [[ $most =~ ^[1-9][0-9]?$ ]] || hand_over "max_attempts $most"
+  bundle=${value[ca-bundle]-${AWS_CA_BUNDLE:-${conf[ca_bundle]-}}}
+  # as printable as they come to curl
+  [[ $bundle != *[[:cntrl:]]* ]] || hand_over 'the CA bundle'
+  for name in connect read; do
+    [[ ${value[cli-$name-timeout]-60} =~ ^[1-9][0-9]{0,5}$ ]] || hand_over "--cli-$name-timeout"
+  done
+  connect_timeout=${value[cli-connect-timeout]-60} read_timeout=${value[cli-read-timeout]-60}
+}
+
+address() { # BUCKET, or none: sets scheme, host and base, the path before a key
+  local suffix=amazonaws.com
+  base=/
+  if [[ $endpoint ]]; then
+    scheme=${endpoint%%://*} host=${endpoint#*://}
+    [[ $host != */* ]] || base=/${host#*/}/
+    host=${host%%/*}
+  else
+    [[ $region != cn-* ]] || suffix+=.cn
+    [[ $region != us-iso* && $region != eu-iso* && $region != eusc-* ]] || hand_over "the region $region"
+    scheme=https host=s3.$region.$suffix
+  fi
+  [[ $scheme$host != http*:80 || $scheme == https ]] || host=${host%:80}
+  [[ $scheme$host != https*:443 ]] || host=${host%:443}
+  [[ $1 ]] || return 0
+  [[ $1 != *--x-s3 && $1 != *-s3alias && $1 != *--ol-s3 ]] || hand_over "the bucket $1"
+  if [[ $style != path && (-z $endpoint || $style == virtual) && $1 =~ ^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$ ]]; then
+    host=$1.$host
+  else
+    [[ $1 != . && $1 != .. ]] || hand_over "the bucket $1"
+    base+=$1/
+  fi
+}
