@@ -40,7 +40,7 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
     any way (0: only `down` ends it). Safe to call at the same time. Raises HardwayError with the daemon's own reason if
     it doesn't come up.
     """
-    missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("moto", "flask", "flask_cors", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
     directory = directory or state_directory()
