@@ -42,6 +42,18 @@ def test_a_job_outlives_a_reboot(guest: Guest) -> None:
     assert first != second == third
 
 
+def test_faults_meet_a_guest(guest: Guest) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(guest.shell, "ec2.ssh", guest.id, "--yes", "--command", "touch /tmp/there; sleep 1000")
+        eventually(lambda: guest.run("ls /tmp/there || :") != "", BOOT_SECONDS, lambda: "the command has not begun")
+        guest.shell.succeed("local.fault", "drop", guest.id)
+        assert cut.result(BOOT_SECONDS).code == 1
+    guest.shell.succeed("local.fault", "hang", guest.id)
+    assert guest.shell("ec2.ssh", guest.id, "--yes", "--command", "true", "--timeout", "20").code == 1
+    guest.shell.succeed("local.fault", "thaw", guest.id)
+    assert guest.run("echo here") == "here"
+
+
 def reboot(guest: Guest) -> None:
     """Reboot by EC2, and wait until it is ready again."""
     booted = guest.run("cat /proc/sys/kernel/random/boot_id")
