@@ -1,4 +1,4 @@
-"""The life of one guest, from its boot to its end. `.ci/run` runs this, and not the other tests of virtual machines."""
+"""The life of one guest, from its boot to its end. `.ci/run` runs this, and test_cloud.py."""
 
 from __future__ import annotations
 
