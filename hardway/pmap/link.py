@@ -59,7 +59,7 @@ _ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: much that is slow 
 _ENDS_WITHIN = 300.0  # seconds from the first byte of a frame to its last one
 _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
-# What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
+# The messages that an agent may send, and the most bytes of each; a greeting's length depends on what was sent there.
 _LENGTHS = {
     agent.STARTED: agent.START.size,
     agent.RETURNED: 0,

@@ -243,11 +243,11 @@ def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | 
     asked = read_asked(path)
     if asked.fingerprint != wanted:
         what = "another command" if asked.command != command else "with other content of the files it depends on"
-        raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
+        raise UsageError(f"job {resume} ran {what}, so this is another job: leave out --resume {resume}")
     if other := job_list.elsewhere(asked.where, where):
         raise UsageError(
-            f"job {resume} ran elsewhere ({other}), and its results are there; that makes this another job: "
-            f"leave out --resume {resume}"
+            f"job {resume} ran elsewhere ({other}), and its results are there, so this is another job: leave out "
+            f"--resume {resume}"
         )
     return path
 
