@@ -99,9 +99,10 @@ def run_inv(
     stdin: str = "",
     timeout: float = INV_SECONDS,
     cwd: Path = REPOSITORY,
+    **options: Any,
 ) -> Result:
-    """See `Inv`."""
-    with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd) as process:
+    """See `Inv`; `options` are those of `subprocess.Popen`."""
+    with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd, **options) as process:
         try:
             stdout, stderr = process.communicate(stdin, patience(timeout))
         except BaseException:
