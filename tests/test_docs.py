@@ -82,6 +82,7 @@ def run(command: list[str], directory: Path, **environment: str) -> subprocess.C
     )
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("chapter", [name for name in CHAPTERS if "```sh\n" in CHAPTERS[name]])
 def test_every_block_runs_and_prints_what_is_shown(chapter: str, home: Path, tmp_path: Path) -> None:
     directory = tmp_path / "a directory"
@@ -111,7 +112,7 @@ def test_few_blocks_are_not_run() -> None:
     kinds = [kind for chapter in CHAPTERS for kind, _ in _blocks(chapter)]
     # The policy of docs/permissions.md is `json`: tests/ec2/test_check.py compares it with the calls in the source.
     assert set(kinds) == {"console", "json", "python", "sh", "text"}
-    # The job on AWS in five lines, pip, an AWS account, an engine on instances, and virtual machines (tests/vm has these).
+    # The job on AWS in five lines, pip, an AWS account, an engine on instances, and virtual machines, for tests/vm.
     assert kinds.count("console") == 5
 
 

@@ -99,7 +99,7 @@ CHANGES = (
     ),
     Change(
         "moto.ssm.models.ParameterDict",
-        "moto has no parameters of Ubuntu and Debian; those of Amazon Linux name images that we don't have.",
+        "moto has no parameters of Ubuntu and Debian; Amazon Linux's name images that we don't have.",
         "test_there_is_no_parameter_of_ubuntu",
         parameters.Parameters,
     ),
@@ -122,7 +122,7 @@ CHANGES = (
     ),
     Change(
         "moto.ec2.responses.elastic_block_store.ElasticBlockStore.describe_snapshots",
-        "moto lists everybody's snapshots, those of public images too, to those who ask for their own.",
+        "moto lists everybody's snapshots, also public images', to a caller who asks for its own.",
         "test_snapshots_are_everybodys",
         images.describe_snapshots,
     ),
