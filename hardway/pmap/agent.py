@@ -36,7 +36,7 @@ Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16)
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
-                  SHARED with another job
+                  SHARED with another job, FINISHED while its outputs have yet to be sent
 MARK precedes the agent's first frame, since a login shell may print any text before.
 """
 
@@ -54,7 +54,7 @@ import struct
 import time
 import zlib
 
-VERSION = 3
+VERSION = 4
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
 START = struct.Struct("!Id")  # slot, time by this machine's clock
@@ -62,9 +62,9 @@ START = struct.Struct("!Id")  # slot, time by this machine's clock
 RESULT = struct.Struct("!hBdQQII")
 HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED, FINISHED = range(65, 77)
 WAITING, RUNNING, ENDED = range(3)
-TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
+TIMED_OUT, KILLED, NO_START, HOST_FAULT, NO_MEMORY = 1, 2, 4, 32, 64
 LOGS = "stderr"  # the folder of these files,
 LOG_MOST = 1 << 20  # and the most bytes of one
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
@@ -78,6 +78,8 @@ STUCK = 10.0  # seconds after the first KILL until an attempt is over even if pr
 KEPT_MOST = 1 << 24  # bytes of outputs kept in memory, of all tasks; of one task INLINE
 PIECE = 1 << 16  # read from a pipe at a time
 PIECES = 16  # read from a pipe in a row
+WEIGH_EVERY = 0.25  # seconds between looks at the memory of attempts, where it is limited
+OUT_OF_MEMORY = 137  # the exit code, as a shell tells it
 QUIET = 0.5  # seconds for which a new attempt's outputs are not watched: most have ended by then and fit into the pipe
 HELD_AFTER = 5.0  # seconds after a command's end until the holders of its output are reported
 SHORT = frozenset([errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -88,6 +90,7 @@ RESERVE = 24  # descriptors for all other uses
 PR_SET_CHILD_SUBREAPER = 36
 WNOTHREAD = 0x20000000  # waitid: children of this thread alone
 CLOCK_BOOTTIME = 7  # the clock of a process's start time in /proc
+PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = float(os.sysconf("SC_CLK_TCK"))
 PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
 JOBS_MOST = 512  # the most jobs that the file can tell apart
@@ -239,6 +242,9 @@ class Agent:
         self.retry_at = 0.0  # when to try again to start what could not be started,
         self.short_since = 0.0  # and since when it can't
         self.leaving = 0.0
+        self.memory = 0  # bytes that an attempt may use; 0: no limit
+        self.weigh_at = 0.0
+        self.killed_by_kernel = OutOfMemory()
         self.shared_told = False  # that other jobs are here, over the present connection
 
         self.wake, self.wake_in = wake_on_signals()
@@ -290,6 +296,8 @@ class Agent:
             times.append(self.connection.held_since + HOLD_BACK)
         if self.waiting and self.retry_at > now:
             times.append(self.retry_at)
+        if self.memory and self.running:
+            times.append(self.weigh_at)
         for one in self.running.values():
             if not one.watched:
                 times.append(one.began + QUIET)
@@ -335,6 +343,7 @@ class Agent:
         settings = {key.decode(): value for key, _, value in pairs}
         slots, instance = max(1, int(settings["slots"])), str(settings["HARDWAY_INSTANCE_ID"], "utf-8")
         timeout, linger = float(settings["timeout"]), float(settings["linger"])
+        self.memory = int(settings["memory"])
         self.command.configure(settings)
         self.slots, self.timeout, self.linger = slots, timeout, linger
         self.shared.waits = self.shared.join(instance, slots)
@@ -521,7 +530,10 @@ class Agent:
         self.terminate(one)
 
     def enforce(self, now: float) -> None:
-        """End attempts that have run too long, and the remaining processes of ended ones."""
+        """End attempts that have run too long or are too large, and the remaining processes of ended ones."""
+        if self.memory and self.running and now >= self.weigh_at:
+            self.weigh(now)
+            self.weigh_at = time.monotonic() + WEIGH_EVERY
         for one in list(self.running.values()):
             if not one.watched and (self.outputs.chatty or now >= one.began + QUIET):
                 self.attend(one)
@@ -537,6 +549,18 @@ class Agent:
             elif one.ended and not one.said and now >= one.ended + HELD_AFTER:
                 one.said = True
                 self.tell(one, f"its command has ended, {holders(one)} still holds its output")
+
+    def weigh(self, now: float) -> None:
+        """Kill the attempts that use more memory than they may.
+
+        No login user may make a cgroup without more ado, and a limit of the address space fails programs that only
+        reserve much.
+        """
+        for one, used in self.descendants.weights().items():
+            if used > self.memory and not one.flags & NO_MEMORY and one.state == RUNNING:
+                one.flags |= NO_MEMORY
+                one.kill_at = now
+                self.tell(one, f"it used {used >> 20} MB of memory, and may use {self.memory >> 20} MB")
 
     def tell(self, one: Task, text: str) -> None:
         self.connection.out += frame(SAID, one.task, one.attempt, text.encode("utf-8", "replace"))
@@ -578,6 +602,9 @@ class Agent:
             one.ended = time.monotonic()
             if not one.fault:
                 one.status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                if one.status in (-signal.SIGKILL, OUT_OF_MEMORY) and not one.kill_at and self.killed_by_kernel.any():
+                    one.flags |= NO_MEMORY
+                    self.tell(one, "the instance ran out of memory, and killed it: fewer --slots leave each task more")
             for output in one.outputs:
                 if output.fd >= 0:
                     self.drain(one, output)
@@ -616,6 +643,8 @@ class Agent:
         """End an attempt: free its slot, and deliver its outputs."""
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
+        if one.flags & NO_MEMORY:
+            one.status = OUT_OF_MEMORY
         self.running.pop((one.task, one.attempt), None)
         self.logs.remove(one)
         self.starve(one)
@@ -796,6 +825,8 @@ class Connection:
     def deliver(self, one: Task) -> None:
         """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
+            if self.sending or one.outputs:
+                self.out += frame(FINISHED, one.task, one.attempt)
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:
@@ -1238,6 +1269,19 @@ class Descendants:
         self.owners = owners
         return found
 
+    def weights(self) -> "dict[Task, int]":
+        """Return the bytes of memory that each attempt uses, with all it has started; shared memory doesn't count."""
+        first = next(iter(self.running.values()))
+        self.members(first)  # which finds the owners of all
+        found = {}  # type: dict[Task, int]
+        for (pid, _), one in self.owners.items():
+            try:
+                _, resident, shared = map(int, read_proc(pid, "statm").split()[:3])
+            except (OSError, ValueError):
+                continue  # it has ended
+            found[one] = found.get(one, 0) + max(0, resident - shared) * PAGE
+        return found
+
     def owner(self, process: Process, zero: float) -> "Task | None":
         """Return the attempt of a process that has lost its parent."""
         known = self.owners.get((process.pid, process.began))
@@ -1540,6 +1584,32 @@ def remove_roots(roots: "list[str]") -> None:
             os.rmdir(os.path.dirname(root))
         except OSError:
             pass
+
+
+class OutOfMemory:
+    """Counts the processes that the kernel has killed because the instance had no memory left."""
+
+    def __init__(self) -> None:
+        self.seen = self.count()
+        self.left = 0  # for which no attempt is known yet
+
+    def count(self) -> int:
+        try:
+            with open("/proc/vmstat", "rb") as file:
+                counters = file.read()
+            return int(counters.split(b"\noom_kill ", 1)[1].split(b"\n", 1)[0])
+        except (OSError, IndexError, ValueError):  # a kernel older than 4.13
+            return 0
+
+    def any(self) -> bool:
+        """Return whether one of them may be the process that has just been found killed."""
+        seen = self.count()
+        self.left += seen - self.seen
+        self.seen = seen
+        if self.left <= 0:
+            return False
+        self.left -= 1
+        return True
 
 
 class Interruption:
