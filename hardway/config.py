@@ -85,7 +85,7 @@ class Ec2:
     key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
     sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
     vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")
-    subnet: str = setting("", "subnet to start in", unset="those of the VPC")
+    subnet: str = setting("", "subnet to start in", unset="the VPC's")
     zone: str = setting("", "availability zone", unset="where EC2 has capacity")
     role: str = setting("", "name of an IAM instance profile")
     gigs: int = setting(0, "of the root volume", unit="GiB", unset="the image's own size")
@@ -418,7 +418,7 @@ def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[
 
 
 def aws_variables() -> dict[str, str]:
-    """Return the variables that lead clients of AWS, and those of the S3 stub, which saves the values it replaces."""
+    """Return the variables that lead clients of AWS, and the S3 stub's, where it saves the values that it replaces."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "s3_stubbed_"))}
 
 

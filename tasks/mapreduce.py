@@ -14,7 +14,7 @@ from hardway.errors import UsageError
 from .flags import SELECTOR
 from .lazy import arguments, instances, proxy, run, shuffle
 from .lazy import stream as streams
-from .mapreduce_jobs import explain, jobs, report, results, rm
+from .mapreduce_jobs import explain, jobs, logs, report, results, rm
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -256,5 +256,5 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
-ns = Collection(pmap, group, gather, jobs, results, rm, report, explain)
+ns = Collection(pmap, group, gather, jobs, logs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

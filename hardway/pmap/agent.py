@@ -23,13 +23,14 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       the agent's last error, if it died
     files/    what came with the job (`--files`), under its digest
+    stderr/   what running attempts have written to stderr, for people who look on
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
 its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
 To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: EventPoll, Connection, JobCommand,
-SpawnThread, OutputStore, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small functions,
-and last `main`, where all begins.
+SpawnThread, OutputStore, Logs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small
+functions, and last `main`, where all begins.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
@@ -64,6 +65,8 @@ JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
 HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED, FINISHED = range(65, 77)
 WAITING, RUNNING, ENDED = range(3)
 TIMED_OUT, KILLED, NO_START, HOST_FAULT, NO_MEMORY = 1, 2, 4, 32, 64
+LOGS = "stderr"  # the folder of these files,
+LOG_MOST = 1 << 20  # and the most bytes of one
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
@@ -165,12 +168,14 @@ class Task:
         self.status = 0
         self.flags = 0
         self.watched = False
+        self.shown = False
         self.said = False
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
         self.over_by = 0.0  # when it is over whatever is left; 0: KILL was not sent
         self.fault = ""  # what the instance lacks
         self.outputs = []  # type: list[Output]
         self.kept = 0  # bytes in memory
+        self.logged = 0  # bytes of stderr that people who look on can read
         self.sizes = [0, 0]
         self.crcs = [0, 0]
         self.inline = b""
@@ -248,6 +253,7 @@ class Agent:
         self.spawner = SpawnThread()
         self.command = JobCommand(directory, home, self.spawner)
         self.outputs = OutputStore(directory)
+        self.logs = Logs(directory)
         self.shared = Slots(directory, self.wake_in)
         self.scratch = Scratch(os.path.basename(directory), home)
         job = os.path.basename(directory)
@@ -480,6 +486,7 @@ class Agent:
         """Read the attempt's outputs as they come."""
         if not one.watched:
             one.watched = True
+            one.shown = not one.ended  # it runs long enough for somebody to look on
             for output in one.outputs:
                 if output.fd >= 0:
                     self.poller.watch(output.fd, select.POLLIN, self.read, one, output)
@@ -507,6 +514,8 @@ class Agent:
                     self.outputs.keep(one, output, piece)
                 except OSError as error:
                     self.spoil(one, error)
+                if one.shown and output is one.outputs[1]:
+                    self.logs.add(one, piece)
 
     def finish(self, output: Output) -> None:
         """Close an output that is at its end."""
@@ -637,6 +646,7 @@ class Agent:
         if one.flags & NO_MEMORY:
             one.status = OUT_OF_MEMORY
         self.running.pop((one.task, one.attempt), None)
+        self.logs.remove(one)
         self.starve(one)
         for output in one.outputs:
             if output.fd >= 0:
@@ -1167,6 +1177,42 @@ class OutputStore:
                 raise OSError(errno.EIO, "what was kept of an output is cut short")
             piece += more
         return piece
+
+
+class Logs:
+    """What running attempts write to stderr, in files for people who look on. No attempt depends on them."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = os.path.join(directory, LOGS)
+        remove_tree(self.directory)  # of an agent that was killed
+
+    def path(self, one: Task) -> str:
+        return os.path.join(self.directory, f"{one.task}.{one.attempt}")
+
+    def add(self, one: Task, piece: bytes) -> None:
+        """Add to an attempt's file, up to its limit; a full disk is none of the attempt's business."""
+        piece = piece[: max(0, LOG_MOST - one.logged)]
+        if not piece:
+            return
+        try:
+            if not one.logged:
+                os.makedirs(self.directory, 0o700, exist_ok=True)
+            one.logged += len(piece)
+            fd = os.open(self.path(one), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(fd, piece)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+
+    def remove(self, one: Task) -> None:
+        """Remove an attempt's file; whoever has it open can read it to its end."""
+        if one.logged:
+            try:
+                os.unlink(self.path(one))
+            except OSError:
+                pass
 
 
 class Descendants:
@@ -2217,6 +2263,7 @@ def become_agent(directory: str, home: str, lease: int) -> None:
         raise
     agent.connection.listener.close()
     remove_tree(os.path.join(directory, "files"))
+    remove_tree(agent.logs.directory)
     agent.scratch.remove()
     agent.shared.leave()
     for name in ("socket", "log", "keeper", "lock"):

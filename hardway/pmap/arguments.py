@@ -118,7 +118,7 @@ class Cutter:
             try:
                 data = self._decoder.decode(data, last).encode()
             except UnicodeDecodeError as error:
-                raise UsageError(f"the arguments begin as UTF-16 does, and then are none: {error.reason}") from None
+                raise UsageError(f"the arguments begin as UTF-16, but are not: {error.reason}") from None
         parts: list[bytes] = []
         if self._separator in data:
             first, *parts, rest = data.split(self._separator)

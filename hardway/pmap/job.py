@@ -296,7 +296,7 @@ class Job:
                 file.close()
         os.close(self._lock)
 
-    # What happens
+    # Events
 
     def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
         """Return the task number of each key, from 1; keys never seen before get the next numbers.
@@ -555,7 +555,7 @@ class Outputs:
 
 
 def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
-    """Return the files with stdout that a later attempt made needless, and by task those of the last failed attempt."""
+    """Return the files with stdout that a later attempt made needless, and each task's of the last failed attempt."""
     found: dict[int, dict[int, Path]] = {}
     for path in large.glob("*.stdout"):
         task, _, attempt = path.stem.partition(".")

@@ -65,7 +65,7 @@ class JobResults:
         if len(texts) < len(chosen):
             raise Failed(f"{len(chosen) - len(texts)} arguments are not in the job's directory, or damaged there")
         if any((b"\0" if self._batch else b"\n") in text for text in texts):
-            raise Failed("arguments of this job contain newlines, so that they can't be told a line each: see --json")
+            raise Failed("arguments of this job contain newlines, so they can't be printed one a line: use --json")
         return Results(len(texts), lambda place: [texts[place]], lines=True)
 
     def as_json(self) -> str:

@@ -115,7 +115,7 @@ class Ledger:
         """The largest number of attempts that the agent can hold."""
         return len(self.open) + len(self.over) + len(self._earlier)
 
-    # What the driver does
+    # The driver's actions
 
     def sent(self, task: int, attempt: int, now: float) -> None:
         """Note that an attempt goes out."""
@@ -129,7 +129,7 @@ class Ledger:
             entry.ordered = now
             entry.killed |= kill
 
-    # What the agent says
+    # The agent's messages
 
     def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
         """Take in a greeting, with all attempts that the agent holds. Raises Lie.

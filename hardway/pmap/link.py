@@ -62,7 +62,7 @@ _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
 SPOKEN = (3, agent.VERSION)
 """The versions of agents that are understood: one of version 3 never says FINISHED."""
-# What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
+# The messages that an agent may send, and the most bytes of each; a greeting's length depends on what was sent there.
 _LENGTHS = {
     agent.STARTED: agent.START.size,
     agent.RETURNED: 0,

@@ -261,11 +261,11 @@ def _earlier(
         what = "another command" if asked.command != command else "with other content of the files it depends on"
         if asked.command == command and asked.batch != batch:
             what = f"with --batch {asked.batch}" if asked.batch else "without --batch"
-        raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
+        raise UsageError(f"job {resume} ran {what}, so this is another job: leave out --resume {resume}")
     if other := job_list.elsewhere(asked.where, where):
         raise UsageError(
-            f"job {resume} ran elsewhere ({other}), and its results are there; that makes this another job: "
-            f"leave out --resume {resume}"
+            f"job {resume} ran elsewhere ({other}), and its results are there, so this is another job: leave out "
+            f"--resume {resume}"
         )
     return path
 

@@ -591,7 +591,7 @@ class Schedule:
         return 0
 
     def _take_waiting(self, attempts: Iterable[Attempt]) -> None:
-        """Recall those of the attempts that wait on a connected host."""
+        """Recall the attempts that wait on a connected host."""
         for attempt in [*attempts]:
             if attempt in self._attempts.waiting and attempt.host.connected and not attempt.recalled:
                 self._attempts.recall(attempt)
