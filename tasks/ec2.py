@@ -194,7 +194,7 @@ def new(
         return Lines()
     started = launched(publish)
     if login:
-        # A shell ends with the exit code of its last command. Whatever the code is, the instance runs, and its id is
+        # A shell ends with the exit code of its last command. The instance runs whatever the code is, and its id is
         # printed.
         try:
             ec2_run.log_in(settings, started[0])

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,10 @@ def _patchwork_rsync() -> Callable[..., Any]:
         invoke.vendor.six = six  # type: ignore[attr-defined]
         from patchwork.transfers import rsync
     except ImportError:
-        raise UsageError("--sync needs patchwork: pip install six; pip install --no-deps patchwork==1.0.1") from None
+        python = shlex.quote(sys.executable)
+        # What a tool of uv's, or of pipx's, is installed in may have no pip, and is not what `pip` on PATH installs to.
+        pip = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+        raise UsageError(f"--sync needs patchwork: {pip} --no-deps patchwork==1.0.1 six") from None
     return rsync
 
 

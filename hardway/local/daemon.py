@@ -40,7 +40,7 @@ def up(settings: Local, directory: Path | None = None, owner: int = 0) -> tuple[
     any way (0: only `down` ends it). Safe to call at the same time. Raises HardwayError with the daemon's own reason if
     it doesn't come up.
     """
-    missing = [name for name in ("moto", "asyncssh") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("moto", "flask", "flask_cors", "asyncssh") if importlib.util.find_spec(name) is None]
     if missing:
         raise HardwayError(f"the local cloud needs {' and '.join(missing)}: pip install 'hardway[local]'")
     directory = directory or state_directory()
@@ -169,7 +169,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
         said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
     log = directory / LOG
     if not said:
-        why = last_line(log.read_bytes()) or "no word from it"
+        why = last_line(log.read_bytes()) or "it did not answer"
         raise HardwayError(f"the local cloud did not start: {why} ({log})")
     refused = json.loads(said).get("error")
     if refused:
