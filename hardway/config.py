@@ -31,6 +31,7 @@ VM = "vm"
 """The isolation of instances that are virtual machines: it is never chosen by itself."""
 REGION_VARIABLES = ("INVOKE_AWS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION", "region")
 MOST_HOURS = 100_000.0
+_BITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}  # of the units of memory
 # EC2 takes bids up to ten times the on-demand price.
 _MOST_SPOT = 10.0
 Value = TypeVar("Value", str, int, float, bool)
@@ -84,7 +85,7 @@ class Ec2:
     key: str = setting("", "name of a key pair at EC2, or a private key's file", unset="one is made")
     sg: str = setting("", "security groups, ids or names with commas", unset="one that lets SSH in from here is made")
     vpc: str = setting("", "VPC to start in, its name or id", unset="the default VPC")
-    subnet: str = setting("", "subnet to start in", unset="those of the VPC")
+    subnet: str = setting("", "subnet to start in", unset="the VPC's")
     zone: str = setting("", "availability zone", unset="where EC2 has capacity")
     role: str = setting("", "name of an IAM instance profile")
     gigs: int = setting(0, "of the root volume", unit="GiB", unset="the image's own size")
@@ -147,6 +148,9 @@ class Mapreduce:
     retries: int = setting(3, "attempts after a task's first")
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
+    memory: str = setting(
+        "", "memory that a task may use, with all it starts, such as 2g; it is killed beyond", unset="no limit"
+    )
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
     keep_days: float = setting(
@@ -395,6 +399,18 @@ def number(value: Any, kind: type, what: str, *, least: float = 0, most: float =
     return result
 
 
+def mebibytes(text: str, what: str) -> int:
+    """Return the MiB in an amount such as 512m or 4g; 0 for an empty text. `what` names it in the error.
+
+    Raises UsageError for an invalid amount.
+    """
+    found = re.fullmatch(r"(\d{1,9})([kmgt]?)(i?b)?", text.strip().lower())
+    amount = int(found[1]) << _BITS[found[2]] >> 20 if found else 0
+    if text and not amount:
+        raise UsageError(f"{what} {text!r}: write it as 512m or 4g, at least 1m")
+    return amount
+
+
 # The rest of the environment, for us and for the programs that we start.
 
 
@@ -404,7 +420,7 @@ def child_environment(added: Mapping[str, str] | None = None, *, without: tuple[
 
 
 def aws_variables() -> dict[str, str]:
-    """Return the variables that lead clients of AWS, and those of the S3 stub, which saves the values it replaces."""
+    """Return the variables that lead clients of AWS, and the S3 stub's, where it saves the values that it replaces."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "s3_stubbed_"))}
 
 

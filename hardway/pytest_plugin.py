@@ -57,7 +57,7 @@ class LocalCloud:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark."""
     config.addinivalue_line(
-        "markers", "instances(num=1, **settings): what the fixture `instances` starts; settings are those of `ec2.new`"
+        "markers", "instances(num=1, **settings): what the fixture `instances` starts; settings are as for `ec2.new`"
     )
 
 

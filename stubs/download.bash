@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# A download to a local file. Every aws of ours reads this file; find_object, send_object, fill and keep_time are its own.
+# A download to a local file. Every aws of ours reads this file; find_object, send_object, fill and
+# keep_time are its own.
 
 get() { # BUCKET/KEY LOCAL-PATH: download, atomically
   local target=$2 parent=${2%/*}
@@ -30,8 +31,7 @@ The file was downloaded, but attempting to modify the utime of the file failed. 
       return 1
     }
   fi
-  claim_as "$parent/.aws-$$" || { os_error "$target" && return 1; }
-  fill "$target" || { unclaim; return 1; }
+  fill "$target" || return
   if try mv -fT -- "$temporary" "$target"; then
     forget
     return

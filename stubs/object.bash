@@ -12,8 +12,9 @@ send_object() { # TARGET: write it to file 3, which leads there
   reason=$(exec cat -- "$file" 2>&1 >&3) || { os_error "$1" && return 1; }
 }
 
-fill() { # TARGET: make $temporary the same file
-  try cp -P --no-preserve=mode --preserve=timestamps -- "$file" "$temporary" || { os_error "$1" && return 1; }
+fill() { # TARGET: sets $temporary, next to it, to the same file
+  claim_as "${1%/*}/.aws-$$" || { os_error "$1" && return 1; }
+  try cp -P --no-preserve=mode --preserve=timestamps -- "$file" "$temporary" || { os_error "$1" && unclaim; }
 }
 
 keep_time() { try touch -cr "$file" -- "$1"; } # FILE

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.@%+/][A-Za-z0-9_.@%+/-]*")
 
 
 def values(c: Context, task: str, parameter: str, given: Mapping[str, str], word: str) -> list[str]:
-    """Return the values of a task's parameter, sorted; none if nothing is known of it."""
+    """Return the values of a task's parameter, sorted; none for an unknown parameter."""
     found = _all(c, task, parameter, given)
     if parameter == "type":  # a list with commas
         before = word[: word.rfind(",") + 1]

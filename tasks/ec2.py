@@ -110,12 +110,13 @@ def new(
     Wait until all answer over SSH and their --init has ended, and print their ids. On any failure, also a failure to
     print the ids, terminate all of them.
 
-    With --for, they live as long as a command on this machine. Its stdout and exit code are those of ec2.new.
+    With --for 'COMMAND', they live as long as a command on this machine, which finds the ids in $ids. Its stdout and
+    exit code are those of ec2.new.
 
     Examples:
       inv ec2.new --name web --num 2 --tag team=data
       inv ec2.new -n 3 -t m7i.large,m7a.large --spot 0.5 --min 2 --max-hours 2 --name batch
-      inv ec2.new --name db --init setup.sh --command 'uname -a' --for 'inv ec2.ssh "$ids" -yc uptime'
+      inv ec2.new --name db --init setup.sh --command 'uname -a'
     """
     flags = {
         "name": name,
@@ -193,7 +194,7 @@ def new(
         return Lines()
     started = launched(publish)
     if login:
-        # A shell ends with the exit code of its last command. Whatever the code is, the instance runs, and its id is
+        # A shell ends with the exit code of its last command. The instance runs whatever the code is, and its id is
         # printed.
         try:
             ec2_run.log_in(settings, started[0])

@@ -47,7 +47,7 @@ def wait(
     """
     settings = connection_settings(c, region, private_ip=private_ip, via=via, seconds_timeout=seconds_timeout)
     instances.states([state])
-    chosen = instances.select(settings, selector, states=instances.STATES)
+    chosen = instances.select(settings, selector, states=instances.STATES, dead=state == "terminated")
     return _wait(settings, chosen, state)
 
 
@@ -177,5 +177,8 @@ def _going_on(
 def _wait(settings: config.Settings, chosen: list[Instance], state: str) -> Lines:
     act(f"wait until {how_many(chosen)} are {state}")
     with progress(f"instances {state}", len(chosen)) as on_ready:
-        readiness.wait(settings, chosen, state, on_ready)
+        endless = readiness.wait(settings, chosen, state, on_ready)
+    if endless:
+        named = readiness.some([str(instance) for instance in endless])
+        say(f"nothing there ends {how_many(endless)} ({named}), whatever the tag says: only ec2.rm does")
     return ids_of(chosen)

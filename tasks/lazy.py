@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardway.local import daemon
     from hardway.local.machines import guest_image
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_paths, job_results, run, shuffle, stream
+    from hardway.pmap import arguments, job_list, job_logs, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -55,6 +55,7 @@ _MODULES = {
     "init": "hardway.launch.init",
     "instances": "hardway.ec2.instances",
     "job_list": "hardway.pmap.job_list",
+    "job_logs": "hardway.pmap.job_logs",
     "job_paths": "hardway.pmap.job_paths",
     "job_results": "hardway.pmap.job_results",
     "known": "hardway.ec2.known",
@@ -81,7 +82,7 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
-    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_paths",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs", "job_paths",
     "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
     "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
     "transfer", "user_data", "volumes",

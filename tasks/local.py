@@ -105,12 +105,13 @@ def status(c: Context, json: bool = False) -> Lines | str:
     help={"release": "a release of Debian, such as bookworm"},
 )
 def image(c: Context, release: str) -> None:
-    """Build a guest, which virtual machines of the local cloud boot.
+    """Build a guest for virtual machines of the local cloud.
 
     Take Debian's packages from this machine's mirror. Keep the guest in the cache. Do nothing if it is there.
 
     Examples:
       inv local.image bookworm
+      inv local.image trixie
     """
     act(f"build the guest {release}, unless it is there")
     guest, new = guest_image.build(release)

@@ -14,7 +14,7 @@ from hardway.errors import UsageError
 from .flags import SELECTOR
 from .lazy import arguments, instances, proxy, run, shuffle
 from .lazy import stream as streams
-from .mapreduce_jobs import explain, jobs, report, results, rm
+from .mapreduce_jobs import explain, jobs, logs, report, results, rm
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         "args": "text with one argument a line, @file, or - for stdin; empty lines are left out",
         "command": "a bash command; it reads its argument, a line, on stdin, and its stdout is the result",
         "files": "files, directories and globs to send into each task's directory, with commas; repeatable",
+        "batch": "arguments for one run of the command, each a line on its stdin, for a command whose start takes long",
         "keep-going": "when a task has failed for good, finish the others, and print their results",
         "halt": "start nothing more after this many failed tasks, or this share of all: 3, 5% (default: 1)",
         "fail-fast": "stop when the first tasks all fail alike; retry no task that does so on three instances",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         "crlf": "arguments are from Windows: leave out CR at line ends and a byte order mark, make UTF-16 UTF-8",
         "progress": "show the progress on stderr",
         "expect": "the object a task leaves, s3://bucket/key with {} for its argument; or results: the URLs it prints",
+        "notify": "a bash command to run here when the job is done or has failed; HARDWAY_STATE tells which",
         "depends": "a file that the instances have, too; theirs must be the same, and a change makes another job",
         "workdir": "where a task runs: home, or scratch, a directory of its own (the default with --files)",
         "verify": "first run this number of tasks twice, on different instances, and compare the results",
@@ -58,10 +60,12 @@ def pmap(
     args: str | Iterable[str | bytes],
     command: str,
     files: str | Iterable[str] | None = None,
+    batch: int | str | None = None,
     slots: int | str | None = None,
     retries: int | str | None = None,
     retry_sleep: float | str | None = None,
     timeout: float | str | None = None,
+    memory: str | None = None,
     keep_going: bool = False,
     halt: str | int | None = None,
     fail_fast: bool = True,
@@ -74,6 +78,7 @@ def pmap(
     crlf: bool = False,
     progress: bool = True,
     expect: str = "",
+    notify: str = "",
     depends: str | Iterable[str] | None = None,
     workdir: str = "",
     verify: int | str = 0,
@@ -104,12 +109,14 @@ def pmap(
         "retries": retries,
         "retry_sleep": retry_sleep,
         "timeout": timeout,
+        "memory": memory,
         "reconnect": reconnect,
         "linger": linger,
     }
     wanted, sent = _several(depends), _several(files)
     again = {
         **mapreduce,
+        "batch": batch,
         "keep_going": keep_going,
         "halt": halt,
         "no_fail_fast": not fail_fast,
@@ -127,10 +134,13 @@ def pmap(
         "files": sent,
         "workdir": workdir or None,
         "expect": expect or None,
+        "notify": notify or None,
     }
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
     proxy.check(settings)
     given = arguments.given(args, null, crlf)
+    if batch is not None:
+        given = arguments.batched(given, config.number(batch, int, "--batch", least=1), null)
     given.warn(say)
     if hint := arguments.hint_of_command(command):
         say(hint)
@@ -160,6 +170,7 @@ def pmap(
         engine=engine,
         send=sent,
         expect=expect,
+        notify=notify,
         flags=_flags(again),
         before=before,
         publish=print_as_it_comes,
@@ -245,5 +256,5 @@ def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, regi
     return shuffle.concatenate(config.settings(c, region), arguments.lines(urls), destination)
 
 
-ns = Collection(pmap, group, gather, jobs, results, rm, report, explain)
+ns = Collection(pmap, group, gather, jobs, logs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

@@ -12,8 +12,9 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.tables import count
 from hardway.terminal import printable
 
+from .ec2_shared import connection_settings
 from .flags import JSON, YES
-from .lazy import job_list, job_paths, job_results
+from .lazy import job_list, job_logs, job_paths, job_results
 from .lazy import report as reports
 
 if TYPE_CHECKING:
@@ -69,6 +70,44 @@ def results(
     if json:
         return found.as_json()
     return found.arguments(failed) if failed or arguments else found.results()
+
+
+@task(
+    autoprint=True,
+    positional=["job", "task"],
+    help={
+        "job": JOB,
+        "task": "the task's number; all tasks that run if it is left out",
+        "follow": "go on until the job has left the instances",
+    },
+)
+def logs(
+    c: Context,
+    job: str = "",
+    task: str = "",
+    follow: bool = False,
+    region: str | None = None,
+    via: str | None = None,
+    private_ip: bool = False,
+    max_connections: int | str | None = None,
+) -> Results | None:
+    """Print what tasks write to stderr, also while they run.
+
+    What a running task has written is read from its instance, at most its first MiB. Each line is prefixed with the
+    instance and the task. With a task's number its stderr is printed alone, also after it has ended.
+
+    Examples:
+      inv mapreduce.logs
+      inv mapreduce.logs sizes 7
+      inv mapreduce.logs sizes --follow
+    """
+    found = job_logs.JobLogs(job_paths.newest(_chosen(job)), task)
+    if ended := found.ended():
+        return ended
+    settings = connection_settings(c, region or found.asked.region, max_connections, True, private_ip, via)
+    if not found.show(settings, follow):
+        say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
+    return None
 
 
 @task(

@@ -45,6 +45,12 @@ NOT_INHERITED = re.compile(
 
 EVERY_PROCESS = str(Path(model_judge.__file__).parent)
 
+STARTS = {
+    "cloud", "local_cloud", "start_cloud", "own_cloud", "quiet", "level", "microburst",
+    "start_sshd", "start_agent", "judge", "stub", "python", "browser",
+}  # fmt: skip
+"""Fixtures that start servers, agents, the AWS CLI, the S3 stub: `./inv test --fast` leaves out what uses one."""
+
 _endpoints: list[str] = []
 model_judge.install()
 
@@ -192,6 +198,13 @@ def start_cloud(tmp_path: Path) -> Iterator[Callable[..., LocalCloud]]:
             return stack.enter_context(run_local_cloud(tmp_path / f"state{len(_endpoints)}", **settings))
 
         yield start
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not STARTS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("starts")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

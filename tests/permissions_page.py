@@ -50,19 +50,25 @@ def sources() -> Iterator[Path]:
 
 
 @cache
+def model(service: str) -> Any:
+    """botocore's model of a service."""
+    return Loader().load_service_model(service, "service-2")
+
+
+@cache
 def operations(service: str) -> Mapping[str, str]:
     """By the name of botocore's method, the operations of a service."""
-    model = Loader().load_service_model(service, "service-2")
-    return {xform_name(name): name for name in model["operations"]}
+    return {xform_name(name): name for name in model(service)["operations"]}
 
 
 def has_dry_run(operation: str) -> bool:
     """Whether EC2 takes DryRun in this call, as botocore's model says."""
-    model = Loader().load_service_model("ec2", "service-2")
-    return "DryRun" in model["shapes"][model["operations"][operation]["input"]["shape"]]["members"]
+    shape = model("ec2")["operations"][operation]["input"]["shape"]
+    return "DryRun" in model("ec2")["shapes"][shape]["members"]
 
 
-def called() -> set[str]:
+@cache
+def called() -> frozenset[str]:
     """The permissions for all calls that the source can make, such as `ec2:RunInstances`."""
     words: set[str] = set()
     for file in sources():
@@ -79,7 +85,7 @@ def called() -> set[str]:
         for word in words & operations(service).keys()
     }
     found = {OTHER_NAMES.get(each, each) for each in found} - NEEDS_NONE
-    return found.union(*(needed for word, needed in BESIDES.items() if word in words))
+    return frozenset(found).union(*(needed for word, needed in BESIDES.items() if word in words))
 
 
 def policy() -> dict[str, Any]:
@@ -93,7 +99,7 @@ def policy() -> dict[str, Any]:
         "ThroughSystemsManager": {"ssm:StartSession"},
         "ThroughS3": {each for each in called() if each.startswith("s3:")},
     }
-    parts["OtherTasks"] = called().difference(*parts.values())
+    parts["OtherTasks"] = {*called()}.difference(*parts.values())
     return {
         "Version": "2012-10-17",
         "Statement": [_statement(name, actions & called()) for name, actions in parts.items()],

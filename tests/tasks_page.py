@@ -17,7 +17,7 @@ GROUPS = {
     "cluster": "Clusters of Spark and Dask",
     "s3": "The S3 stub",
     "local": "The local cloud",
-    "": "All of it, and this repository",
+    "": "The whole, and this repository",
 }
 HEAD = """# Tasks
 

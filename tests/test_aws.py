@@ -16,6 +16,7 @@ import pytest
 
 from hardway import aws
 from hardway.config import Aws, Settings
+from hardway.ec2 import instances
 from hardway.errors import Failed
 from hardway.s3 import objects
 from tests.conftest import Inv
@@ -169,6 +170,13 @@ def test_advice_is_for_the_task(operation: str, advised: bool) -> None:
     said = str(aws.translate(aws.refusal(operation, "InsufficientInstanceCapacity", "Not enough m7i.large.")))
     assert "Not enough m7i.large." in said
     assert ("--type" in said) == advised
+
+
+def test_an_answer_without_a_part_is_told_and_a_task_that_calls_us_is_not_blamed_on_aws() -> None:
+    with pytest.raises(KeyError) as ours:
+        instances.from_description({}, "us-east-1", "")
+    assert str(aws.translate(ours.value)).startswith("AWS's answer has no 'InstanceId'")
+    assert aws.translate(KeyError("InstanceId")) is None
 
 
 def test_throttling_is_waited_out(inv: Inv, refuse: Refuse) -> None:

@@ -135,6 +135,101 @@ def test_systemd_takes_the_timer(tmp_path: Path) -> None:
         assert (done.returncode, [line for line in done.stderr.splitlines() if "hardway" in line]) == (0, [])
 
 
+def test_a_boot_without_cloud_init_ends_it_all_the_same(tmp_path: Path) -> None:
+    """By what the first boot has left on the disk: cloud-init may be disabled, gone, or without metadata."""
+    box = Box(tmp_path, hours=1)
+    box.is_machine("i-1")
+    box.disk("nvme1n1")
+    box.users.write_text("ubuntu\n")
+    box.boot()
+    units = tmp_path / "etc" / "systemd" / "system"
+    for target in ("sysinit", "emergency"):
+        for unit in ("hardway.timer", "hardway-boot.service"):
+            assert (units / f"{target}.target.wants" / unit).resolve() == units / unit
+    assert f"ExecStart=/bin/sh {box.etc}/watch start\n" in (units / "hardway-boot.service").read_text()
+    (box.etc / "ends").write_text("1000\n")
+    assert box.boot_alone() == ["mount nvme1n1 mnt", "chown ubuntu mnt"]
+    assert 590 < box.ends <= 600
+    (box.etc / "ends").write_text("1000\n")
+    assert box.watch("look") == DOWN
+
+
+@pytest.mark.parametrize("asset", ["i-2", "Not Specified", ""])
+def test_another_machine_made_of_its_image_is_left_alone(tmp_path: Path, asset: str) -> None:
+    """Somebody else may start it, without our user data. Xen knows no id, but has a number for each machine."""
+    box = Box(tmp_path, hours=1)
+    box.is_machine("i-1" if asset == "i-2" else asset, "ec2e1916")
+    box.disk("nvme1n1")
+    box.users.write_text("ubuntu\n")
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    if asset != "i-2":
+        assert box.boot_alone() != []
+        (box.etc / "ends").write_text("1000\n")
+    box.is_machine(asset, "ec2e1917")
+    assert box.boot_alone() == []
+    assert (box.etc / "ends").read_text() == "1000\n"
+
+
+def test_a_full_disk_takes_nothing_away(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    box.boot()
+    end = box.etc / "ends"
+    watch, place = (box.etc / "watch").read_text(), end.stat().st_ino
+    before = {path: path.stat().st_mtime_ns for path in box.etc.parent.rglob("*") if path.is_file()}
+    for path in before:
+        path.with_name(f"{path.name}.new").symlink_to("/dev/full")
+    box.boot()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    box.hook.write_text(box.hook.read_text().replace("limit=3600", "limit=7200"))
+    box.boot()
+    assert ((box.etc / "watch").read_text(), box.ends <= 3600) == (watch, True)
+    box.watch("extend", "7200")
+    assert (7190 < box.ends <= 7200, end.stat().st_ino) == (True, place)
+
+
+def test_a_disk_that_cannot_be_written_is_no_way_out(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    box.etc.parent.mkdir()
+    box.etc.write_text("so nothing can be made below it")
+    assert box.boot()[-1] == "systemctl start --no-block hardway.timer"
+    box.etc = tmp_path / "run" / "hardway" / "state"
+    service = (tmp_path / "run" / "systemd" / "system" / "hardway.service").read_text()
+    assert f"ExecStart=/bin/sh {box.etc}/watch look\n" in service
+    assert 3590 < box.ends <= 3600
+    (box.etc / "ends").write_text("1000\n")
+    assert box.watch("look") == DOWN
+
+
+def test_a_clock_that_is_set_back_makes_the_end_no_later(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    box.boot()
+    until = tmp_path / "run" / "hardway" / "until"
+    assert box.watch("look") == []
+    ends, up = map(int, until.read_text().split())
+    assert abs(up - uptime() - 3600) < 10
+    until.write_text(f"{ends} {uptime()}\n")  # an hour has passed, whatever the clock says
+    assert box.watch("look") == DOWN
+
+
+def test_a_file_that_holds_no_time_is_no_end(tmp_path: Path) -> None:
+    box = Box(tmp_path, idle_minutes=1)
+    box.boot()
+    (box.etc / "ends").write_text("tomorrow\n")
+    assert box.watch("look") == []
+    (tmp_path / "run" / "hardway" / "seen").write_text(f"{uptime() - 100} {1 << 50} {uptime() - 1}\n")
+    assert box.watch("look") == DOWN
+
+
+def test_what_refuses_is_asked_again_in_another_way(tmp_path: Path) -> None:
+    box = Box(tmp_path, hours=1)
+    box.boot()
+    (box.etc / "ends").write_text("1000\n")
+    (tmp_path / "sbin" / "systemctl").write_text(f'#!/bin/sh\necho "systemctl $*" >>{box.log}\nexit 1\n')
+    assert box.watch("look") == [DOWN[0], "poweroff", *DOWN[1:]]
+    assert (tmp_path / "proc" / "sysrq-trigger").read_text() == "o\n"
+
+
 def test_a_killed_watch_that_nobody_has_waited_for_is_started_again(tmp_path: Path) -> None:
     box = Box(tmp_path, hours=1, systemd=False)
     box.etc.mkdir(parents=True)
@@ -195,10 +290,12 @@ def test_on_timeout_has_its_time_and_no_more(tmp_path: Path, executable: bool) -
     box.boot()
     (box.etc / "ends").write_text("1000\n")
     last = box.etc / "on-timeout.sh"
-    last.write_text(f"#!/bin/bash\ntrap '' TERM\n[[ 1 ]] && echo saved >>{box.log}\nsleep 20\n")
+    said = f"echo saved $HOME >>{box.log}"
+    last.write_text(f"#!/bin/bash\ntrap '' TERM\n[[ 1 ]] && {said}\nsleep 20\n")
     last.chmod(0o755 if executable else 0o644)
     begun = time.monotonic()
-    assert box.watch("look", HARDWAY_GRACE="0.2") == ["saved", *DOWN]
+    # A service of systemd's has no HOME.
+    assert box.watch("look", HARDWAY_GRACE="0.2", HOME="") == [f"saved {tmp_path}/root", *DOWN]
     assert 0.2 < time.monotonic() - begun < patience(15)
 
 
@@ -278,6 +375,10 @@ def test_instance_storage_is_mounted_and_nothing_else_is_touched(tmp_path: Path)
     eventually(lambda: sorted(box.log.read_text().splitlines()[4:]) == owned)
     # After a reboot they have changed names: what is on them stays, and where it is.
     one, two = tmp_path / "dev" / "nvme1n1", tmp_path / "dev" / "nvme2n1"
+    # All are mounted already: no failure.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mountpoint").symlink_to("/bin/true")
+    assert box.run(str(box.hook), INSTANCE_ID="i-1", PATH=f"{tmp_path}/bin:{os.environ['PATH']}") == []
     held = one.read_text(), two.read_text()
     one.write_text(held[1])
     two.write_text(held[0])

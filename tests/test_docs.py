@@ -111,8 +111,8 @@ def test_few_blocks_are_not_run() -> None:
     kinds = [kind for chapter in CHAPTERS for kind, _ in _blocks(chapter)]
     # The policy of docs/permissions.md is `json`: tests/ec2/test_check.py compares it with the calls in the source.
     assert set(kinds) == {"console", "json", "python", "sh", "text"}
-    # The job on AWS in five lines, pip, an AWS account, and an engine on instances.
-    assert kinds.count("console") == 4
+    # The job on AWS in five lines, pip, an AWS account, an engine on instances, and virtual machines, for tests/vm.
+    assert kinds.count("console") == 5
 
 
 def test_every_task_that_is_named_is_there() -> None:

@@ -86,7 +86,8 @@ class _Imports(ast.NodeVisitor):
             self.found.add(getattr(lazy, alias.name).__name__ if base == "tasks.lazy" else place)
 
 
-def imported(name: str, types: bool = True) -> set[str]:
+@cache
+def imported(name: str, types: bool = True) -> frozenset[str]:
     """Dotted names of what a module of ours imports, in place of `tasks.lazy` where that leads to.
 
     Without `types`, what only a type checker reads is left out.
@@ -94,7 +95,7 @@ def imported(name: str, types: bool = True) -> set[str]:
     file = modules(name.split(".")[0])[name]
     visitor = _Imports(name if file.name == "__init__.py" else name.rpartition(".")[0], types)
     visitor.visit(ast.parse(file.read_text()))
-    return visitor.found
+    return frozenset(visitor.found)
 
 
 def ours(name: str, types: bool = True) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from hardway.ec2.instances import (
     _glob,
     _refuse_ambiguous,
     _refuse_everything,
+    _without_namesakes,
     check_name,
     from_description,
     is_plain,
@@ -286,6 +287,18 @@ def test_what_means_something_is_not(selector: str) -> None:
     _refuse_everything(parse(selector))
 
 
+def test_only_what_has_had_time_to_end_is_overdue() -> None:
+    ends = NOW + timedelta(hours=1)
+    one = replace(ONE, state="running", launched=NOW, tags={"hardway-ends": ends.isoformat()})
+    late = ends + timedelta(minutes=6)
+    assert [one.is_overdue(when) for when in (ends, ends + timedelta(minutes=4), late)] == [False, False, True]
+    # A start gives ten minutes.
+    assert not replace(one, launched=late).is_overdue(late + timedelta(minutes=14))
+    assert replace(one, launched=late).is_overdue(late + timedelta(minutes=16))
+    assert not replace(one, state="stopped").is_overdue(late)
+    assert not replace(one, tags={}).is_overdue(late)
+
+
 def test_an_address_of_two_instances_names_neither() -> None:
     twin = replace(TWO, private_ip=ONE.private_ip, private_dns=ONE.private_dns, vpc="vpc-0000000b")
     for token in (ONE.private_ip, ONE.private_dns):
@@ -297,6 +310,21 @@ def test_an_address_of_two_instances_names_neither() -> None:
         _refuse_ambiguous(narrowed, narrowed.match([ONE, twin]))
         gone = replace(twin, state="terminated")
         _refuse_ambiguous(selector, selector.match([ONE, gone]))
+
+
+@pytest.mark.parametrize("selector", [ONE.name, "role=web", f"{ONE.name} role=web", f"{ONE.name[:-1]}*"])
+def test_a_dead_namesake_counts_only_where_it_is_asked_for(selector: str) -> None:
+    gone = replace(ONE, id="i-0000000000000dead", state="terminated")
+
+    def meant(text: str, *known: Instance) -> list[Instance]:
+        parsed = parse(text)
+        matching = parsed.match(known)
+        return _without_namesakes(parsed, matching, matching)
+
+    assert meant(selector, gone, ONE) == [ONE]
+    assert meant(selector, gone) == [gone]
+    assert meant(gone.id, gone, ONE) == [gone]
+    assert meant(f"{gone.id} {ONE.name}", gone, ONE) == [gone, ONE]
 
 
 def test_what_others_wrote_forges_no_row() -> None:

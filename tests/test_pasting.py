@@ -60,10 +60,15 @@ def line_in(said: str, before: str, after: str = "") -> str:
     return found[1]
 
 
-@pytest.fixture(params=PROGRAMS)
+@pytest.fixture
 def program(request: pytest.FixtureRequest) -> str:
     """What a person types to run it."""
     return shlex.join(PROGRAMS[request.param])
+
+
+def typed(*programs: str) -> pytest.MarkDecorator:
+    """A test with these programs. `hardway.system.argv` makes all lines: one test has all of the programs."""
+    return pytest.mark.parametrize("program", programs, indirect=True)
 
 
 @pytest.fixture
@@ -71,6 +76,7 @@ def run(program: str, environment: Mapping[str, str]) -> Callable[..., Result]:
     return lambda arguments, **env: paste(f"{program} {arguments}", {**environment, **env})
 
 
+@typed(*PROGRAMS)
 def test_where_to_look(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     line = line_in(run("s3.clear no-uuid").stderr, "`", "` lists them")
     assert line == f"{program} s3.sessions"
@@ -80,6 +86,7 @@ def test_where_to_look(program: str, run: Callable[..., Result], environment: Ma
     assert NAME in paste(line, {**environment, "AWS_REGION": "", "AWS_DEFAULT_REGION": ""}).stdout
 
 
+@typed("hardway")
 def test_a_longer_life(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     started = run("ec2.new --name to-be-extended")
     line = line_in(started.stderr, "`", "` moves the end")
@@ -89,6 +96,7 @@ def test_a_longer_life(program: str, run: Callable[..., Result], environment: Ma
     assert paste(f"{program} ec2.rm to-be-extended --yes", environment).code == 0
 
 
+@typed("python -m hardway")
 def test_an_end(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     assert run("ec2.new-vpc lab").code == 0
     assert run("ec2.new --name in-lab --vpc lab").code == 0
@@ -98,12 +106,14 @@ def test_an_end(program: str, run: Callable[..., Result], environment: Mapping[s
     assert run("ec2.rm-vpc lab --yes").code == 0
 
 
+@typed("./inv")
 def test_a_fault(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     line = line_in(run("local.fault slow ''").stderr, "Say so: ")
     assert line == f"{program} local.fault slow SELECTOR"
     assert paste(f"{line.replace('SELECTOR', NAME)} --factor 1", environment).code == 0
 
 
+@typed("./inv")
 def test_a_job_that_failed(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
     command = 'read word; echo "it\'s $word"; [ -e ~/may-go-on ]'
     flags = "--retries 0 --slots 2 --region us-east-1"

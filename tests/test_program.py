@@ -138,7 +138,7 @@ def test_settings_are_read_where_one_is(tmp_path: Path, home: Path, monkeypatch:
         ("ec2: 3\n", "ec2 must hold names of settings"),
         ("ec2: {3: 4}\n", "ec2 must hold names of settings"),
         ("ec2: {name: {a: b}}\n", "ec2 must hold names of settings"),
-        ("3: 4\n", "must hold sections"),
+        ("3: 4\n", "must hold settings in sections"),
     ],
 )
 @pytest.mark.parametrize("file", ["invoke.yaml", "home/.invoke.yaml", "other.yaml"])

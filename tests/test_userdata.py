@@ -6,6 +6,7 @@ import email
 import gzip
 import random
 from datetime import datetime, timezone
+from email.mime.application import MIMEApplication
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 
@@ -44,9 +45,9 @@ def taken_apart(data: bytes) -> list[tuple[str, bytes]]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(HEADS), st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
+@given(st.sampled_from(HEADS), st.text(st.characters(exclude_categories=["Cs"])).map(str.encode))
 @example(b"", b"From me\n--\n.\n")
-@example(b"#!/bin/sh\n", b"a\r\nb\rc\x00\x0b\x85")
+@example(b"#!/bin/sh\n", b"a\r\nb\rc\x00\x0b\xc2\x85")
 @example(b"#!/bin/sh\n", b"no newline at the end")
 @example(b"", b"#cloud-config")
 def test_what_goes_in_comes_out_after_ours(head: bytes, body: bytes) -> None:
@@ -67,7 +68,7 @@ def test_without_any_it_is_ours_and_short() -> None:
     data = userdata.compose(Ec2(max_hours=0.5, idle_minutes=1.5, ssh_port=2222), b" \n", "x y")
     [(_, ours)] = taken_apart(data)
     assert b"\nlimit=1800 idle=90 user='x y' port=2222\n" in ours
-    assert len(data) < 4500
+    assert len(data) < 8000
 
 
 def test_a_multipart_of_ones_own_stays_one() -> None:
@@ -80,6 +81,25 @@ def test_a_multipart_of_ones_own_stays_one() -> None:
         assert [part.kind for part in cloudinit.parts(data)] == kinds
 
 
+def test_what_cloud_init_could_not_write_is_refused() -> None:
+    """It decodes texts as UTF-8, whatever they say; on real guests such a script never ran."""
+    latin = "#!/bin/sh\n# caf\u00e9\n".encode("latin-1")
+    own = MIMEMultipart(_subparts=[MIMEText(latin.decode("latin-1"), "x-shellscript", "latin-1")]).as_bytes()
+    for init, line in (
+        (latin, 2),
+        (gzip.compress(latin), 2),
+        (b"echo \xff", 1),
+        ("echo".encode("utf-16"), 1),
+        (own, 2),
+    ):
+        with pytest.raises(UsageError, match=f"in line {line}, which is no UTF-8"):
+            userdata.compose(NEVER, init, "ubuntu")
+    binary = MIMEMultipart(_subparts=[MIMEApplication(b"\xff")]).as_bytes()
+    assert taken_apart(userdata.compose(NEVER, binary, "ubuntu"))[1] == ("application/octet-stream", b"\xff")
+    marked = userdata.compose(NEVER, b"\xef\xbb\xbf#!/bin/sh\necho\n", "ubuntu")
+    assert taken_apart(marked)[1] == ("text/x-shellscript", b"#!/bin/sh\necho\n")
+
+
 def test_what_is_too_long_is_compressed_and_else_refused() -> None:
     long = b"#!/bin/sh\n" + b"echo again\n" * 5000
     data = userdata.compose(NEVER, long, "ubuntu")
@@ -87,7 +107,7 @@ def test_what_is_too_long_is_compressed_and_else_refused() -> None:
     assert taken_apart(data)[1][1] == long
     assert userdata.text(data).count("echo again") == 5000
     with pytest.raises(UsageError, match="16 KiB"):
-        userdata.compose(NEVER, b"#!/bin/sh\n" + random.Random(0).randbytes(17_000), "ubuntu")
+        userdata.compose(NEVER, b"#!/bin/sh\n" + random.Random(0).randbytes(17_000).hex().encode(), "ubuntu")
     with pytest.raises(UsageError, match="gzip"):
         userdata.compose(NEVER, b"\x1f\x8bno", "ubuntu")
 

@@ -223,12 +223,12 @@ def _checked(parser: Any, of_ec2: bool) -> Any:
         if of_ec2 and response["status_code"] == 200:
             root = _ROOT.match(body)
             if not root or not root[1].endswith(b"Response"):
-                raise Garbled(f"this is no answer of EC2{_excerpt(body)}")
+                raise Garbled(f"this is not an answer of EC2{_excerpt(body)}")
             told = answer.keys() - {"ResponseMetadata"}
             if shape is not None and not told and _TELLS.match(shape.name):
                 raise Garbled(f"EC2's answer tells nothing{_excerpt(body)}")
         if shape is not None and shape.name in _HAS_ETAG and response["status_code"] < 300 and "ETag" not in answer:
-            raise Garbled(f"this is no answer of S3{_excerpt(body)}")
+            raise Garbled(f"this is not an answer of S3{_excerpt(body)}")
         return answer
 
     parser.parse = parsed
@@ -406,7 +406,7 @@ def translate(error: Exception) -> HardwayError | None:
     if isinstance(error, b.TokenRetrievalError | b.UnauthorizedSSOTokenError | b.SSOTokenLoadError):
         return UsageError(f"the AWS login has ended: run `aws sso login` ({error})")
     if why := _lacks_credentials(error):
-        return UsageError(f"the AWS credentials can't be had: {why}")
+        return UsageError(f"can't get AWS credentials: {why}")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UsageError(
             f"cannot reach AWS: {error}; check the network and the region; the local cloud is started, and this shell "
@@ -436,7 +436,7 @@ def _lacks_credentials(error: Exception) -> str:
     if not passed & _OF_CREDENTIALS:
         return ""
     if isinstance(error, EOFError):
-        return "no MFA code was given: run it, or `aws sts get-caller-identity`, once where you can type one"
+        return "no MFA code was given: run this, or `aws sts get-caller-identity`, once in a terminal"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "credential_process has not printed JSON, in UTF-8, on its stdout"
     if isinstance(error, OSError) and error.filename:
@@ -447,15 +447,15 @@ def _lacks_credentials(error: Exception) -> str:
 def _is_ours(error: BaseException) -> bool:
     """Return whether the error was raised in this package, not in other tasks that call it."""
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
-    return frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__
+    return frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def _refused(error: Any) -> HardwayError:
     code, said = error_code(error), error_message(error)
     if code in _EXPIRED | _UNKNOWN_KEY | _SKEWED and (skew := _skew(error)):
         return UsageError(
-            f"this machine's clock is {skew} AWS's, so AWS takes nothing that it signs: set it "
-            f"(timedatectl set-ntp true) ({code}: {said})"
+            f"this machine's clock is {skew} AWS's, so AWS refuses its signatures: set the clock (timedatectl "
+            f"set-ntp true) ({code}: {said})"
         )
     if code in _EXPIRED:
         return UsageError(
@@ -474,7 +474,7 @@ def _refused(error: Any) -> HardwayError:
         )
     if code in _DENIED:
         return UsageError(
-            f"AWS denies {error.operation_name} to these credentials: ask for that permission, or use another profile "
+            f"AWS denies {error.operation_name} to these credentials: ask for the permission, or use another profile "
             f"({code}: {_decodable(said)})"
         )
     if code == _NO_SPOT_ROLE:
@@ -490,7 +490,7 @@ def _refused(error: Any) -> HardwayError:
     if code in _NO_CAPACITY:
         advice = "another --type or --zone" if error.operation_name in _LAUNCHES else "again later"
         return Failed(f"AWS has no capacity for this: try {advice} ({code}: {said})")
-    return UsageError(f"AWS refused {error.operation_name}: {said} ({code})")
+    return UsageError(f"AWS refused {error.operation_name}: {said or 'it gives no reason'} ({code})")
 
 
 def _skew(error: Any) -> str:

@@ -72,7 +72,7 @@ class Program(InvokeProgram):
         self.values = values
 
     def core_args(self) -> list[Argument]:
-        """Return those of Invoke's flags that have an effect."""
+        """Return Invoke's flags that have an effect."""
         offered = [argument for argument in super().core_args() if argument.name in _FLAGS]
         for argument in offered:
             if argument.name == "dry":

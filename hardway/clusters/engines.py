@@ -22,6 +22,7 @@ from typing import Any
 import paramiko
 from fabric.group import GroupResult
 
+from hardway import config
 from hardway.config import Settings
 from hardway.ec2 import security_groups, tags
 from hardway.ec2.instances import Instance, describe, tagged
@@ -39,7 +40,6 @@ REFUSED = 3  # the exit code of engines.sh after it has printed the reason
 ENDS_SECONDS = 5.0  # for the ssh of a tunnel
 LOOK_EVERY = 3.0  # whether those that have not registered still run
 _QUIET = "hardway.cluster.quiet"
-_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,7 @@ def check(settings: Settings) -> None:
 
 def mebibytes(settings: Settings) -> int:
     """Return the MiB of memory for a worker; 0 leaves it to the engine. Raises UsageError for an invalid amount."""
-    memory = settings.cluster.memory
-    found = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", memory.strip().lower())
-    amount = int(found[1]) << _UNITS[found[2]] >> 20 if found else 0
-    if memory and not amount:
-        raise UsageError(f"{settings.source('cluster.memory')} {memory!r}: write it as 512m or 4g, at least 1m")
-    return amount
+    return config.mebibytes(settings.cluster.memory, settings.source("cluster.memory"))
 
 
 def start(

@@ -17,7 +17,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -32,6 +32,10 @@ T = TypeVar("T")
 STATES = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 ALIVE = ("pending", "running", "stopping", "stopped")
 ENDS_TAG = "hardway-ends"
+RESTARTED = timedelta(minutes=10)
+"""The least time that an instance runs after a later start: the same minutes as in `boot.sh`."""
+# For the next look at the time, on-timeout.sh, and services that are slow to stop.
+_TO_END = timedelta(minutes=5)
 
 _ID = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
@@ -99,6 +103,12 @@ class Instance:
         except ValueError:
             return None
         return ends if ends.tzinfo else None
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Return whether the instance runs though, by its tag, it should have ended itself."""
+        if not self.ends or self.state != "running":
+            return False
+        return now > max(self.ends, self.launched + RESTARTED) + _TO_END
 
     @property
     def own_tags(self) -> dict[str, str]:
@@ -368,14 +378,16 @@ def select(
     *,
     states: Sequence[str] = ("running",),
     acting: bool = True,
+    dead: bool = False,
     on_unknown: Callable[[str], None] | None = None,
 ) -> list[Instance]:
     """Return the instances that a selector means, oldest first.
 
     The instances must be in one of `states`. `acting` announces an action on them: then an empty selector and a bare
     `*` are refused. The result is never quietly smaller than asked for: raises UsageError for an id or address that
-    does not exist or is in another state, NothingMatched if nothing matches a name or the whole selector. `on_unknown`
-    is called with an id or address that does not exist, in place of the error.
+    does not exist or is in another state, NothingMatched if nothing matches a name or the whole selector. EC2 still
+    lists an instance for an hour after its end: an action counts it only by its id, if no living one has its name, or
+    with `dead`. `on_unknown` is called with an id or address that does not exist, in place of the error.
     """
     parsed = parse(selector)
     if acting:
@@ -383,6 +395,8 @@ def select(
     found = sorted(describe(settings, parsed), key=lambda i: (i.launched, i.id))
     matching = parsed.match(found)
     result = [i for i in matching if i.state in states]
+    if acting and not dead:
+        result = _without_namesakes(parsed, result, matching)
     if acting:
         _refuse_unquoted(parsed, found, states)
         _refuse_ambiguous(parsed, result)
@@ -397,6 +411,15 @@ def select(
         hint = _unquoted(parsed.text, every) or _near_tag(every, parsed) or _all_shown(settings)
         raise NothingMatched(f"no{_in(states)} instance matches {parsed.text!r}{hint}")
     return result
+
+
+def _without_namesakes(parsed: Selector, result: Sequence[Instance], matching: Sequence[Instance]) -> list[Instance]:
+    """Leave out the dead instances that only share a name, or tags, with living ones, and so are not meant."""
+    living = [i for i in matching if i.state in ALIVE]
+    if not parsed.hosts:
+        return [i for i in result if i.state in ALIVE or not living]
+    asking = [t for t in parsed.hosts if _is_exact(t) or not any(token_names(t, i) for i in living)]
+    return [i for i in result if i.state in ALIVE or any(token_names(t, i) for t in asking)]
 
 
 def _refuse_unquoted(parsed: Selector, found: Iterable[Instance], states: Sequence[str]) -> None:

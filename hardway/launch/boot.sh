@@ -27,9 +27,10 @@ changed=
 boot() {
   mkdir -p "$run"
   ${init:+touch "$run/init"}
-  if ! mkdir -p "$etc" || ! put "$etc/watch" "$(cat "$0")"; then
-    # Read-only. Until the next boot this will do.
-    etc=$run/etc
+  mkdir -p "$etc" 2>/dev/null
+  # On a full disk the old one stays. On one that is read-only, all is in memory until the next boot.
+  if ! put "$etc/watch" "$(cat "$0")" && [ ! -s "$etc/watch" ]; then
+    etc=$run/state
     mkdir -p "$etc"
     put "$etc/watch" "$(cat "$0")"
   fi
@@ -55,7 +56,7 @@ boot() {
 put() {
   [ "$(cat "$1" 2>/dev/null)" != "$2" ] || return 0
   changed=1
-  printf '%s\n' "$2" >"$1.new" && mv "$1.new" "$1" && return
+  if { printf '%s\n' "$2" >"$1.new"; } 2>/dev/null && mv "$1.new" "$1"; then return 0; fi
   rm -f "$1.new"
   return 1
 }
@@ -106,7 +107,7 @@ read_end() {
 
 # Over the old one, which needs no room on a full disk; on one that is read-only until the next boot.
 write_end() {
-  if echo $((now + $1)) 1<>"$etc/ends"; then rm -f "$run/ends"; else echo $((now + $1)) >"$run/ends"; fi
+  if { echo $((now + $1)) 1<>"$etc/ends"; } 2>/dev/null; then rm -f "$run/ends"; else echo $((now + $1)) >"$run/ends"; fi
 }
 
 # No default dependencies: user data may never end. Installers of drivers isolate a target, and must not end the watch.

@@ -72,7 +72,7 @@ def _sentence(check: Check) -> str:
 
 
 def check(settings: Settings, tags: Iterable[str] = ()) -> Checks:
-    """Check all that a launch with these settings needs; `tags` are those of `launch`."""
+    """Check all that a launch with these settings needs; `tags` are as for `launch`."""
     own_tags = (tags,) if isinstance(tags, str) else tuple(tags)
     with LookUps(_AT_ONCE) as pool:
         look = pool.submit
@@ -269,7 +269,7 @@ def _permitted_for(whom: str, calls: Iterable[str], permitted: Mapping[str, bool
     untold = [call for call in all_ if call not in permitted]
     if denied:
         return Check(status, what, f"denied: {', '.join(denied)}", _POLICY)
-    missing = f"; of {len(untold)} EC2 says nothing without the thing they are about" if untold else ""
+    missing = f"; {len(untold)} can't be tried without the thing that they act on" if untold else ""
     return Check(status, what, f"{len(all_) - len(untold)} of {count(len(all_), 'call')} allowed{missing}")
 
 
@@ -287,7 +287,7 @@ def _quotas(settings: Settings) -> Iterator[Check]:
         for quota, names in families.items():
             what = f"quota {'of spot' if spot else 'on demand'}"
             if quota is None:
-                yield Check(WARN, what, f"none is known that {', '.join(names)} counts against")
+                yield Check(WARN, what, f"none is known for {', '.join(names)}")
                 continue
             most = quotas.value(settings, quota)
             if most is None:
@@ -314,7 +314,7 @@ def _network(settings: Settings, network: Future[Network], offers: Future[fleet.
     if there.public or settings.ec2.private_ip or settings.ec2.via:
         yield Check(OK, "network", f"{found}{', public addresses' if there.public else ''}")
     else:
-        way = "--private-ip where this machine is in it or has a VPN to it, else --via ssm"
+        way = "--private-ip if this machine is in the VPC or has a VPN to it, else --via ssm"
         yield Check(WARN, "network", f"{found}, which give no public addresses", way)
 
 

@@ -81,7 +81,7 @@ def remove(settings: Settings, things: Sequence[Thing], say: Callable[[str], Non
             calls[thing.kind](thing)
         except Exception as error:
             if aws.error_code(error) in _IN_USE:
-                say(f"kept: {thing}: something uses it still")
+                say(f"kept: {thing}: something still uses it")
             elif isinstance(error, UsageError):
                 say(f"kept: {thing}: {error}")
             elif reason := aws.translate(error):

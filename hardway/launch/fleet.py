@@ -79,7 +79,9 @@ def pools(settings: Settings, network: Network, offered: Offers | None) -> list[
         zones = ", ".join(sorted({zone for _, zone in offered})) or "no zone"
         raise UsageError(f"{'/'.join(types)} is not offered in {', '.join(network.subnets)}, but in {zones}")
     if len(found) > _MOST_POOLS:
-        raise UsageError(f"{len(types)} types in {len(network.subnets)} zones are more than {_MOST_POOLS}: name fewer")
+        raise UsageError(
+            f"{len(types)} types in {len(network.subnets)} zones make more than {_MOST_POOLS} pairs: name fewer types"
+        )
     return found
 
 

@@ -21,6 +21,8 @@ from hardway.ssh.script import Script
 from hardway.terminal import cut_short, printable
 
 _RUNNING, _ENDED = 4, 5
+# In seconds: two looks, and a slow start of the next one.
+_LATELY = 180
 _MOST_BYTES = 1 << 17
 _LINES, _LINE_LETTERS = 5, 200
 # cloud-init's own lines in the log; the others are from the scripts that it runs.
@@ -28,9 +30,16 @@ _NOT_THEIRS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ - |Cloud-init v|ci
 # The exit code, as cloud-init's older versions and its newer ones log it.
 _CODE = re.compile(r"Failed running \S+ \[(\d{1,3})\]|^Exit code: (\d{1,3})$", re.MULTILINE)
 # $1: whether to wait for a while for the end of user data, if a launch gave any. HARDWAY_ROOT is boot.sh's.
+# The files of boot.sh survive a reboot and prove nothing: what counts is the time of the last look, since the boot.
 _PROBE = f"""
-root=${{HARDWAY_ROOT-}}
-if [ -e "$root/etc/hardway/watch" ]; then printf 1; else printf 0; fi
+root=${{HARDWAY_ROOT-}} watched=0 looked=
+read -r up _ </proc/uptime
+[ ! -s "$root/run/hardway/looked" ] || read -r looked <"$root/run/hardway/looked"
+if [ -e "$root/etc/hardway/watch" ] || [ -e "$root/run/hardway/state/watch" ]; then
+  if [ -n "$looked" ] && [ "$((${{up%%.*}} - looked))" -lt {_LATELY} ]; then watched=1; fi
+fi
+if [ -d "$root/run/systemd/system" ]; then systemctl --quiet is-active hardway.timer || watched=0; fi
+printf $watched
 if [ -e "$root/run/hardway/init" ]; then printf 1; else printf 0; exit 0; fi
 [ "$1" = 1 ] || exit 0
 result=$root/run/cloud-init/result.json looks=0
@@ -65,8 +74,8 @@ $sudo tail -n +1 -s 0.2 -f --pid=$! "$log"
 class Look:
     """The result of one look at an instance that answers.
 
-    `watched` is True if `boot.sh` has run, and `init` if the script has seen user data besides our own. `busy` is True
-    while that user data runs. `failure` says how the user data failed, and is empty if it did not.
+    `watched` is True if `boot.sh` has looked at the time, and `init` if the script has seen user data besides our
+    own. `busy` is True while that user data runs. `failure` says how the user data failed, and is empty if it did not.
     """
 
     watched: bool = True

@@ -103,7 +103,7 @@ def launch(
     if over:
         over_budget(over)
     if not is_plain(ec2.name):
-        say(f"in a selector the name is to be quoted: {shlex.quote(quoted(ec2.name))}")
+        say(f"quote the name in a selector: {shlex.quote(quoted(ec2.name))}")
     token = orphans.new_token(ec2.seconds_timeout + (_PREPARE_SECONDS if prepare else 0))
     with orphans.under_way(token) as mark:
         with ThreadPoolExecutor(_PREREQUISITES, "prerequisite") as pool:
@@ -137,7 +137,9 @@ def _check(settings: Settings, init: bytes) -> None:
     if not ec2.types:
         raise UsageError(f"{source('ec2.type')} is empty: name an instance type, such as m7i.large")
     if len(ec2.types) > images.MOST_TYPES:
-        raise UsageError(f"{source('ec2.type')} names {len(ec2.types)} types, and EC2 takes {images.MOST_TYPES}")
+        raise UsageError(
+            f"{source('ec2.type')} names {len(ec2.types)} types, but EC2 takes {images.MOST_TYPES}: name fewer"
+        )
     if ec2.min > ec2.num:
         raise UsageError(f"{source('ec2.min')} is {ec2.min}, more than {num}")
     if ec2.on_demand > ec2.num:
@@ -211,7 +213,7 @@ def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict
     unknown = [name for name in types if name not in known]
     if unknown:
         raise UsageError(
-            f"--spot {spot:g} is a part of the on-demand price, and that of {', '.join(unknown)} is not known: "
+            f"--spot {spot:g} is a part of the on-demand price, and the price of {', '.join(unknown)} is not known: "
             "use --spot 1.0, which is at most the on-demand price"
         )
     return {name: known[name] * spot for name in types}
@@ -222,7 +224,7 @@ def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callab
     ids = [instance.id for instance in ready if instance.id in unwatched]
     if ids:
         which = f"{count(len(ids), 'instance')} ({some(ids)})"
-        say(f"no limit on {which}: the image has not run its user data, and nothing but ec2.rm ends it")
+        say(f"nothing but ec2.rm ends {which}: the image did not run its user data, which sets the limit")
 
 
 def _delete_templates(settings: Settings, started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
@@ -283,5 +285,7 @@ def _read_init(settings: Settings) -> bytes:
     content = file_content(init, source)
     if content is None and re.fullmatch(r"\S*[./]\S*", init):
         what = "a directory" if os.path.isdir(init) else "no file here"
-        raise UsageError(f"{source} {init} is {what}; a script that runs it on the instance: --init 'exec {init}'")
+        raise UsageError(
+            f"{source} {init} is {what}; to run this path on the instance, give a script: --init 'exec {init}'"
+        )
     return init.encode(errors="surrogateescape") if content is None else content

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from fabric.group import GroupResult
@@ -14,7 +14,7 @@ from fabric.group import GroupResult
 from hardway import aws
 from hardway.config import MOST_HOURS, Settings
 from hardway.ec2 import tags
-from hardway.ec2.instances import Instance
+from hardway.ec2.instances import RESTARTED, Instance
 from hardway.errors import Failed, UsageError
 from hardway.fanout.group import CommandError, CommandResult, InstanceGroup, describe_outcome
 from hardway.launch import user_data as userdata
@@ -23,11 +23,13 @@ from hardway.tables import count
 from hardway.terminal import last_line
 
 _SECONDS = 60.0
-# The same minutes as in `boot.sh`.
-_RESTARTED = timedelta(minutes=10)
 _NO_WATCH = 3
 _EXTEND = f"""
-watch="${{HARDWAY_ROOT-}}/etc/hardway/watch"; [ -e "$watch" ] || exit {_NO_WATCH}
+root=${{HARDWAY_ROOT-}}
+watch=$root/etc/hardway/watch
+# The instance's disk may be read-only.
+[ -e "$watch" ] || watch=$root/run/hardway/state/watch
+[ -e "$watch" ] || exit {_NO_WATCH}
 sudo -n sh "$watch" extend "$1"
 """
 
@@ -42,7 +44,7 @@ def check(hours: float) -> None:
 
 def over(chosen: Iterable[Instance]) -> list[Instance]:
     """Return the instances whose end, by their tag, is less than ten minutes away: a start gives them ten minutes."""
-    soon = datetime.now(timezone.utc) + _RESTARTED
+    soon = datetime.now(timezone.utc) + RESTARTED
     return [instance for instance in chosen if instance.ends and instance.ends < soon]
 
 
@@ -66,9 +68,9 @@ def extend(settings: Settings, chosen: Sequence[Instance], hours: float) -> Grou
         if not why:
             raise
         failed = [f"{c.instance}: {reason}" for c, one in outcomes.items() if (reason := describe_outcome(one))]
-        others = f"; and of {count(len(failed), 'other')} it has not moved: {'; '.join(failed)}" if failed else ""
-        what = f"{count(len(moved), 'instance')} will end {count(hours, 'hour')} from now, but could not be tagged so"
-        raise Failed(f"{what}: {why}{others}") from error
+        others = f"; the end of {count(len(failed), 'other')} has not moved: {'; '.join(failed)}" if failed else ""
+        ends = f"{count(len(moved), 'instance')} will end {count(hours, 'hour')} from now"
+        raise Failed(f"{ends}, but could not be tagged with the time: {why}{others}") from error
     return outcomes
 
 
@@ -77,5 +79,5 @@ def _named(outcome: Any) -> Any:
     if not isinstance(outcome, CommandResult) or not outcome.exit_code:
         return outcome
     if outcome.exit_code == _NO_WATCH:
-        return CommandError("it has no limit that could be moved: ec2.new did not start it")
+        return CommandError("it has no end to move: ec2.new did not start it")
     return CommandError(last_line(outcome.stderr) or f"exit code {outcome.exit_code}")

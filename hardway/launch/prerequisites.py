@@ -46,7 +46,7 @@ class Network:
 
 
 def network(settings: Settings) -> Network:
-    """Return the subnets that `--subnet`, `--vpc` and `--zone` leave, by default those of the default VPC.
+    """Return the subnets that `--subnet`, `--vpc` and `--zone` leave, by default the default VPC's.
 
     If some of the subnets give public addresses, the others are left out: a login goes over IPv4. Raises UsageError if
     none is left.
@@ -111,7 +111,7 @@ def check_key(settings: Settings) -> str:
         source = settings.source("ec2.key")
         public = public_half(expanded(key), source)
         if not public.startswith(_IMPORTED):
-            raise UsageError(f"EC2 takes keys of RSA and ED25519, and {source} {key} is of {public.partition(' ')[0]}")
+            raise UsageError(f"{source} {key} is of type {public.partition(' ')[0]}: EC2 takes RSA and ED25519")
         return ""
     found = _described_pair(settings, key)
     if lacks_private_half(type_and_base64(found.get("PublicKey", "")), ssh.named_files(key)):

@@ -49,8 +49,8 @@ class Probes:
     """Attempts to run a command over SSH on each of many instances, until one succeeds. A context manager.
 
     `refusals` has the newest error of each instance, by id. `unwatched` are the instances that answer, but have nothing
-    that could end them. `busy` are those that answer while their user data runs. `failed` has the failure of user data,
-    by id; these instances are not tried again.
+    that could end them. `busy` are ids of instances that answer while their user data runs. `failed` has the failure of
+    user data, by id; these instances are not tried again.
     """
 
     def __init__(self, settings: Settings, most: int, init_given: bool = False) -> None:
@@ -121,11 +121,12 @@ def _try(instance: Instance, settings: Settings, known: HostKeys, given_up: thre
         return printable(str(error)) or type(error).__name__
 
 
-def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> None:
+def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: Callable[[int], None]) -> list[Instance]:
     """Wait until all instances are in a state; in `running`, also until they answer over SSH.
 
-    `on_ready` is called with the number of instances that are newly there. Raises Failed after `ec2.seconds_timeout`,
-    and at once if an instance can no longer reach the state.
+    `on_ready` is called with the number of instances that are newly there. Return the running instances that nothing
+    ends, though their tag names an end. Raises Failed after `ec2.seconds_timeout`, and at once if an instance can no
+    longer reach the state.
     """
     seconds = settings.ec2.seconds_timeout
     deadline = time.monotonic() + seconds
@@ -151,7 +152,7 @@ def wait(settings: Settings, chosen: Sequence[Instance], state: str, on_ready: C
             on_ready(len(done))
             left = list(waiting.values())
             if not left:
-                return
+                return [i for i in chosen if i.ends and i.id in probes.unwatched]
             if time.monotonic() >= deadline:
                 late = [why_late(i, probes.refusals) if state == "running" else f"{i} is {i.state}" for i in left]
                 raise Failed(f"{len(late)} of {len(chosen)} instances not {state} after {seconds} s: {some(late)}")

@@ -142,7 +142,7 @@ class Gathering:
         self._ask_pause = 0.0
 
     def run(self) -> list[Instance]:
-        """Return the ready instances once they are enough; all other started instances are terminated by then.
+        """Return the ready instances once they are enough; all other started instances have been terminated before.
 
         Raises Failed; then all started instances are still running.
         """
@@ -236,7 +236,7 @@ class Gathering:
     def _late(self, id: str) -> str:
         instance = self._shown.get(id)
         if instance is None:
-            return f"{id} is not to be seen yet"
+            return f"{id} is not shown by EC2 yet"
         return why_late(instance, self._probes.refusals)
 
     def _probe(self) -> None:
@@ -270,7 +270,7 @@ class Gathering:
             return f"{said}; {reasons}" if reasons else said
         if self._failed:
             return f"{count(self._ec2.num - len(self._ready), 'instance')} of {self._ec2.num} not ready: {reasons}"
-        return f"only {len(self._ready) + len(self._waiting)} of {self._ec2.num} instances were to be had: {reasons}"
+        return f"only {len(self._ready) + len(self._waiting)} of {self._ec2.num} instances could be started: {reasons}"
 
     def _reasons(self) -> str:
         parts = []

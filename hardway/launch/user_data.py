@@ -7,6 +7,7 @@ https://docs.cloud-init.io/en/latest/explanation/format/index.html
 
 from __future__ import annotations
 
+import codecs
 import email
 import email.encoders
 import gzip
@@ -93,6 +94,8 @@ def compose(ec2: Ec2, init: bytes, user: str) -> bytes:
     parts: list[Message] = [_part("\n".join([first, settings, *rest, ""]).encode(), "text/cloud-boothook")]
     if init.startswith(_GZIP):
         init = _uncompressed(init)
+    # Editors of Windows put it before the first line, which then is none of the known ones.
+    init = init.removeprefix(codecs.BOM_UTF8)
     if init.strip():
         parts.append(_whole(init))
     # The same launch gives the same bytes: EC2 takes a client token twice only with the same parameters.
@@ -112,6 +115,18 @@ def _uncompressed(init: bytes) -> bytes:
         raise UsageError(f"--init looks compressed by gzip and is not: {error}") from None
 
 
+def _refuse_unreadable(content: bytes) -> None:
+    """Raise UsageError for a text that is not UTF-8, which cloud-init could not write to a file."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"--init has the byte 0x{content[error.start]:02x} in line {line}, which is no UTF-8: cloud-init would not "
+            "run it; convert a text by iconv, and send other data as base64"
+        ) from None
+
+
 def text(data: bytes) -> str:
     """Return user data for a person to look at: uncompressed, any bytes kept."""
     return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode(errors="surrogateescape")
@@ -119,11 +134,17 @@ def text(data: bytes) -> str:
 
 def _whole(init: bytes) -> Message:
     """Return a person's user data as cloud-init is to take it; a text of no known kind is a bash script."""
-    for start, kind in _KINDS.items():
-        if init.startswith(start):
-            return _part(init, kind)
-    if b"mime-version:" in init[:4096].lower():
-        return email.message_from_bytes(init)
+    kind = next((kind for start, kind in _KINDS.items() if init.startswith(start)), "")
+    if not kind and b"mime-version:" in init[:4096].lower():
+        message = email.message_from_bytes(init)
+        for leaf in message.walk():
+            content = leaf.get_payload(decode=True)
+            if leaf.get_content_maintype() == "text" and isinstance(content, bytes):
+                _refuse_unreadable(content)
+        return message
+    _refuse_unreadable(init)
+    if kind:
+        return _part(init, kind)
     return _part(b"#!/bin/bash\n" + init, "text/x-shellscript")
 
 

@@ -166,7 +166,7 @@ def _of_kind(descriptor: int, kind: int) -> int:
     """Return the descriptor if its file is of this kind; close it and raise OSError otherwise."""
     if stat.S_IFMT(os.fstat(descriptor).st_mode) != kind:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a file of the kind it should be")
+        raise OSError(errno.EINVAL, "a file of another kind than expected")
     return descriptor
 
 
@@ -194,7 +194,7 @@ def _remove(parent: int, name: bytes) -> None:
     try:
         while levels or not _unlinked(parent, name):
             if time.monotonic() > deadline:
-                raise OSError(errno.ENOTEMPTY, "what is in it does not stop to change")
+                raise OSError(errno.ENOTEMPTY, "its content never stops changing")
             if levels:
                 _go_on_emptying(levels, parent)
             elif top := _level(parent, name):

@@ -38,7 +38,7 @@ Step = Callable[[LocalInstance], Coroutine[Any, Any, None]]
 class Cloud:
     """The instances of one local cloud, and a machine for each. They stay pending for `boot_delay` seconds.
 
-    `secret` is that of the owner's key. The object belongs to the event loop; moto's threads only hand work over to it.
+    `secret` belongs to the owner's key. The object belongs to the event loop; moto's threads only hand work over to it.
     """
 
     def __init__(

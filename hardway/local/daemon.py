@@ -169,7 +169,7 @@ def _start(directory: Path, settings: Local, owner: int) -> Running:
         said = ready.readline() if select.select([ready], [], [], START_SECONDS)[0] else ""
     log = directory / LOG
     if not said:
-        why = last_line(log.read_bytes()) or "no word from it"
+        why = last_line(log.read_bytes()) or "it did not answer"
         raise HardwayError(f"the local cloud did not start: {why} ({log})")
     refused = json.loads(said).get("error")
     if refused:

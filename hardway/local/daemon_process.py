@@ -77,7 +77,7 @@ async def _serve(directory: Path, settings: Local, owner: int, report: TextIO) -
             with _at_end_of(spawner.pid, stop, broken), _at_end_of(owner, stop, orphaned):
                 await stop.wait()
             if broken.is_set():
-                logging.error("the process that starts those of instances (%d) was killed", spawner.pid)
+                logging.error("the process that starts instances' processes (%d) was killed", spawner.pid)
     return orphaned.is_set()
 
 

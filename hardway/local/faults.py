@@ -91,7 +91,7 @@ def read(
     if kind == "slow" and (factor is None or fault.factor < 1):
         raise UsageError("slow needs --factor N: how many times slower, 1 or more (1 is as fast as before)")
     if kind == "capacity" and not (fault.zone or fault.type):
-        raise UsageError("no capacity for what? Say --zone, --type or both")
+        raise UsageError("capacity needs --zone, --type or both")
     return fault
 
 
@@ -99,9 +99,9 @@ def _check_selector(kind: str, selector: str | Iterable[str]) -> None:
     if kind not in KINDS:
         raise UsageError(f"there is no fault {kind!r} ({', '.join(KINDS)}){did_you_mean(kind, KINDS)}")
     if kind in ON_INSTANCES and not selector:
-        raise UsageError(f"{kind} of which instances? Say so: {command_line('local.fault', kind, 'SELECTOR')}")
+        raise UsageError(f"{kind} needs a selector: {command_line('local.fault', kind, 'SELECTOR')}")
     if kind in ON_EC2 and selector:
-        raise UsageError(f"{kind} is about no instance: {command_line('local.fault', kind)}, without {selector!r}")
+        raise UsageError(f"{kind} takes no selector: {command_line('local.fault', kind)}")
 
 
 def _finite(value: Any, what: str) -> float:

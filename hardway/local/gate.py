@@ -73,9 +73,9 @@ class Gate:
         """Choose the application for a request, and read its body. Raises Refused."""
         hosts = [value for name, value in request.headers if name == "host"]
         if hosts != [self._host] or not request.target.startswith("/"):
-            raise Refused("AccessDenied", "That is not the address of the local cloud.")
+            raise Refused("AccessDenied", "The Host header is not the address of the local cloud.")
         if any(name == "origin" for name, _ in request.headers) or request.method == "OPTIONS":
-            raise Refused("AccessDenied", "The local cloud is not for web pages.")
+            raise Refused("AccessDenied", "The local cloud does not answer web pages.")
         reader = _Body(environ, opened)
         secret = self._secret_of
         signed = signing.verify(request, lambda id: (secret(id) or (None,))[0], reader.digest, time.time())

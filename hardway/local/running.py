@@ -49,8 +49,8 @@ def own_directories(directory: Path) -> tuple[Path, ...]:
 class Running:
     """The record of a running daemon.
 
-    `isolation` describes how instances are kept apart, `level` is its short name. `settings` are those of the daemon's
-    start. The owner of `secret` may do everything in the cloud.
+    `isolation` describes how instances are kept apart, `level` is its short name. `settings` are the settings that the
+    daemon was started with. The owner of `secret` may do everything in the cloud.
     """
 
     pid: int

@@ -85,7 +85,7 @@ class _Application:
         form = b"&".join([_body(environ), environ.get("QUERY_STRING", "").encode("latin-1")])
         environ["wsgi.input"].seek(0)
         if _NOT_IN_XML.search(form):
-            said = "A value has a character that XML has not, and no answer could tell of it."
+            said = "A value has a character that XML does not allow."
             return EC2Error(400, "InvalidParameterValue", said)
         refusal = limits.refusal(form)
         if refusal is None and _DRY_RUN.search(form):

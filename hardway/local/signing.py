@@ -155,7 +155,7 @@ def _by_query(
     names = given["X-Amz-SignedHeaders"].split(";")
     date, good_for = given["X-Amz-Date"], given["X-Amz-Expires"]
     if not re.fullmatch("[0-9]{1,6}", good_for) or int(good_for) > MOST_SECONDS or "host" not in names:
-        raise Refused("AuthorizationQueryParametersError", "X-Amz-Expires or X-Amz-SignedHeaders can't be so.")
+        raise Refused("AuthorizationQueryParametersError", "X-Amz-Expires or X-Amz-SignedHeaders is invalid.")
     if _time(date) > now + SKEW_SECONDS or _time(date) + int(good_for) < now:
         raise Refused("AccessDenied", "Request has expired")
     s3 = scope.split("/")[2] == "s3"
@@ -201,7 +201,7 @@ def verify_body(signed: Signed, body: IO[bytes]) -> None:
         while data := body.read(1 << 20):
             digest.update(data)
         if not hmac.compare_digest(digest.hexdigest(), signed.payload):
-            raise Refused("XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' is not that of the body.")
+            raise Refused("XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' does not match the body.")
 
 
 def _verify_chunks(signed: Signed, body: IO[bytes]) -> None:
@@ -211,7 +211,7 @@ def _verify_chunks(signed: Signed, body: IO[bytes]) -> None:
         previous = hmac.digest(signed.key, "\n".join(lines).encode(), "sha256").hex()
         _compare(previous, given)
     if body.read(1):
-        raise Refused("IncompleteBody", "There is more than the chunks that were signed.")
+        raise Refused("IncompleteBody", "The body has more than the signed chunks.")
 
 
 def _chunks(body: IO[bytes]) -> Iterator[tuple[str, list[str], str]]:
@@ -243,7 +243,7 @@ def _chunks(body: IO[bytes]) -> Iterator[tuple[str, list[str], str]]:
 def _version_4(request: HTTPRequest, names: Sequence[str], payload: str, key: bytes, date: str, scope: str) -> str:
     given = {name for name, _ in request.headers}
     if not set(names) <= given or sorted(names) != list(names):
-        raise Refused("AccessDenied", "The signed headers must be there, and in order.")
+        raise Refused("AccessDenied", "The signed headers must be present, and sorted.")
     if any(name.startswith("x-amz-") and name not in names for name in given):
         raise Refused("AccessDenied", "There were headers present in the request which were not signed")
     path = _encoded(_decoded(request.path))

@@ -52,7 +52,7 @@ class Bill(Instances):
     def __init__(self, instances: Iterable[Instance], hourly: Mapping[str, float], wide: bool = False) -> None:
         super().__init__(instances)
         self._wide = wide
-        now = datetime.now(timezone.utc)
+        now = self._now = datetime.now(timezone.utc)
         costs = {one.id: Cost(hourly.get(one.id), _hours(one, now)) for one in self}
         self._costs = costs
         self.columns = (
@@ -73,7 +73,17 @@ class Bill(Instances):
     def facts(self, row: Instance) -> dict[str, Any]:
         """Return all facts about an instance, and its cost."""
         cost = self._costs[row.id]
-        return {**super().facts(row), "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
+        more = {"overdue": row.is_overdue(self._now)}
+        return {**super().facts(row), **more, "usd_per_hour": cost.usd_per_hour, "hours": cost.hours, "usd": cost.usd}
+
+    @property
+    def overdue(self) -> list[Instance]:
+        """The instances that run, but should have ended themselves."""
+        return [one for one in self if one.is_overdue(self._now)]
+
+    def _state(self, one: Instance) -> str:
+        """Return the state for a person, who is to see that an instance has not ended itself."""
+        return "overdue" if one.is_overdue(self._now) else one.state
 
     def on_terminal(self, width: int) -> str:
         """Return a table with titles, which fits the terminal unless it is wide."""
@@ -83,6 +93,7 @@ class Bill(Instances):
             return "\n".join(aligned(self._all_titled()))
         columns: dict[str, Column] = {
             **{title: title.lower() for title in ("NAME", "TYPE", "STATE", "ID", "ADDRESS", "ZONE")},
+            "STATE": self._state,
             "AGE": lambda one: None if (hours := self._costs[one.id].hours) is None else age(hours * 3600),
             "COST": lambda one: None if (usd := self._costs[one.id].usd) is None else cents(usd),
         }
@@ -94,7 +105,7 @@ class Bill(Instances):
 
     def _all_titled(self) -> list[list[str]]:
         titles = zip(_WIDE_TITLES, self.columns, strict=True)
-        return self.titled({**dict(titles), "TAGS": lambda one: one.own_tags})
+        return self.titled({**dict(titles), "STATE": self._state, "TAGS": lambda one: one.own_tags})
 
     @property
     def usd(self) -> str:

@@ -100,7 +100,7 @@ def types(
         and (not arch or arch in one.architectures)
     ]
     if not found:
-        raise NothingMatched(f"no instance type in {aws.region_of(settings)} has all of that: ask for less")
+        raise NothingMatched(f"no instance type in {aws.region_of(settings)} fits all of these flags: ask for less")
     names = [one.name for one in found]
     on_demand = prices.on_demand(settings, names, say)
     spot: dict[str, dict[str, float]] = {}
@@ -147,7 +147,9 @@ def spot_prices(settings: Settings, type: str, days: float) -> Table[SpotPrices]
     Raises UsageError for days that EC2 doesn't remember, NothingMatched for a type without spot prices.
     """
     if not 0 < days <= HISTORY_DAYS:
-        raise UsageError(f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, which EC2 remembers")
+        raise UsageError(
+            f"--days is {days:g}: it must be above 0, and at most {HISTORY_DAYS}, since EC2 keeps no older prices"
+        )
     if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", type):
         types = settings.command("ec2.types")
         raise UsageError(f"{type!r} is not an instance type: name one, such as m7i.large (`{types}` lists them)")

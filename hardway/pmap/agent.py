@@ -23,19 +23,20 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       the agent's last error, if it died
     files/    what came with the job (`--files`), under its digest
+    stderr/   what running attempts have written to stderr, for people who look on
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
 its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
 To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: EventPoll, Connection, JobCommand,
-SpawnThread, OutputStore, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small functions,
-and last `main`, where all begins.
+SpawnThread, OutputStore, Logs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small
+functions, and last `main`, where all begins.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
                   NOTICE that the instance will be gone in so many seconds, SAID text for a person,
-                  SHARED with another job
+                  SHARED with another job, FINISHED while its outputs have yet to be sent
 MARK precedes the agent's first frame, since a login shell may print any text before.
 """
 
@@ -53,7 +54,7 @@ import struct
 import time
 import zlib
 
-VERSION = 3
+VERSION = 4
 MARK = b"\x00\x01hardway agent\x02\x00"
 HEAD = struct.Struct("!IBIH")
 START = struct.Struct("!Id")  # slot, time by this machine's clock
@@ -61,9 +62,11 @@ START = struct.Struct("!Id")  # slot, time by this machine's clock
 RESULT = struct.Struct("!hBdQQII")
 HOLDING = struct.Struct("!IHBIdd")  # task, attempt, state, slot, when it started there, seconds since then
 JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
-HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED = range(65, 76)
+HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED, FINISHED = range(65, 77)
 WAITING, RUNNING, ENDED = range(3)
-TIMED_OUT, KILLED, NO_START, HOST_FAULT = 1, 2, 4, 32
+TIMED_OUT, KILLED, NO_START, HOST_FAULT, NO_MEMORY = 1, 2, 4, 32, 64
+LOGS = "stderr"  # the folder of these files,
+LOG_MOST = 1 << 20  # and the most bytes of one
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
@@ -75,6 +78,8 @@ STUCK = 10.0  # seconds after the first KILL until an attempt is over even if pr
 KEPT_MOST = 1 << 24  # bytes of outputs kept in memory, of all tasks; of one task INLINE
 PIECE = 1 << 16  # read from a pipe at a time
 PIECES = 16  # read from a pipe in a row
+WEIGH_EVERY = 0.25  # seconds between looks at the memory of attempts, where it is limited
+OUT_OF_MEMORY = 137  # the exit code, as a shell tells it
 QUIET = 0.5  # seconds for which a new attempt's outputs are not watched: most have ended by then and fit into the pipe
 HELD_AFTER = 5.0  # seconds after a command's end until the holders of its output are reported
 SHORT = frozenset([errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -85,6 +90,7 @@ RESERVE = 24  # descriptors for all other uses
 PR_SET_CHILD_SUBREAPER = 36
 WNOTHREAD = 0x20000000  # waitid: children of this thread alone
 CLOCK_BOOTTIME = 7  # the clock of a process's start time in /proc
+PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = float(os.sysconf("SC_CLK_TCK"))
 PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
 JOBS_MOST = 512  # the most jobs that the file can tell apart
@@ -162,12 +168,14 @@ class Task:
         self.status = 0
         self.flags = 0
         self.watched = False
+        self.shown = False
         self.said = False
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
         self.over_by = 0.0  # when it is over whatever is left; 0: KILL was not sent
         self.fault = ""  # what the instance lacks
         self.outputs = []  # type: list[Output]
         self.kept = 0  # bytes in memory
+        self.logged = 0  # bytes of stderr that people who look on can read
         self.sizes = [0, 0]
         self.crcs = [0, 0]
         self.inline = b""
@@ -234,6 +242,9 @@ class Agent:
         self.retry_at = 0.0  # when to try again to start what could not be started,
         self.short_since = 0.0  # and since when it can't
         self.leaving = 0.0
+        self.memory = 0  # bytes that an attempt may use; 0: no limit
+        self.weigh_at = 0.0
+        self.killed_by_kernel = OutOfMemory()
         self.shared_told = False  # that other jobs are here, over the present connection
 
         self.wake, self.wake_in = wake_on_signals()
@@ -242,6 +253,7 @@ class Agent:
         self.spawner = SpawnThread()
         self.command = JobCommand(directory, home, self.spawner)
         self.outputs = OutputStore(directory)
+        self.logs = Logs(directory)
         self.shared = Slots(directory, self.wake_in)
         self.scratch = Scratch(os.path.basename(directory), home)
         job = os.path.basename(directory)
@@ -284,6 +296,8 @@ class Agent:
             times.append(self.connection.held_since + HOLD_BACK)
         if self.waiting and self.retry_at > now:
             times.append(self.retry_at)
+        if self.memory and self.running:
+            times.append(self.weigh_at)
         for one in self.running.values():
             if not one.watched:
                 times.append(one.began + QUIET)
@@ -329,6 +343,7 @@ class Agent:
         settings = {key.decode(): value for key, _, value in pairs}
         slots, instance = max(1, int(settings["slots"])), str(settings["HARDWAY_INSTANCE_ID"], "utf-8")
         timeout, linger = float(settings["timeout"]), float(settings["linger"])
+        self.memory = int(settings["memory"])
         self.command.configure(settings)
         self.slots, self.timeout, self.linger = slots, timeout, linger
         self.shared.waits = self.shared.join(instance, slots)
@@ -471,6 +486,7 @@ class Agent:
         """Read the attempt's outputs as they come."""
         if not one.watched:
             one.watched = True
+            one.shown = not one.ended  # it runs long enough for somebody to look on
             for output in one.outputs:
                 if output.fd >= 0:
                     self.poller.watch(output.fd, select.POLLIN, self.read, one, output)
@@ -498,6 +514,8 @@ class Agent:
                     self.outputs.keep(one, output, piece)
                 except OSError as error:
                     self.spoil(one, error)
+                if one.shown and output is one.outputs[1]:
+                    self.logs.add(one, piece)
 
     def finish(self, output: Output) -> None:
         """Close an output that is at its end."""
@@ -512,7 +530,10 @@ class Agent:
         self.terminate(one)
 
     def enforce(self, now: float) -> None:
-        """End attempts that have run too long, and the remaining processes of ended ones."""
+        """End attempts that have run too long or are too large, and the remaining processes of ended ones."""
+        if self.memory and self.running and now >= self.weigh_at:
+            self.weigh(now)
+            self.weigh_at = time.monotonic() + WEIGH_EVERY
         for one in list(self.running.values()):
             if not one.watched and (self.outputs.chatty or now >= one.began + QUIET):
                 self.attend(one)
@@ -528,6 +549,18 @@ class Agent:
             elif one.ended and not one.said and now >= one.ended + HELD_AFTER:
                 one.said = True
                 self.tell(one, f"its command has ended, {holders(one)} still holds its output")
+
+    def weigh(self, now: float) -> None:
+        """Kill the attempts that use more memory than they may.
+
+        No login user may make a cgroup without more ado, and a limit of the address space fails programs that only
+        reserve much.
+        """
+        for one, used in self.descendants.weights().items():
+            if used > self.memory and not one.flags & NO_MEMORY and one.state == RUNNING:
+                one.flags |= NO_MEMORY
+                one.kill_at = now
+                self.tell(one, f"it used {used >> 20} MB of memory, and may use {self.memory >> 20} MB")
 
     def tell(self, one: Task, text: str) -> None:
         self.connection.out += frame(SAID, one.task, one.attempt, text.encode("utf-8", "replace"))
@@ -569,6 +602,9 @@ class Agent:
             one.ended = time.monotonic()
             if not one.fault:
                 one.status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                if one.status in (-signal.SIGKILL, OUT_OF_MEMORY) and not one.kill_at and self.killed_by_kernel.any():
+                    one.flags |= NO_MEMORY
+                    self.tell(one, "the instance ran out of memory, and killed it: fewer --slots leave each task more")
             for output in one.outputs:
                 if output.fd >= 0:
                     self.drain(one, output)
@@ -607,7 +643,10 @@ class Agent:
         """End an attempt: free its slot, and deliver its outputs."""
         one.seconds = time.monotonic() - one.began
         one.state = ENDED
+        if one.flags & NO_MEMORY:
+            one.status = OUT_OF_MEMORY
         self.running.pop((one.task, one.attempt), None)
+        self.logs.remove(one)
         self.starve(one)
         for output in one.outputs:
             if output.fd >= 0:
@@ -786,6 +825,8 @@ class Connection:
     def deliver(self, one: Task) -> None:
         """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
+            if self.sending or one.outputs:
+                self.out += frame(FINISHED, one.task, one.attempt)
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:
@@ -1138,6 +1179,42 @@ class OutputStore:
         return piece
 
 
+class Logs:
+    """What running attempts write to stderr, in files for people who look on. No attempt depends on them."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = os.path.join(directory, LOGS)
+        remove_tree(self.directory)  # of an agent that was killed
+
+    def path(self, one: Task) -> str:
+        return os.path.join(self.directory, f"{one.task}.{one.attempt}")
+
+    def add(self, one: Task, piece: bytes) -> None:
+        """Add to an attempt's file, up to its limit; a full disk is none of the attempt's business."""
+        piece = piece[: max(0, LOG_MOST - one.logged)]
+        if not piece:
+            return
+        try:
+            if not one.logged:
+                os.makedirs(self.directory, 0o700, exist_ok=True)
+            one.logged += len(piece)
+            fd = os.open(self.path(one), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(fd, piece)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+
+    def remove(self, one: Task) -> None:
+        """Remove an attempt's file; whoever has it open can read it to its end."""
+        if one.logged:
+            try:
+                os.unlink(self.path(one))
+            except OSError:
+                pass
+
+
 class Descendants:
     """Finds the attempts' descendants, and the attempt of each."""
 
@@ -1190,6 +1267,19 @@ class Descendants:
             if owner is one:
                 found += [process.pid for process in below if process.state not in b"ZX"]
         self.owners = owners
+        return found
+
+    def weights(self) -> "dict[Task, int]":
+        """Return the bytes of memory that each attempt uses, with all it has started; shared memory doesn't count."""
+        first = next(iter(self.running.values()))
+        self.members(first)  # which finds the owners of all
+        found = {}  # type: dict[Task, int]
+        for (pid, _), one in self.owners.items():
+            try:
+                _, resident, shared = map(int, read_proc(pid, "statm").split()[:3])
+            except (OSError, ValueError):
+                continue  # it has ended
+            found[one] = found.get(one, 0) + max(0, resident - shared) * PAGE
         return found
 
     def owner(self, process: Process, zero: float) -> "Task | None":
@@ -1494,6 +1584,32 @@ def remove_roots(roots: "list[str]") -> None:
             os.rmdir(os.path.dirname(root))
         except OSError:
             pass
+
+
+class OutOfMemory:
+    """Counts the processes that the kernel has killed because the instance had no memory left."""
+
+    def __init__(self) -> None:
+        self.seen = self.count()
+        self.left = 0  # for which no attempt is known yet
+
+    def count(self) -> int:
+        try:
+            with open("/proc/vmstat", "rb") as file:
+                counters = file.read()
+            return int(counters.split(b"\noom_kill ", 1)[1].split(b"\n", 1)[0])
+        except (OSError, IndexError, ValueError):  # a kernel older than 4.13
+            return 0
+
+    def any(self) -> bool:
+        """Return whether one of them may be the process that has just been found killed."""
+        seen = self.count()
+        self.left += seen - self.seen
+        self.seen = seen
+        if self.left <= 0:
+            return False
+        self.left -= 1
+        return True
 
 
 class Interruption:
@@ -2147,6 +2263,7 @@ def become_agent(directory: str, home: str, lease: int) -> None:
         raise
     agent.connection.listener.close()
     remove_tree(os.path.join(directory, "files"))
+    remove_tree(agent.logs.directory)
     agent.scratch.remove()
     agent.shared.leave()
     for name in ("socket", "log", "keeper", "lock"):

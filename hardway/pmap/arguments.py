@@ -9,8 +9,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,18 +35,26 @@ _OWN_BRACES = re.compile(r"\b(find|fd|parallel|xargs)\b")
 class Arguments:
     """The tasks' stdin, one item a task. `skipped` counts empty lines left out; `source` is what a person gave.
 
-    `hint` is a line about what looks wrong in them; it may be empty.
+    `hint` is a line about what looks wrong in them; it may be empty. With `batch` an item has so many arguments.
     """
 
     items: list[bytes]
     skipped: int = 0
     source: str = "ARGS"
     hint: str = ""
+    batch: int = 0
 
     @property
     def described(self) -> str:
         """The number of arguments, in words."""
+        if self.batch:
+            return f"{count(len(self.items), 'task')} of {count(self.batch, 'argument')} each"
         return count(len(self.items), "argument")
+
+    def batched(self, size: int, null: bool) -> Arguments:
+        """Return tasks of `size` arguments each; the last one may have fewer. For `null` see `joined`."""
+        joined_items = [joined(self.items[at : at + size], null) for at in range(0, len(self.items), size)]
+        return replace(self, items=joined_items, batch=size)
 
     def warn(self, say: Callable[[str], None]) -> None:
         """Have `say` told what looks wrong in the arguments, if anything does."""
@@ -58,11 +66,21 @@ class Arguments:
 
         The content is empty if no file can express them.
         """
+        if self.batch:
+            return b"".join(self.items), null
         if not null and all(item.find(b"\n") == len(item) - 1 > 0 for item in self.items):
             return b"".join(self.items), False
         if all(item and b"\0" not in item for item in self.items):
             return b"".join(item + b"\0" for item in self.items), True
         return b"", False
+
+
+def joined(items: Sequence[bytes], null: bool) -> bytes:
+    """Return the stdin of a task that has several arguments: each ends in a newline, with `null` in NUL.
+
+    Raises UsageError if it is too long.
+    """
+    return _bounded([b"".join(item + b"\0" for item in items) if null else b"".join(items)])[0]
 
 
 class Cutter:
@@ -100,7 +118,7 @@ class Cutter:
             try:
                 data = self._decoder.decode(data, last).encode()
             except UnicodeDecodeError as error:
-                raise UsageError(f"the arguments begin as UTF-16 does, and then are none: {error.reason}") from None
+                raise UsageError(f"the arguments begin as UTF-16, but are not: {error.reason}") from None
         parts: list[bytes] = []
         if self._separator in data:
             first, *parts, rest = data.split(self._separator)
@@ -207,6 +225,15 @@ def given(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = Fa
             if _is_piped(file):
                 return Stream(partial(from_pipe, os.dup(file.fileno()), cutter), cutter, "-")
     return read(args, null, crlf)
+
+
+def batched(given: Arguments | Stream, size: int, null: bool) -> Arguments | Stream:
+    """Return the same arguments, where a task has `size` of them. Raises UsageError."""
+    if size == 1:
+        return given
+    if isinstance(given, Stream):
+        return given.batched(size, lambda items: joined(items, null))
+    return given.batched(size, null)
 
 
 def stream(args: str | Iterable[str | bytes], null: bool, crlf: bool, ordered: bool) -> Stream:

@@ -84,9 +84,9 @@ class Attempts:
         return None
 
     def longest(self) -> Attempt | None:
-        """Return the attempt that has run longest and is the only one of its task."""
+        """Return the attempt that has run longest, runs still, and is the only one of its task."""
         stragglers = self._stragglers
-        while stragglers and not stragglers[0].single:
+        while stragglers and not (stragglers[0].single and not stragglers[0].sends):
             stragglers.popleft()
         return stragglers[0] if stragglers else None
 

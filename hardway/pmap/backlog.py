@@ -69,7 +69,7 @@ class Backlog:
             self.ready_count += 1
 
     def put_later(self, task: int, when: float) -> None:
-        """Have the task start at that time."""
+        """Have the task start at this time."""
         heapq.heappush(self.retries, (when, task))
 
     def hurry(self, when: float) -> None:

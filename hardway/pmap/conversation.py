@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 
-from hardway.config import Settings
+from hardway.config import Settings, mebibytes
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
 from hardway.pmap.endings import complaint_of
@@ -125,6 +125,7 @@ class Conversation:
         pairs = {
             "slots": member.slots,
             "timeout": self._settings.mapreduce.timeout,
+            "memory": mebibytes(self._settings.mapreduce.memory, "mapreduce.memory") << 20,
             "linger": self._settings.mapreduce.linger,
             "worker": member.worker,
             "HARDWAY_INSTANCE_ID": member.name,
@@ -146,6 +147,8 @@ class Conversation:
                 found.add((position, holding.attempt))
                 if began is not None:
                     self._schedule.started(member.name, position, holding.attempt, began)
+                if holding.state == agent.ENDED:
+                    self._schedule.sends(member.name, position, holding.attempt)
             elif position < 0 or not self._schedule.adopt(member.name, position, holding.attempt, began):
                 if holding.state == agent.ENDED:
                     member.ledger.settled(holding.task, holding.attempt)
@@ -175,6 +178,9 @@ class Conversation:
             self._schedule.started(member.name, self._positions.get(task, -1), attempt, now())
         elif kind == agent.CHUNK:
             self._on_chunk(member, frame)
+        elif kind == agent.FINISHED:
+            member.ledger.finished(task, attempt, now())
+            self._schedule.sends(member.name, self._positions.get(task, -1), attempt)
         elif kind == agent.RETURNED:
             if member.ledger.returned(task, attempt, now()):
                 self._schedule.returned(member.name, self._positions.get(task, -1), attempt)

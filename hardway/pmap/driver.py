@@ -291,7 +291,7 @@ class Driver:
         return member
 
     def _join(self, found: Sequence[Instance]) -> None:
-        """Let those of the found instances that are new take part."""
+        """Let the new ones among the found instances take part."""
         joining = [self._admit(instance) for instance in found if instance.id not in self._members]
         if joining:
             self._poller.price(joining)
@@ -331,7 +331,7 @@ class Driver:
         member.is_lost(time)
         self._connections.close(member)
         if member.tries.in_vain:
-            self._give_up(member, "its agent goes as soon as it has come", Presence.GONE)
+            self._give_up(member, "its agent ends as soon as it has started", Presence.GONE)
             return
         member.reason = printable(reason)
         member.tries.failure(time)

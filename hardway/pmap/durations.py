@@ -29,7 +29,7 @@ class Durations:
         self._random = rng
         self._sample: list[float] = []  # sorted
         self._count = 0
-        self._settled = 0  # of so many durations, all that get into the sample have
+        self._settled = 0  # the number of durations for which the sample is complete
         self._weight = 1.0
 
     def add(self, duration: float) -> None:

@@ -53,6 +53,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     """Describe the end of an attempt in plain language; `timeout` is the time limit in seconds, 0 for none."""
     if result.flags & agent.TIMED_OUT:
         return f"timed out after {timeout or result.seconds:g} s"
+    if result.flags & agent.NO_MEMORY:
+        return f"out of memory, exit code {result.code}"
     if result.flags & LOST:
         return f"{DEADLY} times the instance or its agent died while the task ran"
     if result.flags & WORKERS_DIED:
@@ -62,7 +64,7 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     if result.flags & agent.NO_START:
         return "it could not be started"
     if result.flags & MISSING:
-        return "what is expected of it is not there"
+        return "the output that it should leave is missing"
     if result.code < 0:
         try:
             return f"killed by {signal.Signals(-result.code).name}"

@@ -34,7 +34,7 @@ from hardway.pmap.schedule import retry_wait
 
 HOST = "dask"  # whom an attempt is sent to, as the journal names it: who runs it is not known yet
 WINDOW = 1000  # attempts that the scheduler has at the same time, at least, and
-WINDOW_OF_THREADS = 4  # at least so many a thread
+WINDOW_OF_THREADS = 4  # at least this number a thread
 LOOK_EVERY = 2.0  # at the workers there are
 FAREWELL = 5.0
 
@@ -289,7 +289,7 @@ class DaskDriver:
             from distributed import Client
         except ImportError:
             raise UsageError("--engine needs Dask here: pip install 'hardway[engines]'") from None
-        # What is lost is told by what comes of it.
+        # A loss is told by its consequence.
         for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:

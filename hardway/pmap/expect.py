@@ -60,7 +60,7 @@ class Expected:
             return
         rest = b""
         for piece in stdout:
-            # What may go on in the next piece waits for it.
+            # A word that may go on in the next piece waits for that piece.
             words = re.split(rb"(?<=\s)(?=\S)", rest + piece)
             rest = words.pop()
             yield from _urls_in(b"".join(words))

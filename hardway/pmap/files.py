@@ -79,7 +79,7 @@ def pack(given: Sequence[str]) -> Files | None:
     if not given:
         return None
     if not found:
-        raise UsageError(f"--files {printable(','.join(given))!r}: that means no file")
+        raise UsageError(f"--files {printable(','.join(given))!r}: it matches no file")
     try:
         archive = tempfile.TemporaryFile()  # noqa: SIM115 (it is Files' to close)
     except OSError as error:
@@ -245,7 +245,7 @@ class Load:
                 self._absent.setdefault(self._wanted[number][0], set()).add(name)
         if self._files is None or told["have"]:
             return
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # what it says of that is the better reason
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the agent's own reason is the better one
             for piece in self._files.pieces():
                 channel.sendall(piece)
         if error := _answer(_line(channel)).get("error"):
@@ -271,7 +271,7 @@ def _check(place: object, among: Sequence[object]) -> None:
 
 
 def _senseless() -> Failed:
-    return Failed("what it says of the job's files makes no sense")
+    return Failed("its list of the job's files makes no sense")
 
 
 def _places(name: str, command: str) -> list[str]:
@@ -295,7 +295,7 @@ def _line(channel: paramiko.Channel) -> bytes:
     said = bytearray()
     while not said.endswith(b"\n"):
         if len(said) > _ANSWER_MOST:
-            raise Failed("what it says of the job's files has no end")
+            raise Failed("its list of the job's files has no end")
         said += _byte(channel)
     return bytes(said)
 

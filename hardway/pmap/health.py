@@ -30,7 +30,7 @@ class Health:
         self.announced = False  # it has said so, and says so again after each reconnection
         self.resting = False  # it gets no task for a while
         self._failing: set[int] = set()  # tasks that failed there
-        self._disproved = 0  # those of them that succeeded elsewhere
+        self._disproved = 0  # how many of these succeeded elsewhere
         self._faults = 0  # tasks that it could not run
         self._deaths: list[frozenset[int]] = []  # what ran each time it died or was lost
 

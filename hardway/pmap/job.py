@@ -86,7 +86,8 @@ class Damaged(Failed):
 class Asked:
     """A job's description. `fingerprint` is a hash of the command and of the content of the files it depends on.
 
-    `label` is a name for people; several jobs may have the same. `where` is the world in which the job ran: endpoint,
+    `label` is a name for people; several jobs may have the same. `batch` is the number of arguments of a task, if they
+    are several. `where` is the world in which the job ran: endpoint,
     account, region, session of the S3 stub; unknown parts are left out.
     """
 
@@ -102,24 +103,28 @@ class Asked:
     where: Mapping[str, str]
     version: int = VERSION
     label: str = ""
+    batch: int = 0
 
     @property
     def seal(self) -> str:
         """A digest of the whole description."""
         about = asdict(self)
-        if not self.label:
-            del about["label"]  # jobs that were made before there were labels have a seal without one
+        for name in ("label", "batch"):
+            if not about[name]:
+                del about[name]  # jobs that were made before there were such have a seal without them
         text = json.dumps(about, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
 
 
-def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "") -> str:
-    """Hash the command, the digests of the files it depends on (`depends`), and the digest of the sent `files`."""
+def fingerprint(command: str, depends: Sequence[bytes] = (), files: str = "", batch: int = 0) -> str:
+    """Hash the command, the digests of the files it depends on (`depends`), the digest of the sent `files`, `batch`."""
     digest = hashlib.blake2b(os.fsencode(command), digest_size=KEY_SIZE)
     for each in depends:
         digest.update(each)
     if files:
         digest.update(b"files " + files.encode())
+    if batch:
+        digest.update(b"batch %d" % batch)
     return digest.hexdigest()
 
 
@@ -238,6 +243,7 @@ class Job:
         name: str = "",
         made_of: str = "",
         where: Mapping[str, str] | None = None,
+        batch: int = 0,
         **about: str,
     ) -> Job:
         """Make a new job; see `Asked`. `made_of` is its fingerprint, by default the fingerprint of the command alone.
@@ -261,6 +267,7 @@ class Job:
             cwd=current_directory(),
             where=dict(where or {}),
             label=about.get("label", ""),
+            batch=batch,
         )
         _make(path, asked)
         return cls(path)
@@ -289,7 +296,7 @@ class Job:
                 file.close()
         os.close(self._lock)
 
-    # What happens
+    # Events
 
     def number(self, keys: Sequence[bytes], arguments: Sequence[bytes] = ()) -> list[int]:
         """Return the task number of each key, from 1; keys never seen before get the next numbers.
@@ -548,7 +555,7 @@ class Outputs:
 
 
 def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
-    """Return the files with stdout that a later attempt made needless, and by task those of the last failed attempt."""
+    """Return the files with stdout that a later attempt made needless, and each task's of the last failed attempt."""
     found: dict[int, dict[int, Path]] = {}
     for path in large.glob("*.stdout"):
         task, _, attempt = path.stem.partition(".")

@@ -46,7 +46,7 @@ def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, lis
         if asked.fingerprint == fingerprint:
             if not (other := elsewhere(asked.where, where)):
                 return path, said
-            said.append(f"job {asked.name} is not gone on with: it ran elsewhere ({other})")
+            said.append(f"job {asked.name} can't be resumed here: it ran elsewhere ({other})")
     return None, said
 
 
@@ -196,7 +196,7 @@ def parse_age(text: str) -> float:
 
 
 def prunable(paths: Iterable[Path], seconds: float) -> tuple[list[Path], list[str]]:
-    """Return those finished jobs that nothing was done on for so many seconds, and the names of unfinished ones.
+    """Return the finished jobs without any work for `seconds`, and the names of unfinished ones.
 
     A job whose tasks have not all succeeded can be resumed, so that it is deleted by its name only.
     """
@@ -213,7 +213,7 @@ def prunable(paths: Iterable[Path], seconds: float) -> tuple[list[Path], list[st
 
 
 def prune(days: float, besides: Path) -> list[str]:
-    """Delete the finished jobs that nothing was done on for so many days; return lines that say so."""
+    """Delete the finished jobs without any work for `days`; return lines that say so."""
     old, _ = prunable((path for path in all_jobs() if path != besides), days * 86400)
     freed, deleted = 0, 0
     for path in old:

@@ -34,7 +34,9 @@ class JobResults:
         """Read a job. Raises Damaged."""
         self._name = path.name
         self._path = path
-        _, self._history = read_journal(path, read_asked(path))
+        asked = read_asked(path)
+        self._batch = asked.batch
+        _, self._history = read_journal(path, asked)
         self._outputs = Outputs(path)
 
     def results(self) -> Results:
@@ -62,8 +64,8 @@ class JobResults:
         texts = [text for place in chosen if (text := known[place]) is not None]
         if len(texts) < len(chosen):
             raise Failed(f"{len(chosen) - len(texts)} arguments are not in the job's directory, or damaged there")
-        if any(b"\n" in text for text in texts):
-            raise Failed("arguments of this job contain newlines, so that they can't be told a line each: see --json")
+        if any((b"\0" if self._batch else b"\n") in text for text in texts):
+            raise Failed("arguments of this job contain newlines, so they can't be printed one a line: use --json")
         return Results(len(texts), lambda place: [texts[place]], lines=True)
 
     def as_json(self) -> str:

@@ -27,7 +27,7 @@ CLOCKS_DIFFER = 86_400.0  # seconds by which an attempt may seem older than its 
 ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it had started it,
 START_PATIENCE = 60.0  # has started something, where nothing runs,
 END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over, or has sent the end of what gave way
-_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT
+_FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT | agent.NO_MEMORY
 _unpack_start, _unpack_result = agent.START.unpack, agent.RESULT.unpack_from
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
 
@@ -115,7 +115,7 @@ class Ledger:
         """The largest number of attempts that the agent can hold."""
         return len(self.open) + len(self.over) + len(self._earlier)
 
-    # What the driver does
+    # The driver's actions
 
     def sent(self, task: int, attempt: int, now: float) -> None:
         """Note that an attempt goes out."""
@@ -129,7 +129,7 @@ class Ledger:
             entry.ordered = now
             entry.killed |= kill
 
-    # What the agent says
+    # The agent's messages
 
     def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
         """Take in a greeting, with all attempts that the agent holds. Raises Lie.
@@ -234,6 +234,14 @@ class Ledger:
         self.progress = entry.since = now
         return Begun(task, attempt, slot, self._clock.here(began, entry.sent, time.time()))
 
+    def finished(self, task: int, attempt: int, now: float) -> None:
+        """Take in that an attempt has ended, whose outputs have yet to be sent. Raises Lie."""
+        entry = self.open.get((task, attempt))
+        if entry is None or entry.state != _RUNNING:
+            raise Lie(f"it finishes attempt {attempt} of task {task}, which does not run there")
+        entry.state = _ENDED
+        self.progress = now
+
     def chunk(self, task: int, attempt: int, payload: bytes, now: float) -> tuple[int, bool]:
         """Take in a chunk of output; return its stream (0 is stdout), and whether it is wanted. Raises Lie."""
         key = task, attempt
@@ -328,8 +336,9 @@ class Ledger:
                     return f"it does not end task {task}, as it was told to"
                 if timeout and now - max(since, entry.since + timeout) > END_PATIENCE:
                     return f"it does not end task {task}, whose time is over"
-            elif entry.until < math.inf and waited > END_PATIENCE:
-                return f"it does not send the end of task {task}, in whose slot another one runs"
+            elif waited > END_PATIENCE:
+                why = "in whose slot another one runs" if entry.until < math.inf else "which it says has ended"
+                return f"it does not send the end of task {task}, {why}"
         return ""
 
     def _check_seconds(self, task: int, seconds: float) -> None:

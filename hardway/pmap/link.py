@@ -37,6 +37,7 @@ from hardway.s3 import fast_aws
 from hardway.ssh import connection as ssh
 from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import other_user
+from hardway.tables import count
 from hardway.terminal import cut_short, last_line
 
 # Reads the agent from the connection that it will talk on, see `program`: its compiled code if the instance's Python is
@@ -59,7 +60,9 @@ _ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: much that is slow 
 _ENDS_WITHIN = 300.0  # seconds from the first byte of a frame to its last one
 _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
-# What an agent may send, and how long each may be at most; a greeting's length depends on what was sent there.
+SPOKEN = (3, agent.VERSION)
+"""The versions of agents that are understood: one of version 3 never says FINISHED."""
+# The messages that an agent may send, and the most bytes of each; a greeting's length depends on what was sent there.
 _LENGTHS = {
     agent.STARTED: agent.START.size,
     agent.RETURNED: 0,
@@ -71,6 +74,7 @@ _LENGTHS = {
     agent.NOTICE: 8,
     agent.SAID: 1 << 12,
     agent.SHARED: 0,
+    agent.FINISHED: 0,
 }
 
 
@@ -442,18 +446,28 @@ def _hello(frame: Frame, most: int) -> Hello:
     found = _GREETING.match(frame.payload)
     if frame.kind != agent.HELLO or not found or len(frame.payload) > most:
         raise Lie("no greeting of our agent")
-    version, cpus, count = (int(found[group]) for group in (1, 3, 4))
-    if version != agent.VERSION:
-        raise Unusable(
-            "another version of hardway started the agent of this job that still runs there: go on with that version, "
-            "or wait until that agent ends, left alone, by itself"
-        )
+    version, cpus, number = (int(found[group]) for group in (1, 3, 4))
     holdings = frame.payload[found.end() :]
+    if version not in SPOKEN:
+        raise Unusable(_other_version(version, holdings, number))
     if not 0 < cpus <= CPUS_MOST:
         raise Lie(f"an instance of {cpus} CPUs")
-    if len(holdings) != count * agent.HOLDING.size:
+    if len(holdings) != number * agent.HOLDING.size:
         raise Lie("a greeting that is cut short")
     return Hello(found[2].decode(), cpus, [Holding(*item) for item in agent.HOLDING.iter_unpack(holdings)])
+
+
+def _other_version(version: int, holdings: bytes, number: int) -> str:
+    """Explain an agent that this version can't talk to; it may say in another way what it holds."""
+    held = ""
+    if number and len(holdings) == number * agent.HOLDING.size:
+        ended = sum(Holding(*item).state == agent.ENDED for item in agent.HOLDING.iter_unpack(holdings))
+        held = f" It has the results of {count(ended, 'task')}, and {number - ended} more to run."
+    return (
+        f"another version of hardway started the agent of this job that still runs there (its messages are of version "
+        f"{version}, ours of {agent.VERSION}).{held} To have what it has, go on with that version of hardway; to do "
+        "without, wait until it ends, left alone, by itself (mapreduce.linger), or use other instances"
+    )
 
 
 def now() -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardway import aws
-from hardway.config import Settings, aws_variables
+from hardway.config import Settings, aws_variables, mebibytes
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths
@@ -35,6 +35,7 @@ from hardway.pmap.intake import Intake, known_arguments
 from hardway.pmap.job import Job, Outputs, fingerprint, keys_of, read_asked
 from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
+from hardway.pmap.notify import Notifier
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
 from hardway.pmap.stream import Stream
@@ -70,6 +71,7 @@ def pmap(
     engine: str = "",
     send: Sequence[str] = (),
     expect: str = "",
+    notify: str = "",
     flags: Sequence[str] = (),
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
     publish: Callable[[Any], None] = lambda results: None,
@@ -89,8 +91,9 @@ def pmap(
     is raised if the results differ. With `join`, instances that match the selector later take part. With a directory as
     `results`, each task's stdout, stderr, exit code and times are files there, and the paths are returned. `engine` is
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
-    `expect` of a task (see `Expected`) must exist before its result counts. `flags` are the person's flags, used in the
-    line that resumes the job. `publish` is given an object that writes a stream's results while the job runs. With
+    `expect` of a task (see `Expected`) must exist before its result counts. `notify` is a command for this machine that
+    runs when the job is done or has failed. `flags` are the person's flags, used in the line that resumes the job.
+    `publish` is given an object that writes a stream's results while the job runs. With
     `verify`, `results` and `engine` a stream is read to its end first.
 
     Raises UsageError for bad input, TasksFailed if tasks failed, Failed if no instance is left, Interrupted after
@@ -98,6 +101,8 @@ def pmap(
     """
     if not command.strip():
         raise UsageError("an empty command: say what each task runs")
+    if "\0" in notify:
+        raise UsageError("--notify contains a NUL character: no shell can run that")
     if "\0" in command:
         raise UsageError("the command contains a NUL character: no shell can run that")
     if job:
@@ -107,7 +112,12 @@ def pmap(
     most_failed = read_halt(halt, keep_going)
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
+    if arguments.batch and "{}" in expect:
+        raise UsageError("--expect with {} is for tasks of one argument, and with --batch a task has several")
+    mebibytes(settings.mapreduce.memory, settings.source("mapreduce.memory"))
+    notifier = Notifier(notify)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(notifier.at_end())
         unused = stack.enter_context(contextlib.ExitStack())  # removes a job of which nothing was started
         if isinstance(arguments, Stream):
             stack.callback(arguments.close)
@@ -120,7 +130,8 @@ def pmap(
         where = _where(settings, selected)
         shown = stack.enter_context(Progress(progress))
         if isinstance(arguments, Stream) and (verify or engine or results is not None):
-            arguments = Arguments(list(arguments), arguments.cutter.skipped, arguments.source)
+            items = list(arguments)
+            arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
         if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
@@ -130,16 +141,19 @@ def pmap(
             return Results(0, lambda position: [])
         if ends := [instance.ends for instance in selected if instance.ends]:
             shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
-        wanted = fingerprint(command, load.depends, load.digest)
-        found = _earlier(wanted, command, where, resume, shown) if resume else None
+        wanted = fingerprint(command, load.depends, load.digest, arguments.batch)
+        found = _earlier(wanted, command, arguments.batch, where, resume, shown) if resume else None
         target = folder.check(results, read_asked(found) if found else None) if results is not None else None
         text = "-" if engine else instances.text_of(selector)
         about = {"selector": text, "region": where.get("region", ""), "source": arguments.source, "label": label}
         opened = stack.enter_context(
-            Job(found) if found else Job.create(command, name=job, made_of=wanted, where=where, **about)
+            Job(found)
+            if found
+            else Job.create(command, name=job, made_of=wanted, where=where, batch=arguments.batch, **about)
         )
         if settings.mapreduce.keep_days:
             shown.say(*job_list.prune(settings.mapreduce.keep_days, opened.path))
+        notifier.watch(opened, shown.say)
         job_run: _Run | None = None
         try:
             job_run = _Run(
@@ -220,7 +234,7 @@ def _read_engine(
     workdir: str,
 ) -> str:
     """Return the scheduler's address. Raises UsageError for flags without a meaning there."""
-    sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "reconnect", "linger")]
+    sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "memory", "reconnect", "linger")]
     if ours := [source for source in (*sources, "--workdir" if workdir else "") if source.startswith("--")]:
         raise UsageError(f"{ours[0]} is for our own driver: with --engine that is up to the engine")
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
@@ -231,7 +245,9 @@ def _read_engine(
     return engine_dask.read_address(engine)
 
 
-def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | bool, shown: Progress) -> Path | None:
+def _earlier(
+    wanted: str, command: str, batch: int, where: Mapping[str, str], resume: str | bool, shown: Progress
+) -> Path | None:
     """Return the directory of the job to resume; None for a new job."""
     if resume is True:
         found, said = job_list.latest(wanted, where)
@@ -243,11 +259,13 @@ def _earlier(wanted: str, command: str, where: Mapping[str, str], resume: str | 
     asked = read_asked(path)
     if asked.fingerprint != wanted:
         what = "another command" if asked.command != command else "with other content of the files it depends on"
-        raise UsageError(f"job {resume} ran {what}; that makes this another job: leave out --resume {resume}")
+        if asked.command == command and asked.batch != batch:
+            what = f"with --batch {asked.batch}" if asked.batch else "without --batch"
+        raise UsageError(f"job {resume} ran {what}, so this is another job: leave out --resume {resume}")
     if other := job_list.elsewhere(asked.where, where):
         raise UsageError(
-            f"job {resume} ran elsewhere ({other}), and its results are there; that makes this another job: "
-            f"leave out --resume {resume}"
+            f"job {resume} ran elsewhere ({other}), and its results are there, so this is another job: leave out "
+            f"--resume {resume}"
         )
     return path
 
@@ -309,7 +327,8 @@ class _Run:
     def _all_read(self) -> None:
         """Keep the arguments of a stream that has been read to its end, for the line that resumes the job."""
         if len(self.numbers) <= KEPT_MOST and len(items := known_arguments(self.job)) == len(self.numbers):
-            self.resuming = _Resuming(self.job, self.command, Arguments(items, source="-"), self.engine, self.flags)
+            arguments = Arguments(items, source="-", batch=self.job.asked.batch)
+            self.resuming = _Resuming(self.job, self.command, arguments, self.engine, self.flags)
 
     def drive_all(self) -> Outcome:
         """Run the tasks without a result."""

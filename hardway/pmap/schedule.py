@@ -269,6 +269,12 @@ class Schedule:
         if known is not None and known.started is None:
             self._attempts.start(known, now)
 
+    def sends(self, name: Name, task: int, attempt: int) -> None:
+        """Note that the attempt has ended and its result is on its way: a second one would come too late."""
+        known = self._known(name, task, attempt)
+        if known is not None:
+            known.sends = True
+
     def finished(
         self,
         name: Name,
@@ -585,7 +591,7 @@ class Schedule:
         return 0
 
     def _take_waiting(self, attempts: Iterable[Attempt]) -> None:
-        """Recall those of the attempts that wait on a connected host."""
+        """Recall the attempts that wait on a connected host."""
         for attempt in [*attempts]:
             if attempt in self._attempts.waiting and attempt.host.connected and not attempt.recalled:
                 self._attempts.recall(attempt)

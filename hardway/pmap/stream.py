@@ -89,6 +89,7 @@ class Stream:
         will take them; else it is known when `write_to` or `results` is called.
         """
         self.source = source
+        self.batch = 0  # arguments of a task, if they are several
         self.cutter = cutter
         self.failure: BaseException | None = None  # of the producer
         self.gave_up: HardwayError | None = None  # why the consumer takes no more
@@ -113,6 +114,23 @@ class Stream:
     def with_results(self, ordered: bool) -> Stream:
         """Return the same stream, whose results somebody will take."""
         self._ordered, self._consumed = ordered, True
+        return self
+
+    def batched(self, size: int, join: Callable[[list[bytes]], bytes]) -> Stream:
+        """Return the same stream, where a task has `size` arguments, which `join` joins; the last may have fewer."""
+        pieces = self._pieces
+
+        def whole(is_wanted: Callable[[], bool]) -> Iterator[list[bytes]]:
+            rest: list[bytes] = []
+            for items in pieces(is_wanted):
+                rest += items
+                until = len(rest) // size * size
+                yield [join(rest[at : at + size]) for at in range(0, until, size)]
+                del rest[:until]
+            if rest:
+                yield [join(rest)]
+
+        self._pieces, self.batch = whole, size
         return self
 
     @property

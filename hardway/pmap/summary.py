@@ -1,8 +1,8 @@
 """A job in short, kept beside its journal, so that a list of jobs need not read their journals.
 
-The driver writes the summary while it works, and a last time when it closes the job. Whoever lists a job without a
-valid summary makes it again from the journal. A summary of an ended job names the sizes and times of the files that it
-was made from: once one of them has changed, the summary is stale. A summary of a running job is valid while it runs.
+The driver writes the summary while it works, and a last time when it closes the job. A listing makes a missing or
+invalid summary again, from the journal. A summary of an ended job names the sizes and times of the files that it was
+made from: once one of them has changed, the summary is stale. A summary of a running job is valid while it runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole objects in S3: the stub's in a shell with its session, else those of AWS or a local cloud."""
+"""Whole objects in S3: the stub's in a shell with its session, else AWS's or a local cloud's."""
 
 from __future__ import annotations
 

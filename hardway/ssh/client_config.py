@@ -197,7 +197,7 @@ def _ssh(question: Question, file: str | None) -> tuple[_Raw, list[str]]:
 
 @contextlib.contextmanager
 def _composed(end: str = "") -> Iterator[str]:
-    """Yield the name of a file with the configuration in this user's HOME, that of the system, and `end`.
+    """Yield the name of a file with the configuration in this user's HOME, the system's, and `end`.
 
     ssh itself ignores HOME and looks in the home of the account.
     """

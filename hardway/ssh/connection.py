@@ -35,7 +35,7 @@ from hardway.ssh import client_config, host_keys, proxy
 from hardway.ssh.client_config import Answer, Question
 from hardway.ssh.keys import HostKeys, agent_keys, own_key, own_key_path, pair_name
 from hardway.system.paths import expanded
-from hardway.terminal import printable
+from hardway.terminal import cut_short, printable
 
 # Paramiko logs the errors that it raises, and prints them on stderr unless the log has a handler.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -53,6 +53,9 @@ _TURN_SECONDS = 0.1
 _DROPPED_PAUSES = (0.1, 0.5)
 # Paramiko's words; the socket's error comes behind them.
 _NO_BANNER = "Error reading SSH protocol banner"
+# systemd's words in /run/nologin, which PAM shows to all but root until the boot has ended; and the most shown of them.
+_BOOTING = "booting up"
+_MOST_WORDS = 300
 # The most keys that sshd lets a client try (MaxAuthTries).
 _MOST_KEYS = 6
 # A login name; a user of a directory has one such as anna@corp.example.
@@ -308,13 +311,15 @@ def open_connection(connection: InstanceConnection) -> None:
             connection.open()
             break
         except BaseException as error:
+            # Before all is closed: the error alone does not tell a wrong key from a server that lets nobody in.
+            reason = _reason(error, connection)
+            is_early = _is_dropped(error) or _is_booting(connection)
             said = connection.abandon()
             # A program on the way that has said why would say it again.
-            is_asked_again = not said and _is_dropped(error) and time.monotonic() < deadline
+            is_asked_again = not said and is_early and time.monotonic() < deadline
             # A random pause, so that not all connect at the same time again.
             if is_asked_again and not connection.given_up.wait(random.uniform(*_DROPPED_PAUSES)):
                 continue
-            reason = _reason(error, connection)
             if reason is None:
                 raise
             reason = f"{reason} ({said})" if said else reason
@@ -326,6 +331,56 @@ def open_connection(connection: InstanceConnection) -> None:
 def _is_dropped(error: BaseException) -> bool:
     """Return whether the server hung up before its first word, as sshd does above MaxStartups connections."""
     return isinstance(error, EOFError | ConnectionResetError) or str(error).startswith(_NO_BANNER)
+
+
+def _is_booting(connection: InstanceConnection) -> bool:
+    """Return whether a server lets nobody in yet, since its boot has not ended."""
+    return _BOOTING in (_last_words(_not_logged_in(connection)) or "")
+
+
+def _not_logged_in(connection: InstanceConnection) -> fabric.Connection:
+    """Return the first server on the way, a bastion or the instance, that has not let us in."""
+    for bastion in reversed(list(connection.bastions())):
+        transport = bastion.client.get_transport()
+        if transport and not (transport.auth_handler and transport.auth_handler.is_authenticated()):
+            return bastion
+    return connection
+
+
+def _last_words(server: fabric.Connection) -> str | None:
+    """Return the message with which a server ended the connection during the login; None if it did not end it."""
+    transport = server.client.get_transport()
+    login = transport.auth_handler if transport else None
+    if transport is None or login is None or transport.is_active() or login.is_authenticated():
+        return None
+    return " ".join((login.banner or b"").decode(errors="replace").split())
+
+
+def _login_refused(error: paramiko.SSHException, connection: InstanceConnection) -> str:
+    """Return why a server has not let us in, in a person's words; empty if the error is about something else."""
+    server = _not_logged_in(connection)
+    who, user = "it" if server is connection else f"the bastion {server.host}", server.user
+    words = _last_words(server)
+    # Paramiko then goes on with the next key, and raises the error of that.
+    if words is not None:
+        if words:
+            return f"{who} does not let {user} in now, and says: {cut_short(words, _MOST_WORDS)}"
+        return f"{who} closed the connection during the login, as servers do that go down, or get too many keys"
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return f"{who} takes no keys, only {' or '.join(error.allowed_types)}"
+    # Paramiko raises a plain SSHException if it has no key at all to try.
+    if not isinstance(error, paramiko.AuthenticationException) and "No authentication methods" not in str(error):
+        return ""
+    if "timeout" in str(error):
+        return f"{who} did not answer to the login within the connect timeout"
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return f"{who} accepts no key that could be read; one is encrypted, and not in ssh-agent (ssh-add adds it)"
+    if server is not connection:
+        return f"{who} accepts none of our keys for the user {user}; ~/.ssh/config names its user and key"
+    return (
+        f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
+        f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
+    )
 
 
 def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
@@ -341,13 +396,8 @@ def _reason(error: BaseException, connection: InstanceConnection) -> str | None:
             "new key, "
             f"remove the lines of {name} from {known.path})"
         )
-    # Paramiko raises a plain SSHException if it has no key at all to try.
-    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
-        user = connection.user
-        return (
-            f"it accepts none of our keys for the user {user}; name the private key's file in ec2.key, or add it to "
-            f"ssh-agent; if {user} is the wrong user, start with --ssh-user, or tag it ssh-user=NAME"
-        )
+    if isinstance(error, paramiko.SSHException) and (reason := _login_refused(error, connection)):
+        return reason
     # Paramiko's words when it gave up before the server's first word.
     if isinstance(error, TimeoutError | socket.timeout) or str(error) == "No existing session":
         if connection.settings.ec2.via:

@@ -12,7 +12,7 @@ from hardway.system.workers import Workers
 
 Answer = TypeVar("Answer")
 
-_MOMENT_SECONDS = 2.0  # most calls have ended by then
+_MOMENT_SECONDS = 2.0  # most calls end within this time
 
 
 class LookUps:

@@ -13,7 +13,7 @@ class Workers:
     """A few threads. Each takes the oldest piece of work that nobody has begun."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()  # set at the end: what has not begun by then need not begin
+        self.over = threading.Event()  # set at the end: work that has not begun at the end need not begin
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 

@@ -92,7 +92,7 @@ def test_start_need_not_wait(ids: list[str], capfd: pytest.CaptureFixture[str]) 
     ec2.stop(C, ids[0], yes=True, wait=True)
     capfd.readouterr()
     assert ec2.start(C, ids[0], yes=True, wait=False) == ids[:1]
-    assert "was over" not in capfd.readouterr().err
+    assert "had passed" not in capfd.readouterr().err
     assert ec2.wait(C, ids[0]) == ids[:1]
 
 

@@ -91,6 +91,19 @@ def test_rm_tells_what_it_cost(shell: Shell, name: str, capsys: pytest.CaptureFi
     assert re.fullmatch(r"terminated 2 instances, cost so far: <?\$0\.0\d*[1-9]\d*\n", said)
 
 
+def test_ls_marks_what_should_have_ended(shell: Shell, price_cache: Path) -> None:
+    past = datetime.now(timezone.utc) - timedelta(hours=1)
+    described = {"InstanceType": "m7i.large", "State": {"Name": "running"}, "LaunchTime": past}
+    tagged = {"Tags": [{"Key": "hardway-ends", "Value": past.isoformat()}]}
+    late, other = ({**described, "InstanceId": f"i-0000000{n}", **more} for n, more in enumerate((tagged, {})))
+    bill = costs.Bill([from_description(one, "us-east-1") for one in (late, other)], {})
+    lines = bill.on_terminal(200).splitlines()[1:]
+    assert ["overdue" in line for line in lines] == [True, False]
+    # What programs read keeps EC2's words.
+    assert str(bill).count("  running  ") == 2
+    assert [one["overdue"] for one in json.loads(bill.json())] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "hours"),
     [

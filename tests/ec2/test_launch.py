@@ -376,7 +376,7 @@ def test_too_little_capacity_says_what_was_missing_where_and_leaves_nothing(laun
     with launcher.plan(lambda action, parameters, forward: forward()), pytest.raises(HardwayError) as error:
         launcher(num=3, spot=spot, zone="us-east-1b")
     said = str(error.value)
-    assert "only 2 of 3 instances were to be had: EC2 has no capacity for 1 of 3" in said
+    assert "only 2 of 3 instances could be started: EC2 has no capacity for 1 of 3" in said
     assert "m7i.large in us-east-1b (InsufficientInstanceCapacity)" in said
     assert len([action for action in launcher.ec2.actions() if action in LAUNCHES]) == 1
     assert "the 2 instances started were terminated" in said
@@ -704,5 +704,5 @@ def test_an_end_that_was_moved_is_told_though_the_tag_may_not_be(booting: Launch
     with booting.plan(deny), pytest.raises(HardwayError) as error:
         tasks.extend(Context(), ids, hours=2, yes=True)
     assert "1 instance will end" in str(error.value)
-    assert "2 hours from now, but could not be tagged so: AWS denies CreateTags" in str(error.value)
+    assert "2 hours from now, but could not be tagged with the time: AWS denies CreateTags" in str(error.value)
     assert error.value.code == 1

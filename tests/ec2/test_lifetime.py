@@ -57,10 +57,10 @@ def test_an_image_that_does_not_run_user_data_is_told_of(
     """Played by a boothook that takes away what ours has left."""
     init = "#cloud-boothook\n#!/bin/sh\nrm ${HARDWAY_ROOT-}/etc/hardway/watch\n"
     [one] = ec2.new(Context(), name=name, init=init)
-    assert f"no limit on 1 instance ({one}): " in capsys.readouterr().err
+    assert f"nothing but ec2.rm ends 1 instance ({one}): " in capsys.readouterr().err
     ec2.new(Context(), name=name, init=init, max_hours=0)
     ec2.new(Context(), name=name)
-    assert "no limit on" not in capsys.readouterr().err
+    assert "nothing but ec2.rm" not in capsys.readouterr().err
 
 
 def test_time_and_disuse_end_instances(shell: Shell, name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_an_end_can_be_given_later(shell: Shell, name: str, capfd: pytest.Captur
     with pytest.raises(HardwayError, match="failed on 1 of 2") as failed:
         ec2.extend(c, name, hours=0.5, yes=True)
     assert failed.value.code == 1
-    assert f"failed: {name} {other}: it has no limit that could be moved" in capfd.readouterr().err
+    assert f"failed: {name} {other}: it has no end to move" in capfd.readouterr().err
     assert 0.4 < tagged_end(one) <= 0.5
     assert "hardway-ends" not in described([other])[0].tags
     ec2.ssh(c, one, 'cat "${HARDWAY_ROOT-}/etc/hardway/ends"', quiet=True, yes=True)

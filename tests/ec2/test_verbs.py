@@ -12,12 +12,16 @@ import shlex
 import struct
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from invoke.context import Context
 
+from hardway.errors import Failed
+from tasks import ec2
 from tests.conftest import INV, REPOSITORY, Inv, LocalCloud
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
@@ -318,9 +322,32 @@ def _in_terminal(arguments: list[str], typed: str = "", columns: int = 80) -> Te
     return Terminal(text.decode(errors="replace"), os.waitstatus_to_exitcode(status))
 
 
+def test_who_is_not_let_in_yet_waits_and_later_is_told_why(
+    shell: Shell, cloud: LocalCloud, ids: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As PAM does it for all but root while an instance boots, and when its end is near."""
+    nologin = cloud.directory / "instances" / ids[0] / "run" / "nologin"
+    nologin.write_text("System is booting up. Come back later.\n")
+    booted = threading.Timer(0.5, nologin.unlink)
+    booted.start()
+    try:
+        [result] = ec2.ssh(Context(), ids[0], command="echo in", yes=True)
+        assert result.stdout == b"in\n"
+        booted.join()
+        nologin.write_text("The system is going down at noon.\n")
+        with pytest.raises(Failed):
+            ec2.ssh(Context(), ids[0], command="echo in", yes=True)
+        assert "does not let ubuntu in now, and says: The system is going down at noon.\n" in capfd.readouterr().err
+    finally:
+        booted.join()
+        nologin.unlink(missing_ok=True)
+
+
 def test_rm_and_wait(shell: Shell, name: str, start: Callable[..., list[str]]) -> None:
     ids = start("--num", "3")
     shell.cloud.client("ec2").terminate_instances(InstanceIds=ids[:1])
+    # EC2 still lists it.
+    assert set(shell.succeed("ec2.wait", name).stdout.split()) == set(ids[1:])
     unknown = "i-00000000000000000"
     result = shell("ec2.rm", " ".join([*ids, unknown]), "--yes")
     assert result.code == 2

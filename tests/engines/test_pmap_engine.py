@@ -133,7 +133,7 @@ def test_it_is_pmap(scheduler: str, inv: Inv, home: Path, tmp_path: Path) -> Non
 
     for flags, said in ((["--slots", "2"], "--slots"), (["--verify", "1"], "--verify"), (["--join"], "--join")):
         refused = inv("mapreduce.pmap", "-", "a", "cat", *engine, *flags)
-        assert refused.code == 2 and f"{said} is for our own driver" in refused.stderr
+        assert refused.code == 2 and f"{said} can't be used with --engine" in refused.stderr
     selected = inv("mapreduce.pmap", "i-0", "a", "cat", *engine)
     assert selected.code == 2 and "write - in place of SELECTOR" in selected.stderr
 

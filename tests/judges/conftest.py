@@ -37,7 +37,7 @@ def served(command: list[str], environment: Mapping[str, str], health: str, log:
     """Run a server for the block; it has started when `health` answers. Yield its process id."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            ["setpriv", "--pdeathsig", "TERM", *command],  # it ends with us, also if we are killed
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -420,7 +420,8 @@ def test_an_instance_that_reboots_comes_back(machine: Machine) -> None:
 
 
 def test_user_data_runs_once_at_first_boot_as_root(machines: Machines) -> None:
-    script = "#!/bin/bash\necho started >>~/runs; whoami; pwd; echo to stderr >&2; echo ~\n"
+    # With the line ends of Windows, which cloud-init takes as well.
+    script = "#!/bin/bash\r\necho started >>~/runs; whoami; pwd; echo to stderr >&2; echo ~\r\n"
     machine = machines(UserData=script)[0]
     log = machine.directory / "log" / "cloud-init-output.log"
     lines = eventually(lambda: log.exists() and len(log.read_text().splitlines()) == 4 and log.read_text().splitlines())
@@ -445,7 +446,7 @@ def test_boothooks_run_at_every_boot_before_ssh_and_scripts_of_a_multipart_once_
     kinds = {"b": "x-shellscript", "a": "x-shellscript", "hook": "cloud-boothook"}
     parts = []
     for name, kind in kinds.items():
-        part = MIMEText(f'#!/bin/sh\necho "{name} $INSTANCE_ID" >>~/runs\nexit 1\n', kind)
+        part = MIMEText(f'#!/bin/sh\necho "{name} $INSTANCE_ID" >>"${{HARDWAY_ROOT-}}/root/runs"\nexit 1\n', kind)
         part.add_header("Content-Disposition", "attachment", filename=name)
         parts.append(part)
     machine = machines(UserData=gzip.compress(MIMEMultipart(_subparts=parts).as_bytes()))[0]

@@ -336,7 +336,7 @@ def test_bad_input_is_one_line(cloud: LocalCloud, arguments: list[str], said: st
 @pytest.mark.parametrize(
     ("kind", "given", "said"),
     [
-        ("kill", {"selector": ""}, "of which instances?"),
+        ("kill", {"selector": ""}, "needs a selector"),
         ("throttle", {}, "about no instance"),
         ("slow", {}, "--factor"),
         ("slow", {"factor": "0.5"}, "--factor"),

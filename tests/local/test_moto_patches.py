@@ -60,7 +60,18 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 images = ec2_backends["123456789012"]["us-east-1"].amis.values()
 regions = len(INSTANCE_TYPE_OFFERINGS["availability-zone"])
-print(json.dumps({"sessions": len(sessions), "owners": [each.owner_id for each in images], "regions": regions}))
+backend = ec2_backends["123456789012"]["us-east-1"]
+one, other = backend.create_volume(1, "us-east-1a"), backend.create_volume(1, "us-east-1a")
+class Looked(dict):
+    def items(self):
+        looked.append(self)
+        return super().items()
+looked = []
+backend.tags[other.id] = Looked(a="b")
+one.get_tags()
+print(json.dumps({
+    "sessions": len(sessions), "owners": [each.owner_id for each in images], "regions": regions, "looked": len(looked)
+}))
 """
 IMAGE = "ami-12345678"
 Clients = Callable[..., Any]
@@ -304,6 +315,10 @@ def test_a_tag_has_any_length(ec2: Any) -> None:
     tags = [{"Key": "k" * 200, "Value": "v" * 300}]
     [instance] = launch(ec2, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])["Instances"]
     assert instance["Tags"] == tags
+
+
+def test_the_tags_of_one_are_looked_for_among_all(plain: Any) -> None:
+    assert plain["looked"]
 
 
 def test_an_answer_may_be_no_xml(ec2: Any, endpoint: str) -> None:

@@ -119,7 +119,9 @@ def test_the_published_example_of_chunks() -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
-pairs = st.dictionaries(texts.filter(lambda text: text != "Signature"), st.text(max_size=5).filter(str.isprintable))
+ITS_OWN = ("AWSAccessKeyId", "Expires", "Signature")
+"""The parameters that a presigned request adds."""
+pairs = st.dictionaries(texts.filter(lambda text: text not in ITS_OWN), st.text(max_size=5).filter(str.isprintable))
 
 
 def signed_by_botocore(

@@ -36,6 +36,7 @@ mkdir /mnt/bin
 printf '#!/bin/sh\n[ "$1" != -n ] || shift\nexec "$@"\n' >/mnt/bin/sudo
 mkdir -p /mnt/root/etc/hardway /mnt/root/run/hardway /mnt/root/run/systemd/system /mnt/root/sbin
 ln -s /bin/true /mnt/root/sbin/systemctl
+ln -s /bin/true /mnt/root/sbin/sync
 cp "{tmp}/watch" /mnt/root/etc/hardway/watch
 chmod +x /mnt/bin/sudo
 """

@@ -72,7 +72,7 @@ def test_all_that_runs_there_runs_or_fails(
 
     # What ec2.extend and readiness run
     [outcome] = lifetime.extend(settings, one, 1).values()
-    assert "it has no limit that could be moved" in str(outcome)
+    assert "it has no end to move" in str(outcome)
     assert readiness._try(one[0], settings, HostKeys(consoles=0), threading.Event()) == Look(watched=False)
 
     # Copies there and back
@@ -147,7 +147,7 @@ def test_a_script_that_comes_short_or_mixed_does_not_run(
     (tmp_path / "file").write_text("touch evil\n" * 10_000)
     group = InstanceGroup([host], settings)
     [error] = transfer.send_files(group, [tmp_path / "file"], Remote("file")).failed.values()
-    assert "did not come whole" in str(error)
+    assert "did not arrive whole" in str(error)
     [outcome] = run([host], settings, "touch evil", timeout=9)
     assert not isinstance(outcome, CommandResult) or outcome.exit_code
     assert sorted(set(os.listdir(tmp_path / "sshd0")) & {"file", "evil"}) == []

@@ -59,7 +59,7 @@ def test_a_tag_that_is_none_is_refused_and_named(
 
 @pytest.mark.parametrize("address", ["-oProxyCommand=touch evil", "host name", "$(touch evil)", "1.2.3", "::1%eth0;x"])
 def test_an_address_that_is_none_is_refused(settings: Settings, home: Path, address: str) -> None:
-    with pytest.raises(UsageError, match="for an address"):
+    with pytest.raises(UsageError, match="which is invalid"):
         run([replace(instance(0, 22), public_ip=address)], settings, "true")
 
 

@@ -126,8 +126,8 @@ class PipedAgent:
         self.login = login
         self.job = job
         self.python = python
-        self.settings = {"slots": 1, "timeout": 0, "linger": 20, "worker": 0, "workdir": "home", "files": ""}
-        self.settings |= {"HARDWAY_INSTANCE_ID": "i-1", **settings}
+        self.settings = {"slots": 1, "timeout": 0, "linger": 20, "memory": 0, "worker": 0, "workdir": "home"}
+        self.settings |= {"files": "", "HARDWAY_INSTANCE_ID": "i-1", **settings}
         self.command = command
         self.connect()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,3 +286,30 @@ def test_the_agent_runs_on_python_3_6() -> None:
     command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "-vvv"]
     done = subprocess.run([*command, *newer, agent.__file__], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stdout
+
+
+def test_an_end_is_told_before_its_output_is_sent(start_agent: Start) -> None:
+    one = start_agent("head -c 300000 /dev/zero")
+    one.send(agent.RUN, 1, 1)
+    told = [one.expect(agent.FINISHED, agent.CHUNK, agent.DONE).kind for _ in range(5)]
+    assert told == [agent.FINISHED, *[agent.CHUNK] * 3, agent.DONE]
+    one.send(agent.ACK, 1, 1)
+
+
+def test_a_task_that_uses_too_much_memory_is_killed_with_all_it_started(start_agent: Start, home: Path) -> None:
+    """What is only reserved, as by Java, doesn't count."""
+    grow = f"{sys.executable} -c 'import time; x = b\"x\" * (200 << 20); time.sleep(60)' & wait"
+    one = start_agent(grow, memory=100 << 20)
+    one.send(agent.RUN, 1, 1)
+    assert re.fullmatch(rb"it used [12]\d\d MB of memory, and may use 100 MB", one.expect(agent.SAID).payload)
+    assert one.result()[:2] == (137, agent.NO_MEMORY)
+    reserve = f"{sys.executable} -c 'import mmap, time; x = mmap.mmap(-1, 1 << 30, flags=34); time.sleep(0.6)'"
+    assert start_agent(reserve, memory=100 << 20).run()[:2] == (0, 0)
+
+
+def test_what_the_kernel_killed_for_memory_is_counted_once() -> None:
+    counted = agent.OutOfMemory()
+    assert not counted.any()
+    counted.seen -= 1  # as if the kernel had killed one since
+    assert counted.any()
+    assert not counted.any()

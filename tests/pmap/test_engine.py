@@ -24,10 +24,10 @@ from tests.pmap.conftest import Cluster
         ({"engine": "ray://host:1"}, "write dask://HOST:PORT"),
         ({"engine": "dask://host"}, "write dask://HOST:PORT"),
         ({"selector": "i-0"}, "write - in place of SELECTOR"),
-        ({"slots": 2}, "--slots is for our own driver"),
-        ({"linger": 1}, "--linger is for our own driver"),
-        ({"verify": 1}, "--verify is for our own driver"),
-        ({"join": True}, "--join is for our own driver"),
+        ({"slots": 2}, "--slots can't be used with --engine"),
+        ({"linger": 1}, "--linger can't be used with --engine"),
+        ({"verify": 1}, "--verify can't be used with --engine"),
+        ({"join": True}, "--join can't be used with --engine"),
     ],
 )
 def test_what_another_engine_has_not_is_refused(flags: dict[str, Any], said: str, home: Path) -> None:

@@ -175,7 +175,7 @@ def test_what_can_not_be_sent_is_refused(here: Path) -> None:
     (here / "other" / "step.sh").write_text("another")
     refused = {
         "none.sh": "there is no such file",
-        "": "that means no file",
+        "": "it matches no file",
         "fifo": "it is neither a file nor a directory",
         "other": "no such file",
         "lib": "a link leads back to a directory that it is in",
@@ -245,7 +245,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     assert "1 result run again: what is expected of them is not there, such as s3://b/out/b" in again.stderr
     failed = pmap("d", "head -c 200000 /dev/zero", "--expect", "s3://b/{}/none", "--retries", "0")
     assert failed.code == 1
-    assert "what is expected of it is not there: hardway: expected s3://b/d/none" in failed.stderr
+    assert "the output that it should leave is missing: hardway: expected s3://b/d/none" in failed.stderr
     with pytest.raises(UsageError, match="write s3://bucket/key"):
         mapreduce.pmap(Context(), cluster.ids, "d", "cat", expect="out/{}")
     with stub_sessions.session() as other:
@@ -256,7 +256,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
         assert said in elsewhere.stderr
         newest = pmap("a", forgets, "--resume", on=there)
         assert newest.code == 0
-        assert "job expects is not gone on with: it ran elsewhere" in newest.stderr
+        assert "job expects can't be resumed here: it ran elsewhere" in newest.stderr
         assert "this is a new job" in newest.stderr
 
 

@@ -182,7 +182,8 @@ def test_a_job_that_ran_elsewhere_is_another_job(home: Path) -> None:
     assert job_list.latest(made_of, here) == (job_paths.jobs_path() / "unknown", [])
     found, told = job_list.latest(made_of, {**here, "endpoint": ""})
     assert found is None
-    assert [line.split(":")[0] for line in told] == [f"job {name} is not gone on with" for name in ("unknown", "here")]
+    expected = [f"job {name} can't be resumed here" for name in ("unknown", "here")]
+    assert [line.split(":")[0] for line in told] == expected
 
 
 KINDS = ("start", "end", "done", "tasks", "event", "job")

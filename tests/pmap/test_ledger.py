@@ -58,6 +58,11 @@ def said_without_end(one: Ledger) -> None:
         one.said(1, 1)
 
 
+def finished(one: Ledger, then: Callable[[], object] = lambda: None) -> None:
+    one.finished(1, 1, 1.0)
+    then()
+
+
 LIES: dict[str, Callable[[Ledger], object]] = {
     "a start of what was never sent": lambda one: one.started(9, 1, slot(), 1.0),
     "a start of another attempt": lambda one: one.started(2, 2, slot(), 1.0),
@@ -96,6 +101,10 @@ LIES: dict[str, Callable[[Ledger], object]] = {
         one.chunk(1, 1, b"\0ab", 1.0),
         one.ended(1, 1, result(flags=agent.HOST_FAULT, err=1), 1.0),
     ),
+    "a finish of what waits": lambda one: one.finished(2, 1, 1.0),
+    "a finish twice": lambda one: finished(one, lambda: one.finished(1, 1, 1.0)),
+    "a start after the finish": lambda one: finished(one, lambda: one.started(1, 1, slot(0, 102.0), 1.0)),
+    "a holding that runs after the finish": lambda one: finished(one, lambda: one.hello([holding(1, 1, 1)], 1.0)),
     "something to say of what waits": lambda one: one.said(2, 1),
     "something to say without end": said_without_end,
     "output of what waits": lambda one: one.chunk(2, 1, b"\0a", 1.0),
@@ -193,6 +202,14 @@ def test_silence_is_a_lie_only_in_time(
     assert ledger.overdue(patience, 0.0, 0.0) == ""
     assert says in ledger.overdue(patience + 1, 0.0, 0.0)
     assert ledger.overdue(patience + 1, 2.0, 0.0) == "", "a host that was away had no time to say it"
+
+
+def test_an_attempt_that_has_ended_sends_its_outputs_or_is_overdue(ledger: Ledger) -> None:
+    ledger.finished(1, 1, 1.0)
+    ledger.chunk(1, 1, b"\0ab", 20.0)
+    assert ledger.overdue(20 + END_PATIENCE, 0.0, 0.0) == ""
+    assert "does not send the end of task 1, which it says" in ledger.overdue(21 + END_PATIENCE, 0.0, 0.0)
+    assert ledger.ended(1, 1, agent.RESULT.pack(0, 0, 1.0, 2, 0, *CHECKSUMS), 21.0).wanted
 
 
 def test_an_attempt_beyond_its_time_is_overdue(ledger: Ledger) -> None:

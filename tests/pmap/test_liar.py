@@ -76,7 +76,7 @@ def test_one_that_goes_as_soon_as_it_has_come_does_not_keep_the_job_for_ever(
     monkeypatch.setattr(member, "FRUITLESS_MOST", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # it knows the host for no instance
     replace_python(tmp_path, "goes_at_once")
-    with pytest.raises(Failed, match="no instance is left: its agent goes as soon as it has come; 0 of 20"):
+    with pytest.raises(Failed, match="no instance is left: its agent ends as soon as it has started; 0 of 20"):
         run("goes", pair[:1], reconnect=60)
 
 

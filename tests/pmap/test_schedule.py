@@ -318,6 +318,18 @@ def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts() 
     assert schedule.finished_all
 
 
+def test_no_backup_for_what_has_ended_and_is_sent() -> None:
+    schedule = Schedule(20)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    straggler = run_all_but_one(schedule)
+    schedule.sends(*straggler)
+    assert schedule.decide(1e6) == []
+    assert schedule.due(1e6) is None
+    schedule.lost(*straggler)
+    assert [one.task for one in starts(schedule, 1e6)] == [straggler.task], "the result was lost on its way"
+
+
 def test_no_backup_where_it_is_turned_off_or_the_job_is_small() -> None:
     for tasks, backup in ((20, False), (9, True)):
         schedule = Schedule(tasks, backup=backup)

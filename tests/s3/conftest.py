@@ -270,20 +270,8 @@ class FastSide(ProgramSide, MotoSide):
 def fast_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fast `aws`, in a directory with all the tools that it needs."""
     tools = tmp_path_factory.mktemp("tools")
-    for name in (
-        "cat",
-        "curl",
-        "head",
-        "md5sum",
-        "mkdir",
-        "mv",
-        "readlink",
-        "rm",
-        "sha256sum",
-        "sleep",
-        "stat",
-        "touch",
-    ):
+    needed = "cat curl dd head md5sum mkdir mv readlink rm sha256sum sleep stat touch"
+    for name in needed.split():
         (tools / name).symlink_to(shutil.which(name) or name)
     (tools / "aws").write_bytes(fast_aws.program())
     (tools / "aws").chmod(0o755)

@@ -13,7 +13,7 @@ from hardway.local.running import ACCESS_KEY
 
 
 class AccessKeys:
-    """Knows the secret of each key. `secret` is that of the owner's; a key of an instance has the instance's id."""
+    """Knows the secret of each key. `secret` belongs to the owner's key; a key of an instance has the instance's id."""
 
     def __init__(self, secret: str, instances: Mapping[str, LocalInstance]) -> None:
         self._secret = secret

@@ -44,7 +44,7 @@ def granted(zone: str, type: str, least: int, most: int) -> int:
 
 
 def take_tokens(region: str, count: int) -> None:
-    """Take so many from the bucket of a region; `buckets.give_back` those not needed. Raises EC2Error."""
+    """Take a number of launches from the bucket of a region; `buckets.give_back` those not needed. Raises EC2Error."""
     if count > MOST:
         raise EC2Error(400, "InstanceLimitExceeded", f"The local cloud takes no more than {MOST} instances at once.")
     buckets.take(region, count)

@@ -36,7 +36,7 @@ def keep(image: Any, instance: Any) -> None:
 
 
 def of_launch(backend: Any, image_id: str, asked: Iterable[Mapping[str, Any]]) -> list[Disk]:
-    """The volumes of an instance: those of its image, with what is asked for on top of it, and others asked for."""
+    """Return the volumes of an instance: its image's, changed as the launch asks, and further ones."""
     image = backend.amis.get(image_id)
     root = getattr(image, "root_device_name", "/dev/sda1")
     plain: list[Disk] = [{"DeviceName": root, "Ebs": {"VolumeSize": ROOT_GIB, "DeleteOnTermination": True}}]

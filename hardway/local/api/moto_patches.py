@@ -14,7 +14,7 @@ from typing import Any
 
 import moto.ec2.responses.launch_templates
 
-from hardway.local.api import capacity, console, disks, fleets, images, parameters, prices
+from hardway.local.api import capacity, console, disks, fleets, images, parameters, prices, tags
 from hardway.local.api.client_tokens import once
 from hardway.local.api.launch_buckets import LaunchBuckets
 from hardway.local.api.local_instance import LocalInstance, Operations
@@ -99,7 +99,7 @@ CHANGES = (
     ),
     Change(
         "moto.ssm.models.ParameterDict",
-        "moto has no parameters of Ubuntu and Debian; those of Amazon Linux name images that we don't have.",
+        "moto has no parameters of Ubuntu and Debian; Amazon Linux's name images that we don't have.",
         "test_there_is_no_parameter_of_ubuntu",
         parameters.Parameters,
     ),
@@ -122,7 +122,7 @@ CHANGES = (
     ),
     Change(
         "moto.ec2.responses.elastic_block_store.ElasticBlockStore.describe_snapshots",
-        "moto lists everybody's snapshots, those of public images too, to those who ask for their own.",
+        "moto lists everybody's snapshots, also public images', to a caller who asks for its own.",
         "test_snapshots_are_everybodys",
         images.describe_snapshots,
     ),
@@ -152,6 +152,12 @@ CHANGES = (
         "moto.ec2.models.tags.TagBackend.create_tags",
         "moto takes tags of any length (limits, which the server asks).",
         "test_a_tag_has_any_length",
+    ),
+    Change(
+        "moto.ec2.models.core.TaggedEC2Resource.get_tags",
+        "moto looks through all tags for those of each instance: a list of 400 instances takes a second.",
+        "test_the_tags_of_one_are_looked_for_among_all",
+        tags.get_tags,
     ),
     Change(
         "moto.core.responses.ActionResult",

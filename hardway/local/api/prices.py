@@ -82,7 +82,7 @@ def _time(given: Any) -> datetime | None:
 
 
 def get_products(body: bytes) -> dict[str, Any]:
-    """The answer to a GetProducts call: products are what a region offers, Linux on demand."""
+    """The answer to a GetProducts call: products are a region's offers of Linux on demand."""
     asked = json.loads(body)
     wanted = {one["Field"]: one["Value"].split(",") for one in asked.get("Filters", [])}
     found = [product for product in _products(wanted.get("regionCode", [])) if _matches(product, wanted)]

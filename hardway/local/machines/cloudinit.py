@@ -39,10 +39,17 @@ def parts(data: bytes) -> tuple[Part, ...]:
     )
 
 
+def _without_returns(content: bytes) -> bytes:
+    """Return a script with the line ends of Unix if its first line has that of Windows."""
+    return content.replace(b"\r\n", b"\n") if content.partition(b"\n")[0].endswith(b"\r") else content
+
+
 def _part(kind: str, name: str, content: object, number: int) -> Part:
     assert isinstance(content, bytes)
     if kind in _UNKNOWN:
         kind = SCRIPT if content.startswith(b"#!") else BOOTHOOK if content.startswith(_HOOK_LINE) else "text/plain"
+    if kind in (BOOTHOOK, SCRIPT):
+        content = _without_returns(content)
     if kind == BOOTHOOK:
         content = content.removeprefix(_HOOK_LINE).lstrip()
     return Part(kind, name.replace("/", "_") or f"part-{number:03}", content)

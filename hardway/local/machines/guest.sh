@@ -7,7 +7,9 @@ root=$1
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/hostname" "$root/var/lib/dbus/machine-id" "$root/etc/network/interfaces"
 : >"$root/etc/machine-id"
 cat >"$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<END
-apt_preserve_sources_list: true
+apt:
+  preserve_sources_list: true
+locale: C.UTF-8
 manage_etc_hosts: true
 system_info:
   default_user:
@@ -18,6 +20,7 @@ system_info:
   network:
     renderers: [netplan]
 END
+echo LANG=C.UTF-8 >"$root/etc/default/locale"
 # A local cloud's instances listen at the first of these that is free on the host, and at 22.
 mkdir -p "$root/etc/ssh/sshd_config.d"
 printf 'Port %s\n' 22 2222 2022 22222 42222 >"$root/etc/ssh/sshd_config.d/hardway.conf"

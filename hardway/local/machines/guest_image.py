@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ BUILD_SECONDS = 3600
 END_SECONDS = 30
 PACKAGES = (
     "ca-certificates", "cloud-guest-utils", "cloud-init", "curl", "dbus", "e2fsprogs", "fdisk", "initramfs-tools",
-    "iproute2", "isc-dhcp-client", "kmod", "less", "libpam-systemd", "linux-image-cloud-amd64", "mdadm", "netplan.io",
+    "iproute2", "isc-dhcp-client", "kmod", "less", "libpam-systemd", "linux-image-cloud-amd64", "netplan.io",
     "openssh-server", "openssl", "polkitd", "procps", "python3", "rsync", "sudo", "systemd-resolved", "systemd-sysv",
-    "systemd-timesyncd", "udev", "util-linux", "xfsprogs", "zstd",
+    "systemd-timesyncd", "udev", "util-linux", "zstd",
 )  # fmt: skip
 """The packages of Debian's image for EC2 that an instance of hardway meets."""
 MODULES = ("ext4", "nvme", "virtio_net", "virtio_pci")
@@ -129,11 +130,9 @@ def _command(release: str, new: Path) -> list[str]:
 
     Its hooks run in the namespaces in which the packages are installed, so no part of it needs root.
     """
-    early = ["MODULES=list", *MODULES]
-    initramfs = '"$1/etc/initramfs-tools'
     modules = (
-        f'mkdir -p {initramfs}/conf.d" && echo {early[0]} >{initramfs}/conf.d/hardway" && '
-        f'printf "%s\\n" {" ".join(early[1:])} >{initramfs}/modules"'
+        'cd "$1/etc" && mkdir -p initramfs-tools/conf.d && echo MODULES=list >initramfs-tools/conf.d/hardway && '
+        f'printf "%s\\n" {" ".join(MODULES)} >initramfs-tools/modules'
     )
     return [
         "mmdebstrap",
@@ -146,7 +145,10 @@ def _command(release: str, new: Path) -> list[str]:
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
         f"--essential-hook={modules}",
         f"--customize-hook={(Path(__file__).parent / 'guest.sh').read_text()}",
-        *(f"--customize-hook=download /guest/{name} {new}/{name}" for name in ("vmlinuz", "initrd.img", "disk.qcow2")),
+        *(
+            f"--customize-hook=download /guest/{name} {shlex.quote(str(new / name))}"
+            for name in ("vmlinuz", "initrd.img", "disk.qcow2")
+        ),
         release,
         "-",
         *_mirror(),

@@ -24,6 +24,8 @@ HOOK_SECONDS = 20
 """How long a boothook may hold up a boot."""
 WATCH = "/etc/hardway/watch"
 """The script that ends the instance when its time is up, where hardway's boothook leaves it."""
+BOOTING = "System is booting up. Unprivileged users are not permitted to log in yet. Please come back later.\n"
+"""What systemd has those read who log in before the boot has ended."""
 RESULT = "/run/cloud-init/result.json"
 """The file that cloud-init writes when all of a boot has ended."""
 WATCH_SECONDS = 1.0
@@ -77,11 +79,13 @@ class ProcessMachine:
         await self.sandbox.boot()
         self._power_pipe = self._disk.open_power()
         self._loop.add_reader(self._power_pipe, self._power_asked)
+        self._disk.forbid_logins(BOOTING)
         for part in self._user_data:
             if part.kind == cloudinit.BOOTHOOK:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._run_part(part, {"INSTANCE_ID": self.name}), HOOK_SECONDS)
         await self._ssh.listen(self.address)
+        self._disk.allow_logins()
         if not self._is_first_boot:
             self._note_result([])
         self._is_first_boot = False
@@ -172,6 +176,7 @@ class ProcessMachine:
                     [null.fileno(), output.fileno(), output.fileno()],
                     user="root",
                     environment=environment,
+                    logged_in=False,
                 )
         except OSError as error:
             log.error("%s: user data %s was not run: %s", self.name, part.name, error)

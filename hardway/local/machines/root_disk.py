@@ -15,6 +15,10 @@ from hardway.local.machines.toolbox import COVERED, HOST_ETC, TOOLS, Toolbox
 LOG = "log/cloud-init-output.log"
 VOLATILE = ("tmp", "run")
 """The directories that a stop or a reboot empties."""
+NOLOGIN = "run/nologin"
+"""The file with which PAM keeps out all but root; users are shown its text."""
+MOST_WORDS = 1 << 12
+"""The most bytes of that text."""
 MOST_KEYS = 1 << 16
 """The most bytes that a user's authorized_keys may have."""
 
@@ -69,6 +73,23 @@ class RootDisk:
         home = "root" if user == "root" else f"home/{user}"
         return beneath.read(self.directory, f"{home}/.ssh/authorized_keys", MOST_KEYS)
 
+    def forbid_logins(self, text: str) -> None:
+        """Have nobody but root log in; the others are shown the text. Raises OSError."""
+        self.write(f"/{NOLOGIN}", text.encode(), 0o644)
+
+    def allow_logins(self) -> None:
+        """Let users log in again. Raises OSError."""
+        beneath.remove(self.directory / NOLOGIN)
+
+    def read_nologin(self) -> str | None:
+        """Read the text for users who are not let in; None if they are."""
+        try:
+            return beneath.read(self.directory, NOLOGIN, MOST_WORDS).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return ""
+
     def write(self, path: str, content: bytes, mode: int) -> None:
         """Make a file of the instance, in place of anything that has its name. Raises OSError."""
         beneath.write(self.directory, path.lstrip("/"), content, mode)
@@ -103,7 +124,7 @@ class RootDisk:
             profile.write(f'\nPATH="{self.tools}:$PATH"\n')
 
     def _write_accounts(self, name: str, account: str) -> None:
-        """Write a file of /etc: our users, then those of the host that are none of ours."""
+        """Write a file of /etc: our users, then the host's other users."""
         lines = [account.format(id=UID, user=user) for user in self.users]
         with contextlib.suppress(OSError):
             for line in Path("/etc", name).read_text(errors="replace").splitlines():

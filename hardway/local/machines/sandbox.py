@@ -29,7 +29,7 @@ BOOT_SECONDS = 30
 
 @dataclass
 class Sandbox:
-    """The processes of one instance, between `boot` and `halt`. `environment` is what each finds, over the usual."""
+    """The processes of one instance, between `boot` and `halt`. `environment` has each one's further variables."""
 
     spawner: SpawnerClient
     disk: RootDisk
@@ -108,14 +108,18 @@ class Sandbox:
         environment: Mapping[str, str] | None = None,
         terminal: Terminal | None = None,
         binds: Sequence[Bind] = (),
+        logged_in: bool = True,
     ) -> SandboxProcess:
-        """Start a process as `user` in its home directory; see `SpawnerClient.spawn` and `ProcessRequest`."""
+        """Start a process as `user` in its home directory; see `SpawnerClient.spawn` and `ProcessRequest`.
+
+        A service of the system is not `logged_in`: its environment lacks HOME and the like.
+        """
         home = self.disk.home(user)
         process = self.spawner.spawn(
             {
                 "argv": list(argv),
                 "name": name or argv[0],
-                "env": {**self._environment(user), **(environment or {})},
+                "env": {**self._environment(user, logged_in), **(environment or {})},
                 "cwd": [home, "/"],
                 "holder": self._holder,
                 "root": user == "root" and self.disk.isolated,
@@ -128,16 +132,11 @@ class Sandbox:
         process.started.add_done_callback(self._freeze_late)
         return process
 
-    def _environment(self, user: str) -> dict[str, str]:
-        own = {
-            "PATH": f"{self.disk.tools}:{PATH}",
-            "LANG": "C.UTF-8",
-            "SHELL": "/bin/bash",
-            "HOME": self.disk.home(user),
-            "USER": user,
-            "LOGNAME": user,
-            MARK: self._mark,
-        }
+    def _environment(self, user: str, logged_in: bool) -> dict[str, str]:
+        own = {"PATH": f"{self.disk.tools}:{PATH}", "LANG": "C.UTF-8", MARK: self._mark}
+        # Without isolation, a process without HOME would find that of the host's user.
+        if logged_in or not self.disk.isolated:
+            own |= {"SHELL": "/bin/bash", "HOME": self.disk.home(user), "USER": user, "LOGNAME": user}
         if not self.disk.isolated:  # keeps a process that sees the host's directories to those of its instance
             own |= {"TMPDIR": str(self.disk.directory / "tmp"), "HARDWAY_ROOT": str(self.disk.directory)}
         return {**own, **self.environment}

@@ -113,12 +113,11 @@ class _GuestKeys:
 
     def validate(self, key: asyncssh.SSHKey, *more: Any, **named: Any) -> Any:
         found = self._keys.validate(key, *more, **named)
-        if found is not None:
-            self._connection.entered(key)
-        return found
+        return found if found is not None and self._connection.enters(key) else None
 
     def validate_x509(self, *certificate: Any) -> Any:
-        self._connection.entered(None)
+        if not self._connection.enters(None):
+            return None, None
         return self._keys.validate_x509(*certificate)
 
 
@@ -132,6 +131,7 @@ class _SSHConnection(asyncssh.SSHServer):
     def __init__(self, server: SSHServer) -> None:
         self._server = server
         self._is_owner = False
+        self._user = ""
         self._connection: asyncssh.SSHServerConnection
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -142,6 +142,7 @@ class _SSHConnection(asyncssh.SSHServer):
         self._server.disconnected(self._connection)
 
     def begin_auth(self, username: str) -> bool:
+        self._user = username
         # As in sshd, the keys in the login user's own authorized_keys let in too.
         with contextlib.suppress(OSError, ValueError, asyncssh.KeyImportError):
             text = self._server.sandbox.disk.read_authorized_keys(username)
@@ -156,12 +157,20 @@ class _SSHConnection(asyncssh.SSHServer):
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         if username not in self._server.sandbox.disk.users or key != self._server.authorized:
             return False
-        self.entered(key)
-        return True
+        return self.enters(key)
 
-    def entered(self, key: asyncssh.SSHKey | None) -> None:
-        """Note a key that would let in. Each is looked at again with its signature, so the last one did let in."""
+    def enters(self, key: asyncssh.SSHKey | None) -> bool:
+        """Note a key that would let in. Each is looked at again with its signature, so the last one did let in.
+
+        As in sshd, PAM has the last word: it may end the connection, with a message.
+        """
+        words = None if self._user == "root" else self._server.sandbox.disk.read_nologin()
+        if words is not None:
+            self._connection.send_auth_banner(words)
+            self._connection.close()
+            return False
         self._is_owner = key is not None and key == self._server.authorized
+        return True
 
     def session_requested(self) -> Any:
         server, user = self._server, self._connection.get_extra_info("username")

@@ -34,8 +34,8 @@ BUSY_SHARE = 0.85  # above it more instances help,
 TASKS_A_SLOT = 4  # with this many tasks left for each slot
 SHORT = 0.1  # a task of fewer seconds is short
 SLOW_FACTOR = 2.0  # an instance this many times slower than the others is slow,
-DRIVER_BUSY = 0.8  # from this share of its time on the driver is what holds up the slots
-SLOW_TASKS = 5  # seen in at least so many tasks
+DRIVER_BUSY = 0.8  # from this share of its time on, the driver holds up the slots
+SLOW_TASKS = 5  # seen in at least this number of tasks
 
 
 @dataclass
@@ -398,7 +398,7 @@ def crowded(found: Figures, timeline: Timeline) -> Advice | None:
 
 
 def connecting(found: Figures) -> Advice | None:
-    """Advise on a job so short that connecting takes much of it."""
+    """Advise on a short job, whose time went into connecting."""
     share = found.time.share("connecting")
     if share < CONNECTING_SHARE:
         return None

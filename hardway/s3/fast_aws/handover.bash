@@ -23,8 +23,43 @@ hand_over() { # WHY: the real CLI does it from here, or nobody
 }
 
 refuse() { hand_over "$1"; }
-load() { :; }
-odd() { "$@"; }
+
+load() { # PART: a later part of this file
+  local lines text
+  [[ ${parts_at[$1]-} ]] || return 0
+  mapfile -t -s "${parts_at[$1]%:*}" -n "${parts_at[$1]#*:}" lines <"${BASH_SOURCE[0]}" || fail 255 "$0 can't be read"
+  unset "parts_at[$1]"
+  printf -v text '%s\n' "${lines[@]}"
+  eval "$text"
+}
+
+# functions that not every command needs: each replaces itself when it is called first
+os_error() { load odd && os_error "$@"; }
+unwritable() { load odd && unwritable; }
+unclaim() { load odd && unclaim; }
+usage_of() { load odd && usage_of; }
+stream() { load stream && stream; }
+get() { load download && get "$@"; }
+send_object() { load parts && send_object "$@"; }
+put_parts() { load parts && put_parts "$@"; }
+fill_rest() { load parts && fill_rest; }
+next_part() { load parts && next_part "$@"; }
+abort_upload() { load parts && abort_upload; }
+list_bucket() { load lists && list_bucket "$@"; }
+list_buckets() { load lists && list_buckets "$@"; }
+bucket_exists() { load lists && bucket_exists "$@"; }
+list_quickly() { return 1; }
+presigned() { load head && presigned; }
+other_service() { load head && other_service "$@"; }
+attributes_given() { load given && attributes_given; }
+copy() { load given && copy "$@"; }
+iso_seconds() { load times && iso_seconds "$@"; }
+http_date() { load times && http_date "$@"; }
+guess_type() { load types && guess_type "$@"; }
+ask_container() { load metadata && ask_container; }
+ask_instance() { load metadata && ask_instance; }
+
+odd() { load odd && "$@"; }
 help_text() { hand_over help; }
 alive() { :; }
 removed() { :; }
@@ -33,6 +68,7 @@ version() {
 }
 
 known_service() { # SERVICE ARG...
+  [[ -z ${s3_stubbed_session-} ]] || hand_over 'a session of the S3 stub'
   [[ $1 == s3 || " ${*:2} " == *' s3api '*'head-object '* ]] || hand_over "$1"
 }
 
@@ -41,11 +77,10 @@ take_up() { # COMMAND of s3
 }
 
 # the options that need nothing of the real CLI
-obeyed=' debug endpoint-url no-verify-ssl profile region color no-sign-request ca-bundle cli-read-timeout cli-connect-timeout
-  no-cli-pager output dryrun quiet only-show-errors no-progress follow-symlinks no-follow-symlinks expected-size acl
-  storage-class sse sse-kms-key-id content-type cache-control content-disposition content-encoding content-language expires
-  website-redirect metadata request-payer no-guess-mime-type ignore-glacier-warnings page-size expires-in human-readable
-  summarize bucket-name-prefix bucket key '
+obeyed=' dryrun quiet only-show-errors no-progress follow-symlinks no-follow-symlinks expected-size acl storage-class
+  sse sse-kms-key-id content-type cache-control content-disposition content-encoding content-language expires
+  website-redirect metadata request-payer no-guess-mime-type ignore-glacier-warnings page-size expires-in
+  human-readable summarize bucket-name-prefix bucket key '
 obeyed=${obeyed//$'\n'/ }
 
 parsed() { # all of the command line is read
@@ -53,67 +88,53 @@ parsed() { # all of the command line is read
   for name in "${rest[@]}"; do [[ $name != -* ]] || hand_over "$name"; done
   for name in "${!value[@]}"; do
     [[ $obeyed == *" $name "* || ($name == recursive && $command == ls) ]] || hand_over "--$name"
+    # Python takes more for a number than bash does
+    [[ $name != @(page-size|expires-in|expected-size) || ! ${value[$name]} =~ ^[-+_[:space:]0-9]+$ ||
+      ${value[$name]} =~ ^(0|[1-9][0-9]{0,17})$ ]] || hand_over "--$name ${value[$name]}"
   done
-  [[ ${value[color]-off} != on ]] || hand_over '--color on'
-  [[ -z ${value[debug]-} ]] || hand_over --debug
 }
 
+declare -A general # the options that stand before the service's own, and are of all commands
+
 enter() { # sets $here, where the caller is
+  local name
   cd -P . 2>/dev/null || hand_over 'the current directory is gone'
-  here=$PWD
-  command=''
+  here=$PWD command=''
+  for name in "${!value[@]}"; do
+    [[ $name != @(debug|v2-debug|no-paginate) && ($name != color || ${value[color]} != on) ]] || hand_over "--$name"
+    general[$name]=${value[$name]}
+  done
 }
 
 # ---------------------------------------------------------------- settings
 
 declare -gA conf
 
-read_section() { # FILE SECTION: adds the section's keys to $conf; a nested key is parent.key
-  local line section='' name text parent=''
-  [[ -r $1 && -f $1 ]] || return 1
-  local found=1
-  while IFS= read -r line || [[ $line ]]; do
-    line=${line%$'\r'}
-    if [[ $line =~ ^\[[[:space:]]*([^]]*[^][:space:]])[[:space:]]*\] ]]; then
-      section=${BASH_REMATCH[1]} parent=''
-      [[ $section == "profile "* ]] && section="profile ${section##*[[:space:]\"\']}" && section=${section%[\"\']}
-      [[ $section == "$2" ]] && found=0
-    elif [[ $section == "$2" && $line =~ ^([[:space:]]*)([^[:space:]=\#\;][^=]*)=(.*)$ ]]; then
-      name=${BASH_REMATCH[2]%%[[:space:]]*} text=${BASH_REMATCH[3]}
-      text=${text#"${text%%[![:space:]]*}"} text=${text%"${text##*[![:space:]]}"}
-      if [[ -z ${BASH_REMATCH[1]} ]]; then
-        parent=$name
-        conf[$name]=$text
-      else
-        conf[$parent.$name]=$text
-      fi
-    fi
-  done <"$1"
-  return $found
-}
-
 read_settings() { # sets profile, region, endpoint, and what a request needs besides
   [[ -z ${settings_read-} ]] || return 0
   settings_read=1
-  profile=${value[profile]-${AWS_PROFILE:-${AWS_DEFAULT_PROFILE-}}}
+  profile=${general[profile]-${AWS_PROFILE:-${AWS_DEFAULT_PROFILE-}}}
   local config=${AWS_CONFIG_FILE:-~/.aws/config} shared=${AWS_SHARED_CREDENTIALS_FILE:-~/.aws/credentials} found='' name
   config=${config/#\~\//$HOME/} shared=${shared/#\~\//$HOME/}
-  if [[ ${profile:-default} == default ]]; then
+  [[ ! -e $config && ! -e $shared ]] || load profile
+  if [[ ! -e $config ]]; then
+    :
+  elif [[ ${profile:-default} == default ]]; then
     read_section "$config" default || read_section "$config" 'profile default'
   else
     read_section "$config" "profile $profile" && found=1
   fi
   # the file of credentials comes first
-  read_section "$shared" "${profile:-default}" && found=1
+  [[ ! -e $shared ]] || { read_section "$shared" "${profile:-default}" && found=1; }
   [[ -z $profile || $profile == default || $found ]] || fail 255 "The config profile ($profile) could not be found"
   for name in use_fips_endpoint use_dualstack_endpoint s3.use_accelerate_endpoint s3.use_dualstack_endpoint; do
     [[ ${conf[$name]-} != [Tt]rue ]] || hand_over "$name"
   done
   [[ ${AWS_USE_FIPS_ENDPOINT-} != [Tt]rue && ${AWS_USE_DUALSTACK_ENDPOINT-} != [Tt]rue ]] || hand_over 'another endpoint'
   [[ -z ${conf[s3.signature_version]-} ]] || hand_over s3.signature_version
-  region=${value[region]-${AWS_REGION:-${AWS_DEFAULT_REGION:-${conf[region]:-us-east-1}}}}
+  region=${general[region]-${AWS_REGION:-${AWS_DEFAULT_REGION:-${conf[region]:-us-east-1}}}}
   [[ $region =~ ^[a-z0-9-]{1,64}$ ]] || hand_over "the region $region"
-  endpoint=${value[endpoint-url]-}
+  endpoint=${general[endpoint-url]-}
   if [[ -z $endpoint && ${AWS_IGNORE_CONFIGURED_ENDPOINT_URLS-} != [Tt]rue ]]; then
     endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
     if [[ -z $endpoint && ${conf[ignore_configured_endpoint_urls]-} != [Tt]rue ]]; then
@@ -127,13 +148,12 @@ read_settings() { # sets profile, region, endpoint, and what a request needs bes
   style=${conf[s3.addressing_style]:-auto}
   most=${AWS_MAX_ATTEMPTS:-${conf[max_attempts]:-5}}
   [[ $most =~ ^[1-9][0-9]?$ ]] || hand_over "max_attempts $most"
-  bundle=${value[ca-bundle]-${AWS_CA_BUNDLE:-${conf[ca_bundle]-}}}
-  # as printable as they come to curl
+  bundle=${general[ca-bundle]-${AWS_CA_BUNDLE:-${conf[ca_bundle]-}}}
   [[ $bundle != *[[:cntrl:]]* ]] || hand_over 'the CA bundle'
   for name in connect read; do
-    [[ ${value[cli-$name-timeout]-60} =~ ^[1-9][0-9]{0,5}$ ]] || hand_over "--cli-$name-timeout"
+    [[ ${general[cli-$name-timeout]-60} =~ ^[1-9][0-9]{0,5}$ ]] || hand_over "--cli-$name-timeout"
   done
-  connect_timeout=${value[cli-connect-timeout]-60} read_timeout=${value[cli-read-timeout]-60}
+  connect_timeout=${general[cli-connect-timeout]-60} read_timeout=${general[cli-read-timeout]-60}
 }
 
 address() { # BUCKET, or none: sets scheme, host and base, the path before a key

@@ -9,12 +9,16 @@ import base64
 import functools
 import gzip
 import hashlib
+from pathlib import Path
 
 from hardway.config import Settings
 from hardway.s3 import stub_sessions
 
-_SHARED = ("command", "odd", "ls", "download", "stream")
-_OWN = ("handover", "credentials", "signing", "requests", "transfers", "types")
+_OWN = Path(__file__).parent
+_ALWAYS = ("start", "command", "handover", "credentials", "signing", "requests", "objects")
+_LATER = (
+    "download", "given", "head", "lists", "ls", "metadata", "odd", "parts", "profile", "stream", "times", "types",
+)  # fmt: skip
 
 # $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted.
 BRING = """
@@ -34,8 +38,20 @@ shift 3
 @functools.cache
 def program() -> bytes:
     """Return the program, to be put on an instance's PATH as `aws`."""
-    parts = [(stub_sessions.directory() / f"{name}.bash").read_bytes() for name in ("fast", *_SHARED, *_OWN)]
-    return b"\n".join([*parts, b'main "$@"\n'])
+    start = "\n".join(map(_part, _ALWAYS))
+    # the table and the call of main follow
+    line, places = start.count("\n") + 2, []
+    for name in _LATER:
+        length = _part(name).count("\n")
+        places.append(f"[{name}]={line}:{length}")
+        line += length
+    table = f"declare -A parts_at=({' '.join(places)})\n"
+    return (start + table + 'main "$@"\n' + "".join(map(_part, _LATER))).encode()
+
+
+def _part(name: str) -> str:
+    own = _OWN / f"{name}.bash"
+    return (own if own.exists() else stub_sessions.directory() / own.name).read_text()
 
 
 def brought(settings: Settings) -> tuple[str, str, str] | None:

@@ -1,23 +1,37 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Signature version 4 of the fast aws. A hash takes one process, sha256sum: bash itself takes longer for a block, and
-# openssl three times longer to start. Key and text go through a file without a name.
+# openssl three times longer to start. Key and text go through a file in memory, or one without a name.
 
 hash_file() { # FILE: sets $hash, its SHA-256
   hash=$(exec sha256sum <"$1") || { reason='sha256sum failed' && return 1; }
   hash=${hash%% *}
 }
 
-hash_text() { # TEXT
-  open_nameless
-  printf %s "$1" >"/proc/self/fd/$nameless"
-  hash_file "/proc/self/fd/$nameless"
+hash_part() { # FILE, a large one: the processor's own instructions take a third of the time, where openssl is there
+  if type -P openssl >/dev/null; then
+    hash=$(exec openssl dgst -sha256 -r <"$1" 2>/dev/null)
+    hash=${hash%% *}
+    [[ ! $hash =~ ^[0-9a-f]{64}$ ]] || return 0
+  fi
+  hash_file "$1"
 }
 
-open_nameless() { # sets $nameless, a descriptor; one for each process, as two of them would write into it
-  [[ ${nameless_of-} != "$BASHPID" ]] || return 0
-  nameless_of=$BASHPID
+hash_text() { # TEXT
+  open_slate
+  printf %s "$1" >"$slate"
+  hash_file "$slate"
+}
+
+open_slate() { # sets $slate, a file in memory or without a name; one for each process, as two would write into it
+  [[ ${slate_of-} != "$BASHPID" ]] || return 0
+  slate_of=$BASHPID
+  if [[ $private ]] && claim_as "$private/text-$BASHPID"; then
+    slate=$temporary
+    return
+  fi
   claim_as "$work/aws-$BASHPID" || { os_error "$work" && fatal "$error"; }
-  exec {nameless}<>"$temporary"
+  exec {slate}<>"$temporary"
+  slate=/proc/self/fd/$slate
   rm -f -- "$temporary"
   forget
 }
@@ -31,30 +45,30 @@ hmac() { # KEY TEXT: sets $hash; the key in hexadecimal
     printf -v byte '\\x%02x\\x%02x' $((byte ^ 0x36)) $((byte ^ 0x5c))
     inner+=${byte:0:4} outer+=${byte:4}
   done
-  open_nameless
-  printf "$inner%s" "$2" >"/proc/self/fd/$nameless"
-  hash_file "/proc/self/fd/$nameless" || return
+  open_slate
+  printf "$inner%s" "$2" >"$slate"
+  hash_file "$slate" || return
   inner=''
   for ((i = 0; i < 64; i += 2)); do inner+="\\x${hash:i:2}"; done
   # shellcheck disable=SC2059
-  printf "$outer$inner" >"/proc/self/fd/$nameless"
-  hash_file "/proc/self/fd/$nameless"
+  printf "$outer$inner" >"$slate"
+  hash_file "$slate"
 }
 
-find_signing_key() { # sets $signing_key, for $day and $region; a day's key is kept, with a hash that tells the secret's
-  local i byte hex='' check
+find_signing_key() { # sets $signing_key, for $day and $region; a day's key is kept, with a sum that tells another secret
+  local i byte hex='' check=0
   [[ ${signing_key-} && $signed_for == "$day/$region" ]] && return
-  hash_text "$key_id/$day/$region/$secret"
-  check=$hash
+  for ((i = 0; i < ${#secret}; i++)); do
+    printf -v byte %d "'${secret:i:1}"
+    ((byte &= 255, check = (check ^ byte) * 16777619 & 0xffffffff))
+    printf -v byte %02x "$byte"
+    hex+=$byte
+  done
+  check="$key_id $day $check"
   kept_lines "key-$region"
   if [[ ${#lines[@]} -eq 2 && ${lines[0]} == "$check" && ${lines[1]} =~ ^[0-9a-f]{64}$ ]]; then
     signing_key=${lines[1]}
   else
-    for ((i = 0; i < ${#secret}; i++)); do
-      printf -v byte %d "'${secret:i:1}"
-      printf -v byte %02x $((byte & 255))
-      hex+=$byte
-    done
     hash=41575334$hex
     ((${#hash} <= 128)) || hand_over 'so long a secret'
     for byte in "$day" "$region" s3 aws4_request; do hmac "$hash" "$byte"; done
@@ -66,17 +80,13 @@ find_signing_key() { # sets $signing_key, for $day and $region; a day's key is k
 
 sign_text() { # CANONICAL-REQUEST: sets $signature, for $moment
   hash_text "$1"
-  find_signing_key_of "$hash"
+  local digest=$hash
+  find_signing_key
   hmac "$signing_key" "AWS4-HMAC-SHA256
 $moment
 $day/$region/s3/aws4_request
-$canonical_hash"
+$digest"
   signature=$hash
-}
-
-find_signing_key_of() { # HASH, which is kept meanwhile in $canonical_hash
-  canonical_hash=$1
-  find_signing_key
 }
 
 sign() { # METHOD PATH QUERY PAYLOAD: adds the signature to the headers in ${signed[@]}

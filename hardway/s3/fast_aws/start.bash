@@ -1,6 +1,7 @@
 #!/bin/bash -p
 # The fast aws of hardway: what a step of a job asks of S3, with bash, curl and coreutils alone, and without the CLI's start.
-# hardway/s3/fast_aws.py makes one file of this and of the files that it shares with the stub.
+# __init__.py makes one file of this one, of those next to it, and of the stub's that it shares. What comes after the call of
+# main is not parsed before a command needs it: to read the whole takes as long as to start curl.
 #
 # It does cp, mv and rm of one object, ls, presign and head-object. The rest is the real CLI's: an unknown flag, a profile
 # that assumes a role, an answer that it can't explain. curl's own --aws-sigv4 is not used: before 8.9 it signs some keys

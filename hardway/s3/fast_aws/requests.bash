@@ -3,7 +3,7 @@
 
 work=${TMPDIR:-/tmp}
 declare -gA fields # of the last answer
-headers=() plain=() upload='' payload='' into='' consumed='' status=0 key_id='' token=''
+headers=() plain=() upload='' payload='' into='' consumed='' at='' status=0 key_id='' token=''
 nothing=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 
 quoted() { # TEXT: sets $quoted, for a line of curl's configuration
@@ -16,7 +16,7 @@ quoted() { # TEXT: sets $quoted, for a line of curl's configuration
 # ask METHOD OPERATION KEY [QUERY]: the answer of S3 for $bucket, or $error, as the CLI says it. The query is in order and
 # encoded. Sets $status, $fields and $body.
 #   headers  name:value, in lower case: signed       plain  name: value: not signed
-#   upload   a file that is sent, $payload its hash  into   a file for the body
+#   upload   a file that is sent, $payload its hash  into   a file for the body, from byte $at on
 ask() {
   local attempt=1 moved='' renewed='' code
   read_settings
@@ -25,7 +25,7 @@ ask() {
     send "$@"
     code=$?
     ((code == 0 && status / 100 == 2)) && { [[ $body != *'<Error>'* ]] || [[ $1 == GET ]]; } && return
-    [[ -z $into || ! -s $into || $code -ne 0 || $status -lt 300 ]] || read_text_of "$into"
+    [[ -z $into || $at || ! -s $into || $code -ne 0 || $status -lt 300 ]] || read_text_of "$into"
     if ((code == 0)) && other_region && [[ $region != "$moved" ]]; then
       # no address comes from an answer: the name of a region leads to one that is made here
       moved=$found_region region=$found_region
@@ -55,7 +55,7 @@ send() { # METHOD OPERATION KEY [QUERY]: once; returns curl's exit code
   url_encode "$3"
   path=$base$encoded
   [[ -n $3 || -z $bucket || $path == / ]] || path=${path%/}
-  if [[ ! ${value[no-sign-request]-} ]]; then sign "$1" "$path" "${4-}" "${payload:-$nothing}"; fi
+  if [[ ! ${general[no-sign-request]-} ]]; then sign "$1" "$path" "${4-}" "${payload:-$nothing}"; fi
   url=$scheme://$host$path${4:+?$4}
   config="silent
 show-error
@@ -72,7 +72,7 @@ header = \"Expect:\"
 header = \"User-Agent: hardway\"
 "
   [[ $1 != HEAD ]] || config+=$'head\n'
-  [[ -z ${value[no-verify-ssl]-} ]] || config+=$'insecure\n'
+  [[ -z ${general[no-verify-ssl]-} ]] || config+=$'insecure\n'
   [[ -z $bundle ]] || { quoted "$bundle" && config+="cacert = $quoted"$'\n'; }
   for line in "${signed[@]}"; do
     name=${line%%:*}
@@ -90,15 +90,26 @@ header = \"User-Agent: hardway\"
   elif [[ $1 == @(PUT|POST) ]]; then
     config+=$'header = "Content-Length: 0"\n'
   fi
-  if [[ $into ]]; then
+  if [[ $at ]]; then
+    # the bytes of an error have no place in the file
+    config+=$'fail\ndump-header = "/dev/fd/9"\n'
+  elif [[ $into ]]; then
     quoted "$into"
-    config+="output = $quoted"$'\n''dump-header = "-"'$'\n'
+    config+="output = $quoted"$'\n''dump-header = "-"'$'\nremote-time\n'
   elif [[ $1 != HEAD ]]; then
     config+=$'include\n'
   fi
   status=0 body='' fields=()
-  answer=$(exec curl -q --config - <<<"$config" 2>&1)
-  code=$?
+  if [[ $at ]]; then
+    exec 8<>"$into" && dd oflag=seek_bytes conv=notrunc "seek=$at" count=0 >&8 2>/dev/null || return 23
+    answer=$(exec curl -q --config - <<<"$config" 9>&1 >&8 2>&9)
+    code=$?
+    exec 8>&-
+    [[ $code != 22 || $answer != *HTTP/* ]] || code=0
+  else
+    answer=$(exec curl -q --config - <<<"$config" 2>&1)
+    code=$?
+  fi
   [[ $code -eq 0 ]] || { curl_said=${answer##*$'curl: '} && return "$code"; }
   [[ $answer != *HTTP/* ]] || answer=HTTP/${answer#*HTTP/} # without a warning of curl's before it
   read_head
