@@ -50,11 +50,11 @@ class RunningCluster:
         return ended
 
     def push(self, source: str, destination: str, **flags: Any) -> None:
-        """Send a file or a tree to each instance; `destination` begins with a colon. `flags` are of `ec2.push`."""
+        """Send a tree to each instance; `destination` begins with a colon. `flags` are of `ec2.push`."""
         ec2.push(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def pull(self, source: str, destination: str, **flags: Any) -> None:
-        """Fetch a file or a tree, `source`, from each instance into a directory. `flags` are those of `ec2.pull`."""
+        """Fetch a tree, `source`, from each instance, and put it below its id in a directory. `flags` are those of `ec2.pull`."""
         ec2.pull(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def __repr__(self) -> str:

@@ -20,15 +20,16 @@ def test_a_script_has_instances_for_a_block(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "invoke.yaml").write_text("ec2: {name: by-file}\n")
-    (tmp_path / "sent").write_text("sent")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("sent")
     with pytest.raises(HardwayError, match="task 1 failed") as error, hardway.cluster(num=2, spot=1.0) as cluster:
         assert cluster.map("wc -c", ["a", "bb"], progress=False) == ["2\n", "3\n"]
-        cluster.push("sent", ":.")
-        assert [ended.exit_code for ended in cluster.run("cat sent", quiet=True)] == [0, 0]
-        cluster.pull("sent", "pulled")
+        cluster.push("tree", ":tree")
+        assert [ended.exit_code for ended in cluster.run("cat tree/file", quiet=True)] == [0, 0]
+        cluster.pull(":tree", "pulled")
         cluster.map("false", ["x"], retries=0, progress=False)
     assert error.value.code == 1
-    assert capfd.readouterr().out == "sentsent"
+    assert capfd.readouterr().out == "sent\nsent\n"
     assert sorted(path.name for path in (tmp_path / "pulled").iterdir()) == sorted(cluster.ids)
     found = cloud.client("ec2").describe_instances(InstanceIds=cluster.ids)["Reservations"]
     described = [one for reservation in found for one in reservation["Instances"]]
