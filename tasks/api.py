@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from invoke import Config, Context
 
 from hardway.cli import project
-from hardway.tasks import ec2, mapreduce
+
+from . import ec2, mapreduce
 
 if TYPE_CHECKING:
     from hardway.fanout.group import CommandResult
