@@ -150,7 +150,7 @@ def test_long_results_are_exact(c: Context, cluster: Cluster) -> None:
         ({"retry_sleep": "x"}, "--retry-sleep is 'x'"),
         ({"job": "../x"}, "a job's name"),
         ({"args": "@/no/such/file"}, "no such file"),
-        ({"command": " "}, "empty command"),
+        ({"command": " "}, "command is empty"),
         ({"selector": "i-00000000000000000"}, "there is no instance"),
     ],
 )
