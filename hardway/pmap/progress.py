@@ -51,10 +51,14 @@ class JobStanding(Protocol):
 
 
 class Progress:
-    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager."""
+    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager.
 
-    def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
+    It is not `redrawn` if something else writes to the same terminal.
+    """
+
+    def __init__(self, shown: bool = True, stream: TextIO | None = None, redrawn: bool = True) -> None:
         self.shown = shown
+        self._redrawn = redrawn
         self._stream = stream or streams.talk()
         self._live: Any = None
         self._cell: Cell | None = None
@@ -65,7 +69,7 @@ class Progress:
         self._ends = math.inf
 
     def __enter__(self) -> Progress:
-        console = redrawn(self._stream) if self.shown else None
+        console = redrawn(self._stream) if self.shown and self._redrawn else None
         if console:
             from rich.live import Live
 
