@@ -123,8 +123,7 @@ class Ec2:
     )
     aws: str = setting(
         "auto",
-        "the `aws` of tasks, and of commands of ec2.ssh that name it: fast, hardway's own for cp, mv, rm and ls of S3; "
-        "real, what the instance has; auto: fast where it has none",
+        "`aws` of tasks: fast, hardway's own; real, the instance's; auto: fast where it has none",
         choices=("auto", "fast", "real"),
     )
     on_demand: int = setting(0, "with spot, how many of the instances are on demand")

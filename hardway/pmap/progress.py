@@ -9,7 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from hardway.system import streams
 from hardway.tables import count, duration
-from hardway.terminal import command_line, printable, redrawn
+from hardway.terminal import Cell, command_line, notebook_cell, printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
@@ -57,6 +57,7 @@ class Progress:
         self.shown = shown
         self._stream = stream or streams.talk()
         self._live: Any = None
+        self._cell: Cell | None = None
         self._began = self._said = self._drawn = time.monotonic()
         self._done_at_start = 0
         self._numbers: Sequence[int] = ()
@@ -70,11 +71,15 @@ class Progress:
 
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
+        elif self.shown:
+            self._cell = notebook_cell()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
+        if self._cell:
+            self._cell.end()
 
     def say(self, *lines: str) -> None:
         """Print lines about an event."""
@@ -111,6 +116,11 @@ class Progress:
                 self._drawn = now
                 self._tell_of_end(standing, now)
                 self._live.update(self._block(standing, instances, now), refresh=True)
+        elif self._cell:
+            if now - self._drawn >= LIVE_EVERY:
+                self._drawn = now
+                self._tell_of_end(standing, now)
+                self._cell.show(standing.done, standing.total, self.line(standing, instances, now))
         elif now - self._said >= LINE_EVERY:
             self._said = now
             self._tell_of_end(standing, now)
