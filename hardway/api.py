@@ -54,7 +54,7 @@ class RunningCluster:
         ec2.push(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def pull(self, source: str, destination: str, **flags: Any) -> None:
-        """Fetch a tree, `source`, from each instance, and put it below its id in a directory. `flags` are those of `ec2.pull`."""
+        """Fetch a tree from each instance, and put it below the instance's id; `flags` are those of `ec2.pull`."""
         ec2.pull(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def __repr__(self) -> str:
