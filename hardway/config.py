@@ -123,8 +123,7 @@ class Ec2:
     )
     aws: str = setting(
         "auto",
-        "the `aws` of tasks, and of commands of ec2.ssh that name it: fast, hardway's own for cp, mv, rm and ls of S3; "
-        "real, what the instance has; auto: fast where it has none",
+        "`aws` of tasks: fast, hardway's own; real, the instance's; auto: fast where it has none",
         choices=("auto", "fast", "real"),
     )
     on_demand: int = setting(0, "with spot, how many of the instances are on demand")
@@ -148,9 +147,7 @@ class Mapreduce:
     retries: int = setting(3, "attempts after a task's first")
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
-    memory: str = setting(
-        "", "memory that a task may use, with all it starts, such as 2g; it is killed beyond", unset="no limit"
-    )
+    memory: str = setting("", "memory that a task and all it starts may use, such as 2g", unset="no limit")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
     keep_days: float = setting(

@@ -65,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.s3.requests.append((line, headers))
         what = self.s3.fault(line)
         if isinstance(what, int):
-            return self.answer(what, b"<Error><Code>Oops</Code><Message>a &amp; b</Message></Error>")
+            error = b"<Error><Code>Oops</Code><Message>a &amp; b</Message></Error>"
+            return self.answer(what, b"" if what == 200 else error)
         if what not in ("", "cut", "other"):
             return self.answer(301, b"<Error><Code>PermanentRedirect</Code></Error>", {"x-amz-bucket-region": what})
         claimed = headers.get("x-amz-content-sha256", "")
@@ -110,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 parts = self.s3.uploads.pop(query.removeprefix("uploadId="))
                 self.s3.objects[key] = b"".join(parts[number] for number in sorted(parts))
-                xml = "<CompleteMultipartUploadResult/>"
+                xml = "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"
         self.answer(200, xml.encode())
 
     def delete(self, key: str, query: str, body: bytes, headers: dict[str, str], what: str) -> None:

@@ -155,6 +155,16 @@ def test_a_bucket_in_another_region_is_followed_by_name_alone(aws: FastSide, s3:
     assert "/b/x" not in s3.objects
 
 
+@pytest.mark.parametrize(
+    "command", ["s3 ls s3://b", "s3 cp - s3://b/k", "s3 cp big s3://b/k", "s3 cp s3://b/a s3://b/c"]
+)
+def test_an_answer_that_says_nothing_is_no_success(aws: FastSide, s3: FaultyS3, command: str) -> None:
+    (aws.root / "big").write_bytes(BIG)
+    s3.objects["/b/a"] = b"a"
+    s3.faults = [Fault("^(GET|PUT|POST)", 200, 9)]
+    assert aws.run(command.split(), b"x").code in (1, 252)
+
+
 def test_no_secret_is_on_a_command_line_or_in_a_file(aws: FastSide, s3: FaultyS3) -> None:
     aws.environment |= {"AWS_SECRET_ACCESS_KEY": "hush+/secret", "AWS_SESSION_TOKEN": "hush/token=="}
     seen = aws.root.parent / "seen"

@@ -44,5 +44,7 @@ copy() { # BUCKET/KEY BUCKET/KEY
   headers+=("x-amz-copy-source:$from")
   [[ -z ${value[acl]-} ]] || headers+=("x-amz-acl:${value[acl]}")
   plain=() upload='' payload='' into=''
-  ask PUT CopyObject "$key"
+  ask PUT CopyObject "$key" || return
+  [[ $body == *'</CopyObjectResult>'* ]] || body=''
+  said_so "$body"
 }

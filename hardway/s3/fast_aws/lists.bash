@@ -18,6 +18,8 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), those of 
     plain=() upload='' payload='' into=''
     text=${more:+continuation-token=$more&}${delimiter:+delimiter=$delimiter&}
     ask GET ListObjectsV2 '' "${text}encoding-type=url&list-type=2&max-keys=$size&prefix=$prefix" || return
+    # an answer that is cut short, or from something else than S3
+    [[ $body == *'</ListBucketResult>'* ]] || hand_over 'an answer that is no list'
     local IFS='<' page_keys=() page_sizes=() page_times=() escaped=''
     [[ $body != *'<EncodingType>url<'* ]] || escaped=1
     common='' more=''
@@ -44,7 +46,8 @@ list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), those of 
     done
     keys+=("${page_keys[@]}") sizes+=("${page_sizes[@]}") times+=("${page_times[@]}")
     IFS=$' \t\n'
-    [[ $more && $body == *'<IsTruncated>true<'* ]] || return 0
+    [[ $body == *'<IsTruncated>true<'* ]] || return 0
+    [[ $more ]] || { error='a list that makes no sense' && return 1; }
     url_encode "$more"
     more=${encoded//\//%2F}
   done
@@ -64,6 +67,7 @@ list_buckets() { # PREFIX: sets names and times; or ends
   payer
   plain=() upload='' payload='' into=''
   ask GET ListBuckets '' '' || fail 255 "$error"
+  [[ $body == *'</ListAllMyBucketsResult>'* ]] || hand_over 'an answer that is no list'
   [[ $body != *'<ContinuationToken>'* ]] || hand_over 'so long a list of buckets'
   local IFS='<'
   for item in $body; do

@@ -133,7 +133,7 @@ keep_time() { [[ -z $modified ]] || try touch -cd "$modified" -- "$1"; } # FILE
 
 stream_object() { # to stdout, and end; or set $error
   find_object || return
-  exec 3>&1
+  { exec 3>&1; } 2>/dev/null || { reason='Bad file descriptor' && os_error && return 1; }
   send_object - && finish 0
 }
 
@@ -160,7 +160,7 @@ put() { # SOURCE BUCKET/KEY OPERATION: a file, or stdin for -
   if [[ $1 == - ]]; then
     consumed=1 expected=${value[expected-size]-0}
     temporary_files || return
-    exec {held}<&0
+    { exec {held}<&0; } 2>/dev/null || { reason='Bad file descriptor' && os_error && return 1; }
     next_part "$held" 1 || return
     ((part_size == this_part)) && { put_parts "$held" ''; return; }
     source=$parts/1
@@ -178,10 +178,15 @@ put() { # SOURCE BUCKET/KEY OPERATION: a file, or stdin for -
   hash_file "$source" || { os_error "$source" && return 1; }
   upload_headers "$name"
   payload=$hash upload=$source
-  ask PUT "$3" "$key"
+  ask PUT "$3" "$key" && said_so "${fields[etag]-}"
   local code=$?
   payload='' upload=''
   return $code
+}
+
+said_so() { # TEXT, empty where S3 did not give what it gives after a success
+  error='an answer that does not say that it was done'
+  [[ $1 ]]
 }
 
 remove() { # BUCKET/KEY

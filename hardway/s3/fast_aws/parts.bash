@@ -24,6 +24,8 @@ first_worker() { # wait for it: returns its exit code
   return $code
 }
 
+leave_error() { printf %s "$error" >"$parts/$1.error"; } 2>/dev/null # NUMBER
+
 failed_as() { # FILE: sets $error to what a worker left there
   error=''
   IFS= read -r -d '' error <"$1"
@@ -36,7 +38,7 @@ fetch_range() { # NUMBER FIRST LAST: a worker; the bytes to their place in $sink
   [[ -z $sink ]] || into=$sink at=$2
   if ask GET GetObject "$key" && [[ $status == 206 && ${fields[content-length]-} == $(($3 - $2 + 1)) ]]; then finish 0; fi
   [[ $status != 206 ]] || error='the answer is not the range that was asked for'
-  printf %s "$error" >"$parts/$1.error"
+  leave_error "$1"
   finish 1
 }
 
@@ -95,12 +97,11 @@ send_part() { # NUMBER: a worker; the ETag to a file, or the error to another
   if hash_part "$parts/$1"; then
     payer
     payload=$hash upload=$parts/$1
-    if ask PUT UploadPart "$key" "partNumber=$1&uploadId=$upload_query" && [[ ${fields[etag]-} ]]; then
-      printf %s "${fields[etag]}" >"$parts/$1.etag" && rm -f -- "$parts/$1" && finish 0
-      error='[Errno 28] No space left on device'
+    if ask PUT UploadPart "$key" "partNumber=$1&uploadId=$upload_query"; then
+      said_so "${fields[etag]-}" && printf %s "${fields[etag]}" >"$parts/$1.etag" && rm -f -- "$parts/$1" && finish 0
     fi
   fi
-  printf %s "${error:-no ETag}" >"$parts/$1.error"
+  leave_error "$1"
   finish 1
 }
 
@@ -148,8 +149,9 @@ complete_upload() {
   hash_file "$parts/complete" || return
   payer
   payload=$hash upload=$parts/complete
-  ask POST CompleteMultipartUpload "$key" "uploadId=$upload_query" || { payload='' upload='' && return 1; }
-  payload='' upload='' upload_id=''
+  ask POST CompleteMultipartUpload "$key" "uploadId=$upload_query" || return
+  [[ $body == *'</CompleteMultipartUploadResult>'* ]] || body=''
+  said_so "$body" && upload_id=''
 }
 
 abort_upload() { # no part of it stays, or costs
