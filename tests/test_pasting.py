@@ -108,7 +108,7 @@ def test_an_end(program: str, run: Callable[..., Result], environment: Mapping[s
 
 @typed("./inv")
 def test_a_fault(program: str, run: Callable[..., Result], environment: Mapping[str, str]) -> None:
-    line = line_in(run("local.fault slow ''").stderr, "Say so: ")
+    line = line_in(run("local.fault slow ''").stderr, "needs a selector: ")
     assert line == f"{program} local.fault slow SELECTOR"
     assert paste(f"{line.replace('SELECTOR', NAME)} --factor 1", environment).code == 0
 
