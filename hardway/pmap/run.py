@@ -12,6 +12,7 @@ import random
 import re
 import secrets
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,10 +129,12 @@ def pmap(
         selected = [] if engine else instances.select(settings, selector)
         before(selected)
         where = _where(settings, selected)
-        shown = stack.enter_context(Progress(progress))
         if isinstance(arguments, Stream) and (verify or engine or results is not None):
             items = list(arguments)
             arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
+        # What is redrawn would be torn by results on the same terminal.
+        redrawn = not (isinstance(arguments, Stream) and sys.stdout is not None and sys.stdout.isatty())
+        shown = stack.enter_context(Progress(progress, redrawn=redrawn))
         if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
