@@ -2,7 +2,10 @@
 
 Hosts are Debian's sshd on loopback addresses with moto's EC2 or, with --local, instances of the local cloud. Prints a
 table and, with --json FILE, the same as JSON. Peers that aren't installed are left out. `--only tiny,long,uneven,many`
-takes some of the parts.
+takes some of the parts. The part `million` takes a quarter of an hour and is run by its name only.
+
+GNU parallel is a peer if it is installed, Dask if BENCH_DASK_PYTHON names a Python that has `distributed`, and
+HyperQueue, Parsl and Ray as `peers.py` says.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import peers
 from hosts import Cluster, cluster, on_local_cloud, retag, row
 
 from tests.pmap.proxy import Proxy
 
 HOSTS = 50
 PARTS = ("tiny", "long", "uneven", "many")
+MILLION = "million"
 
 
 # The parts
@@ -50,12 +55,13 @@ def tiny(one: Cluster, tasks: int) -> list[dict[str, Any]]:
         rates["Dask, 2 processes here"] = [len(some) / distributed(dask, DASK_HERE, some)]
         if one.port:
             rates["Dask, a worker on each host"] = [len(some) / distributed(dask, DASK_ON_HOSTS, some, one)]
-    best = {name: max(all_of) for name, all_of in rates.items()}
+    best = {name: max(all_of) for name, all_of in rates.items()} | peers.rates(arguments[: min(tasks, 1500)])
     goals = {
-        "xargs -P2": ">= 1.0",
+        "xargs -P2": ">= 1.3",
         "GNU parallel, ControlMaster": ">= 12.0",
         "Dask, 2 processes here": "",
         "Dask, a worker on each host": ">= 3.0",
+        **peers.GOALS,
     }
     rows = [row(f"tiny: {tasks} cat, {HOSTS} hosts", "pmap", best["pmap"], "tasks/s")]
     for name, goal in goals.items():
@@ -218,11 +224,33 @@ def many(one: Cluster, tasks: int) -> list[dict[str, Any]]:
     ]
 
 
+def million(one: Cluster, tasks: int) -> list[dict[str, Any]]:
+    """So many tiny tasks, against rates of peers that are measured with a part of them, before and after."""
+    arguments = [str(n) for n in range(tasks)]
+    some = arguments[: max(1, tasks // 50)]
+    best = [len(some) / xargs(some)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, _ = one.pmap(arguments, "cat")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    best.append(len(some) / xargs(some))
+    rate = tasks / seconds
+    cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / tasks * 1e6
+    rows = [
+        row(f"million: {tasks} cat, {HOSTS} hosts", "pmap", rate, "tasks/s"),
+        row("million", "xargs -P2", max(best), "tasks/s", rate / max(best), ">= 1.5"),
+        row("million: the driver's CPU for a task", "pmap", cpu, "us", cpu / 60, "<= 1.0"),
+    ]
+    for name, other in peers.rates(some, ["HyperQueue"]).items():
+        rows.append(row("million", name, other, "tasks/s", rate / other, peers.GOALS[name]))
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas: " + ",".join(PARTS))
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas: " + ",".join([*PARTS, MILLION]))
     parser.add_argument("--tasks", type=int, default=5000, help="tiny tasks")
     parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--million", type=int, default=1_000_000, help="tasks of that part")
     parser.add_argument("--local", action="store_true", help="on instances of the local cloud in place of sshd's hosts")
     parser.add_argument("--json", help="file for the rows as JSON")
     given = parser.parse_args()
@@ -237,6 +265,8 @@ def main() -> int:
             rows += uneven(one, 1000)
         if "many" in parts:
             rows += many(one, given.many)
+        if MILLION in parts:
+            rows += million(one, given.million)
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if all(one["met"] is not False for one in rows) else 1

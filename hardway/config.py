@@ -147,9 +147,7 @@ class Mapreduce:
     retries: int = setting(3, "attempts after a task's first")
     retry_sleep: float = setting(30.0, "to wait at most before a retry", unit="seconds")
     timeout: float = setting(0.0, "until an attempt is ended and counts as failed", unit="seconds", unset="never")
-    memory: str = setting(
-        "", "memory that a task may use, with all it starts, such as 2g; it is killed beyond", unset="no limit"
-    )
+    memory: str = setting("", "memory that a task and all it starts may use, such as 2g", unset="no limit")
     reconnect: float = setting(300.0, "until an instance that can't be reached is given up", unit="seconds")
     linger: float = setting(3600.0, "without a connection until an agent on an instance ends itself", unit="seconds")
     keep_days: float = setting(

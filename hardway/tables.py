@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ Row = TypeVar("Row")
 Column: TypeAlias = "str | Callable[[Any], object]"
 """The name of a field or a key, or a function of the row."""
 
+_MOST_ROWS = 500
 _LEAST = 0.0001  # smaller amounts of USD are not told exactly
 # Below this number of seconds a duration is told in units of this length.
 _UNITS = ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "days"))
@@ -42,6 +44,11 @@ class Table(list[Row]):
         """Return the titles of other columns, and below them the cells of each row."""
         return [list(columns), *self._cells(columns.values())]
 
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook, which calls this."""
+        cells = self._cells(self.columns)
+        return html_table([[column if isinstance(column, str) else "" for column in self.columns], *cells])
+
     def _cells(self, columns: Iterable[Column]) -> list[list[str]]:
         columns = list(columns)
         return [[_cell(row, column) for column in columns] for row in self]
@@ -60,6 +67,15 @@ def aligned(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [gap.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows, the titles first, as a table of HTML with at most so many rows as a person looks at."""
+    titles, *others = [[html.escape(printable(cell)) for cell in row] for row in rows[: _MOST_ROWS + 1]]
+    lines = [f"<tr><th>{'</th><th>'.join(titles)}</th></tr>"]
+    lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in others]
+    more = len(rows) - 1 - len(others)
+    return f"<table>{''.join(lines)}</table>" + (f"<p>and {more:,} more</p>" if more else "")
 
 
 def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[str]:

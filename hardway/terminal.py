@@ -7,14 +7,16 @@ are.
 
 from __future__ import annotations
 
+import html
 import os
 import shlex
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +61,39 @@ def redrawn(stream: TextIO) -> Console | None:
 
     console = Console(file=stream)
     return console if console.is_interactive else None
+
+
+class Cell:
+    """A bar and a line below it in a notebook's output, redrawn in their place."""
+
+    def __init__(self, display: Any) -> None:
+        """Take the module `IPython.display`."""
+        self._display = display
+        self._place: Any = None
+
+    def show(self, done: float, total: float, line: str) -> None:
+        """Draw the bar with this part of it done, and the line."""
+        bar = f'<progress max="{max(total, 1):g}" value="{done:g}" style="width: 40em"></progress>'
+        self._draw(f"<div>{bar}<br>{html.escape(printable(line))}</div>")
+
+    def end(self) -> None:
+        """Leave nothing of what was drawn."""
+        if self._place is not None:
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        content = self._display.HTML(text)
+        if self._place is None:
+            self._place = self._display.display(content, display_id=True)
+        else:
+            self._place.update(content)
+
+
+def notebook_cell() -> Cell | None:
+    """Return a place in the output of the notebook that runs this code; None if none does."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return Cell(import_module("IPython.display")) if getattr(shell, "kernel", None) else None
 
 
 def command_line(*words: str) -> str:

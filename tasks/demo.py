@@ -16,6 +16,7 @@ from hardway.cli.task import act, nothing, say, task
 from hardway.errors import Failed, Interrupted, UsageError, did_you_mean
 from hardway.terminal import command_line
 
+_FAST = "not engines and not long and not vm and not starts"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,26 +49,29 @@ def demo(c: Context, num: int | str = 4) -> None:
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
         "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
+        "fast": "leave out what starts a local cloud, an sshd, the AWS CLI or the S3 stub: under a minute",
         "vm": "run the tests with virtual machines, which take a quarter of an hour, and no others",
     },
 )
-def test(c: Context, args: str = "", engines: bool = False, vm: bool = False) -> None:
+def test(c: Context, args: str = "", engines: bool = False, fast: bool = False, vm: bool = False) -> None:
     """Run the tests of this repository.
 
     Examples:
       inv test
-      inv test --vm
+      inv test --fast
       inv test --args 'tests/ec2 -n0 -x'
     """
     import shutil
 
+    if engines + fast + vm > 1:
+        raise UsageError("--engines, --fast and --vm each choose the tests: give one of them")
     if engines:
         with_uv = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         with_pip = [sys.executable, "-m", "pip", "install", "-qq"]
         _run([*(with_uv if shutil.which("uv") else with_pip), "--editable", f"{_ROOT}[engines]"])
         _run([sys.executable, "-m", "tests.judges.ministack"])
     # a guest of a virtual machine takes all of a small machine
-    chosen = ["-n0", "-m", "vm"] if vm else ["-m", "not vm"] if engines else []
+    chosen = ["-n0", "-m", "vm"] if vm else ["-m", "not vm"] if engines else ["-m", _FAST] if fast else []
     _run([sys.executable, "-m", "pytest", *chosen, *shlex.split(args)])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from hardway.cli.task import act, confirm, nothing, say, task
+from hardway.cli.task import Lines, act, confirm, nothing, say, task
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.tables import count
 from hardway.terminal import printable
@@ -90,7 +90,7 @@ def logs(
     via: str | None = None,
     private_ip: bool = False,
     max_connections: int | str | None = None,
-) -> Results | None:
+) -> Results | Lines:
     """Print what tasks write to stderr, also while they run.
 
     What a running task has written is read from its instance, at most its first MiB. Each line is prefixed with the
@@ -107,7 +107,7 @@ def logs(
     settings = connection_settings(c, region or found.asked.region, max_connections, True, private_ip, via)
     if not found.show(settings, follow):
         say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
-    return None
+    return Lines()
 
 
 @task(

@@ -47,7 +47,7 @@ EVERY_PROCESS = str(Path(model_judge.__file__).parent)
 
 STARTS = {
     "cloud", "local_cloud", "start_cloud", "own_cloud", "quiet", "level", "microburst",
-    "start_sshd", "start_agent", "judge", "stub", "python", "browser",
+    "start_sshd", "start_agent", "endpoint", "stub", "python", "browser", "inv", "small", "limited",
 }  # fmt: skip
 """Fixtures that start servers, agents, the AWS CLI, the S3 stub: `./inv test --fast` leaves out what uses one."""
 
@@ -99,9 +99,10 @@ def run_inv(
     stdin: str = "",
     timeout: float = INV_SECONDS,
     cwd: Path = REPOSITORY,
+    **options: Any,
 ) -> Result:
-    """See `Inv`."""
-    with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd) as process:
+    """See `Inv`; `options` are those of `subprocess.Popen`."""
+    with start_inv(*arguments, env=env, stdin=subprocess.PIPE, cwd=cwd, **options) as process:
         try:
             stdout, stderr = process.communicate(stdin, patience(timeout))
         except BaseException:

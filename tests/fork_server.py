@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,10 @@ def _become(request: int, stdin: int, stdout: int, stderr: int, _answer: int) ->
     for limit, values in zip(LIMITS, asked["limits"], strict=True):
         if resource.getrlimit(limit) != tuple(values):
             resource.setrlimit(limit, values)
+    if asked["session"]:
+        os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for each in asked["ignored"]:
         signal.signal(each, signal.SIG_IGN)
     os.umask(asked["umask"])

@@ -1,7 +1,8 @@
 """Runs of our program in forks of a process that has imported it: real processes, for a quarter of the CPU time.
 
 A fork has its own pid, streams, directory and environment, and inherits from the test what a process inherits: the
-ignored signals, the umask and the limits. Only the interpreter's start is missing. A test about that starts `INV`.
+ignored signals, the umask and the limits. With a session of its own, a terminal on its stdin is the session's. Only the
+interpreter's start is missing. A test about that starts `INV`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ class Forked(subprocess.Popen[Any]):
             "argv": list(args),
             "cwd": str(cwd or os.getcwd()),
             "env": dict(os.environ if env is None else env),
+            "session": bool(given[20]),
             "umask": int(re.findall(r"(?m)^Umask:\s*(\d+)$", Path("/proc/self/status").read_text())[0], 8),
             "limits": [resource.getrlimit(limit) for limit in fork_server.LIMITS],
             "ignored": [each for each in IGNORABLE if signal.getsignal(each) is signal.SIG_IGN],

@@ -22,6 +22,8 @@ from hardway.s3 import objects
 from tests.conftest import Inv
 from tests.test_house import HEAVY, loaded
 
+pytestmark = pytest.mark.starts
+
 Refuse = Callable[..., "Refuser"]
 BLOB = "Ab0_-" * 60
 EMPTY = (

@@ -6,7 +6,6 @@ moto answers, over HTTP, as the Security Token Service and as EC2.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INV, REPOSITORY, Result
+from tests.conftest import Result, run_inv
 from tests.local.test_moto_patches import SERVER
 from tests.patience import patience
 
@@ -50,17 +49,8 @@ def run(home: Path, endpoint: str) -> Run:
 
     def run(*arguments: str, config: str, typed: str = "") -> Result:
         (home / ".aws/config").write_text(textwrap.dedent(config))
-        done = subprocess.run(
-            [*INV, *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_PROFILE": "work"},
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=patience(60),
-            start_new_session=True,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        env = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_PROFILE": "work"}
+        return run_inv(*arguments, env=env, stdin=typed, start_new_session=True)
 
     return run
 

@@ -82,6 +82,7 @@ def run(command: list[str], directory: Path, **environment: str) -> subprocess.C
     )
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("chapter", [name for name in CHAPTERS if "```sh\n" in CHAPTERS[name]])
 def test_every_block_runs_and_prints_what_is_shown(chapter: str, home: Path, tmp_path: Path) -> None:
     directory = tmp_path / "a directory"

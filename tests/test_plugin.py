@@ -22,6 +22,8 @@ from tests.conftest import exports, run_inv
 from tests.patience import patience
 from tests.test_docs import blocks
 
+pytestmark = pytest.mark.starts
+
 SECONDS = 30
 OF_A_PERSON = {
     "AWS_PROFILE": "production",

@@ -16,7 +16,7 @@ Invoke has no hook for the following cases. Each line names the loss, or the rep
   `_asked_for_help` and `_explained` look for it there.
 - Completion of values. `_complete` knows which word is asked for.
 - Flags for only some tasks. `_Mentioned` is a tree without flags for the others.
-- Settings for tasks that come from no directory. `_load_project` names the directory.
+- Settings for tasks that come from no directory. `project.load` names the directory.
 - The file with a bad setting. An error names the file that was read last.
 - An empty section, such as `ec2:`, that has settings in another file. Lost: this is an error.
 
@@ -36,17 +36,15 @@ from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
-from invoke.config import AmbiguousMergeError, Config
 from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
 from invoke.parser import Argument, Parser, ParserContext, ParseResult
 from invoke.program import Program as InvokeProgram
 
-from hardway.cli import completion, help
+from hardway.cli import completion, help, project
 from hardway.cli.executor import Executor
 from hardway.cli.flags import Omissible
-from hardway.config import SECTIONS
-from hardway.errors import HardwayError, UsageError, did_you_mean
+from hardway.errors import UsageError, did_you_mean
 from hardway.system import streams
 
 # Invoke's own flags that mean something to our tasks, which run no shell commands of Invoke's here.
@@ -57,7 +55,6 @@ _FLAGS = {
 
 Values = Callable[[Context, str, str, Mapping[str, str], str], Iterable[str]]
 """Returns the values of an argument: `hardway.cli.completion.Values`, with a context for the settings."""
-_NO_SECTIONS = "it must hold settings in sections, such as ec2:"
 
 
 class Program(InvokeProgram):
@@ -96,9 +93,9 @@ class Program(InvokeProgram):
             super().parse_core(argv)
 
     def create_config(self) -> None:
-        with _reading("the settings of this machine or user (invoke.yaml, .invoke.yaml)"):
+        with project.reading("the settings of this machine or user (invoke.yaml, .invoke.yaml)"):
             super().create_config()
-            _check_sections(self.config)
+            project.check_sections(self.config)
 
     def parse_collection(self) -> None:
         super().parse_collection()
@@ -106,24 +103,14 @@ class Program(InvokeProgram):
         self.collection = self.scoped_collection = _Mentioned(self.collection, words)
 
     def update_config(self, merge: bool = True) -> None:
-        self._load_project()
+        # Reading takes long, so a list of tasks and a help page do without.
+        project.load(self.config, self.project or Path.cwd())
         path = self.args.config.value
         if path and not os.path.isfile(path):
             raise UsageError(f"--config {path}: there is no such file")
-        with _reading(path or "the settings"):
+        with project.reading(path or "the settings"):
             super().update_config(merge)
-            _check_sections(self.config)
-
-    def _load_project(self) -> None:
-        """Read invoke.yaml. Reading takes long, so a list of tasks and a help page do without."""
-        project = self.project or Path.cwd()
-        # An invoke.py is not read, as it would be executed: it belongs to somebody's own tasks, for `inv`.
-        found = [name for name in ("invoke.yaml", "invoke.yml", "invoke.json") if (project / name).exists()]
-        if found:
-            with _reading(found[0]):
-                self.config.set_project_location(project)
-                self.config.load_project()
-                _check_sections(self.config)
+            project.check_sections(self.config)
 
     def parse_tasks(self) -> None:
         with self._manners():
@@ -197,7 +184,7 @@ class Program(InvokeProgram):
                 return []
             try:
                 self.update_config()
-                return self.values(Context(self.config), task, parameter, given, word)
+                return self.values(project.context(self.config), task, parameter, given, word)
             except Exception:
                 return []
 
@@ -291,36 +278,3 @@ class _Mentioned(Collection):
             for name, aliases in self.task_names.items()
             if any(each in self._words for each in (name, *aliases))
         ]
-
-
-@contextlib.contextmanager
-def _reading(source: str) -> Iterator[None]:
-    """Raise UsageError for a malformed file of settings, where Invoke would show a traceback."""
-    try:
-        yield
-    except HardwayError as error:
-        raise UsageError(f"{source}: {error}") from None
-    except AmbiguousMergeError:
-        why = "a section (such as ec2:) that has settings in one file is empty, or no section, in another"
-        raise UsageError(f"{source}: {why}") from None
-    except AttributeError:  # a list, or a text, where Invoke asks for items
-        raise UsageError(f"{source}: {_NO_SECTIONS}") from None
-    except Exception as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise UsageError(f"{source} can't be read{where}: {said}") from None
-
-
-def _check_sections(config: Config) -> None:
-    """Raise UsageError for a section that is no mapping of settings."""
-    if not all(isinstance(name, str) for name in config):
-        raise UsageError(_NO_SECTIONS)
-    for section in SECTIONS:
-        values = config.get(section)
-        if values is not None and not (isinstance(values, dict) and all(map(_is_setting, values.items()))):
-            raise UsageError(f"{section} must hold names of settings and their values")
-
-
-def _is_setting(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and not isinstance(item[1], dict)

@@ -18,7 +18,7 @@ from hardway.ec2.instances import Instance, Instances
 from hardway.errors import UsageError
 from hardway.money import prices
 from hardway.money.prices import Say
-from hardway.tables import Column, age, aligned, cents, duration, fitted, money, per_hour
+from hardway.tables import Column, age, aligned, cents, duration, fitted, html_table, money, per_hour
 
 _UNLIMITED = re.compile(r"t(3a?|4g)\.")
 _USD_PER_CPU_HOUR = 0.05
@@ -90,9 +90,7 @@ class Bill(Instances):
         if not self:
             return ""
         if self._wide:
-            titles = zip(_WIDE_TITLES, self.columns, strict=True)
-            own = {"STATE": self._state, "TAGS": lambda one: one.own_tags}
-            return "\n".join(aligned(self.titled({**dict(titles), **own})))
+            return "\n".join(aligned(self._all_titled()))
         columns: dict[str, Column] = {
             **{title: title.lower() for title in ("NAME", "TYPE", "STATE", "ID", "ADDRESS", "ZONE")},
             "STATE": self._state,
@@ -101,6 +99,13 @@ class Bill(Instances):
         }
         several = len({one.region for one in self}) > 1
         return "\n".join(fitted(self.titled(columns), width, _SPARE[several:]))
+
+    def _repr_html_(self) -> str:
+        return html_table(self._all_titled())
+
+    def _all_titled(self) -> list[list[str]]:
+        titles = zip(_WIDE_TITLES, self.columns, strict=True)
+        return self.titled({**dict(titles), "STATE": self._state, "TAGS": lambda one: one.own_tags})
 
     @property
     def usd(self) -> str:

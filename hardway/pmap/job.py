@@ -33,6 +33,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -64,7 +65,7 @@ _LONG = struct.Struct("!III")  # a task's number, and the length and checksum of
 _NEW = ".new-"
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
 TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout that may stand among others', where they can't be dropped
-SUMMARY_EVERY = 5.0  # seconds, while the job runs
+SUMMARY_EVERY = 2.0  # seconds, while the job runs
 _PIECE = 1 << 20
 _RECORDS = 8192 * HEAD_SIZE  # bytes of a piece that has whole records, of heads and of keys
 _CUT = " … ".encode()
@@ -231,7 +232,7 @@ class Job:
         self._large: list[Path] = []
         self._failures = failures  # stdout of each task's last failed attempt, if it can be dropped
         self._dropped: list[Path] = []  # once the journal has the attempt that came after
-        self._kept_at = time.monotonic()
+        self._kept_at = -math.inf  # when the summary was kept, once the tasks were known
         self._summarize(summary.RUNNING)
         self.outputs = Outputs(path)
 

@@ -64,9 +64,10 @@ class Notifier:
 def _run(command: str, added: Mapping[str, str]) -> str:
     """Run the command by bash; return what went wrong, empty for nothing. Its stdout is stderr: ours is for results."""
     environment = child_environment({name: text.replace("\0", "") for name, text in added.items()})
-    words = ["bash", "-c", 'eval "$1" >&2', "-", command]
+    words, nothing = ["bash", "-c", command], subprocess.DEVNULL
     try:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        out = 2 if _is_open(2) else nothing
+        process = subprocess.Popen(words, stdin=nothing, stdout=out, env=environment, start_new_session=True)
     except OSError as failure:
         return reason_of(failure)
     try:
@@ -78,3 +79,11 @@ def _run(command: str, added: Mapping[str, str]) -> str:
             raise
         return f"{printable(command)} had not ended within {SECONDS:g} s, and was killed"
     return f"{printable(command)} ended with exit code {code}" if code else ""
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

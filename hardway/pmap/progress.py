@@ -9,12 +9,13 @@ from typing import Any, Protocol, TextIO
 
 from hardway.system import streams
 from hardway.tables import count, duration
-from hardway.terminal import command_line, printable, redrawn
+from hardway.terminal import Cell, command_line, notebook_cell, printable, redrawn
 
 LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
 _RATE_AFTER = 10.0  # seconds that a run takes before its rate says much
 _SOON = 600.0
+_SLOW_FROM = 0.1  # seconds that a task has run before its time tells anything
 RETRIES_TOLD = 5  # lines about retries before they are only counted
 
 
@@ -51,12 +52,17 @@ class JobStanding(Protocol):
 
 
 class Progress:
-    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager."""
+    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager.
 
-    def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
+    It is not `redrawn` if something else writes to the same terminal.
+    """
+
+    def __init__(self, shown: bool = True, stream: TextIO | None = None, redrawn: bool = True) -> None:
         self.shown = shown
+        self._redrawn = redrawn
         self._stream = stream or streams.talk()
         self._live: Any = None
+        self._cell: Cell | None = None
         self._began = self._said = self._drawn = time.monotonic()
         self._done_at_start = 0
         self._numbers: Sequence[int] = ()
@@ -64,17 +70,21 @@ class Progress:
         self._ends = math.inf
 
     def __enter__(self) -> Progress:
-        console = redrawn(self._stream) if self.shown else None
+        console = redrawn(self._stream) if self.shown and self._redrawn else None
         if console:
             from rich.live import Live
 
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
+        elif self.shown:
+            self._cell = notebook_cell()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
+        if self._cell:
+            self._cell.end()
 
     def say(self, *lines: str) -> None:
         """Print lines about an event."""
@@ -111,6 +121,11 @@ class Progress:
                 self._drawn = now
                 self._tell_of_end(standing, now)
                 self._live.update(self._block(standing, instances, now), refresh=True)
+        elif self._cell:
+            if now - self._drawn >= LIVE_EVERY:
+                self._drawn = now
+                self._tell_of_end(standing, now)
+                self._cell.show(standing.done, standing.total, self.line(standing, instances, now))
         elif now - self._said >= LINE_EVERY:
             self._said = now
             self._tell_of_end(standing, now)
@@ -155,8 +170,9 @@ class Progress:
             parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest
-            ran = duration(now - since, 2)
-            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
+            if now - since >= _SLOW_FROM:
+                ran = duration(now - since, 2)
+                parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
         return ", ".join(parts)
 
     def _block(self, standing: JobStanding, instances: int, now: float) -> object:

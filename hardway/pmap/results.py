@@ -8,6 +8,12 @@ from functools import cached_property
 from typing import BinaryIO, NamedTuple, Protocol, overload
 
 from hardway.errors import Failed, HardwayError
+from hardway.tables import html_table
+from hardway.terminal import cut_short
+
+# In a notebook: results, and characters of each.
+_FIRST = 50
+_SHOWN = 500
 
 
 class Results(Sequence[str]):
@@ -73,6 +79,22 @@ class Results(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} results>"
+
+    def _repr_html_(self) -> str:
+        """Return the first results as a table for a notebook, which calls this."""
+        shown = [[str(place), self._beginning(position)] for place, position in enumerate(self._positions[:_FIRST], 1)]
+        more = len(self) - len(shown)
+        return html_table([["", "result"], *shown]) + (f"<p>and {more:,} more</p>" if more else "")
+
+    def _beginning(self, position: int) -> str:
+        if position in self._missing:
+            return "(no result)"
+        begun = b""
+        for piece in self._pieces(position):
+            begun += piece
+            if len(begun) > 4 * _SHOWN:
+                break
+        return cut_short(begun.decode(errors="replace").removesuffix("\n"), _SHOWN)
 
     def write_to(self, stream: BinaryIO) -> None:
         """Write all results unchanged, a piece at a time, with a newline after each that lacks one, but the last."""

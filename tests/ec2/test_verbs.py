@@ -22,7 +22,8 @@ from invoke.context import Context
 
 from hardway.errors import Failed
 from tasks import ec2
-from tests.conftest import INV, REPOSITORY, Inv, LocalCloud
+from tests import forked
+from tests.conftest import INV, PROGRAM, REPOSITORY, Inv, LocalCloud
 from tests.ec2.conftest import Shell
 from tests.local.conftest import eventually
 from tests.patience import patience
@@ -294,13 +295,13 @@ class Terminal:
 
 def _in_terminal(arguments: list[str], typed: str = "", columns: int = 80) -> Terminal:
     """Run a task on a terminal of its own and type at it once it has said something."""
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        os.chdir(REPOSITORY)
-        # Without the size of another terminal: readline, imported by pytest, leaves the size in the environment.
-        own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        os.execve(INV[0], [*INV, *arguments], own)
+    descriptor, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # Without the size of another terminal: readline, imported by pytest, leaves the size in the environment.
+    own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    process = forked.start(PROGRAM, *arguments, cwd=REPOSITORY, env=own, start_new_session=True, **streams)
+    os.close(terminal)
     text, sent = b"", False
     deadline = time.monotonic() + patience(60)
     try:
@@ -318,8 +319,8 @@ def _in_terminal(arguments: list[str], typed: str = "", columns: int = 80) -> Te
                 sent = True
     finally:
         os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-    return Terminal(text.decode(errors="replace"), os.waitstatus_to_exitcode(status))
+        code = process.wait(patience())
+    return Terminal(text.decode(errors="replace"), code)
 
 
 def test_who_is_not_let_in_yet_waits_and_later_is_told_why(

@@ -11,6 +11,8 @@ from botocore.exceptions import ClientError
 
 from tests.conftest import LocalCloud, run_local_cloud
 
+pytestmark = pytest.mark.starts
+
 TYPE = "m7i.large"
 IMAGE = "ami-12345678"
 

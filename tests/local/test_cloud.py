@@ -27,6 +27,8 @@ from tests.conftest import REPOSITORY, Inv, LocalCloud, exports, run_inv, run_lo
 from tests.local.conftest import NOBLE, Key, Machine, Machines, eventually, image
 from tests.patience import patience
 
+pytestmark = pytest.mark.starts
+
 BOOT_DELAY = 0.7
 PARAMETERS = {
     NOBLE: ("099720109477", "/dev/sda1", "x86_64"),

@@ -25,6 +25,8 @@ from botocore.parsers import ResponseParserError
 from tests.conftest import REPOSITORY
 from tests.patience import patience
 
+pytestmark = pytest.mark.starts
+
 TYPE = "m7i.large"
 SERVER = """
 import sys

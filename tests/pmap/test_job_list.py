@@ -62,8 +62,10 @@ def test_a_summary_that_is_stale_or_another_jobs_is_not_believed(home: Path) -> 
 
 def test_a_driven_job_runs_and_one_whose_driver_was_killed_has_stopped(home: Path) -> None:
     path = make("j", done=1)
-    with Job(path):
+    with Job(path) as job:
         assert job_list.describe(path)["state"] == "running"
+        job.number(keys_of([b"new"]))
+        assert job_list.describe(path)["tasks"] == 3
         kept = (path / "summary").read_bytes()
     assert job_list.describe(path)["state"] == "stopped"
     (path / "summary").write_bytes(kept)  # as `kill -9` leaves it

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -94,6 +96,38 @@ def test_what_only_takes_lines_gets_a_plain_one_now_and_then(
     assert "\x1b" not in text
 
 
+class Place:
+    """What IPython's `display` returns: a part of the output whose content can be exchanged."""
+
+    def __init__(self, shown: list[str]) -> None:
+        self._shown = shown
+
+    def update(self, content: str) -> None:
+        self._shown.append(content)
+
+
+def test_a_notebook_gets_a_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+
+    def show(content: str, display_id: bool) -> Place:
+        drawn.append(content)
+        return Place(drawn)
+
+    vars(display).update(HTML=str, display=show)
+    vars(ipython).update(get_ipython=lambda: SimpleNamespace(kernel="a kernel"))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress.begin(range(1, 61), 0)
+        progress.update(Job(slowest=(13, "<i>", time.monotonic())), 3, time.monotonic() + LIVE_EVERY)
+        progress.update(Job(done=13), 3, time.monotonic() + 3 * LIVE_EVERY)
+    assert [re.findall(r'max="60" value="(\d+)"', each) for each in drawn] == [["12"], ["13"], []]
+    assert "12/60 done, 6 running, " in drawn[0] and "slowest: task 14 on &lt;i&gt; for " in drawn[0]
+    assert (drawn[-1], stream.getvalue()) == ("", "")
+
+
 def line_of(job: Job, ran: float = 60.0) -> str:
     progress = Progress(stream=io.StringIO())
     progress.begin(range(1, 61), 0)
@@ -128,3 +162,12 @@ def test_results_stay_on_stdout_while_a_terminal_shows_how_it_goes(capsys: pytes
         print("a result")
     assert capsys.readouterr().out == "a result\n"
     assert "a result" not in terminal.getvalue()
+
+
+def test_beside_results_on_the_same_terminal_nothing_is_redrawn() -> None:
+    stream = Terminal()
+    with Progress(stream=stream, redrawn=False) as progress:
+        progress.begin(range(1, 61), 0)
+        progress.update(Job(total=1200, more=True), 3, time.monotonic() + LINE_EVERY)
+    [line] = stream.getvalue().splitlines()
+    assert line.startswith("12 of 1,200 so far done, 6 running, ") and "left" not in line and "\x1b" not in line

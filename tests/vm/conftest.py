@@ -37,15 +37,11 @@ class Shell:
     home: Path
 
     @property
-    def state(self) -> Path:
-        """The directory of its jobs and known hosts."""
-        return self.home / "state"
-
-    @property
     def env(self) -> Mapping[str, str]:
         """Its variables."""
-        places = {f"XDG_{kind.upper()}_HOME": str(self.home / kind) for kind in ("cache", "data", "state")}
-        return {**self.cloud.env, **places, "HOME": str(self.home)}
+        places = {"XDG_CACHE_HOME": self.home / "cache", "XDG_DATA_HOME": self.home / "data",
+                  "XDG_STATE_HOME": self.cloud.state, "HOME": self.home}  # fmt: skip
+        return {**self.cloud.env, **{name: str(place) for name, place in places.items()}}
 
     def __call__(self, *arguments: str, timeout: float = BOOT_SECONDS) -> Result:
         return run_inv(*arguments, env=self.env, timeout=timeout)
@@ -106,8 +102,9 @@ def eventually(condition: Callable[[], bool], seconds: float, why_not: Callable[
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     guest_image.build(guest_image.USUAL)
-    with run_local_cloud(tmp_path_factory.mktemp("cloud") / "state", isolation="vm") as cloud:
-        yield Shell(cloud, tmp_path_factory.mktemp("home"))
+    home = tmp_path_factory.mktemp("home")
+    with run_local_cloud(home / "state", isolation="vm") as cloud:
+        yield Shell(cloud, home)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The life of one guest, from its boot to its end. `.ci/run` runs this, and not the other tests of virtual machines."""
+"""The life of one guest, from its boot to its end. `.ci/run` runs this, and test_cloud.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_guest_from_boot_to_end(shell: Shell) -> None:
     # The keys on its console are the keys that it answers with, and from now on those that are trusted.
     words = guest.run("cat /etc/ssh/ssh_host_*_key.pub").split()
     keys = dict(zip(words[::3], words[1::3], strict=True))
-    known = HostKeys(shell.state / "hardway" / "known_hosts")
+    known = HostKeys(shell.cloud.state / "hardway" / "known_hosts")
     assert known.confirmed(guest.id)
     trusted = known.of(guest.id)
     assert {"ssh-ed25519", "ssh-rsa"} <= trusted.keys()

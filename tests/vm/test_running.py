@@ -17,6 +17,18 @@ def test_extend_moves_the_end_of_the_guest_itself(guest: Guest) -> None:
     assert 4.8 * 3600 < left <= 5 * 3600
 
 
+def test_faults_meet_a_guest(guest: Guest) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(guest.shell, "ec2.ssh", guest.id, "--yes", "--command", "touch /tmp/there; sleep 1000")
+        eventually(lambda: guest.run("ls /tmp/there || :") != "", BOOT_SECONDS, lambda: "the command has not begun")
+        guest.shell.succeed("local.fault", "drop", guest.id)
+        assert cut.result(BOOT_SECONDS).code == 1
+    guest.shell.succeed("local.fault", "hang", guest.id)
+    assert guest.shell("ec2.ssh", guest.id, "--yes", "--command", "true", "--timeout", "20").code == 1
+    guest.shell.succeed("local.fault", "thaw", guest.id)
+    assert guest.run("echo here") == "here"
+
+
 def test_a_reboot_keeps_instance_storage_and_the_timer(guest: Guest) -> None:
     before = guest.run(STORES)
     assert [line.split()[0] for line in before.splitlines()] == ["/mnt", "/mnt1"]
@@ -27,19 +39,6 @@ def test_a_reboot_keeps_instance_storage_and_the_timer(guest: Guest) -> None:
     assert guest.run("cat /mnt/kept /mnt1/kept").split() == ["one", "two"]
     assert guest.run("systemctl is-active hardway.timer") == "active"
     assert guest.run("cat /etc/hardway/ends") == ends
-
-
-def test_a_job_outlives_a_reboot(guest: Guest) -> None:
-    command = "read seconds; sleep $seconds; cat /proc/sys/kernel/random/boot_id"
-    with ThreadPoolExecutor(1) as pool:
-        # The second task starts on the machine that is rebooted under it.
-        job = pool.submit(guest.shell, "mapreduce.pmap", guest.id, "0\n30\n0", command)
-        eventually(lambda: guest.run("pgrep -xc sleep || :") != "0", BOOT_SECONDS, lambda: "the task has not begun")
-        reboot(guest)
-        done = job.result(BOOT_SECONDS)
-    assert done.code == 0, done.stderr
-    first, second, third = done.stdout.split()
-    assert first != second == third
 
 
 def reboot(guest: Guest) -> None:

@@ -88,7 +88,8 @@ def build(release: str) -> tuple[Guest, bool]:
     guest = Guest(release, _directory() / release)
     if guest.disk.exists():
         return guest, False
-    missing = [package for program, package in BUILDERS.items() if not shutil.which(program, path=search_path())]
+    needed = BUILDERS if os.geteuid() == 0 else {**BUILDERS, "newuidmap": "uidmap"}
+    missing = [package for program, package in needed.items() if not shutil.which(program, path=search_path())]
     if missing:
         raise HardwayError(f"a guest is built by programs that are not here: apt-get install {' '.join(missing)}")
     with _alone() as lock:
