@@ -30,8 +30,8 @@ RUN = """
     cluster.ls cluster.stop ec2.ami-new ec2.amis ec2.ami-rm ec2.snapshot ec2.snapshots
     ec2.stop ec2.start ec2.reboot local.fault ec2.rm ec2.wait ec2.rm-vpc ec2.cleanup local.down
 """
-READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "local.image", "demo", "test", "bench"]
-"""Tasks that need an engine or a mirror, or take a minute."""
+READ = ["cluster.spark", "cluster.dask", "cluster.tunnel", "local.image", "mapreduce.logs", "demo", "test", "bench"]
+"""Tasks that need an engine, a mirror or a job of many tasks, or take a minute."""
 
 
 def examples(task: str) -> list[str]:
