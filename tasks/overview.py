@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,14 @@ class Status:
             yield "jobs: all finished"
             return
         yield "jobs that are not finished:"
-        for job, row in zip(self.jobs, str(job_list.Jobs(self.jobs)).splitlines(), strict=True):
+        jobs = job_list.Jobs(self.jobs)
+        rows = jobs.lines(
+            *("name", "state"),
+            lambda job: f"{job['done']}/{job['tasks']} done",
+            lambda job: f"{job['failed']} failed" if job["failed"] else "",
+            lambda job: f"{duration(max(0, int(time.time() - job['created'])), 2)} ago",
+        )
+        for job, row in zip(jobs, rows, strict=True):
             yield f"  {row}"
             if job["resume"] and job["state"] != "running":
                 yield f"    {job['resume']}"

@@ -151,7 +151,7 @@ def test_imports_run_one_way(package: str, chain: tuple[str | tuple[str, ...], .
 
 @pytest.mark.parametrize(
     ("package", "chain", "above"),
-    [("hardway", CHAIN, {"hardway.__main__", "hardway.api", "hardway.pytest_plugin"}), ("hardway.local", LOCAL, set())],
+    [("hardway", CHAIN, {"hardway.__main__", "hardway.pytest_plugin"}), ("hardway.local", LOCAL, set())],
 )
 def test_each_file_stands_on_a_floor(package: str, chain: tuple[str | tuple[str, ...], ...], above: set[str]) -> None:
     direct = [name for name in modules("hardway") if name.rpartition(".")[0] == package]
@@ -194,7 +194,7 @@ def test_tasks_are_thin() -> None:
 
 
 def test_what_is_for_tasks_is_theirs() -> None:
-    for name in modules("hardway").keys() - {"hardway.api"}:  # it is the tasks, for those without Invoke
+    for name in modules("hardway"):
         assert not any(each.startswith(("tasks", "hardway.tasks")) for each in imported(name)), name
 
 

@@ -7,9 +7,12 @@ import shutil
 import sys
 import sysconfig
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY, LocalCloud
 from tests.test_docs import run
@@ -40,6 +43,23 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in run([str(new / "bin" / "python"), "-c", where], new).stdout.splitlines():
         assert Path(line).is_relative_to(packages)
     return new / "bin" / "python"
+
+
+def test_the_local_cloud_brings_few_packages() -> None:
+    """Who installs it waits for each of them."""
+    found: set[str] = set()
+    todo = [Requirement("hardway[local]")]
+    while todo:
+        wanted = todo.pop()
+        found.add(canonicalize_name(wanted.name))
+        for text in distribution(wanted.name).requires or ():
+            needed = Requirement(text)
+            extras = wanted.extras or {""}
+            applies = any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in extras)
+            if applies and (needed.extras or canonicalize_name(needed.name) not in found):
+                todo.append(needed)
+    assert {"moto", "flask", "asyncssh", "boto3"} <= found
+    assert len(found) <= 45, sorted(found)
 
 
 def test_a_project_of_ones_own_is_tested_with_what_is_installed(python: Path, home: Path, tmp_path: Path) -> None:

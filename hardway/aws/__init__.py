@@ -93,7 +93,7 @@ KEPT_CLIENTS = 40
 """The most clients kept: one for each region, as each takes 1.5 MB, and a session of pytest may meet many clouds."""
 
 _clients: dict[Any, Any] = {}
-"""The clients by their settings and environment, the last used one last."""
+"""The clients by their settings and environment, the oldest one first."""
 _sessions: dict[Any, Any] = {}
 """The last used session alone, since a session costs as much as a client."""
 _loaders: dict[str, Any] = {}
@@ -157,8 +157,10 @@ def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | 
     """Return the shared client of a service. Raises UsageError for no region, an unknown one, or an unknown profile."""
     # A client keeps its first endpoint and credentials, so another environment needs another client.
     key = (service, settings.aws, frozenset(aws_variables().items()), retries, endpoint)
+    if client := _clients.get(key):
+        return client  # at once: others may be making clients of many regions
     with _lock:
-        client = _clients[key] = _clients.pop(key, None) or _new_client(service, settings, retries, endpoint)
+        client = _clients[key] = _clients.get(key) or _new_client(service, settings, retries, endpoint)
         while len(_clients) > KEPT_CLIENTS:
             del _clients[next(iter(_clients))]
         return client

@@ -18,6 +18,7 @@ from hardway.money.costs import Bill
 from hardway.money.prices import Say
 from hardway.system import look_ups
 from hardway.tables import count, duration
+from hardway.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Everywhere:
         for why in dict.fromkeys(self.silent.values()):
             names = [name for name, each in self.silent.items() if each == why]
             which = ", ".join(names) if len(names) < len(self.asked) else f"any of {count(len(names), 'region')}"
-            lines.append(f"no answer from {which}: {why}")
+            lines.append(printable(f"no answer from {which}: {why}"))
         return lines
 
 

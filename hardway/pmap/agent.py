@@ -825,7 +825,7 @@ class Connection:
     def deliver(self, one: Task) -> None:
         """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
-            if self.sending or one.outputs:
+            if one.outputs or any(other.outputs for other in self.sending):  # short ones are there at once
                 self.out += frame(FINISHED, one.task, one.attempt)
             self.sending.append(one)
 

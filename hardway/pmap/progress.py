@@ -15,6 +15,7 @@ LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
 LIVE_EVERY = 0.2
 _RATE_AFTER = 10.0  # seconds that a run takes before its rate says much
 _SOON = 600.0
+_SLOW_FROM = 0.1  # seconds that a task has run before its time tells anything
 RETRIES_TOLD = 5  # lines about retries before they are only counted
 
 
@@ -51,10 +52,14 @@ class JobStanding(Protocol):
 
 
 class Progress:
-    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager."""
+    """The display; silent if not `shown`, live on a terminal that can redraw. Use as a context manager.
 
-    def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
+    It is not `redrawn` if something else writes to the same terminal.
+    """
+
+    def __init__(self, shown: bool = True, stream: TextIO | None = None, redrawn: bool = True) -> None:
         self.shown = shown
+        self._redrawn = redrawn
         self._stream = stream or streams.talk()
         self._live: Any = None
         self._cell: Cell | None = None
@@ -65,7 +70,7 @@ class Progress:
         self._ends = math.inf
 
     def __enter__(self) -> Progress:
-        console = redrawn(self._stream) if self.shown else None
+        console = redrawn(self._stream) if self.shown and self._redrawn else None
         if console:
             from rich.live import Live
 
@@ -165,8 +170,9 @@ class Progress:
             parts.append(f"{duration(standing.left / rate, 2)} left")
         if slowest := standing.slowest:
             task, host, since = slowest
-            ran = duration(now - since, 2)
-            parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
+            if now - since >= _SLOW_FROM:
+                ran = duration(now - since, 2)
+                parts.append(f"slowest: task {self._numbers[task]} on {printable(str(host))} for {ran}")
         return ", ".join(parts)
 
     def _block(self, standing: JobStanding, instances: int, now: float) -> object:

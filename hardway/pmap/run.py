@@ -12,6 +12,7 @@ import random
 import re
 import secrets
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,7 +101,7 @@ def pmap(
     Ctrl-C, and HardwayError for SIGTERM and SIGHUP.
     """
     if not command.strip():
-        raise UsageError("an empty command: say what each task runs")
+        raise UsageError("the command is empty: say what each task runs")
     if "\0" in notify:
         raise UsageError("--notify contains a NUL character: no shell can run that")
     if "\0" in command:
@@ -128,10 +129,12 @@ def pmap(
         selected = [] if engine else instances.select(settings, selector)
         before(selected)
         where = _where(settings, selected)
-        shown = stack.enter_context(Progress(progress))
         if isinstance(arguments, Stream) and (verify or engine or results is not None):
             items = list(arguments)
             arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
+        # What is redrawn would be torn by results on the same terminal.
+        redrawn = not (isinstance(arguments, Stream) and sys.stdout is not None and sys.stdout.isatty())
+        shown = stack.enter_context(Progress(progress, redrawn=redrawn))
         if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
@@ -236,12 +239,12 @@ def _read_engine(
     """Return the scheduler's address. Raises UsageError for flags without a meaning there."""
     sources = [settings.source(f"mapreduce.{name}") for name in ("slots", "memory", "reconnect", "linger")]
     if ours := [source for source in (*sources, "--workdir" if workdir else "") if source.startswith("--")]:
-        raise UsageError(f"{ours[0]} is for our own driver: with --engine that is up to the engine")
+        raise UsageError(f"{ours[0]} can't be used with --engine: the engine decides about it")
     if (selector if isinstance(selector, str) else " ".join(selector)).strip() not in ("", "-"):
         raise UsageError("with --engine the tasks run wherever the engine has workers: write - in place of SELECTOR")
     if verify or join or send:
         which = "--verify" if verify else "--join" if join else "--files"
-        raise UsageError(f"{which} is for our own driver: with --engine, which worker runs a task is up to the engine")
+        raise UsageError(f"{which} can't be used with --engine: the engine chooses the worker of a task")
     return engine_dask.read_address(engine)
 
 
@@ -496,7 +499,7 @@ class _Run:
                 del history.results[task]
             if gone:
                 url = printable(next(filter(None, missing)))
-                say(f"{count(len(gone), 'result')} run again: what is expected of them is not there, such as {url}")
+                say(f"{count(len(gone), 'result')} run again: an object is missing, such as {url}")
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:

@@ -319,8 +319,10 @@ def _local_user() -> str:
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return getpass.getuser()
+    except KeyError:  # there is no such entry, or no descriptor to read it with
+        with contextlib.suppress(KeyError, OSError):
+            return getpass.getuser()
+        return str(os.getuid())
 
 
 def _text(path: Path) -> str:

@@ -18,7 +18,7 @@ def within(seconds: float, call: Callable[[], bytes]) -> bytes | None:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        _run(writer, call)
+        _run(writer, call, seconds)
     os.close(writer)
     try:
         return _read(reader, time.monotonic() + seconds)
@@ -30,10 +30,12 @@ def within(seconds: float, call: Callable[[], bytes]) -> bytes | None:
         os.waitpid(child, 0)
 
 
-def _run(writer: int, call: Callable[[], bytes]) -> None:
+def _run(writer: int, call: Callable[[], bytes], seconds: float) -> None:
     code = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # where nobody is left to end it
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nowhere, stream)

@@ -12,6 +12,7 @@ from hardway.system.workers import Workers
 
 Answer = TypeVar("Answer")
 
+_MOST_AT_ONCE = 50
 _MOMENT_SECONDS = 2.0  # most calls end within this time
 
 
@@ -59,13 +60,13 @@ class LookUps:
 
 
 def within(seconds: float, calls: Mapping[str, Callable[[], Answer]]) -> dict[str, Future[Answer]]:
-    """Make all calls at the same time; return their results, or errors, after `seconds` at the most.
+    """Make calls at the same time, up to fifty; return their results, or errors, after `seconds` at the most.
 
     A call that has not ended by then is abandoned, and its future is not done.
     """
     workers = Workers()
     futures: dict[str, Future[Answer]] = {name: Future() for name in calls}
-    workers.start(len(calls))
+    workers.start(min(len(calls), _MOST_AT_ONCE))
     try:
         for name, call in calls.items():
             workers.do(partial(_settle, futures[name], call))

@@ -53,21 +53,21 @@ def test_status_tells_what_there_is(two: list[str], cloud: LocalCloud, monkeypat
     token = f"{'0' * 16}-{int(time.time()) - 1}"
     tags = [{"Key": orphans.LAUNCH_TAG, "Value": token}]
     cloud.client("ec2", "eu-west-1").create_tags(Resources=[two[1]], Tags=tags)
-    for name, done in (("all", 2), ("some", 1)):
+    for name, done in (("all", 2), ("some", 1), ("more", 0)):
         with Job.create("cat", name=name) as job:
             job.number(keys_of([b"a", b"b"]), [b"a", b"b"])
             for task in range(1, done + 1):
                 job.done(task, job.ended(task, 1, "i-1", 0, 0, 0.1, b"", b""))
-            job.leave("resume", b"cd /tmp && inv mapreduce.pmap web @urls cat --resume some\n")
+            job.leave("resume", f"cd /tmp && inv mapreduce.pmap web @urls cat --resume {name}\n".encode())
     monkeypatch.setattr(overview, "_AWS_SECONDS", 30)
     page = str(overview.status(C))
     about = json.loads(str(overview.status(C, json=True)))
     assert {two[0], two[1]} <= {one["id"] for one in about["instances"]}
     assert [(one["name"], one["resume"]) for one in about["jobs"]] == [
-        ("some", "cd /tmp && inv mapreduce.pmap web @urls cat --resume some")
+        (name, f"cd /tmp && inv mapreduce.pmap web @urls cat --resume {name}") for name in ("more", "some")
     ]
-    assert "  some  -  stopped  1/2" in page
-    assert "\n    cd /tmp && inv mapreduce.pmap web @urls cat --resume some\n" in page
+    for row in ("some  stopped  1/2 done", "more  stopped  0/2 done"):
+        assert re.search(rf"\n  {row} .*\n    cd /tmp && inv mapreduce.pmap web @urls cat --resume {row[:4]}\n", page)
     line = f"1 instance ({two[1]}) of a launch that never ended: hardway ec2.rm {orphans.LAUNCH_TAG}={token} --yes"
     assert f"  {line} --region eu-west-1\n" in page
     assert "local cloud: not running" in page  # this one is kept elsewhere

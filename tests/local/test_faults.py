@@ -337,7 +337,7 @@ def test_bad_input_is_one_line(cloud: LocalCloud, arguments: list[str], said: st
     ("kind", "given", "said"),
     [
         ("kill", {"selector": ""}, "needs a selector"),
-        ("throttle", {}, "about no instance"),
+        ("throttle", {}, "takes no selector"),
         ("slow", {}, "--factor"),
         ("slow", {"factor": "0.5"}, "--factor"),
         ("slow", {"factor": "inf"}, "must be finite"),

@@ -53,7 +53,7 @@ def instance(number: int, port: int) -> Instance:
 @pytest.fixture
 def settings() -> Settings:
     defaults = Settings()
-    return replace(defaults, ec2=replace(defaults.ec2, connect_timeout=10))
+    return replace(defaults, ec2=replace(defaults.ec2, connect_timeout=round(patience(10))))
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tests.openssh.conftest import instance
 from tests.openssh.test_group import run
 from tests.openssh.test_shells import NOISE
 from tests.openssh.test_transfer import contents
+from tests.patience import patience
 
 C = Context()
 # Of the host's own: sudo, and what a launch's user data leaves.
@@ -177,7 +178,7 @@ def test_a_user_who_may_not_log_in_is_told_who_may(
     ids = hosts_of("root is told to log in as another").ids[:1]
     (tmp_path / "file").write_text("content")
     for verb in (
-        lambda: ec2.wait(C, ids, seconds_timeout=4),
+        lambda: ec2.wait(C, ids, seconds_timeout=round(patience(4))),
         lambda: ec2.ssh(C, ids, command="id", yes=True),
         lambda: ec2.ssh(C, ids, command=str(tmp_path / "file"), yes=True),
         lambda: ec2.scp(C, str(tmp_path / "file"), ":", ids, yes=True),

@@ -51,7 +51,7 @@ def test_a_result_is_a_batchs_and_so_is_a_failure(
     assert [failed.argument for failed in failure.value.failed] == ["bad\nbad"]
     assert str(mapreduce.results(c, "batched", failed=True)).split() == ["bad", "bad"]
     assert "--batch=2" in (cluster.jobs / "batched" / "resume").read_text()
-    with pytest.raises(UsageError, match="job batched ran with --batch 2; that makes this another job"):
+    with pytest.raises(UsageError, match="job batched ran with --batch 2, so this is another job"):
         mapreduce.pmap(c, cluster.ids, given, command, resume="batched")
     with pytest.raises(UsageError, match="is for tasks of one argument"):
         mapreduce.pmap(c, cluster.ids, given, command, batch=2, expect="s3://b/{}")

@@ -9,11 +9,13 @@ import pytest
 
 from hardway.pmap.afterwards import explain, history
 from tests.conftest import LocalCloud
+from tests.patience import patience
 from tests.pmap import chaos
 from tests.pmap.conftest import Cluster
 from tests.pmap.test_resume import behind_proxy, started
 
 
+@pytest.mark.long
 def test_the_output_is_exact_under_random_faults(cloud: LocalCloud, new_cluster: Callable[[int], Cluster]) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
@@ -37,7 +39,7 @@ def test_bad_instances_cost_the_job_nothing_and_are_named(
         for home, kind in zip(own.homes, ("dies", "has_no_room", "ends_unstarted"), strict=False):
             chaos.turn_bad(home, kind)
         with started(own, "\n".join(str(x) for x in range(100)), chaos.COMMAND, "--retries", "20") as process:
-            out, said = process.communicate(timeout=100)
+            out, said = process.communicate(timeout=patience(100))
     assert (process.returncode, out) == (0, chaos.expected(100)), said
     dies, full, liar, _ = own.ids
     aside = {one: line for line in said.splitlines() if "set aside" in line for one in own.ids if one in line}

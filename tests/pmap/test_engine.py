@@ -55,7 +55,7 @@ def test_an_engine_is_missing_there(cluster: Cluster) -> None:
     stopped = run_inv("cluster.stop", cluster.selector, "--yes", env=cluster.env)
     assert (stopped.code, stopped.stdout) == (0, "")
     tunnel = run_inv("cluster.tunnel", cluster.ids[0], env=cluster.env)
-    assert tunnel.code == 2 and "of no cluster" in tunnel.stderr
+    assert tunnel.code == 2 and "to no cluster" in tunnel.stderr
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     subprocess.run(aws, env=session.environment, check=True)
     again = pmap("a\nb\nc", forgets, "--expect", "s3://b/out/{}", "--resume", "expects")
     assert again.code == 0, again.stderr
-    assert "1 result run again: what is expected of them is not there, such as s3://b/out/b" in again.stderr
+    assert "1 result run again: an object is missing, such as s3://b/out/b" in again.stderr
     failed = pmap("d", "head -c 200000 /dev/zero", "--expect", "s3://b/{}/none", "--retries", "0")
     assert failed.code == 1
     assert "the output that it should leave is missing: hardway: expected s3://b/d/none" in failed.stderr

@@ -126,7 +126,7 @@ def test_a_timeout_is_a_failure_and_leaves_no_process(
 
 
 def test_results_as_files(pmap: Pmap, tmp_path: Path) -> None:
-    done = pmap("a\nb", "cat; echo err >&2", "--results", str(tmp_path / "out"))
+    done = pmap("a\nb", "cat; echo err >&2", "--results", str(tmp_path / "out"), "--no-backup")
     paths = done.stdout.splitlines()
     assert paths == [str(tmp_path / "out/1.stdout"), str(tmp_path / "out/2.stdout")]
     assert [Path(path).read_text() for path in paths] == ["a\n", "b\n"]
@@ -150,7 +150,7 @@ def test_long_results_are_exact(c: Context, cluster: Cluster) -> None:
         ({"retry_sleep": "x"}, "--retry-sleep is 'x'"),
         ({"job": "../x"}, "a job's name"),
         ({"args": "@/no/such/file"}, "no such file"),
-        ({"command": " "}, "empty command"),
+        ({"command": " "}, "command is empty"),
         ({"selector": "i-00000000000000000"}, "there is no instance"),
     ],
 )

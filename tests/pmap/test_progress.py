@@ -162,3 +162,12 @@ def test_results_stay_on_stdout_while_a_terminal_shows_how_it_goes(capsys: pytes
         print("a result")
     assert capsys.readouterr().out == "a result\n"
     assert "a result" not in terminal.getvalue()
+
+
+def test_beside_results_on_the_same_terminal_nothing_is_redrawn() -> None:
+    stream = Terminal()
+    with Progress(stream=stream, redrawn=False) as progress:
+        progress.begin(range(1, 61), 0)
+        progress.update(Job(total=1200, more=True), 3, time.monotonic() + LINE_EVERY)
+    [line] = stream.getvalue().splitlines()
+    assert line.startswith("12 of 1,200 so far done, 6 running, ") and "left" not in line and "\x1b" not in line

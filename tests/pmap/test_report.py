@@ -20,6 +20,7 @@ from hardway.pmap.afterwards.history import DriverRun, HostRecord, Life, Timelin
 from hardway.pmap.job import Job, Outputs, keys_of
 from hardway.pmap.journal import Result
 from tasks import mapreduce
+from tests.patience import patience
 from tests.pmap import chromium
 from tests.pmap.chromium import Browser
 from tests.pmap.conftest import Cluster
@@ -109,6 +110,7 @@ def test_hovering_keys_and_the_wheel(told: Path, browser: Browser) -> None:
     assert "task 1, attempt 1" in browser.evaluate("tip.innerText")
 
 
+@pytest.mark.long
 def test_200_lanes_and_100_000_attempts(browser: Browser, tmp_path: Path) -> None:
     rng = random.Random(1)
     timeline = Timeline(runs=[DriverRun(0, 700, 99_000, 0, "done")], done=99_000)
@@ -133,7 +135,7 @@ def test_200_lanes_and_100_000_attempts(browser: Browser, tmp_path: Path) -> Non
     first = browser.eventually("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
     drawn = float(browser.evaluate("document.documentElement.dataset.drawn"))
     print(f"{page.stat().st_size / 1e6:.1f} MB, first paint {first:.0f} ms, timeline drawn {drawn:.0f} ms")
-    assert first < 2000
+    assert first < patience(2000)
     assert browser.evaluate("[job.count, job.lanes]") == [100_000, 200]
 
 

@@ -560,7 +560,7 @@ def facts(record: Record, found: Figures) -> list[tuple[str, str]]:
     facts = [("took", took), ("tasks", tasks), ("attempts", ", ".join(attempts)), ("instances", instances)]
     if found.durations:
         middle, most, longest = found.median, found.quantile(0.95), found.durations[-1]
-        said = f"median {duration(middle)}, 95 % within {duration(most)}, longest {duration(longest)}"
+        said = f"median {duration(middle)}, 95% within {duration(most)}, longest {duration(longest)}"
         facts.append(("durations", said))
     if found.cost:
         cost = money(found.cost)

@@ -7,7 +7,8 @@ hand_over() { # WHY: the real CLI does it from here, or nobody
     [[ -f $directory/aws && -x $directory/aws && ! $directory/aws -ef ${BASH_SOURCE[0]} ]] || continue
     # another copy of this file would look for this one
     line='' && { read -r && read -r line; } <"$directory/aws"
-    [[ $line != '# The fast aws of hardway'* ]] && real=$directory/aws && break
+    # what was read of stdin is not there for the real one
+    [[ $line != '# The fast aws of hardway'* && -z ${consumed-} ]] && real=$directory/aws && break
   done 2>/dev/null
   if [[ -z $real ]]; then
     printf 'aws: %s: this needs the AWS CLI, and it is not installed here: pip install awscli, or https://aws.amazon.com/cli\n' \

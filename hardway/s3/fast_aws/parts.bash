@@ -2,15 +2,11 @@
 # Large objects and streams for the fast aws: in parts, a few at a time, each in a file below TMPDIR, with its own hash and
 # retries. Nothing is held as a whole, in memory or on disk.
 
-started=0
 start_worker() { # COMMAND...: in a process group of its own, so that its curl ends with it
-  local of_worker=$private/text-$$.$((++started))
-  [[ -z $private ]] || scratch+=("$of_worker")
   set -m
   (
     trap - INT TERM HUP
     scratch=() workers=() upload_id=''
-    [[ -z $private ]] || slate=$of_worker slate_of=$BASHPID
     "$@"
   ) &
   workers+=($!)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Signature version 4 of the fast aws. A hash takes one process, sha256sum: bash itself takes longer for a block, and
-# openssl three times longer to start. Key and text go through a file in memory, or one without a name.
+# openssl three times longer to start. Key and text go through a pipe, never a file.
 
 hash_file() { # FILE: sets $hash, its SHA-256
   hash=$(exec sha256sum <"$1") || { reason='sha256sum failed' && return 1; }
@@ -17,23 +17,18 @@ hash_part() { # FILE, a large one: the processor's own instructions take a third
 }
 
 hash_text() { # TEXT
+  # more than the pipe holds would wait for a reader for ever
+  ((${#1} <= 60000)) || hand_over 'so long a request'
   open_slate
   printf %s "$1" >"$slate"
   hash_file "$slate"
 }
 
-open_slate() { # sets $slate, a file in memory or without a name; one for each process, as two would write into it
+open_slate() { # sets $slate, a pipe that this process writes to and then reads; another one for each process
   [[ ${slate_of-} != "$BASHPID" ]] || return 0
   slate_of=$BASHPID
-  if [[ $private ]] && claim_as "$private/text-$BASHPID"; then
-    slate=$temporary
-    return
-  fi
-  claim_as "$work/aws-$BASHPID" || { os_error "$work" && fatal "$error"; }
-  exec {slate}<>"$temporary"
+  exec {slate}< <(:)
   slate=/proc/self/fd/$slate
-  rm -f -- "$temporary"
-  forget
 }
 
 hmac() { # KEY TEXT: sets $hash; the key in hexadecimal

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from invoke import Config, Context
 
 from hardway.cli import project
-from hardway.tasks import ec2, mapreduce
+
+from . import ec2, mapreduce
 
 if TYPE_CHECKING:
     from hardway.fanout.group import CommandResult
@@ -54,7 +55,7 @@ class RunningCluster:
         ec2.push(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def pull(self, source: str, destination: str, **flags: Any) -> None:
-        """Fetch a tree, `source`, from each instance, and put it below its id in a directory. `flags` are those of `ec2.pull`."""
+        """Fetch a tree, `source`, from each instance, into a directory for each. `flags` are as for `ec2.pull`."""
         ec2.pull(self._context, source, destination, self.ids, yes=True, **{"region": self._region, **flags})
 
     def __repr__(self) -> str:
