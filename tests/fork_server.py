@@ -109,6 +109,7 @@ def _become(request: int, stdin: int, stdout: int, stderr: int, _answer: int) ->
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for each in asked["ignored"]:
         signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.umask(asked["umask"])
     os.chdir(asked["cwd"])
     os.environ.clear()
@@ -159,6 +160,8 @@ if __name__ == "__main__":
     atexit.register(_end)
     preload()
     gc.collect()
+    # Ctrl-C is for the tests, which need forks to clean up. A fork is sent it when it is ready.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     gc.freeze()  # else a collection in a fork would copy all these pages
     serve(socket.socket(fileno=int(sys.argv[1])))
     _run(sys.argv[0])
