@@ -173,7 +173,10 @@ class Liar:
 
     def mutates(self) -> None:
         """Our own agent, of whose frames some are lost, doubled, swapped, cut short or of something else."""
-        agent = subprocess.Popen([sys.executable, "-IS", "-c", self.source], stdin=0, stdout=subprocess.PIPE)
+        source = os.memfd_create("agent")  # an argument of a program is not as long
+        os.write(source, self.source)
+        words = [sys.executable, "-IS", "-c", f"exec(open('/proc/self/fd/{source}', 'rb').read())"]
+        agent = subprocess.Popen(words, stdin=0, stdout=subprocess.PIPE, pass_fds=[source])
         assert agent.stdout
         frames = self.agent["Frames"]()
         marked = b""
