@@ -31,7 +31,7 @@ from bench.stub import moto, seconds
 from hardway.s3 import fast_aws
 
 SIZES = {"1 MiB": 1 << 20, "64 MiB": 64 << 20}
-LIMITS = {("1 MiB", "aws"): 15.0, ("1 MiB", "s5cmd"): 3.0, ("64 MiB", "s5cmd"): 0.9}
+LIMITS = {("1 MiB", "aws"): 10.0, ("1 MiB", "s5cmd"): 1.4, ("64 MiB", "aws"): 1.1}
 """How many times faster than these it has to be, by the size of the object."""
 KEY, SECRET = "bench", "bench-secret"
 BOOT_SECONDS = 60

@@ -45,7 +45,7 @@ from hardway.tables import count, duration
 from hardway.terminal import command_line, printable
 
 GROUPS_TOLD = 5  # kinds of failures shown
-KEPT_MOST = 100_000  # arguments of a stream that are kept for the line that resumes its job
+KEPT_MOST, KEPT_BYTES = 100_000, 16 << 20  # of a stream's arguments, kept for the line that resumes its job
 Value = TypeVar("Value")
 _OF_AWS = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)(:\d+)?/?$")
 
@@ -329,7 +329,10 @@ class _Run:
 
     def _all_read(self) -> None:
         """Keep the arguments of a stream that has been read to its end, for the line that resumes the job."""
-        if len(self.numbers) <= KEPT_MOST and len(items := known_arguments(self.job)) == len(self.numbers):
+        if len(self.numbers) > KEPT_MOST or self.job.history.long > KEPT_BYTES:
+            return
+        items = known_arguments(self.job)
+        if len(items) == len(self.numbers):
             arguments = Arguments(items, source="-", batch=self.job.asked.batch)
             self.resuming = _Resuming(self.job, self.command, arguments, self.engine, self.flags)
 

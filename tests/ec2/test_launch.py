@@ -319,7 +319,7 @@ def test_half_of_the_on_demand_price(launcher: Launcher, price_cache: Path) -> N
     with launcher.plan(_prices({A: 0.1008, B: 0.08925})):
         launcher(spot=0.5, type=f"{A},{B}", zone="us-east-1a")
         fleet = _asked(launcher, "CreateFleet")
-        with pytest.raises(UsageError, match=r"that of m7a\.large is not known: use --spot 1\.0"):
+        with pytest.raises(UsageError, match=r"the price of m7a\.large is not known: use --spot 1\.0"):
             launcher(spot=0.5, type=f"{A},m7a.large")
     assert launcher.ec2.actions().count("CreateFleet") == 1
     assert {
@@ -539,7 +539,7 @@ def test_a_license_has_no_price(launcher: Launcher, capsys: Said) -> None:
         assert f"2 x {A} spot: price not known (with Red Hat Enterprise Linux)\n" in capsys.readouterr().err
         with pytest.raises(UsageError, match=r"the price of m7i\.large with Red Hat Enterprise Linux is not known"):
             launcher(max_cost=1000)
-        with pytest.raises(UsageError, match=r"that of m7i\.large is not known: use --spot 1\.0"):
+        with pytest.raises(UsageError, match=r"the price of m7i\.large is not known: use --spot 1\.0"):
             launcher(spot=0.5)
 
 

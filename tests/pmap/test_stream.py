@@ -89,7 +89,8 @@ def test_a_killed_job_goes_on_with_the_same_arguments_only(cluster: Cluster) -> 
     other = run_inv("mapreduce.pmap", cluster.selector, "-", ECHO, *flags, env=cluster.env, stdin="1\n9\n")
     assert other.code == 1 and "argument 2 is 9, and job killed-stream has read another one" in other.stderr
     short = run_inv("mapreduce.pmap", cluster.selector, "-", ECHO, *flags, env=cluster.env, stdin="1\n2\n3\n")
-    assert (short.code, short.stdout) == (1, "<1>\n<2>\n<3>\n") and "ended after 3" in short.stderr
+    assert short.code == 1 and "ended after 3" in short.stderr
+    assert short.stdout in ("<1>\n<2>\n", "<1>\n<2>\n<3>\n"), "3 may not be done by then"
     again = run_inv("mapreduce.pmap", cluster.selector, "-", ECHO, *flags, env=cluster.env, stdin="1\n2\n3\n3\n4\n")
     assert (again.code, again.stdout) == (0, "<1>\n<2>\n<3>\n<3>\n<4>\n"), again.stderr
     assert "5 of 5 tasks done" in again.stderr

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from hardway.local import faults
 from hardway.local.machines import guest_image
 from tests.conftest import LocalCloud, run_local_cloud
 from tests.local.conftest import image
@@ -55,3 +57,15 @@ def test_nothing_is_left(way: str, tmp_path: Path) -> None:
             assert machines(id) == []
     assert machines(id) == []
     assert not (tmp_path / "state" / "hardway" / "local").exists()
+
+
+def test_drop_resets_connections(tmp_path: Path) -> None:
+    guest_image.build(guest_image.USUAL)
+    with run_local_cloud(tmp_path / "state", isolation="vm") as cloud:
+        id = launch(cloud)
+        described = cloud.client("ec2").describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"][0]
+        address = described["PublicIpAddress"], cloud.running.ssh_port
+        with socket.create_connection(address, 60) as connection:
+            faults.send(cloud.running, faults.Fault("drop", (id,)))
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)

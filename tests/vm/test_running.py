@@ -12,7 +12,7 @@ STORES = "findmnt -rno TARGET,FSTYPE,LABEL | grep ^/mnt | sort"
 
 
 def test_extend_moves_the_end_of_the_guest_itself(guest: Guest) -> None:
-    guest.shell.succeed("ec2.extend", guest.id, "5")
+    guest.shell.succeed("ec2.extend", guest.id, "5", "--yes")
     left = int(guest.run("cat /etc/hardway/ends")) - datetime.now(timezone.utc).timestamp()
     assert 4.8 * 3600 < left <= 5 * 3600
 
