@@ -29,13 +29,24 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     launch = Launch(" ".join(arguments[at:]), both=True)
     words, complaints = Words(launch.begin, launch.end), Words(launch.begin)
+    running: list[subprocess.Popen[bytes]] = []
+    ending = threading.Event()
+
+    def end(*_: object) -> None:
+        ending.set()
+        for each in running:
+            each.kill()
+
+    # rsync ends its remote shell by SIGUSR1, maybe while ssh starts. A host that hangs would keep ssh waiting.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, end)
     with subprocess.Popen(
         [*arguments[:at], launch.line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as ssh:
         assert ssh.stdin and ssh.stdout and ssh.stderr
-        # rsync ends its remote shell by SIGUSR1. A host that hangs would keep ssh waiting.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, lambda *_: ssh.kill())
+        running.append(ssh)
+        if ending.is_set():
+            ssh.kill()
         # rsync may keep our stdin open until we have ended.
         threading.Thread(target=_feed, args=(launch.head, ssh.stdin), daemon=True).start()
         talk = threading.Thread(target=_pass_on, args=(ssh.stderr, _STDERR, complaints))
