@@ -87,9 +87,6 @@ def logs(
     task: str = "",
     follow: bool = False,
     region: str | None = None,
-    via: str | None = None,
-    private_ip: bool = False,
-    max_connections: int | str | None = None,
 ) -> Results | Lines:
     """Print what tasks write to stderr, also while they run.
 
@@ -104,7 +101,7 @@ def logs(
     found = job_logs.JobLogs(job_paths.newest(_chosen(job)), task)
     if ended := found.ended():
         return ended
-    settings = connection_settings(c, region or found.asked.region, max_connections, True, private_ip, via)
+    settings = connection_settings(c, region or found.asked.region, real_s3=True)
     if not found.show(settings, follow):
         say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
     return Lines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -34,8 +33,8 @@ def test_a_signal_ends_the_command_and_all_it_started(shell: Shell, name: str, t
         stdout, stderr = process.communicate(timeout=patience(60))
     assert (process.returncode, stdout) == (143, ""), stderr
     assert {*shell.states(name).values()} <= {"shutting-down", "terminated"}
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
+    # Its parent is dead, too: the system collects it a moment later.
+    eventually(lambda: not Path("/proc", note.read_text().strip()).exists(), seconds=10)
 
 
 def test_an_error_in_a_block_ends_them_even_if_ec2_hesitates(

@@ -23,6 +23,12 @@ def kept() -> Path:
     return state_directory("costs") / f"{datetime.now(timezone.utc):%Y-%m}"
 
 
+@pytest.fixture(autouse=True)
+def alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner without other instances: those of other tests run in the same cloud."""
+    monkeypatch.setenv("LOGNAME", name)
+
+
 def test_a_launch_that_may_exceed_the_budget_is_asked_about(
     shell: Shell, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

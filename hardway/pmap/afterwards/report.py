@@ -96,12 +96,16 @@ def _read_timeline(path: Path, asked: Asked, driven: bool) -> Timeline:
     Where the summary knows the checksum of the whole, no line is compared with its own.
     """
     wanted = summary.journal_checksum(path)
-    checksum = 0
+    checksum, rest = 0, b""
 
     def pieces() -> Iterator[bytes]:
-        nonlocal checksum
+        nonlocal checksum, rest
         for piece in journal_pieces(path, asked):
-            checksum = zlib.crc32(piece, checksum)
+            # A driver that was killed may leave the beginning of a line, which is no part of the whole.
+            rest, end = rest + piece, piece.rfind(b"\n") + 1
+            if end:
+                end += len(rest) - len(piece)
+                checksum, rest = zlib.crc32(rest[:end], checksum), rest[end:]
             yield piece
 
     timeline = history.read(pieces(), time.time() if driven else None, checked=wanted is not None)
