@@ -75,9 +75,9 @@ class MetadataService:
 
     def _answer(self, method: str, path: str, headers: Headers) -> tuple[HTTPStatus, str, Headers]:
         ours = hmac.compare_digest(path[: len(self._path)].encode(), self._path.encode())
-        if not ours or headers.get("host") not in self._hosts or "origin" in headers:
-            return HTTPStatus.FORBIDDEN, "", {}
         path = path[len(self._path) :]
+        if not ours or not path.startswith("/") or headers.get("host") not in self._hosts or "origin" in headers:
+            return HTTPStatus.FORBIDDEN, "", {}
         if path == TOKEN_PATH:
             return self._token(method, headers)
         if method != "GET":
