@@ -70,9 +70,11 @@ def within(seconds: float, calls: Mapping[str, Callable[[], Answer]]) -> dict[st
     try:
         for name, call in calls.items():
             workers.do(partial(_settle, futures[name], call))
-        wait(futures.values(), max(0.0, seconds))
-    finally:
+        late = wait(futures.values(), max(0.0, seconds)).not_done
+        workers.end(0 if late else _MOMENT_SECONDS)
+    except BaseException:
         workers.end(0)
+        raise
     return {name: future if future.done() else Future() for name, future in futures.items()}
 
 
