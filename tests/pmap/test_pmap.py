@@ -271,7 +271,7 @@ def test_a_full_results_folder_is_named(c: Context, cluster: Cluster, tmp_path: 
     (tmp_path / "1.stdout").symlink_to("/dev/full")
     said = rf"cannot write to {tmp_path}: no space left on device; to go on, .*: hardway .*--resume"
     with pytest.raises(Failed, match=said):
-        mapreduce.pmap(c, cluster.ids, "x", "cat", results=str(tmp_path), progress=False)
+        mapreduce.pmap(c, cluster.ids, "x", "cat", results=str(tmp_path), linger=1, progress=False)
 
 
 def test_a_failure_is_told_of_the_argument_that_failed(pmap: Pmap, cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke import Config, Context
@@ -148,7 +149,8 @@ def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 def test_a_real_job(c: Context, cluster: Cluster, tmp_path: Path) -> None:
     command = 'read x; [ "$x$HARDWAY_ATTEMPT" != b1 ] || { echo bad luck >&2; exit 3; }; sleep 0.1; echo $x'
-    mapreduce.pmap(c, cluster.ids, ["a", "b", "c", "d", "e"], command, slots=2, job="looked-at", progress=False)
+    flags: dict[str, Any] = {"slots": 2, "job": "looked-at", "backup": False, "progress": False}
+    mapreduce.pmap(c, cluster.ids, ["a", "b", "c", "d", "e"], command, **flags)
     timeline = report.load("looked-*").timeline
     assert (timeline.done, timeline.damaged, len(timeline.attempts)) == (5, 0, 6)
     assert {life.host for life in timeline.lives} == set(cluster.ids)
