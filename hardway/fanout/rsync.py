@@ -77,7 +77,7 @@ def _patchwork_rsync() -> Callable[..., Any]:
         from patchwork.transfers import rsync
     except ImportError:
         python = shlex.quote(sys.executable)
-        # What a tool of uv's, or of pipx's, is installed in may have no pip, and is not what `pip` on PATH installs to.
+        # The environment of a tool of uv or pipx may have no pip, and `pip` on PATH installs into another one.
         pip = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
         raise UsageError(f"--sync needs patchwork: {pip} --no-deps patchwork==1.0.1 six") from None
     return rsync

@@ -61,7 +61,7 @@ put() {
   return 1
 }
 
-# What tells this machine from all others, without metadata: Nitro knows the instance's id, Xen has a number.
+# The machine's identity without metadata: the instance's id on Nitro, a number on Xen.
 machine() {
   for file in board_asset_tag product_uuid; do
     machine=

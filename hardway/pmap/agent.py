@@ -1180,7 +1180,7 @@ class OutputStore:
 
 
 class Logs:
-    """What running attempts write to stderr, in files for people who look on. No attempt depends on them."""
+    """The stderr of running attempts, in files for people to read. No attempt depends on them."""
 
     def __init__(self, directory: str) -> None:
         self.directory = os.path.join(directory, LOGS)

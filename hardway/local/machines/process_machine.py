@@ -25,7 +25,7 @@ HOOK_SECONDS = 20
 WATCH = "/etc/hardway/watch"
 """The script that ends the instance when its time is up, where hardway's boothook leaves it."""
 BOOTING = "System is booting up. Unprivileged users are not permitted to log in yet. Please come back later.\n"
-"""What systemd has those read who log in before the boot has ended."""
+"""The message of systemd for a login before the boot has ended."""
 RESULT = "/run/cloud-init/result.json"
 """The file that cloud-init writes when all of a boot has ended."""
 WATCH_SECONDS = 1.0

@@ -127,7 +127,7 @@ def read(data: bytes | Iterable[bytes], now: float | None = None, *, checked: bo
     return reader.finish(now)
 
 
-# Of the first attempt of a task, as long as nothing unusual is known of it.
+# The first attempt of a task, while nothing unusual is known about it.
 _UNKNOWN, _SENT, _BEGAN, _ENDED, _DONE, _UNUSUAL = range(6)
 _ROWS_MOST = 1 << 28
 _WORDS = {b"start": 6, b"slot": 6, b"end": 15, b"done": 4}
