@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import os
 import shlex
-import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -126,6 +125,8 @@ def _program() -> list[str]:
 
 
 def _found_again(called: Path) -> str:
+    import shutil  # at its first use: --list and --help do without
+
     found = shutil.which(called.name)
     if found is not None and os.path.realpath(found) == os.path.realpath(called):
         return called.name

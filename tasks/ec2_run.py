@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -92,6 +91,8 @@ def _one(chosen: list[Instance]) -> Instance:
 
 def check_login() -> None:
     """Raise UsageError where a login is not possible from this machine."""
+    import shutil  # at its first use: --list and --help do without
+
     if not shutil.which("ssh"):
         raise UsageError("a login needs ssh, which is not installed here (package openssh-client); --command does not")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -49,6 +48,8 @@ class Status:
         where = asked if not self.silent else f"{self.regions - len(self.silent)} of {asked}"
         if bill:
             yield f"instances: {len(bill)} in {where}, {bill.usd_per_hour} per hour now, {bill.usd} so far"
+            import shutil  # at its first use: --list and --help do without
+
             yield from _indented(bill.on_terminal(shutil.get_terminal_size().columns - 2).splitlines())
         elif self.regions > len(self.silent):
             yield f"instances: none in {where}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import shutil
 import sys
 import threading
 import traceback
@@ -163,6 +162,8 @@ class _Output:
 def _text(result: Any) -> str:
     """Return a result as text for stdout: a table fits the terminal."""
     if isinstance(result, Table) and sys.stdout.isatty():
+        import shutil  # at its first use: --list and --help do without
+
         return result.on_terminal(shutil.get_terminal_size().columns)
     return str(result)
 
