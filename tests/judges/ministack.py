@@ -6,6 +6,7 @@ It pins a botocore of its own, so it gets an environment of its own, inside of o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -68,7 +69,10 @@ def running(directory: Path) -> Iterator[str]:
 
 def addresses(pid: int) -> set[str]:
     """Return the addresses at which a process listens, in the kernel's digits."""
-    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    sockets = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It may have been closed since: a closed one listens nowhere.
+            sockets.add(os.readlink(each))
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
