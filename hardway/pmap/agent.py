@@ -6,8 +6,9 @@ session, and listens on a socket for the next connection.
 
 Outputs are pipes, read to their end, as ssh and xargs do. An output is counted and hashed as it is read. A small one
 is kept in memory, a large one in a file without a name, whose content is checked against count and hash when it is
-sent. When many small ones wait to be sent, they lie in one file together. If the instance can't keep an output, or lacks descriptors, processes, memory or disk to start a task, this is the
-instance's fault and not the task's (HOST_FAULT).
+sent. When many small ones wait to be sent, they lie in one file together. If the instance can't keep an output, or
+lacks descriptors, processes, memory or disk to start a task, this is the instance's fault and not the task's
+(HOST_FAULT).
 
 An attempt is over when its command has ended, its outputs are at their end, and none of its descendants is left. The
 agent is a subreaper: a process that loses its parent becomes the agent's child, even from another session and without

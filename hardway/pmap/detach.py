@@ -1,7 +1,7 @@
 """Jobs whose driver leaves: it deals all tasks out to the agents, and another driver comes back for the results.
 
-Every attempt is in the journal before it is sent, as in any job. So the next driver knows which attempts an instance may
-hold, and takes nothing else from it.
+Every attempt is in the journal before it is sent, as in any job. So the next driver knows which attempts an instance
+may hold, and takes nothing else from it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LINGER = 3 * 86_400.0
 """Seconds that agents keep results, from the end of their last task on, unless told: a weekend."""
 ARGUMENTS_MOST = 128 << 20  # bytes of arguments for each instance, whose agent has them in memory
 _UNSENT_MOST = 1 << 20  # bytes in line for an agent, from which it is dealt no more for now
+_DOUBT = 3.0  # seconds, at most, for which a driver stays where the first tasks have failed: the command may be wrong
 _AT_ONCE = 500  # tasks, at most, that an agent is dealt before others are looked at
 
 
@@ -66,7 +67,10 @@ class Dealer:
 
         Tasks that failed and wait to be tried again are left for the next driver.
         """
-        if self._schedule.unstarted or self._schedule.asks_back:
+        schedule = self._schedule
+        if schedule.unstarted or schedule.asks_back:
+            return False
+        if schedule.failed_attempts and not schedule.done and now() - max(self._dealt.values(), default=0.0) < _DOUBT:
             return False
         confirmed = True
         for member in self._connections.present():
@@ -74,7 +78,7 @@ class Dealer:
                 return False
             if member.is_up:
                 confirmed &= self._has_confirmed(member)
-            elif self._schedule.held(member.name):
+            elif schedule.held(member.name):
                 return False  # it may come back; else its tasks will go elsewhere
         return confirmed
 
@@ -98,17 +102,21 @@ class Options:
         self._settings = dataclasses.asdict(mapreduce)
         self._flags = flags
 
-    def kept(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Return the options as the journal keeps them, with the tasks' `numbers` if they are not 1, 2, 3 and so on."""
+    def kept(self, numbers: Sequence[int], chosen: Sequence[Instance]) -> dict[str, Any]:
+        """Return the options as the journal keeps them, with the `chosen` instances.
+
+        The tasks' `numbers` are kept if they are not 1, 2, 3 and so on.
+        """
         flags = {name: list(value) if isinstance(value, tuple) else value for name, value in self._flags.items()}
         found: dict[str, Any] = {"settings": self._settings, "flags": flags}
+        found["instances"] = [instance.id for instance in chosen]
         if list(numbers) != [*range(1, len(numbers) + 1)]:
             found["numbers"] = list(numbers)
         return found
 
 
 class Left(NamedTuple):
-    """A detached job, as its driver has left it. `hosts` may hold attempts of it, or their results."""
+    """A detached job, as its driver has left it. Its `hosts` may hold attempts, or their results."""
 
     asked: Asked
     arguments: Arguments
@@ -130,7 +138,7 @@ def read_left(path: Path) -> Left:
     if max(numbers, default=0) > len(items):
         raise Failed(f"arguments of job {asked.name} are damaged: give them again, to the command that began the job")
     arguments = Arguments([items[number - 1] for number in numbers], batch=asked.batch)
-    hosts = [] if history.results.keys() >= {*numbers} else sorted(history.sent)
+    hosts = sorted({*history.sent, *history.detach["instances"]}) if {*numbers} - history.results.keys() else []
     known = {field.name for field in dataclasses.fields(Mapreduce)}
     settings = Mapreduce(**{name: value for name, value in history.detach["settings"].items() if name in known})
     return Left(asked, arguments, hosts, settings, history.detach["flags"])

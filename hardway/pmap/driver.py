@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
@@ -81,8 +82,8 @@ class Driver:
         `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
         maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
         `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
-        counts once the object that `expect` names is there. With an `intake` tasks are added while the job runs. `detach`
-        is the driver's part in a detached job, and `options` are what the next driver needs to know.
+        counts once the object that `expect` names is there. With an `intake` tasks are added while the job runs.
+        `detach` is the driver's part in a detached job, and `options` are what the next driver needs to know.
         """
         self.job = job
         self.arguments = arguments
@@ -143,8 +144,10 @@ class Driver:
         job; Failed where no instance is left.
         """
         began = ended = now()
+        if self._detach is Detach.WAIT and self.job.history.alone:  # the instances have worked meanwhile
+            began -= max(0.0, time.time() - self.job.history.driven)
         self._log.begins(self._options)
-        self._take_over()
+        self._take_over(began)
         if self._intake:
             self._intake.stream.wake = lambda: self._events.put(events.Woken())
             self._intake.begin(self.schedule)
@@ -428,8 +431,8 @@ class Driver:
 
     # Beginning and end
 
-    def _take_over(self) -> None:
-        """Take over results and attempts of earlier runs of the job."""
+    def _take_over(self, began: float) -> None:
+        """Take over results and attempts of earlier runs of the job, in a run that `began` then."""
         history = self.job.history
         for position, number in enumerate(self.numbers):
             if number in history.attempts:
@@ -442,6 +445,8 @@ class Driver:
             if host not in self._members:
                 continue
             self._members[host].entrusted = True
+            if self._detach is Detach.WAIT:
+                self._members[host].first_up = began
             if position >= 0 and attempt == history.attempts[number]:
                 self.schedule.join(host, 1)
                 self.schedule.adopt(host, position, attempt, now())

@@ -43,6 +43,7 @@ class History:
     the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
     `chain` is the last line's checksum, and `whole` the checksum of all lines together. `detach` are the options of a
     job that was detached, None for another one. Its agents are `alone` while they go on without a driver.
+    `driven` is when the last run began or ended, in seconds of Unix.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
@@ -60,16 +61,20 @@ class History:
     whole: int = 0
     detach: dict[str, Any] | None = None
     alone: bool = False
+    driven: float = 0.0
 
-    def ran(self, kind: str, about: Mapping[str, Any]) -> None:
+    def ran(self, kind: str, about: Mapping[str, Any], time: float) -> None:
         """Take in an event of the job: the beginning or the end of a run."""
+        if kind in ("run", "over"):
+            self.driven = time
         if kind == "run":
             self.runs.append({})
             self.detach = about.get("detach", self.detach)
             self.alone = "detach" in about
         elif kind == "over":
             self.runs[-1] = dict(about)
-            self.alone &= about["why"] == DETACHED or about["why"].startswith("SIG")
+            why = str(about.get("why", ""))
+            self.alone &= why == DETACHED or why.startswith("SIG")
 
     def sealed(self, texts: Iterable[str]) -> bytes:
         """Return the next lines: each ends in a checksum of itself and of the line before."""
@@ -172,7 +177,7 @@ def read_history(data: bytes) -> History:
             (kind, *words), history.chain = words_of(line, history.chain)
             if kind in ("event", "slot") or (kind == "job" and number == 1):
                 if kind == "event" and words[1] in ("run", "over"):
-                    history.ran(words[1], json.loads(" ".join(words[2:])))
+                    history.ran(words[1], json.loads(" ".join(words[2:])), float(words[0]))
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)

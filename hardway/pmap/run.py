@@ -499,7 +499,7 @@ class _Run:
             expect=self.expect,
             intake=intake,
             detach=self.detach,
-            options=None if self.detach is Detach.NO else self.options.kept(self.numbers),
+            options=None if self.detach is Detach.NO else self.options.kept(self.numbers, self.selected),
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:

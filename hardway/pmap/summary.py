@@ -92,7 +92,10 @@ def of_history(history: History) -> dict[str, Any]:
 
 
 def ending(tasks: int, done: int, why: str) -> str:
-    """Return done, failed, stopped or detached, for a job without a driver; `why` is why its last run ended, empty if unknown."""
+    """Return done, failed, stopped or detached, for a job without a driver.
+
+    `why` is why its last run ended, empty if unknown.
+    """
     if 0 < tasks == done:
         return "done"
     if why == DETACHED:
@@ -103,7 +106,7 @@ def ending(tasks: int, done: int, why: str) -> str:
 
 def ending_of(history: History) -> str:
     """Return done, failed, stopped or detached, for a job with this history and without a driver."""
-    if history.alone and len(history.results) < history.tasks:
+    if history.alone and any(history.sent.values()) and len(history.results) < history.tasks:
         return DETACHED
     why = str(history.runs[-1].get("why", "")) if history.runs else ""
     return ending(history.tasks, len(history.results), why)
