@@ -385,7 +385,7 @@ class Agent:
         self.command.configure(settings)
         self.slots, self.timeout, self.linger = slots, timeout, linger
         self.detached = settings.get("detached") == b"1"
-        self.faults = 0
+        self.faults, self.retry_at = 0, 0.0
         self.shared.waits = self.shared.join(instance, slots)
         self.shared_told = False
 
