@@ -44,7 +44,7 @@ PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, unti
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
 NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
-DEADLY = 5  # times that a host or its agent died while this task ran there: it is taken to be what kills them
+DEADLY = 5  # times that a host died, or lacked room, while this task ran there: the task is taken to be the cause
 LAST_ATTEMPT = 65_000  # numbers end there
 DOUBLED_MOST = 64  # times; any longest wait is reached by then
 
@@ -325,8 +325,8 @@ class Schedule:
 
         The task isn't charged, and runs on another host if there is one. The host rests, and is set aside if its next
         tasks after a rest fail the same way. Attempts that run during a rest don't count against the host, nor does a
-        task that another host could not run either. Such a task has failed after DEADLY times: it needs more than any
-        host has.
+        task that another host could not run either. Such a task runs again after a wait. It has failed after
+        DEADLY times, once as many hosts, or all that there are, could not run it: it needs more than any host has.
         """
         known = self._known(name, task, attempt)
         if known is None:
@@ -335,12 +335,13 @@ class Schedule:
         unfit = [] if self._over[task] else self._backlog.setbacks_of(task).unfit
         elsewhere = any(other != name for other in unfit)
         unfit.append(name)
-        if elsewhere and len(unfit) >= DEADLY and known.twin is None:
+        if elsewhere and known.twin is None and len(unfit) >= DEADLY and self._nobody_else(unfit, DEADLY):
             self._attempts.end(known, bool(self._over[task]))
             self._give_up_task(task)
             verdict = Verdict.FAILED
         else:
-            over = not self._lose(known, False) and self._over[task]
+            wait = retry_wait(len(unfit) - 1, self.retry_sleep) if elsewhere else 0.0
+            over = not self._lose(known, False, now + wait if wait else None) and self._over[task]
             verdict = Verdict.IGNORED if over else Verdict.RETRY
         if not elsewhere and not host.health.resting:
             host.health.could_not_run()
@@ -632,10 +633,10 @@ class Schedule:
         self._backlog.put_later(task, now + retry_wait(len(failed), self.retry_sleep) * self._random.uniform(0.5, 1.0))
         return Verdict.RETRY
 
-    def _lose(self, attempt: Attempt, died: bool) -> bool:
+    def _lose(self, attempt: Attempt, died: bool, when: float | None = None) -> bool:
         """Remove an attempt that was lost through no known fault of its own; return True if the task runs again.
 
-        `died` says that the host died while the attempt ran.
+        `died` says that the host died while the attempt ran. The task starts at the time `when`, or at once.
         """
         task = attempt.task
         self._attempts.end(attempt, bool(self._over[task]))
@@ -650,17 +651,22 @@ class Schedule:
             self._roster.clear_of(task)
             self._give_up_task(task)
             return False
-        self._backlog.put(task)
+        if when is None:
+            self._backlog.put(task)
+        else:
+            self._backlog.put_later(task, when)
         return True
 
     def _is_deadly(self, task: int) -> bool:
-        """Return whether the task lost its hosts DEADLY times, and different hosts if others are trusted."""
+        """Return whether the task lost its hosts DEADLY times, and several of them if others are trusted."""
         setbacks = self._backlog.setbacks.get(task)
-        if setbacks is None or len(setbacks.lost) < DEADLY:
-            return False
-        where = set(setbacks.lost)
+        return setbacks is not None and len(setbacks.lost) >= DEADLY and self._nobody_else(setbacks.lost, WITNESSES)
+
+    def _nobody_else(self, where: Iterable[Name], enough: int) -> bool:
+        """Return whether `where` names `enough` different hosts, or all trusted ones, those included that are away."""
+        names = set(where)
         hosts = self._roster.hosts.values()
-        return len(where) > 1 or all(not host.health.trusted or host.name in where for host in hosts)
+        return len(names) >= enough or all(not host.health.trusted or host.name in names for host in hosts)
 
     def _count_death(self, host: HostState, ran: list[Attempt]) -> None:
         """Note a death of the host while the attempts `ran` there; an empty list proves nothing."""
