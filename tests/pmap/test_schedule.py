@@ -607,18 +607,18 @@ def test_a_task_does_not_fail_for_what_some_hosts_lack_while_another_is_away() -
     schedule = Schedule(1, retries=0, retry_sleep=1.0)
     for name in ("full", "well"):
         schedule.join(name, 1)
-    [start] = schedule.decide(0.0)
+    [start] = starts(schedule, 0.0)
     assert schedule.spoiled(start.host, 0, start.attempt, 0.0) is Verdict.RETRY
     schedule.pause("well", 0.0)
     schedule.join("tight", 1)
     now = 0.0
     for _ in range(50):
         now = max(now + 0.1, schedule.due(now) or now)
-        for start in schedule.decide(now):
+        for start in starts(schedule, now):
             assert schedule.spoiled(start.host, 0, start.attempt, now) is Verdict.RETRY
     schedule.join("well", 1)
     now += 10
-    [start] = schedule.decide(now)
+    [start] = starts(schedule, now)
     assert start.host == "well"
     assert schedule.finished("well", 0, start.attempt, True, 0.1, now) is Verdict.DONE
 
@@ -634,7 +634,7 @@ def test_a_task_does_not_fail_for_hosts_that_die_of_any_task() -> None:
             schedule.died(start.host, [(0, start.attempt)])
     assert not schedule.deadly
     schedule.join("well", 1)
-    [start] = schedule.decide(99.0)
+    [start] = starts(schedule, 99.0)
     assert start.host == "well"
 
 
