@@ -37,6 +37,7 @@ from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.system.workers import Workers
+from hardway.tables import count
 from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
@@ -58,7 +59,7 @@ class Driver:
         instances: Sequence[Instance],
         settings: Settings,
         progress: Progress,
-        on_result: Callable[[int, Result], None] | None = None,
+        on_result: Callable[[int, Result | None], None] | None = None,
         halt: int = 1,
         fail_fast: bool = True,
         backup: bool = True,
@@ -71,7 +72,8 @@ class Driver:
     ) -> None:
         """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. For `halt` and `fail_fast` see
+        `on_result` is called with the position and the result of each task that is over, and with None for a result
+        that counts no longer. For `halt` and `fail_fast` see
         `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
         maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
         `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
@@ -185,7 +187,7 @@ class Driver:
             except HardwayError as error:
                 self._stop.error = self._stop.error or error
 
-    def _give(self, position: int, result: Result) -> None:
+    def _give(self, position: int, result: Result | None) -> None:
         """Give a task's result to the stream that its argument came from; none comes after the job has stopped."""
         failed = position in self.outcome.failed
         if self._intake and not (failed and self.schedule.stopped):
@@ -360,14 +362,33 @@ class Driver:
         self._log.gone(member, reason, len(again))
 
     def _distrust(self, member: Member, lie: str) -> None:
-        """Stop sending to a member that lies, and receiving from it. Silence can be a lie."""
+        """Stop sending to a member that lies, and receiving from it. Silence can be a lie.
+
+        Its results are made again elsewhere, but for those of a stream, whose reader has had them.
+        """
         if member.link.channel is not None:
             self._connections.tell_to_stop(member)
-        kept = f"; {member.results} of its results are kept" if member.results else ""
-        reason = f"set aside, what arrives is not from our agent ({cut_short(lie)}){kept}"
+        reason = f"set aside, what arrives is not from our agent ({cut_short(lie)})"
+        if results := self._results_of(member):
+            if self._intake:
+                reason += f"; {count(len(results), 'result')} of its were given out before"
+            else:
+                reason += f"; {count(len(results), 'result')} of its {'is' if len(results) == 1 else 'are'} made again"
+                for position in results:
+                    self.schedule.reopen(position)
+                    self._log.void(position)
         if member.presence is Presence.GIVEN_UP:
             self._log.distrusted(member, reason)
         self._give_up(member, reason, Presence.GONE)
+
+    def _results_of(self, member: Member) -> list[int]:
+        """Return the positions of the tasks whose results are from the member."""
+        results = self.job.history.results
+        return [
+            position
+            for position, number in enumerate(self.numbers)
+            if number in results and results[number].host == member.name
+        ]
 
     def _described(self, ids: Sequence[str], states: Mapping[str, str]) -> None:
         """Give up members that have ended according to EC2."""

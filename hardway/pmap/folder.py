@@ -127,5 +127,13 @@ class Folder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def remove(self, position: int) -> None:
+        """Remove a task's files, since its result counts no longer. Raises Failed if the directory doesn't allow it."""
+        try:
+            for ending in _ENDINGS:
+                self.path(position, ending).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
     def _unwritable(self, error: OSError) -> Failed:
         return Failed(f"cannot write to {printable(str(self.folder))}: {reason_of(error)}")

@@ -377,6 +377,10 @@ class Job:
         self.history.results[task] = result
         self._lines.append(journal.done_line(task, result.attempt))
 
+    def void(self, task: int) -> None:
+        """Note that the task's result counts no longer."""
+        self._lines.append(journal.void_line(task, self.history.results.pop(task).attempt))
+
     def failed(self, task: int, result: Result) -> None:
         """Note that the task has failed for good, with this attempt."""
         self.history.failed[task] = result

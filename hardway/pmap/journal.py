@@ -109,6 +109,11 @@ def done_line(task: int, attempt: int) -> str:
     return f"done {task} {attempt}"
 
 
+def void_line(task: int, attempt: int) -> str:
+    """Return the line for an attempt whose result counts no longer."""
+    return f"void {task} {attempt}"
+
+
 def failed_line(task: int, attempt: int) -> str:
     """Return the line for a task that has failed for good in this run, with this attempt."""
     return f"failed {task} {attempt}"
@@ -173,6 +178,8 @@ def read_history(data: bytes) -> History:
                     history.failures[task] = history.failures.get(task, 0) + 1
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
+            elif kind == "void":
+                del history.results[task]
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":

@@ -87,7 +87,6 @@ class Member:
     price: float | None = None  # USD/hour
     # Its attempts, beside those in its ledger
     looked_for: set[tuple[int, int]] = field(default_factory=set)  # ended well, if what is expected of them is there
-    results: int = 0  # of its that count
     fault: str = ""  # why it could not run the last one that it could not
 
     @property

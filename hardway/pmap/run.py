@@ -343,7 +343,14 @@ class _Run:
         order, writer = self.order, self.writer
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
-        on_result = (lambda place, result: writer.write(order[place], result)) if writer else None
+
+        def write(place: int, result: Result | None) -> None:
+            if writer and result:
+                writer.write(order[place], result)
+            elif writer:
+                writer.remove(order[place])
+
+        on_result = write if writer else None
         driver: Driver | engine_dask.DaskDriver
         if self.engine:
             driver = engine_dask.DaskDriver(
@@ -435,7 +442,7 @@ class _Run:
         job: Job,
         items: Sequence[bytes],
         numbers: Sequence[int],
-        on_result: Callable[[int, Result], None] | None = None,
+        on_result: Callable[[int, Result | None], None] | None = None,
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[instances.Instance]] | None = None,
         intake: Intake | None = None,

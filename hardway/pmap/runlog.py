@@ -33,7 +33,7 @@ class RunLog:
         numbers: Sequence[int],
         timeout: float,
         progress: Progress,
-        on_result: Callable[[int, Result], None] | None,
+        on_result: Callable[[int, Result | None], None] | None,
     ) -> None:
         """Take the tasks' `numbers`, by position, and their `timeout` in seconds."""
         self.outcome = Outcome()
@@ -68,9 +68,7 @@ class RunLog:
     def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
         """Name the members whose agents have not said goodbye."""
         names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
-        self._progress.say(
-            f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s"
-        )
+        self._progress.say(f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s")
 
     def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
         """Compute the totals of the run."""
@@ -210,7 +208,6 @@ class RunLog:
             return
         result = self._job.ended(task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
-            member.results += 1
             self._results = True
             self._failures.clear()
             self._job.done(task, result)
@@ -223,6 +220,11 @@ class RunLog:
         else:
             self._tell_result(position, result)
 
+    def void(self, position: int) -> None:
+        """Note that the task's result counts no longer."""
+        self._job.void(self._numbers[position])
+        self._tell_result(position, None)
+
     def _fail(self, position: int, result: Result) -> None:
         self.outcome.failed[position] = result
         self._job.failed(self._numbers[position], result)
@@ -233,7 +235,7 @@ class RunLog:
         reason = end_and_complaint(self._job.outputs, task, result, self._timeout)
         self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
 
-    def _tell_result(self, position: int, result: Result) -> None:
+    def _tell_result(self, position: int, result: Result | None) -> None:
         if self._on_result:
             self._job.flush()
             self._on_result(position, result)

@@ -146,6 +146,13 @@ class Schedule:
             self._backlog.take(task)
             self.done += 1
 
+    def reopen(self, task: int) -> None:
+        """Note that the task's result counts no longer: the task runs again."""
+        self._over[task] = 0
+        self.done -= 1
+        if task not in self._attempts.alive:
+            self._backlog.put(task)
+
     def extend(self, tasks: int) -> None:
         """Add this number of tasks, after those that are there."""
         self.total += tasks

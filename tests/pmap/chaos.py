@@ -36,9 +36,6 @@ KINDS = {
     "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1,
     "dies": 1, "has_no_room": 1, "liar": 3,
 }  # fmt: skip
-LIES = [lie for lie in liar.LIES if lie != "shares_a_slot"]
-"""That one answers with the argument, which is right for `cat` alone, and is found out only at its next task: pmap says
-that earlier results are kept."""
 BAD = "bad"  # a file in the home of a bad instance that says how it is bad
 
 
@@ -98,7 +95,7 @@ def run(
         if kind == "cut":
             proxy.cut()
         elif kind == "liar":
-            turn_bad(homes[one], rng.choice([*LIES, *[liar.GARBLED] * 4]), rng.randrange(1 << 20))
+            turn_bad(homes[one], rng.choice([*liar.LIES, *[liar.GARBLED] * 4]), rng.randrange(1 << 20))
         elif kind in liar.SICK:
             turn_bad(homes[one], kind)
         elif kind == "agent" and not kill_agent(cluster, rng):

@@ -235,13 +235,13 @@ class Liar:
             time.sleep(0.1)
 
     def turns(self) -> None:
-        """Its first result is right, and what it says of the second task is a lie."""
+        """Its first result is forged and could be true, and what it says of the second task is a lie."""
         self.hello()
-        right = True
-        for kind, task, attempt, payload in self.heard():
+        plausible = True
+        for kind, task, attempt, _ in self.heard():
             if kind == self.RUN:
-                self.say(self.started(task, attempt) + (self.done(task, attempt, payload) if right else b"\xff" * 99))
-                right = False
+                self.say(self.started(task, attempt) + (self.done(task, attempt) if plausible else b"\xff" * 99))
+                plausible = False
 
     # An honest agent on a host that is not well
 

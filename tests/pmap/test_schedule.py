@@ -26,6 +26,8 @@ class World:
         self.fail = chances.get("fail", 0.0)
         self.leave = chances.get("leave", 0.0)
         self.drop = chances.get("drop", 0.0)
+        self.lie = chances.get("lie", 0.0)
+        self.results: dict[str, list[int]] = {}  # the tasks whose results are from a host
         self.spread = chances.get("spread", 0.5)
         self.bad = {name for name in hosts if self.random.random() < chances.get("bad", 0.0)}
         self.slow = {name: 10.0 if self.random.random() < chances.get("slow", 0.0) else 1.0 for name in hosts}
@@ -105,7 +107,9 @@ class World:
             ok = name not in self.bad and self.random.random() >= self.fail
             if fate < self.leave:
                 self.at(duration / 2, "die", name)
-            elif fate < self.leave + self.drop and self.connected[name]:
+            elif fate < self.leave + self.lie:
+                self.at(duration / 2, "die", name, True)
+            elif fate < self.leave + self.lie + self.drop and self.connected[name]:
                 self.at(duration / 2, "drop", name)
             self.at(duration, "finish", name, task, attempt, ok, duration)
 
@@ -119,11 +123,17 @@ class World:
         self.busy += duration
         verdict = self.schedule.finished(name, task, attempt, ok, duration, self.now)
         self.outcomes.setdefault(task, []).append(verdict)
+        if verdict is Verdict.DONE:
+            self.results.setdefault(name, []).append(task)
         self.advance(name)
 
-    def on_die(self, name: str) -> None:
+    def on_die(self, name: str, found_out: bool = False) -> None:
         if name not in self.running:
             return
+        if found_out:
+            for task in self.results.pop(name, ()):
+                self.outcomes[task].remove(Verdict.DONE)
+                self.schedule.reopen(task)
         del self.running[name], self.queue[name], self.connected[name]
         self.schedule.leave(name)
         new = f"{name}+"
@@ -171,15 +181,24 @@ def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
     fail=st.sampled_from([0.0, 0.1, 0.4]),
     leave=st.sampled_from([0.0, 0.05]),
     drop=st.sampled_from([0.0, 0.1]),
+    lie=st.sampled_from([0.0, 0.03]),
     slow=st.sampled_from([0.0, 0.2]),
     backup=st.booleans(),
 )
 def test_every_task_has_exactly_one_outcome(
-    tasks: int, slots: list[int], seed: int, fail: float, leave: float, drop: float, slow: float, backup: bool
+    tasks: int,
+    slots: list[int],
+    seed: int,
+    fail: float,
+    leave: float,
+    drop: float,
+    lie: float,
+    slow: float,
+    backup: bool,
 ) -> None:
     schedule = Schedule(tasks, retries=3, retry_sleep=5, halt=0, backup=backup, seed=seed)
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
-    world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
+    world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, lie=lie, slow=slow)
     world.run()
     done, failed = final(world, Verdict.DONE), final(world, Verdict.FAILED)
     failed.update(task for task, _, _ in schedule.deadly)
