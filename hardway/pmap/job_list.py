@@ -191,7 +191,7 @@ def parse_age(text: str) -> float:
     """Return the seconds of an age such as 7d, 12h or 90m. Raises UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
     if not found:
-        raise UsageError(f"--older-than {printable(text)!r}: it is a number and s, m, h, d or w, such as 7d")
+        raise UsageError(f"--older-than {printable(text)!r}: it must be a number and s, m, h, d or w, such as 7d")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[found[2]]
 
 
@@ -217,7 +217,7 @@ def prune(days: float, besides: Path) -> list[str]:
     old, _ = prunable((path for path in all_jobs() if path != besides), days * 86400)
     freed, deleted = 0, 0
     for path in old:
-        with contextlib.suppress(HardwayError):  # somebody has begun to resume it, or it stays for another reason
+        with contextlib.suppress(HardwayError):  # the job stays, for example because somebody resumes it now
             held = summary.size_of(path)
             remove(path)
             freed, deleted = freed + held, deleted + 1

@@ -109,7 +109,7 @@ def pmap(
     if job:
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
-        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+        raise UsageError(f"--workdir {printable(workdir)!r}: it must be home or scratch")
     most_failed = read_halt(halt, keep_going)
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
@@ -202,10 +202,10 @@ def read_halt(text: str, keep_going: bool) -> Callable[[int], int]:
     if not text:
         return lambda tasks: 0 if keep_going else 1
     if keep_going:
-        raise UsageError("--halt says when to stop, and --keep-going never to: give one of them")
+        raise UsageError("--halt says when to stop, and --keep-going never stops: give one of them")
     number, percent = text.removesuffix("%"), text.endswith("%")
     if not re.fullmatch(r"\d{1,9}", number) or int(number) < 1 or (percent and int(number) > 100):
-        raise UsageError(f"--halt {printable(text)!r}: it is a number of failed tasks, or a share of all such as 5%")
+        raise UsageError(f"--halt {printable(text)!r}: it must be a number of failed tasks, or a share such as 5%")
     return lambda tasks: max(1, -(-int(number) * tasks // 100)) if percent else int(number)
 
 

@@ -32,7 +32,7 @@ class Stop:
         """Raise HardwayError or Interrupted if there is a reason; `unfinished` says how far the run got."""
         if self.signal:
             name = signal.Signals(self.signal).name
-            raise HardwayError(f"ended by {name}; what runs goes on; {unfinished}", 128 + self.signal)
+            raise HardwayError(f"ended by {name}; running tasks go on; {unfinished}", 128 + self.signal)
         if self.interrupts:
             raise Interrupted(f"interrupted; {unfinished}")
         if self.error:
