@@ -1,4 +1,4 @@
-"""What is there now and what is left over, here and at AWS, on one page."""
+"""The page of `status`: all that runs and all that is left over, here and at AWS."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ class Job:
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
-        self.history.failed.pop(task, None)  # it is tried anew
+        self.history.failed.pop(task, None)  # the task is tried again
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
@@ -357,7 +357,7 @@ class Job:
     ) -> Result:
         """Note that an attempt ended with these outputs; a file is moved into the job.
 
-        The stdout of the task's failed attempt before is dropped, if it has a file of its own.
+        The stdout of the task's previous failed attempt is dropped, if it has a file of its own.
         """
         if (code or flags) and isinstance(stdout, bytes) and len(stdout) > TOGETHER_MOST:
             stdout = self._alone(task, attempt, stdout)
@@ -466,7 +466,7 @@ class Job:
         except (OSError, Failed):
             return False
 
-    # How it is done
+    # The files
 
     def _alone(self, task: int, attempt: int, data: bytes) -> Path:
         """Write an output to a file of its own, which can be dropped."""
@@ -527,7 +527,7 @@ class Outputs:
         except OSError as error:
             raise Failed(f"the {which} of task {task} in {self.path} can't be read: {reason_of(error)}") from None
         if (checksum, length) != (written, size):
-            what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
+            what = f"--resume {self.path.name} runs it again" if out else "it differs from the task's output"
             raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
         yield from pieces
 
@@ -560,7 +560,7 @@ class Outputs:
 
 
 def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
-    """Return the files with stdout that a later attempt made needless, and each task's of the last failed attempt."""
+    """Return the files with stdout that a later attempt made needless, and the file of each last failed attempt."""
     found: dict[int, dict[int, Path]] = {}
     for path in large.glob("*.stdout"):
         task, _, attempt = path.stem.partition(".")

@@ -436,7 +436,7 @@ class _Reader:
         self.note(time, host, "gone", str(reason))
 
     def on_died(self, time: float, host: str) -> None:
-        self.note(time, host, "died", "the agent had died; another one is there")
+        self.note(time, host, "died", "the agent had died, and a new one has started")
 
     def on_notice(self, time: float, host: str, seconds: float) -> None:
         self.note(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
