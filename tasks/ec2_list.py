@@ -88,7 +88,7 @@ def _say_overdue(settings: config.Settings, shown: Bill, all_regions: bool) -> N
         late = [one for one in shown.overdue if one.region == place]
         there = settings.in_region(place) if all_regions else settings
         rm = there.command("ec2.rm", " ".join(one.id for one in late))
-        say(f"{how_many(late)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` does it")
+        say(f"{how_many(late)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` ends them")
 
 
 def _in_all_regions(

@@ -103,7 +103,7 @@ def logs(
         return ended
     settings = connection_settings(c, region or found.asked.region, real_s3=True)
     if not found.show(settings, follow):
-        say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
+        say(f"no task of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
     return Lines()
 
 
