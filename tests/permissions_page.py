@@ -21,7 +21,7 @@ SERVICES = {
     "ec2": "ec2", "iam": "iam", "pricing": "pricing", "s3": "s3", "service-quotas": "servicequotas", "ssm": "ssm",
     "sts": "sts",
 }  # fmt: skip
-"""What botocore calls a service, and what IAM calls it."""
+"""The names of a service in botocore and in IAM."""
 NEEDS_NONE = {"sts:GetCallerIdentity"}
 """Source: https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html"""
 OTHER_NAMES = {"s3:HeadObject": "s3:GetObject"}

@@ -56,7 +56,7 @@ its answer for ten seconds.
 
 
 def help_of(task: str) -> str:
-    """What `inv --help TASK` prints."""
+    """The output of `inv --help TASK`."""
     from tasks import ns
 
     inv = Program(name="inv", binary="inv", binary_names=["inv"], namespace=ns)

@@ -1,4 +1,4 @@
-"""What instances cost, as `new` announces it, `ls` lists it and `rm` sums it up; and what EC2 has for sale."""
+"""The costs of instances, as `new` announces, `ls` lists and `rm` sums them up; and EC2's offers."""
 
 from __future__ import annotations
 

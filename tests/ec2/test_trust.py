@@ -62,7 +62,7 @@ def chosen(settings: config.Settings) -> list[Instance]:
 
 
 def trusted(id_: str) -> list[str]:
-    """What our known_hosts says of an instance: the comments of its keys."""
+    """The comments of an instance's keys in our known_hosts."""
     lines = [line.split() for line in HostKeys().path.read_text().splitlines()]
     return [words[-1] if len(words) > 3 else "first use" for words in lines if words[0] == id_]
 

@@ -258,7 +258,7 @@ class Liar:
         self.be_agent()
 
     def has_no_room(self) -> None:
-        """What is kept of outputs is kept on a full device."""
+        """Outputs are kept on a full device."""
         self.agent["nameless"] = lambda directory: os.open("/dev/full", os.O_RDWR)
         self.be_agent()
 

@@ -1,4 +1,4 @@
-"""What runs on an instance is what lies here: files are sent with the job, or compared before its first task."""
+"""An instance runs the files that lie here: they are sent with the job, or compared before its first task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a journal tells of a job, and what is made of it: figures that add up, advice, a screen of text."""
+"""A job's history from its journal, and its report: figures that add up, advice, a screen of text."""
 
 from __future__ import annotations
 

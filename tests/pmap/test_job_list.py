@@ -1,4 +1,4 @@
-"""What lists of jobs tell without reading journals, what jobs leave on the disk, and which of them are deleted."""
+"""Lists of jobs need no journals; jobs leave few files on the disk; the right jobs are deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent says is checked against what its host was sent: an honest one is never accused, a liar always is."""
+"""The ledger checks an agent's messages: an honest agent is never accused, a liar always is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def slot(number: int = 0, began: float = 100.0) -> bytes:
 
 
 def holding(task: int, attempt: int, state: int, seconds: float = 0.0, number: int = 0) -> Holding:
-    """What an agent whose clock shows 100 s says of an attempt."""
+    """An attempt as an agent tells of it whose clock shows 100 s."""
     return Holding(task, attempt, state, number, 100.0 - seconds, seconds)
 
 
