@@ -33,7 +33,7 @@ BESIDES = {
     "start-session": {"ssm:StartSession"},
     "TransferManager": {"s3:PutObject", "s3:AbortMultipartUpload"},
 }
-"""What a word in the source needs: a parameter of a call, a command of the AWS CLI, what uploads in parts."""
+"""The permissions that a word in the source needs: a call's parameter, a command of the AWS CLI, uploads in parts."""
 CONDITIONS = {
     "iam:CreateServiceLinkedRole": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
     "iam:PassRole": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},

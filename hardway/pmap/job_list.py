@@ -140,9 +140,9 @@ def describe(path: Path) -> dict[str, Any]:
     """Describe a job: name, label, command, state (running, done, failed, stopped or damaged), numbers of tasks (all,
     done, failed).
 
-    The rest is when it was created and last worked on (seconds of Unix), the duration in seconds, the number of
-    instances and their cost in USD, each None if unknown, and the bytes that it takes on the disk; `damage` is the
-    reason that the job is damaged.
+    The other facts, each None if unknown: the times of its creation and of the last work on it (seconds of Unix), its
+    duration in seconds, the number of instances, and their cost in USD. `bytes` is its size on the disk, and `damage`
+    the reason that it is damaged.
     """
     known = summary.read(path)
     if known is None or (known["state"] == summary.RUNNING and not is_driven(path)):

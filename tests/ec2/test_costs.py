@@ -99,7 +99,7 @@ def test_ls_marks_what_should_have_ended(shell: Shell, price_cache: Path) -> Non
     bill = costs.Bill([from_description(one, "us-east-1") for one in (late, other)], {})
     lines = bill.on_terminal(200).splitlines()[1:]
     assert ["overdue" in line for line in lines] == [True, False]
-    # What programs read keeps EC2's words.
+    # Output for programs keeps EC2's words.
     assert str(bill).count("  running  ") == 2
     assert [one["overdue"] for one in json.loads(bill.json())] == [True, False]
 

@@ -1,4 +1,4 @@
-"""Whom we trust, and what fan-out adds, on a running cluster: host keys, owners, ways there, --fold and --each."""
+"""Trust, and the additions of fan-out, on a running cluster: host keys, owners, ways there, --fold and --each."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def holding(task: int, attempt: int, state: int, seconds: float = 0.0, number: i
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """Of a host that was sent the first attempts of tasks 1 to 3, and runs task 1."""
+    """The ledger of a host that was sent the first attempts of tasks 1 to 3, and runs task 1."""
     made = Ledger(created=time.time())
     assert made.hello([], 0.0) == ([], [])
     made.slots = SLOTS

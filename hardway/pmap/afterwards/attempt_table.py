@@ -107,7 +107,7 @@ class AttemptTable(Sequence[AttemptRecord]):
         return place
 
     def grow(self, rows: int) -> None:
-        """Make room for so many rows, which don't count yet."""
+        """Make room for this number of rows; new rows don't count yet."""
         more = rows - len(self.task)
         if more > 0:
             for column in self._columns():

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# The credentials of the fast aws, in the CLI's order: environment, files, container, the instance's role. Those that are
-# kept lie in the user's runtime directory, which is in memory.
+# The credentials of the fast aws, in the CLI's order: environment, files, container, the instance's role. A role's are
+# kept in the user's runtime directory, which is in memory.
 
 private_directory() { # sets $private, ours alone and in memory; or empty
   private=${XDG_RUNTIME_DIR:-/run/user/$UID}

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2030,SC2031,SC2034,SC2154,SC2317
-# The credentials that a container or an instance has for the fast aws. Those of an instance's role are kept in the user's
+# The credentials that a container or an instance has for the fast aws. A role's credentials are kept in the user's
 # runtime directory, which is in memory, until five minutes before their end.
 
 small_answer() { # URL CONFIG-LINE...: sets $body; for the addresses of credentials, which no proxy may see
