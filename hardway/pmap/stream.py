@@ -303,7 +303,7 @@ class Stream:
         return position, result, argument
 
     def _has_after(self, position: int) -> bool:
-        """Wait until it is known whether there is another argument; return it."""
+        """Wait for the next argument or the end of the arguments; return whether there is one."""
         with self._changed:
             while not (self._finished or self.gave_up or self._confirmed > position + 1):
                 if self._read_all and not self._pending:
