@@ -35,18 +35,18 @@ from hardway.pmap.hosts import Attempt, HostState, Name, Roster
 
 FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
 LONELY_WAIT = 2.0  # seconds until the next retry, at most, where nothing runs
-LONELY_SHARE = 0.05  # and no more than this share of the tasks is left; more of them may wait for what is down
+LONELY_SHARE = 0.05  # and at most this share of the tasks is left; a larger share may wait for a service that is down
 BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
-PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
+PAUSE_PATIENCE = 5.0  # seconds without a connection or an answer, until tasks that wait there run elsewhere, too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
 NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
-DEADLY = 5  # times that a host died, or lacked room, while this task ran there: the task is taken to be the cause
-LAST_ATTEMPT = 65_000  # numbers end there
-DOUBLED_MOST = 64  # times; any longest wait is reached by then
+DEADLY = 5  # deaths of hosts while a task ran there, or hosts without room for it, after which the task is blamed
+LAST_ATTEMPT = 65_000  # the highest number of an attempt
+DOUBLED_MOST = 64  # doublings of a wait, after which every limit is reached
 
 
 class Start(NamedTuple):
@@ -58,7 +58,7 @@ class Start(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask for the attempt back unless it has started. The host answers with `returned`, or not at all if it has."""
+    """Ask for the attempt back. The host answers with `returned`, or not at all if the attempt has started."""
 
     host: Name
     task: int
@@ -66,7 +66,7 @@ class Recall(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """End the attempt: its result is not needed. Answered by `finished` or `returned`."""
+    """End the attempt: its result is not needed. The host answers with `finished` or `returned`."""
 
     host: Name
     task: int
@@ -86,7 +86,7 @@ class Verdict(Enum):
 
 
 def retry_wait(times: int, longest: float) -> float:
-    """Return the wait in seconds before the retry after this number of failures; `longest` is the limit."""
+    """Return the seconds to wait before the retry that follows this number of failures, `longest` at most."""
     return min(longest, FIRST_WAIT * 2.0 ** min(times - 1, DOUBLED_MOST))
 
 
@@ -147,7 +147,7 @@ class Schedule:
             self.done += 1
 
     def reopen(self, task: int) -> None:
-        """Note that the task's result counts no longer: the task runs again."""
+        """Note that the task's result no longer counts: the task runs again."""
         self._over[task] = 0
         self.done -= 1
         if task not in self._attempts.alive:
@@ -165,7 +165,7 @@ class Schedule:
         self._number[task] = max(self._number[task], attempt)
 
     def avoid(self, task: int, name: Name) -> None:
-        """Run the task on another host than this one, if there is another. Call this only before the task starts."""
+        """Run the task on another host, if there is one. Call this only before the task starts."""
         self._backlog.take(task)
         self._backlog.setbacks_of(task).failed = [name]
         self._backlog.put(task)
@@ -277,7 +277,7 @@ class Schedule:
             self._attempts.start(known, now)
 
     def sends(self, name: Name, task: int, attempt: int) -> None:
-        """Note that the attempt has ended and its result is on its way: a second one would come too late."""
+        """Note that the attempt has ended and its result is on its way: a second attempt would come too late."""
         known = self._known(name, task, attempt)
         if known is not None:
             known.sends = True
@@ -292,7 +292,7 @@ class Schedule:
         now: float,
         complaint: Complaint | None = None,
     ) -> Verdict:
-        """Judge an attempt that ended after `duration` seconds; a failure without a `complaint` is like no other."""
+        """Judge an attempt that ended after `duration` seconds. A failure without a `complaint` resembles no other."""
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
@@ -522,7 +522,8 @@ class Schedule:
         """Ask other hosts for their waiting tasks, since slots stand free and no task is left to start.
 
         A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks get a second attempt.
-        Tasks that wait for another job's tasks get it at once: taken back, they might be sent to the same host again.
+        Tasks that wait for another job's tasks get a second attempt at once: recalled tasks might be sent to the same
+        host again.
         """
         held, free = self._attempts, self._roster.free
         while free and (attempt := held.unanswered(now, PAUSE_PATIENCE)):
@@ -616,7 +617,7 @@ class Schedule:
         alike = setbacks.complain(host.name, complaint) if complaint and self.fail_fast else 0
         host.health.failed(task)
         if host.health.fails_all:
-            # Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong.
+            # A host where all tasks fail at once would take them faster than other hosts can prove it wrong.
             others = (self._roster.hosts[other].health for other in self._roster.active)
             if any(not other.fails_all for other in others):
                 self._roster.rest(host, now + retry_wait(host.health.failures - SET_ASIDE + 1, self.retry_sleep))
@@ -671,7 +672,7 @@ class Schedule:
     def _count_death(self, host: HostState, ran: list[Attempt]) -> None:
         """Note a death of the host while the attempts `ran` there; an empty list proves nothing."""
         suspects = frozenset(attempt.task for attempt in ran)
-        # Where another host has died with one of them, too, this proves nothing of the host.
+        # If another host has died with one of them, too, the death proves nothing about this host.
         if ran and not any(self._backlog.lost_elsewhere(task, host.name) for task in suspects):
             host.health.died(suspects)
 

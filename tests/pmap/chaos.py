@@ -41,7 +41,7 @@ BAD = "bad"  # a file in the home of a bad instance that says how it is bad
 
 @dataclass
 class Report:
-    """What was done to the job and what came of it."""
+    """The faults of a job, and its outcome."""
 
     faults: Counter[str] = field(default_factory=Counter)
     lost: int = 0
