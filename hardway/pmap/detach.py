@@ -7,6 +7,8 @@ may hold, and takes nothing else from it.
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -23,6 +25,7 @@ from hardway.pmap.job import Asked, read_asked, read_journal, read_keys
 from hardway.pmap.link import now
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.schedule import Decision, Schedule
+from hardway.system.paths import current_directory
 from hardway.tables import duration
 from hardway.terminal import command_line, printable
 
@@ -109,7 +112,7 @@ class Options:
         """
         flags = {name: list(value) if isinstance(value, tuple) else value for name, value in self._flags.items()}
         found: dict[str, Any] = {"settings": self._settings, "flags": flags}
-        found["instances"] = [instance.id for instance in chosen]
+        found |= {"instances": [instance.id for instance in chosen], "cwd": current_directory()}
         if list(numbers) != [*range(1, len(numbers) + 1)]:
             found["numbers"] = list(numbers)
         return found
@@ -133,6 +136,11 @@ def read_left(path: Path) -> Left:
         raise UsageError(
             f"job {asked.name} was not detached: `{command_line('mapreduce.results', asked.name)}` prints its results"
         )
+    flags = history.detach["flags"]
+    here, there = current_directory(), history.detach["cwd"]
+    if here != there and not all(os.path.isabs(name) for name in (*flags["send"], *flags["depends"])):
+        line = command_line("mapreduce.wait", asked.name)
+        raise UsageError(f"job {asked.name} needs its files again: cd {shlex.quote(there)} && {line}")
     items = known_arguments(path, read_keys(path, history), history)
     numbers = history.detach.get("numbers") or range(1, history.tasks + 1)
     if max(numbers, default=0) > len(items):
@@ -141,7 +149,7 @@ def read_left(path: Path) -> Left:
     hosts = sorted({*history.sent, *history.detach["instances"]}) if {*numbers} - history.results.keys() else []
     known = {field.name for field in dataclasses.fields(Mapreduce)}
     settings = Mapreduce(**{name: value for name, value in history.detach["settings"].items() if name in known})
-    return Left(asked, arguments, hosts, settings, history.detach["flags"])
+    return Left(asked, arguments, hosts, settings, flags)
 
 
 def still_there(settings: Settings, hosts: str | Iterable[str]) -> list[Instance]:

@@ -46,7 +46,7 @@ from hardway.terminal import cut_short, printable
 CONNECTING_MOST = 32  # connections being opened at the same time
 PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
-HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
+HANDLE_MOST = 0.2  # seconds of handling events, at most, before the next decisions
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 
 
@@ -111,7 +111,7 @@ class Driver:
         told = self._give if intake else on_result
         self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, told)
         self.outcome = self._log.outcome
-        self._waited = 0.0  # seconds in which nothing was to be done
+        self._waited = 0.0  # seconds spent waiting for events
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
@@ -204,7 +204,7 @@ class Driver:
                 self._stop.error = self._stop.error or error
 
     def _give(self, position: int, result: Result | None) -> None:
-        """Give a task's result to the stream that its argument came from; none comes after the job has stopped."""
+        """Give a task's result to the stream that its argument came from, unless the job has stopped."""
         failed = position in self.outcome.failed
         if self._intake and not (failed and self.schedule.stopped):
             self._intake.over(position, None if failed else result)
@@ -273,7 +273,7 @@ class Driver:
 
     def _decide(self, time: float) -> None:
         if self._avoids and any(member.presence is Presence.AWAITED for member in self._members.values()):
-            return  # the one that is to be avoided may be the first that is there
+            return  # the host to avoid may be the first to arrive
         for decision in self._dealer.decide(time) if self._dealer else self.schedule.decide(time):
             member = self._members[str(decision.host)]
             if not member.is_gone:
@@ -378,9 +378,9 @@ class Driver:
         self._log.gone(member, reason, len(again))
 
     def _distrust(self, member: Member, lie: str) -> None:
-        """Stop sending to a member that lies, and receiving from it. Silence can be a lie.
+        """Stop talking to a member that lies. Silence can be a lie.
 
-        Its results are made again elsewhere, but for those of a stream, whose reader has had them.
+        Other members make its results again. A stream keeps them, since its reader has them already.
         """
         if member.link.channel is not None:
             self._connections.tell_to_stop(member)

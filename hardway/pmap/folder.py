@@ -93,7 +93,7 @@ class Folder:
                     (folder / name).unlink()
             for position, number in enumerate(numbers):
                 if number not in job.history.results:
-                    for ending in _ENDINGS:  # of a run with its arguments in other places
+                    for ending in _ENDINGS:  # files of a run with the arguments in other places
                         if _is_regular(self.path(position, ending)):
                             self.path(position, ending).unlink()
         except OSError as error:

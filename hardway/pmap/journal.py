@@ -197,7 +197,7 @@ def read_history(data: bytes) -> History:
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":
-                history.failed.pop(task, None)  # it is tried anew
+                history.failed.pop(task, None)  # the task is tried again
                 history.open[task, attempt] = words[2]
                 history.sent.setdefault(words[2], set()).add((task, attempt))
             else:

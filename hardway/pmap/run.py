@@ -81,10 +81,10 @@ def pmap(
 ) -> Results:
     """Run the command once for each argument on the instances, and return the results in argument order.
 
-    No task is started any more once `halt` tasks (`3`, or `5%` of them; by default one) have failed for good. With
-    `keep_going` all other tasks are finished first. With `fail_fast` a job ends if its first tasks fail alike on
-    different instances, and a task that fails so is not tried again. With `backup` the slowest tasks run a second time.
-    `label` is a name for people; several jobs may have the same. Tasks run in `workdir`: home or scratch; empty means
+    No task starts once `halt` tasks (`3`, or `5%` of them; by default one) have failed for good. With `keep_going` all
+    other tasks are finished first. With `fail_fast` a job ends if its first tasks fail alike on different instances,
+    and a task that fails alike on them is not tried again. With `backup` the slowest tasks run a second time. `label`
+    is a name for people; several jobs may have the same label. Tasks run in `workdir`: home or scratch; empty means
     scratch for tasks with files to send.
 
     `resume` names an earlier job, or is True for the newest. The job must have the same command, the same contents of
@@ -96,8 +96,8 @@ def pmap(
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
     `expect` of a task (see `Expected`) must exist before its result counts. `notify` is a command for this machine that
     runs when the job is done or has failed. `flags` are the person's flags, used in the line that resumes the job.
-    `publish` is given an object that writes a stream's results while the job runs. With
-    `verify`, `results` and `engine` a stream is read to its end first.
+    `publish` is given an object that writes a stream's results while the job runs. With `verify`, `results` or `engine`
+    a stream is read to its end first.
 
     `detach` is the part that this run has in a detached job. With DEAL all arguments are read first, and the result is
     the job's name, once the instances have all tasks. With WAIT the `selector` are ids of instances that may have gone.
@@ -114,7 +114,7 @@ def pmap(
     if job:
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
-        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+        raise UsageError(f"--workdir {printable(workdir)!r}: it must be home or scratch")
     if detach is Detach.DEAL:
         given = {"notify": notify, "verify": verify, "join": join, "engine": engine, "results": results is not None}
         refuse(given)
@@ -141,13 +141,13 @@ def pmap(
         if isinstance(arguments, Stream) and (verify or engine or results is not None or detach is Detach.DEAL):
             items = list(arguments)
             arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
-        # What is redrawn would be torn by results on the same terminal.
+        # Results on the same terminal would tear a line that is redrawn.
         redrawn = not (isinstance(arguments, Stream) and sys.stdout is not None and sys.stdout.isatty())
         shown = stack.enter_context(Progress(progress, redrawn=redrawn))
         if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
-            shown.say("--depends: what Dask's workers have of these files is not compared with what is here")
+            shown.say("--depends: these files are not compared with those of Dask's workers")
         if not (arguments.first() if isinstance(arguments, Stream) else arguments.items):
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
@@ -229,10 +229,10 @@ def read_halt(text: str, keep_going: bool) -> Callable[[int], int]:
     if not text:
         return lambda tasks: 0 if keep_going else 1
     if keep_going:
-        raise UsageError("--halt says when to stop, and --keep-going never to: give one of them")
+        raise UsageError("--halt says when to stop, and --keep-going never stops: give one of them")
     number, percent = text.removesuffix("%"), text.endswith("%")
     if not re.fullmatch(r"\d{1,9}", number) or int(number) < 1 or (percent and int(number) > 100):
-        raise UsageError(f"--halt {printable(text)!r}: it is a number of failed tasks, or a share of all such as 5%")
+        raise UsageError(f"--halt {printable(text)!r}: it must be a number of failed tasks, or a share such as 5%")
     return lambda tasks: max(1, -(-int(number) * tasks // 100)) if percent else int(number)
 
 
@@ -522,7 +522,7 @@ class _Run:
         except HardwayError as error:
             goes_on = not isinstance(error, UsageError) or self.has_started
             told = "--resume" in str(error) or "mapreduce.wait" in str(error)
-            if str(error) and not told and goes_on:  # a reader who has gone is told nothing
+            if str(error) and not told and goes_on:  # nothing for a reader who has gone
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 
@@ -600,11 +600,11 @@ class _Resuming:
         if isinstance(arguments, Stream):
             needs = f", with the same arguments {'on stdin' if source == '-' else 'for ARGS'}"
         elif source in ("-", "ARGS"):
-            # Neither what was read from a pipe nor a long text can be named again.
+            # A flag can name neither a pipe's data nor a long text.
             data, null = arguments.kept("--null" in flags)
             if data:
                 source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
-                flags = [flag for flag in flags if flag != "--crlf"]  # it has been heeded
+                flags = [flag for flag in flags if flag != "--crlf"]  # the stored arguments are without CR
                 flags = [*flags, "--null"] if null and "--null" not in flags else flags
             else:
                 needs = ", with the same arguments for ARGS"

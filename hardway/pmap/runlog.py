@@ -22,7 +22,7 @@ from hardway.pmap.schedule import Schedule, Verdict
 from hardway.pmap.spool import discard
 from hardway.tables import count
 
-SAID_MOST = 5  # of what agents tell of attempts is shown
+SAID_MOST = 5  # lines of agents about attempts that are shown
 
 
 class RunLog:
@@ -46,7 +46,7 @@ class RunLog:
         self._reasons: Counter[str] = Counter()  # why instances get no more tasks
         self._results = False  # whether a task has succeeded
         self._failures: dict[int, Result] = {}  # the last of each task, until the first task succeeds
-        self._said = 0  # lines that agents had to say of attempts
+        self._said = 0  # lines of agents about attempts
 
     # The run
 
@@ -109,7 +109,7 @@ class RunLog:
     def agent_died(self, member: Member) -> None:
         """Note that a new agent has replaced the member's earlier one."""
         self._job.event("died", host=member.name)
-        self._progress.say(f"{member.instance}: the agent had died; another one is there")
+        self._progress.say(f"{member.instance}: the agent had died, and a new one has started")
 
     def away(self, member: Member) -> None:
         """Note that the member can't be reached."""
@@ -132,7 +132,7 @@ class RunLog:
         """Note that the member gets no more tasks."""
         cause = member.health.set_aside
         if cause is None or member.is_gone:
-            return  # it has gone since
+            return  # the member has gone meanwhile
         why = member.fault if cause is Cause.CANNOT_RUN else ""
         reason = f"{cause.value}{': ' if why else ''}{why}"
         self._job.event("aside", host=member.name, reason=reason)
@@ -172,7 +172,7 @@ class RunLog:
         """Report the agent's line about an attempt that runs, unless too many were reported before."""
         self._said += 1
         if self._said <= SAID_MOST:
-            more = "; more of this kind is not told" if self._said == SAID_MOST else ""
+            more = "; further lines of this kind are not shown" if self._said == SAID_MOST else ""
             self._progress.say(f"{member.instance}: task {task}: {text(payload)}{more}")
 
     def returned(self, member: Member, task: int, attempt: int) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke import Config, Context
@@ -30,7 +31,9 @@ def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def state(c: Context, job: str) -> tuple[str, int]:
-    found = next(one for one in mapreduce.jobs(c) if one["name"] == job)
+    jobs = mapreduce.jobs(c)
+    assert not isinstance(jobs, str)
+    found = next(one for one in jobs if one["name"] == job)
     return found["state"], found["done"]
 
 
@@ -97,7 +100,7 @@ def test_tasks_of_an_instance_that_has_gone_run_elsewhere(
 @pytest.mark.parametrize(
     "flags", [{"notify": "true"}, {"verify": 1}, {"join": True}, {"results": "x"}, {"engine": "dask://localhost:1"}]
 )
-def test_what_nobody_could_heed_is_refused(flags: dict[str, object]) -> None:
+def test_what_nobody_could_heed_is_refused(flags: dict[str, Any]) -> None:
     c = Context(Config(defaults=mapreduce.ns.configuration()))
     with pytest.raises(UsageError, match=f"--{next(iter(flags))} can't be used with --detach"):
         mapreduce.pmap(c, "nobody", "x", "cat", detach=True, **flags)

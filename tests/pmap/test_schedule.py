@@ -602,6 +602,42 @@ def test_what_a_host_lacks_is_not_charged_to_a_task() -> None:
     assert schedule.spoiled("full", 0, 1, now) is Verdict.IGNORED
 
 
+def test_a_task_does_not_fail_for_what_some_hosts_lack_while_another_is_away() -> None:
+    """Both that are there can run small tasks alone; the third is well, and its connection is cut for a while."""
+    schedule = Schedule(1, retries=0, retry_sleep=1.0)
+    for name in ("full", "well"):
+        schedule.join(name, 1)
+    [start] = starts(schedule, 0.0)
+    assert schedule.spoiled(start.host, 0, start.attempt, 0.0) is Verdict.RETRY
+    schedule.pause("well", 0.0)
+    schedule.join("tight", 1)
+    now = 0.0
+    for _ in range(50):
+        now = max(now + 0.1, schedule.due(now) or now)
+        for start in starts(schedule, now):
+            assert schedule.spoiled(start.host, 0, start.attempt, now) is Verdict.RETRY
+    schedule.join("well", 1)
+    now += 10
+    [start] = starts(schedule, now)
+    assert start.host == "well"
+    assert schedule.finished("well", 0, start.attempt, True, 0.1, now) is Verdict.DONE
+
+
+def test_a_task_does_not_fail_for_hosts_that_die_of_any_task() -> None:
+    schedule = Schedule(1, retries=0, retry_sleep=1.0)
+    for name in ("sick", "ill", "well"):
+        schedule.join(name, 1)
+    schedule.pause("well", 0.0)
+    for now in range(20):
+        for start in starts(schedule, float(now)):
+            schedule.started(*start, float(now))
+            schedule.died(start.host, [(0, start.attempt)])
+    assert not schedule.deadly
+    schedule.join("well", 1)
+    [start] = starts(schedule, 99.0)
+    assert start.host == "well"
+
+
 def test_a_host_that_can_run_nothing_is_set_aside_and_no_task_fails() -> None:
     schedule = Schedule(40, retries=0, retry_sleep=1.0)
     schedule.join("full", 2)
