@@ -111,7 +111,6 @@ def pmap(
       inv mapreduce.pmap web @urls.txt 'bash step1.sh' --files step1.sh
       printf 'a b\\0c\\0' | inv mapreduce.pmap web - 'wc -w' -0
       inv mapreduce.pmap 'web batch' @urls.txt 'wc -c' --slots 2 --retries 3 -k --job sizes
-      inv mapreduce.wait "$(inv mapreduce.pmap web @urls.txt 'wc -c' --detach)"
     """
     mapreduce = {
         "slots": slots,

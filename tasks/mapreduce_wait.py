@@ -10,9 +10,10 @@ from invoke import Context
 
 from hardway import config
 from hardway.cli.task import Lines, act, say, task
+from hardway.errors import Failed
 from hardway.tables import count
 
-from .lazy import detach, instances, job_paths, proxy, run
+from .lazy import detach, instances, job_list, job_paths, proxy, run
 from .mapreduce_jobs import JOB, chosen
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def wait(c: Context, job: str = "", progress: bool = True, region: str | None = 
     those of mapreduce.pmap. After Ctrl-C the instances work on, and the job can be waited for again.
 
     Examples:
-      inv mapreduce.wait
-      inv mapreduce.wait sizes
+      inv mapreduce.wait "$(inv mapreduce.pmap web @urls.txt 'wc -c' --job counts --detach)"
+      inv mapreduce.wait counts
     """
     left = detach.read_left(job_paths.newest(chosen(job)))
     region = region or left.asked.region or None
@@ -43,6 +44,9 @@ def wait(c: Context, job: str = "", progress: bool = True, region: str | None = 
     proxy.check(settings)
 
     def before(there: Sequence[Instance]) -> None:
+        if left.hosts and not there:
+            line = job_list.resume_line(left.asked.name)
+            raise Failed(f"none of the job's instances runs any more; to go on, on other instances: {line}")
         act(f"wait for job {left.asked.name} on these", instances.Instances(there).brief())
         if gone := len(left.hosts) - len(there):
             say(f"{count(gone, 'instance')} of the job {'is' if gone == 1 else 'are'} gone: the tasks there run again")

@@ -178,13 +178,17 @@ def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
     """
     described = map(describe, reversed(all_jobs()))
     found = [one for one in described if one["state"] not in ("done", "damaged")]
-    return [{**one, "resume": _resume_line(one)} for one in found[:most]], max(0, len(found) - most)
+    return [{**one, "resume": _next_line(one)} for one in found[:most]], max(0, len(found) - most)
 
 
-def _resume_line(job: Mapping[str, Any]) -> str:
-    name = job["name"]
+def _next_line(job: Mapping[str, Any]) -> str:
     if job["state"] == DETACHED:
-        return command_line("mapreduce.wait", name)
+        return command_line("mapreduce.wait", job["name"])
+    return resume_line(job["name"])
+
+
+def resume_line(name: str) -> str:
+    """Return the command line that goes on with a job; empty if it isn't known."""
     try:
         return content_of(jobs_path() / name / "resume").decode(errors="surrogateescape").strip()
     except Damaged:
