@@ -51,6 +51,7 @@ class Dealer:
     def __init__(self, schedule: Schedule, connections: Connections) -> None:
         self._schedule = schedule
         self._connections = connections
+        self.has_more = False  # the last decision was to send tasks: there may be others
         self._dealt: dict[Member, float] = {}  # when each was last given a task
 
     def decide(self, time: float) -> list[Decision]:
@@ -60,6 +61,7 @@ class Dealer:
             return []
         ready = {member.name for member in members if member.is_up and member.link.unsent < _UNSENT_MOST}
         decisions = self._schedule.deal(time, ready, _AT_ONCE)
+        self.has_more = bool(decisions)
         for decision in decisions:
             self._dealt[self._connections.members[str(decision.host)]] = now()
         return decisions

@@ -214,7 +214,8 @@ class Driver:
         time = now()
         unsent = time + RESEND_AFTER if self._connections.has_unsent else None
         intake = self._intake.next_look if self._intake and self._intake.next_look > time else None
-        times = [self.schedule.due(time), self._connections.next_try(), unsent, intake]
+        more = time if self._dealer and self._dealer.has_more else None
+        times = [self.schedule.due(time), self._connections.next_try(), unsent, intake, more]
         return max(0.0, min([PATIENCE, *(due - time for due in times if due is not None)]))
 
     def _handle_all(self, timeout: float) -> None:
@@ -440,6 +441,7 @@ class Driver:
             if number in history.results:
                 self.schedule.skip(position)
         # Attempts that were sent and haven't ended may still run: they are awaited until their instance has been asked.
+        awaited: set[str] = set()
         for (number, attempt), host in history.open.items():
             position = self.positions.get(number, -1)
             if host not in self._members:
@@ -448,9 +450,12 @@ class Driver:
             if self._detach is Detach.WAIT:
                 self._members[host].first_up = began
             if position >= 0 and attempt == history.attempts[number]:
-                self.schedule.join(host, 1)
+                if host not in awaited:
+                    awaited.add(host)
+                    self.schedule.join(host, 1)
                 self.schedule.adopt(host, position, attempt, now())
-                self.schedule.pause(host, now())
+        for host in awaited:
+            self.schedule.pause(host, now())
 
     def _leaves(self) -> bool:
         """Return whether the agents go on without a driver."""
