@@ -1031,7 +1031,7 @@ class JobCommand:
                 self.argv, self.program = words, os.fsdecode(program)
 
     def ask_bash(self, word: bytes) -> bytes:
-        """Return the path of the program that bash finds for a word, a line, then the environment; empty for none."""
+        """Return a line with the path that bash finds for a word, then the environment; empty if it finds none."""
         read, write = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
         probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
