@@ -40,9 +40,8 @@ def preload() -> None:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     for name in MODULES:
         importlib.import_module(name)
-    known = importlib.import_module("tasks.lazy")
-    for name in known._MODULES:
-        getattr(known, name)
+    for name in importlib.import_module("tasks.lazy")._MODULES.values():
+        importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
         del sys.modules[name]
 
