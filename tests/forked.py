@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import fork_server
+from tests.patience import patience
 
 READ_AT_THE_START = re.compile(r"PYTHON|LC_|LANG|LD_|OPENSSL_|SSL_CERT|MALLOC_")
 """The variables that an interpreter reads at its start, and never again."""
@@ -69,7 +70,7 @@ class Server:
 
     def stop(self) -> None:
         self._channel.close()
-        self._process.wait(60)
+        self._process.wait(patience(60))
 
 
 @functools.cache
