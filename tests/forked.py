@@ -2,7 +2,7 @@
 
 A fork has its own pid, streams, directory and environment, and inherits from the test what a process inherits: the
 ignored signals, the umask and the limits. With a session of its own, a terminal on its stdin is the session's. Only the
-interpreter's start is missing. A test about that starts `INV`.
+interpreter's start is missing, and the making of a local cloud's clients. A test about these starts `INV`.
 """
 
 from __future__ import annotations
