@@ -1,6 +1,6 @@
 """The S3 stub's calls besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
-stubs/aws starts `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
+stubs/aws starts `main` in python3 -I -S, with HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT..., in the
 directory of the session. HERE is the caller's directory. The program needs Python 3.9 and its standard library; --query
 needs jmespath. stubs/aws describes the layout of a session.
 """
@@ -1599,7 +1599,3 @@ def main(arguments: list[str]) -> int:
             pass
         return stop.code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
