@@ -82,11 +82,11 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
-    "detach", "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
-    "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
-    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions",
-    "tags", "transfer", "user_data", "volumes",
+    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon", "detach",
+    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs", "job_paths",
+    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
+    "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
