@@ -460,4 +460,7 @@ def variables_set(added: Mapping[str, str]) -> Iterator[None]:
 
 
 def _stub_variables() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(name)}
+    names = ["s3_stubbed_session", "s3_stubbed_tmp"]
+    if os.environ.get("s3_stubbed_session") and os.environ.get("s3_stubbed_cli") in ("1", "2"):
+        names.append("s3_stubbed_cli")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}

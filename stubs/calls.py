@@ -1,8 +1,8 @@
 """The S3 stub's calls besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
-stubs/aws starts `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
-directory of the session. HERE is the caller's directory. The program needs Python 3.9 and its standard library; --query
-needs jmespath. stubs/aws describes the layout of a session.
+stubs/aws starts `python3 -I -S calls.py CLI HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
+directory of the session. CLI is the version of the CLI that it follows, 1 or 2. HERE is the caller's directory. The
+program needs Python 3.9 and its standard library; --query needs jmespath. stubs/aws describes the layout of a session.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ USAGE = "usage: aws [options] <command> <subcommand> [<subcommand> ...] [paramet
 
 Answer = Union[dict[str, Any], "Pages", None]
 scratch: list[bytes] = []
+version_2 = False
+"""The stub follows version 2 of the CLI."""
 
 
 class Stop(Exception):
@@ -67,9 +69,17 @@ class Stop(Exception):
         self.code, self.text = code, text
 
 
+MISUSED = ("Parameter validation failed:", "Error parsing parameter ", "Bad value for --query ", "usage: ")
+
+
 def fail(text: str) -> Stop:
-    """Return an error as the CLI reports it."""
-    return Stop(255, f"\n{text}\n")
+    """Return an error as the CLI reports it. Version 2 has a code for each kind of error."""
+    code = 255
+    if version_2 and text.startswith("An error occurred ("):
+        code = 254
+    elif version_2 and text.startswith(MISUSED):
+        code = 252
+    return Stop(code, f"\n{text}\n")
 
 
 def refuse(text: str) -> Stop:
@@ -87,7 +97,7 @@ def no_key(operation: str) -> Stop:
 
 def usage_error(text: str) -> Stop:
     lines = (USAGE, "To see help text, you can run:", "", "  aws help", "  aws <command> help")
-    return Stop(2, "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", "")))
+    return Stop(252 if version_2 else 2, "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", "")))
 
 
 # ---------------------------------------------------------------- the session
@@ -176,11 +186,10 @@ def need_bucket(bucket: str, operation: str) -> bytes:
 
 def checked_key(key: str, operation: str) -> bytes:
     """Return a key as bytes. Raises Stop for a key that S3 doesn't take."""
-    raw = os.fsencode(key)
     try:
-        raw.decode()
-    except UnicodeDecodeError:
-        raise fail(f"the key is no UTF-8: {key!r}") from None
+        raw = key.encode()
+    except UnicodeEncodeError as error:
+        raise fail(str(error)) from None
     if not raw:
         raise fail("Parameter validation failed:\nInvalid length for parameter Key, value: 0, valid min length: 1")
     if len(raw) > 1024:
@@ -357,7 +366,7 @@ class Object(NamedTuple):
         """Return the members of the answer to head-object and get-object."""
         members: dict[str, Any] = {
             "AcceptRanges": "bytes",
-            "LastModified": http_date(self.status.st_mtime),
+            "LastModified": header_date(self.status.st_mtime),
             "ContentLength": length,
             "ETag": self.etag,
         }
@@ -366,7 +375,7 @@ class Object(NamedTuple):
             members["ContentRange"] = content_range
         for name in HEADERS[:-3]:
             if name in shown:
-                members[name] = expires(shown[name]) if name == "Expires" else shown[name]
+                members[name] = shown[name]
         for name in HEADERS[-3:-1]:
             if name in shown:
                 members[name] = shown[name]
@@ -377,6 +386,9 @@ class Object(NamedTuple):
             members["TagCount"] = len(tags(shown))
         if "Expires" in members:
             members["ExpiresString"] = members["Expires"]
+            when = expires(members["Expires"])
+            if when is not None:
+                members.update(Expires=header_date(when), ExpiresString=http_date(when))
         return members
 
 
@@ -479,12 +491,18 @@ def publish(temporary: bytes, path: bytes, *, new: bool = False) -> None:
 # ---------------------------------------------------------------- times
 
 
+def header_date(seconds: float) -> str:
+    """Return the time in a header of an object, as the CLI shows it."""
+    return iso_date(seconds) if version_2 else http_date(seconds)
+
+
 def http_date(seconds: float) -> str:
     return format_date("%s, %%d %s %%Y %%H:%%M:%%S GMT", seconds)
 
 
 def iso_date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
+    zone = "+00:00" if version_2 else ".000Z"
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S{zone}", time.gmtime(seconds))
 
 
 def format_date(shape: str, seconds: float) -> str:
@@ -495,17 +513,17 @@ def format_date(shape: str, seconds: float) -> str:
     return time.strftime(shape % (day, month), moment)
 
 
-def expires(text: str) -> str:
-    """Return the time of --expires as S3 shows it."""
+def expires(text: str) -> float | None:
+    """Return the time of --expires; None if S3 would only keep the text."""
     import datetime
 
     try:
         moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        return text
+        return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
-    return http_date(moment.timestamp())
+    return moment.timestamp()
 
 
 # ---------------------------------------------------------------- the values of options
@@ -1502,7 +1520,7 @@ def parse(caller: Caller, name: str, call: Call, arguments: list[str]) -> Option
             parser.add_argument(f"--{option}", dest=option, required=word.endswith("!"))
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise Stop(255, f"{USAGE}\nUnknown options: {', '.join(unknown)}\n")
+        raise Stop(252 if version_2 else 255, f"{USAGE}\nUnknown options: {', '.join(unknown)}\n")
     options = vars(known)
     for option, value in options.items():
         if isinstance(value, str) and option not in (*POSITIONAL, "body"):
@@ -1585,7 +1603,9 @@ def main(arguments: list[str]) -> int:
     if arguments == ["help"]:
         printed(help_text())
         return 0
-    here, session, output, query, no_paginate, profile, service, *rest = arguments
+    global version_2
+    cli, here, session, output, query, no_paginate, profile, service, *rest = arguments
+    version_2 = cli == "2"
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, ended)
