@@ -6,9 +6,8 @@
 # object's path in the session. The record holds for an object that is the same file as the link. So the rename that
 # puts an object in its place also puts its record in place, and a crash leaves the old pair or the new one.
 
-changing='' # a copy is made with other attributes, but those that are not given stay
-
-about_given() { # sets $about, a line for each thing that the options give, and $replacing or $changing for a copy
+about_given() { # sets $about, a line for each thing that the options give
+  # for a copy, sets $replacing if nothing else is taken over, or $changing if the rest is
   local pair text directive=${value[metadata-directive]-}
   # version 2 of the CLI changes what is given, and copies the rest
   [[ $cli == 1 || $operation != copy || $directive ]] || directive=change

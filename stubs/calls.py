@@ -877,6 +877,8 @@ def store(
         os.utime(descriptor, (now, now))
     finally:
         os.close(descriptor)
+    if operation == "PutObject" and options.get("content-md5") is not None:
+        check_md5(options["content-md5"], digest.digest(), operation)
     if size >= PART:
         about = {**about, "OnePart": ""}
     if about:
@@ -884,6 +886,19 @@ def store(
     put_in_place(options, temporary, path, operation)
     forget_replaced()
     return f'"{digest.hexdigest()}"', base64.b64encode(crc.to_bytes(4, "big")).decode(), now
+
+
+def check_md5(text: str, digest: bytes, operation: str) -> None:
+    """Raise Stop if the text is not the digest in base64."""
+    try:
+        asked = base64.b64decode(text, validate=True)
+    except ValueError:
+        asked = b""
+    if len(asked) != len(digest):
+        raise service_error("InvalidDigest", operation, "The Content-MD5 you specified was invalid.")
+    if asked != digest:
+        text = "The Content-MD5 you specified did not match what we received."
+        raise service_error("BadDigest", operation, text)
 
 
 def put_in_place(options: Options, temporary: bytes, path: bytes, operation: str) -> None:
@@ -995,6 +1010,12 @@ def delete_objects(caller: Caller, options: Options) -> Answer:
     ):
         raise fail('Parameter validation failed:\nMissing required parameter in Delete: "Objects"')
     need_bucket(options["bucket"], "DeleteObjects")
+    if not 0 < len(listed) <= 1000:
+        text = "The XML you provided was not well-formed or did not validate against our published schema"
+        raise service_error("MalformedXML", "DeleteObjects", text)
+    versions = [one["VersionId"] for one in listed if one.get("VersionId") not in (None, "null")]
+    if versions:
+        raise refuse(f"it keeps no versions: VersionId {versions[0]}")
     deleted, errors = [], []
     for one in listed:
         try:
@@ -1128,7 +1149,7 @@ def list_objects(caller: Caller, options: Options, version: int = 1) -> Answer:
     if not one_page:
         rest = {"RequestCharged": None, "Prefix": (given_prefix or "") if version == 2 else given_prefix}
         return Pages(items, ("Contents", "CommonPrefixes"), rest, "ContinuationToken" if version == 2 else "Marker")
-    more = len(listed) > size
+    more = len(listed) > size > 0
     last = chosen[-1][0] if chosen else b""
     contents, prefixes = ([item for kind, item in items if kind == name] for name in ("Contents", "CommonPrefixes"))
     answer: dict[str, Any] = {
@@ -1427,8 +1448,8 @@ S3API = {
     "get-object": Call(get_object, "bucket! key! range if-match if-none-match version-id outfile!", READ),
     "put-object": Call(
         put_object,
-        f"bucket! key! body if-match if-none-match tagging {KEPT}",
-        f"{READ} {WRITTEN} content-length content-md5".replace("checksum-mode ", ""),
+        f"bucket! key! body if-match if-none-match content-md5 tagging {KEPT}",
+        f"{READ} {WRITTEN} content-length".replace("checksum-mode ", ""),
     ),
     "copy-object": Call(
         copy_object,

@@ -67,9 +67,9 @@ def interpreter() -> list[str]:
                 text=True,
                 timeout=patience(TIMEOUT),
             )
-            if done.stdout.startswith("2."):
+            if done.stdout.startswith("2.9."):  # later versions print some things in another way
                 return command
-    pytest.skip("no AWS CLI 2 that is a Python program (Debian: apt-get install awscli)")
+    pytest.skip("no AWS CLI 2.9 that is a Python program (Debian 12: apt-get install awscli)")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_dates_and_copies(stub_2: StubSide) -> None:
     """Dates are ISO 8601; a copy with other attributes keeps the attributes that are not given."""
     stub_2.put("bkt", "a", b"1")
     head = "s3api head-object --bucket bkt --output text --query"
-    given = "--metadata k=v --cache-control no-cache --content-type text/x --expires 2030-01-01T00:00:00Z"
+    given = "--website-redirect /x --metadata k=v --cache-control no-cache --content-type text/x --expires 2030-01-01T00:00:00Z"
     printed = [
         stub_2.run(shlex.split(command)).stdout
         for command in (
@@ -108,6 +108,7 @@ def test_dates_and_copies(stub_2: StubSide) -> None:
             f"{head} LastModified --key a",
         )
     ]
+    assert "Website" not in stub_2.run(["s3api", "head-object", "--bucket", "bkt", "--key", "c"]).stdout
     assert printed[2].rstrip("\n").split("\t") == ["r", "None", "no-cache", "text/x", "2030-01-01T00:00:00+00:00"]
     assert printed[4].rstrip("\n").split("\t") == ["r", "None", "None"]
     assert printed[5].endswith("+00:00\n")
