@@ -97,7 +97,8 @@ def no_key(operation: str) -> Stop:
 
 def usage_error(text: str) -> Stop:
     lines = (USAGE, "To see help text, you can run:", "", "  aws help", "  aws <command> help")
-    return Stop(252 if version_2 else 2, "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", "")))
+    text = "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", ""))
+    return Stop(252 if version_2 else 2, text)
 
 
 # ---------------------------------------------------------------- the session

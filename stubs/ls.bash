@@ -15,7 +15,8 @@ list() { # aws s3 ls
       out '%s %s\n' "$stamp" "${names[i]}"
     done
   else
-    good_bucket "$bucket" && encodable "$key" || fail 255 "$error"
+    good_bucket "$bucket" || fail 255 "$error"
+    encodable "$key" || fail 255 "$error"
     local wanted=$bucket start=$key
     if [[ ${value[recursive]-} && -z ${value[human-readable]-} ]]; then
       list_quickly "$wanted" "$start" && finish 0

@@ -66,7 +66,7 @@ def results(
     """
     if failed + arguments + json > 1:
         raise UsageError("--failed, --arguments and --json exclude each other")
-    found = job_results.JobResults(job_paths.newest(_chosen(job)))
+    found = job_results.JobResults(job_paths.newest(chosen(job)))
     if json:
         return found.as_json()
     return found.arguments(failed) if failed or arguments else found.results()
@@ -90,20 +90,20 @@ def logs(
 ) -> Results | Lines:
     """Print what tasks write to stderr, also while they run.
 
-    What a running task has written is read from its instance, at most its first MiB. Each line is prefixed with the
-    instance and the task. With a task's number its stderr is printed alone, also after it has ended.
+    Read the stderr of running tasks from their instances, at most the first MiB of each. Begin each line with the
+    instance and the task. With a task's number, print this task's stderr alone, also after its end.
 
     Examples:
       inv mapreduce.logs
       inv mapreduce.logs sizes 7
       inv mapreduce.logs sizes --follow
     """
-    found = job_logs.JobLogs(job_paths.newest(_chosen(job)), task)
+    found = job_logs.JobLogs(job_paths.newest(chosen(job)), task)
     if ended := found.ended():
         return ended
     settings = connection_settings(c, region or found.asked.region, real_s3=True)
     if not found.show(settings, follow):
-        say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
+        say(f"no task of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
     return Lines()
 
 
@@ -119,8 +119,8 @@ def logs(
 def rm(c: Context, job: str | Iterable[str] = "", older_than: str | None = None, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
 
-    With --older-than, jobs that run or are unfinished stay: only their names delete them. The setting
-    mapreduce.keep_days does the same whenever a job begins.
+    With --older-than, running and unfinished jobs stay: to delete one, name it. The setting mapreduce.keep_days does
+    the same whenever a job begins.
 
     Examples:
       inv mapreduce.rm sizes --yes
@@ -164,7 +164,7 @@ def report(c: Context, job: str = "", to: str | None = None) -> str:
       inv mapreduce.report
       inv mapreduce.report sizes --to sizes.html
     """
-    job = _chosen(job)
+    job = chosen(job)
     act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
 
@@ -179,10 +179,10 @@ def explain(c: Context, job: str = "") -> str:
       inv mapreduce.explain
       inv mapreduce.explain sizes
     """
-    return reports.text(_chosen(job))
+    return reports.text(chosen(job))
 
 
-def _chosen(job: str) -> str:
+def chosen(job: str) -> str:
     """Return the job's name; if none is given, say which job is the newest, and return its name."""
     if job:
         return job

@@ -38,8 +38,12 @@ class Conversation:
         connections: Connections,
         log: RunLog,
         lookout: Lookout | None,
+        detached: bool,
     ) -> None:
-        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
+        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before.
+
+        Agents of a job that is `detached` go on without a driver.
+        """
         self._job = job
         self._command = command
         self._positions = positions
@@ -50,6 +54,7 @@ class Conversation:
         self._connections = connections
         self._log = log
         self._lookout = lookout
+        self._detached = detached
         self._acks: list[tuple[Member, int, int]] = []
         self._next_worker = 0
 
@@ -82,7 +87,7 @@ class Conversation:
             verdict = self._schedule.spoiled(member.name, position, attempt, now())
         else:
             good = ended.is_good
-            with self._job.writing():  # what it reads lies in the job's directory
+            with self._job.writing():  # it reads files of the job's directory
                 said = None if good else complaint_of(ended.end.code, ended.end.flags, ended.stderr, member.name)
             verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said)
         self._log.ended(ended, verdict)
@@ -131,6 +136,7 @@ class Conversation:
             "HARDWAY_INSTANCE_ID": member.name,
             "workdir": self._workdir,
             "files": self._digest,
+            "detached": int(self._detached),
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
         return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
@@ -145,7 +151,9 @@ class Conversation:
             began = None if holding.state == agent.WAITING else time - holding.seconds
             if (position, holding.attempt) in known:
                 found.add((position, holding.attempt))
-                if began is not None:
+                if began is None:
+                    self._schedule.waits(member.name, position, holding.attempt)
+                else:
                     self._schedule.started(member.name, position, holding.attempt, began)
                 if holding.state == agent.ENDED:
                     self._schedule.sends(member.name, position, holding.attempt)
@@ -210,7 +218,7 @@ class Conversation:
             self._log.shared(member)
 
     def _on_notice(self, member: Member, payload: bytes) -> None:
-        """Note an interruption to come; the agent tells it again after each reconnection. Raises Lie."""
+        """Note a coming interruption; the agent announces it again after each reconnection. Raises Lie."""
         if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
             raise Lie("a notice of an interruption at no time")
         if member.health.announced:
@@ -227,7 +235,7 @@ class Conversation:
     def _on_chunk(self, member: Member, frame: Frame) -> None:
         which, wanted = member.ledger.chunk(frame.task, frame.attempt, frame.payload, now())
         if not wanted or frame.task not in self._positions:
-            return  # it has ended already, or its argument has been dropped from the job since
+            return  # the task has ended, or its argument was dropped from the job
         with self._job.writing():
             member.spool.write(frame.task, frame.attempt, which, memoryview(frame.payload)[1:])
 
@@ -238,7 +246,7 @@ class Conversation:
             spooled = member.spool.take(task, attempt)
         position = self._positions.get(task, -1)
         if (task, attempt) in member.looked_for:
-            return  # it came before, over another connection, and is acknowledged when it has been looked at
+            return  # the end came before, over another connection, and will be acknowledged
         if position < 0 or not end.wanted:
             self._acks.append((member, task, attempt))
             return

@@ -7,18 +7,19 @@ the producer, which runs again, must give the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import overload
 
 from hardway.errors import Failed
 from hardway.pmap.job import Job, Keys, read_arguments
-from hardway.pmap.journal import Result
+from hardway.pmap.journal import History, Result
 from hardway.pmap.link import now
 from hardway.pmap.schedule import Schedule
 from hardway.pmap.stream import BYTES_MOST, OPEN_MOST, Stream
 from hardway.tables import count
 from hardway.terminal import cut_short, printable
 
-_SHARE = 10  # of the time, at most one part in so many goes into putting arguments on the disk
+_SHARE = 10  # at most a tenth of the time goes into putting arguments on the disk
 
 
 class Counted(Sequence[int]):
@@ -58,10 +59,10 @@ class Positions(Mapping[int, int]):
         return number - 1
 
 
-def known_arguments(job: Job) -> list[bytes]:
-    """Return the arguments that the job's folder has, up to the first that it doesn't have as it was."""
+def known_arguments(path: Path, known: Sequence[bytes], history: History) -> list[bytes]:
+    """Return the arguments with the `known` keys in a job's folder, up to the first that is missing or damaged."""
     keys, found = Keys(), []
-    for key, text in zip(job.keys, read_arguments(job.path, job.history), strict=True):
+    for key, text in zip(known, read_arguments(path, history), strict=True):
         item = (
             next((each for each in (text + b"\n", text) if keys.peek(each) == key), None) if text is not None else None
         )
@@ -87,10 +88,10 @@ class Intake:
         have been read. Arguments that the job's folder has are tasks from the beginning.
         """
         self.stream = stream
-        self.items = known_arguments(job) if job.keys else []
+        self.items = known_arguments(job.path, job.keys, job.history) if job.keys else []
         self.numbers = Counted(len(self.items))
         self.positions = Positions(self.numbers)
-        self.next_look = 0.0  # the time before which nothing is taken in
+        self.next_look = 0.0  # the time at which arguments are taken in again
         self._job = job
         self._say = say
         self._halt = halt
@@ -101,7 +102,7 @@ class Intake:
         self._earlier: frozenset[int] = frozenset()
 
     def begin(self, schedule: Schedule) -> None:
-        """Begin a run, after what is known of earlier runs has been taken over."""
+        """Begin a run, after the record of earlier runs has been taken over."""
         schedule.more = True
         self._earlier = frozenset(self._job.history.results)
         for position, number in enumerate(self.numbers):
@@ -143,7 +144,7 @@ class Intake:
                 given = printable(cut_short(item.decode(errors="replace").strip()))
                 raise Failed(
                     f"argument {self._confirmed + 1} is {given}, and job {job.asked.name} has read another one there: "
-                    "arguments from a pipe must be the same again; from a file (@FILE) they may come, go and move"
+                    "arguments from a pipe must be the same again; those of a file (@FILE) may change"
                 )
             if self._confirmed >= known:
                 new.append(key)

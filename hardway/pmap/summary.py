@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hardway import files
-from hardway.pmap.journal import History
+from hardway.pmap.journal import DETACHED, History
 
 NAME = "summary"
 RUNNING = "running"
@@ -42,7 +42,7 @@ def write(path: Path, about: dict[str, Any], journal: int) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the kept description of a job; None if there is none, or it isn't of the job's files as they are."""
+    """Return the kept description of a job; None if there is none, or the job's files have changed since."""
     found: dict[str, Any] | None = _kept(path).get("about")
     return found
 
@@ -92,15 +92,22 @@ def of_history(history: History) -> dict[str, Any]:
 
 
 def ending(tasks: int, done: int, why: str) -> str:
-    """Return done, failed or stopped, for a job without a driver; `why` is why its last run ended, empty if unknown."""
+    """Return done, failed, stopped or detached, for a job without a driver.
+
+    `why` is why its last run ended, empty if unknown.
+    """
     if 0 < tasks == done:
         return "done"
+    if why == DETACHED:
+        return DETACHED
     by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
     return "stopped" if by_person else "failed"
 
 
 def ending_of(history: History) -> str:
-    """Return done, failed or stopped, for a job with this history and without a driver."""
+    """Return done, failed, stopped or detached, for a job with this history and without a driver."""
+    if history.alone and any(history.sent.values()) and len(history.results) < history.tasks:
+        return DETACHED
     why = str(history.runs[-1].get("why", "")) if history.runs else ""
     return ending(history.tasks, len(history.results), why)
 
@@ -119,7 +126,7 @@ def size_of(path: Path) -> int:
 
 
 def _stats(place: str) -> list[list[int]]:
-    """Return what changes with a file's content: its size and times. Raises OSError."""
+    """Return the facts that change with a file's content: its size and times. Raises OSError."""
     found = []
     for name in _MADE_FROM:
         about = os.lstat(f"{place}/{name}")

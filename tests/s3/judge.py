@@ -18,7 +18,6 @@ from typing import Any
 from awscli import clidriver  # type: ignore[import-untyped]
 from awscli.customizations.s3 import subcommands  # type: ignore[import-untyped]  # noqa: F401  imported before the first fork
 
-
 VERSION_2 = hasattr(clidriver, "AWSCLIEntryPoint")
 # version 2 reads AWS_ENDPOINT_URL from 2.13 on
 BEFORE = ["--endpoint-url", os.environ["AWS_ENDPOINT_URL"]] if VERSION_2 else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -96,9 +95,9 @@ def test_dates_and_copies(stub_2: StubSide) -> None:
     """Dates are ISO 8601; a copy with other attributes keeps the attributes that are not given."""
     stub_2.put("bkt", "a", b"1")
     head = "s3api head-object --bucket bkt --output text --query"
-    given = "--website-redirect /x --metadata k=v --cache-control no-cache --content-type text/x --expires 2030-01-01T00:00:00Z"
+    given = "--website-redirect /x --metadata k=v --cache-control no-cache --content-type text/x --expires 2030-01-01"
     printed = [
-        stub_2.run(shlex.split(command)).stdout
+        stub_2.run(command.split()).stdout
         for command in (
             f"s3 cp s3://bkt/a s3://bkt/b --quiet {given}",
             "s3 cp s3://bkt/b s3://bkt/c --quiet --metadata q=r",
@@ -116,12 +115,13 @@ def test_dates_and_copies(stub_2: StubSide) -> None:
     assert listed.count('+00:00"') == 4
 
 
-@pytest.mark.parametrize(("cli", "code", "says"), [("2", 0, "aws-cli/2."), ("1", 0, "aws-cli/1."), ("3", 255, "")])
+@pytest.mark.parametrize(
+    ("cli", "code", "says"), [("2", 0, "aws-cli/2."), ("1", 0, "aws-cli/1."), ("3", 255, "neither 1 nor 2: 3")]
+)
 def test_the_version_tells(stub: StubSide, cli: str, code: int, says: str) -> None:
     stub.environment["s3_stubbed_cli"] = cli
     done = stub.run(["--version"])
-    assert (done.code, done.stdout[: len(says)]) == (code, says)
-    assert cli in done.stdout + done.stderr
+    assert (done.code, says in done.stdout + done.stderr) == (code, True)
 
 
 @pytest.mark.long
