@@ -68,9 +68,7 @@ class RunLog:
     def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
         """Name the members whose agents have not said goodbye."""
         names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
-        self._progress.say(
-            f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s"
-        )
+        self._progress.say(f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s")
 
     def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
         """Compute the totals of the run."""

@@ -21,7 +21,8 @@ _LATER = (
     "types",
 )  # fmt: skip
 
-# $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted.
+# $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted;
+# else that of a store, whose `aws` leaves all else to the instance's own.
 BRING = """
 if [ "$1" != auto ] || ! command -v aws >/dev/null; then
   d=${HOME:-}/.hardway/$2
@@ -30,6 +31,9 @@ if [ "$1" != auto ] || ! command -v aws >/dev/null; then
       mv -f "$d/aws-$$" "$d/aws"
   } || { rm -f "$d/aws-$$"; echo "hardway's aws can't be put into $d" >&2; exit 1; }
   PATH=$d:$PATH
+  export PATH
+elif [ -x "${HOME:-}/.hardway-cluster/store/bin/aws" ]; then
+  PATH=$HOME/.hardway-cluster/store/bin:$PATH
   export PATH
 fi
 shift 3
