@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,27 @@ from hardway.config import Settings
 from hardway.ec2 import security_groups, tags
 from hardway.ec2.instances import Instance, describe, tagged
 from hardway.errors import Failed, UsageError
-from hardway.fanout.group import CommandResult, report
+from hardway.fanout.group import CommandResult, InstanceGroup, report
 from hardway.s3 import fast_aws
-from hardway.s3.store_urls import store_bucket
+from hardway.s3.store_urls import instance_of, store_bucket
+from hardway.ssh.script import Script
 from hardway.tables import count
+from hardway.terminal import last_line
 
 PORT = 9433
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 _USAGE = re.compile(r"(\d{1,18}) (\d{1,18}) (up|down)")
-OWN_SERVER, NEXT_SERVER = 4, 5  # the exit codes of engines.sh for a server that does not answer
+NEXT_SERVER = 5  # the exit code of engines.sh if the next instance's server does not answer
+_MOST_DIGITS = 20  # of an object's size, and a newline
+# stdin: a URL a line; stdout: for each, a line with the size, and the bytes
+_FETCH = """
+file=$(mktemp) || exit 1
+trap 'rm -f -- "$file"' EXIT
+while IFS= read -r url; do
+  "$HOME/.hardway-cluster/store/bin/aws" s3 cp "$url" "$file" --only-show-errors || exit 1
+  stat -c %s -- "$file" && cat -- "$file" || exit 1
+done
+"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,55 @@ def _until_reached(settings: Settings, chosen: Sequence[Instance]) -> None:
         if outcome.exit_code:
             log = outcome.stdout.decode(errors="replace").strip() or "(its log is empty)"
             raise Failed(f"the server of the store on {instance} does not answer", log.splitlines())
+
+
+class Answer:
+    """The objects of one instance, in the order in which they were asked for; see `fetch`."""
+
+    def __init__(self, result: CommandResult) -> None:
+        self._chunks, self._held = result.chunks(), b""
+
+    def object(self) -> Iterator[bytes]:
+        """Yield the bytes of the next object. Raises Failed if the answer ends early."""
+        while b"\n" not in self._held[:_MOST_DIGITS]:
+            self._held += self._more()
+        size, _, self._held = self._held.partition(b"\n")
+        left = int(size) if size.isdigit() else -1
+        while left > len(self._held):
+            left -= len(self._held)
+            yield self._held
+            self._held = self._more()
+        if left < 0:
+            raise Failed("the answer of an instance makes no sense")
+        yield self._held[:left]
+        self._held = self._held[left:]
+
+    def _more(self) -> bytes:
+        if len(self._held) < _MOST_DIGITS and (chunk := next(self._chunks, b"")):
+            return chunk
+        raise Failed("the answer of an instance ends early")
+
+
+def fetch(settings: Settings, urls: Sequence[str]) -> Mapping[str, Answer]:
+    """Fetch objects, and return the answer of each instance, by its id; all of it waits in a temporary file.
+
+    Raises Failed if an instance is gone, or an object can't be read.
+    """
+    asked: dict[str, list[str]] = {}
+    for url in urls:
+        asked.setdefault(str(instance_of(url)), []).append(url)
+    chosen = [one for one in describe(settings, tagged(STORE_TAG)) if one.state == "running" and one.id in asked]
+    for gone in asked.keys() - {one.id for one in chosen}:
+        raise Failed(f"its data went with {gone}: {asked[gone][0]}")
+    each = {one.id: "".join(f"{url}\n" for url in asked[one.id]).encode() for one in chosen}
+    answers = {}
+    for connection, outcome in InstanceGroup(chosen, settings).execute(Script(_FETCH), each=each).items():
+        if isinstance(outcome, CommandResult) and outcome.exit_code == 0:
+            answers[connection.instance.id] = Answer(outcome)
+        else:
+            said = last_line(outcome.stderr) if isinstance(outcome, CommandResult) else str(outcome)
+            raise Failed(f"the store on {connection.instance}: {said}")
+    return answers
 
 
 def buckets(settings: Settings) -> list[Bucket]:
