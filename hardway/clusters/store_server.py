@@ -16,6 +16,7 @@ store. It has no slash and no dot at its start, so no request leads out of the f
 A line of a list is NAME SIZE TIME.
 """
 
+import errno
 import hashlib
 import hmac
 import os
@@ -60,11 +61,11 @@ class Shelf:
     def open(self, name: str) -> int:
         """Return a descriptor of an object. Raises OSError."""
         if not NAME.fullmatch(name):
-            raise FileNotFoundError(name)
+            raise FileNotFoundError(errno.ENOENT, name)
         descriptor = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise FileNotFoundError(name)
+            raise FileNotFoundError(errno.ENOENT, name)
         return descriptor
 
     def digest(self, name: str, descriptor: int) -> str:
@@ -159,11 +160,8 @@ class Request(BaseHTTPRequestHandler):
         """Send an object with its digest, by sendfile if it is large."""
         try:
             descriptor = self.shelf.open(name)
-        except FileNotFoundError:
-            self.begin(404, 0)
-            return
-        except OSError:
-            self.refuse(500)
+        except OSError as error:
+            self.refuse(404 if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG) else 500)
             return
         try:
             about = os.fstat(descriptor)
