@@ -129,7 +129,7 @@ def _until_reached(settings: Settings, chosen: Sequence[Instance]) -> None:
             raise Failed(f"the server of the store on {instance} does not answer", log.splitlines())
 
 
-class Answer:
+class Fetched:
     """The objects of one instance, in the order in which they were asked for; see `fetch`."""
 
     def __init__(self, result: CommandResult) -> None:
@@ -156,7 +156,7 @@ class Answer:
         raise Failed("the answer of an instance ends early")
 
 
-def fetch(settings: Settings, urls: Sequence[str]) -> Mapping[str, Answer]:
+def fetch(settings: Settings, urls: Sequence[str]) -> Mapping[str, Fetched]:
     """Fetch objects, and return the answer of each instance, by its id; all of it waits in a temporary file.
 
     Raises Failed if an instance is gone, or an object can't be read.
@@ -171,7 +171,7 @@ def fetch(settings: Settings, urls: Sequence[str]) -> Mapping[str, Answer]:
     answers = {}
     for connection, outcome in InstanceGroup(chosen, settings).execute(Script(_FETCH), each=each).items():
         if isinstance(outcome, CommandResult) and outcome.exit_code == 0:
-            answers[connection.instance.id] = Answer(outcome)
+            answers[connection.instance.id] = Fetched(outcome)
         else:
             said = last_line(outcome.stderr) if isinstance(outcome, CommandResult) else str(outcome)
             raise Failed(f"the store on {connection.instance}: {said}")

@@ -79,6 +79,10 @@ class Home:
         files = [str(self.folder), str(self.path / ".hardway-cluster" / "store" / "token")]
         self.server = subprocess.Popen([*program, self.id, self.address, str(self.port), *files])
 
+    def is_up(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((self.address, self.port)) == 0
+
     def end(self) -> None:
         if self.server:
             self.server.kill()
@@ -112,18 +116,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Home]]:
             (folder / "members").write_text(f"{one.id} {port} {one.folder}\n{members}")
             one.start()
         for one in made[:2]:
-            eventually(
-                lambda one=one: socket.create_connection((one.address, port)).close() is None if up(one) else False
-            )
+            eventually(one.is_up)
         yield made
     finally:
         for one in made:
             one.end()
-
-
-def up(one: Home) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((one.address, one.port)) == 0
 
 
 @pytest.fixture
@@ -206,8 +203,8 @@ def test_the_server_lets_in_the_store_and_shows_its_objects_alone(here: Home) ->
             raw.sendall(f"GET /{here.id}/k HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
             assert digest in raw.makefile().read()
         assert here.ask(f"/{here.id}/?prefix=")[1].split()[0::3] == [b"k"]
-        names = (".hidden", "link", "fifo", "dir", "k@", "../token", "%2E%2E/x", "..", "k/", "%00", "\u00e9")
-        assert {here.ask(f"/{here.id}/{name.encode().decode('latin-1')}")[0] for name in names} == {404}
+        names = (".hidden", "link", "fifo", "dir", "k@", "../token", "%2E%2E/x", "..", "k/", "%00")
+        assert {here.ask(f"/{here.id}/{name}")[0] for name in names} == {404}
         for token in ("", TOKEN[1:], TOKEN + "5", "\u00fc"):
             assert here.ask(f"/{here.id}/k", token) == (401, b"")
         assert here.ask("/i-dddddddd/k") == (421, b"")
