@@ -109,6 +109,11 @@ def done_line(task: int, attempt: int) -> str:
     return f"done {task} {attempt}"
 
 
+def void_line(task: int, attempt: int) -> str:
+    """Return the line for an attempt whose result counts no longer."""
+    return f"void {task} {attempt}"
+
+
 def failed_line(task: int, attempt: int) -> str:
     """Return the line for a task that has failed for good in this run, with this attempt."""
     return f"failed {task} {attempt}"
@@ -173,10 +178,12 @@ def read_history(data: bytes) -> History:
                     history.failures[task] = history.failures.get(task, 0) + 1
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
+            elif kind == "void":
+                del history.results[task]
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":
-                history.failed.pop(task, None)  # it is tried anew
+                history.failed.pop(task, None)  # the task is tried again
                 history.open[task, attempt] = words[2]
                 history.sent.setdefault(words[2], set()).add((task, attempt))
             else:

@@ -138,8 +138,8 @@ _SIZE_MOST = 1 << 62
 class _Reader:
     """Builds a timeline line by line; times are in seconds of Unix until `finish`.
 
-    Nearly all tasks of a large job have one attempt that is sent, begins, ends well and is done. It is a row of the
-    table, at the task's number. Once anything else is told of the task, its attempts become records.
+    Nearly all tasks of a large job have one attempt that is sent, begins, ends well and is done. Such an attempt is a
+    row of the table, at the task's number. Any other event turns the task's attempts into records.
     """
 
     def __init__(self, checked: bool) -> None:
@@ -148,7 +148,7 @@ class _Reader:
         self.usual = bytearray()  # by task
         self.usual_done = 0
         self.places: dict[bytes, int] = {}
-        self.attempts: dict[tuple[int, int], AttemptRecord] = {}  # of unusual tasks, as in the following
+        self.attempts: dict[tuple[int, int], AttemptRecord] = {}  # of unusual tasks, like the next three
         self.open: dict[int, list[AttemptRecord]] = {}  # by task; those that may be running
         self.done: dict[int, AttemptRecord] = {}
         self.failed: dict[int, AttemptRecord] = {}  # the last of tasks that have failed for good
@@ -158,7 +158,7 @@ class _Reader:
         self.chain = 0  # the checksum of the line before
         self.number = 0
         self.first = math.inf
-        self.last = self.before = 0.0  # when something was last seen; and that as it was before this line
+        self.last = self.before = 0.0  # the time of the last event, with and without the present line
 
     def take(self, lines: Sequence[bytes]) -> None:
         usual, table, places = self.usual, self.table, self.places
@@ -224,7 +224,7 @@ class _Reader:
             self.before = self.last
             handle = getattr(self, f"on_{words[1]}")
             handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
-        elif kind in ("start", "slot", "end", "done", "failed"):
+        elif kind in ("start", "slot", "end", "done", "void", "failed"):
             key = int(words[0]), int(words[1])
             if not (0 <= key[0] < _MOST and 0 <= key[1] < _MOST):
                 raise ValueError(key)
@@ -298,7 +298,7 @@ class _Reader:
         attempt, slot = self.attempts[key], int(words[2])
         if not 0 <= slot < SLOTS_MOST:
             raise ValueError(slot)
-        if attempt.slot < 0:  # who takes over from another driver may tell it again
+        if attempt.slot < 0:  # a driver that takes over may write the start again
             attempt.slot, attempt.began = slot, self.seen(float(words[3]))
 
     def line_end(self, key: tuple[int, int], words: Sequence[str]) -> None:
@@ -318,6 +318,9 @@ class _Reader:
             raise ValueError("done without an end")
         attempt.outcome = AttemptOutcome.BACKUP if attempt.backup else AttemptOutcome.DONE
         self.done[attempt.task] = attempt
+
+    def line_void(self, key: tuple[int, int], words: Sequence[str]) -> None:
+        self.done.pop(key[0]).outcome = AttemptOutcome.ENDED
 
     def line_failed(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt = self.attempts[key]
@@ -433,7 +436,7 @@ class _Reader:
         self.note(time, host, "gone", str(reason))
 
     def on_died(self, time: float, host: str) -> None:
-        self.note(time, host, "died", "the agent had died; another one is there")
+        self.note(time, host, "died", "the agent had died, and a new one has started")
 
     def on_notice(self, time: float, host: str, seconds: float) -> None:
         self.note(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
@@ -468,7 +471,7 @@ class _Reader:
         for place, slot in lanes:
             host = self.host(table.hosts[place])
             host.slots = max(host.slots, slot + 1, 1)
-        # Another engine's attempts are sent to nobody in particular, and prices may be of who never came.
+        # Another engine's attempts are sent to no known host, and prices may be those of a host that never came.
         known: list[Life | JobEvent] = [*timeline.lives, *timeline.events]
         used = {one.host for one in known} | {table.hosts[place] for place, _ in lanes}
         timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
@@ -510,7 +513,7 @@ class _Reader:
 
 
 def _makes_sense(result: Result) -> bool:
-    """Return whether the numbers have a size that such numbers can have."""
+    """Return whether the numbers are of a possible size."""
     sizes = result.size, result.err_size, result.offset + 1, result.err_offset + 1
     checksums = result.checksum, result.err_checksum
     return (
