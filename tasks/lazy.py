@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardway.local import daemon
     from hardway.local.machines import guest_image
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import arguments, job_list, job_logs, job_paths, job_results, run, shuffle, stream
+    from hardway.pmap import arguments, detach, job_list, job_logs, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -47,6 +47,7 @@ _MODULES = {
     "commands": "hardway.fanout.commands",
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
+    "detach": "hardway.pmap.detach",
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
@@ -83,10 +84,10 @@ _MODULES = {
 }
 __all__ = [
     "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
-    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs", "job_paths",
-    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream", "stub_sessions",
-    "tags", "transfer", "user_data", "volumes",
+    "detach", "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
+    "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream",
+    "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

@@ -13,9 +13,11 @@ from hardway.errors import UsageError
 
 from .flags import SELECTOR
 from .lazy import arguments, instances, proxy, run
+from .lazy import detach as detached
 from .lazy import stream as streams
 from .mapreduce_between import gather, group
 from .mapreduce_jobs import explain, jobs, logs, report, results, rm
+from .mapreduce_wait import wait
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         "verify": "first run this number of tasks twice, on different instances, and compare the results",
         "join": "let new instances take part that match the selector later",
         "engine": "address of a Dask scheduler, dask://HOST:PORT, whose workers run the tasks; SELECTOR is then -",
+        "detach": "leave when the instances have all tasks, and print the job's name, for mapreduce.wait",
         "real-s3": "from a shell with the S3 stub, let `aws` on the instances reach the real S3",
     },
 )
@@ -87,6 +90,7 @@ def pmap(
     engine: str = "",
     reconnect: float | str | None = None,
     linger: float | str | None = None,
+    detach: bool = False,
     real_s3: bool = False,
     region: str | None = None,
 ) -> Results:
@@ -96,6 +100,9 @@ def pmap(
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once, so the command must be idempotent.
+
+    With --detach the instances work on by themselves, and mapreduce.wait comes back for the results. The job's name is
+    printed in place of results.
 
     With --files a task runs in a directory of its own, HARDWAY_FILES, that holds the files and is emptied afterwards.
     A file below the current directory keeps its relative path. Any other file lands under its last name.
@@ -136,7 +143,10 @@ def pmap(
         "workdir": workdir or None,
         "expect": expect or None,
         "notify": notify or None,
+        "detach": detach,
     }
+    if detach and linger is None:
+        mapreduce["linger"] = detached.LINGER
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
     proxy.check(settings)
     given = arguments.given(args, null, crlf)
@@ -150,7 +160,7 @@ def pmap(
         what = f"run {command!r} for {given.described} on {engine or 'these'}"
         act(what, instances.Instances(chosen).brief())
 
-    return run.pmap(
+    found = run.pmap(
         settings,
         selector,
         given,
@@ -173,9 +183,13 @@ def pmap(
         expect=expect,
         notify=notify,
         flags=_flags(again),
+        detach=detached.Detach.DEAL if detach else detached.Detach.NO,
         before=before,
         publish=print_as_it_comes,
     )
+    if detach and len(found):
+        say(detached.farewell(str(found), settings.mapreduce.linger))
+    return found
 
 
 def stream(
@@ -196,7 +210,7 @@ def stream(
 
     Raises what `pmap` raises, after the last result, and errors of the iterator.
     """
-    if whole := [name for name in ("results", "verify", "engine") if flags.get(name)]:
+    if whole := [name for name in ("results", "verify", "engine", "detach") if flags.get(name)]:
         raise UsageError(f"stream takes no {whole[0]}: it is for jobs that know all their arguments; use pmap")
     given = arguments.stream(args, null, crlf, ordered)
     return streams.in_background(lambda: pmap(c, selector, given, command, null=null, crlf=crlf, **flags), given)
@@ -218,5 +232,5 @@ def _flags(given: Mapping[str, Any]) -> list[str]:
     return found
 
 
-ns = Collection(pmap, group, gather, jobs, logs, results, rm, report, explain)
+ns = Collection(pmap, wait, group, gather, jobs, logs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

@@ -38,8 +38,12 @@ class Conversation:
         connections: Connections,
         log: RunLog,
         lookout: Lookout | None,
+        detached: bool,
     ) -> None:
-        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
+        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before.
+
+        Agents of a job that is `detached` go on without a driver.
+        """
         self._job = job
         self._command = command
         self._positions = positions
@@ -50,6 +54,7 @@ class Conversation:
         self._connections = connections
         self._log = log
         self._lookout = lookout
+        self._detached = detached
         self._acks: list[tuple[Member, int, int]] = []
         self._next_worker = 0
 
@@ -131,6 +136,7 @@ class Conversation:
             "HARDWAY_INSTANCE_ID": member.name,
             "workdir": self._workdir,
             "files": self._digest,
+            "detached": int(self._detached),
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
         return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
@@ -145,7 +151,9 @@ class Conversation:
             began = None if holding.state == agent.WAITING else time - holding.seconds
             if (position, holding.attempt) in known:
                 found.add((position, holding.attempt))
-                if began is not None:
+                if began is None:
+                    self._schedule.waits(member.name, position, holding.attempt)
+                else:
                     self._schedule.started(member.name, position, holding.attempt, began)
                 if holding.state == agent.ENDED:
                     self._schedule.sends(member.name, position, holding.attempt)
