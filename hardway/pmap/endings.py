@@ -17,7 +17,7 @@ from hardway.pmap.schedule import DEADLY
 from hardway.tables import money
 from hardway.terminal import cut_short, last_line
 
-LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
+LOST, WORKERS_DIED, MISSING, DATA_GONE = 8, 16, 512, 1024  # an attempt's flags, beside the agent's
 COMPARED = 4096  # bytes of stderr's end, by which failures are found to be alike
 _SCRATCH = re.compile(rb"scratch-[0-9a-f]{8}/[^/\s]+")  # its name differs from instance to instance
 
@@ -63,6 +63,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return "the instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"
+    if result.flags & DATA_GONE:
+        return "its data is gone"
     if result.flags & MISSING:
         return "the output that it should leave is missing"
     if result.code < 0:

@@ -7,11 +7,12 @@ the producer, which runs again, must give the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import overload
 
 from hardway.errors import Failed
 from hardway.pmap.job import Job, Keys, read_arguments
-from hardway.pmap.journal import Result
+from hardway.pmap.journal import History, Result
 from hardway.pmap.link import now
 from hardway.pmap.schedule import Schedule
 from hardway.pmap.stream import BYTES_MOST, OPEN_MOST, Stream
@@ -58,10 +59,10 @@ class Positions(Mapping[int, int]):
         return number - 1
 
 
-def known_arguments(job: Job) -> list[bytes]:
+def known_arguments(path: Path, job_keys: Sequence[bytes], history: History) -> list[bytes]:
     """Return the arguments that the job's folder has, up to the first that it doesn't have as it was."""
     keys, found = Keys(), []
-    for key, text in zip(job.keys, read_arguments(job.path, job.history), strict=True):
+    for key, text in zip(job_keys, read_arguments(path, history), strict=True):
         item = (
             next((each for each in (text + b"\n", text) if keys.peek(each) == key), None) if text is not None else None
         )
@@ -87,7 +88,7 @@ class Intake:
         have been read. Arguments that the job's folder has are tasks from the beginning.
         """
         self.stream = stream
-        self.items = known_arguments(job) if job.keys else []
+        self.items = known_arguments(job.path, job.keys, job.history) if job.keys else []
         self.numbers = Counted(len(self.items))
         self.positions = Positions(self.numbers)
         self.next_look = 0.0  # the time before which nothing is taken in

@@ -377,6 +377,10 @@ class Job:
         self.history.results[task] = result
         self._lines.append(journal.done_line(task, result.attempt))
 
+    def void(self, task: int) -> None:
+        """Note that the task's result no longer counts, since data that it names is gone. The result is kept."""
+        self._lines.append(journal.void_line(task, self.history.void(task).attempt))
+
     def failed(self, task: int, result: Result) -> None:
         """Note that the task has failed for good, with this attempt."""
         self.history.failed[task] = result
@@ -565,10 +569,12 @@ def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int
     superseded: list[Path] = []
     failures: dict[int, Path] = {}
     for number, attempts in found.items():
+        for former in history.former.get(number, ()):
+            attempts.pop(former.attempt, None)  # it is kept
         result = history.results.get(number)
-        last = result.attempt if result else max(attempts)
+        last = result.attempt if result else max(attempts, default=0)
         superseded += [path for attempt, path in attempts.items() if attempt != last]
-        if not result:
+        if not result and last:
             failures[number] = attempts[last]
     return superseded, failures
 

@@ -34,7 +34,8 @@ class Result(NamedTuple):
 class History:
     """The record of a job's earlier runs: results, last attempts, and the ends of tasks that failed for good.
 
-    `failures` counts a task's failed attempts. `runs` has the notes from the end of each run, empty if the driver was
+    `former` has the results that counted once: an instance with data that they name is gone. `failures` counts a task's
+    failed attempts. `runs` has the notes from the end of each run, empty if the driver was
     killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
     host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
     the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
@@ -42,6 +43,7 @@ class History:
     """
 
     results: dict[int, Result] = field(default_factory=dict)
+    former: dict[int, list[Result]] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, Result] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -61,6 +63,12 @@ class History:
             self.runs.append({})
         elif kind == "over":
             self.runs[-1] = dict(about)
+
+    def void(self, task: int) -> Result:
+        """Take in that the task's result no longer counts, and return the result."""
+        result = self.results.pop(task)
+        self.former.setdefault(task, []).append(result)
+        return result
 
     def sealed(self, texts: Iterable[str]) -> bytes:
         """Return the next lines: each ends in a checksum of itself and of the line before."""
@@ -107,6 +115,11 @@ def end_line(task: int, result: Result) -> str:
 def done_line(task: int, attempt: int) -> str:
     """Return the line for an attempt whose result counts."""
     return f"done {task} {attempt}"
+
+
+def void_line(task: int, attempt: int) -> str:
+    """Return the line for an attempt whose result no longer counts."""
+    return f"void {task} {attempt}"
 
 
 def failed_line(task: int, attempt: int) -> str:
@@ -173,6 +186,8 @@ def read_history(data: bytes) -> History:
                     history.failures[task] = history.failures.get(task, 0) + 1
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
+            elif kind == "void":
+                history.void(task)
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":

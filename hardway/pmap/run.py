@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +26,10 @@ from hardway import aws
 from hardway.config import Settings, aws_variables, mebibytes
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.pmap import engine_dask, files, folder, job_list, job_paths
+from hardway.pmap import engine_dask, files, folder, job_list, job_paths, origins
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, end_and_complaint, paid
+from hardway.pmap.endings import DATA_GONE, Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
@@ -36,6 +37,7 @@ from hardway.pmap.intake import Intake, known_arguments
 from hardway.pmap.job import Job, Outputs, fingerprint, keys_of, read_asked
 from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
+from hardway.pmap.locality import Moves, urls_in
 from hardway.pmap.notify import Notifier
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
@@ -73,6 +75,7 @@ def pmap(
     send: Sequence[str] = (),
     expect: str = "",
     notify: str = "",
+    locality: bool = True,
     flags: Sequence[str] = (),
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
     publish: Callable[[Any], None] = lambda results: None,
@@ -93,7 +96,8 @@ def pmap(
     `results`, each task's stdout, stderr, exit code and times are files there, and the paths are returned. `engine` is
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
     `expect` of a task (see `Expected`) must exist before its result counts. `notify` is a command for this machine that
-    runs when the job is done or has failed. `flags` are the person's flags, used in the line that resumes the job.
+    runs when the job is done or has failed. With `locality` a task prefers the instance that has most of its data.
+    `flags` are the person's flags, used in the line that resumes the job.
     `publish` is given an object that writes a stream's results while the job runs. With
     `verify`, `results` and `engine` a stream is read to its end first.
 
@@ -174,6 +178,7 @@ def pmap(
                 engine=address,
                 load=load,
                 expect=expected,
+                locality=locality,
                 flags=flags,
             )
             if join:
@@ -293,6 +298,7 @@ class _Run:
         engine: str,
         load: Load,
         expect: Expected | None,
+        locality: bool,
         flags: Sequence[str],
     ) -> None:
         self.job = job
@@ -307,6 +313,7 @@ class _Run:
         self.engine = engine
         self.load = load
         self.expect = expect
+        self.locality = locality
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         self.flags = flags
         self.intake: Intake | None = None
@@ -325,13 +332,14 @@ class _Run:
         self.halt = halt(len(self.items))
         self.resuming = _Resuming(job, command, arguments, engine, flags)
         self._look_back()
+        self.moves = self._find_moves()
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def _all_read(self) -> None:
         """Keep the arguments of a stream that has been read to its end, for the line that resumes the job."""
         if len(self.numbers) > KEPT_MOST or self.job.history.long > KEPT_BYTES:
             return
-        items = known_arguments(self.job)
+        items = known_arguments(self.job.path, self.job.keys, self.job.history)
         if len(items) == len(self.numbers):
             arguments = Arguments(items, source="-", batch=self.job.asked.batch)
             self.resuming = _Resuming(self.job, self.command, arguments, self.engine, self.flags)
@@ -458,6 +466,8 @@ class _Run:
             load=self.load,
             expect=self.expect,
             intake=intake,
+            locality=self.locality,
+            moves=self.moves,
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
@@ -503,7 +513,27 @@ class _Run:
             if gone:
                 url = printable(next(filter(None, missing)))
                 say(f"{count(len(gone), 'result')} run again: an object is missing, such as {url}")
+        lost = {} if self.engine else origins.gone_results(self.settings, job.path, history, self.numbers, self._here)
+        for task in lost:
+            job.void(task)
+        if lost:
+            ids = sorted({*chain.from_iterable(lost.values())})
+            say(f"{count(len(lost), 'result')} made again: the data went with {_in_short(ids)}, gone according to EC2")
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
+
+    @property
+    def _here(self) -> set[str]:
+        return {instance.id for instance in self.selected}
+
+    def _find_moves(self) -> Moves:
+        """Find the objects that tasks read and that aren't where the arguments say, since they were made again."""
+        done = self.job.history.results
+        left = (item for item, task in zip(self.items, self.numbers, strict=True) if task not in done)
+        wanted = {url for item in left for url in urls_in(item)}
+        moves = {} if self.engine else origins.moves(self.settings, wanted, self._here)
+        if moves:
+            self.shown.say(f"{count(len(moves), 'object')} made again elsewhere: tasks read it there")
+        return moves
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:
         """Raise Failed, with the failures explained, if a task of a sample failed."""
@@ -521,6 +551,8 @@ class _Run:
         left = f"; {outcome.left} not finished" if outcome.left else ""
         what = f"task {numbers[next(iter(failed))]}" if len(failed) == 1 else f"{len(failed)} tasks"
         line = self.resuming.line("Fix it, then", where=False)
+        if any(result.flags & DATA_GONE for result in failed.values()):
+            return f"{what} failed, as data is gone{left}. To make it again and go on: {self.resuming.again}"
         if outcome.hopeless:
             hosts = len({failed[position].host for position in failed})
             return (
@@ -552,6 +584,10 @@ class _Resuming:
         self, job: Job, command: str, arguments: Arguments | Stream, engine: str, flags: Sequence[str]
     ) -> None:
         asked = job.asked
+        self.again = command_line("mapreduce.again", asked.name)
+        if isinstance(arguments, Arguments) and arguments.goes_on:
+            self._line, self._where_to, self.again = arguments.goes_on, "", arguments.goes_on
+            return
         source, needs = arguments.source, ""
         if isinstance(arguments, Stream):
             needs = f", with the same arguments {'on stdin' if source == '-' else 'for ARGS'}"
@@ -575,6 +611,10 @@ class _Resuming:
     def line(self, what: str = "to go on", where: bool = True) -> str:
         """Return the command line after its purpose, `what`; with `where`, also name the instances it may run on."""
         return f"{what}{self._where_to if where else ''}: {self._line}"
+
+
+def _in_short(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
 def summary(outcome: Outcome, tasks: int) -> str:

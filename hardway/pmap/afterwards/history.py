@@ -224,7 +224,7 @@ class _Reader:
             self.before = self.last
             handle = getattr(self, f"on_{words[1]}")
             handle(self.seen(float(words[0])), **json.loads(" ".join(words[2:])))
-        elif kind in ("start", "slot", "end", "done", "failed"):
+        elif kind in ("start", "slot", "end", "done", "void", "failed"):
             key = int(words[0]), int(words[1])
             if not (0 <= key[0] < _MOST and 0 <= key[1] < _MOST):
                 raise ValueError(key)
@@ -318,6 +318,10 @@ class _Reader:
             raise ValueError("done without an end")
         attempt.outcome = AttemptOutcome.BACKUP if attempt.backup else AttemptOutcome.DONE
         self.done[attempt.task] = attempt
+
+    def line_void(self, key: tuple[int, int], words: Sequence[str]) -> None:
+        attempt = self.done.pop(key[0])
+        attempt.outcome = AttemptOutcome.LOST
 
     def line_failed(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt = self.attempts[key]
