@@ -230,11 +230,11 @@ def again(c: Context, job: str, selector: str | Iterable[str] = "", region: str 
     path = job_paths.newest(job)
     settings = config.settings(c, region or planning.region_of(path))
     *makers, last = planning.plan(settings, path, instances.text_of(selector))
-    plan = [f"make again, of {step.described}" for step in makers]
+    plan = [f"make again {step.described}" for step in makers]
     act(f"go on with {last.described}", plan)
     try:
         for step in makers:
-            say(f"made again, of {step.described}")
+            say(f"making again {step.described}")
             _run_step(c, step)
     except HardwayError as error:
         error.result = None  # it is of another job

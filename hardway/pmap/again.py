@@ -74,7 +74,7 @@ class Step:
     @property
     def described(self) -> str:
         """The step in words."""
-        return f"job {printable(self.job)}: {count(self.tasks, 'task')}"
+        return f"{count(self.tasks, 'task')} of job {printable(self.job)}"
 
 
 def region_of(path: Path) -> str:

@@ -6,13 +6,13 @@ argument must name an object on this instance, and EC2 must say that the instanc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 
 from hardway.config import Settings
 from hardway.ec2 import instances
+from hardway.pmap.endings import WENT
 from hardway.pmap.events import Checked, Ended, Event
 from hardway.pmap.link import now
 from hardway.pmap.locality import urls_in
@@ -21,7 +21,6 @@ from hardway.terminal import last_line
 
 ASK_EVERY = 5.0  # seconds, about an instance that was there
 _TAIL = 4096  # bytes of stderr's end that are looked at
-_WENT = re.compile(r"its data went with (i-[0-9a-f]{8}(?:[0-9a-f]{9})?)\b")
 
 
 def gone_among(settings: Settings, ids: Iterable[str]) -> frozenset[str]:
@@ -53,7 +52,7 @@ class Losses:
         """
         if ended.end.code <= 0 or ended.end.flags:
             return ""
-        found = _WENT.search(last_line(_tail(ended.stderr)))
+        found = WENT.search(last_line(_tail(ended.stderr)))
         if not found or not any(url.instance == found[1] for url in urls_in(self._argument(ended.position))):
             return ""
         return found[1]
