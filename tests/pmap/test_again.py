@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,9 @@ fetch() {
 while [ -e hold ]; do sleep .02; done
 """
 FIRST = 'read n; echo "first $n" >>log; echo "s3://hardway_$HARDWAY_INSTANCE_ID/first/$n"'
-SECOND = FETCH + 'read u; n=$(fetch $u) || exit; echo "second $n" >>log; echo "$n s3://hardway_$HARDWAY_INSTANCE_ID/2/$n"'
+SECOND = (
+    FETCH + 'read u; n=$(fetch $u) || exit; echo "second $n" >>log; echo "$n s3://hardway_$HARDWAY_INSTANCE_ID/2/$n"'
+)
 THIRD = FETCH + 'read n u; n=$(fetch $u) || exit; echo "third $n" >>log; echo "<$n>"'
 ANSWERS = "".join(f"<{n}>\n" for n in range(1, 13))
 
@@ -94,3 +95,125 @@ def runs_again(job: Path) -> bool:
     """Whether a job whose results were void has begun a task again."""
     text = (job / "journal").read_text()
     return "\nslot " in text.rpartition("\nvoid ")[2] and "\nvoid " in text
+
+
+def test_what_a_task_says_of_its_data_is_checked(pmap: Pmap, cluster: Cluster) -> None:
+    """A failure is final if the argument names the instance, and EC2 knows none of this id."""
+    living = cluster.ids[0]
+    urls = [f"s3://hardway_{living}/1", f"s3://hardway_{GONE}/2", f"{GONE}: no URL"]
+    command = f"""read u; [ $HARDWAY_ATTEMPT = 1 ] || {{ echo "$u"; exit; }}
+        case $u in *{living}*) id={living};; *) id={GONE};; esac; echo "fetch: its data went with $id" >&2; exit 1"""
+    done = pmap("\n".join(urls), command, "--keep-going", "--retry-sleep", "0.1", "--no-backup", "--job", "claims")
+    assert (done.code, done.stdout) == (1, f"{urls[0]}\n\n{urls[2]}\n")
+    assert f"1 task failed, its data went with {GONE}\n" in done.stderr
+    assert "1 failed, 5 attempts, 2 retries, " in done.stderr
+    again = run_inv("mapreduce.again", "claims", env=cluster.env)
+    assert (again.code, again.stdout) == (1, "")
+    said = (
+        f"task 2 of job claims needs s3://hardway_{GONE}/2, whose instance is gone, and no job on this machine made it"
+    )
+    assert again.stderr == f"{said}: nothing was started\n"
+
+
+def test_results_that_always_name_a_gone_instance_are_made_again_once_a_run(pmap: Pmap, cluster: Cluster) -> None:
+    command = f"read n; echo s3://hardway_{GONE}/$n"
+    first = pmap("1\n2", command, "--job", "lies")
+    again = pmap("1\n2", command, "--resume", "lies")
+    assert (again.code, again.stdout) == (0, first.stdout)
+    assert f"2 results made again: the data went with {GONE}, gone according to EC2\n" in again.stderr
+    assert "2 of 2 tasks done, 2 attempts, " in again.stderr
+
+
+@pytest.fixture
+def settings(cloud: LocalCloud, home: Path, monkeypatch: pytest.MonkeyPatch) -> config.Settings:
+    for name, value in cloud.env.items():
+        monkeypatch.setenv(name, value)
+    return config.settings(Context(Config(defaults=mapreduce.ns.configuration())))
+
+
+Ran = tuple[str, str]
+"""The instance where a task ran, and its result."""
+
+
+def job(name: str, tasks: list[tuple[str, list[Ran]]], flags: str = "") -> Path:
+    """A job on the disk: its arguments, and for each the results that it has had, the last of which counts."""
+    items = [f"{argument}\n".encode() for argument, _ in tasks]
+    with Job.create("cmd", name=name, selector="web") as made:
+        for number, (_, results) in zip(made.number(keys_of(items), items), tasks, strict=True):
+            for attempt, (host, text) in enumerate(results, 1):
+                if number in made.history.results:
+                    made.void(number)
+                made.started(number, attempt, host)
+                made.done(number, made.ended(number, attempt, host, 0, 0, 1.0, f"{text}\n".encode(), b""))
+        made.leave("resume", f"inv mapreduce.pmap web @x cmd {flags} --resume {name}\n".encode())
+    return made.path
+
+
+def planned(settings: config.Settings, path: Path) -> list[tuple[str, bytes]]:
+    return [(step.job, b"".join(step.arguments)) for step in again.plan(settings, path, "")]
+
+
+def url(instance: str, key: str) -> str:
+    return f"s3://hardway_{instance}/{key}"
+
+
+def on(instance: str, key: str) -> list[Ran]:
+    """The task ran there, and made this object."""
+    return [(instance, url(instance, key))]
+
+
+def test_what_is_needed_is_planned_in_order_and_no_more(settings: config.Settings) -> None:
+    job("a", [(str(n), on(GONE, f"a{n}")) for n in (1, 2, 3)])
+    job("b", [(url(GONE, f"a{n}"), on(OTHER, f"b{n}")) for n in (1, 2)])
+    # Whoever only passes a URL on has made nothing, not even on the same instance.
+    job("passes", [(url(OTHER, "b1"), on(OTHER, "b1"))])
+    partition = f"p\t{url(OTHER, 'b1')}\t{url(GONE, 'a3')}"
+    target = job("c", [(partition, []), (url(OTHER, "b2"), [(LAST, "done")]), ("x", [])])
+    assert planned(settings, target) == [
+        ("a", b"1\n3\n"),
+        ("b", f"{url(GONE, 'a1')}\n".encode()),
+        ("c", f"{partition}\n{url(OTHER, 'b2')}\nx\n".encode()),
+    ]
+
+
+def test_the_second_of_two_equal_arguments_is_run_with_the_first(settings: config.Settings) -> None:
+    job("twice", [("1", on(OTHER, "k")), ("2", on(OTHER, "k")), ("1", on(GONE, "k"))], "--slots=2 --notify=mail")
+    twice, last = again.plan(settings, job("last", [(url(GONE, "k"), [])], "--notify=mail"), "")
+    assert ([*twice.arguments], twice.flags, last.flags) == ([b"1\n", b"1\n"], ["--slots=2"], ["--notify=mail"])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ([("1", [*on(GONE, "17"), (OTHER, "nothing")])], "task 1 of job maker, which made it, has written other names"),
+        ([("1", [(OTHER, url(GONE, "17"))])], "no job on this machine made it: nothing was started"),
+    ],
+)
+def test_data_that_cannot_be_made_again_is_named(
+    settings: config.Settings, tasks: list[tuple[str, list[Ran]]], said: str
+) -> None:
+    job("maker", tasks)
+    target = job("reader", [(url(GONE, "17"), [])])
+    with pytest.raises(Failed, match=f"^task 1 of job reader needs {url(GONE, '17')}, .*{said}"):
+        again.plan(settings, target, "")
+
+
+def test_jobs_that_need_each_other_are_refused(settings: config.Settings) -> None:
+    path = job("one", [("1", on(GONE, "a")), (url(GONE, "b"), [])])
+    job("two", [(url(GONE, "a"), on(GONE, "b"))])
+    with pytest.raises(
+        Failed, match=r"jobs need each other's data, which is gone: (one -> two -> one|two -> one -> two);"
+    ):
+        again.plan(settings, path, "")
+
+
+def test_a_job_that_cannot_be_run_from_here_says_so(settings: config.Settings) -> None:
+    path = job("sends", [("1", [])], "--files=step.sh")
+    [step] = again.plan(settings, path, "")
+    assert (step.selector, step.flags) == ("web", ["--files=step.sh"])
+    (path / "resume").write_text("inv mapreduce.pmap web - cmd --resume sends\n")
+    with pytest.raises(UsageError, match="came from a pipe"):
+        again.plan(settings, path, "")
+    (path / "resume").write_text("torn")
+    with pytest.raises(Failed, match="is not what was written"):
+        again.plan(settings, path, "")
