@@ -1,4 +1,4 @@
-"""What benchmarks run on: Debian's sshd on loopback addresses with moto's EC2, or a local cloud; and their table."""
+"""The hosts of benchmarks (Debian's sshd on loopback addresses with moto's EC2, or a local cloud), and their table."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def commands(bare: Path) -> dict[str, tuple[Path, list[str]]]:
 
 
 def seconds(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """What one run takes on the clock and on the CPU."""
+    """The time of one run on the clock and on the CPU."""
     before = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -4,8 +4,8 @@
 #   examples/aws_smoke.sh [--max-cost USD] [--type TYPE] [--timer-minutes MINUTES]
 #
 # One instance on demand and one spot are started in a VPC of their own, tried, and removed with all else that was made,
-# however this ends: should this machine go down meanwhile, the instances end themselves within half an hour. What it
-# prints at the end has no ids, addresses or names of yours. `--type` is one with NVMe disks, so that they are tried.
+# however this ends: should this machine go down meanwhile, the instances end themselves within half an hour. The
+# report at the end has no ids, addresses or names of yours. `--type` is one with NVMe disks, so that they are tried.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 PATH=$PWD:$PATH

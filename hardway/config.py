@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from invoke.context import Context
 
@@ -123,7 +123,7 @@ class Ec2:
     )
     aws: str = setting(
         "auto",
-        "`aws` of tasks: fast, hardway's own; real, the instance's; auto: fast where it has none",
+        "`aws` of tasks: fast is hardway's, real the instance's, auto hardway's where there is none",
         choices=("auto", "fast", "real"),
     )
     on_demand: int = setting(0, "with spot, how many of the instances are on demand")
@@ -163,11 +163,9 @@ class Cluster:
         "", "a Python on the instances that has the engine", unset="the one of --install, then python3"
     )
     version: str = setting(
-        "", "the engine's version", unset="what is there, and for --install this machine's, then the newest"
+        "", "the engine's version", unset="the installed one, for --install this machine's, then the newest"
     )
-    memory: str = setting(
-        "", "memory of each worker, such as 4g or 512m", unset="what the engine takes of the instance's"
-    )
+    memory: str = setting("", "memory of each worker, such as 4g or 512m", unset="the engine's choice")
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ class Local:
         choices=("auto", *LEVELS, VM),
     )
     launch_bucket: int = setting(1000, "instances that can be launched at once, as at EC2", least=1)
-    launch_refill: float = setting(2.0, "more of them that can be launched each second")
+    launch_refill: float = setting(2.0, "more instances that can be launched each second")
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ class Settings:
         return dataclasses.replace(self, aws=aws, sources={**self.sources, "aws.region": "--region"})
 
     def command(self, *words: str) -> str:
-        """Return the command line for a person to paste that runs a task, in the region that a flag has named."""
+        """Return the command line that runs a task in the region of the --region flag, for a person to paste."""
         region = ["--region", self.aws.region] if self.sources.get("aws.region") == "--region" else []
         return command_line(*words, *region)
 
@@ -215,8 +213,7 @@ class Settings:
 SECTIONS: dict[str, type[Any]] = {"aws": Aws, "ec2": Ec2, "mapreduce": Mapreduce, "cluster": Cluster, "local": Local}
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting's declaration.
 
     `help` goes on after `unit`, if there is one: seconds, until something happens. `unset` is the meaning of 0 or of an

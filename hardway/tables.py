@@ -70,7 +70,7 @@ def aligned(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows, the titles first, as a table of HTML with at most so many rows as a person looks at."""
+    """Lay out rows, the titles first, as a table of HTML; count the rows that are too many for a person."""
     titles, *others = [[html.escape(printable(cell)) for cell in row] for row in rows[: _MOST_ROWS + 1]]
     lines = [f"<tr><th>{'</th><th>'.join(titles)}</th></tr>"]
     lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in others]

@@ -7,7 +7,6 @@ are.
 
 from __future__ import annotations
 
-import html
 import os
 import shlex
 import sys
@@ -72,6 +71,8 @@ class Cell:
 
     def show(self, done: float, total: float, line: str) -> None:
         """Draw the bar with this part of it done, and the line."""
+        import html  # at its first use: every command starts with this module, and few draw in a notebook
+
         bar = f'<progress max="{max(total, 1):g}" value="{done:g}" style="width: 40em"></progress>'
         self._draw(f"<div>{bar}<br>{html.escape(printable(line))}</div>")
 

@@ -1,7 +1,7 @@
 """The values that may stand at the cursor, for the completion of the prompt. No tasks.
 
-AWS is asked for a second at the most, and its answer serves for some seconds. Instance types and regions come from
-botocore's own files.
+A completion waits for AWS for a second at the most, and uses the answer for some seconds. Instance types and regions
+come from botocore's own files.
 """
 
 from __future__ import annotations

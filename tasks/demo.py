@@ -49,7 +49,7 @@ def demo(c: Context, num: int | str = 4) -> None:
     help={
         "args": "arguments of pytest, such as '-k selector -x'",
         "engines": "run all tests: long ones, too, and those that need Spark, Dask or ministack; install these first",
-        "fast": "leave out what starts a local cloud, an sshd, the AWS CLI or the S3 stub: under a minute",
+        "fast": "no tests that start a local cloud, an sshd, the AWS CLI or the S3 stub: under a minute",
         "vm": "run the tests with virtual machines, which take a quarter of an hour, and no others",
     },
 )
@@ -75,7 +75,7 @@ def test(c: Context, args: str = "", engines: bool = False, fast: bool = False, 
     _run([sys.executable, "-m", "pytest", *chosen, *shlex.split(args)])
 
 
-@task(changes=nothing, help={"name": "which of bench/*.py; without it, lists them", "args": "its arguments"})
+@task(changes=nothing, help={"name": "one of bench/*.py; without it, list them", "args": "its arguments"})
 def bench(c: Context, name: str = "", args: str = "") -> None:
     """Run one of this repository's benchmarks.
 

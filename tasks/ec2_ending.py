@@ -31,7 +31,8 @@ def rm(
 ) -> Lines:
     """Terminate instances.
 
-    Print their ids. An instance that is terminated already is no error. An unknown id is an error, told at the end.
+    Print their ids. An instance that is terminated already is no error. An unknown id is an error, but the other
+    instances are terminated.
 
     Examples:
       inv ec2.rm batch --yes

@@ -44,12 +44,12 @@ def ls(
     """List instances and what they cost.
 
     The newest comes first. A terminal gets columns with titles that fit it. AGE is the time since the last start, COST
-    the cost since then. A narrow terminal does without ZONE, AGE or TYPE. The state overdue is that of an instance that
-    runs, but should have ended itself.
+    the cost since then. A narrow terminal does without ZONE, AGE or TYPE. An instance in the state overdue runs, but
+    should have ended itself.
 
     A pipe or a file gets a line for each instance, without titles, in these columns: name, type, state, id, AMI, spot
     or ondemand, address, zone, groups, tags, price an hour (for spot, the current one), time since the last start,
-    cost. --wide shows them on a terminal, but for the tags that hardway gives.
+    cost. --wide shows the same columns on a terminal, without the tags that hardway sets.
 
     Examples:
       inv ec2.ls
@@ -83,12 +83,12 @@ def ls(
 
 
 def _say_overdue(settings: config.Settings, shown: Bill, all_regions: bool) -> None:
-    """Tell of the instances that cost more than they should, and how to end them."""
+    """Say which instances should have ended, and how to end them."""
     for place in sorted({one.region for one in shown.overdue}):
         late = [one for one in shown.overdue if one.region == place]
         there = settings.in_region(place) if all_regions else settings
         rm = there.command("ec2.rm", " ".join(one.id for one in late))
-        say(f"{how_many(late)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` does it")
+        say(f"{how_many(late)} should have ended by the tag {instances.ENDS_TAG}, but did not: `{rm}` ends them")
 
 
 def _in_all_regions(

@@ -90,8 +90,8 @@ def logs(
 ) -> Results | Lines:
     """Print what tasks write to stderr, also while they run.
 
-    What a running task has written is read from its instance, at most its first MiB. Each line is prefixed with the
-    instance and the task. With a task's number its stderr is printed alone, also after it has ended.
+    Read the stderr of running tasks from their instances, at most the first MiB of each. Begin each line with the
+    instance and the task. With a task's number, print this task's stderr alone, also after its end.
 
     Examples:
       inv mapreduce.logs
@@ -103,7 +103,7 @@ def logs(
         return ended
     settings = connection_settings(c, region or found.asked.region, real_s3=True)
     if not found.show(settings, follow):
-        say(f"nothing of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
+        say(f"no task of job {printable(found.asked.name)} runs; with a task's number its stderr is printed")
     return Lines()
 
 
@@ -119,8 +119,8 @@ def logs(
 def rm(c: Context, job: str | Iterable[str] = "", older_than: str | None = None, yes: bool = False) -> None:
     """Delete jobs with all their results from this machine.
 
-    With --older-than, jobs that run or are unfinished stay: only their names delete them. The setting
-    mapreduce.keep_days does the same whenever a job begins.
+    With --older-than, running and unfinished jobs stay: to delete one, name it. The setting mapreduce.keep_days does
+    the same whenever a job begins.
 
     Examples:
       inv mapreduce.rm sizes --yes

@@ -1,4 +1,4 @@
-"""What is there now and what is left over, here and at AWS, on one page."""
+"""The page of `status`: all that runs and all that is left over, here and at AWS."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 def status(c: Context, json: bool = False) -> Status | str:
     """Print what runs, what it has cost, and what is left over.
 
-    Instances of every region that the account can use, launches that never ended, jobs that are not finished with the
-    line that goes on, the local cloud, and sessions of the S3 stub. A region that does not answer within a second is
-    named.
+    Show the instances of every region that the account can use, launches that never ended, unfinished jobs with the
+    line that resumes each, the local cloud, and sessions of the S3 stub. Name the regions that don't answer within a
+    second.
 
     Examples:
       inv status

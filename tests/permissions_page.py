@@ -21,7 +21,7 @@ SERVICES = {
     "ec2": "ec2", "iam": "iam", "pricing": "pricing", "s3": "s3", "service-quotas": "servicequotas", "ssm": "ssm",
     "sts": "sts",
 }  # fmt: skip
-"""What botocore calls a service, and what IAM calls it."""
+"""The names of a service in botocore and in IAM."""
 NEEDS_NONE = {"sts:GetCallerIdentity"}
 """Source: https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html"""
 OTHER_NAMES = {"s3:HeadObject": "s3:GetObject"}
@@ -33,7 +33,7 @@ BESIDES = {
     "start-session": {"ssm:StartSession"},
     "TransferManager": {"s3:PutObject", "s3:AbortMultipartUpload"},
 }
-"""What a word in the source needs: a parameter of a call, a command of the AWS CLI, what uploads in parts."""
+"""The permissions that a word in the source needs: a call's parameter, a command of the AWS CLI, uploads in parts."""
 CONDITIONS = {
     "iam:CreateServiceLinkedRole": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
     "iam:PassRole": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},

@@ -50,13 +50,13 @@ environment, else `aws.region` in invoke.yaml, else the AWS profile's. In Python
 `with ec2.cluster(c, num=3) as ids:` starts instances as `ec2.new` does, and terminates them at the end of the block.
 
 The prompt completes tasks, flags, Names and ids of instances, jobs, instance types, AMIs and regions, in fish and zsh
-as well: `source <(hardway --print-completion-script bash)`. AWS is asked for a second at most, and its answer serves
-for ten.
+as well: `source <(hardway --print-completion-script bash)`. A completion waits for AWS for a second at most, and uses
+its answer for ten seconds.
 """
 
 
 def help_of(task: str) -> str:
-    """What `inv --help TASK` prints."""
+    """The output of `inv --help TASK`."""
     from tasks import ns
 
     inv = Program(name="inv", binary="inv", binary_names=["inv"], namespace=ns)

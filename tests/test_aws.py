@@ -1,4 +1,4 @@
-"""What a person reads when AWS says no: one line, exit code 2, and throttling is waited out."""
+"""A refusal by AWS is one line and exit code 2 for a person, and throttling is waited out."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_listing_waits_only_for_botocore(inv: Inv, refuse: Refuse) -> None:
 
 
 class LoginPage(BaseHTTPRequestHandler):
-    """What answers in the place of everybody, as a hotel's network does."""
+    """A server that answers in place of every other, as a hotel's network does."""
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -83,7 +83,7 @@ class Box:
         (dmi / "product_uuid").write_text(f"{uuid}\n")
 
     def watch(self, *arguments: str, **environment: str) -> list[str]:
-        """What systemd, and `ec2.extend`, call."""
+        """The commands that systemd and `ec2.extend` call."""
         return self.run("sh", str(self.etc / "watch"), *arguments, **environment)
 
     def run(self, *command: str, **environment: str) -> list[str]:

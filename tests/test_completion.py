@@ -1,4 +1,4 @@
-"""What Tab offers, in the shells themselves: tasks, flags, and the values of arguments."""
+"""Tab offers tasks, flags and the values of arguments, in the shells themselves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROMPT = "READY"
 
 
 def offered(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the program prints for a line up to the cursor; it says nothing else."""
+    """The program's output for a line up to the cursor; it says nothing else."""
     words = shlex.split(line) + ([""] if line.endswith(" ") else [])
     Program(binary="hardway", name="hardway", namespace=ns, values=completion.values).run(
         ["hardway", "--complete", "--", *words], exit=False

@@ -39,7 +39,7 @@ def settings_of_all_sections() -> list[tuple[str, str, Any]]:
 
 
 def process_state() -> tuple[Any, ...]:
-    """What of this process a function might change for everybody else."""
+    """The parts of this process that a function might change for everybody else."""
     umask = os.umask(0)
     os.umask(umask)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)]
@@ -76,7 +76,7 @@ def test_nonsense_is_a_hardway_error_and_changes_nothing(name: str, home: Path) 
 
 
 def test_nothing_exits() -> None:
-    """Who calls a task goes on after it."""
+    """The caller of a task goes on after it."""
     for file in [*(REPOSITORY / "tasks").glob("*.py"), *(REPOSITORY / "hardway").rglob("*.py")]:
         if file.name in PROCESSES:
             continue

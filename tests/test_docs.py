@@ -62,7 +62,7 @@ CHANGES = [
     (r"(?s)(slot time ).*?\n(what took [^\n]*:\n)(?:[- ] [^\n]*\n)+", r"\1...\n\2"),
     (r" +", " "),
 ]
-"""What differs from run to run, and what is compared in its place."""
+"""Texts that differ from run to run, and the texts that are compared in their place."""
 
 
 def blocks(chapter: str, language: str = "") -> list[str]:
@@ -135,7 +135,7 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
 
 
 def anchors(text: str) -> Iterator[str]:
-    """What a link may name of a page: its titles, as GitHub and mkdocs write them."""
+    """The anchors of a page: its titles, as GitHub and mkdocs write them."""
     for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
         yield re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 

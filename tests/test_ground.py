@@ -1,4 +1,4 @@
-"""What all stand on: files written whole, locks, tables, durations, the last line that something said."""
+"""The ground floor: files written whole, locks, tables, durations, a program's last line."""
 
 from __future__ import annotations
 

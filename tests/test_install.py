@@ -1,4 +1,4 @@
-"""What somebody gets who installs hardway: the wheel, in an environment of its own, without this checkout."""
+"""An installed hardway: the wheel, in an environment of its own, without this checkout."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_local_cloud_brings_few_packages() -> None:
-    """Who installs it waits for each of them."""
+    """A person who installs hardway waits for each of them."""
     found: set[str] = set()
     todo = [Requirement("hardway[local]")]
     while todo:

@@ -62,7 +62,7 @@ def line_in(said: str, before: str, after: str = "") -> str:
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> str:
-    """What a person types to run it."""
+    """The words that a person types to run it."""
     return shlex.join(PROGRAMS[request.param])
 
 

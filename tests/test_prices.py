@@ -34,7 +34,7 @@ FILTERS = {
 
 @pytest.fixture
 def settings(price_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of AWS, which nothing here may reach: a test stubs the client it needs."""
+    """Settings for AWS, which nothing here may reach: a test stubs the client it needs."""
     for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("ENDPOINT_URL", "http://127.0.0.1:9")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(aws, "_clients", {})
@@ -51,7 +51,7 @@ def price_list(settings: Settings) -> Iterator[Stubber]:
 
 @pytest.fixture
 def local(price_cache: Path, cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of the local cloud."""
+    """Settings for the local cloud."""
     for name, value in cloud.env.items():
         monkeypatch.setenv(name, value)
     return config.settings(Context(), "us-east-1")

@@ -40,7 +40,7 @@ def start(cloud: LocalCloud, *arguments: str) -> subprocess.Popen[str]:
 
 
 def left(cloud: LocalCloud) -> list[object]:
-    """What there is that costs money, or that was not there before."""
+    """All things that cost money, or were not there before."""
     client = cloud.client("ec2")
     alive = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
     return [

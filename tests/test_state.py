@@ -1,4 +1,4 @@
-"""What is kept on this machine is for its user's eyes alone, whatever the umask is."""
+"""Files that hardway keeps on this machine are for its user's eyes alone, whatever the umask is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from outside can't act on a terminal, nor forge a line."""
+"""Text from outside can't act on a terminal, nor forge a line."""
 
 from __future__ import annotations
 

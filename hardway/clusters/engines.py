@@ -38,7 +38,7 @@ TAG = "hardway-cluster"
 START_SECONDS, INSTALL_SECONDS = 60, 900
 REFUSED = 3  # the exit code of engines.sh after it has printed the reason
 ENDS_SECONDS = 5.0  # for the ssh of a tunnel
-LOOK_EVERY = 3.0  # whether those that have not registered still run
+LOOK_EVERY = 3.0  # seconds between checks that workers which have not registered still run
 _QUIET = "hardway.cluster.quiet"
 
 

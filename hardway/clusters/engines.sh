@@ -1,4 +1,4 @@
-# What an instance does as a member of a Spark or Dask cluster. POSIX shell, util-linux, Python 3, and for Spark Java.
+# The script of a member of a Spark or Dask cluster, on an instance. POSIX shell, util-linux, Python 3, and for Spark Java.
 #
 # $1: start, look or stop; stdin: lines of NAME=VALUE, of the names below. Everything is kept in ~/.hardway-cluster: ROLE.log,
 # ROLE.pid (the id of a process and when it began: ids are used again), ROLE.command, and the Python of --install.

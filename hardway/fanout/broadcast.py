@@ -38,16 +38,16 @@ from hardway.ssh.keys import HostKeys
 from hardway.ssh.script import Script
 from hardway.terminal import printable
 
-CHILDREN = 2  # instances that one serves at the same time
-OTHERS = 3  # instances that one tries to get it from, before it gets it from here
-HOPELESS = 4  # failed tries, with none that succeeded, after which all get it from here, at the same time
-KEY_DAYS = 2  # after which a key that could not be removed opens nothing, in any time zone
-LEAST_INSTANCES = 4  # with fewer, or less to send in all,
-LEAST_BYTES = 32 << 20  # sending it to each from here is as fast
+CHILDREN = 2  # instances that one instance serves at the same time
+OTHERS = 3  # instances from which an instance tries to get the file, before it gets the file from here
+HOPELESS = 4  # failed tries without a success, after which all instances get the file from here at the same time
+KEY_DAYS = 2  # days after which a key that could not be removed opens nothing, in any time zone
+LEAST_INSTANCES = 4  # with fewer instances, sending to each from here is as fast
+LEAST_BYTES = 32 << 20  # the same with fewer bytes in all
 _LOOK_SECONDS = 0.5
 _CHUNK = 1 << 18
 _LINE_BYTES = 1 << 14
-_OTHER_LINES = 1000  # of what start-up files have left running
+_OTHER_LINES = 1000  # lines, at most, of programs that start-up files have left running
 HERE = ""
 """The source that is this machine."""
 

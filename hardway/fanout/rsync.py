@@ -31,7 +31,7 @@ from hardway.ssh.channel import TransferError
 from hardway.ssh.script import Script
 from hardway.terminal import printable
 
-# $1: the tree. rsync would replace what is there and no directory.
+# $1: the tree. rsync would replace a target that is no directory.
 _MAKE_PARENT = (
     PLACE
     + r"""

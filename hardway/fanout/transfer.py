@@ -111,7 +111,7 @@ while [ "$#" -gt 0 ]; do
   fi
   if [ "$(wc -c <"$tmp")" -ne "$3" ]; then echo "$to: only a part of it arrived" >&2; exit 1; fi
   if [ "$through" ]; then
-    # Whoever should read from a FIFO may never come, and a shell that waits for that would stay.
+    # The reader of a FIFO may never come, and a shell that waits for one would stay.
     limit=
     if [ -p "$to" ]; then limit='timeout 100'; fi
     $limit sh -c 'cat <"$1" >"$2"' hardway "$tmp" "$to" && rm -f -- "$tmp"
@@ -157,10 +157,10 @@ exec 7<"$tmp"; keep; claimed
 # tar does not say of a disk that it is full.
 LC_ALL=C tar -xpof - -C "$tmp" || { head -c 65536 /dev/zero >"$tmp/full"; exit 1; }
 if [ ! -d "$tmp/tree" ]; then echo "only a part of it arrived" >&2; exit 1; fi
-# Fails where it is there by now and not empty; two that merge into it at once would trip over each other.
+# The move fails if the target is there by now and not empty. Two merges into the target at once would collide.
 if [ "$at" = "$up" ] && mv -T -- "$tmp/tree" "$to" 2>/dev/null; then exit 0; fi
 exec 9<"$to" && { flock 9 2>/dev/null; } || exit 1
-# What is no file there is written through, as cp does it.
+# A target that is no file is written through, as cp does it.
 (cd -- "$tmp/tree" && find . -type f -exec sh -c '
   to=$1; shift
   for file; do

@@ -22,8 +22,8 @@ from hardway.money import budget, costs
 from hardway.system import signals
 from hardway.tables import count
 
-_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before further tries: a block's end is no time to give up at once
-_END_SECONDS = 20.0  # for a command to end by itself after a signal: a job tells its instances first
+_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try to terminate the instances
+_END_SECONDS = 20.0  # for a command to end by itself after a signal: a job ends its tasks on the instances first
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def _end(settings: Settings, ids: list[str], say: Callable[[str], None]) -> str:
                 failure = "; ".join(f"{one}: {why}" for one, why in done.failed.items())
             except Exception as error:
                 failure = str(aws.translate(error) or error)
-            # EC2 may not know new instances yet, or any more those that ended long ago.
+            # EC2 may not know new instances yet, and forgets instances that ended long ago.
             if not (failure or unknown):
                 break
             time.sleep(pause)

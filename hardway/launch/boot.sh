@@ -1,10 +1,10 @@
 #!/bin/sh
-# What an instance does for itself, as root. Without an argument, at each boot, before all else in its user data: start
-# the watch, format and mount its instance storage. The file `ends` holds the time it ends, whatever a tag may say.
+# The script of an instance, run as root. Without an argument, at each boot, before all else in its user data: start
+# the watch, format and mount its instance storage. The file `ends` holds the time of its end, whatever a tag may say.
 #
 #   look            end the instance if its time is up: a timer of systemd's calls it each minute
 #   start           at each later boot, by systemd: what a boot is to do, should cloud-init not run this time
-#   extend SECONDS  move the end to so many seconds from now
+#   extend SECONDS  move the end to this number of seconds from now
 #   again           start the watch again after all was killed, without systemd
 #
 # A launch sets these below the first line: seconds, 0 for never; who logs in; sshd's port; whether more user data
@@ -28,7 +28,7 @@ boot() {
   mkdir -p "$run"
   ${init:+touch "$run/init"}
   mkdir -p "$etc" 2>/dev/null
-  # On a full disk the old one stays. On one that is read-only, all is in memory until the next boot.
+  # On a full disk the old file stays. On a read-only disk all is in memory until the next boot.
   if ! put "$etc/watch" "$(cat "$0")" && [ ! -s "$etc/watch" ]; then
     etc=$run/state
     mkdir -p "$etc"
@@ -70,14 +70,14 @@ machine() {
   done
 }
 
-# A machine that somebody has started of an image of this instance is none of ours, unless our user data says so.
+# A machine that somebody has started from an image of this instance isn't ours, unless its user data is ours.
 ours() {
   [ ! -e "$run/here" ] || return 0
   machine
   [ -n "$machine" ] && [ "$machine" = "$(cat "$etc/machine" 2>/dev/null)" ]
 }
 
-# Who starts it again when its time is up has ten minutes to extend that.
+# A person who starts the instance again when its time is up has ten minutes to extend the time.
 start() {
   if [ ! -e "$run/started" ]; then
     mkdir -p "$run"
@@ -105,7 +105,7 @@ read_end() {
   echo "$ends $until" >"$run/until"
 }
 
-# Over the old one, which needs no room on a full disk; on one that is read-only until the next boot.
+# Overwrite the old file, which needs no room on a full disk. On a read-only disk the change lasts until the next boot.
 write_end() {
   if { echo $((now + $1)) 1<>"$etc/ends"; } 2>/dev/null; then rm -f "$run/ends"; else echo $((now + $1)) >"$run/ends"; fi
 }

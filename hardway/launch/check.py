@@ -259,7 +259,7 @@ def _permitted(settings: Settings, tried: Future[_Tried]) -> Iterator[Check]:
         # A fleet has other limits and prices than RunInstances.
         yield Check(WARN if settings.ec2.spot else FAIL, "dry run", launch_said)
     if launch_said == "":
-        yield Check(WARN, "dry run", "this cloud can't tell: it has none")
+        yield Check(WARN, "dry run", "this cloud has no dry runs")
 
 
 def _permitted_for(whom: str, calls: Iterable[str], permitted: Mapping[str, bool], status: str) -> Check:

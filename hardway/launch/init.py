@@ -21,7 +21,7 @@ from hardway.ssh.script import Script
 from hardway.terminal import cut_short, printable
 
 _RUNNING, _ENDED = 4, 5
-# In seconds: two looks, and a slow start of the next one.
+# Seconds that may have passed since boot.sh's last look: two looks, and a slow start of the next one.
 _LATELY = 180
 _MOST_BYTES = 1 << 17
 _LINES, _LINE_LETTERS = 5, 200

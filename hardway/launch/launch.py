@@ -47,7 +47,7 @@ _OUR_TAGS = {
 }
 # The time for a command on new instances; a launch seen from another machine counts as dead after it.
 _PREPARE_SECONDS = 24 * 3600
-# At the same time.
+# Calls at the same time.
 _LOOK_UPS, _PREREQUISITES = 6, 2
 
 
@@ -205,7 +205,10 @@ def _gather(
 
 
 def _bids(settings: Settings, platform: str, say: Callable[[str], None]) -> dict[str, float] | None:
-    """Return the highest spot price in USD/hour by type; None for EC2's own limit. Raises UsageError for none."""
+    """Return the highest spot price in USD/hour by type; None for EC2's own limit.
+
+    Raises UsageError for an unknown price.
+    """
     spot, types = settings.ec2.spot, settings.ec2.types
     if spot in (0, 1):
         return None
@@ -228,7 +231,7 @@ def _warn_of_endless(ready: Iterable[Instance], unwatched: set[str], say: Callab
 
 
 def _delete_templates(settings: Settings, started: fleet.Fleet, mark: orphans.Mark, say: Callable[[str], None]) -> None:
-    """Delete the templates that could not be deleted after their use. One left over costs nothing: no error."""
+    """Delete the templates that could not be deleted after their use. One left costs nothing, and is no error."""
     with signals.ignored():
         for name in started.delete_templates():
             mark.stays = True

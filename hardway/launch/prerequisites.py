@@ -93,7 +93,7 @@ def _with_ipv4(settings: Settings, subnets: Sequence[Mapping[str, Any]]) -> list
     reached = settings.ec2.private_ip or settings.ec2.via
     if not reached and all(s.get("AssignIpv6AddressOnCreation") and not s.get("MapPublicIpOnLaunch") for s in found):
         raise UsageError(
-            f"instances are reached over IPv4, and {ids} gives them no public address but of IPv6: add --private-ip "
+            f"instances are reached over IPv4, and {ids} gives them public addresses of IPv6 only: add --private-ip "
             "where this machine is in the VPC or has a VPN or a bastion to it, else --via ssm"
         )
     return found

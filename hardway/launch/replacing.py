@@ -22,13 +22,13 @@ from hardway.terminal import printable
 
 _ASK_AGAIN_SECONDS = (2.0, 30.0)  # after EC2 had no capacity: at first, and at most
 _THROTTLED_SECONDS = (0.3, 5.0)  # after it took no more requests, or started no more instances
-# Reasons for an end for which neither the image, the disks nor their key are to blame:
+# Reasons for an end that the image, the disks and their key don't cause:
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 _ENDED_BY_SOMEBODY = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown", "Client.InstanceTerminated")
 
 
 def most_replacements(num: int) -> int:
-    """Return the most instances that a launch of `num` may replace: a fault of more is a fault of all."""
+    """Return the most instances that a launch of `num` may replace: more losses have a common cause."""
     return max(2, num // 4)
 
 
@@ -226,7 +226,7 @@ class Gathering:
             self._say(f"{some(list(lost.values()))}; replacing {min(len(lost), self._startable())}")
 
     def _unreachable(self) -> list[str]:
-        """Return the ids that had half of the time limit; none while no other is ready, as a new one won't be."""
+        """Return the ids that had half of the time limit; none while no instance is ready, as a new one won't be."""
         if not self._wait or not (self._ready or self._ec2.num == 1):
             return []
         patience = self._ec2.seconds_timeout / 2

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hardway.config import Settings, number, variables_set
 from hardway.errors import UsageError, did_you_mean
@@ -38,8 +37,7 @@ CLIENT = "hardway-local-fault"
 ANSWER_SECONDS = 60
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """A fault to cause, `after` seconds from now. All times are in seconds.
 
     `instances` are ids, for the kinds in ON_INSTANCES. `notice` is for interrupt, `factor` for slow, `seconds` (0:
@@ -123,7 +121,7 @@ def choose(settings: Settings, running: Running, fault: Fault, selector: str | I
 def cause(settings: Settings, running: Running, fault: Fault, selector: str | Iterable[str]) -> None:
     """Have a daemon carry out a fault on selected instances. Raises HardwayError."""
     chosen = choose(settings, running, fault, selector) if selector else []
-    send(running, replace(fault, instances=tuple(instance.id for instance in chosen)))
+    send(running, fault._replace(instances=tuple(instance.id for instance in chosen)))
 
 
 def send(running: Running, fault: Fault) -> None:
@@ -131,4 +129,4 @@ def send(running: Running, fault: Fault) -> None:
 
     Raises UsageError for a fault that the daemon does not know, Failed for one that it could not cause.
     """
-    running.cause(json.dumps(asdict(fault)).encode(), ANSWER_SECONDS)
+    running.cause(json.dumps(fault._asdict()).encode(), ANSWER_SECONDS)

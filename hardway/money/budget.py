@@ -1,7 +1,7 @@
 """A month's budget for this user's instances, by their tag `owner`: a launch that may exceed it is asked about.
 
 EC2 forgets an instance an hour after its end. A file for each month keeps the cost of each instance that was seen, so
-that ended ones still count. Other machines' ends of instances are missing in it. Months are those of UTC.
+that ended ones still count. An instance that another machine started and ended is missing there. Months are in UTC.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Bill(Instances):
         return [one for one in self if one.is_overdue(self._now)]
 
     def _state(self, one: Instance) -> str:
-        """Return the state for a person, who is to see that an instance has not ended itself."""
+        """Return the state for a person; an instance that should have ended itself is `overdue`."""
         return "overdue" if one.is_overdue(self._now) else one.state
 
     def on_terminal(self, width: int) -> str:

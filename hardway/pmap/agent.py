@@ -6,13 +6,13 @@ session, and listens on a socket for the next connection.
 
 Outputs are pipes, read to their end, as ssh and xargs do. An output is counted and hashed as it is read. A small one
 is kept in memory, a large one in a file without a name, whose content is checked against count and hash when it is
-sent. If the instance can't keep an output, or lacks descriptors, processes, memory or disk to start a task, this is the
-instance's fault and not the task's (HOST_FAULT).
+sent. If the instance can't keep an output, or lacks descriptors, processes, memory or disk to start a task, the
+instance is at fault and not the task (HOST_FAULT).
 
 An attempt is over when its command has ended, its outputs are at their end, and none of its descendants is left. The
 agent is a subreaper: a process that loses its parent becomes the agent's child, even from another session and without
 its environment. A separate thread starts the commands, so the main thread's only children are such orphans: one call
-shows whether there are any, and /proc is read only if so. An orphan's attempt is known by the mark in the environment,
+shows whether there are any, and only then is /proc read. An orphan's attempt is known by the mark in the environment,
 the process group or session, the ancestors seen before, the pipe it holds, or its start time. A cgroup for each attempt
 would do the same, but login users may not make one, and moving a process into it costs 0.6 ms, half of the cost of a
 start. A second process, the keeper, ends all these processes when the agent is killed.
@@ -22,25 +22,25 @@ On disk, in ~/.hardway/<job>/ (mode 0700), gone when the job ends:
     keeper    held by its keeper
     socket    a process started by a new connection hands that connection's stdin and stdout over here
     log       the agent's last error, if it died
-    files/    what came with the job (`--files`), under its digest
-    stderr/   what running attempts have written to stderr, for people who look on
+    files/    the files that came with the job (`--files`), in a folder named by their digest
+    stderr/   the stderr of running attempts, for people who look on
 Files without a name lie in the same directory: nothing to clean up when the agent is killed.
 Beside it, slots-<instance> has locks for the slots that the jobs of an instance share. Each slot has a directory for
 its attempt (HARDWAY_SCRATCH, TMPDIR) below scratch_roots(), emptied after each attempt.
 
-To read it: Task is what runs, Agent runs it. Its parts follow, each with one job: EventPoll, Connection, JobCommand,
-SpawnThread, OutputStore, Logs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc, small
-functions, and last `main`, where all begins.
+Reading order: Task is one attempt, and Agent runs it. Agent's parts follow, each with one job: EventPoll, Connection,
+JobCommand, SpawnThread, OutputStore, Logs, Descendants, Slots, Scratch, Interruption. Then come the job's files, /proc
+and small functions. `main`, where the agent starts, is at the end.
 
 Frames, both ways: length of payload (u32), kind (u8), task (u32), attempt (u16), payload; big-endian.
     to the agent: JOB settings, RUN stdin, TAKE back if not started, KILL, ACK, PING, STOP all and leave
     from it:      HELLO holdings, STARTED in a slot, RETURNED, CHUNK of output, DONE, PONG, BYE, ERROR text,
-                  NOTICE that the instance will be gone in so many seconds, SAID text for a person,
+                  NOTICE of the seconds until the instance is gone, SAID text for a person,
                   SHARED with another job, FINISHED while its outputs have yet to be sent
 MARK precedes the agent's first frame, since a login shell may print any text before.
 """
 
-# ruff: noqa: SIM105, B905, F821 (contextlib costs an import, as what only types name would; zip has no strict in 3.6)
+# ruff: noqa: SIM105, B905, F821 (contextlib costs an import, and so do names only for types; 3.6 has no strict zip)
 # The C halves of signal and socket: their Python halves take longer to import than all the rest.
 import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
@@ -65,17 +65,17 @@ JOB, RUN, TAKE, KILL, ACK, PING, STOP = range(1, 8)
 HELLO, STARTED, RETURNED, CHUNK, DONE, PONG, BYE, ERROR, NOTICE, SAID, SHARED, FINISHED = range(65, 77)
 WAITING, RUNNING, ENDED = range(3)
 TIMED_OUT, KILLED, NO_START, HOST_FAULT, NO_MEMORY = 1, 2, 4, 32, 64
-LOGS = "stderr"  # the folder of these files,
-LOG_MOST = 1 << 20  # and the most bytes of one
+LOGS = "stderr"  # the folder of the running attempts' stderr
+LOG_MOST = 1 << 20  # bytes of an attempt's stderr there, at most
 LARGEST = 1 << 30  # a longer payload than this is a broken stream
 INLINE = 1 << 16  # outputs up to this travel within DONE, longer ones in CHUNKs
 CHUNK_SIZE = 1 << 17
 SPEAK_UP = 1 << 16  # bytes received after which the driver gets a sign of life
 GRACE = 2.0  # seconds between TERM and KILL
 LINKED = 1 << 20  # bytes from which a file that came with the job is linked, not copied, into an attempt's directory
-AGAIN = 0.1  # seconds between one KILL and the next, for processes started meanwhile
+AGAIN = 0.1  # seconds between one KILL and the next, which ends processes started meanwhile
 STUCK = 10.0  # seconds after the first KILL until an attempt is over even if processes are left
-KEPT_MOST = 1 << 24  # bytes of outputs kept in memory, of all tasks; of one task INLINE
+KEPT_MOST = 1 << 24  # bytes of all tasks' outputs in memory, at most; INLINE is the limit for one task
 PIECE = 1 << 16  # read from a pipe at a time
 PIECES = 16  # read from a pipe in a row
 WEIGH_EVERY = 0.25  # seconds between looks at the memory of attempts, where it is limited
@@ -94,12 +94,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = float(os.sysconf("SC_CLK_TCK"))
 PRESENT, TURN, SLOT = 64, 1 << 16, 1 << 24  # bytes of the file that the jobs of an instance lock
 JOBS_MOST = 512  # the most jobs that the file can tell apart
-LOOK_FOR_SLOT = 0.02  # seconds, at most
+LOOK_FOR_SLOT = 0.02  # seconds between looks for a free slot, at most
 DESCRIPTORS_LEAST = 64  # under a lower limit, no descriptor can be spared to share slots
-HOLD_BACK = 0.1  # results wait this long for company while more tasks wait here
+HOLD_BACK = 0.1  # seconds for which results wait for more results, while tasks wait here
 METADATA = "http://169.254.169.254"
-METADATA_EVERY = 5.0  # seconds between looks for an interruption; where there is no service, up to
-METADATA_RARELY = 60.0
+METADATA_EVERY = 5.0  # seconds between looks for an interruption
+METADATA_RARELY = 60.0  # the same where there is no metadata service, at most
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@%+,-")
 
 
@@ -239,13 +239,13 @@ class Agent:
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
         self.commands = {}  # type: dict[int, Task]  # by pid, those that haven't ended
-        self.retry_at = 0.0  # when to try again to start what could not be started,
-        self.short_since = 0.0  # and since when it can't
+        self.retry_at = 0.0  # when to try again to start a task, after a shortage
+        self.short_since = 0.0  # when the shortage began; 0: there is none
         self.leaving = 0.0
         self.memory = 0  # bytes that an attempt may use; 0: no limit
         self.weigh_at = 0.0
         self.killed_by_kernel = OutOfMemory()
-        self.shared_told = False  # that other jobs are here, over the present connection
+        self.shared_told = False  # the driver knows, by the present connection, that other jobs are here
 
         self.wake, self.wake_in = wake_on_signals()
         self.poller = EventPoll()
@@ -264,7 +264,7 @@ class Agent:
         self.connection.attach(*link)
 
     def run(self) -> None:
-        """Run until all is over."""
+        """Run until the agent has left."""
         _thread.start_new_thread(self.interruption.look, ())
         connection = self.connection
         while True:
@@ -316,7 +316,7 @@ class Agent:
     # The driver's orders
 
     def handle(self, kind: int, task: int, attempt: int, payload: bytes) -> None:
-        """Carry out a frame's order. Raises ValueError, KeyError or IndexError for one that no driver sends."""
+        """Carry out a frame's order. Raises ValueError, KeyError or IndexError for an order that no driver sends."""
         if kind == RUN:
             self.add(task, attempt, payload)
         elif kind == ACK:
@@ -436,7 +436,7 @@ class Agent:
         return True
 
     def fail(self, one: Task, slot: int, now: float, error: OSError, ours: bool) -> bool:
-        """Fail an attempt that could not be started, by our fault or its own; return False if it may start soon."""
+        """Fail an attempt that can't be started; return False if it may start soon. `ours`: the instance's fault."""
         if ours and error.errno != errno.EIO:  # an error of the disk, or a file that was changed, doesn't pass
             self.short_since = self.short_since or now
             self.retry_at = now + SHORT_AGAIN
@@ -468,7 +468,7 @@ class Agent:
         except BlockingIOError:
             return
         except OSError:
-            pass  # it reads no more
+            pass  # the command reads no more
         one.stdin = memoryview(b"")
         if one.feed in self.poller.actions:
             self.starve(one)
@@ -553,8 +553,8 @@ class Agent:
     def weigh(self, now: float) -> None:
         """Kill the attempts that use more memory than they may.
 
-        No login user may make a cgroup without more ado, and a limit of the address space fails programs that only
-        reserve much.
+        Login users may not make a cgroup, and a limit of the address space would fail programs that only reserve
+        memory.
         """
         for one, used in self.descendants.weights().items():
             if used > self.memory and not one.flags & NO_MEMORY and one.state == RUNNING:
@@ -724,17 +724,16 @@ class Connection:
         self.link = None  # type: tuple[int, int, int] | None
         self.frames = Frames()
         self.out = bytearray()
-        # Ended tasks whose outputs have yet to be sent, and how much of the first one's is.
-        self.sending = []  # type: list[Task]
-        self.sent = 0
+        self.sending = []  # type: list[Task]  # ended, with outputs that are not sent yet
+        self.sent = 0  # bytes of the first one's outputs
         self.sent_crc = 0
         self.received = 0
-        self.unheard = False  # what is written to the link fails
+        self.unheard = False  # writing to the link has failed
         self.held_since = 0.0
-        self.noticed = False  # an interruption was told
+        self.noticed = False  # the driver knows of an interruption
         self.alone_since = time.monotonic()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        os.chdir(directory)  # the path of a socket is short, a home directory's may not be
+        os.chdir(directory)  # a socket's path must be short, and a home directory's may be long
         try:
             os.unlink("socket")
         except OSError:
@@ -825,7 +824,7 @@ class Connection:
     def deliver(self, one: Task) -> None:
         """Send the outputs and the end of an attempt, if a driver is connected."""
         if self.link:
-            if one.outputs or any(other.outputs for other in self.sending):  # short ones are there at once
+            if one.outputs or any(other.outputs for other in self.sending):  # short ones come with DONE
                 self.out += frame(FINISHED, one.task, one.attempt)
             self.sending.append(one)
 
@@ -914,7 +913,7 @@ class Connection:
             piece = self.outputs.piece(one.outputs[index], offset, size)
             self.sent_crc = zlib.crc32(piece, self.sent_crc)
             if offset + size == one.sizes[index] and self.sent_crc != one.crcs[index]:
-                raise OSError(errno.EIO, "what was kept of an output is not what was read")
+                raise OSError(errno.EIO, "an output that was kept here has changed")
         except OSError as error:
             one.accuse(error)
             self.outputs.forget(one)
@@ -953,8 +952,8 @@ class JobCommand:
     def prepare(self, text: bytes) -> None:
         """Decide how to start the command.
 
-        `bash -c` would exec a bare command of plain words at once. For such a command bash is asked once, here, for the
-        program and its environment, and left out from then on.
+        `bash -c` would exec a bare command of plain words at once. For such a command this asks bash once for the
+        program and its environment; the attempts then start without bash.
         """
         self.text = text
         self.argv = [b"bash", b"-c", text]
@@ -973,7 +972,7 @@ class JobCommand:
                 self.argv, self.program = words, os.fsdecode(program)
 
     def ask_bash(self, word: bytes) -> bytes:
-        """Return the path of the program that bash finds for a word, then its environment, in lines; empty for none."""
+        """Return a line with the path that bash finds for a word, then the environment; empty if it finds none."""
         read, write = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
         probe = b'test "$(type -t -- "$1")" = file && type -P -- "$1" && env -0'
@@ -1019,7 +1018,7 @@ class JobCommand:
             try:
                 return self.spawner.child(self.program, self.argv, environment, fds)
             except OSError as error:
-                # Gone since, or a script without a first line: bash knows what to do.
+                # The program is gone, or a script without a `#!` line: bash knows what to do.
                 if self.argv[0] == b"bash" or error.errno in SHORT:
                     raise
                 bash = [b"bash", b"-c", self.text]
@@ -1045,7 +1044,7 @@ class JobCommand:
 
 
 class SpawnThread:
-    """Starts processes in a separate thread, so that the main thread's only children are processes without parent."""
+    """Starts processes in a separate thread, so that the main thread's only children are orphans."""
 
     def __init__(self) -> None:
         self.helpers = set()  # type: set[int]
@@ -1077,7 +1076,7 @@ class SpawnThread:
             self.spawned_one.release()
 
     def helper(self, argv: "list[bytes]") -> None:
-        """Start a process that is no task's, and that nobody waits for, if the program exists."""
+        """Start a process that belongs to no task and that nobody waits for, if the program exists."""
         program = which(os.fsdecode(argv[0]))
         if program:
             try:
@@ -1118,7 +1117,7 @@ def spawn(program: str, argv: "list[bytes]", environment: "dict[bytes, bytes]", 
         stderr=fds[2],
         preexec_fn=as_new,
     )
-    process.returncode = 0  # it is waited for by `reap`
+    process.returncode = 0  # `reap` waits for it
     return process.pid
 
 
@@ -1174,7 +1173,7 @@ class OutputStore:
         while len(piece) < size:
             more = os.pread(output.spool, size - len(piece), offset + len(piece))
             if not more:
-                raise OSError(errno.EIO, "what was kept of an output is cut short")
+                raise OSError(errno.EIO, "an output that was kept here is cut short")
             piece += more
         return piece
 
@@ -1190,7 +1189,7 @@ class Logs:
         return os.path.join(self.directory, f"{one.task}.{one.attempt}")
 
     def add(self, one: Task, piece: bytes) -> None:
-        """Add to an attempt's file, up to its limit; a full disk is none of the attempt's business."""
+        """Add to an attempt's file, up to its limit; a full disk doesn't fail the attempt."""
         piece = piece[: max(0, LOG_MOST - one.logged)]
         if not piece:
             return
@@ -1207,7 +1206,7 @@ class Logs:
             pass
 
     def remove(self, one: Task) -> None:
-        """Remove an attempt's file; whoever has it open can read it to its end."""
+        """Remove an attempt's file; a reader that has it open can read it to its end."""
         if one.logged:
             try:
                 os.unlink(self.path(one))
@@ -1272,7 +1271,7 @@ class Descendants:
     def weights(self) -> "dict[Task, int]":
         """Return the bytes of memory that each attempt uses, with all it has started; shared memory doesn't count."""
         first = next(iter(self.running.values()))
-        self.members(first)  # which finds the owners of all
+        self.members(first)  # finds the owners of all processes
         found = {}  # type: dict[Task, int]
         for (pid, _), one in self.owners.items():
             try:
@@ -1297,7 +1296,7 @@ class Descendants:
                 found = self.running.get((int(said[b"HARDWAY_TASK"]), int(said[b"HARDWAY_ATTEMPT"])))
             except (KeyError, ValueError):
                 found = None
-            if not found:  # of one that was given up
+            if not found:  # its attempt was given up
                 kill(process.pid, signal.SIGKILL)
             return found
         if not self.subreaper:
@@ -1321,10 +1320,10 @@ class Descendants:
 class Slots:
     """An instance's slots, which all jobs of its login user share: together they run no more than the largest alone.
 
-    A slot is a lock on a byte of a file, so that the slots of a killed agent are free at once. Each slot's turn is
-    another byte. An agent that takes a slot locks the turn for a moment; an agent that waits for one of some slots
-    locks all their turns until it gets one. So nobody is overtaken for ever, and a small job that waits does not hold
-    up a large job's other slots. If there can be no such file, the jobs do not share.
+    A slot is a lock on a byte of a file, so that the slots of a killed agent are free at once. Each slot has another
+    byte, its turn. An agent locks the turn for a moment when it takes the slot. An agent that waits for a slot locks
+    the turns of all slots that it can use, until it gets one. So no agent is overtaken for ever, and a small job that
+    waits does not hold up a large job's other slots. If the file can't be made, the jobs do not share.
     """
 
     # Locks of POSIX, which belong to the process: one descriptor does for all, and no child has them.
@@ -1338,9 +1337,9 @@ class Slots:
         self.slots = 0
         self.wake = wake
         self.taken = set()  # type: set[int]
-        self.granted = -1  # got by waiting, not yet used
+        self.granted = -1  # the slot that a wait has brought, until it is used
         self.waiting = False
-        self.waits = False  # that was so since it was last looked at
+        self.waits = False  # other jobs are here, or a slot had to be waited for
 
     def lock(self, byte: int, count: int = 1, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
         try:
@@ -1407,7 +1406,7 @@ class Slots:
         return -1
 
     def take(self) -> int:
-        """Take a slot; return -1 if none is free. Then `wake` is written to once one is ours."""
+        """Take a slot; return -1 if none is free, and write to `wake` once one is ours."""
         if self.waiting:
             return -1
         slot = self.granted
@@ -1471,7 +1470,7 @@ class Scratch:
 
     def __init__(self, job: str, home: str) -> None:
         self.roots = scratch_roots(job, home)
-        self.times = struct.unpack("!I", os.urandom(4))[0]  # what tells one that nobody has touched
+        self.times = struct.unpack("!I", os.urandom(4))[0]  # the mtime of directories, until a task touches them
         self.made = {}  # type: dict[int, str]
         self.trash = 0
 
@@ -1519,7 +1518,7 @@ class Scratch:
             try:
                 os.rmdir(path)
             except OSError:
-                pass  # not empty: that takes longer
+                pass  # it is not empty: `remove_roots` removes it
         remove_roots(self.roots)
 
 
@@ -1591,7 +1590,7 @@ class OutOfMemory:
 
     def __init__(self) -> None:
         self.seen = self.count()
-        self.left = 0  # for which no attempt is known yet
+        self.left = 0  # kills that no attempt is known for yet
 
     def count(self) -> int:
         try:
@@ -1602,7 +1601,7 @@ class OutOfMemory:
             return 0
 
     def any(self) -> bool:
-        """Return whether one of them may be the process that has just been found killed."""
+        """Return whether the kernel may have killed the process that has just been found killed."""
         seen = self.count()
         self.left += seen - self.seen
         self.seen = seen
@@ -1613,11 +1612,11 @@ class OutOfMemory:
 
 
 class Interruption:
-    """Watches for the notice that the instance will be interrupted; silent if there is no such service."""
+    """Watches for the notice that the instance will be interrupted; silent without a metadata service."""
 
     def __init__(self, wake: int) -> None:
         self.wake = wake
-        self.at = 0.0  # when that will be, of the monotonic clock
+        self.at = 0.0  # the interruption's time by the monotonic clock; 0: none is announced
 
     def look(self) -> None:
         """Poll for the notice; runs in a separate thread."""
@@ -1722,7 +1721,7 @@ def tree_of(top: str) -> "list[tuple[bytes, bytes | None, bool]]":
 
 
 def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
-    """Copy a file; a large one is linked, and must be what it was `before`. Raises OSError."""
+    """Copy a file; a large one is linked, and must be unchanged since `before`. Raises OSError."""
     mode = 0o755 if before.st_mode & 0o100 else 0o644
     if before.st_size > LINKED:
         now = os.stat(path)
@@ -1747,7 +1746,7 @@ def place_file(path: bytes, before: "os.stat_result", target: bytes) -> None:
 def entrust(job: str, digest: str, size: int, wanted: "list[tuple[list[str], int, str]]") -> bool:
     """Report on the files that the job depends on, then read the job's own, of this digest and size, from stdin.
 
-    The report is lines of JSON. Return whether all files are right; else nothing is left here. `wanted`: see
+    The report is lines of JSON. Return whether all files are right. If not, leave nothing here. `wanted`: see
     `compare`.
     """
     os.write(1, MARK)
@@ -1783,7 +1782,7 @@ def say(**said: object) -> None:
 
 
 def compare(wanted: "list[tuple[list[str], int, str]]") -> "tuple[list[tuple[int, int]], list[int]]":
-    """Compare files here with those of the driver's machine; return (file, place) of those that differ, and the absent.
+    """Compare files here with the driver's; return (file, place) for each that differs, and the absent files.
 
     `wanted` has for each file its possible places, the number of these that are checked if it is in one of them, and
     its content's hash.
@@ -1826,7 +1825,7 @@ def receive_files(top: str, digest: str, size: int) -> None:
         while stream.read(1 << 18):
             pass
         if not is_whole(new, digest):
-            raise ValueError("what came is not what was sent")
+            raise ValueError("the files that came differ from those that were sent")
         os.chmod(new, 0o755)
         remove_tree(os.path.join(top, digest))
         os.rename(new, os.path.join(top, digest))
@@ -2049,7 +2048,7 @@ def nameless(directory: str) -> int:
     return fd
 
 
-# From the first connection on
+# The start of the agent
 
 
 def main(job: str, aws: "tuple[str, str, str] | None" = None) -> None:
@@ -2092,7 +2091,7 @@ def main(job: str, aws: "tuple[str, str, str] | None" = None) -> None:
 
 
 def bring_aws(home: str, when: str, name: str, packed: str) -> None:
-    """Put our `aws` first on PATH: always, or ("auto") where there is none. Its file stays, for the next job."""
+    """Put our `aws` first on PATH; with `when` "auto" only if there is none. Its file stays, for the next job."""
     if when == "auto" and which("aws"):
         return
     folder = os.path.join(home, ".hardway", name)
@@ -2152,7 +2151,7 @@ def hand_over(directory: str) -> bool:
 
 
 def release(lease: int) -> None:
-    """Wait until the agent closes its end of the lease, as it no longer uses the connection."""
+    """Wait until the agent no longer uses this connection, and so closes its end of the lease."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -2216,7 +2215,7 @@ def keep_agent(directory: str, home: str, lock: int, lease: int) -> None:
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     become_subreaper()
-    # Locked while processes may be left: the start of the next agent waits for the lock.
+    # The lock is held while processes may be left: the start of the next agent waits for it.
     keeper = os.open(os.path.join(directory, "keeper"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
     agent = os.fork()

@@ -23,10 +23,10 @@ from hardway.terminal import printable
 
 ARGUMENTS = "arguments-"
 """The beginning of the name of the file with a job's arguments; their digest follows."""
-MOST = 256 << 20  # bytes of one argument: it is held in memory here and there
+MOST = 256 << 20  # bytes of one argument, which is held in memory here and on an instance
 _KEPT = re.compile(ARGUMENTS + "([0-9a-f]{32})")
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# `{}` as GNU parallel and xargs have it; not an empty dict or function, and not where another program replaces it.
+# `{}` as in GNU parallel and xargs; not an empty dict or function, and not where another program replaces the braces.
 _BRACES = re.compile(r"(?<![=(),:$])(?<![=(),:]\s)\{\}")
 _OWN_BRACES = re.compile(r"\b(find|fd|parallel|xargs)\b")
 
@@ -35,7 +35,7 @@ _OWN_BRACES = re.compile(r"\b(find|fd|parallel|xargs)\b")
 class Arguments:
     """The tasks' stdin, one item a task. `skipped` counts empty lines left out; `source` is what a person gave.
 
-    `hint` is a line about what looks wrong in them; it may be empty. With `batch` an item has so many arguments.
+    `hint` is a line about what looks wrong in the items; it may be empty. An item has `batch` arguments.
     `goes_on` is the line that goes on with their job, if they come from a plan for it; the job keeps its own line.
     """
 
@@ -219,7 +219,7 @@ def read(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = Fal
 
 
 def given(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = False) -> Arguments | Stream:
-    """Return the same arguments as `read`, as a stream if they come through a pipe or from a terminal, or are one."""
+    """Return the same arguments as `read`; as a stream if they come through a pipe or from a terminal, or are one."""
     if isinstance(args, Stream | Arguments):
         return args
     cutter = Cutter(null, crlf)
@@ -253,7 +253,7 @@ def stream(args: str | Iterable[str | bytes], null: bool, crlf: bool, ordered: b
 
 
 def hint_of_command(command: str) -> str:
-    """Return a line about a command with `{}` in place of its argument; empty for another one."""
+    """Return a line about `{}` in a command, where a person expects the argument; empty without `{}`."""
     if _BRACES.search(command) and not _OWN_BRACES.search(command):
         return "{} in the command is not replaced: the argument comes on stdin, as for 'read -r x; echo \"$x\"'"
     return ""
@@ -264,7 +264,7 @@ def _bounded(items: list[bytes]) -> list[bytes]:
         if len(item) > MOST:
             raise UsageError(
                 f"argument {number} has {len(item) >> 20} MiB, and the most is {MOST >> 20}: put it into S3 or a file "
-                "there, and let the argument name that"
+                "there, and give its name as the argument"
             )
     return items
 

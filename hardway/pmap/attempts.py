@@ -18,8 +18,8 @@ class Attempts:
         self.waiting: dict[Attempt, None] = {}  # sent ahead, not known to have started
         self.recalls = 0  # asked for, not answered
         self.urgent: deque[Attempt] = deque()  # need a second attempt before anything else starts
-        self._recalled: deque[tuple[float, Attempt]] = deque()  # when, for a slot that stands free
-        self._stragglers: deque[Attempt] = deque()  # the single ones, longest running first, among some that were
+        self._recalled: deque[tuple[float, Attempt]] = deque()  # recalled for a free slot, with the time of the recall
+        self._stragglers: deque[Attempt] = deque()  # single attempts, the longest first; some have ended meanwhile
 
     def begin(self, host: HostState, task: int, number: int) -> Attempt:
         """Add an attempt that the host has, or is sent."""
@@ -84,7 +84,7 @@ class Attempts:
         return None
 
     def longest(self) -> Attempt | None:
-        """Return the attempt that has run longest, runs still, and is the only one of its task."""
+        """Return the running attempt that began first, among those that are their task's only attempt."""
         stragglers = self._stragglers
         while stragglers and not (stragglers[0].single and not stragglers[0].sends):
             stragglers.popleft()

@@ -115,7 +115,7 @@ class Backlog:
                 if host in where:
                     if not (len(where) >= len(active) and active <= where):
                         continue
-                    # Tasks that died here, or didn't fit, come last: other tasks show whether the host is to blame.
+                    # Tasks that died or couldn't run here come last: other tasks show whether the host is to blame.
                     if unlucky and self.next < self.total:
                         continue
                 task = tasks.popleft()

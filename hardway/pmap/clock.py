@@ -7,8 +7,8 @@ class RemoteClock:
     """The clock of another machine, at an unknown distance from this machine's clock.
 
     An event there happens between two moments here, such as the sending of an order and the arrival of its answer.
-    The distance of the two clocks is kept, and corrected only when an event would fall outside these two moments. So
-    the times between events stay as they were there.
+    The distance between the clocks changes only when an event would fall outside these two moments. So the times
+    between events are the other clock's.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ NOT_RUN = (126, 127)  # exit codes of a shell that can't run a command, or finds
 
 
 class Complaint(NamedTuple):
-    """A failure's exit code, and a digest of the end of its stderr; empty if stderr is."""
+    """A failure's exit code, and a digest of the end of its stderr; the digest of an empty stderr is empty."""
 
     code: int
     said: bytes

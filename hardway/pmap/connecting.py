@@ -26,9 +26,9 @@ from hardway.system.workers import Workers
 
 PING_AFTER = 10.0  # of silence
 DEAD_AFTER = 40.0  # of silence, though pinged
-CHECK_EVERY = 5.0  # whether agents say in time what they have to
-FAREWELL = 3.0  # for the agents to end their tasks and go
-FAREWELL_UNTOLD = 4.0  # where some have yet to be reached
+CHECK_EVERY = 5.0  # seconds between checks that agents send their messages in time
+FAREWELL = 3.0  # seconds for the agents to end their tasks and go
+FAREWELL_UNTOLD = 4.0  # the same where some agents must be connected to first
 FAREWELL_RETRY = 0.5
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)  # no host's fault when a connection fails so
 
@@ -84,7 +84,7 @@ class Connections:
     def open(self, member: Member) -> None:
         """Have a worker thread connect."""
         member.tries.begin()
-        # Instances may share a home directory, and people the name of a job.
+        # Instances may share a home directory, and two people may give jobs the same name.
         folder = f"{self._asked.name}-{self._asked.token}-{member.name}"
 
         def work() -> None:
@@ -93,7 +93,7 @@ class Connections:
                     raise EOFError
                 session = self._settings.stub_session
                 member.link.connect(self._settings, session, folder, self._known, self._workers.over, self._load)
-            except Exception as error:  # whatever it is, the driver's thread is told
+            except Exception as error:  # the driver's thread handles every error
                 self._events.put(NotOpened(member, error))
             else:
                 self._events.put(Opened(member))

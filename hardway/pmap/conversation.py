@@ -91,7 +91,7 @@ class Conversation:
             verdict = self._schedule.spoiled(member.name, position, attempt, now())
         else:
             good = ended.is_good
-            with self._job.writing():  # what it reads lies in the job's directory
+            with self._job.writing():  # it reads files of the job's directory
                 said = None if good else complaint_of(ended.end.code, ended.end.flags, ended.stderr, member.name)
             final = bool(end.flags & DATA_GONE)
             verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said, final)
@@ -220,7 +220,7 @@ class Conversation:
             self._log.shared(member)
 
     def _on_notice(self, member: Member, payload: bytes) -> None:
-        """Note an interruption to come; the agent tells it again after each reconnection. Raises Lie."""
+        """Note a coming interruption; the agent announces it again after each reconnection. Raises Lie."""
         if len(payload) != 8 or not math.isfinite(seconds := struct.unpack("!d", payload)[0]):
             raise Lie("a notice of an interruption at no time")
         if member.health.announced:
@@ -237,7 +237,7 @@ class Conversation:
     def _on_chunk(self, member: Member, frame: Frame) -> None:
         which, wanted = member.ledger.chunk(frame.task, frame.attempt, frame.payload, now())
         if not wanted or frame.task not in self._positions:
-            return  # it has ended already, or its argument has been dropped from the job since
+            return  # the task has ended, or its argument was dropped from the job
         with self._job.writing():
             member.spool.write(frame.task, frame.attempt, which, memoryview(frame.payload)[1:])
 
@@ -248,7 +248,7 @@ class Conversation:
             spooled = member.spool.take(task, attempt)
         position = self._positions.get(task, -1)
         if (task, attempt) in member.looked_for:
-            return  # it came before, over another connection, and is acknowledged when it has been looked at
+            return  # the end came before, over another connection, and will be acknowledged
         if position < 0 or not end.wanted:
             self._acks.append((member, task, attempt))
             return

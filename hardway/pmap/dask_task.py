@@ -98,7 +98,7 @@ def wait(
     if flags:
         try:
             outputs = process.communicate(timeout=GRACE)
-        except subprocess.TimeoutExpired as error:  # who holds an output now is none of its own
+        except subprocess.TimeoutExpired as error:  # a process that holds an output now isn't the task's
             outputs = (error.stdout or b"", error.stderr or b"")
             for stream in (process.stdout, process.stderr):
                 if stream:

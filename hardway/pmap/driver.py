@@ -39,12 +39,13 @@ from hardway.pmap.schedule import Cancel, Decision, Schedule, Start
 from hardway.pmap.spool import Spool
 from hardway.pmap.stopping import Stop
 from hardway.system.workers import Workers
+from hardway.tables import count
 from hardway.terminal import cut_short, printable
 
 CONNECTING_MOST = 32  # connections being opened at the same time
 PATIENCE = 1.0  # seconds without an event, at most, until the loop looks around
 RESEND_AFTER = 0.02  # seconds until what could not be sent is tried again
-HANDLE_MOST = 0.2  # seconds of events, until it is decided what follows from them
+HANDLE_MOST = 0.2  # seconds of handling events, at most, before the next decisions
 FIRST_TRIES = 3  # before the job ends, if no instance was ever reached
 
 
@@ -60,7 +61,7 @@ class Driver:
         instances: Sequence[Instance],
         settings: Settings,
         progress: Progress,
-        on_result: Callable[[int, Result], None] | None = None,
+        on_result: Callable[[int, Result | None], None] | None = None,
         halt: int = 1,
         fail_fast: bool = True,
         backup: bool = True,
@@ -75,7 +76,8 @@ class Driver:
     ) -> None:
         """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
-        `on_result` is called with the position and the result of each task that is over. For `halt` and `fail_fast` see
+        `on_result` is called with the position and the result of each task that is over, and with None for a result
+        that counts no longer. For `halt` and `fail_fast` see
         `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
         maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
         `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
@@ -107,7 +109,7 @@ class Driver:
         self._placement = Placement(self.schedule, arguments, moves or {})
         self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, told)
         self.outcome = self._log.outcome
-        self._waited = 0.0  # seconds in which nothing was to be done
+        self._waited = 0.0  # seconds spent waiting for events
         self._stop = Stop()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._workers = Workers()
@@ -199,8 +201,8 @@ class Driver:
         if self._locality:
             self._placement.prefer(self._members)
 
-    def _give(self, position: int, result: Result) -> None:
-        """Give a task's result to the stream that its argument came from; none comes after the job has stopped."""
+    def _give(self, position: int, result: Result | None) -> None:
+        """Give a task's result to the stream that its argument came from, unless the job has stopped."""
         failed = position in self.outcome.failed
         if self._intake and not (failed and self.schedule.stopped):
             self._intake.over(position, None if failed else result)
@@ -271,7 +273,7 @@ class Driver:
 
     def _decide(self, time: float) -> None:
         if self._avoids and any(member.presence is Presence.AWAITED for member in self._members.values()):
-            return  # the one that is to be avoided may be the first that is there
+            return  # the host to avoid may be the first to arrive
         for decision in self.schedule.decide(time):
             member = self._members[str(decision.host)]
             if not member.is_gone:
@@ -376,14 +378,33 @@ class Driver:
         self._log.gone(member, reason, len(again))
 
     def _distrust(self, member: Member, lie: str) -> None:
-        """Stop sending to a member that lies, and receiving from it. Silence can be a lie."""
+        """Stop talking to a member that lies. Silence can be a lie.
+
+        Other members make its results again. A stream keeps them, since its reader has them already.
+        """
         if member.link.channel is not None:
             self._connections.tell_to_stop(member)
-        kept = f"; {member.results} of its results are kept" if member.results else ""
-        reason = f"set aside, what arrives is not from our agent ({cut_short(lie)}){kept}"
+        reason = f"set aside, what arrives is not from our agent ({cut_short(lie)})"
+        if results := self._results_of(member):
+            if self._intake:
+                reason += f"; {count(len(results), 'result')} of its were given out before"
+            else:
+                reason += f"; {count(len(results), 'result')} of its {'is' if len(results) == 1 else 'are'} made again"
+                for position in results:
+                    self.schedule.reopen(position)
+                    self._log.void(position)
         if member.presence is Presence.GIVEN_UP:
             self._log.distrusted(member, reason)
         self._give_up(member, reason, Presence.GONE)
+
+    def _results_of(self, member: Member) -> list[int]:
+        """Return the positions of the tasks whose results are from the member."""
+        results = self.job.history.results
+        return [
+            position
+            for position, number in enumerate(self.numbers)
+            if number in results and results[number].host == member.name
+        ]
 
     def _described(self, ids: Sequence[str], states: Mapping[str, str]) -> None:
         """Give up members that have ended according to EC2."""

@@ -7,7 +7,7 @@ import random
 from bisect import insort
 
 SAMPLE = 1001  # durations kept to estimate the median
-AHEAD_SECONDS = 0.2  # what is sent ahead keeps a host busy for two round trips and this
+AHEAD_SECONDS = 0.2  # seconds, beyond two round trips, for which tasks sent ahead keep a host busy
 AHEAD_WORTH = 0.02  # below this share of a task's duration a round trip isn't worth sending ahead for
 AHEAD_MOST = 64
 

@@ -67,7 +67,7 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
     if result.flags & DATA_GONE:
         return "its data is gone"
     if result.flags & MISSING:
-        return "the output that it should leave is missing"
+        return "an object that it should write is missing"
     if result.code < 0:
         try:
             return f"killed by {signal.Signals(-result.code).name}"

@@ -32,10 +32,10 @@ from hardway.pmap.journal import Result
 from hardway.pmap.progress import Progress
 from hardway.pmap.schedule import retry_wait
 
-HOST = "dask"  # whom an attempt is sent to, as the journal names it: who runs it is not known yet
-WINDOW = 1000  # attempts that the scheduler has at the same time, at least, and
-WINDOW_OF_THREADS = 4  # at least this number a thread
-LOOK_EVERY = 2.0  # at the workers there are
+HOST = "dask"  # the host in the journal when an attempt is sent, since the worker is not known yet
+WINDOW = 1000  # attempts that the scheduler has at the same time, at least
+WINDOW_OF_THREADS = 4  # attempts for each thread of a worker, at least
+LOOK_EVERY = 2.0  # seconds between looks at the workers
 FAREWELL = 5.0
 
 
@@ -97,7 +97,7 @@ class DaskDriver:
         self._failures = dict.fromkeys(range(len(numbers)), 0)
         self._ready = [p for p, number in enumerate(numbers) if number not in job.history.results][::-1]
         self._waiting: list[tuple[float, int]] = []  # a heap of retries: when, and of which position
-        # To position, attempt, and when it was sent, in seconds of Unix.
+        # To the position, the attempt, and the time of sending in seconds of Unix.
         self._futures: dict[Any, tuple[int, int, float]] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._workers: dict[str, int] = {}  # names to threads
@@ -215,7 +215,7 @@ class DaskDriver:
             while True:
                 ended.append(self._ended.get_nowait())
         good = [future for future in ended if future.status == "finished"]
-        # One whose worker has died since runs again, and is waited for.
+        # An attempt whose worker has died since runs again, and is waited for.
         values = dict(zip(good, self._client.gather(good) if good else [], strict=True))
         for future in ended:
             position, attempt, sent = self._futures.pop(future)
@@ -304,7 +304,7 @@ class DaskDriver:
         try:
             yield
         finally:
-            with contextlib.suppress(Exception):  # whatever it complains of, it is over
+            with contextlib.suppress(Exception):  # the run is over, so its errors don't matter
                 client.close(timeout=FAREWELL)
 
     def _end_the_rest(self) -> None:

@@ -28,7 +28,7 @@ class NotOpened(NamedTuple):
 
 
 class Hung(NamedTuple):
-    """The member's connection is of no use any more."""
+    """The member's connection is no longer of use."""
 
     member: Member
     reason: str

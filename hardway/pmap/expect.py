@@ -100,7 +100,7 @@ class Lookout:
             try:
                 stdout = [ended.stdout] if isinstance(ended.stdout, bytes) else _pieces(ended.stdout)
                 missing = self._expected.missing(self._arguments[ended.position], stdout)
-            except Exception as error:  # whatever it is, the driver's thread is told
+            except Exception as error:  # the driver's thread handles every error
                 self._events.put(Unseen(error))
             else:
                 self._events.put(Looked(ended, missing))

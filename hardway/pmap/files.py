@@ -33,7 +33,7 @@ from hardway.terminal import cut_short, printable
 
 _PIECE = 1 << 18
 _ANSWER_MOST = 1 << 16
-_STALL = 120.0  # seconds in which nothing moved: the host hangs
+_STALL = 120.0  # seconds without any data, after which the host counts as hanging
 _MTIME = 946684800  # of all files, the same everywhere; zip takes none before 1980
 _WORDS = re.compile(r"""[^\s'"`=;|&<>(){}]+""")
 
@@ -245,7 +245,7 @@ class Load:
                 self._absent.setdefault(self._wanted[number][0], set()).add(name)
         if self._files is None or told["have"]:
             return
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the agent's own reason is the better one
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the agent's own reason is better
             for piece in self._files.pieces():
                 channel.sendall(piece)
         if error := _answer(_line(channel)).get("error"):
@@ -271,7 +271,7 @@ def _check(place: object, among: Sequence[object]) -> None:
 
 
 def _senseless() -> Failed:
-    return Failed("its list of the job's files makes no sense")
+    return Failed("its list of the job's files is malformed")
 
 
 def _places(name: str, command: str) -> list[str]:

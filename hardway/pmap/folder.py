@@ -93,7 +93,7 @@ class Folder:
                     (folder / name).unlink()
             for position, number in enumerate(numbers):
                 if number not in job.history.results:
-                    for ending in _ENDINGS:  # of a run with its arguments in other places
+                    for ending in _ENDINGS:  # files of a run with the arguments in other places
                         if _is_regular(self.path(position, ending)):
                             self.path(position, ending).unlink()
         except OSError as error:
@@ -124,6 +124,14 @@ class Folder:
             put(self.path(position, "json"), [json.dumps(about).encode() + b"\n"])
             for which in ("stderr", "stdout"):
                 put(self.path(position, which), self.job.pieces(number, result, which))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def remove(self, position: int) -> None:
+        """Remove a task's files, since its result counts no longer. Raises Failed if the directory doesn't allow it."""
+        try:
+            for ending in _ENDINGS:
+                self.path(position, ending).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
 

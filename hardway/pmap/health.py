@@ -25,12 +25,12 @@ class Health:
     __slots__ = ("_deaths", "_disproved", "_failing", "_faults", "announced", "leaving", "resting", "set_aside")
 
     def __init__(self) -> None:
-        self.set_aside: Cause | None = None  # it gets no more tasks
+        self.set_aside: Cause | None = None  # why it gets no more tasks
         self.leaving = False  # it will be interrupted: nothing new starts there
-        self.announced = False  # it has said so, and says so again after each reconnection
+        self.announced = False  # it has announced the interruption, and does so again after each reconnection
         self.resting = False  # it gets no task for a while
         self._failing: set[int] = set()  # tasks that failed there
-        self._disproved = 0  # how many of these succeeded elsewhere
+        self._disproved = 0  # the number of these that succeeded elsewhere
         self._faults = 0  # tasks that it could not run
         self._deaths: list[frozenset[int]] = []  # what ran each time it died or was lost
 

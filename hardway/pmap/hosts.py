@@ -10,7 +10,7 @@ from itertools import count
 from hardway.pmap.durations import ahead
 from hardway.pmap.health import Health
 
-Name = Hashable  # what a host is called
+Name = Hashable  # a host's name
 
 
 class Attempt:
@@ -48,8 +48,8 @@ class HostState:
         self.shared = False  # another job runs there
         self.pool: OrderedDict[HostState, None] | None = None  # where the roster keeps it
         self._round_trip = 0.0
-        self._duration = 0.0  # moving mean of what its attempts took
-        self._low = self._high = 0.0  # the durations that `ahead` is right for
+        self._duration = 0.0  # moving mean of its attempts' durations
+        self._low = self._high = 0.0  # the durations between which `ahead` is right
 
     def took(self, duration: float) -> None:
         """Note the duration of a success, in seconds, and compute the number of tasks to send ahead."""
@@ -73,7 +73,7 @@ class Roster:
         self.active: set[Name] = set()  # connected and trusted
         self.free: OrderedDict[HostState, None] = OrderedDict()  # with a free slot, longest first
         self.room: OrderedDict[HostState, None] = OrderedDict()  # with full slots and a place ahead
-        self._healths: dict[Name, Health] = {}  # of all that were ever there
+        self._healths: dict[Name, Health] = {}  # of all hosts that were ever present
         self._rests: list[tuple[float, int, HostState]] = []  # a heap: when a host's rest is over
         self._announced: list[tuple[float, int, HostState]] = []  # a heap: when one outlives its announced end
         self._order = count()

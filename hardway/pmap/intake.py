@@ -19,7 +19,7 @@ from hardway.pmap.stream import BYTES_MOST, OPEN_MOST, Stream
 from hardway.tables import count
 from hardway.terminal import cut_short, printable
 
-_SHARE = 10  # of the time, at most one part in so many goes into putting arguments on the disk
+_SHARE = 10  # at most a tenth of the time goes into putting arguments on the disk
 
 
 class Counted(Sequence[int]):
@@ -60,7 +60,7 @@ class Positions(Mapping[int, int]):
 
 
 def known_arguments(path: Path, job_keys: Sequence[bytes], history: History) -> list[bytes]:
-    """Return the arguments that the job's folder has, up to the first that it doesn't have as it was."""
+    """Return the arguments that the job's folder has, up to the first that is missing or damaged there."""
     keys, found = Keys(), []
     for key, text in zip(job_keys, read_arguments(path, history), strict=True):
         item = (
@@ -91,7 +91,7 @@ class Intake:
         self.items = known_arguments(job.path, job.keys, job.history) if job.keys else []
         self.numbers = Counted(len(self.items))
         self.positions = Positions(self.numbers)
-        self.next_look = 0.0  # the time before which nothing is taken in
+        self.next_look = 0.0  # the time at which arguments are taken in again
         self._job = job
         self._say = say
         self._halt = halt
@@ -102,7 +102,7 @@ class Intake:
         self._earlier: frozenset[int] = frozenset()
 
     def begin(self, schedule: Schedule) -> None:
-        """Begin a run, after what is known of earlier runs has been taken over."""
+        """Begin a run, after the record of earlier runs has been taken over."""
         schedule.more = True
         self._earlier = frozenset(self._job.history.results)
         for position, number in enumerate(self.numbers):
@@ -144,7 +144,7 @@ class Intake:
                 given = printable(cut_short(item.decode(errors="replace").strip()))
                 raise Failed(
                     f"argument {self._confirmed + 1} is {given}, and job {job.asked.name} has read another one there: "
-                    "arguments from a pipe must be the same again; from a file (@FILE) they may come, go and move"
+                    "arguments from a pipe must be the same again; those of a file (@FILE) may change"
                 )
             if self._confirmed >= known:
                 new.append(key)

@@ -5,7 +5,7 @@ A job's directory, mode 0700, under the XDG state directory:
     lock       held (flock) by the living driver
     keys       16 bytes a task, in order of task number: a hash of its argument
     heads      96 bytes a task: how its argument begins and ends, for people to read
-    long       the arguments that are longer than that, each with the number of its task and a checksum
+    long       the arguments that are longer than a head, each with the number of its task and a checksum
     journal    a line for each event
     stdout, stderr   small outputs one after the other; the journal says where each begins
     large/     a file for each longer output
@@ -57,17 +57,17 @@ from hardway.pmap.journal import History, Result
 from hardway.system.paths import current_directory
 from hardway.terminal import printable
 
-VERSION = 2  # of all that is in a job's directory
+VERSION = 2  # the version of a job's directory
 KEY_SIZE = 16
 HEAD_SIZE = 96
 LONG = "long"
 _LONG = struct.Struct("!III")  # a task's number, and the length and checksum of its argument
 _NEW = ".new-"
-_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # where there is no regular file
-TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout that may stand among others', where they can't be dropped
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENOTDIR)  # the path is no regular file
+TOGETHER_MOST = 4096  # bytes of a failed attempt's stdout in the common file, where they can't be dropped
 SUMMARY_EVERY = 2.0  # seconds, while the job runs
 _PIECE = 1 << 20
-_RECORDS = 8192 * HEAD_SIZE  # bytes of a piece that has whole records, of heads and of keys
+_RECORDS = 8192 * HEAD_SIZE  # bytes of a piece with whole records, both of heads and of keys
 _CUT = " … ".encode()
 
 
@@ -87,9 +87,9 @@ class Damaged(Failed):
 class Asked:
     """A job's description. `fingerprint` is a hash of the command and of the content of the files it depends on.
 
-    `label` is a name for people; several jobs may have the same. `batch` is the number of arguments of a task, if they
-    are several. `where` is the world in which the job ran: endpoint,
-    account, region, session of the S3 stub; unknown parts are left out.
+    `label` is a name for people; several jobs may have the same label. `batch` is the number of arguments of a task,
+    0 for one argument. `where` is the world in which the job ran: endpoint, account, region, session of the S3 stub;
+    unknown parts are left out.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Asked:
         about = asdict(self)
         for name in ("label", "batch"):
             if not about[name]:
-                del about[name]  # jobs that were made before there were such have a seal without them
+                del about[name]  # older jobs have a seal without these fields
         text = json.dumps(about, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=KEY_SIZE).hexdigest()
 
@@ -172,7 +172,7 @@ class Keys:
 
 
 def _key_again(key: bytes, count: int) -> bytes:
-    """Return the key of an argument that is there for this time."""
+    """Return the key of an argument's occurrence number `count`."""
     return key if count == 1 else hashlib.blake2b(key + b"%d" % count, digest_size=KEY_SIZE).digest()
 
 
@@ -293,7 +293,7 @@ class Job:
 
     def _close_files(self) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # each write was looked at
+            with contextlib.suppress(OSError):  # each write was checked
                 file.close()
         os.close(self._lock)
 
@@ -321,7 +321,7 @@ class Job:
         kept = (("keys", len(self.keys) * KEY_SIZE, numbers), ("heads", len(self.keys) * HEAD_SIZE, heads))
         with self.writing():
             for name, size, data in (*kept, (LONG, history.long, long)):
-                self._files[name].truncate(size)  # what a crash left too much of
+                self._files[name].truncate(size)  # drops what a crash left behind
                 _write(self._files[name], data)
                 os.fsync(self._files[name].fileno())
         history.tasks += len(keys)
@@ -332,7 +332,7 @@ class Job:
 
     def started(self, task: int, attempt: int, host: str) -> None:
         """Note that an attempt is about to be sent."""
-        self.history.failed.pop(task, None)  # it is tried anew
+        self.history.failed.pop(task, None)  # the task is tried again
         self._lines.append(journal.start_line(task, attempt, host, time.time()))
 
     def slot(self, task: int, attempt: int, number: int, began: float) -> None:
@@ -357,7 +357,7 @@ class Job:
     ) -> Result:
         """Note that an attempt ended with these outputs; a file is moved into the job.
 
-        The stdout of the task's failed attempt before is dropped, if it has a file of its own.
+        The stdout of the task's previous failed attempt is dropped, if it has a file of its own.
         """
         if (code or flags) and isinstance(stdout, bytes) and len(stdout) > TOGETHER_MOST:
             stdout = self._alone(task, attempt, stdout)
@@ -378,7 +378,7 @@ class Job:
         self._lines.append(journal.done_line(task, result.attempt))
 
     def void(self, task: int) -> None:
-        """Note that the task's result no longer counts, since data that it names is gone. The result is kept."""
+        """Note that the task's result counts no longer. It is kept: data that it names is looked for."""
         self._lines.append(journal.void_line(task, self.history.void(task).attempt))
 
     def failed(self, task: int, result: Result) -> None:
@@ -466,7 +466,7 @@ class Job:
         except (OSError, Failed):
             return False
 
-    # How it is done
+    # The files
 
     def _alone(self, task: int, attempt: int, data: bytes) -> Path:
         """Write an output to a file of its own, which can be dropped."""
@@ -527,7 +527,7 @@ class Outputs:
         except OSError as error:
             raise Failed(f"the {which} of task {task} in {self.path} can't be read: {reason_of(error)}") from None
         if (checksum, length) != (written, size):
-            what = f"--resume {self.path.name} runs it again" if out else "it isn't what the task wrote"
+            what = f"--resume {self.path.name} runs it again" if out else "it differs from the task's output"
             raise Failed(f"the {which} of task {task} in {self.path} is damaged: {what}")
         yield from pieces
 
@@ -560,7 +560,7 @@ class Outputs:
 
 
 def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int, Path]]:
-    """Return the files with stdout that a later attempt made needless, and each task's of the last failed attempt."""
+    """Return the files with stdout that a later attempt made needless, and the file of each last failed attempt."""
     found: dict[int, dict[int, Path]] = {}
     for path in large.glob("*.stdout"):
         task, _, attempt = path.stem.partition(".")

@@ -140,9 +140,9 @@ def describe(path: Path) -> dict[str, Any]:
     """Describe a job: name, label, command, state (running, done, failed, stopped or damaged), numbers of tasks (all,
     done, failed).
 
-    The rest is when it was created and last worked on (seconds of Unix), the duration in seconds, the number of
-    instances and their cost in USD, each None if unknown, and the bytes that it takes on the disk; `damage` is the
-    reason that the job is damaged.
+    The other facts, each None if unknown: the times of its creation and of the last work on it (seconds of Unix), its
+    duration in seconds, the number of instances, and their cost in USD. `bytes` is its size on the disk, and `damage`
+    the reason that it is damaged.
     """
     known = summary.read(path)
     if known is None or (known["state"] == summary.RUNNING and not is_driven(path)):
@@ -191,7 +191,7 @@ def parse_age(text: str) -> float:
     """Return the seconds of an age such as 7d, 12h or 90m. Raises UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
     if not found:
-        raise UsageError(f"--older-than {printable(text)!r}: it is a number and s, m, h, d or w, such as 7d")
+        raise UsageError(f"--older-than {printable(text)!r}: it must be a number and s, m, h, d or w, such as 7d")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[found[2]]
 
 
@@ -217,7 +217,7 @@ def prune(days: float, besides: Path) -> list[str]:
     old, _ = prunable((path for path in all_jobs() if path != besides), days * 86400)
     freed, deleted = 0, 0
     for path in old:
-        with contextlib.suppress(HardwayError):  # somebody has begun to resume it, or it stays for another reason
+        with contextlib.suppress(HardwayError):  # the job stays, for example because somebody resumes it now
             held = summary.size_of(path)
             remove(path)
             freed, deleted = freed + held, deleted + 1

@@ -1,4 +1,4 @@
-"""What tasks write to stderr: while they run, from the agents' files; afterwards, from the job's directory."""
+"""The stderr of tasks: while they run, from the agents' files; afterwards, from the job's directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hardway.pmap.results import Results
 from hardway.ssh.script import Script
 from hardway.tables import count
 
-_COME_SECONDS = 30  # that an agent may take to be there
+_COME_SECONDS = 30  # for an agent to appear
 # The files are there while their attempts run. An open file can be read to its end after it has been removed.
 _TELL = """
 import os, select, sys, time

@@ -17,7 +17,7 @@ from hardway.pmap.journal import Result
 from hardway.pmap.results import FailedTask, Results
 from hardway.tables import count
 
-TAIL = 2000  # bytes of stderr's end that are told of a failed task
+TAIL = 2000  # bytes of the end of a failed task's stderr that are shown
 
 
 def failed_task(outputs: Outputs, task: int, argument: bytes, result: Result, timeout: float) -> FailedTask:

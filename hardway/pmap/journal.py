@@ -34,12 +34,12 @@ class Result(NamedTuple):
 class History:
     """The record of a job's earlier runs: results, last attempts, and the ends of tasks that failed for good.
 
-    `former` has the results that counted once: an instance with data that they name is gone. `failures` counts a task's
-    failed attempts. `runs` has the notes from the end of each run, empty if the driver was
-    killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
-    host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
-    the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
-    `chain` is the last line's checksum, and `whole` the checksum of all lines together.
+    `former` has the results that counted once. `failures` counts a task's failed attempts. `runs` has the notes from
+    the end of each run, empty if the driver was killed or still runs. `open` maps each attempt (task, attempt) that was
+    sent and isn't known to have ended to its host. `sent` has all attempts ever sent, by host. `tasks` is the number of
+    numbered tasks. `keys` and `heads` are the checksums of these files up to the last numbered task, and `long` is the
+    size of the file of long arguments. `chain` is the last line's checksum, and `whole` the checksum of all lines
+    together.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class History:
             self.runs[-1] = dict(about)
 
     def void(self, task: int) -> Result:
-        """Take in that the task's result no longer counts, and return the result."""
+        """Take in that the task's result counts no longer, and return the result."""
         result = self.results.pop(task)
         self.former.setdefault(task, []).append(result)
         return result
@@ -118,7 +118,7 @@ def done_line(task: int, attempt: int) -> str:
 
 
 def void_line(task: int, attempt: int) -> str:
-    """Return the line for an attempt whose result no longer counts."""
+    """Return the line for an attempt whose result counts no longer."""
     return f"void {task} {attempt}"
 
 
@@ -191,7 +191,7 @@ def read_history(data: bytes) -> History:
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":
-                history.failed.pop(task, None)  # it is tried anew
+                history.failed.pop(task, None)  # the task is tried again
                 history.open[task, attempt] = words[2]
                 history.sent.setdefault(words[2], set()).add((task, attempt))
             else:

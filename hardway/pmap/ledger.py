@@ -20,13 +20,13 @@ from hardway.pmap.clock import RemoteClock
 
 CPUS_MOST = 4096
 SLOTS_MOST = 4096  # of a host, whatever an earlier driver allowed
-OVERLAP_MOST = 1e-6  # seconds: more than what rounding makes of an end and the next start
-SAID_MOST = 4  # lines for a person, of one attempt
+OVERLAP_MOST = 1e-6  # seconds by which, after rounding, a start may lie before the end that it follows
+SAID_MOST = 4  # lines for a person about one attempt
 CLOCKS_DIFFER = 86_400.0  # seconds by which an attempt may seem older than its job
-# Seconds, without any other progress there, until an agent
-ORDER_PATIENCE = 30.0  # has given back what it was asked for, or said that it had started it,
-START_PATIENCE = 60.0  # has started something, where nothing runs,
-END_PATIENCE = 60.0  # has ended what it was told to end, or whose time is over, or has sent the end of what gave way
+# Seconds that an agent may take, without any other progress on its host:
+ORDER_PATIENCE = 30.0  # to give back an attempt as ordered, or to say that the attempt has started
+START_PATIENCE = 60.0  # to start an attempt, while none runs
+END_PATIENCE = 60.0  # to end an attempt as ordered or by its time limit, or to send an end that is known
 _FLAGS = agent.TIMED_OUT | agent.KILLED | agent.NO_START | agent.HOST_FAULT | agent.NO_MEMORY
 _unpack_start, _unpack_result = agent.START.unpack, agent.RESULT.unpack_from
 _SENT, _RUNNING, _ENDED = agent.WAITING, agent.RUNNING, agent.ENDED
@@ -80,14 +80,14 @@ class Entry:
         self.since = since  # when it was sent, or started
         self.sent = time.time()
         self.slot = -1
-        self.began = 0.0  # by the agent's clock, as is
-        self.until = math.inf  # when it has ended at the latest
+        self.began = 0.0  # by the agent's clock
+        self.until = math.inf  # its latest possible end, by the agent's clock
         self.orders = 0  # to give it back or end it, over the present connection
-        self.ordered = 0.0  # when the last of them was given
+        self.ordered = 0.0  # when the last order was given
         self.killed = False
-        self.said = 0  # how often there was something to say of it
+        self.said = 0  # lines for a person about it
         self.got = [0, 0]  # bytes of its outputs, over the present connection
-        self.stranger = stranger  # an earlier driver sent it, which may have allowed more slots
+        self.stranger = stranger  # an earlier driver sent it, and may have allowed more slots
 
 
 class Ledger:
@@ -99,16 +99,16 @@ class Ledger:
         `created` is when the job was made, in seconds of Unix: no attempt of the job is much older.
         """
         self.open: dict[tuple[int, int], Entry] = {}
-        self.over: set[tuple[int, int]] = set()  # ended, as far as it concerns us; the agent may not know that yet
-        self.shares = False  # another job runs there: what is free may be that one's
+        self.over: set[tuple[int, int]] = set()  # settled for us; the agent may not know so yet
+        self.shares = False  # another job runs there, and may use the free slots
         self.slots = 0
         self._earlier = set(earlier)
         self._created = created
-        self._twice: set[tuple[int, int]] = set()  # of `over`, what this connection tells of once more
-        self._last: dict[int, Entry] = {}  # by slot, what started there last
+        self._twice: set[tuple[int, int]] = set()  # those of `over` whose end this connection may send again
+        self._last: dict[int, Entry] = {}  # by slot, the last attempt that started there
         self._clock = RemoteClock()
-        self._echoes: dict[tuple[int, int], int] = {}  # orders for what was given back before they came
-        self.progress = 0.0  # when the last attempt got on there, or a connection began
+        self._echoes: dict[tuple[int, int], int] = {}  # orders that came after their attempt was given back
+        self.progress = 0.0  # when an attempt last made progress there, or a connection began
 
     @property
     def most(self) -> int:
@@ -134,8 +134,8 @@ class Ledger:
     def hello(self, holdings: Iterable[Holding], now: float) -> tuple[list[tuple[int, int, bool]], list[Begun]]:
         """Take in a greeting, with all attempts that the agent holds. Raises Lie.
 
-        Return the lost attempts that had been sent there, as (task, attempt, whether it had started), and the starts
-        that were not known before.
+        Return the attempts that were sent there and are lost, as (task, attempt, whether it had started), and the
+        starts that were not known before.
         """
         found: dict[tuple[int, int], Entry] = {}
         twice: set[tuple[int, int]] = set()
@@ -144,11 +144,11 @@ class Ledger:
         for holding in sorted(holdings, key=lambda holding: holding.began):
             key = holding.task, holding.attempt
             if key in found or key in twice or holding.state not in (_SENT, _RUNNING, _ENDED):
-                raise Lie(f"it holds task {holding.task} twice, or in no state")
+                raise Lie(f"it holds task {holding.task} twice, or in an unknown state")
             self._check_seconds(holding.task, holding.seconds)
             if key in self.over:
                 if holding.state != _ENDED:
-                    raise Lie(f"task {holding.task} has ended there before, and runs")
+                    raise Lie(f"task {holding.task} has ended there, and now it says that it hasn't")
                 twice.add(key)
                 continue
             entry = found[key] = self._held(holding, now)
@@ -182,7 +182,7 @@ class Ledger:
     def _take_up(self, entry: Entry, holding: Holding) -> Begun | None:
         """Note the slot of an attempt that is held, and return its start; None if it was known. Raises Lie."""
         if entry.slot >= 0 and (entry.slot, entry.began) != (holding.slot, holding.began):
-            raise Lie(f"task {holding.task} is in another slot than it was, or of another time")
+            raise Lie(f"task {holding.task} has moved to another slot, or to another start")
         before = self._last.get(holding.slot)
         if before is not None and before.state == _RUNNING:
             raise Lie(f"it runs task {holding.task} in a slot where another runs")
@@ -217,7 +217,7 @@ class Ledger:
         """Take in a line about an attempt that runs. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state == _SENT or entry.said >= SAID_MOST:
-            raise Lie(f"it has something to say of task {task}, which does not run there, or too much")
+            raise Lie(f"it tells of task {task}, which does not run there, or tells too much")
         entry.said += 1
 
     def started(self, task: int, attempt: int, payload: bytes, now: float) -> Begun:
@@ -235,7 +235,7 @@ class Ledger:
         return Begun(task, attempt, slot, self._clock.here(began, entry.sent, time.time()))
 
     def finished(self, task: int, attempt: int, now: float) -> None:
-        """Take in that an attempt has ended, whose outputs have yet to be sent. Raises Lie."""
+        """Take in the end of an attempt whose outputs are not sent yet. Raises Lie."""
         entry = self.open.get((task, attempt))
         if entry is None or entry.state != _RUNNING:
             raise Lie(f"it finishes attempt {attempt} of task {task}, which does not run there")
@@ -246,7 +246,7 @@ class Ledger:
         """Take in a chunk of output; return its stream (0 is stdout), and whether it is wanted. Raises Lie."""
         key = task, attempt
         if not 1 < len(payload) <= 1 + agent.CHUNK_SIZE or payload[0] > 1:
-            raise Lie(f"output of task {task} that is none")
+            raise Lie(f"malformed output of task {task}")
         entry = self.open.get(key)
         if entry is None:
             if key not in self._twice:
@@ -267,7 +267,7 @@ class Ledger:
         sizes, checksums = [size, err_size], [checksum, err_checksum]
         inline = payload[agent.RESULT.size :]
         if flags & ~_FLAGS or not -65 < code < 256:
-            raise Lie(f"task {task} ended in no way that there is: {code}, {flags}")
+            raise Lie(f"task {task} ended with an impossible code or flags: {code}, {flags}")
         self._check_seconds(task, seconds)
         entry = self.open.get(key)
         if entry is None:
@@ -279,7 +279,7 @@ class Ledger:
             raise Lie(f"task {task} ended before it had started")
         if entry.began + seconds > entry.until + OVERLAP_MOST:
             raise Lie(f"task {task} ended after another one had begun in its slot")
-        # An output that the agent can't read back is sent in part, and an error takes the place of the rest.
+        # If the agent can't read an output back, it sends a part, and an error in place of the rest.
         # The agent keeps no output of an attempt that it ended just before it leaves.
         pieces = any(entry.got) and not flags & (agent.HOST_FAULT | agent.KILLED)
         if pieces and (sizes != entry.got or inline):

@@ -40,8 +40,8 @@ from hardway.ssh.script import other_user
 from hardway.tables import count
 from hardway.terminal import cut_short, last_line
 
-# Reads the agent from the connection that it will talk on, see `program`: its compiled code if the instance's Python is
-# of the same version as ours, else its source. Compiling takes half of an agent's start.
+# Reads the agent from the connection that the agent will talk on, see `program`: the compiled code if the instance's
+# Python has our version, else the source. Compiling takes half of an agent's start.
 BOOT = (
     "exec python3 -IS -c 'import marshal,os,sys,zlib;from _frozen_importlib_external import MAGIC_NUMBER as m;"
     'r=lambda n,b=b"":b if len(b)==n else r(n,b+(os.read(0,n-len(b)) or os._exit(1)));'
@@ -49,20 +49,20 @@ BOOT = (
     "exec(marshal.loads(zlib.decompress(c))if t.decode()==sys.implementation.cache_tag+m.hex()else zlib.decompress(s));"
     "exec(k)'"
 )
-# Bytes sent without a sign of life: more could block on a host that hangs. The agent speaks up after half of it.
+# Bytes sent without a sign of life: more could block on a host that hangs. The agent speaks up after half of them.
 _UNHEARD_MOST = 2 * agent.SPEAK_UP
-_SILENT = 20.0  # seconds: nobody who answers pings is silent for so long
+_SILENT = 20.0  # seconds: no agent that answers pings is silent for longer
 _PREFACE_MOST = 1 << 16  # what login shells may print before the agent's first word
 _ERROR_MOST = 1 << 16
 _TURN_MOST = 1 << 20  # bytes taken from one host before others have their turn
 _GREETS_WITHIN = 120.0  # seconds from the connection to the agent's first word
-_ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: much that is slow may be on its way before it
+_ANSWERS_WITHIN = 600.0  # seconds from a ping to its answer: large and slow messages may be in line before the answer
 _ENDS_WITHIN = 300.0  # seconds from the first byte of a frame to its last one
 _NOT_FOUND = 127
 _GREETING = re.compile(rb"([0-9]{1,9}) ([0-9a-f]{1,64}) ([0-9]{1,9}) ([0-9]{1,9})\n")
 SPOKEN = (3, agent.VERSION)
 """The versions of agents that are understood: one of version 3 never says FINISHED."""
-# The messages that an agent may send, and the most bytes of each; a greeting's length depends on what was sent there.
+# The messages that an agent may send, and the most bytes of each; a greeting may name as many attempts as were sent.
 _LENGTHS = {
     agent.STARTED: agent.START.size,
     agent.RETURNED: 0,
@@ -145,22 +145,22 @@ class Link:
         self.channel: paramiko.Channel | None = None
         self.up = False  # the agent has said hello over the present connection
         self.heard = 0.0
-        self.answers_since = 0.0  # it has never been silent for long since then
-        self.reached = 0.0  # when the last ping was sent that it has answered
+        self.answers_since = 0.0  # since then the agent has never been silent for long
+        self.reached = 0.0  # when the last answered ping was sent
         self.left = False  # the agent has ended
         self._connection: fabric.Connection | None = None
         self._events = events
         self._ready = _ReadyEvent(self, events)
         self._frames = Incoming()
         self._preface = bytearray()
-        self._marked = False  # what a login shell prints is over
+        self._marked = False  # the agent's mark has come, after a login shell's text
         self._out = bytearray()
         self._unheard = 0
         self._opened = 0.0
         self._whole = 0.0  # when the last frame was complete
         self._pings: deque[bytes] = deque()
         self._total = 0  # bytes sent over the present connection
-        self._signs = 0  # of life that the agent gave as it received them
+        self._signs = 0  # of life that the agent gave for them
         self._complained = False
 
     def connect(
@@ -174,7 +174,7 @@ class Link:
     ) -> None:
         """Open a connection and start, or find, the job's agent. Raises HardwayError. For a worker thread.
 
-        Nothing is begun any more once `over` is set. `load` has the files that the instance gets before its first task.
+        Begin nothing once `over` is set. `load` has the files that the instance gets before its first task.
         """
         connection = ssh.InstanceConnection(self.instance, settings, known, over)
         ssh.open_connection(connection)
@@ -184,7 +184,7 @@ class Link:
             ssh.execute(channel, BOOT, settings.ec2.connect_timeout)
             start = f"main({job!a}, {fast_aws.brought(settings)!a})"
             call = load.call(job, start) if load else start
-            with contextlib.suppress(OSError):  # the reason it closed is read where the answer is awaited
+            with contextlib.suppress(OSError):  # the wait for the answer reads the reason
                 _send_within(channel, program(call.encode()), settings.ec2.connect_timeout)
             if load:
                 load.deliver(channel, self.instance.id)
@@ -271,7 +271,7 @@ class Link:
         return found
 
     def stalled(self, now: float) -> str:
-        """Return why the connection is of no use though data arrives; empty if it is of use."""
+        """Return why the connection is useless although data arrives; empty if it isn't useless."""
         if self.channel is None:
             return ""
         if not self.up and now - self._opened > _GREETS_WITHIN:
@@ -458,7 +458,7 @@ def _hello(frame: Frame, most: int) -> Hello:
 
 
 def _other_version(version: int, holdings: bytes, number: int) -> str:
-    """Explain an agent that this version can't talk to; it may say in another way what it holds."""
+    """Explain an agent that this version can't talk to. Another version may list its attempts in another form."""
     held = ""
     if number and len(holdings) == number * agent.HOLDING.size:
         ended = sum(Holding(*item).state == agent.ENDED for item in agent.HOLDING.iter_unpack(holdings))

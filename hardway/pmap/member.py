@@ -13,29 +13,27 @@ from hardway.pmap.link import Link, now
 from hardway.pmap.spool import Spool
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0  # seconds until the next try to connect
-DOUBLED_MOST = 16  # times; the longest wait is reached by then
-SOON, FRUITLESS_MOST = (
-    10.0,
-    10,
-)  # seconds that a connection lasts at least, and shorter ones in a row that bring nothing
+DOUBLED_MOST = 16  # doublings of a wait, after which the longest wait is reached
+SOON = 10.0  # seconds below which a connection counts as short
+FRUITLESS_MOST = 10  # short connections in a row that bring nothing, until the member is given up
 
 
 class Presence(Enum):
     """Whether a member can be reached. Its health says whether it is trusted with tasks."""
 
-    AWAITED = "awaited"  # the first try to connect has not ended yet
+    AWAITED = "awaited"  # the first try to connect hasn't ended
     UP = "up"  # its agent has said hello over the present connection
     AWAY = "away"  # its connection is lost, or could not be made: it is tried again
-    GIVEN_UP = "given up"  # away for so long that what it held runs elsewhere; it may come back
-    GONE = "gone"  # it never comes back, or is not wanted back
+    GIVEN_UP = "given up"  # away for so long that its tasks run elsewhere; it may come back
+    GONE = "gone"  # it never comes back, or would be refused
 
 
 class Tries:
     """Tries to connect to one instance: their number, and the time of the next."""
 
     def __init__(self) -> None:
-        self.open = False  # a worker thread is at it
-        self.failed = 0  # in a row
+        self.open = False  # a worker thread connects
+        self.failed = 0  # tries in a row
         self.fruitless = 0  # connections in a row that ended soon and brought nothing
         self.next = 0.0  # when to try again; 0: no time is set
 
@@ -81,14 +79,13 @@ class Member:
     round_trips: list[float] = field(default_factory=list)
     # Its slots
     slots: int = 0
-    worker: int = -1  # the number of the first
-    first_up: float | None = None  # when they were first there,
-    given_up: float | None = None  # and when the instance was given up
+    worker: int = -1  # the first slot's number
+    first_up: float | None = None  # when the slots were first there
+    given_up: float | None = None  # when the instance was given up
     price: float | None = None  # USD/hour
     # Its attempts, beside those in its ledger
-    looked_for: set[tuple[int, int]] = field(default_factory=set)  # ended well, if what is expected of them is there
-    results: int = 0  # of its that count
-    fault: str = ""  # why it could not run the last one that it could not
+    looked_for: set[tuple[int, int]] = field(default_factory=set)  # ended well, if the expected objects exist
+    fault: str = ""  # why it could not run an attempt, the last time
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Tells somebody that a job is over, by a command of theirs: `--notify`."""
+"""Runs a person's command when a job is over: `--notify`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 60.0  # that the command may take
 
 
 def variables(job: Job, error: str) -> dict[str, str]:
-    """Return what the command finds in its environment: how the job ended, and its numbers. Unknown ones are empty."""
+    """Return the command's variables: the end of the job, and its numbers. An unknown number is empty."""
     about = summary.of_history(job.history)
     known: Mapping[str, object] = {
         "job": job.asked.name,
@@ -62,7 +62,7 @@ class Notifier:
 
 
 def _run(command: str, added: Mapping[str, str]) -> str:
-    """Run the command by bash; return what went wrong, empty for nothing. Its stdout is stderr: ours is for results."""
+    """Run the command by bash; return the problem, empty for none. Its stdout is our stderr: stdout is for results."""
     environment = child_environment({name: text.replace("\0", "") for name, text in added.items()})
     words, nothing = ["bash", "-c", command], subprocess.DEVNULL
     try:

@@ -14,8 +14,8 @@ from hardway.pmap.link import now
 from hardway.pmap.member import Member
 from hardway.system.workers import Workers
 
-ASK_EVERY = 5.0  # seconds, about instances that can't be reached
-LOOK_EVERY = 3.0  # for instances that may join
+ASK_EVERY = 5.0  # seconds between questions about instances that can't be reached
+LOOK_EVERY = 3.0  # seconds between looks for instances that may join
 
 
 class Poller:

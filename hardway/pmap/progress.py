@@ -11,20 +11,20 @@ from hardway.system import streams
 from hardway.tables import count, duration
 from hardway.terminal import Cell, command_line, notebook_cell, printable, redrawn
 
-LINE_EVERY = 10.0  # seconds, where nothing can be redrawn
+LINE_EVERY = 10.0  # seconds between lines, where nothing can be redrawn
 LIVE_EVERY = 0.2
-_RATE_AFTER = 10.0  # seconds that a run takes before its rate says much
+_RATE_AFTER = 10.0  # seconds of a run before its rate means much
 _SOON = 600.0
-_SLOW_FROM = 0.1  # seconds that a task has run before its time tells anything
-RETRIES_TOLD = 5  # lines about retries before they are only counted
+_SLOW_FROM = 0.1  # seconds of a task before its time means anything
+RETRIES_TOLD = 5  # lines about retries; further retries are only counted
 
 
 class JobStanding(Protocol):
     """Numbers of tasks, and of failed attempts; times are monotonic.
 
-    `total` is the number so far if there may be `more`.
-    `retrying` tasks wait before they are tried again, the first of them until `next_retry`. `unstarted` says whether
-    other tasks wait for a slot. `slowest` is the position, host and start of the task that has run longest.
+    `total` is the number so far if there may be `more`. `retrying` tasks wait before they are tried again, the first of
+    them until `next_retry`. `unstarted` says whether other tasks wait for a slot. `slowest` is the position, host and
+    start of the task that has run longest.
     """
 
     @property

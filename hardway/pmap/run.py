@@ -82,10 +82,10 @@ def pmap(
 ) -> Results:
     """Run the command once for each argument on the instances, and return the results in argument order.
 
-    No task is started any more once `halt` tasks (`3`, or `5%` of them; by default one) have failed for good. With
-    `keep_going` all other tasks are finished first. With `fail_fast` a job ends if its first tasks fail alike on
-    different instances, and a task that fails so is not tried again. With `backup` the slowest tasks run a second time.
-    `label` is a name for people; several jobs may have the same. Tasks run in `workdir`: home or scratch; empty means
+    No task starts once `halt` tasks (`3`, or `5%` of them; by default one) have failed for good. With `keep_going` all
+    other tasks are finished first. With `fail_fast` a job ends if its first tasks fail alike on different instances,
+    and a task that fails alike on them is not tried again. With `backup` the slowest tasks run a second time. `label`
+    is a name for people; several jobs may have the same label. Tasks run in `workdir`: home or scratch; empty means
     scratch for tasks with files to send.
 
     `resume` names an earlier job, or is True for the newest. The job must have the same command, the same contents of
@@ -97,9 +97,8 @@ def pmap(
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
     `expect` of a task (see `Expected`) must exist before its result counts. `notify` is a command for this machine that
     runs when the job is done or has failed. With `locality` a task prefers the instance that has most of its data.
-    `flags` are the person's flags, used in the line that resumes the job.
-    `publish` is given an object that writes a stream's results while the job runs. With
-    `verify`, `results` and `engine` a stream is read to its end first.
+    `flags` are the person's flags, used in the line that resumes the job. `publish` is given an object that writes a
+    stream's results while the job runs. With `verify`, `results` or `engine` a stream is read to its end first.
 
     Raises UsageError for bad input, TasksFailed if tasks failed, Failed if no instance is left, Interrupted after
     Ctrl-C, and HardwayError for SIGTERM and SIGHUP.
@@ -113,7 +112,7 @@ def pmap(
     if job:
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
-        raise UsageError(f"--workdir {printable(workdir)!r}: it is home or scratch")
+        raise UsageError(f"--workdir {printable(workdir)!r}: it must be home or scratch")
     most_failed = read_halt(halt, keep_going)
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
@@ -136,13 +135,13 @@ def pmap(
         if isinstance(arguments, Stream) and (verify or engine or results is not None):
             items = list(arguments)
             arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
-        # What is redrawn would be torn by results on the same terminal.
+        # Results on the same terminal would tear a line that is redrawn.
         redrawn = not (isinstance(arguments, Stream) and sys.stdout is not None and sys.stdout.isatty())
         shown = stack.enter_context(Progress(progress, redrawn=redrawn))
         if isinstance(arguments, Arguments) and arguments.skipped:
             shown.say(f"{count(arguments.skipped, 'empty line')} left out: no arguments")
         if address and depends:
-            shown.say("--depends: what Dask's workers have of these files is not compared with what is here")
+            shown.say("--depends: these files are not compared with those of Dask's workers")
         if not (arguments.first() if isinstance(arguments, Stream) else arguments.items):
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
@@ -207,10 +206,10 @@ def read_halt(text: str, keep_going: bool) -> Callable[[int], int]:
     if not text:
         return lambda tasks: 0 if keep_going else 1
     if keep_going:
-        raise UsageError("--halt says when to stop, and --keep-going never to: give one of them")
+        raise UsageError("--halt says when to stop, and --keep-going never stops: give one of them")
     number, percent = text.removesuffix("%"), text.endswith("%")
     if not re.fullmatch(r"\d{1,9}", number) or int(number) < 1 or (percent and int(number) > 100):
-        raise UsageError(f"--halt {printable(text)!r}: it is a number of failed tasks, or a share of all such as 5%")
+        raise UsageError(f"--halt {printable(text)!r}: it must be a number of failed tasks, or a share such as 5%")
     return lambda tasks: max(1, -(-int(number) * tasks // 100)) if percent else int(number)
 
 
@@ -351,7 +350,14 @@ class _Run:
         order, writer = self.order, self.writer
         items = [self.items[position] for position in order]
         numbers = [self.numbers[position] for position in order]
-        on_result = (lambda place, result: writer.write(order[place], result)) if writer else None
+
+        def write(place: int, result: Result | None) -> None:
+            if writer and result:
+                writer.write(order[place], result)
+            elif writer:
+                writer.remove(order[place])
+
+        on_result = write if writer else None
         driver: Driver | engine_dask.DaskDriver
         if self.engine:
             driver = engine_dask.DaskDriver(
@@ -443,7 +449,7 @@ class _Run:
         job: Job,
         items: Sequence[bytes],
         numbers: Sequence[int],
-        on_result: Callable[[int, Result], None] | None = None,
+        on_result: Callable[[int, Result | None], None] | None = None,
         avoid: Mapping[int, str] | None = None,
         find: Callable[[], Sequence[instances.Instance]] | None = None,
         intake: Intake | None = None,
@@ -488,7 +494,7 @@ class _Run:
             return work()
         except HardwayError as error:
             goes_on = not isinstance(error, UsageError) or self.has_started
-            if str(error) and "--resume" not in str(error) and goes_on:  # a reader who has gone is told nothing
+            if str(error) and "--resume" not in str(error) and goes_on:  # nothing for a reader who has gone
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 
@@ -592,11 +598,11 @@ class _Resuming:
         if isinstance(arguments, Stream):
             needs = f", with the same arguments {'on stdin' if source == '-' else 'for ARGS'}"
         elif source in ("-", "ARGS"):
-            # Neither what was read from a pipe nor a long text can be named again.
+            # A flag can name neither a pipe's data nor a long text.
             data, null = arguments.kept("--null" in flags)
             if data:
                 source = f"@{job.leave(ARGUMENTS + hashlib.blake2b(data, digest_size=16).hexdigest(), data)}"
-                flags = [flag for flag in flags if flag != "--crlf"]  # it has been heeded
+                flags = [flag for flag in flags if flag != "--crlf"]  # the stored arguments are without CR
                 flags = [*flags, "--null"] if null and "--null" not in flags else flags
             else:
                 needs = ", with the same arguments for ARGS"

@@ -21,7 +21,7 @@ from hardway.pmap.schedule import Schedule, Verdict
 from hardway.pmap.spool import discard
 from hardway.tables import count
 
-SAID_MOST = 5  # of what agents tell of attempts is shown
+SAID_MOST = 5  # lines of agents about attempts that are shown
 
 
 class RunLog:
@@ -33,7 +33,7 @@ class RunLog:
         numbers: Sequence[int],
         timeout: float,
         progress: Progress,
-        on_result: Callable[[int, Result], None] | None,
+        on_result: Callable[[int, Result | None], None] | None,
     ) -> None:
         """Take the tasks' `numbers`, by position, and their `timeout` in seconds."""
         self.outcome = Outcome()
@@ -45,7 +45,7 @@ class RunLog:
         self._reasons: Counter[str] = Counter()  # why instances get no more tasks
         self._results = False  # whether a task has succeeded
         self._failures: dict[int, Result] = {}  # the last of each task, until the first task succeeds
-        self._said = 0  # lines that agents had to say of attempts
+        self._said = 0  # lines of agents about attempts
 
     # The run
 
@@ -68,9 +68,7 @@ class RunLog:
     def unconfirmed(self, owing: Sequence[Member], linger: float) -> None:
         """Name the members whose agents have not said goodbye."""
         names = ", ".join(member.name for member in owing[:5]) + (" ..." if len(owing) > 5 else "")
-        self._progress.say(
-            f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s"
-        )
+        self._progress.say(f"{names}: the agent there did not confirm that it ends; it ends itself after {linger:g} s")
 
     def count(self, schedule: Schedule, members: Iterable[Member], end: float) -> None:
         """Compute the totals of the run."""
@@ -109,7 +107,7 @@ class RunLog:
     def agent_died(self, member: Member) -> None:
         """Note that a new agent has replaced the member's earlier one."""
         self._job.event("died", host=member.name)
-        self._progress.say(f"{member.instance}: the agent had died; another one is there")
+        self._progress.say(f"{member.instance}: the agent had died, and a new one has started")
 
     def away(self, member: Member) -> None:
         """Note that the member can't be reached."""
@@ -132,7 +130,7 @@ class RunLog:
         """Note that the member gets no more tasks."""
         cause = member.health.set_aside
         if cause is None or member.is_gone:
-            return  # it has gone since
+            return  # the member has gone meanwhile
         why = member.fault if cause is Cause.CANNOT_RUN else ""
         reason = f"{cause.value}{': ' if why else ''}{why}"
         self._job.event("aside", host=member.name, reason=reason)
@@ -172,7 +170,7 @@ class RunLog:
         """Report the agent's line about an attempt that runs, unless too many were reported before."""
         self._said += 1
         if self._said <= SAID_MOST:
-            more = "; more of this kind is not told" if self._said == SAID_MOST else ""
+            more = "; further lines of this kind are not shown" if self._said == SAID_MOST else ""
             self._progress.say(f"{member.instance}: task {task}: {text(payload)}{more}")
 
     def returned(self, member: Member, task: int, attempt: int) -> None:
@@ -210,7 +208,6 @@ class RunLog:
             return
         result = self._job.ended(task, attempt, member.name, end.code, end.flags, end.seconds, stdout, stderr)
         if verdict is Verdict.DONE:
-            member.results += 1
             self._results = True
             self._failures.clear()
             self._job.done(task, result)
@@ -223,6 +220,11 @@ class RunLog:
         else:
             self._tell_result(position, result)
 
+    def void(self, position: int) -> None:
+        """Note that the task's result counts no longer."""
+        self._job.void(self._numbers[position])
+        self._tell_result(position, None)
+
     def _fail(self, position: int, result: Result) -> None:
         self.outcome.failed[position] = result
         self._job.failed(self._numbers[position], result)
@@ -233,7 +235,7 @@ class RunLog:
         reason = end_and_complaint(self._job.outputs, task, result, self._timeout)
         self._progress.retry(f"task {task} {failed} on {member.instance}: {reason}; it will be tried again")
 
-    def _tell_result(self, position: int, result: Result) -> None:
+    def _tell_result(self, position: int, result: Result | None) -> None:
         if self._on_result:
             self._job.flush()
             self._on_result(position, result)

@@ -35,18 +35,18 @@ from hardway.pmap.hosts import Attempt, HostState, Name, Roster
 
 FIRST_WAIT = 0.5  # the wait before the first retry; each further one doubles it
 LONELY_WAIT = 2.0  # seconds until the next retry, at most, where nothing runs
-LONELY_SHARE = 0.05  # and no more than this share of the tasks is left; more of them may wait for what is down
+LONELY_SHARE = 0.05  # and at most this share of the tasks is left; a larger share may wait for a service that is down
 BACKUP_TASKS = 10  # backups start with at least this many tasks,
 BACKUP_DONE = 0.5  # this share of them done,
 BACKUP_FACTOR = 3.0  # for attempts that have run this many times the median,
 BACKUP_LEAST = 1.0  # and this many seconds: below that a backup costs more than it saves
-PAUSE_PATIENCE = 5.0  # seconds without a connection, or without an answer, until what waits there runs elsewhere too
+PAUSE_PATIENCE = 5.0  # seconds without a connection or an answer, until tasks that wait there run elsewhere, too
 BACKUP_TRIES = 8  # stragglers looked at for one that a free host may run
 SPARED_AFTER = 120.0  # seconds past its announced end after which a host that still lives takes tasks again
 NOTICE_MOST = 3600.0  # seconds; no notice comes earlier
-DEADLY = 5  # times that a host or its agent died while this task ran there: it is taken to be what kills them
-LAST_ATTEMPT = 65_000  # numbers end there
-DOUBLED_MOST = 64  # times; any longest wait is reached by then
+DEADLY = 5  # deaths of hosts while a task ran there, or hosts without room for it, after which the task is blamed
+LAST_ATTEMPT = 65_000  # the highest number of an attempt
+DOUBLED_MOST = 64  # doublings of a wait, after which every limit is reached
 
 
 class Start(NamedTuple):
@@ -58,7 +58,7 @@ class Start(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask for the attempt back unless it has started. The host answers with `returned`, or not at all if it has."""
+    """Ask for the attempt back. The host answers with `returned`, or not at all if the attempt has started."""
 
     host: Name
     task: int
@@ -66,7 +66,7 @@ class Recall(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """End the attempt: its result is not needed. Answered by `finished` or `returned`."""
+    """End the attempt: its result is not needed. The host answers with `finished` or `returned`."""
 
     host: Name
     task: int
@@ -86,7 +86,7 @@ class Verdict(Enum):
 
 
 def retry_wait(times: int, longest: float) -> float:
-    """Return the wait in seconds before the retry after this number of failures; `longest` is the limit."""
+    """Return the seconds to wait before the retry that follows this number of failures, `longest` at most."""
     return min(longest, FIRST_WAIT * 2.0 ** min(times - 1, DOUBLED_MOST))
 
 
@@ -146,6 +146,13 @@ class Schedule:
             self._backlog.take(task)
             self.done += 1
 
+    def reopen(self, task: int) -> None:
+        """Note that the task's result no longer counts: the task runs again."""
+        self._over[task] = 0
+        self.done -= 1
+        if task not in self._attempts.alive:
+            self._backlog.put(task)
+
     def extend(self, tasks: int) -> None:
         """Add this number of tasks, after those that are there."""
         self.total += tasks
@@ -158,7 +165,7 @@ class Schedule:
         self._number[task] = max(self._number[task], attempt)
 
     def avoid(self, task: int, name: Name) -> None:
-        """Run the task on another host than this one, if there is another. Call this only before the task starts."""
+        """Run the task on another host, if there is one. Call this only before the task starts."""
         self._backlog.take(task)
         self._backlog.setbacks_of(task).failed = [name]
         self._backlog.put(task)
@@ -277,7 +284,7 @@ class Schedule:
             self._attempts.start(known, now)
 
     def sends(self, name: Name, task: int, attempt: int) -> None:
-        """Note that the attempt has ended and its result is on its way: a second one would come too late."""
+        """Note that the attempt has ended and its result is on its way: a second attempt would come too late."""
         known = self._known(name, task, attempt)
         if known is not None:
             known.sends = True
@@ -293,7 +300,7 @@ class Schedule:
         complaint: Complaint | None = None,
         final: bool = False,
     ) -> Verdict:
-        """Judge an attempt that ended after `duration` seconds; a failure without a `complaint` is like no other.
+        """Judge an attempt that ended after `duration` seconds. A failure without a `complaint` resembles no other.
 
         No host is to blame for a `final` failure, and none could do better.
         """
@@ -329,8 +336,8 @@ class Schedule:
 
         The task isn't charged, and runs on another host if there is one. The host rests, and is set aside if its next
         tasks after a rest fail the same way. Attempts that run during a rest don't count against the host, nor does a
-        task that another host could not run either. Such a task has failed after DEADLY times: it needs more than any
-        host has.
+        task that another host could not run either. Such a task runs again after a wait. It has failed after
+        DEADLY times, once as many hosts, or all that there are, could not run it: it needs more than any host has.
         """
         known = self._known(name, task, attempt)
         if known is None:
@@ -339,12 +346,13 @@ class Schedule:
         unfit = [] if self._over[task] else self._backlog.setbacks_of(task).unfit
         elsewhere = any(other != name for other in unfit)
         unfit.append(name)
-        if elsewhere and len(unfit) >= DEADLY and known.twin is None:
+        if elsewhere and known.twin is None and len(unfit) >= DEADLY and self._nobody_else(unfit, DEADLY):
             self._attempts.end(known, bool(self._over[task]))
             self._give_up_task(task)
             verdict = Verdict.FAILED
         else:
-            over = not self._lose(known, False) and self._over[task]
+            wait = retry_wait(len(unfit) - 1, self.retry_sleep) if elsewhere else 0.0
+            over = not self._lose(known, False, now + wait if wait else None) and self._over[task]
             verdict = Verdict.IGNORED if over else Verdict.RETRY
         if not elsewhere and not host.health.resting:
             host.health.could_not_run()
@@ -530,7 +538,8 @@ class Schedule:
         """Ask other hosts for their waiting tasks, since slots stand free and no task is left to start.
 
         A host that can't be asked, or doesn't answer, may be back soon; after a while its tasks get a second attempt.
-        Tasks that wait for another job's tasks get it at once: taken back, they might be sent to the same host again.
+        Tasks that wait for another job's tasks get a second attempt at once: recalled tasks might be sent to the same
+        host again.
         """
         held, free = self._attempts, self._roster.free
         while free and (attempt := held.unanswered(now, PAUSE_PATIENCE)):
@@ -624,7 +633,7 @@ class Schedule:
         alike = setbacks.complain(host.name, complaint) if complaint and self.fail_fast else 0
         host.health.failed(task)
         if host.health.fails_all:
-            # Else a host where all tasks fail at once takes them from the others faster than these can prove it wrong.
+            # A host where all tasks fail at once would take them faster than other hosts can prove it wrong.
             others = (self._roster.hosts[other].health for other in self._roster.active)
             if any(not other.fails_all for other in others):
                 self._roster.rest(host, now + retry_wait(host.health.failures - SET_ASIDE + 1, self.retry_sleep))
@@ -648,10 +657,10 @@ class Schedule:
         self._give_up_task(attempt.task)
         return Verdict.FAILED
 
-    def _lose(self, attempt: Attempt, died: bool) -> bool:
+    def _lose(self, attempt: Attempt, died: bool, when: float | None = None) -> bool:
         """Remove an attempt that was lost through no known fault of its own; return True if the task runs again.
 
-        `died` says that the host died while the attempt ran.
+        `died` says that the host died while the attempt ran. The task starts at the time `when`, or at once.
         """
         task = attempt.task
         self._attempts.end(attempt, bool(self._over[task]))
@@ -666,22 +675,27 @@ class Schedule:
             self._roster.clear_of(task)
             self._give_up_task(task)
             return False
-        self._backlog.put(task)
+        if when is None:
+            self._backlog.put(task)
+        else:
+            self._backlog.put_later(task, when)
         return True
 
     def _is_deadly(self, task: int) -> bool:
-        """Return whether the task lost its hosts DEADLY times, and different hosts if others are trusted."""
+        """Return whether the task lost its hosts DEADLY times, and several of them if others are trusted."""
         setbacks = self._backlog.setbacks.get(task)
-        if setbacks is None or len(setbacks.lost) < DEADLY:
-            return False
-        where = set(setbacks.lost)
+        return setbacks is not None and len(setbacks.lost) >= DEADLY and self._nobody_else(setbacks.lost, WITNESSES)
+
+    def _nobody_else(self, where: Iterable[Name], enough: int) -> bool:
+        """Return whether `where` names `enough` different hosts, or all trusted ones, those included that are away."""
+        names = set(where)
         hosts = self._roster.hosts.values()
-        return len(where) > 1 or all(not host.health.trusted or host.name in where for host in hosts)
+        return len(names) >= enough or all(not host.health.trusted or host.name in names for host in hosts)
 
     def _count_death(self, host: HostState, ran: list[Attempt]) -> None:
         """Note a death of the host while the attempts `ran` there; an empty list proves nothing."""
         suspects = frozenset(attempt.task for attempt in ran)
-        # Where another host has died with one of them, too, this proves nothing of the host.
+        # If another host has died with one of them, too, the death proves nothing about this host.
         if ran and not any(self._backlog.lost_elsewhere(task, host.name) for task in suspects):
             host.health.died(suspects)
 

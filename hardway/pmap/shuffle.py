@@ -24,9 +24,9 @@ from hardway.s3 import objects
 from hardway.terminal import last_line
 
 READERS = 16  # objects read at the same time
-AHEAD = 64  # objects read, or being read, that it is not yet the turn of
+AHEAD = 64  # objects read, or being read, before their turn
 _PIECE = 1 << 20
-_IN_MEMORY = 1 << 20  # bytes of an object; what is longer waits on disk
+_IN_MEMORY = 1 << 20  # bytes of an object; a longer object waits on disk
 
 
 def group(lines: Iterable[bytes]) -> Results:
@@ -81,7 +81,7 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
                     process.stdin.write(line)
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # it says why
+                pass  # sort says why
             yield from process.stdout
             if process.wait():
                 complaints.seek(0)

@@ -72,7 +72,7 @@ def whole(end: End, spooled: tuple[Sequence[Path], Sequence[int]] | None) -> tup
     Outputs that differ from the agent's checksums are the host's fault.
     """
     stdout, stderr = end.inline[: end.sizes[0]], end.inline[end.sizes[0] :]
-    if spooled and end.flags & agent.HOST_FAULT:  # found when part of it was sent
+    if spooled and end.flags & agent.HOST_FAULT:  # the fault was found while the output was sent
         discard(spooled[0])
         return end, stdout, stderr
     if spooled:

@@ -14,7 +14,7 @@ class Stop:
     """The reasons to stop so far; true if there is one."""
 
     def __init__(self) -> None:
-        self.interrupts = 0  # how often Ctrl-C was pressed: a second one doesn't wait for what runs to end
+        self.interrupts = 0  # how often Ctrl-C was pressed; the second time nothing waits for running tasks
         self.signal = 0  # SIGTERM or SIGHUP: the tasks go on
         self.error: HardwayError | None = None
 
@@ -32,7 +32,7 @@ class Stop:
         """Raise HardwayError or Interrupted if there is a reason; `unfinished` says how far the run got."""
         if self.signal:
             name = signal.Signals(self.signal).name
-            raise HardwayError(f"ended by {name}; what runs goes on; {unfinished}", 128 + self.signal)
+            raise HardwayError(f"ended by {name}; running tasks go on; {unfinished}", 128 + self.signal)
         if self.interrupts:
             raise Interrupted(f"interrupted; {unfinished}")
         if self.error:

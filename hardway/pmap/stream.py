@@ -22,15 +22,15 @@ from hardway.pmap.results import ResultWriter
 
 OPEN_MOST = 10_000  # arguments whose results nobody has taken
 BYTES_MOST = 64 << 20  # of arguments of tasks that aren't over, but at least one argument
-PENDING_MOST = 1000  # arguments read and not yet taken by the driver,
-PENDING_BYTES = 1 << 20  # and their bytes
-LOOK_EVERY = 0.2  # seconds until a wait looks whether it is still wanted
+PENDING_MOST = 1000  # arguments read and not yet taken by the driver
+PENDING_BYTES = 1 << 20  # bytes of these arguments
+LOOK_EVERY = 0.2  # seconds between a wait's checks that it is still wanted
 _PIECE = 1 << 16
 _END_SECONDS = 1.0  # for the reader to end: an iterator may not come back
 
 
 class Cutting(Protocol):
-    """What makes arguments of data: see `arguments.Cutter`."""
+    """Makes arguments of data: see `arguments.Cutter`."""
 
     @property
     def hint(self) -> str: ...
@@ -89,7 +89,7 @@ class Stream:
         will take them; else it is known when `write_to` or `results` is called.
         """
         self.source = source
-        self.batch = 0  # arguments of a task, if they are several
+        self.batch = 0  # arguments of a task; 0: one
         self.cutter = cutter
         self.failure: BaseException | None = None  # of the producer
         self.gave_up: HardwayError | None = None  # why the consumer takes no more
@@ -299,11 +299,11 @@ class Stream:
             else:
                 return None
         if self.taken % 100 == 0:
-            self.wake()  # it may be held back
+            self.wake()  # the driver may wait for room
         return position, result, argument
 
     def _has_after(self, position: int) -> bool:
-        """Wait until it is known whether there is another argument; return it."""
+        """Wait for the next argument or the end of the arguments; return whether there is one."""
         with self._changed:
             while not (self._finished or self.gave_up or self._confirmed > position + 1):
                 if self._read_all and not self._pending:
@@ -340,7 +340,7 @@ class Stream:
                 thread.join(LOOK_EVERY)
         finally:
             self.finish()
-            thread.join(_END_SECONDS)  # after an error: for what is ready, if the reader is
+            thread.join(_END_SECONDS)  # after an error: for the ready results, if the reader takes them
             if thread.is_alive():
                 self.give_up(Interrupted())
                 thread.join(_END_SECONDS)
@@ -391,7 +391,7 @@ def in_background(work: Callable[[], object], stream: Stream) -> Iterator[TaskRe
     try:
         yield from stream.results()
     finally:
-        stream.give_up(Interrupted())  # which changes nothing at the end
+        stream.give_up(Interrupted())  # no effect at the end
         stream.close()
         while thread.is_alive():
             thread.join(LOOK_EVERY)

@@ -42,7 +42,7 @@ def write(path: Path, about: dict[str, Any], journal: int) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the kept description of a job; None if there is none, or it isn't of the job's files as they are."""
+    """Return the kept description of a job; None if there is none, or the job's files have changed since."""
     found: dict[str, Any] | None = _kept(path).get("about")
     return found
 
@@ -119,7 +119,7 @@ def size_of(path: Path) -> int:
 
 
 def _stats(place: str) -> list[list[int]]:
-    """Return what changes with a file's content: its size and times. Raises OSError."""
+    """Return the facts that change with a file's content: its size and times. Raises OSError."""
     found = []
     for name in _MADE_FROM:
         about = os.lstat(f"{place}/{name}")

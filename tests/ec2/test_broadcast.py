@@ -60,7 +60,7 @@ def home_of(cloud: LocalCloud, id_: str) -> Path:
 
 
 def hidden(cloud: LocalCloud, id_: str) -> list[str]:
-    """What a transfer might leave behind."""
+    """The files that a transfer might leave behind."""
     home = home_of(cloud, id_)
     return [str(path.relative_to(home)) for path in home.rglob("*") if "hardway" in path.name or path.is_fifo()]
 

@@ -1,4 +1,4 @@
-"""What instances cost, as `new` announces it, `ls` lists it and `rm` sums it up; and what EC2 has for sale."""
+"""The costs of instances, as `new` announces, `ls` lists and `rm` sums them up; and EC2's offers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_ls_marks_what_should_have_ended(shell: Shell, price_cache: Path) -> Non
     bill = costs.Bill([from_description(one, "us-east-1") for one in (late, other)], {})
     lines = bill.on_terminal(200).splitlines()[1:]
     assert ["overdue" in line for line in lines] == [True, False]
-    # What programs read keeps EC2's words.
+    # Output for programs keeps EC2's words.
     assert str(bill).count("  running  ") == 2
     assert [one["overdue"] for one in json.loads(bill.json())] == [True, False]
 

@@ -70,7 +70,7 @@ def refused(shell: Shell, name: str) -> Told:
 
 @pytest.fixture
 def taken(shell: Shell, name: str) -> Told:
-    """What is said of a launch that nobody waits for; it would be told there as well."""
+    """A launch that nobody waits for says so; a launch that waits would say it as well."""
 
     def taken(key: str | Path) -> str:
         return shell.succeed("ec2.new", "--name", name, "--key", str(key), "--no-wait").stderr

@@ -21,7 +21,7 @@ Said = pytest.CaptureFixture[str]
 
 
 def _ls(capsys: Said) -> str:
-    """What `ec2.ls` says beside its list."""
+    """The messages of `ec2.ls` beside its list."""
     capsys.readouterr()
     tasks.ls(Context())
     return capsys.readouterr().err

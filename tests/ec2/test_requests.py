@@ -1,4 +1,4 @@
-"""What a launch asks of EC2, and when it has enough: functions of settings and numbers alone."""
+"""A launch's requests to EC2, and when it has enough: functions of settings and numbers alone."""
 
 from __future__ import annotations
 

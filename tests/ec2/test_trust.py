@@ -1,4 +1,4 @@
-"""Whom we trust, and what fan-out adds, on a running cluster: host keys, owners, ways there, --fold and --each."""
+"""Trust, and the additions of fan-out, on a running cluster: host keys, owners, ways there, --fold and --each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def chosen(settings: config.Settings) -> list[Instance]:
 
 
 def trusted(id_: str) -> list[str]:
-    """What our known_hosts says of an instance: the comments of its keys."""
+    """The comments of an instance's keys in our known_hosts."""
     lines = [line.split() for line in HostKeys().path.read_text().splitlines()]
     return [words[-1] if len(words) > 3 else "first use" for words in lines if words[0] == id_]
 

@@ -74,7 +74,7 @@ class Machine:
 
     @property
     def host_key(self) -> bytes:
-        """What its SSH server proves itself with."""
+        """The key by which its SSH server proves its identity."""
         command = ["ssh-keyscan", "-t", "ed25519", "-p", self.cloud.env["INVOKE_EC2_SSH_PORT"], self.address]
         return subprocess.run(command, capture_output=True, timeout=patience(), check=True).stdout.split()[-1]
 

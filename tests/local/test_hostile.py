@@ -1,4 +1,4 @@
-"""What a hostile instance can do to the machine it runs on, and to the cloud: nothing beyond its own directories."""
+"""A hostile instance can do nothing to the machine it runs on, or to the cloud, beyond its own directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What EC2 refuses for its length or its number, the local cloud refuses in the same way.
+"""The local cloud refuses, as EC2 does, calls that are too long or name too much.
 
 Sources: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions,
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html

@@ -1,4 +1,4 @@
-"""What processes of an instance learn of it over HTTP: by curl, by botocore, and by clients that ask wrongly."""
+"""The metadata service of an instance: asked by curl, by botocore, and by clients that ask wrongly."""
 
 from __future__ import annotations
 

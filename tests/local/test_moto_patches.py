@@ -80,7 +80,7 @@ Clients = Callable[..., Any]
 
 
 def run(script: str) -> Any:
-    """What a Python of its own prints, from JSON: moto is changed when it is imported."""
+    """The JSON that a separate Python prints: moto is changed when it is imported."""
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60)
     )
@@ -90,13 +90,13 @@ def run(script: str) -> Any:
 
 @pytest.fixture(scope="module")
 def changed() -> Any:
-    """What the local cloud says of moto."""
+    """The local cloud's claim about moto."""
     return run(CHANGED)
 
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
-    """What moto holds when it has been imported as it comes."""
+    """moto's content when it has been imported as it comes."""
     return run(PLAIN)
 
 

@@ -1,4 +1,4 @@
-"""What processes of an instance find, at each level of isolation."""
+"""The surroundings of an instance's processes, at each level of isolation."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def verified(request: HTTPRequest, body: bytes = b"", now: float | None = None, 
 
 
 def sent(request: AWSRequest) -> tuple[HTTPRequest, bytes]:
-    """What a server sees of a request that botocore has signed."""
+    """A request that botocore has signed, as a server sees it."""
     prepared = request.prepare()
     parts = urllib.parse.urlsplit(prepared.url)
     target = parts.path + ("?" + parts.query if parts.query else "")

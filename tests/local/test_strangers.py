@@ -1,4 +1,4 @@
-"""What a web page, another user of this machine, and an instance get from the daemon: nothing that isn't theirs."""
+"""A web page, another user of this machine, and an instance get nothing from the daemon that isn't theirs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def signed(
 
 
 def everything(cloud: LocalCloud) -> object:
-    """What a stranger could have changed."""
+    """All that a stranger could have changed."""
     instances = [
         i["InstanceId"] for r in cloud.client("ec2").describe_instances()["Reservations"] for i in r["Instances"]
     ]

@@ -26,7 +26,7 @@ HOSTS = 6
 
 
 def instance(number: int, port: int) -> Instance:
-    """What EC2 would describe for host `number` of the test's sshd."""
+    """Host `number` of the test's sshd, as EC2 would describe it."""
     address = f"127.78.0.{number + 1}"
     return Instance(
         id=f"i-{number:017x}",

@@ -60,7 +60,7 @@ def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 def of_ssh(file: Path, question: Question) -> dict[str, list[str]] | None:
-    """What ssh itself prints for one host; None where it refuses the file."""
+    """The output of ssh itself for one host; None where ssh refuses the file."""
     user = ["-l", question.user] if question.user else []
     port = ["-p", str(question.port)] if question.port else []
     done = subprocess.run(["ssh", "-G", "-F", file, *user, *port, "--", question.host], capture_output=True, text=True)

@@ -119,7 +119,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def failure(outcomes: Any) -> str:
-    """What a person is told, and that it is a failure."""
+    """The message to a person about a failure."""
     said: list[str] = []
     with pytest.raises(GroupFailed) as failed:
         report(outcomes, said.append)
@@ -345,7 +345,7 @@ def test_an_absurd_size_ends_with_the_disk(
 def test_a_pull_of_real_trees_of_any_format(
     hosts: list[Instance], settings: Settings, tmp_path: Path
 ) -> None:
-    """What GNU tar writes in each of its formats is read as it is."""
+    """Each of GNU tar's formats is read as GNU tar writes it."""
     tree = tmp_path / "tree"
     (tree / ("d" * 120) / ("e" * 120)).mkdir(parents=True)
     (tree / ("d" * 120) / ("e" * 120) / ("f" * 200)).write_text("long")

@@ -1,4 +1,4 @@
-"""What a copy is put in place of, on both sides: no device, no FIFO, no descriptor. And nothing stays behind."""
+"""A copy replaces no device, no FIFO and no descriptor, on both sides, and nothing stays behind."""
 
 from __future__ import annotations
 

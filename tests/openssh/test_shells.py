@@ -1,4 +1,4 @@
-"""What runs on a host runs whatever its login shell is and prints, or it is said that it did not."""
+"""A command runs whatever the login shell is and prints, or hardway says that it did not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may say what of a connection: tags are text, an open one is no proof, our files are ours, silence is told."""
+"""Trust in a connection: tags are text, an open one is no proof, our files are ours, silence is told."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_whose_turn_has_not_come_when_ctrl_c_does_is_not_connected_to(
 def test_a_job_that_is_over_connects_to_nobody_any_more(
     hosts: list[Instance], by_ssm: Settings, stand_in: Path
 ) -> None:
-    """Whose turn comes only now would have nobody to end what it starts."""
+    """A worker whose turn comes only now would start a program that nobody ends."""
     over = threading.Event()
     refused: list[BaseException] = []
 

@@ -36,15 +36,12 @@ KINDS = {
     "cut": 4, "agent": 3, "instance": 1, "driver": 2, "hang": 2, "slow": 1, "drop": 2, "interrupt": 1,
     "dies": 1, "has_no_room": 1, "liar": 3,
 }  # fmt: skip
-LIES = [lie for lie in liar.LIES if lie != "shares_a_slot"]
-"""That one answers with the argument, which is right for `cat` alone, and is found out only at its next task: pmap says
-that earlier results are kept."""
 BAD = "bad"  # a file in the home of a bad instance that says how it is bad
 
 
 @dataclass
 class Report:
-    """What was done to the job and what came of it."""
+    """The faults of a job, and its outcome."""
 
     faults: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -98,7 +95,7 @@ def run(
         if kind == "cut":
             proxy.cut()
         elif kind == "liar":
-            turn_bad(homes[one], rng.choice([*LIES, *[liar.GARBLED] * 4]), rng.randrange(1 << 20))
+            turn_bad(homes[one], rng.choice([*liar.LIES, *[liar.GARBLED] * 4]), rng.randrange(1 << 20))
         elif kind in liar.SICK:
             turn_bad(homes[one], kind)
         elif kind == "agent" and not kill_agent(cluster, rng):
@@ -157,16 +154,17 @@ def run(
         faults.send(daemon, faults.Fault("slow", tuple(alive), factor=1))
         drivers[-1].kill()
         drivers[-1].communicate()
-    results = Counter(
-        line.split()[1] for line in (cluster.jobs / job / "journal").read_text().splitlines() if line.startswith("done")
-    )
+    results: Counter[str] = Counter()  # by task; a result that is void doesn't count
+    for line in (cluster.jobs / job / "journal").read_text().splitlines():
+        kind, task = line.split(maxsplit=2)[:2]
+        results[task] += {"done": 1, "void": -1}.get(kind, 0)
     report.exact = out == expected(tasks)
     report.forged = out.count("forged")
     report.accused = {
         one for one in cluster.ids for line in report.said.splitlines() if one in line and "not from our agent" in line
     } - liars
-    report.lost = tasks - len(results)
-    report.doubled = sum(count - 1 for count in results.values())
+    report.lost = tasks - sum(count > 0 for count in results.values())
+    report.doubled = sum(count - 1 for count in results.values() if count > 1)
     return report
 
 

@@ -1,4 +1,4 @@
-"""What stands in place of python3 on a host: it gets our agent as python3 would, and does something else with it.
+"""A program in place of python3 on a host: it gets our agent as python3 would, and does something else with it.
 
 `liar.py KIND SEED FILE`: FILE is made once it has spoken. Each kind but the SICK is one that no honest agent shows.
 """
@@ -43,7 +43,7 @@ class Liar:
         self.say(self.MARK + self.frame(self.HELLO, 0, 0, about + packed))
 
     def heard(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What the driver says, its pings being answered; ends with the connection."""
+        """The driver's frames; pings are answered. Ends with the connection."""
         while data := os.read(0, 1 << 16):
             for frame in self.frames.feed(data):
                 if frame[0] == self.PING:
@@ -235,13 +235,13 @@ class Liar:
             time.sleep(0.1)
 
     def turns(self) -> None:
-        """Its first result is right, and what it says of the second task is a lie."""
+        """Its first result is forged and could be true, and what it says of the second task is a lie."""
         self.hello()
-        right = True
-        for kind, task, attempt, payload in self.heard():
+        plausible = True
+        for kind, task, attempt, _ in self.heard():
             if kind == self.RUN:
-                self.say(self.started(task, attempt) + (self.done(task, attempt, payload) if right else b"\xff" * 99))
-                right = False
+                self.say(self.started(task, attempt) + (self.done(task, attempt) if plausible else b"\xff" * 99))
+                plausible = False
 
     # An honest agent on a host that is not well
 
@@ -258,7 +258,7 @@ class Liar:
         self.be_agent()
 
     def has_no_room(self) -> None:
-        """What is kept of outputs is kept on a full device."""
+        """Outputs are kept on a full device."""
         self.agent["nameless"] = lambda directory: os.open("/dev/full", os.O_RDWR)
         self.be_agent()
 

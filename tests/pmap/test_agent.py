@@ -297,7 +297,7 @@ def test_an_end_is_told_before_its_output_is_sent(start_agent: Start) -> None:
 
 
 def test_a_task_that_uses_too_much_memory_is_killed_with_all_it_started(start_agent: Start, home: Path) -> None:
-    """What is only reserved, as by Java, doesn't count."""
+    """Memory that is only reserved, as by Java, doesn't count."""
     grow = f"{sys.executable} -c 'import time; x = b\"x\" * (200 << 20); time.sleep(60)' & wait"
     one = start_agent(grow, memory=100 << 20)
     one.send(agent.RUN, 1, 1)

@@ -1,4 +1,4 @@
-"""What is meant by ARGS: lines from Windows, names of files, and text that comes in pieces."""
+"""The meaning of ARGS: lines from Windows, names of files, and text that comes in pieces."""
 
 from __future__ import annotations
 

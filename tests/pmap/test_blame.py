@@ -1,4 +1,4 @@
-"""Who is to blame for what comes to nothing: the host first, a task only where different hosts die with it."""
+"""The blame for a failure: it goes to the host first, to a task only where different hosts die with it."""
 
 from __future__ import annotations
 

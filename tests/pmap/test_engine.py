@@ -1,4 +1,4 @@
-"""What needs no engine of the clusters and of `pmap --engine`: what is refused, and what is missing."""
+"""The parts of the clusters and of `pmap --engine` that need no engine: refusals, and missing programs."""
 
 from __future__ import annotations
 

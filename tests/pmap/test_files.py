@@ -1,4 +1,4 @@
-"""What runs on an instance is what lies here: files are sent with the job, or compared before its first task."""
+"""An instance runs the files that lie here: they are sent with the job, or compared before its first task."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_result_counts_once_what_is_expected_is_there(
     assert "1 result run again: an object is missing, such as s3://b/out/b" in again.stderr
     failed = pmap("d", "head -c 200000 /dev/zero", "--expect", "s3://b/{}/none", "--retries", "0")
     assert failed.code == 1
-    assert "the output that it should leave is missing: hardway: expected s3://b/d/none" in failed.stderr
+    assert "an object that it should write is missing: hardway: expected s3://b/d/none" in failed.stderr
     with pytest.raises(UsageError, match="write s3://bucket/key"):
         mapreduce.pmap(Context(), cluster.ids, "d", "cat", expect="out/{}")
     with stub_sessions.session() as other:

@@ -1,4 +1,4 @@
-"""What a journal tells of a job, and what is made of it: figures that add up, advice, a screen of text."""
+"""A job's history from its journal, and its report: figures that add up, advice, a screen of text."""
 
 from __future__ import annotations
 
@@ -371,7 +371,7 @@ def test_a_driver_without_cpu_is_named() -> None:
 def test_short_tasks_are_named() -> None:
     _, timeline = job(*((at, at + 0.01) for at in range(0, 100, 10) for _ in range(2)))
     told = kinds(explain.figures(timeline), timeline)["between"]
-    assert "to start and end one takes longer than the 0.01 s that it runs: fewer, longer tasks" in told
+    assert "to start and end a task takes longer than the 0.01 s that it runs: fewer, longer tasks" in told
 
 
 def test_more_slots_than_cpus_are_named() -> None:

@@ -1,4 +1,4 @@
-"""What lists of jobs tell without reading journals, what jobs leave on the disk, and which of them are deleted."""
+"""Lists of jobs need no journals; jobs leave few files on the disk; the right jobs are deleted."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_only_finished_jobs_are_deleted_for_their_age(home: Path, capsys: pytest
     assert "no finished job is older than 1w" in capsys.readouterr().err
     with pytest.raises(UsageError, match="which jobs"):
         mapreduce_jobs.rm(Context(), yes=True)
-    with pytest.raises(UsageError, match="--older-than '7': it is a number and"):
+    with pytest.raises(UsageError, match="--older-than '7': it must be a number and"):
         mapreduce_jobs.rm(Context(), "*", older_than="7", yes=True)
     assert job_list.prune(7, besides=driven.path) == []
     [said] = job_list.prune(7, besides=Path("none"))

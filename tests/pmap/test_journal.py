@@ -1,4 +1,4 @@
-"""What a job keeps on this machine: nothing is lost by a crash, nothing damaged is believed."""
+"""A job's files on this machine: a crash loses nothing, and nothing damaged is believed."""
 
 from __future__ import annotations
 

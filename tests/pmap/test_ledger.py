@@ -1,4 +1,4 @@
-"""What an agent says is checked against what its host was sent: an honest one is never accused, a liar always is."""
+"""The ledger checks an agent's messages: an honest agent is never accused, a liar always is."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def slot(number: int = 0, began: float = 100.0) -> bytes:
 
 
 def holding(task: int, attempt: int, state: int, seconds: float = 0.0, number: int = 0) -> Holding:
-    """What an agent whose clock shows 100 s says of an attempt."""
+    """An attempt as an agent tells of it whose clock shows 100 s."""
     return Holding(task, attempt, state, number, 100.0 - seconds, seconds)
 
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """Of a host that was sent the first attempts of tasks 1 to 3, and runs task 1."""
+    """The ledger of a host that was sent the first attempts of tasks 1 to 3, and runs task 1."""
     made = Ledger(created=time.time())
     assert made.hello([], 0.0) == ([], [])
     made.slots = SLOTS

@@ -13,7 +13,8 @@ import pytest
 
 from hardway.ec2.instances import Instance
 from hardway.errors import Failed
-from hardway.pmap import connecting, ledger, link, member
+from hardway.pmap import connecting, job_paths, ledger, link, member
+from hardway.pmap.afterwards import history
 from hardway.pmap.job import Job
 from tests.openssh.conftest import start_sshd
 from tests.pmap import liar
@@ -80,9 +81,14 @@ def test_one_that_goes_as_soon_as_it_has_come_does_not_keep_the_job_for_ever(
         run("goes", pair[:1], reconnect=60)
 
 
-def test_what_a_liar_gave_before_is_kept_and_that_is_said(pair: list[Instance], tmp_path: Path) -> None:
+def test_results_of_an_instance_that_is_found_out_later_are_made_again(pair: list[Instance], tmp_path: Path) -> None:
     replace_python(tmp_path, "turns")
-    assert "; 1 of its results are kept; " in run("turns", pair)
+    assert "; 1 result of its is made again; " in run("turns", pair)
+    path = job_paths.jobs_path() / "turns"
+    with Job(path) as job:
+        assert {result.host for result in job.history.results.values()} == {pair[1].id}
+    timeline = history.read((path / "journal").read_bytes())
+    assert (timeline.done, timeline.damaged, timeline.torn) == (20, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What pmap does where something is full, or larger than memory should be."""
+"""pmap where something is full, or larger than memory should be."""
 
 from __future__ import annotations
 

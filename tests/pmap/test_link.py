@@ -25,7 +25,7 @@ HELD = b"".join(
 
 
 def greeting(version: int, held: bytes = b"") -> str:
-    """What printf makes the greeting of an agent of that version from."""
+    """The format from which printf makes the greeting of an agent of that version."""
     about = b"%d abc 2 %d\n" % (version, len(held) // agent.HOLDING.size)
     return "".join(f"\\{byte:03o}" for byte in agent.MARK + agent.frame(agent.HELLO, 0, 0, about + held))
 

@@ -57,7 +57,7 @@ def test_stderr_is_shown_while_tasks_run_and_afterwards(held: Cluster) -> None:
     assert (follower.returncode, over) == (0, ["task 1: over 1", "task 2: over 2", "task 3: over 3"])
     assert run_inv("mapreduce.logs", "logged", "3", env=cluster.env).stdout == "begun 3\nover 3"
     quiet = run_inv("mapreduce.logs", "logged", env=cluster.env)
-    assert (quiet.code, quiet.stdout) == (0, "") and "nothing of job logged runs" in quiet.stderr
+    assert (quiet.code, quiet.stdout) == (0, "") and "no task of job logged runs" in quiet.stderr
     for wrong in ("4", "0", "x"):
         refused = run_inv("mapreduce.logs", "logged", wrong, env=cluster.env)
         assert refused.code == 2 and "its tasks are 1 to 3" in refused.stderr

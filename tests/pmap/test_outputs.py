@@ -44,7 +44,7 @@ SCRIPTS = {
 
 
 def plain(script: str, stdin: bytes, folder: Path) -> tuple[int, bytes, bytes]:
-    """What the script gives to who reads it over pipes, as xargs and sshd do."""
+    """The script's output for a reader over pipes, as xargs and sshd are."""
     environment = {**os.environ, "HARDWAY_TASK": "1"}
     done = subprocess.run(["bash", "-c", script], input=stdin, capture_output=True, cwd=folder, env=environment)
     return done.returncode, done.stdout, done.stderr
@@ -196,7 +196,7 @@ SHAPES = [
     st.booleans(),
 )
 def test_any_family_of_processes(children: list[tuple[str, str, bool]], closed: bool) -> None:
-    """Who holds an output writes a line late and is waited for; who holds none and stays is ended."""
+    """A process that holds an output writes a line late and is waited for; one that holds none and stays is ended."""
     one, home = FAMILY[0]
     mark = f"mark-{uuid.uuid4()}"
     script, out, err = "", [], []
@@ -342,7 +342,7 @@ def test_a_result_that_was_not_kept_as_it_was_read_never_counts(start_agent: Sta
     done = one.expect(agent.DONE)
     code, flags, *_ = agent.RESULT.unpack_from(done.payload)
     assert (code, flags) == (126, agent.HOST_FAULT)
-    assert b"what was kept of an output is" in done.payload
+    assert b"an output that was kept here " in done.payload
 
 
 def test_a_result_that_an_instance_can_not_keep_comes_from_another(

@@ -22,7 +22,7 @@ from tests.pmap.conftest import Cluster, Pmap, eventually
 
 @pytest.fixture
 def c(cluster: Cluster, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    """What a task gets from Invoke, in this process."""
+    """The context that a task gets from Invoke, in this process."""
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
     return Context(Config(defaults=mapreduce.ns.configuration()))

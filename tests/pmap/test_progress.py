@@ -1,4 +1,4 @@
-"""What a person sees of a running job: on a terminal of any width, without colours if they are unwanted, in a pipe."""
+"""A running job as a person sees it: on a terminal of any width, without unwanted colours, in a pipe."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_only_takes_lines_gets_a_plain_one_now_and_then(
 
 
 class Place:
-    """What IPython's `display` returns: a part of the output whose content can be exchanged."""
+    """The result of IPython's `display`: a part of the output whose content can be exchanged."""
 
     def __init__(self, shown: list[str]) -> None:
         self._shown = shown

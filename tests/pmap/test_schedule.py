@@ -26,6 +26,8 @@ class World:
         self.fail = chances.get("fail", 0.0)
         self.leave = chances.get("leave", 0.0)
         self.drop = chances.get("drop", 0.0)
+        self.lie = chances.get("lie", 0.0)
+        self.results: dict[str, list[int]] = {}  # the tasks whose results are from a host
         self.spread = chances.get("spread", 0.5)
         self.bad = {name for name in hosts if self.random.random() < chances.get("bad", 0.0)}
         self.slow = {name: 10.0 if self.random.random() < chances.get("slow", 0.0) else 1.0 for name in hosts}
@@ -105,7 +107,9 @@ class World:
             ok = name not in self.bad and self.random.random() >= self.fail
             if fate < self.leave:
                 self.at(duration / 2, "die", name)
-            elif fate < self.leave + self.drop and self.connected[name]:
+            elif fate < self.leave + self.lie:
+                self.at(duration / 2, "die", name, True)
+            elif fate < self.leave + self.lie + self.drop and self.connected[name]:
                 self.at(duration / 2, "drop", name)
             self.at(duration, "finish", name, task, attempt, ok, duration)
 
@@ -119,11 +123,17 @@ class World:
         self.busy += duration
         verdict = self.schedule.finished(name, task, attempt, ok, duration, self.now)
         self.outcomes.setdefault(task, []).append(verdict)
+        if verdict is Verdict.DONE:
+            self.results.setdefault(name, []).append(task)
         self.advance(name)
 
-    def on_die(self, name: str) -> None:
+    def on_die(self, name: str, found_out: bool = False) -> None:
         if name not in self.running:
             return
+        if found_out:
+            for task in self.results.pop(name, ()):
+                self.outcomes[task].remove(Verdict.DONE)
+                self.schedule.reopen(task)
         del self.running[name], self.queue[name], self.connected[name]
         self.schedule.leave(name)
         new = f"{name}+"
@@ -179,6 +189,7 @@ def prefer(schedule: Schedule, hosts: dict[str, int], seed: int, share: float) -
     fail=st.sampled_from([0.0, 0.1, 0.4]),
     leave=st.sampled_from([0.0, 0.05]),
     drop=st.sampled_from([0.0, 0.1]),
+    lie=st.sampled_from([0.0, 0.03]),
     slow=st.sampled_from([0.0, 0.2]),
     backup=st.booleans(),
     prefers=st.sampled_from([0.0, 0.5, 1.0]),
@@ -190,6 +201,7 @@ def test_every_task_has_exactly_one_outcome(
     fail: float,
     leave: float,
     drop: float,
+    lie: float,
     slow: float,
     backup: bool,
     prefers: float,
@@ -197,7 +209,7 @@ def test_every_task_has_exactly_one_outcome(
     schedule = Schedule(tasks, retries=3, retry_sleep=5, halt=0, backup=backup, seed=seed)
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
     prefer(schedule, hosts, seed, prefers)
-    world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, slow=slow)
+    world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, lie=lie, slow=slow)
     world.run()
     done, failed = final(world, Verdict.DONE), final(world, Verdict.FAILED)
     failed.update(task for task, _, _ in schedule.deadly)
@@ -605,6 +617,42 @@ def test_what_a_host_lacks_is_not_charged_to_a_task() -> None:
     assert verdict is Verdict.FAILED
     assert not schedule.put_aside  # two hosts can't do it, which says nothing of either
     assert schedule.spoiled("full", 0, 1, now) is Verdict.IGNORED
+
+
+def test_a_task_does_not_fail_for_what_some_hosts_lack_while_another_is_away() -> None:
+    """Both that are there can run small tasks alone; the third is well, and its connection is cut for a while."""
+    schedule = Schedule(1, retries=0, retry_sleep=1.0)
+    for name in ("full", "well"):
+        schedule.join(name, 1)
+    [start] = starts(schedule, 0.0)
+    assert schedule.spoiled(start.host, 0, start.attempt, 0.0) is Verdict.RETRY
+    schedule.pause("well", 0.0)
+    schedule.join("tight", 1)
+    now = 0.0
+    for _ in range(50):
+        now = max(now + 0.1, schedule.due(now) or now)
+        for start in starts(schedule, now):
+            assert schedule.spoiled(start.host, 0, start.attempt, now) is Verdict.RETRY
+    schedule.join("well", 1)
+    now += 10
+    [start] = starts(schedule, now)
+    assert start.host == "well"
+    assert schedule.finished("well", 0, start.attempt, True, 0.1, now) is Verdict.DONE
+
+
+def test_a_task_does_not_fail_for_hosts_that_die_of_any_task() -> None:
+    schedule = Schedule(1, retries=0, retry_sleep=1.0)
+    for name in ("sick", "ill", "well"):
+        schedule.join(name, 1)
+    schedule.pause("well", 0.0)
+    for now in range(20):
+        for start in starts(schedule, float(now)):
+            schedule.started(*start, float(now))
+            schedule.died(start.host, [(0, start.attempt)])
+    assert not schedule.deadly
+    schedule.join("well", 1)
+    [start] = starts(schedule, 99.0)
+    assert start.host == "well"
 
 
 def test_a_host_that_can_run_nothing_is_set_aside_and_no_task_fails() -> None:

@@ -124,7 +124,7 @@ def test_objects_come_together_in_the_order_of_their_urls(bucket: str, cloud: Lo
 
 
 def content(url: str) -> str:
-    """What the real CLI, or the stub where the shell is stubbed, reads there."""
+    """The object's content, read by the real CLI, or by the stub where the shell is stubbed."""
     path = f"{Path(sys.executable).parent}"
     aws = subprocess.run(
         ["bash", "-c", f'PATH=$PATH:"{path}" && exec aws s3 cp {url} -'],

@@ -46,7 +46,7 @@ calls = _calls()
 
 @dataclass(frozen=True)
 class Result:
-    """What a person sees of one command."""
+    """One command as a person sees it."""
 
     code: int
     stdout: str

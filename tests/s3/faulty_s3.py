@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Fault:
-    """What happens to the next requests that match, in place of an answer.
+    """A fault of the next requests that match, in place of an answer.
 
     `what` is a status, or "cut" (the body ends too early), "other" (its first byte is another), or a region that the
     bucket is in.

@@ -1087,7 +1087,7 @@ def play(side: Side, one: Case) -> list[Result]:
 
 
 def said(text: str, root: Path) -> list[str]:
-    """What stderr means: without the usage, without where the two sides happen to be, without random names."""
+    """stderr without the usage, without the places of the two sides, without random names."""
     _, marker, rest = text.replace(str(root), "<root>").rpartition("aws: error: ")
     if marker:
         return [rest.split("valid choices are:")[0].split("could match")[0].strip()]

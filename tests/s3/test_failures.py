@@ -122,7 +122,7 @@ LISTINGS = {
     "s3api list-buckets": ("missing",),
     "s3api head-object --bucket src --key k --output text": ("missing",),
 }
-"""What lists, and the tools without which it can't."""
+"""Commands that list, and the tools that they need."""
 
 
 @pytest.mark.parametrize("command", LISTINGS)
@@ -151,7 +151,7 @@ def test_a_listing_whose_tool_fails_is_no_empty_one(stub: StubSide, command: str
 
 
 def stored(stub: StubSide) -> dict[str, bytes]:
-    """What is in the session, but nothing of commands that have ended may be left."""
+    """The session's content; nothing of commands that have ended may be left."""
     assert not stub.leftovers()
     return {str(path): path.read_bytes() for path in stub.session.rglob("*") if path.is_file()}
 
@@ -475,7 +475,7 @@ ls -A /dev | grep aws
 
 
 def test_a_link_in_a_session_is_not_followed(stub: StubSide) -> None:
-    """What an instance of the local cloud can write to: it must not lead to files of the user."""
+    """A place that an instance of the local cloud can write to: it must not lead to files of the user."""
     home = stub.root.parent / "home"
     home.mkdir()
     (home / "secret").write_text("secret")

@@ -90,7 +90,7 @@ def given(flags: Iterable[str]) -> list[str]:
 
 
 def outcome(stub: StubSide, words: list[str]) -> tuple[object, ...]:
-    """What a command prints, and what there is afterwards, from the same start each time."""
+    """A command's output, and the state afterwards, from the same start each time."""
     for old in (*stub.session.glob("[!^]*"), *stub.root.iterdir()):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     (stub.root / "tree").mkdir()

@@ -242,7 +242,7 @@ def test_a_session_from_python_has_modes_of_its_own(tmp_path: Path) -> None:
 
 
 def test_sessions_that_can_not_be_read_are_not_none(tmp_path: Path) -> None:
-    """What root may read anyway is read without root's right to."""
+    """A file that root may read anyway is read without root's rights."""
     code = "from hardway.s3 import stub_sessions as s3stub; print(s3stub.sessions())"
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o311)

@@ -13,7 +13,7 @@ Disk = dict[str, Any]
 
 
 def of_image(image: Any) -> list[Disk]:
-    """The volumes of an image: those that the instance had of which it was made, else a root that goes."""
+    """The volumes of an image: those of the instance that it was made of, else a root that ends with its instance."""
     return [
         {
             "DeviceName": device,

@@ -33,7 +33,7 @@ class Operations(Protocol):
     addresses: AddressPool
 
     def launch(self, instance: LocalInstance) -> None:
-        """Make a machine for it and boot that."""
+        """Make a machine for the instance, and boot the machine."""
 
     def boot(self, instance: LocalInstance) -> None:
         """Boot its machine."""

@@ -1,8 +1,8 @@
-"""All that the local cloud changes in moto, on one page: what, why, and the test that fails when moto needs it no more.
+"""All changes of the local cloud to moto, on one page: their reasons, and the tests that fail when moto is right.
 
-Each test, in tests/local/test_moto_patches.py, shows that moto as it comes is still wrong. When one fails, moto has
-learned it: remove the entry and its code, and raise the floor of moto in pyproject.toml. Each new minor version of moto
-may break any of this: hence its ceiling there.
+Each test, in tests/local/test_moto_patches.py, shows that moto as it comes is still wrong. When a test fails, remove
+its entry and the code, and raise the floor of moto in pyproject.toml. Each new minor version of moto may break a
+change, so pyproject.toml also has a ceiling.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ PACKAGES = (
 )  # fmt: skip
 """The packages of Debian's image for EC2 that an instance of hardway meets."""
 MODULES = ("ext4", "nvme", "virtio_net", "virtio_pci")
-"""The kernel's modules for the first seconds: all there are take half a minute to unpack without KVM."""
+"""The kernel's modules for the first seconds. All modules would take half a minute to unpack without KVM."""
 BUILDERS = {"mmdebstrap": "mmdebstrap", "qemu-img": "qemu-utils", "sfdisk": "fdisk", "mkfs.ext4": "e2fsprogs"}
 """The programs that build a guest, with Debian's packages for them."""
 

@@ -8,7 +8,7 @@ UID = 1000
 """The number of an instance's user in the instance. On the host it is the user who runs the daemon."""
 POWER = "run/hardway/power"
 """The pipe, in an instance's directory, on which its processes ask to power off or reboot."""
-# Here the kernel is told things. It asks for a capability of the host's own root in few of these places. In the others
+# Writes here change the kernel's settings. Few of these places require a capability of the host's root. For the others
 # root's number is enough, and instances have it where root runs the daemon.
 KERNEL = ("acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "latency_stats", "mtrr", "scsi", "sys",
           "sysrq-trigger", "tty")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The daemon's side of `spawner`: starts it, sends it requests, and knows how the processes that it starts are."""
+"""The daemon's side of `spawner`: starts it, sends it requests, and keeps the state of the processes it starts."""
 
 from __future__ import annotations
 

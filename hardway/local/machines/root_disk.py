@@ -174,6 +174,6 @@ class RootDisk:
         resolver = os.path.realpath("/etc/resolv.conf")
         if os.path.exists(resolver):
             own.append(("ro", resolver, resolver))
-        if os.path.exists("/sys/block"):  # the host's disks are none of an instance's
+        if os.path.exists("/sys/block"):  # an instance doesn't see the host's disks
             own.append(("ro", str(self.toolbox.nothing), "/sys/block"))
         return own

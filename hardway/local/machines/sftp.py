@@ -71,7 +71,7 @@ class InstanceFiles(asyncssh.SFTPServer):
         _, below, writable = self._host(walked)
         if not writable:
             raise PermissionError(errno.EACCES, "read only in a local instance")
-        if not below:  # the top of the instance's own is ours
+        if not below:  # the top of the instance's tree can't be changed
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         with self._at(walked) as place:
             yield place

@@ -14,7 +14,7 @@ from pathlib import Path
 from hardway.s3 import stub_sessions
 
 SUDO = r"""#!/bin/bash
-# sudo: who logs in here already may do all there is to do, so the command just runs
+# sudo: a user who logs in here may do everything already, so the command just runs
 login= directory=
 while [ $# -gt 0 ]; do
   case $1 in

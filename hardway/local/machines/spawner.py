@@ -154,7 +154,7 @@ def kill_marked(prefix: str, seconds: float = 5.0) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             break
-        time.sleep(0.002)  # a killed process takes a moment to go; nothing tells one who isn't its parent
+        time.sleep(0.002)  # a killed process takes a moment to go, and only its parent is told
     return left
 
 
@@ -307,7 +307,7 @@ def _execute(request: ProcessRequest, status: socket.socket, stdio: list[int], n
 def _start(
     request: ProcessRequest, status: socket.socket, stdio: list[int], nofile: tuple[int, int], report: int
 ) -> None:
-    """Enter the instance and go on in a child, which is then of its process namespace. Runs in a fork.
+    """Enter the instance and go on in a child, which is then in the instance's process namespace. Runs in a fork.
 
     The descriptor `report` closes as the process becomes the program: until then no signal would reach it.
     """
@@ -384,7 +384,7 @@ class _Server:
         first = os.fork()
         if not first:
             try:
-                # others in its namespaces may look into it before it executes: it holds nobody else's sockets
+                # other processes of its namespaces may look into it before it executes: it holds no other socket
                 self.control.close()
                 for other in self.statuses.values():
                     other.close()

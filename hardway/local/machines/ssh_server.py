@@ -124,8 +124,8 @@ class _GuestKeys:
 class _SSHConnection(asyncssh.SSHServer):
     """One connection. The instance's key pair opens it, or a key in the user's authorized_keys.
 
-    `_is_owner` says whether it was the key pair, which only somebody who may launch could choose. Requests that reach
-    beyond the instance are taken of nobody else.
+    `_is_owner` says whether the key pair opened it: only a person who may launch chooses the key pair. Requests that
+    reach beyond the instance are taken from the owner alone.
     """
 
     def __init__(self, server: SSHServer) -> None:
@@ -160,7 +160,7 @@ class _SSHConnection(asyncssh.SSHServer):
         return self.enters(key)
 
     def enters(self, key: asyncssh.SSHKey | None) -> bool:
-        """Note a key that would let in. Each is looked at again with its signature, so the last one did let in.
+        """Note an accepted key. asyncssh asks again with the signature, so the last key noted is the one that let in.
 
         As in sshd, PAM has the last word: it may end the connection, with a message.
         """

@@ -55,9 +55,9 @@ class AttemptRecord:
 class AttemptTable(Sequence[AttemptRecord]):
     """Attempts in the order in which they began; a record is made when it is asked for.
 
-    A row of the columns is one attempt. `order` has the rows that count. `ran` is how long the agent said the attempt
-    took, -1 if no end was recorded. `results` has the whole results of rows that didn't go well at once. The
-    result of any other record has no place of the stdout.
+    A row of the columns is one attempt. `order` has the rows that count. `ran` is the attempt's duration by the agent,
+    -1 if no end was recorded. `results` has the whole results of rows that didn't go well at once. The result of any
+    other record has no place of the stdout.
     """
 
     def __init__(self, records: Iterable[AttemptRecord] = ()) -> None:
@@ -107,7 +107,7 @@ class AttemptTable(Sequence[AttemptRecord]):
         return place
 
     def grow(self, rows: int) -> None:
-        """Make room for so many rows, which don't count yet."""
+        """Make room for this number of rows; new rows don't count yet."""
         more = rows - len(self.task)
         if more > 0:
             for column in self._columns():

@@ -23,19 +23,19 @@ from hardway.tables import count, duration, money
 
 LINES, COLUMNS = 24, 80
 ADVICE_MOST = 5
-# The shares of the slots' time, or of the job's, from which a fact is worth reporting.
+# The shares of the slots' time, or of the job's, above which a fact is worth reporting.
 LONGEST_SHARE = 0.3
-LONGEST_FACTOR = 3.0  # and the longest task is this many times the median
+LONGEST_FACTOR = 3.0  # the longest task's duration, as a multiple of the median
 END_SHARE = 0.1
 BETWEEN_SHARE = 0.15
 CONNECTING_SHARE = 0.1
 LOSS_SHARE = 0.03  # of failed, lost and needless attempts, each; and of lost connections
-BUSY_SHARE = 0.85  # above it more instances help,
-TASKS_A_SLOT = 4  # with this many tasks left for each slot
-SHORT = 0.1  # a task of fewer seconds is short
-SLOW_FACTOR = 2.0  # an instance this many times slower than the others is slow,
-DRIVER_BUSY = 0.8  # from this share of its time on, the driver holds up the slots
-SLOW_TASKS = 5  # seen in at least this number of tasks
+BUSY_SHARE = 0.85  # more instances help above this share
+TASKS_A_SLOT = 4  # and with this number of tasks for each slot
+SHORT = 0.1  # seconds below which a task is short
+SLOW_FACTOR = 2.0  # an instance this many times slower than the others is slow
+DRIVER_BUSY = 0.8  # share of its time above which the driver holds up the slots
+SLOW_TASKS = 5  # tasks that must have ended on an instance before it counts as slow
 
 
 @dataclass
@@ -219,7 +219,7 @@ def _price(found: Figures, host: HostFigures, price: float | None) -> None:
 
 
 def _work_ends(timeline: Timeline, table: AttemptTable) -> list[tuple[float, float]]:
-    """Return each run's beginning, and when its last attempt but backups began: no task was left to start then."""
+    """Return when each run began, and when its last attempt, backups aside, began: then no task was left to start."""
     began, backup = table.began, table.backup
     starts = array("d", [began[row] for row in table.order if not backup[row]])
     ends = []
@@ -372,7 +372,7 @@ def idle_between(found: Figures) -> Advice | None:
         cause = f"{what}, for the driver on this machine, which was busy for {found.driver:.0%} of its time"
         return Advice("between", share, cause, "fewer, longer tasks, or a machine with more CPU to run pmap on")
     if found.durations and usual < SHORT:
-        cause = f"{what}: to start and end one takes longer than the {usual:.2g} s that it runs"
+        cause = f"{what}: to start and end a task takes longer than the {usual:.2g} s that it runs"
         return Advice("between", share, cause, "fewer, longer tasks, or more --slots")
     return Advice("between", share, what, "")
 

@@ -138,8 +138,8 @@ _SIZE_MOST = 1 << 62
 class _Reader:
     """Builds a timeline line by line; times are in seconds of Unix until `finish`.
 
-    Nearly all tasks of a large job have one attempt that is sent, begins, ends well and is done. It is a row of the
-    table, at the task's number. Once anything else is told of the task, its attempts become records.
+    Nearly all tasks of a large job have one attempt that is sent, begins, ends well and is done. Such an attempt is a
+    row of the table, at the task's number. Any other event turns the task's attempts into records.
     """
 
     def __init__(self, checked: bool) -> None:
@@ -148,7 +148,7 @@ class _Reader:
         self.usual = bytearray()  # by task
         self.usual_done = 0
         self.places: dict[bytes, int] = {}
-        self.attempts: dict[tuple[int, int], AttemptRecord] = {}  # of unusual tasks, as in the following
+        self.attempts: dict[tuple[int, int], AttemptRecord] = {}  # of unusual tasks, like the next three
         self.open: dict[int, list[AttemptRecord]] = {}  # by task; those that may be running
         self.done: dict[int, AttemptRecord] = {}
         self.failed: dict[int, AttemptRecord] = {}  # the last of tasks that have failed for good
@@ -158,7 +158,7 @@ class _Reader:
         self.chain = 0  # the checksum of the line before
         self.number = 0
         self.first = math.inf
-        self.last = self.before = 0.0  # when something was last seen; and that as it was before this line
+        self.last = self.before = 0.0  # the time of the last event, with and without the present line
 
     def take(self, lines: Sequence[bytes]) -> None:
         usual, table, places = self.usual, self.table, self.places
@@ -298,7 +298,7 @@ class _Reader:
         attempt, slot = self.attempts[key], int(words[2])
         if not 0 <= slot < SLOTS_MOST:
             raise ValueError(slot)
-        if attempt.slot < 0:  # who takes over from another driver may tell it again
+        if attempt.slot < 0:  # a driver that takes over may write the start again
             attempt.slot, attempt.began = slot, self.seen(float(words[3]))
 
     def line_end(self, key: tuple[int, int], words: Sequence[str]) -> None:
@@ -320,8 +320,7 @@ class _Reader:
         self.done[attempt.task] = attempt
 
     def line_void(self, key: tuple[int, int], words: Sequence[str]) -> None:
-        attempt = self.done.pop(key[0])
-        attempt.outcome = AttemptOutcome.LOST
+        self.done.pop(key[0]).outcome = AttemptOutcome.ENDED
 
     def line_failed(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt = self.attempts[key]
@@ -437,7 +436,7 @@ class _Reader:
         self.note(time, host, "gone", str(reason))
 
     def on_died(self, time: float, host: str) -> None:
-        self.note(time, host, "died", "the agent had died; another one is there")
+        self.note(time, host, "died", "the agent had died, and a new one has started")
 
     def on_notice(self, time: float, host: str, seconds: float) -> None:
         self.note(time, host, "notice", f"spot interruption in {max(0.0, float(seconds)):.0f} s")
@@ -472,7 +471,7 @@ class _Reader:
         for place, slot in lanes:
             host = self.host(table.hosts[place])
             host.slots = max(host.slots, slot + 1, 1)
-        # Another engine's attempts are sent to nobody in particular, and prices may be of who never came.
+        # Another engine's attempts are sent to no known host, and prices may be those of a host that never came.
         known: list[Life | JobEvent] = [*timeline.lives, *timeline.events]
         used = {one.host for one in known} | {table.hosts[place] for place, _ in lanes}
         timeline.hosts = {name: host for name, host in timeline.hosts.items() if name in used}
@@ -514,7 +513,7 @@ class _Reader:
 
 
 def _makes_sense(result: Result) -> bool:
-    """Return whether the numbers have a size that such numbers can have."""
+    """Return whether the numbers are of a possible size."""
     sizes = result.size, result.err_size, result.offset + 1, result.err_offset + 1
     checksums = result.checksum, result.err_checksum
     return (

@@ -34,11 +34,11 @@ from hardway.system.paths import expanded, is_systems, put
 from hardway.tables import count, duration
 
 TAIL = 300  # bytes of an attempt's stderr that are shown
-TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed, and as many of stderr
+TEXT_MOST = 1_500_000  # bytes of arguments in the page, compressed; stderr has the same limit
 STRAGGLERS = 12
 FAILURES = 20
 UNIT = 0.0001  # seconds
-MANY = 200_000  # attempts, from which times are told less exactly
+MANY = 200_000  # attempts, above which times are less exact
 BUCKETS = 40
 SAID = {
     AttemptOutcome.DONE: "done",
@@ -93,7 +93,7 @@ def _load(path: Path) -> tuple[Record, Outputs]:
 def _read_timeline(path: Path, asked: Asked, driven: bool) -> Timeline:
     """Read a job's journal. Raises Damaged if it isn't what was written.
 
-    Where the summary knows the checksum of the whole, no line is compared with its own.
+    If the summary has the journal's checksum, the checksums of single lines are not compared.
     """
     wanted = summary.journal_checksum(path)
     checksum, rest = 0, b""
@@ -101,7 +101,7 @@ def _read_timeline(path: Path, asked: Asked, driven: bool) -> Timeline:
     def pieces() -> Iterator[bytes]:
         nonlocal checksum, rest
         for piece in journal_pieces(path, asked):
-            # A driver that was killed may leave the beginning of a line, which is no part of the whole.
+            # A killed driver may leave the beginning of a line, which the journal's checksum leaves out.
             rest, end = rest + piece, piece.rfind(b"\n") + 1
             if end:
                 end += len(rest) - len(piece)
@@ -252,7 +252,7 @@ def _durations(table: AttemptTable) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round seconds between these powers of ten, not too many."""
+    """Return a few round numbers of seconds between these powers of ten."""
     for steps in ((1, 2, 5), (1,)):
         ticks = [10.0**power * step for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
         ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
@@ -348,7 +348,7 @@ def _data(record: Record, table: AttemptTable, rows: Sequence[int], outputs: Out
 
 
 def _unit(timeline: Timeline) -> float:
-    """Return the seconds that times are told in: a smaller part of a pixel than anybody can see."""
+    """Return the unit of times in seconds: a part of a pixel that nobody can see."""
     return UNIT if len(timeline.attempts) < MANY else UNIT * 10
 
 
@@ -419,7 +419,7 @@ def _within(texts: Sequence[str], most: int) -> list[str]:
             if len(shortened) % 1000 == 0:
                 size += len(packer.compress(json.dumps(shortened[-1000:]).encode()))
                 if size > most or size * len(texts) > 2 * most * len(shortened) > 20_000 * most:
-                    break  # it is too much, or will be by far
+                    break  # the texts are too long, or will be by far
         else:
             size += len(packer.compress(json.dumps(shortened[len(shortened) // 1000 * 1000 :]).encode()))
             if size + len(packer.flush()) <= most:

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# The credentials of the fast aws, in the CLI's order: environment, files, container, the instance's role. What is kept
-# of them lies in the user's runtime directory, which is in memory.
+# The credentials of the fast aws, in the CLI's order: environment, files, container, the instance's role. A role's are
+# kept in the user's runtime directory, which is in memory.
 
 private_directory() { # sets $private, ours alone and in memory; or empty
   private=${XDG_RUNTIME_DIR:-/run/user/$UID}
@@ -50,7 +50,7 @@ find_credentials() { # sets key_id, secret and token; or $error
   [[ $key_id$secret$token != *[^[:graph:]]* ]] || hand_over 'the credentials'
 }
 
-forget_role() { # what was kept of the instance's role is refused: true if it is worth another try
+forget_role() { # the kept credentials of the instance's role are refused: true if another try is worth it
   [[ ${from_instance-} == kept ]] || return
   rm -f -- "$private/role"
   key_id='' signing_key='' from_instance=''

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2030,SC2031,SC2034,SC2154,SC2317
-# What the options of a transfer of the fast aws say of the object, and copies within S3.
+# The attributes of an object that the options of a transfer of the fast aws give, and copies within S3.
 
 attributes_given() { # what the options say of an upload
   local pair

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2030,SC2031,SC2034,SC2154,SC2317
-# The credentials that a container or an instance has for the fast aws. What an instance's role gave is kept in the user's
-# runtime directory, which is in memory, until five minutes before its end.
+# The credentials that a container or an instance has for the fast aws. A role's credentials are kept in the user's
+# runtime directory, which is in memory, until five minutes before their end.
 
 small_answer() { # URL CONFIG-LINE...: sets $body; for the addresses of credentials, which no proxy may see
   local wait=${AWS_METADATA_SERVICE_TIMEOUT:-1} line config tries=${AWS_METADATA_SERVICE_NUM_ATTEMPTS:-1}

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2030,SC2031,SC2034,SC2154,SC2317
-# Objects of S3 for the fast aws: a small one is one request. The first part of a larger one tells that it is.
+# Objects of S3 for the fast aws: a small object is one request. The first part of a larger object tells its size.
 
 least_part=$((8 << 20)) largest_part=$((64 << 20)) at_a_time=4
 workers=() upload_id=''

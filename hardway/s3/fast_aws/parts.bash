@@ -80,7 +80,7 @@ copy_out() { # FILE TARGET
   reason=$(exec cat -- "$1" 2>&1 >&3) || { os_error "$2" && return 1; }
 }
 
-next_part() { # DESCRIPTOR NUMBER: copies so much to a file; sets $part_size, less than $this_part at the end
+next_part() { # DESCRIPTOR NUMBER: copies a part to a file; sets $part_size, less than $this_part at the end
   # 10,000 parts are the most
   this_part=$(((expected + 9999) / 10000))
   ((this_part >= least_part)) || this_part=$least_part

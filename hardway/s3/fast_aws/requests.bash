@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# One request of the fast aws to S3: signed, sent by curl, tried again where that is of use, and what was answered.
+# One request of the fast aws to S3: signed, sent by curl, tried again where a try is of use, and its answer.
 
 work=${TMPDIR:-/tmp}
 declare -gA fields # of the last answer

@@ -1,6 +1,6 @@
 #!/bin/bash -p
-# The fast aws of hardway: what a step of a job asks of S3, with bash, curl and coreutils alone, and without the CLI's start.
-# __init__.py makes one file of this one, of those next to it, and of the stub's that it shares. What comes after the call of
+# The fast aws of hardway: the calls of S3 that a step of a job needs, by bash, curl and coreutils, without the CLI's start.
+# __init__.py makes one file of this one, of those next to it, and of the stub's that it shares. The code after the call of
 # main is not parsed before a command needs it: to read the whole takes as long as to start curl.
 #
 # It does cp, mv and rm of one object, ls, presign and head-object. The rest is the real CLI's: an unknown flag, a profile
