@@ -39,7 +39,7 @@ from hardway.pmap.intake import known_arguments
 from hardway.pmap.job import Asked, content_of, read_asked, read_journal, read_keys
 from hardway.pmap.journal import History
 from hardway.pmap.locality import StoreUrl, urls_in
-from hardway.pmap.losses import gone_among
+from hardway.pmap.losses import data_gone_with, gone_among
 from hardway.system.paths import current_directory
 from hardway.tables import count
 from hardway.terminal import command_line, printable
@@ -133,10 +133,10 @@ def _unfinished(settings: Settings, job: _NeededJob) -> set[int]:
 def _gone_origins(settings: Settings, job: _NeededJob, tasks: Iterable[int]) -> list[origins.Origin]:
     """Return the origins of the objects that these tasks read and that are nowhere now. Raises Failed."""
     wanted = {url: task for task in tasks for url in urls_in(job.arguments[task - 1])}
-    gone = gone_among(settings, {url.instance for url in wanted})
+    gone = data_gone_with(settings, {url.instance for url in wanted})
     lost = {url: task for url, task in wanted.items() if url.instance in gone}
     found = origins.find(lost)
-    now_gone = gone_among(settings, {instance for origin in found.values() for instance in origin.names or ()})
+    now_gone = data_gone_with(settings, {instance for origin in found.values() for instance in origin.names or ()})
     for url, task in lost.items():
         _check(job, task, url, found.get(url), now_gone)
     return [origin for origin in found.values() if not origin.now or origin.now.instance in now_gone]

@@ -22,7 +22,7 @@ from hardway.pmap.job import Outputs, open_file, read_asked, read_journal
 from hardway.pmap.job_paths import all_jobs
 from hardway.pmap.journal import History, Result
 from hardway.pmap.locality import PREFIX, Moves, StoreUrl, urls_in
-from hardway.pmap.losses import gone_among
+from hardway.pmap.losses import data_gone_with
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def moves(settings: Settings, wanted: Collection[StoreUrl], here: Collection[str
 
     Raises HardwayError if EC2 can't be asked.
     """
-    gone = gone_among(settings, {url.instance for url in wanted}.difference(here))
+    gone = data_gone_with(settings, {url.instance for url in wanted}.difference(here))
     origins = find([url for url in wanted if url.instance in gone]) if gone else {}
     found = {url: origin.now.instance for url, origin in origins.items() if origin.now}
-    gone |= gone_among(settings, {*found.values()}.difference(here, gone))
+    gone |= data_gone_with(settings, {*found.values()}.difference(here, gone))
     return {url: instance for url, instance in found.items() if instance not in gone}
 
 
@@ -84,7 +84,7 @@ def gone_results(
             urls = _urls(outputs, task, result) if result else None
             if others := {url.instance for url in urls or ()}.difference(here):
                 named[task] = others
-    gone = gone_among(settings, {instance for instances in named.values() for instance in instances})
+    gone = data_gone_with(settings, {instance for instances in named.values() for instance in instances})
     return {task: instances & gone for task, instances in named.items() if instances & gone}
 
 
