@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardway.clusters import engines
+    from hardway.clusters import engines, store
     from hardway.ec2 import account, images, instances, known, networks, security_groups, tags
     from hardway.fanout import broadcast, commands, group, rsync, transfer
     from hardway.launch import (
@@ -74,6 +74,7 @@ _MODULES = {
     "security_groups": "hardway.ec2.security_groups",
     "shuffle": "hardway.pmap.shuffle",
     "ssh": "hardway.ssh.connection",
+    "store": "hardway.clusters.store",
     "stream": "hardway.pmap.stream",
     "stub_sessions": "hardway.s3.stub_sessions",
     "tags": "hardway.ec2.tags",
@@ -85,8 +86,8 @@ __all__ = [
     "account", "again", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
     "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs", "job_paths",
     "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "stream", "stub_sessions", "tags",
-    "transfer", "user_data", "volumes",
+    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream", "stub_sessions",
+    "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 
