@@ -211,10 +211,10 @@ def stream(
 @task(
     changes=Lines,
     autoprint=True,
-    positional=["job", "selector"],
+    positional=["job"],
     help={
         "job": "the job's name, or a glob for the newest job that it matches",
-        "selector": f"{SELECTOR}; those of each job that are left if it is left out",
+        "selector": f"{SELECTOR}; without it those of each job that are left",
     },
 )
 def again(c: Context, job: str, selector: str | Iterable[str] = "", region: str | None = None) -> Results:
@@ -225,7 +225,7 @@ def again(c: Context, job: str, selector: str | Iterable[str] = "", region: str 
 
     Examples:
       inv mapreduce.again sizes
-      inv mapreduce.again sizes 'web batch'
+      inv mapreduce.again sizes --selector 'web batch'
     """
     path = job_paths.newest(job)
     settings = config.settings(c, region or planning.region_of(path))

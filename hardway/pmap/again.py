@@ -42,7 +42,7 @@ from hardway.pmap.locality import StoreUrl, urls_in
 from hardway.pmap.losses import data_gone_with, gone_among
 from hardway.system.paths import current_directory
 from hardway.tables import count
-from hardway.terminal import command_line, printable
+from hardway.terminal import printable
 
 _ID = re.compile(r"(?<![^\s,])i-[0-9a-f]{8}(?:[0-9a-f]{9})?(?![^\s,])")
 _ASIDE = ("notify", "results", "verify")  # flags for the job as a whole, not for some of its tasks
@@ -107,7 +107,7 @@ def plan(settings: Settings, path: Path, selector: str) -> list[Step]:
     except CycleError as error:
         names = " -> ".join(printable(each.name) for each in reversed(error.args[1]))
         raise Failed(f"jobs need each other's data, which is gone: {names}; begin a new job with the first") from None
-    line = settings.command("mapreduce.again", path.name, *([selector] if selector else []))
+    line = settings.command("mapreduce.again", path.name, *(["--selector", selector] if selector else []))
     return [_step(settings, jobs[each], selector, each == path, line) for each in order]
 
 
@@ -195,6 +195,5 @@ def _left(settings: Settings, asked: Asked) -> str:
     gone = gone_among(settings, _ID.findall(asked.selector))
     left = _ID.sub(lambda found: "" if found[0] in gone else found[0], asked.selector).strip(" ,\n\t")
     if not left:
-        line = command_line("mapreduce.again", asked.name)
-        raise UsageError(f"no instance of job {printable(asked.name)} is left: name others, as in {line} SELECTOR")
+        raise UsageError(f"no instance of job {printable(asked.name)} is left: name others by --selector")
     return left

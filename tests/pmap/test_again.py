@@ -91,6 +91,26 @@ def test_a_chain_of_jobs_is_mended_from_its_beginning_whatever_is_killed(new_clu
     assert (other.code, other.stdout) == (0, ANSWERS), "its first URL is still the name of an object"
 
 
+def test_two_jobs_on_a_real_store_and_an_instance_lost_in_between(new_cluster: Callable[[int], Cluster]) -> None:
+    cluster = new_cluster(2)
+
+    def inv(*arguments: str) -> Result:
+        return run_inv(*arguments, env=cluster.env)
+
+    assert inv("cluster.store", cluster.selector, "--yes").code == 0
+    make = 'n=$(cat); seq $n | aws s3 cp - "$HARDWAY_STORE/$n" && printf "all\\t%s\\n" "$HARDWAY_STORE/$n"'
+    fetch = 'while read -r url; do aws s3 cp "$url" - || exit; done'
+    add = f"set -o pipefail; cut -f 2- | tr '\\t' '\\n' | {fetch} | awk '{{ n += $1 }} END {{ print n }}'"
+    lines = inv("mapreduce.pmap", cluster.selector, "1\n2\n3\n4", make, "--job", "make", "--slots", "1").stdout
+    partition = inv("mapreduce.group", lines).stdout
+    gone = terminate_one(cluster, lines)
+    failed = inv("mapreduce.pmap", cluster.selector, partition, add, "--job", "add")
+    assert (failed.code, failed.stdout) == (1, ""), failed.stderr
+    assert f"1 task failed, its data went with {gone}\n" in failed.stderr
+    done = inv("mapreduce.again", "add")
+    assert (done.code, done.stdout) == (0, "20\n"), done.stderr
+
+
 def runs_again(job: Path) -> bool:
     """Whether a job whose results were void has begun a task again."""
     text = (job / "journal").read_text()
