@@ -46,6 +46,7 @@ from hardway.terminal import printable
 
 _ID = re.compile(r"(?<![^\s,])i-[0-9a-f]{8}(?:[0-9a-f]{9})?(?![^\s,])")
 _ASIDE = ("notify", "results", "verify")  # flags for the job as a whole, not for some of its tasks
+_PATHS = ("--files=", "--depends=", "--results=")
 
 
 @dataclass
@@ -163,11 +164,10 @@ def _step(settings: Settings, job: _NeededJob, selector: str, is_last: bool, goe
             f"job {printable(asked.name)} had not read all its arguments, which came from a pipe: --resume it with its "
             "producer, after mapreduce.again for the job that made its data"
         )
-    here = current_directory()
-    if asked.cwd != here and any(flag.startswith(("--files=", "--depends=")) for flag in flags):
-        raise UsageError(f"job {printable(asked.name)} needs its files: run this in {printable(asked.cwd)}")
     if not is_last:
         flags = [flag for flag in flags if flag[2:].partition("=")[0] not in _ASIDE]
+    if asked.cwd != current_directory() and any(flag.startswith(_PATHS) for flag in flags):
+        raise UsageError(f"job {printable(asked.name)} has files: run this in {printable(asked.cwd)}")
     wanted = {job.arguments[task - 1] for task in job.tasks}
     # Of equal arguments each is a task: the second is known by the first before it.
     items = [item for item in job.arguments if is_last or item in wanted]

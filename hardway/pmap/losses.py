@@ -19,13 +19,14 @@ from hardway.pmap.locality import urls_in
 from hardway.system.workers import Workers
 from hardway.terminal import last_line
 
+ASKED_MOST = 20_000  # instances at a time: an instance that lies may name any number
 ASK_EVERY = 5.0  # seconds, about an instance that was there
 _TAIL = 4096  # bytes of stderr's end that are looked at
 
 
 def gone_among(settings: Settings, ids: Iterable[str]) -> frozenset[str]:
     """Return the ids of instances that EC2 says are terminated, or does not know. Raises HardwayError."""
-    asked = sorted({*ids})
+    asked = sorted({*ids})[:ASKED_MOST]
     there = {found.id for found in instances.described(settings, asked) if found.state in instances.ALIVE}
     return frozenset(asked) - there
 

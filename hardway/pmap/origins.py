@@ -108,10 +108,16 @@ def _made_in(path: Path, history: History, wanted: frozenset[StoreUrl]) -> Itera
 
 
 def _urls(outputs: Outputs, task: int, result: Result) -> list[StoreUrl] | None:
+    """Return the URLs in a result; None if it can't be read."""
+    urls: list[StoreUrl] = []
+    rest = b""
     try:
-        return urls_in(b"".join(outputs.pieces(task, result)))
+        for piece in outputs.pieces(task, result):
+            lines, _, rest = (rest + piece).rpartition(b"\n")
+            urls += urls_in(lines)
     except Failed:
         return None
+    return urls + urls_in(rest)
 
 
 def _mentions(path: Path, texts: Collection[bytes]) -> bool:

@@ -12,6 +12,7 @@ from invoke import Config, Context
 from hardway import config
 from hardway.errors import Failed, UsageError
 from hardway.pmap import again
+from hardway.pmap.expect import Expected
 from hardway.pmap.job import Job, keys_of
 from tasks import mapreduce
 from tests.conftest import LocalCloud, Result, run_inv, start_inv
@@ -200,6 +201,26 @@ def test_the_second_of_two_equal_arguments_is_run_with_the_first(settings: confi
     job("twice", [("1", on(OTHER, "k")), ("2", on(OTHER, "k")), ("1", on(GONE, "k"))], "--slots=2 --notify=mail")
     twice, last = again.plan(settings, job("last", [(url(GONE, "k"), [])], "--notify=mail"), "")
     assert ([*twice.arguments], twice.flags, last.flags) == ([b"1\n", b"1\n"], ["--slots=2"], ["--notify=mail"])
+
+
+def test_a_long_result_that_counted_once_still_says_what_the_task_made(settings: config.Settings) -> None:
+    maker = job("long", [("1", [])])
+    for _ in range(2):  # a driver may come and go in between
+        with Job(maker) as made:
+            if 1 in made.history.results:
+                made.void(1)
+            else:
+                output = made.path / "large" / "1.1.part0"
+                output.write_text(f"{'x' * 100_000}\n" * 30 + url(GONE, "k"))
+                made.started(1, 1, GONE)
+                made.done(1, made.ended(1, 1, GONE, 0, 0, 1.0, output, b""))
+    Job(maker).close()
+    target = job("reader", [(url(GONE, "k"), [])])
+    assert planned(settings, target) == [("long", b"1\n"), ("reader", f"{url(GONE, 'k')}\n".encode())]
+
+
+def test_expected_results_on_a_store_are_on_their_instance(settings: config.Settings) -> None:
+    assert Expected(settings, "results").missing(b"1\n", [url(GONE, "k").encode()]) == ""
 
 
 @pytest.mark.parametrize(
