@@ -1,8 +1,9 @@
-# The script of a member of a Spark or Dask cluster, or of a store, on an instance. POSIX shell, util-linux, Python 3,
-# and for Spark Java.
+# The script of a member of a Spark or Dask cluster, or of a store, on an instance. POSIX shell, util-linux, Python 3, and
+# for Spark Java.
 #
-# $1: start, look, token, reach, usage or stop; stdin: lines of NAME=VALUE, of the names below. Everything is kept in ~/.hardway-cluster: ROLE.log,
-# ROLE.pid (the id of a process and when it began: ids are used again), ROLE.command, and the Python of --install.
+# $1: start, look, token, reach, usage or stop; stdin: lines of NAME=VALUE, of the names below. Everything is kept in
+# ~/.hardway-cluster: ROLE.log, ROLE.pid (the id of a process and when it began: ids are used again), ROLE.command, and
+# the Python of --install.
 # `run` there runs a program on the cluster, on the master.
 verb=$1
 while read -r pair; do readonly "${pair?}"; done
