@@ -524,7 +524,9 @@ class _Run:
             job.void(task)
         if lost:
             ids = sorted({*chain.from_iterable(lost.values())})
-            say(f"{count(len(lost), 'result')} made again: the data went with {_in_short(ids)}, gone according to EC2")
+            say(
+                f"{count(len(lost), 'result')} to be made again: the data went with {_in_short(ids)}, gone according to EC2"
+            )
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
     @property
@@ -538,7 +540,7 @@ class _Run:
         wanted = {url for item in left for url in urls_in(item)}
         moves = {} if self.engine else origins.moves(self.settings, wanted, self._here)
         if moves:
-            self.shown.say(f"{count(len(moves), 'object')} made again elsewhere: tasks read it there")
+            self.shown.say(f"{count(len(moves), 'object')} made again elsewhere: tasks read from there")
         return moves
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:

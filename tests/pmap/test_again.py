@@ -87,7 +87,7 @@ def test_a_chain_of_jobs_is_mended_from_its_beginning_whatever_is_killed(new_clu
     gone = terminate_one(cluster, run_inv("mapreduce.results", "second", env=cluster.env).stdout)
     pmap("\n".join(map(str, range(1, 13))), FIRST, "--resume", "first")
     resumed = pmap(made, SECOND, "--resume", "second")
-    assert resumed.code == 0 and " made again: the data went with i-" in resumed.stderr and gone in resumed.stderr
+    assert resumed.code == 0 and " to be made again: the data went with i-" in resumed.stderr and gone in resumed.stderr
     other = pmap(parts, THIRD, "--job", "other")
     assert (other.code, other.stdout) == (0, ANSWERS), "its first URL is still the name of an object"
 
@@ -141,7 +141,7 @@ def test_results_that_always_name_a_gone_instance_are_made_again_once_a_run(pmap
     first = pmap("1\n2", command, "--job", "lies")
     again = pmap("1\n2", command, "--resume", "lies")
     assert (again.code, again.stdout) == (0, first.stdout)
-    assert f"2 results made again: the data went with {GONE}, gone according to EC2\n" in again.stderr
+    assert f"2 results to be made again: the data went with {GONE}, gone according to EC2\n" in again.stderr
     assert "2 of 2 tasks done, 2 attempts, " in again.stderr
 
 
