@@ -3,7 +3,7 @@
 
 names_store() { # whether the command line names a bucket of the store
   local arg
-  for arg in "${given[@]}"; do [[ $arg != s3://hardway_i-* ]] || return 0; done
+  for arg in "${given[@]}"; do [[ $arg != ?(s3://)hardway_i-* ]] || return 0; done
   return 1
 }
 

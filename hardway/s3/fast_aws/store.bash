@@ -91,19 +91,16 @@ put_into_store() { # SOURCE: a file, or stdin for -; to $bucket/$key
     return
   fi
   sum=$(exec b2sum -l 256 <"$temporary") || { reason='' && os_error && unclaim; return 1; }
-  if reason=$(exec ln -T -- "$temporary" "$file" 2>&1); then
-    # where this is not there or not whole, the server makes it
-    printf '%s\n' "${sum%% *}" >"$file@"
-    return 0
-  fi 2>/dev/null
-  if [[ ! -e $file ]]; then
-    os_error "$file"
-    unclaim
-    return
+  if ! reason=$(exec ln -T -- "$temporary" "$file" 2>&1); then
+    [[ -e $file ]] || { os_error "$file" && unclaim; return 1; }
+    if ! cmp -s -- "$temporary" "$file"; then
+      error='the object is there, with other bytes: a key of the store is written once'
+      return 1
+    fi
   fi
-  cmp -s -- "$temporary" "$file" && return
-  error='the object is there, with other bytes: a key of the store is written once'
-  return 1
+  # where the digest is not there or not whole, the server makes one
+  [[ -s $file@ ]] || { printf '%s\n' "${sum%% *}" >"$file@"; } 2>/dev/null
+  return 0
 }
 
 copy_in_store() { # BUCKET/KEY BUCKET/KEY: from the store, to our own bucket or to S3
@@ -136,7 +133,7 @@ list_store() { # BUCKET PREFIX: sets keys, sizes and times
 }
 
 ask_store() { # METHOD NAME [QUERY]: what the server of $owner says; to $into if there is one; or sets $error, or ends
-  local line address='' token='' config code until=$((SECONDS + 3))
+  local line address='' token='' config code gone=$((SECONDS + 3)) busy=$((SECONDS + 50))
   for line in "${store_members[@]:1}"; do [[ $line != "$owner "* ]] || address=${line#* }; done
   [[ $address ]] || its_data_went
   [[ $address != *:* ]] || address=[$address]
@@ -149,7 +146,7 @@ path-as-is
 noproxy = \"*\"
 connect-timeout = 2
 speed-limit = 1
-speed-time = 8
+speed-time = 20
 request = $1
 url = \"$url\"
 header = \"Accept:\"
@@ -171,14 +168,16 @@ header = \"Authorization: Bearer $token\"
     ((code)) || read_head || code=$?
     case $code in
       0) break ;;
-      23 | 126 | 127)
+      23)
         curl_said=${answer##*$'curl: '}
         explain "$code"
         return 1
         ;;
+      126 | 127) store_says 252 'there is no curl here, which the store needs' ;;
     esac
-    # a server that was killed is there again after half a second
-    ((SECONDS < until)) || its_data_went
+    # a server that was killed is there again after half a second; one that has many readers is slow to answer
+    [[ $answer != *'too slow'* ]] || gone=$busy
+    ((SECONDS < gone)) || its_data_went
     sleep 0.3
   done
   case $status in
