@@ -523,10 +523,8 @@ class _Run:
         for task in lost:
             job.void(task)
         if lost:
-            ids = sorted({*chain.from_iterable(lost.values())})
-            say(
-                f"{count(len(lost), 'result')} to be made again: the data went with {_in_short(ids)}, gone according to EC2"
-            )
+            ids = _in_short(sorted({*chain.from_iterable(lost.values())}))
+            say(f"{count(len(lost), 'result')} to be made again: the data went with {ids}, gone according to EC2")
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
 
     @property
