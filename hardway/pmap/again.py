@@ -9,7 +9,8 @@ that a task keeps its number, its key in the job's directory, and its result. At
 the objects that its unfinished tasks read and whose instance is gone. It finds the task that made an object (see
 `origins`), takes the same key from the present result of this task, and sends the argument with the instance where the
 object is now. Nothing about this is stored: the journals of the jobs are the only truth, so that a driver may be
-killed at any time. A key must depend on the task's argument alone. If the present result lacks the key, the plan fails.
+killed at any time. The key of an object must depend on the task alone, on its argument or its number. If the present
+result lacks the key, the plan fails.
 
 **A result that names a gone instance is void.** `pmap --resume` writes so into the journal, before the task starts
 again. The old result is kept there, and in the outputs: it says which objects the task made. From then on the job is
@@ -96,13 +97,16 @@ def plan(settings: Settings, path: Path, selector: str) -> list[Step]:
     todo = [(target, {*target.tasks})]
     while todo:
         job, tasks = todo.pop()
+        needed: dict[Path, set[int]] = {}
         for origin in _gone_origins(settings, job, tasks):
-            maker = jobs.setdefault(origin.job, jobs.get(origin.job) or _read(origin.job))
-            edges.setdefault(origin.job, set())
-            edges[job.path].add(origin.job)
-            if origin.task not in maker.tasks:
-                maker.tasks.add(origin.task)
-                todo.append((maker, {origin.task}))
+            needed.setdefault(origin.job, set()).add(origin.task)
+        edges[job.path] |= needed.keys()
+        for maker_path, wanted in needed.items():
+            maker = jobs[maker_path] = jobs.get(maker_path) or _read(maker_path)
+            edges.setdefault(maker_path, set())
+            if new := wanted - maker.tasks:
+                maker.tasks |= new
+                todo.append((maker, new))
     try:
         order = [*TopologicalSorter(edges).static_order()]
     except CycleError as error:
@@ -151,7 +155,7 @@ def _check(job: _NeededJob, task: int, url: StoreUrl, origin: origins.Origin | N
     if origin.names is not None and not origin.now and not origin.names & gone:
         raise Failed(
             f"{needs}, and task {origin.task} of job {printable(origin.job.name)}, which made it, has written other "
-            "names since: a key must depend on the argument alone"
+            "names since: a key must depend on the task alone"
         )
 
 

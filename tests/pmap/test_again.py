@@ -186,7 +186,7 @@ def on(instance: str, key: str) -> list[Ran]:
 def test_what_is_needed_is_planned_in_order_and_no_more(settings: config.Settings) -> None:
     job("a", [(str(n), on(GONE, f"a{n}")) for n in (1, 2, 3)])
     job("b", [(url(GONE, f"a{n}"), on(OTHER, f"b{n}")) for n in (1, 2)])
-    # Whoever only passes a URL on has made nothing, not even on the same instance.
+    # A task that only passes a URL on has made nothing, not even on the same instance.
     job("passes", [(url(OTHER, "b1"), on(OTHER, "b1"))])
     partition = f"p\t{url(OTHER, 'b1')}\t{url(GONE, 'a3')}"
     target = job("c", [(partition, []), (url(OTHER, "b2"), [(LAST, "done")]), ("x", [])])
