@@ -79,5 +79,10 @@ class Placement:
 
     def _nearest(self, position: int, present: Container[str]) -> str:
         """Return the instance that has the most of a task's objects; empty if none of them is on a present one."""
-        has = Counter(url.instance for url in {*urls_in(self.argument(position))} if url.instance in present)
-        return max(sorted(has), key=lambda instance: (has[instance], -self._preferred[instance]), default="")
+        has: dict[str, int] = {}
+        for name, _ in {*_URL.findall(self.argument(position))}:
+            if (instance := name.decode()) in present:
+                has[instance] = has.get(instance, 0) + 1
+        if len(has) < 2:
+            return next(iter(has), "")
+        return max(sorted(has), key=lambda instance: (has[instance], -self._preferred[instance]))
