@@ -38,12 +38,12 @@ class History:
     """The record of a job's earlier runs: results, last attempts, and the ends of tasks that failed for good.
 
     `former` has the results that counted once. `failures` counts a task's failed attempts. `runs` has the notes from
-    the end of each run, empty if the driver was killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
-    host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
-    the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
-    `chain` is the last line's checksum, and `whole` the checksum of all lines together. `detach` are the options of a
-    job that was detached, None for another one. Its agents are `alone` while they go on without a driver.
-    `driven` is when the last run began or ended, in seconds of Unix.
+    the end of each run, empty if the driver was killed or still runs. `open` maps each attempt (task, attempt) that was
+    sent and isn't known to have ended to its host. `sent` has all attempts ever sent, by host. `tasks` is the number of
+    numbered tasks. `keys` and `heads` are the checksums of these files up to the last numbered task, and `long` is the
+    size of the file of long arguments. `chain` is the last line's checksum, and `whole` the checksum of all lines
+    together. `detach` are the options of a job that was detached, None for another one. Its agents are `alone` while
+    they go on without a driver. `driven` is when the last run began or ended, in seconds of Unix.
     """
 
     results: dict[int, Result] = field(default_factory=dict)

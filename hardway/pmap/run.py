@@ -557,7 +557,7 @@ class _Run:
             if gone:
                 url = printable(next(filter(None, missing)))
                 say(f"{count(len(gone), 'result')} run again: an object is missing, such as {url}")
-        # Whoever waits for a job only wants its results.
+        # A person who waits for a job wants its results, and no others.
         resumes = not self.engine and self.detach is not Detach.WAIT
         lost = origins.gone_results(self.settings, job.path, history, self.numbers, self._here) if resumes else {}
         for task in lost:
