@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardway.local import daemon
     from hardway.local.machines import guest_image
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import again, arguments, job_list, job_logs, job_paths, job_results, run, shuffle, stream
+    from hardway.pmap import again, arguments, detach, job_list, job_logs, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -48,6 +48,7 @@ _MODULES = {
     "commands": "hardway.fanout.commands",
     "costs": "hardway.money.costs",
     "daemon": "hardway.local.daemon",
+    "detach": "hardway.pmap.detach",
     "engines": "hardway.clusters.engines",
     "everywhere": "hardway.money.everywhere",
     "group": "hardway.fanout.group",
@@ -84,9 +85,10 @@ _MODULES = {
 }
 __all__ = [
     "account", "again", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
-    "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs", "job_paths",
-    "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites", "proxy",
-    "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream", "stub_sessions",
+    "detach", "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
+    "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
+    "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream",
+    "stub_sessions",
     "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 

@@ -14,9 +14,11 @@ from hardway.errors import HardwayError, UsageError
 from .flags import SELECTOR
 from .lazy import again as planning
 from .lazy import arguments, instances, job_paths, proxy, run
+from .lazy import detach as detached
 from .lazy import stream as streams
 from .mapreduce_between import gather, group
 from .mapreduce_jobs import explain, jobs, logs, report, results, rm
+from .mapreduce_wait import wait
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         "verify": "first run this number of tasks twice, on different instances, and compare the results",
         "join": "let new instances take part that match the selector later",
         "engine": "address of a Dask scheduler, dask://HOST:PORT, whose workers run the tasks; SELECTOR is then -",
+        "detach": "leave when the instances have all tasks, and print the job's name, for mapreduce.wait",
         "real-s3": "from a shell with the S3 stub, let `aws` on the instances reach the real S3",
     },
 )
@@ -91,6 +94,7 @@ def pmap(
     engine: str = "",
     reconnect: float | str | None = None,
     linger: float | str | None = None,
+    detach: bool = False,
     real_s3: bool = False,
     region: str | None = None,
 ) -> Results:
@@ -100,6 +104,9 @@ def pmap(
 
     A task runs in the login user's home, with HARDWAY_TASK, HARDWAY_ATTEMPT, HARDWAY_WORKER and HARDWAY_INSTANCE_ID
     in its environment. It may run more than once, so the command must be idempotent.
+
+    With --detach the instances work on by themselves, and mapreduce.wait comes back for the results. The job's name is
+    printed in place of results.
 
     With --files a task runs in a directory of its own, HARDWAY_FILES, that holds the files and is emptied afterwards.
     A file below the current directory keeps its relative path. Any other file lands under its last name.
@@ -141,7 +148,10 @@ def pmap(
         "workdir": workdir or None,
         "expect": expect or None,
         "notify": notify or None,
+        "detach": detach,
     }
+    if detach and linger is None:
+        mapreduce["linger"] = detached.LINGER
     settings = config.settings(c, region, mapreduce=mapreduce, real_s3=real_s3)
     proxy.check(settings)
     given = arguments.given(args, null, crlf)
@@ -155,7 +165,7 @@ def pmap(
         what = f"run {command!r} for {given.described} on {engine or 'these'}"
         act(what, instances.Instances(chosen).brief())
 
-    return run.pmap(
+    found = run.pmap(
         settings,
         selector,
         given,
@@ -179,9 +189,13 @@ def pmap(
         expect=expect,
         notify=notify,
         flags=_flags(again),
+        detach=detached.Detach.DEAL if detach else detached.Detach.NO,
         before=before,
         publish=print_as_it_comes,
     )
+    if detach and len(found):
+        say(detached.farewell(str(found), settings.mapreduce.linger))
+    return found
 
 
 def stream(
@@ -202,7 +216,7 @@ def stream(
 
     Raises what `pmap` raises, after the last result, and errors of the iterator.
     """
-    if whole := [name for name in ("results", "verify", "engine") if flags.get(name)]:
+    if whole := [name for name in ("results", "verify", "engine", "detach") if flags.get(name)]:
         raise UsageError(f"stream takes no {whole[0]}: it is for jobs that know all their arguments; use pmap")
     given = arguments.stream(args, null, crlf, ordered)
     return streams.in_background(lambda: pmap(c, selector, given, command, null=null, crlf=crlf, **flags), given)
@@ -280,5 +294,5 @@ def _read(flags: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-ns = Collection(pmap, again, group, gather, jobs, logs, results, rm, report, explain)
+ns = Collection(pmap, wait, again, group, gather, jobs, logs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

@@ -66,7 +66,7 @@ def results(
     """
     if failed + arguments + json > 1:
         raise UsageError("--failed, --arguments and --json exclude each other")
-    found = job_results.JobResults(job_paths.newest(_chosen(job)))
+    found = job_results.JobResults(job_paths.newest(chosen(job)))
     if json:
         return found.as_json()
     return found.arguments(failed) if failed or arguments else found.results()
@@ -98,7 +98,7 @@ def logs(
       inv mapreduce.logs sizes 7
       inv mapreduce.logs sizes --follow
     """
-    found = job_logs.JobLogs(job_paths.newest(_chosen(job)), task)
+    found = job_logs.JobLogs(job_paths.newest(chosen(job)), task)
     if ended := found.ended():
         return ended
     settings = connection_settings(c, region or found.asked.region, real_s3=True)
@@ -164,7 +164,7 @@ def report(c: Context, job: str = "", to: str | None = None) -> str:
       inv mapreduce.report
       inv mapreduce.report sizes --to sizes.html
     """
-    job = _chosen(job)
+    job = chosen(job)
     act(f"write a page about {job}")
     return str(reports.write(job, to or ""))
 
@@ -179,10 +179,10 @@ def explain(c: Context, job: str = "") -> str:
       inv mapreduce.explain
       inv mapreduce.explain sizes
     """
-    return reports.text(_chosen(job))
+    return reports.text(chosen(job))
 
 
-def _chosen(job: str) -> str:
+def chosen(job: str) -> str:
     """Return the job's name; if none is given, say which job is the newest, and return its name."""
     if job:
         return job

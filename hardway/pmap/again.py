@@ -46,7 +46,8 @@ from hardway.tables import count
 from hardway.terminal import printable
 
 _ID = re.compile(r"(?<![^\s,])i-[0-9a-f]{8}(?:[0-9a-f]{9})?(?![^\s,])")
-_ASIDE = ("notify", "results", "verify")  # flags for the job as a whole, not for some of its tasks
+_NEVER = ("detach",)  # flags for a run whose end nobody waits for
+_ASIDE = (*_NEVER, "notify", "results", "verify")  # flags for the job as a whole, not for some of its tasks
 _PATHS = ("--files=", "--depends=", "--results=")
 
 
@@ -168,8 +169,8 @@ def _step(settings: Settings, job: _NeededJob, selector: str, is_last: bool, goe
             f"job {printable(asked.name)} had not read all its arguments, which came from a pipe: --resume it with its "
             "producer, after mapreduce.again for the job that made its data"
         )
-    if not is_last:
-        flags = [flag for flag in flags if flag[2:].partition("=")[0] not in _ASIDE]
+    aside = _NEVER if is_last else _ASIDE
+    flags = [flag for flag in flags if flag[2:].partition("=")[0] not in aside]
     if asked.cwd != current_directory() and any(flag.startswith(_PATHS) for flag in flags):
         raise UsageError(f"job {printable(asked.name)} has files: run this in {printable(asked.cwd)}")
     wanted = {job.arguments[task - 1] for task in job.tasks}

@@ -6,8 +6,8 @@ session, and listens on a socket for the next connection.
 
 Outputs are pipes, read to their end, as ssh and xargs do. An output is counted and hashed as it is read. A small one
 is kept in memory, a large one in a file without a name, whose content is checked against count and hash when it is
-sent. If the instance can't keep an output, or lacks descriptors, processes, memory or disk to start a task, the
-instance is at fault and not the task (HOST_FAULT).
+sent. When many small ones wait to be sent, they lie in one file together. If the instance can't keep an output, or
+lacks descriptors, processes, memory or disk to start a task, the instance is at fault and not the task (HOST_FAULT).
 
 An attempt is over when its command has ended, its outputs are at their end, and none of its descendants is left. The
 agent is a subreaper: a process that loses its parent becomes the agent's child, even from another session and without
@@ -76,6 +76,10 @@ LINKED = 1 << 20  # bytes from which a file that came with the job is linked, no
 AGAIN = 0.1  # seconds between one KILL and the next, which ends processes started meanwhile
 STUCK = 10.0  # seconds after the first KILL until an attempt is over even if processes are left
 KEPT_MOST = 1 << 24  # bytes of all tasks' outputs in memory, at most; INLINE is the limit for one task
+SHELVE_FROM = 1 << 22  # bytes of outputs in memory from which small ones of ended attempts go to the disk
+ROOM_AGAIN = 5.0  # seconds between looks at a disk that had no room
+SPARE = 1 << 28  # bytes that an agent without a driver leaves free on the disk with its results
+FAULTS_MOST = 3  # attempts in a row that the instance could not run, until an agent without a driver starts no more
 PIECE = 1 << 16  # read from a pipe at a time
 PIECES = 16  # read from a pipe in a row
 WEIGH_EVERY = 0.25  # seconds between looks at the memory of attempts, where it is limited
@@ -151,13 +155,23 @@ class Output:
         self.spool = -1  # the file with the whole output, unless it is in memory
 
 
+NO_OUTPUTS = []  # type: list[Output]
+NO_COUNTS = [0, 0]  # both of many attempts, and never changed
+
+
 class Task:
     """One attempt, from its arrival until its result is acknowledged."""
+
+    __slots__ = (
+        "attempt", "began", "crcs", "ended", "fault", "feed", "flags", "inline", "kept", "kill_at", "logged", "outputs",
+        "over_by", "pid", "queued", "said", "seconds", "shelved", "shown", "sizes", "slot", "state", "status", "stdin",
+        "task", "watched",
+    )  # fmt: skip
 
     def __init__(self, task: int, attempt: int, stdin: bytes) -> None:
         self.task = task
         self.attempt = attempt
-        self.stdin = memoryview(stdin)
+        self.stdin = stdin  # type: bytes | memoryview
         self.feed = -1  # the pipe to its stdin
         self.state = WAITING
         self.slot = 0
@@ -173,12 +187,13 @@ class Task:
         self.kill_at = 0.0  # when to send KILL; 0: TERM was not sent
         self.over_by = 0.0  # when it is over whatever is left; 0: KILL was not sent
         self.fault = ""  # what the instance lacks
-        self.outputs = []  # type: list[Output]
+        self.outputs = NO_OUTPUTS
         self.kept = 0  # bytes in memory
         self.logged = 0  # bytes of stderr that people who look on can read
-        self.sizes = [0, 0]
-        self.crcs = [0, 0]
-        self.inline = b""
+        self.sizes = self.crcs = NO_COUNTS
+        self.inline = b""  # its short outputs,
+        self.shelved = -1  # or where they are in the file of those that wait to be sent
+        self.queued = False  # its outputs wait to be sent over the present connection
 
     def accuse(self, error: OSError) -> None:
         """Fail the attempt; the instance is to blame."""
@@ -195,13 +210,13 @@ class Task:
     def complete(self) -> None:
         """Prepare the outputs for sending; they have been read to their ends."""
         if self.fault or self.flags & NO_START:
-            self.outputs = []
+            self.outputs = NO_OUTPUTS
             return
         self.sizes = [output.size for output in self.outputs]
         self.crcs = [output.crc for output in self.outputs]
         if all(output.spool < 0 for output in self.outputs):
             self.inline = b"".join([part for output in self.outputs for part in output.parts])
-            self.outputs = []
+            self.outputs = NO_OUTPUTS
 
     def holding(self, now: float) -> bytes:
         """Pack the attempt for the greeting over a new connection."""
@@ -209,9 +224,8 @@ class Task:
         return HOLDING.pack(self.task, self.attempt, self.state, self.slot, self.began, seconds)
 
     def result(self) -> bytes:
-        """Pack the attempt's end, with its short outputs."""
-        counts = self.sizes + self.crcs
-        return RESULT.pack(self.status, self.flags, self.seconds, *counts) + self.inline
+        """Pack the attempt's end, without its short outputs."""
+        return RESULT.pack(self.status, self.flags, self.seconds, *self.sizes, *self.crcs)
 
 
 class Process:
@@ -235,6 +249,10 @@ class Agent:
         self.slots = 0
         self.timeout = 0.0
         self.linger = 0.0  # until the driver sends the job's settings
+        self.detached = False  # the driver means to leave, and to come back for the results
+        self.last_end = 0.0  # of an attempt
+        self.faults = 0  # attempts in a row that the instance could not run
+        self.stuck = False  # nothing starts before a driver is there, or the disk has room
         self.tasks = {}  # type: dict[tuple[int, int], Task]
         self.waiting = []  # type: list[Task]
         self.running = {}  # type: dict[tuple[int, int], Task]
@@ -277,7 +295,7 @@ class Agent:
                 connection.out += frame(BYE)
                 connection.flush()
                 return
-            if not connection.link and now - connection.alone_since >= self.linger:
+            if not connection.link and now >= self.lingers_until():
                 self.leave()
                 continue
             if self.interruption.at and connection.link and not connection.noticed:
@@ -291,7 +309,7 @@ class Agent:
         """Return the seconds until the next timed action."""
         times = [now + 3600]
         if not self.connection.link:
-            times.append(self.connection.alone_since + self.linger)
+            times.append(self.lingers_until())
         elif self.connection.held_since:
             times.append(self.connection.held_since + HOLD_BACK)
         if self.waiting and self.retry_at > now:
@@ -309,6 +327,25 @@ class Agent:
             if one.ended and not one.said:
                 times.append(one.ended + HELD_AFTER)
         return max(0.0, min(times) - now)
+
+    def lingers_until(self) -> float:
+        """Return when the agent ends itself, left alone; where it is meant to be alone, not before its work is done."""
+        if not self.detached:
+            return self.connection.alone_since + self.linger
+        if self.running or (self.waiting and not self.stuck):
+            return float("inf")
+        return max(self.connection.alone_since, self.last_end) + self.linger
+
+    def holds_back(self, now: float) -> bool:
+        """Return whether no task may start: nobody is there to send tasks elsewhere, and the instance fails them.
+
+        An attempt whose results don't fit on the disk would run in vain.
+        """
+        self.stuck = False
+        if self.detached and not self.connection.link:
+            self.stuck = self.faults >= FAULTS_MOST or self.outputs.is_full()
+            self.retry_at = now + ROOM_AGAIN if self.stuck else self.retry_at
+        return self.stuck
 
     def woken(self) -> None:
         os.read(self.wake, 4096)
@@ -346,6 +383,8 @@ class Agent:
         self.memory = int(settings["memory"])
         self.command.configure(settings)
         self.slots, self.timeout, self.linger = slots, timeout, linger
+        self.detached = settings.get("detached") == b"1"
+        self.faults, self.retry_at = 0, 0.0
         self.shared.waits = self.shared.join(instance, slots)
         self.shared_told = False
 
@@ -383,7 +422,7 @@ class Agent:
     def start_tasks(self, now: float) -> None:
         if now < self.retry_at:
             return
-        while self.waiting and len(self.running) < self.slots and self.room():
+        while self.waiting and len(self.running) < self.slots and self.room() and not self.holds_back(now):
             slot = self.shared.take()
             if slot < 0:
                 break
@@ -414,7 +453,7 @@ class Agent:
             stdin, feed, out, out_in, err, err_in = pipes
             for fd in (feed, out, err):
                 os.set_blocking(fd, False)
-            one.feed = feed
+            one.feed, one.stdin = feed, memoryview(one.stdin)
             self.push(one)
             ready = True
             one.pid = self.command.start(one, slot, scratch, (stdin, out_in, err_in))
@@ -469,7 +508,7 @@ class Agent:
             return
         except OSError:
             pass  # the command reads no more
-        one.stdin = memoryview(b"")
+        one.stdin = b""
         if one.feed in self.poller.actions:
             self.starve(one)
 
@@ -641,8 +680,10 @@ class Agent:
 
     def end(self, one: Task) -> None:
         """End an attempt: free its slot, and deliver its outputs."""
-        one.seconds = time.monotonic() - one.began
+        self.last_end = time.monotonic()
+        one.seconds = self.last_end - one.began
         one.state = ENDED
+        self.faults = self.faults + 1 if one.flags & HOST_FAULT else 0
         if one.flags & NO_MEMORY:
             one.status = OUT_OF_MEMORY
         self.running.pop((one.task, one.attempt), None)
@@ -652,13 +693,14 @@ class Agent:
             if output.fd >= 0:
                 self.finish(output)
         one.complete()
+        self.outputs.shelve(one)
         self.outputs.chatty = self.outputs.chatty or max(one.sizes) > PIECE // 2
         self.descendants.forget(one)
         self.discard(one.slot)
         self.shared.give(one.slot)
         if self.leaving:
             self.outputs.forget(one)
-            one.outputs = []
+            one.outputs = NO_OUTPUTS
         else:
             self.connection.deliver(one)
 
@@ -781,6 +823,8 @@ class Connection:
         about = f"{VERSION} {self.identity} {cpus()} {len(holdings)}\n"
         self.out += MARK + frame(HELLO, 0, 0, about.encode() + b"".join(holdings))
         self.sending = [one for one in self.tasks.values() if one.state == ENDED]
+        for one in self.sending:
+            one.queued = True
 
     def detach(self) -> None:
         if self.link:
@@ -790,6 +834,8 @@ class Connection:
             self.link = None
             self.alone_since = time.monotonic()
         self.out = bytearray()
+        for one in self.sending:
+            one.queued = False
         self.sending = []
         self.sent = 0
         self.unheard = self.noticed = False
@@ -826,11 +872,12 @@ class Connection:
         if self.link:
             if one.outputs or any(other.outputs for other in self.sending):  # short ones come with DONE
                 self.out += frame(FINISHED, one.task, one.attempt)
+            one.queued = True
             self.sending.append(one)
 
     def drop(self, one: Task) -> None:
         """Stop sending an attempt: the driver has all that it wants."""
-        if one in self.sending:
+        if one.queued:
             self.sent = 0 if one is self.sending[0] else self.sent
             self.sending.remove(one)
 
@@ -901,9 +948,21 @@ class Connection:
                     self.out += frame(CHUNK, one.task, one.attempt, bytes([index]) + piece)
                     self.sent += size
                     return
-        self.out += frame(DONE, one.task, one.attempt, one.result())
-        self.sending.pop(0)
+        inline = self.inline(one)  # which may change how it ended
+        self.out += frame(DONE, one.task, one.attempt, one.result() + inline)
+        self.sending.pop(0).queued = False
         self.sent = 0
+
+    def inline(self, one: Task) -> bytes:
+        """Return an attempt's short outputs; if they have changed on the disk, fail the attempt."""
+        if one.shelved < 0:
+            return one.inline
+        try:
+            return self.outputs.from_shelf(one)
+        except OSError as error:
+            one.accuse(error)
+            self.outputs.forget(one)
+            return one.inline
 
     def checked(self, one: Task, index: int, offset: int, size: int) -> bytes:
         """Read a piece of an output; if it has changed, fail the attempt and return no bytes."""
@@ -917,7 +976,7 @@ class Connection:
         except OSError as error:
             one.accuse(error)
             self.outputs.forget(one)
-            one.outputs = []
+            one.outputs = NO_OUTPUTS
             return b""
         return piece
 
@@ -1129,6 +1188,9 @@ class OutputStore:
         self.directory = directory
         self.kept = 0  # bytes in memory
         self.spools = 0  # files
+        self.shelf = -1  # the file with short outputs of many attempts that have ended,
+        self.shelf_end = 0  # where it ends, and the number of attempts that have outputs in it
+        self.on_shelf = 0
         self.chatty = False  # a task has filled half a pipe
 
     def keep(self, one: Task, output: Output, piece: bytes) -> None:
@@ -1162,6 +1224,46 @@ class OutputStore:
                 self.spools -= 1
         self.kept -= one.kept
         one.kept = 0
+        if one.shelved >= 0:
+            one.shelved = -1
+            self.on_shelf -= 1
+            if not self.on_shelf:
+                os.ftruncate(self.shelf, 0)
+                self.shelf_end = 0
+
+    def shelve(self, one: Task) -> None:
+        """Move the short outputs of an attempt that has ended from memory to the disk, if there are many."""
+        if self.kept <= SHELVE_FROM or not one.inline or not one.kept:
+            return
+        try:
+            if self.shelf < 0:
+                self.shelf = nameless(self.directory)
+                self.spools += 1
+            os.lseek(self.shelf, self.shelf_end, os.SEEK_SET)
+            write_all(self.shelf, one.inline)
+        except OSError:
+            return  # they stay in memory; those of the next attempts find none there, and tell of the disk
+        one.shelved = self.shelf_end
+        self.shelf_end += len(one.inline)
+        self.on_shelf += 1
+        self.kept -= one.kept
+        one.kept, one.inline = 0, b""
+
+    def from_shelf(self, one: Task) -> bytes:
+        """Return the short outputs of an attempt, from the disk. Raises OSError, also if they have changed there."""
+        found = read_at(self.shelf, sum(one.sizes), one.shelved)
+        parts = found[: one.sizes[0]], found[one.sizes[0] :]
+        if [zlib.crc32(part) for part in parts] != one.crcs:
+            raise OSError(errno.EIO, "what was kept of an output is not what was read")
+        return found
+
+    def is_full(self) -> bool:
+        """Return whether results lie on the disk and it has little room left."""
+        try:
+            about = os.statvfs(self.directory)
+        except OSError:
+            return False
+        return self.spools > 0 and about.f_bavail * about.f_frsize < SPARE
 
     @staticmethod
     def piece(output: Output, offset: int, size: int) -> bytes:
@@ -1170,13 +1272,7 @@ class OutputStore:
             if len(output.parts) > 1:
                 output.parts[:] = [b"".join(output.parts)]
             return output.parts[0][offset : offset + size]
-        piece = os.pread(output.spool, size, offset)
-        while len(piece) < size:
-            more = os.pread(output.spool, size - len(piece), offset + len(piece))
-            if not more:
-                raise OSError(errno.EIO, "an output that was kept here is cut short")
-            piece += more
-        return piece
+        return read_at(output.spool, size, offset)
 
 
 class Logs:
@@ -2007,6 +2103,17 @@ def write_all(fd: int, data: bytes) -> None:
         if not more:
             raise OSError(errno.ENOSPC, "the disk takes no more")
         count += more
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Read this many bytes of a file. Raises OSError."""
+    piece = os.pread(fd, size, offset)
+    while len(piece) < size:
+        more = os.pread(fd, size - len(piece), offset + len(piece))
+        if not more:
+            raise OSError(errno.EIO, "what was kept of an output is cut short")
+        piece += more
+    return piece
 
 
 def raise_limit() -> "tuple[int, int, int]":

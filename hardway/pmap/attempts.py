@@ -40,6 +40,12 @@ class Attempts:
         if attempt.twin is None:
             self._leave_alone(attempt)
 
+    def unstart(self, attempt: Attempt) -> None:
+        """Note that the attempt, which was taken to run, waits."""
+        attempt.started = None
+        attempt.single = False
+        self.waiting[attempt] = None
+
     def end(self, attempt: Attempt, over: bool) -> None:
         """Remove an attempt that has ended or is lost; `over` if its task is."""
         task = attempt.task

@@ -40,8 +40,12 @@ class Conversation:
         log: RunLog,
         lookout: Lookout | None,
         losses: Losses,
+        detached: bool,
     ) -> None:
-        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before."""
+        """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before.
+
+        Agents of a job that is `detached` go on without a driver.
+        """
         self._job = job
         self._command = command
         self._positions = positions
@@ -53,6 +57,7 @@ class Conversation:
         self._log = log
         self._lookout = lookout
         self._losses = losses
+        self._detached = detached
         self._acks: list[tuple[Member, int, int]] = []
         self._next_worker = 0
 
@@ -141,6 +146,7 @@ class Conversation:
             "HARDWAY_INSTANCE_ID": member.name,
             "workdir": self._workdir,
             "files": self._digest,
+            "detached": int(self._detached),
         }
         items = [f"{key}={value}".encode() for key, value in pairs.items()]
         return b"\0".join([*items, b"command=" + self._command.encode("utf-8", "surrogateescape")])
@@ -155,7 +161,9 @@ class Conversation:
             began = None if holding.state == agent.WAITING else time - holding.seconds
             if (position, holding.attempt) in known:
                 found.add((position, holding.attempt))
-                if began is not None:
+                if began is None:
+                    self._schedule.waits(member.name, position, holding.attempt)
+                else:
                     self._schedule.started(member.name, position, holding.attempt, began)
                 if holding.state == agent.ENDED:
                     self._schedule.sends(member.name, position, holding.attempt)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import queue
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
+from typing import Any
 
 from hardway.config import Settings
 from hardway.ec2.instances import Instance
@@ -20,13 +22,14 @@ from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import agent, events
 from hardway.pmap.connecting import Connections, shortage
 from hardway.pmap.conversation import Conversation
+from hardway.pmap.detach import Dealer, Detach
 from hardway.pmap.endings import Outcome
 from hardway.pmap.events import Event
 from hardway.pmap.expect import Expected, Lookout
 from hardway.pmap.files import Load
 from hardway.pmap.intake import Intake
 from hardway.pmap.job import Job
-from hardway.pmap.journal import Result
+from hardway.pmap.journal import DETACHED, Result
 from hardway.pmap.ledger import Ledger, Lie
 from hardway.pmap.link import Link, Unusable, now
 from hardway.pmap.locality import Moves, Placement
@@ -73,6 +76,8 @@ class Driver:
         intake: Intake | None = None,
         locality: bool = True,
         moves: Moves | None = None,
+        detach: Detach = Detach.NO,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
@@ -82,6 +87,7 @@ class Driver:
         maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
         `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
         counts once the object that `expect` names is there. With an `intake` tasks are added while the job runs.
+        `detach` is the driver's part in a detached job, and `options` are what the next driver needs to know.
         """
         self.job = job
         self.arguments = arguments
@@ -92,6 +98,8 @@ class Driver:
             intake.positions if intake else {number: position for position, number in enumerate(numbers)}
         )
         self._intake = intake
+        self._detach = detach
+        self._options = options
         self.schedule = Schedule(
             len(arguments),
             retries=settings.mapreduce.retries,
@@ -127,7 +135,9 @@ class Driver:
             self._log,
             Lookout(expect, arguments, self._workers, self._events) if expect else None,
             Losses(self._placement.argument, settings, self._workers, self._events),
+            detach is not Detach.NO,
         )
+        self._dealer = Dealer(self.schedule, self._connections) if detach is Detach.DEAL else None
         self._members = self._connections.members
         for instance in instances:
             self._admit(instance)
@@ -136,11 +146,16 @@ class Driver:
     def run(self) -> Outcome:
         """Run until every task is over, or none can be finished.
 
-        Raises Interrupted after Ctrl-C, with the tasks on the instances ended; Failed where no instance is left.
+        A driver that deals the tasks out returns once every agent has confirmed its share, and leaves them at work.
+
+        Raises Interrupted after Ctrl-C, with the tasks on the instances ended unless the driver waits for a detached
+        job; Failed where no instance is left.
         """
         began = ended = now()
-        self._log.begins()
-        self._take_over()
+        if self._detach is Detach.WAIT and self.job.history.alone:  # the instances have worked meanwhile
+            began -= max(0.0, time.time() - self.job.history.driven)
+        self._log.begins(self._options)
+        self._take_over(began)
         if self._intake:
             self._intake.stream.wake = lambda: self._events.put(events.Woken())
             self._intake.begin(self.schedule)
@@ -151,7 +166,8 @@ class Driver:
                 self._poller.price([*self._members.values()])
                 try:
                     self._loop()
-                    if not self._stop.signal:
+                    self.outcome.detached = self._leaves()
+                    if not (self._stop.signal or self.outcome.detached):
                         self._farewell()
                 finally:
                     ended = now()
@@ -174,7 +190,7 @@ class Driver:
     def _loop(self) -> None:
         for member in self._members.values():
             self._connections.open(member)
-        while not (self.schedule.finished_all or self._stop):
+        while not (self.schedule.finished_all or self._stop or (self._dealer and self._dealer.is_over)):
             self._handle_all(self._patience())
             time = now()
             for event in self._connections.watch(time):
@@ -212,7 +228,8 @@ class Driver:
         time = now()
         unsent = time + RESEND_AFTER if self._connections.has_unsent else None
         intake = self._intake.next_look if self._intake and self._intake.next_look > time else None
-        times = [self.schedule.due(time), self._connections.next_try(), unsent, intake]
+        more = time if self._dealer and self._dealer.has_more else None
+        times = [self.schedule.due(time), self._connections.next_try(), unsent, intake, more]
         return max(0.0, min([PATIENCE, *(due - time for due in times if due is not None)]))
 
     def _handle_all(self, timeout: float) -> None:
@@ -274,7 +291,7 @@ class Driver:
     def _decide(self, time: float) -> None:
         if self._avoids and any(member.presence is Presence.AWAITED for member in self._members.values()):
             return  # the host to avoid may be the first to arrive
-        for decision in self.schedule.decide(time):
+        for decision in self._dealer.decide(time) if self._dealer else self.schedule.decide(time):
             member = self._members[str(decision.host)]
             if not member.is_gone:
                 self._carry_out(member, decision, time)
@@ -431,8 +448,8 @@ class Driver:
 
     # Beginning and end
 
-    def _take_over(self) -> None:
-        """Take over results and attempts of earlier runs of the job."""
+    def _take_over(self, began: float) -> None:
+        """Take over results and attempts of earlier runs of the job, in a run that `began` then."""
         history = self.job.history
         for position, number in enumerate(self.numbers):
             if number in history.attempts:
@@ -440,15 +457,27 @@ class Driver:
             if number in history.results:
                 self.schedule.skip(position)
         # Attempts that were sent and haven't ended may still run: they are awaited until their instance has been asked.
+        awaited: set[str] = set()
         for (number, attempt), host in history.open.items():
             position = self.positions.get(number, -1)
             if host not in self._members:
                 continue
             self._members[host].entrusted = True
+            if self._detach is Detach.WAIT:
+                self._members[host].first_up = began
             if position >= 0 and attempt == history.attempts[number]:
-                self.schedule.join(host, 1)
+                if host not in awaited:
+                    awaited.add(host)
+                    self.schedule.join(host, 1)
                 self.schedule.adopt(host, position, attempt, now())
-                self.schedule.pause(host, now())
+        for host in awaited:
+            self.schedule.pause(host, now())
+
+    def _leaves(self) -> bool:
+        """Return whether the agents go on without a driver."""
+        if self._detach is Detach.DEAL:
+            return not (self.schedule.finished_all or self._stop)
+        return self._detach is Detach.WAIT and not self.schedule.finished_all
 
     def _farewell(self) -> None:
         """Tell the agents to stop, and report those that did not answer."""
@@ -458,6 +487,8 @@ class Driver:
 
     def _why(self) -> str:
         """Return the reason that the run is over."""
+        if self.outcome.detached and not self._stop.signal:
+            return DETACHED
         over = "failed" if self.schedule.failed else "stopped" if self.schedule.left else "done"
         return self._stop.why or over
 
@@ -466,4 +497,5 @@ class Driver:
 
     def _unfinished(self) -> str:
         so_far = ", of those read so far" if self.schedule.more else ""
-        return f"{self.schedule.done} of {self.schedule.total} tasks are done{so_far}"
+        done = f"{self.schedule.done} of {self.schedule.total} tasks are done{so_far}"
+        return f"the instances go on by themselves; {done}" if self.outcome.detached and not self._stop.signal else done

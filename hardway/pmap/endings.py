@@ -27,6 +27,7 @@ _SCRATCH = re.compile(rb"scratch-[0-9a-f]{8}/[^/\s]+")  # its name differs from 
 class Outcome:
     """The totals of a run. `failed` maps positions of arguments to the last attempt's end.
 
+    It is `detached` if it has left agents that go on by themselves.
     `hopeless` are the failed positions whose failures were so alike that the run was stopped. `instances` is the number
     that took part. `driver` is the share of the time in which the driver was busy. `busy` is the time in seconds that
     attempts ran, and `slot_seconds` the time that slots were available. `cost` is in USD, for instances whose price is
@@ -35,6 +36,7 @@ class Outcome:
 
     failed: dict[int, Result] = field(default_factory=dict)
     done: int = 0
+    detached: bool = False
     hopeless: list[int] = field(default_factory=list)
     left: int = 0
     attempts: int = 0

@@ -59,10 +59,10 @@ class Positions(Mapping[int, int]):
         return number - 1
 
 
-def known_arguments(path: Path, job_keys: Sequence[bytes], history: History) -> list[bytes]:
-    """Return the arguments that the job's folder has, up to the first that is missing or damaged there."""
+def known_arguments(path: Path, known: Sequence[bytes], history: History) -> list[bytes]:
+    """Return the arguments with the `known` keys in a job's folder, up to the first that is missing or damaged."""
     keys, found = Keys(), []
-    for key, text in zip(job_keys, read_arguments(path, history), strict=True):
+    for key, text in zip(known, read_arguments(path, history), strict=True):
         item = (
             next((each for each in (text + b"\n", text) if keys.peek(each) == key), None) if text is not None else None
         )

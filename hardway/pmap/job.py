@@ -341,8 +341,9 @@ class Job:
 
     def event(self, kind: str, **about: Any) -> None:
         """Note an event that shows where time went and has no effect on the job; `history` reads it."""
-        self.history.ran(kind, about)
-        self._lines.append(journal.event_line(time.time(), kind, about))
+        now = time.time()
+        self.history.ran(kind, about, now)
+        self._lines.append(journal.event_line(now, kind, about))
 
     def ended(
         self,

@@ -27,8 +27,9 @@ from hardway.pmap.job import (
     summarize,
 )
 from hardway.pmap.job_paths import all_jobs, jobs_path, made
+from hardway.pmap.journal import DETACHED
 from hardway.tables import Table, count, duration, money, size
-from hardway.terminal import printable
+from hardway.terminal import command_line, printable
 
 
 def latest(fingerprint: str, where: Mapping[str, str]) -> tuple[Path | None, list[str]]:
@@ -137,8 +138,8 @@ class Jobs(Table[dict[str, Any]]):
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a job: name, label, command, state (running, done, failed, stopped or damaged), numbers of tasks (all,
-    done, failed).
+    """Describe a job: name, label, command, state (running, done, failed, stopped, detached or damaged), numbers of
+    tasks (all, done, failed).
 
     The other facts, each None if unknown: the times of its creation and of the last work on it (seconds of Unix), its
     duration in seconds, the number of instances, and their cost in USD. `bytes` is its size on the disk, and `damage`
@@ -177,10 +178,17 @@ def unfinished(most: int) -> tuple[list[dict[str, Any]], int]:
     """
     described = map(describe, reversed(all_jobs()))
     found = [one for one in described if one["state"] not in ("done", "damaged")]
-    return [{**one, "resume": _resume_line(one["name"])} for one in found[:most]], max(0, len(found) - most)
+    return [{**one, "resume": _next_line(one)} for one in found[:most]], max(0, len(found) - most)
 
 
-def _resume_line(name: str) -> str:
+def _next_line(job: Mapping[str, Any]) -> str:
+    if job["state"] == DETACHED:
+        return command_line("mapreduce.wait", job["name"])
+    return resume_line(job["name"])
+
+
+def resume_line(name: str) -> str:
+    """Return the command line that goes on with a job; empty if it isn't known."""
     try:
         return content_of(jobs_path() / name / "resume").decode(errors="surrogateescape").strip()
     except Damaged:

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+DETACHED = "detached"
+"""The reason that a run is over whose driver has left the agents at work."""
+
 
 class Result(NamedTuple):
     """The end of an attempt; sizes in bytes, times in seconds. An output in a file of its own has `offset` -1."""
@@ -39,7 +42,8 @@ class History:
     sent and isn't known to have ended to its host. `sent` has all attempts ever sent, by host. `tasks` is the number of
     numbered tasks. `keys` and `heads` are the checksums of these files up to the last numbered task, and `long` is the
     size of the file of long arguments. `chain` is the last line's checksum, and `whole` the checksum of all lines
-    together.
+    together. `detach` are the options of a job that was detached, None for another one. Its agents are `alone` while
+    they go on without a driver. `driven` is when the last run began or ended, in seconds of Unix.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
@@ -56,13 +60,22 @@ class History:
     long: int = 0
     chain: int = 0
     whole: int = 0
+    detach: dict[str, Any] | None = None
+    alone: bool = False
+    driven: float = 0.0
 
-    def ran(self, kind: str, about: Mapping[str, Any]) -> None:
+    def ran(self, kind: str, about: Mapping[str, Any], time: float) -> None:
         """Take in an event of the job: the beginning or the end of a run."""
+        if kind in ("run", "over"):
+            self.driven = time
         if kind == "run":
             self.runs.append({})
+            self.detach = about.get("detach", self.detach)
+            self.alone = "detach" in about
         elif kind == "over":
             self.runs[-1] = dict(about)
+            why = str(about.get("why", ""))
+            self.alone &= why == DETACHED or why.startswith("SIG")
 
     def void(self, task: int) -> Result:
         """Take in that the task's result counts no longer, and return the result."""
@@ -171,7 +184,7 @@ def read_history(data: bytes) -> History:
             (kind, *words), history.chain = words_of(line, history.chain)
             if kind in ("event", "slot") or (kind == "job" and number == 1):
                 if kind == "event" and words[1] in ("run", "over"):
-                    history.ran(words[1], json.loads(" ".join(words[2:])))
+                    history.ran(words[1], json.loads(" ".join(words[2:])), float(words[0]))
                 continue
             if kind == "tasks":
                 history.tasks, history.keys, history.heads = int(words[0]), int(words[1], 16), int(words[2], 16)

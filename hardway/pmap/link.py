@@ -304,6 +304,11 @@ class Link:
         return round_trip
 
     @property
+    def unsent(self) -> int:
+        """The number of bytes in line."""
+        return len(self._out)
+
+    @property
     def pinged(self) -> bool:
         """Whether a ping waits for its answer."""
         return bool(self._pings)

@@ -28,6 +28,7 @@ from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
 from hardway.pmap import engine_dask, files, folder, job_list, job_paths, origins
 from hardway.pmap.arguments import ARGUMENTS, Arguments
+from hardway.pmap.detach import Detach, Options, check_sizes, refuse, still_there, warning
 from hardway.pmap.driver import Driver
 from hardway.pmap.endings import DATA_GONE, Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
@@ -77,6 +78,7 @@ def pmap(
     notify: str = "",
     locality: bool = True,
     flags: Sequence[str] = (),
+    detach: Detach = Detach.NO,
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
     publish: Callable[[Any], None] = lambda results: None,
 ) -> Results:
@@ -100,6 +102,9 @@ def pmap(
     `flags` are the person's flags, used in the line that resumes the job. `publish` is given an object that writes a
     stream's results while the job runs. With `verify`, `results` or `engine` a stream is read to its end first.
 
+    `detach` is the part that this run has in a detached job. With DEAL all arguments are read first, and the result is
+    the job's name, once the instances have all tasks. With WAIT the `selector` are ids of instances that may have gone.
+
     Raises UsageError for bad input, TasksFailed if tasks failed, Failed if no instance is left, Interrupted after
     Ctrl-C, and HardwayError for SIGTERM and SIGHUP.
     """
@@ -113,6 +118,9 @@ def pmap(
         job_paths.check_name(job)
     if workdir not in ("", "home", "scratch"):
         raise UsageError(f"--workdir {printable(workdir)!r}: it must be home or scratch")
+    if detach is Detach.DEAL:
+        given = {"notify": notify, "verify": verify, "join": join, "engine": engine, "results": results is not None}
+        refuse(given)
     most_failed = read_halt(halt, keep_going)
     address = _read_engine(settings, engine, selector, verify, join, send, workdir) if engine else ""
     expected = Expected(settings, expect) if expect else None
@@ -129,10 +137,11 @@ def pmap(
         if packed:
             stack.enter_context(packed)
         load = Load(packed, depends, command)
-        selected = [] if engine else instances.select(settings, selector)
+        select = still_there if detach is Detach.WAIT else instances.select
+        selected = [] if engine else select(settings, selector)
         before(selected)
         where = _where(settings, selected)
-        if isinstance(arguments, Stream) and (verify or engine or results is not None):
+        if isinstance(arguments, Stream) and (verify or engine or results is not None or detach is Detach.DEAL):
             items = list(arguments)
             arguments = Arguments(items, arguments.cutter.skipped, arguments.source, batch=arguments.batch)
         # Results on the same terminal would tear a line that is redrawn.
@@ -145,8 +154,13 @@ def pmap(
         if not (arguments.first() if isinstance(arguments, Stream) else arguments.items):
             shown.say("no arguments: nothing to do")
             return Results(0, lambda position: [])
+        if detach is Detach.DEAL and isinstance(arguments, Arguments):
+            check_sizes(arguments.items, len(selected))
         if ends := [instance.ends for instance in selected if instance.ends]:
-            shown.expect_end(time.monotonic() + (min(ends) - datetime.now(timezone.utc)).total_seconds())
+            left = (min(ends) - datetime.now(timezone.utc)).total_seconds()
+            shown.expect_end(time.monotonic() + left)
+            if detach is Detach.DEAL:
+                shown.say(warning(left))
         wanted = fingerprint(command, load.depends, load.digest, arguments.batch)
         found = _earlier(wanted, command, arguments.batch, where, resume, shown) if resume else None
         target = folder.check(results, read_asked(found) if found else None) if results is not None else None
@@ -179,6 +193,20 @@ def pmap(
                 expect=expected,
                 locality=locality,
                 flags=flags,
+                detach=detach,
+                options=Options(
+                    settings.mapreduce,
+                    keep_going=keep_going,
+                    halt=halt,
+                    fail_fast=fail_fast,
+                    backup=backup,
+                    locality=locality,
+                    workdir=workdir,
+                    depends=depends,
+                    send=send,
+                    expect=expect,
+                    real_s3=not settings.stub_session,
+                ),
             )
             if join:
                 job_run.find = partial(instances.select, settings, selector)
@@ -299,6 +327,8 @@ class _Run:
         expect: Expected | None,
         locality: bool,
         flags: Sequence[str],
+        detach: Detach,
+        options: Options,
     ) -> None:
         self.job = job
         self.command = command
@@ -315,6 +345,8 @@ class _Run:
         self.locality = locality
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         self.flags = flags
+        self.detach = detach
+        self.options = options
         self.intake: Intake | None = None
         self.numbers: Sequence[int]
         self.order: Sequence[int] = ()
@@ -329,7 +361,7 @@ class _Run:
             self.numbers = job.number(keys, self.items)
             self.order = longest_first(keys, job_list.latest_durations(command, job.path))
         self.halt = halt(len(self.items))
-        self.resuming = _Resuming(job, command, arguments, engine, flags)
+        self.resuming = _Waiting(job) if detach is Detach.WAIT else _Resuming(job, command, arguments, engine, flags)
         self._look_back()
         self.moves = self._find_moves()
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
@@ -379,6 +411,8 @@ class _Run:
     def finish(self, outcome: Outcome) -> Results:
         """Return the results of all tasks. Raises TasksFailed if tasks failed."""
         self._resumable(self.job.sync)
+        if self.detach is Detach.DEAL and (outcome.detached or not outcome.failed):
+            return Results(1, lambda position: [self.job.asked.name.encode()], lines=True)
         results = self._results()
         if outcome.failed:
             order = self.order  # a stream's tasks are in the order of its arguments
@@ -474,6 +508,8 @@ class _Run:
             intake=intake,
             locality=self.locality,
             moves=self.moves,
+            detach=self.detach,
+            options=None if self.detach is Detach.NO else self.options.kept(self.numbers, self.selected),
         )
 
     def _drive(self, driver: Driver | engine_dask.DaskDriver) -> Outcome:
@@ -486,7 +522,8 @@ class _Run:
         try:
             return self._resumable(run)
         finally:
-            self.shown.say(*self.load.notes(), summary(driver.outcome, len(driver.arguments)))
+            totals = [] if driver.outcome.detached else [summary(driver.outcome, len(driver.arguments))]
+            self.shown.say(*self.load.notes(), *totals)
 
     def _resumable(self, work: Callable[[], Value]) -> Value:
         """Call `work`; add the line that resumes the job to an error, if the job can be resumed."""
@@ -494,7 +531,8 @@ class _Run:
             return work()
         except HardwayError as error:
             goes_on = not isinstance(error, UsageError) or self.has_started
-            if str(error) and "--resume" not in str(error) and goes_on:  # nothing for a reader who has gone
+            told = "--resume" in str(error) or "mapreduce.wait" in str(error)
+            if str(error) and not told and goes_on:  # nothing for a reader who has gone
                 error.message = f"{error.message}; {self.resuming.line()}"
             raise
 
@@ -519,7 +557,9 @@ class _Run:
             if gone:
                 url = printable(next(filter(None, missing)))
                 say(f"{count(len(gone), 'result')} run again: an object is missing, such as {url}")
-        lost = {} if self.engine else origins.gone_results(self.settings, job.path, history, self.numbers, self._here)
+        # A person who waits for a job wants its results, and no others.
+        resumes = not self.engine and self.detach is not Detach.WAIT
+        lost = origins.gone_results(self.settings, job.path, history, self.numbers, self._here) if resumes else {}
         for task in lost:
             job.void(task)
         if lost:
@@ -621,6 +661,18 @@ class _Resuming:
 
 def _in_short(ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
+class _Waiting:
+    """The command that comes back to a detached job."""
+
+    def __init__(self, job: Job) -> None:
+        self._line = command_line("mapreduce.wait", job.asked.name)
+        self.again = command_line("mapreduce.again", job.asked.name)
+
+    def line(self, what: str = "to go on", where: bool = True) -> str:
+        """Return the command line after its purpose, `what`; see `_Resuming.line`."""
+        return f"{what}: {self._line}"
 
 
 def summary(outcome: Outcome, tasks: int) -> str:

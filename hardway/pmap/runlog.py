@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hardway.pmap import agent
 from hardway.pmap.endings import LOST, Outcome, end_and_complaint, how_it_ended
@@ -49,9 +50,10 @@ class RunLog:
 
     # The run
 
-    def begins(self) -> None:
-        """Note the beginning."""
-        self._job.event("run", tasks=len(self._numbers), timeout=self._timeout)
+    def begins(self, options: Mapping[str, Any] | None) -> None:
+        """Note the beginning; `options` are those of a detached job, for its next driver."""
+        detach = {} if options is None else {"detach": options}
+        self._job.event("run", tasks=len(self._numbers), timeout=self._timeout, **detach)
 
     def priced(self, prices: Mapping[str, float]) -> None:
         """Note the prices of instances, in USD/hour."""

@@ -18,10 +18,12 @@ hopeless if nothing has succeeded in it and its first tasks fail alike on severa
 
 from __future__ import annotations
 
+import heapq
+import math
 import random
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple
@@ -283,6 +285,12 @@ class Schedule:
         if known is not None and known.started is None:
             self._attempts.start(known, now)
 
+    def waits(self, name: Name, task: int, attempt: int) -> None:
+        """Note that an attempt that was taken to run waits on its host."""
+        known = self._known(name, task, attempt)
+        if known is not None and known.started is not None:
+            self._attempts.unstart(known)
+
     def sends(self, name: Name, task: int, attempt: int) -> None:
         """Note that the attempt has ended and its result is on its way: a second attempt would come too late."""
         known = self._known(name, task, attempt)
@@ -415,6 +423,45 @@ class Schedule:
                     self._back_up(orders, now)
         return orders
 
+    def deal(self, now: float, hosts: Container[Name], most: int) -> list[Decision]:
+        """Return decisions that give out waiting tasks, however many, until each host has its share, by its slots.
+
+        Only `hosts` are given tasks this time, each `most` of them: the shares of others stay for the next time.
+        """
+        orders = self._orders
+        self._orders = []
+        backlog, roster = self._backlog, self._roster
+        if self.stopped:
+            return orders
+        backlog.wake(now)
+        self.spared += roster.wake(now)
+        able = [host for name in roster.active if (host := roster.hosts[name]).health.ready]
+        waiting = backlog.total - backlog.next - len(backlog.touched) + len(backlog.again) + backlog.ready_count
+        share = (waiting + sum(len(host.attempts) for host in able)) / max(1, sum(host.slots for host in able))
+        line = [(len(host.attempts) / host.slots, place) for place, host in enumerate(able) if host.name in hosts]
+        if len(line) == len(able):
+            share = math.inf  # nothing is kept for others, and one that shuns a task leaves it to them
+        heapq.heapify(line)
+        given = [0] * len(able)
+        while line and backlog.waits():
+            load, place = line[0]
+            host = able[place]
+            task = backlog.pick(host.name, roster.active, far=True) if load < share and given[place] < most else None
+            if task is None:
+                heapq.heappop(line)
+                continue
+            self._number[task] += 1
+            self.attempts += 1
+            attempt = self._attempts.begin(host, task, self._number[task])
+            if len(host.attempts) > host.slots or host.shared:
+                self._attempts.waiting[attempt] = None
+            given[place] += 1
+            orders.append(Start(host.name, task, attempt.number))
+            heapq.heapreplace(line, (len(host.attempts) / host.slots, place))
+        for host in able:
+            roster.place(host)
+        return orders
+
     def due(self, now: float) -> float | None:
         """Return the time at which `decide` has a decision even without an event; None for never."""
         if self.stopped:
@@ -461,6 +508,11 @@ class Schedule:
     def unstarted(self) -> bool:
         """Whether tasks wait for a reason other than a retry."""
         return self._backlog.waits()
+
+    @property
+    def asks_back(self) -> bool:
+        """Whether hosts have been asked for attempts and have not answered."""
+        return self._attempts.recalls > 0
 
     @property
     def retrying(self) -> int:

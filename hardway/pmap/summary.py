@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hardway import files
-from hardway.pmap.journal import History
+from hardway.pmap.journal import DETACHED, History
 
 NAME = "summary"
 RUNNING = "running"
@@ -92,15 +92,22 @@ def of_history(history: History) -> dict[str, Any]:
 
 
 def ending(tasks: int, done: int, why: str) -> str:
-    """Return done, failed or stopped, for a job without a driver; `why` is why its last run ended, empty if unknown."""
+    """Return done, failed, stopped or detached, for a job without a driver.
+
+    `why` is why its last run ended, empty if unknown.
+    """
     if 0 < tasks == done:
         return "done"
+    if why == DETACHED:
+        return DETACHED
     by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
     return "stopped" if by_person else "failed"
 
 
 def ending_of(history: History) -> str:
-    """Return done, failed or stopped, for a job with this history and without a driver."""
+    """Return done, failed, stopped or detached, for a job with this history and without a driver."""
+    if history.alone and any(history.sent.values()) and len(history.results) < history.tasks:
+        return DETACHED
     why = str(history.runs[-1].get("why", "")) if history.runs else ""
     return ending(history.tasks, len(history.results), why)
 

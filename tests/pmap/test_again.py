@@ -198,8 +198,12 @@ def test_what_is_needed_is_planned_in_order_and_no_more(settings: config.Setting
 
 
 def test_the_second_of_two_equal_arguments_is_run_with_the_first(settings: config.Settings) -> None:
-    job("twice", [("1", on(OTHER, "k")), ("2", on(OTHER, "k")), ("1", on(GONE, "k"))], "--slots=2 --notify=mail")
-    twice, last = again.plan(settings, job("last", [(url(GONE, "k"), [])], "--notify=mail"), "")
+    job(
+        "twice",
+        [("1", on(OTHER, "k")), ("2", on(OTHER, "k")), ("1", on(GONE, "k"))],
+        "--slots=2 --notify=mail --detach",
+    )
+    twice, last = again.plan(settings, job("last", [(url(GONE, "k"), [])], "--notify=mail --detach"), "")
     assert ([*twice.arguments], twice.flags, last.flags) == ([b"1\n", b"1\n"], ["--slots=2"], ["--notify=mail"])
 
 
