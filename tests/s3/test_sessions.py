@@ -453,7 +453,7 @@ def test_configure_is_kept_in_the_session(stub: StubSide, tmp_path: Path) -> Non
 def test_it_says_that_it_is_the_stub(stub: StubSide) -> None:
     identity = json.loads(stub.run(["sts", "get-caller-identity"]).stdout)
     assert (identity["Account"], "stub" in identity["Arn"]) == ("123456789012", True)
-    assert re.match(r"aws-cli/1\.\S+ \(S3 stub of hardway\)", stub.run(["--version"]).stdout)
+    assert re.match(r"aws-cli/1\.\S+ \(S3 stub of hardway[;)]", stub.run(["--version"]).stdout)
     for words in (["help"], ["s3", "help"], ["s3", "cp", "help"], ["s3api", "help"]):
         done = stub.run(words)
         assert (done.code, "S3 stub" in done.stdout) == (0, True), words
