@@ -1,7 +1,7 @@
 """The S3 stub's calls besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
-stubs/aws starts `python3 -I -S calls.py CLI HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
-directory of the session. CLI is the version of the CLI that it follows, 1 or 2. HERE is the caller's directory. The
+stubs/aws starts `main` in python3 -I -S, with CLI HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT..., in
+the directory of the session. CLI is the version of the CLI that it follows, 1 or 2. HERE is the caller's directory. The
 program needs Python 3.9 and its standard library; --query needs jmespath. stubs/aws describes the layout of a session.
 """
 
@@ -1641,7 +1641,3 @@ def main(arguments: list[str]) -> int:
             pass
         return stop.code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,6 +5,9 @@
 # Read as data, a NAME=value on a line, by stub_s3.sh and hardway/s3/stub_sessions.py.
 # shellcheck shell=sh disable=SC2034
 
+# a step finds a bucket for its objects, as on an instance with a store; pmap names the instance in it
+HARDWAY_STORE=s3://hardway_stub
+
 # the environment counts, even if the profile says true
 AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=false
 

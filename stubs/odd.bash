@@ -227,7 +227,7 @@ help_text() {
   done
   [[ $program ]] || find_program
   python=$(type -P python3) || finish 0
-  exec "$python" -I -S "${program%/*}/calls.py" help
+  exec "$python" -I -S -c "$run_calls" "${program%/*}" help
 }
 
 unclaim() { # remove $temporary, the last one claimed: what is left of it takes room on a disk that may be full

@@ -1,18 +1,20 @@
-"""Turn instances into a cluster of Spark or Dask, for work that outgrows pmap, and into plain instances again."""
+"""Turn instances into a cluster of Spark or Dask, or a store of objects, and into plain instances again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli.task import Lines, act, confirm, nothing, say, task
+from hardway.tables import Table
 
 from .flags import JSON, SELECTOR, YES
 from .lazy import engines as clusters
 from .lazy import instances, proxy
+from .lazy import store as stores
 
 if TYPE_CHECKING:
     from hardway.clusters.engines import Engine
@@ -83,10 +85,27 @@ def dask(
 
 
 @task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES})
-def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
-    """Make instances of a cluster plain ones again.
+def store(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+    """Make instances a store for the objects between two steps.
 
-    End the cluster's processes on them, and print the ids of the instances that had any.
+    Each instance keeps what its tasks write to "$HARDWAY_STORE", and the others read it. Print their buckets. There are
+    no copies. Called again with all instances, take new ones in.
+
+    Examples:
+      inv cluster.store web --yes
+      inv cluster.store 'web db' -y
+    """
+    settings = _settings(c, region, real_s3=True)
+    chosen = instances.select(settings, selector)
+    confirm("make these a store?", instances.Instances(chosen).brief(), yes)
+    return Lines(stores.start(settings, chosen, say))
+
+
+@task(changes=Lines, autoprint=True, help={"selector": SELECTOR, "yes": YES})
+def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: str | None = None) -> Lines:
+    """Make instances of a cluster or a store plain ones again.
+
+    End its processes on them, remove a store's objects, and print the ids of the instances that had any processes.
 
     Examples:
       inv cluster.stop web --yes
@@ -94,22 +113,35 @@ def stop(c: Context, selector: str | Iterable[str], yes: bool = False, region: s
     """
     settings = _settings(c, region, real_s3=True)
     chosen = instances.select(settings, selector)
-    confirm("end the clusters' processes on these?", instances.Instances(chosen).brief(), yes)
+    confirm(
+        "end the clusters' processes on these, and remove the stores' objects?",
+        instances.Instances(chosen).brief(),
+        yes,
+    )
     return Lines(instance.id for instance in clusters.stop(settings, chosen, say))
 
 
 @task(autoprint=True, help={"json": JSON})
 def ls(c: Context, json: bool = False, region: str | None = None) -> Any:
-    """List clusters of Spark and Dask.
+    """List clusters of Spark and Dask, and stores.
 
-    Columns: engine, address, dashboard, id of the master's instance, number of instances.
+    Columns: engine, address, dashboard, id of the master's instance, number of instances. A line for each instance of a
+    store: store, its bucket, number of objects, bytes, name of the store.
 
     Examples:
       inv cluster.ls
       inv cluster.ls --json
     """
-    found = clusters.clusters(config.settings(c, region))
+    settings = _settings(c, region, real_s3=True)
+    found: Table[Any] = clusters.clusters(settings)
+    if buckets := stores.buckets(settings):
+        found = Table([*found, *buckets], "engine", "address", *(_cell(number) for number in range(3)))
     return found.json() if json else found
+
+
+def _cell(number: int) -> Callable[[Any], object]:
+    """Return the column of a list of clusters and buckets whose meaning is not the same for both."""
+    return lambda row: row.cells[number]
 
 
 @task(changes=nothing, help={"selector": SELECTOR})
@@ -151,5 +183,5 @@ def _start(settings: config.Settings, engine: Engine, selector: str | Iterable[s
     return made.address
 
 
-ns = Collection(spark, dask, stop, ls, tunnel)
+ns = Collection(spark, dask, store, stop, ls, tunnel)
 ns.configure(config.defaults("cluster", "aws", "ec2"))

@@ -44,7 +44,7 @@ def group(c: Context, lines: str | Iterable[str | bytes]) -> Results:
 def gather(c: Context, urls: str | Iterable[str | bytes], destination: str, region: str | None = None) -> str:
     """Join many small objects in S3 into one.
 
-    Join them in the order of the given URLs, and print the new object's URL.
+    Join them in the order of the given URLs, and print the new object's URL. URLs of a store will do.
 
     Examples:
       inv mapreduce.gather @urls.txt s3://bucket/all

@@ -35,6 +35,8 @@ from hardway.terminal import last_line
 
 TAG = "hardway-cluster"
 """The tag of a cluster's instances; its value is the address that clients connect to."""
+STORE_TAG = "hardway-store"
+"""The tag of a store's instances; its value is the store's name."""
 START_SECONDS, INSTALL_SECONDS = 60, 900
 REFUSED = 3  # the exit code of engines.sh after it has printed the reason
 ENDS_SECONDS = 5.0  # for the ssh of a tunnel
@@ -104,6 +106,11 @@ class EngineCluster:
         """The number of its instances."""
         return len(self.instances)
 
+    @property
+    def cells(self) -> tuple[object, ...]:
+        """What a list shows of it beside engine and address."""
+        return self.dashboard, self.master, self.size
+
 
 def check(settings: Settings) -> None:
     """Raise UsageError if the settings' memory or version is invalid."""
@@ -153,7 +160,7 @@ def start(
         i.id: {**common, "role": "master" if i is master else "worker", "name": i.id, "ip": i.private_ip}
         for i in chosen
     }
-    report(_on_each(settings, chosen, "start", each, INSTALL_SECONDS if install else START_SECONDS), say)
+    report(on_each(settings, chosen, "start", each, INSTALL_SECONDS if install else START_SECONDS), say)
     tags.add(settings, chosen, {TAG: address}).complete()
     _until_registered(settings, engine, master, chosen)
     return _cluster(address, chosen)
@@ -195,7 +202,7 @@ def _requirement(engine: Engine, version: str) -> str:
     return f"{engine.requirement}=={version}"
 
 
-def _on_each(
+def on_each(
     settings: Settings, chosen: Sequence[Instance], verb: str, values: Mapping[str, Mapping[str, object]], limit: int
 ) -> GroupResult:
     """Run `engines.sh` on instances with each one's `values`, by id; the outcome of a refusal has the reason."""
@@ -267,7 +274,7 @@ def _registered(connection: ssh.InstanceConnection, engine: Engine) -> set[str] 
 
 def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: int | None) -> None:
     """Raise Failed with the log's end if a process has ended, or for the first one after `waited` seconds in vain."""
-    outcomes = _on_each(settings, instances, "look", {i.id: {"role": role} for i in instances}, START_SECONDS)
+    outcomes = on_each(settings, instances, "look", {i.id: {"role": role} for i in instances}, START_SECONDS)
     for connection, outcome in outcomes.items():
         if isinstance(outcome, BaseException):
             raise Failed(f"the {role} on {connection.instance}: {outcome}")
@@ -283,14 +290,16 @@ def _look(settings: Settings, instances: Sequence[Instance], role: str, waited: 
 
 
 def stop(settings: Settings, chosen: Sequence[Instance], say: Callable[[str], None]) -> list[Instance]:
-    """End a cluster's processes on these instances and remove the tags; return the instances where processes ran.
+    """End the processes of clusters and stores on these instances, and remove a store's objects and the tags.
+
+    Return the instances where processes ran.
 
     Raises GroupFailed if an instance could not be reached.
     """
-    outcomes = _on_each(settings, chosen, "stop", {i.id: {} for i in chosen}, START_SECONDS)
+    outcomes = on_each(settings, chosen, "stop", {i.id: {"name": i.id} for i in chosen}, START_SECONDS)
     done = [c.instance for c, outcome in outcomes.items() if isinstance(outcome, CommandResult)]
     ran = {c.instance.id for c, outcome in outcomes.items() if c.instance in done and outcome.stdout.strip()}
-    tags.remove(settings, done, [TAG]).complete()
+    tags.remove(settings, done, [TAG, STORE_TAG]).complete()
     ended = [instance for instance in chosen if instance.id in ran]
     try:
         report(outcomes, say)

@@ -1,12 +1,15 @@
-# The script of a member of a Spark or Dask cluster, on an instance. POSIX shell, util-linux, Python 3, and for Spark Java.
+# The script of a member of a Spark or Dask cluster, or of a store, on an instance. POSIX shell, util-linux, Python 3, and
+# for Spark Java.
 #
-# $1: start, look or stop; stdin: lines of NAME=VALUE, of the names below. Everything is kept in ~/.hardway-cluster: ROLE.log,
-# ROLE.pid (the id of a process and when it began: ids are used again), ROLE.command, and the Python of --install.
+# $1: start, look, token, reach, usage or stop; stdin: lines of NAME=VALUE, of the names below. Everything is kept in
+# ~/.hardway-cluster: ROLE.log, ROLE.pid (the id of a process and when it began: ids are used again), ROLE.command, and
+# the Python of --install.
 # `run` there runs a program on the cluster, on the master.
 verb=$1
 while read -r pair; do readonly "${pair?}"; done
 : "${engine=}" "${package=}" "${wanted=}" "${requirement=}" "${install=}" "${python=}"
 : "${role=}" "${name=}" "${ip=}" "${master=}" "${port=}" "${dashboard=}" "${mebibytes=}"
+: "${token=}" "${members=}" "${version=}" "${server=}" "${aws=}" "${next=}"
 umask 077
 dir=$HOME/.hardway-cluster
 mkdir -p "$dir" && cd "$dir" || exit 1
@@ -17,8 +20,8 @@ refuse() {
 }
 
 # Two at once, from two terminals: the second finds it done. An installation takes minutes.
-exec 9>lock
-flock -w 900 9 || refuse 'another cluster task is at work here'
+[ "$verb" = usage ] || exec 9>lock
+[ "$verb" = usage ] || flock -w 900 9 || refuse 'another cluster task is at work here'
 
 began() { # PID: when it began, in ticks since boot; nothing where it has ended
   sed -n 's/.*) [^ZX] //p' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 19
@@ -114,12 +117,73 @@ start_spark() {
     --host "$ip" --work-dir "$dir/scratch/work" ${mebibytes:+--memory "${mebibytes}m"} "spark://$master:$port"
 }
 
+find_store() { # sets folder; false where there is none, or one of another instance, of which this one is a copy
+  folder=''
+  [ -s store/members ] && read -r whose _ folder <store/members && [ "$whose" = "$name" ]
+}
+
+make_folder() { # sets folder: on the first disk of the instance itself, if there is one; else where it may be made
+  folder=${HARDWAY_ROOT-}/mnt/hardway-store
+  (mkdir -p "$folder" || sudo -n install -d -m 700 -o "$(id -u)" -g "$(id -g)" "$folder") 2>/dev/null
+  if [ -L "$folder" ] || [ ! -d "$folder" ] || [ ! -O "$folder" ] || [ ! -w "$folder" ]; then
+    folder=$dir/store/objects
+    mkdir -p "$folder" || exit 1
+  fi
+  chmod 700 "$folder"
+}
+
+unpacked() { # BASE64 FILE MODE
+  printf %s "$1" | base64 -d | gzip -d >"$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2" || refuse "$2 can't be written"
+}
+
+written() { # TEXT FILE: whole or not at all
+  printf '%s\n' "$1" >"$2.new" && mv -f "$2.new" "$2" || refuse "$2 can't be written"
+}
+
+start_store() {
+  command -v python3 >/dev/null || refuse 'there is no python3 here, which the store needs'
+  mkdir -p store/bin || exit 1
+  if ! find_store || [ ! -d "$folder" ]; then
+    make_folder
+    find "$folder" -mindepth 1 -delete
+  fi
+  # what a killed aws has left
+  find "$folder" -name '.tmp-*' -mmin +60 -delete
+  unpacked "$server" "store/server-$version.py" 600
+  unpacked "$aws" store/bin/aws 700
+  written "$token" store/token
+  written "$name $port $folder
+$(printf %s "$members" | tr ', ' '\n ')" store/members
+  # killed, it is there again after half a second
+  # shellcheck disable=SC2016
+  start store sh -c 'while :; do "$@" >store.log 2>&1; sleep 0.5; done' store \
+    python3 -I -S "store/server-$version.py" "$name" "$ip" "$port" "$folder" store/token
+}
+
 case $verb in
   start)
-    find_python
-    mkdir -p scratch
-    [ "$role" = master ] || end master >&2
-    "start_$engine"
+    case $engine in
+      store) start_store ;;
+      *)
+        find_python
+        mkdir -p scratch
+        [ "$role" = master ] || end master >&2
+        "start_$engine"
+        ;;
+    esac
+    ;;
+  token)
+    if find_store; then cat store/token; fi
+    ;;
+  reach) # 4: our own server does not answer, and its log's end; 5: that of the next instance does not
+    store/bin/aws s3 ls "s3://hardway_$name/" >/dev/null || { tail -n 5 store.log && exit 4; }
+    store/bin/aws s3 ls "s3://hardway_$next/" >/dev/null || exit 5
+    ;;
+  usage) # OBJECTS BYTES, and up if the server runs
+    find_store || exit 0
+    find "$folder" -type f ! -name '.*' ! -name '*@' -printf '%s\n' |
+      awk '{ bytes += $1 } END { printf "%d %.0f ", NR, bytes }'
+    if running store; then echo up; else echo down; fi
     ;;
   look) # 0: it runs; its log's end either way
     tail -n 20 -- "$role.log"
@@ -128,6 +192,8 @@ case $verb in
   stop)
     end worker
     end master
-    rm -rf -- scratch run
+    end store
+    if find_store && [ -d "$folder" ]; then find "$folder" -mindepth 1 -delete; fi
+    rm -rf -- scratch run store
     ;;
 esac

@@ -1001,6 +1001,7 @@ class JobCommand:
     def configure(self, settings: "dict[str, bytes]") -> None:
         self.first_worker = int(settings["worker"])
         if self.text != settings["command"]:
+            use_store(self.home, str(settings["HARDWAY_INSTANCE_ID"], "utf-8"))
             self.prepare(settings["command"])
         for key, value in settings.items():
             if key.isupper():
@@ -2218,6 +2219,25 @@ def bring_aws(home: str, when: str, name: str, packed: str) -> None:
         finally:
             os.close(fd)
     os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+
+
+def use_store(home: str, instance: str) -> None:
+    """Set HARDWAY_STORE where the instance has a store, and in a session of the S3 stub, whose `aws` takes any bucket.
+
+    The store brings an `aws` that leaves all else to the instance's own. It is put first on PATH, unless we have
+    brought one that knows the store.
+    """
+    if "s3_stubbed_session" not in os.environ:
+        folder = os.path.join(home, ".hardway-cluster", "store")
+        try:
+            with open(os.path.join(folder, "members")) as file:
+                if file.readline().split()[:1] != [instance]:
+                    return  # of the instance that this one is a copy of
+        except (OSError, ValueError):
+            return
+        if not (which("aws") or "").startswith(os.path.join(home, ".hardway", "aws-")):
+            os.environ["PATH"] = os.path.join(folder, "bin") + os.pathsep + os.environ.get("PATH", os.defpath)
+    os.environ["HARDWAY_STORE"] = "s3://hardway_" + instance
 
 
 def locked(directory: str) -> int:

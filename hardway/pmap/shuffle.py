@@ -17,10 +17,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
+from hardway.clusters import store as stores
 from hardway.config import Settings, child_environment
 from hardway.errors import Failed, UsageError
 from hardway.pmap.results import Results
 from hardway.s3 import objects
+from hardway.s3.store_urls import instance_of
 from hardway.terminal import last_line
 
 READERS = 16  # objects read at the same time
@@ -99,24 +101,32 @@ def _sorted(lines: Iterable[bytes]) -> Iterator[bytes]:
 def concatenate(settings: Settings, urls: Iterable[bytes], destination: str) -> str:
     """Write the objects of these S3 URLs, one after the other, to the object `destination`, and return its URL.
 
-    Raises UsageError for a text that is not the URL of an object, and Failed if an object can't be read or written. The
-    destination is unchanged then.
+    Objects of a store come from their instances. Raises UsageError for a text that is not the URL of an object, and
+    Failed if an object can't be read or written. The destination is unchanged then.
     """
     target = objects.parse(destination)
     sources = [objects.parse(url.decode("utf-8", "surrogateescape").rstrip("\n")) for url in urls]
     store = objects.store(settings)
-    waiting: deque[Future[IO[bytes]]] = deque()
+    owners = [None if settings.stub_session else instance_of(str(source)) for source in sources]
+    kept = [str(source) for source, owner in zip(sources, owners, strict=True) if owner]
+    answers = stores.fetch(settings, kept) if kept else {}
+    waiting: deque[Future[IO[bytes]] | str] = deque()
     with tempfile.TemporaryFile() as whole, ThreadPoolExecutor(READERS, "s3-read") as pool:
         try:
             for position in range(len(sources) + AHEAD):
                 if position < len(sources):
-                    waiting.append(pool.submit(_read, store, sources[position]))
+                    waiting.append(owners[position] or pool.submit(_read, store, sources[position]))
                 if position >= AHEAD - 1 and waiting:
-                    with waiting.popleft().result() as part:
+                    first = waiting.popleft()
+                    if isinstance(first, str):
+                        whole.writelines(answers[first].object())
+                        continue
+                    with first.result() as part:
                         shutil.copyfileobj(part, whole)
         finally:
             for left in waiting:
-                left.cancel()
+                if isinstance(left, Future):
+                    left.cancel()
         whole.seek(0)
         store.write(target, whole)
     return destination

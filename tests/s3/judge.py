@@ -81,9 +81,11 @@ def main() -> None:
         clidriver.disable_crt_logging = lambda: None
     driver._get_command_table()
     remember_clients(driver.session)
-    # what the first command imports and caches, every fork has
+    # what the first command imports and caches, every fork has; one of s3api would change those after it
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         entry([*BEFORE, "s3", "ls"])
+    driver.session.get_waiter_model("s3")
+    driver.session.get_paginator_model("s3")
     # a collection in a fork would copy every page it looks at
     gc.freeze()
     gc.disable()

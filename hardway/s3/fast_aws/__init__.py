@@ -17,10 +17,12 @@ from hardway.s3 import stub_sessions
 _OWN = Path(__file__).parent
 _ALWAYS = ("start", "command", "handover", "credentials", "signing", "requests", "objects")
 _LATER = (
-    "download", "given", "head", "lists", "ls", "metadata", "odd", "parts", "profile", "stream", "times", "types",
+    "download", "given", "head", "lists", "ls", "metadata", "odd", "parts", "profile", "store", "stream", "times",
+    "types",
 )  # fmt: skip
 
-# $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted.
+# $1: auto or fast; $2: a directory in .hardway; $3: the program. Leaves the directory first on PATH, if it is wanted;
+# else that of a store, whose `aws` leaves all else to the instance's own.
 BRING = """
 if [ "$1" != auto ] || ! command -v aws >/dev/null; then
   d=${HOME:-}/.hardway/$2
@@ -30,14 +32,20 @@ if [ "$1" != auto ] || ! command -v aws >/dev/null; then
   } || { rm -f "$d/aws-$$"; echo "hardway's aws can't be put into $d" >&2; exit 1; }
   PATH=$d:$PATH
   export PATH
+elif [ -x "${HOME:-}/.hardway-cluster/store/bin/aws" ]; then
+  PATH=$HOME/.hardway-cluster/store/bin:$PATH
+  export PATH
 fi
 shift 3
 """
 
 
 @functools.cache
-def program() -> bytes:
-    """Return the program, to be put on an instance's PATH as `aws`."""
+def program(only_store: bool = False) -> bytes:
+    """Return the program, to be put on an instance's PATH as `aws`.
+
+    With `only_store` it does what names a bucket of the store, and leaves all else to the instance's own `aws`.
+    """
     start = "\n".join(map(_part, _ALWAYS))
     # the table and the call of main follow
     line, places = start.count("\n") + 2, []
@@ -46,12 +54,20 @@ def program() -> bytes:
         places.append(f"[{name}]={line}:{length}")
         line += length
     table = f"declare -A parts_at=({' '.join(places)})\n"
-    return (start + table + 'main "$@"\n' + "".join(map(_part, _LATER))).encode()
+    main = 'main "$@"\n'
+    if only_store:
+        main = f"names_store || hand_over 'what is not of the store'; {main}"
+    return (start + table + main + "".join(map(_part, _LATER))).encode()
 
 
 def _part(name: str) -> str:
     own = _OWN / f"{name}.bash"
     return (own if own.exists() else stub_sessions.directory() / own.name).read_text()
+
+
+def packed_for_store() -> str:
+    """Return the program that does nothing but the store, in gzip and base64."""
+    return base64.b64encode(gzip.compress(program(only_store=True), mtime=0)).decode()
 
 
 def brought(settings: Settings) -> tuple[str, str, str] | None:

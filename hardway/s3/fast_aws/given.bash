@@ -35,6 +35,7 @@ metadata_given() { # k=v,k=v
 
 copy() { # BUCKET/KEY BUCKET/KEY
   local from
+  [[ $1 != hardway_i-* && $2 != hardway_i-* ]] || { copy_in_store "$@"; return; }
   ((size < 5 << 30)) || hand_over 'a copy of 5 GiB or more'
   url_encode "$1"
   from=$encoded

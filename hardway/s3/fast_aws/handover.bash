@@ -1,8 +1,18 @@
 # shellcheck shell=bash disable=SC2034,SC2154,SC2317
 # How the fast aws reads its settings, and when it leaves a command to the real CLI.
 
+names_store() { # whether the command line names a bucket of the store
+  local arg
+  for arg in "${given[@]}"; do [[ $arg != ?(s3://)hardway_i-* ]] || return 0; done
+  return 1
+}
+
 hand_over() { # WHY: the real CLI does it from here, or nobody
   local IFS=: directory line real=''
+  if names_store; then
+    printf 'aws: the buckets of the store have no %s\n' "$1" >&2
+    finish 252
+  fi
   for directory in $PATH; do
     [[ -f $directory/aws && -x $directory/aws && ! $directory/aws -ef ${BASH_SOURCE[0]} ]] || continue
     # another copy of this file would look for this one
@@ -54,6 +64,13 @@ presigned() { load head && presigned; }
 other_service() { load head && other_service "$@"; }
 attributes_given() { load given && attributes_given; }
 copy() { load given && copy "$@"; }
+enter_store() { load store && enter_store; }
+head_of_store() { load store && head_of_store; }
+find_in_store() { load store && find_in_store; }
+put_into_store() { load store && put_into_store "$@"; }
+copy_in_store() { load store && copy_in_store "$@"; }
+remove_from_store() { load store && remove_from_store; }
+list_store() { load store && list_store "$@"; }
 iso_seconds() { load times && iso_seconds "$@"; }
 http_date() { load times && http_date "$@"; }
 guess_type() { load types && guess_type "$@"; }

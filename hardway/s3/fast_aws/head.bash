@@ -3,6 +3,7 @@
 
 presigned() {
   local query path
+  [[ $bucket != hardway_i-* ]] || hand_over presign
   read_settings
   find_credentials || fail 255 "$error"
   [[ -z ${general[no-sign-request]-} ]] || hand_over --no-sign-request

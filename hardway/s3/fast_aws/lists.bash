@@ -2,12 +2,14 @@
 # Lists of objects and buckets for the fast aws.
 
 bucket_exists() { # OPERATION
+  [[ $bucket != hardway_i-* ]] || { enter_store; return; }
   payer
   plain=() upload='' payload='' into=''
   ask GET ListObjectsV2 '' 'encoding-type=url&list-type=2&max-keys=1&prefix='
 }
 
 list_bucket() { # BUCKET PREFIX: sets keys, sizes and times (seconds), those of a page after its common prefixes
+  [[ $1 != hardway_i-* ]] || { list_store "$@"; return; }
   local bucket=$1 more='' size=${value[page-size]-1000} delimiter='%2F' item text key when bytes prefix common
   [[ -z ${value[recursive]-} ]] || delimiter=''
   ((size > 0 && size <= 1000)) || size=1000

@@ -58,6 +58,7 @@ payer() { # sets $headers to what each request of an object has
 }
 
 head_object() { # sets $fields and $size
+  [[ $bucket != hardway_i-* ]] || { head_of_store; return; }
   payer
   plain=() upload='' payload='' into=''
   ask HEAD HeadObject "$key" && size=${fields[content-length]-0}
@@ -69,6 +70,7 @@ of_head() { # the CLI asks for the head first, and an answer to HEAD has no text
 
 find_object() { # $bucket/$key: fetches its first part to $first; sets $size, $etag, $md5 and $modified, or $error
   local range="Range: bytes=0-$((least_part - 1))" total
+  [[ $bucket != hardway_i-* ]] || { find_in_store; return; }
   [[ ${found_object-} != "$bucket/$key" ]] || return 0
   place_first || return
   payer
@@ -115,7 +117,10 @@ checked_md5() { # FILE
 
 fill() { # TARGET: sets $temporary, next to it, to the object
   temporary=$first
-  if [[ ${first%/*} != "${1%/*}" ]]; then
+  if [[ ${stays-} ]]; then
+    claim_as "${1%/*}/.aws-$$" || { os_error "$1" && return 1; }
+    try cp --no-preserve=mode --preserve=timestamps -- "$first" "$temporary" || { os_error "$1" && unclaim; return 1; }
+  elif [[ ${first%/*} != "${1%/*}" ]]; then
     claim_as "${1%/*}/.aws-$$" || { os_error "$1" && return 1; }
     try mv -fT -- "$first" "$temporary" || { os_error "$1" && unclaim; return 1; }
   fi
@@ -154,6 +159,7 @@ put() { # SOURCE BUCKET/KEY OPERATION: a file, or stdin for -
   local source=$1 held name=''
   split_path "$2"
   good_bucket "$bucket" && legal_key "$3" || return 1
+  [[ $bucket != hardway_i-* ]] || { put_into_store "$1"; return; }
   # curl takes such a key for a directory, to put the file of that name into
   [[ /$key != */ && /$key != */. && /$key != */.. ]] || hand_over "the key $key"
   plain=() into=''
@@ -192,6 +198,7 @@ said_so() { # TEXT, empty where S3 did not give what it gives after a success
 remove() { # BUCKET/KEY
   split_path "$1"
   good_bucket "$bucket" && legal_key DeleteObject || return 1
+  [[ $bucket != hardway_i-* ]] || { remove_from_store; return; }
   payer
   plain=() upload='' payload='' into=''
   ask DELETE DeleteObject "$key"
