@@ -29,6 +29,7 @@ from hardway.terminal import command_line
 PREFIX = "s3_stubbed_session_"
 SESSION_VARIABLE = "s3_stubbed_session"
 TMP_VARIABLE = "s3_stubbed_tmp"
+CLI_VARIABLE = "s3_stubbed_cli"
 JMESPATH_VARIABLE = "s3_stubbed_jmespath"
 _WAS = "s3_stubbed_was_"
 _WORK = "^tmp"

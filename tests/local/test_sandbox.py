@@ -339,6 +339,8 @@ def test_a_stubbed_session_reaches_the_hosts_objects(
             machine.output(f"echo {machine.id} | aws s3 cp - s3://bucket/{machine.id}", options=options)
         listed = pair[0].output("aws s3 ls s3://bucket/ | awk '{ print $NF }'", options=options)
         assert sorted(listed.split()) == sorted(machine.id for machine in pair)
+        options = (options[0], f"{options[1]} s3_stubbed_cli=2")
+        assert pair[0].output("aws --version", options=options).startswith("aws-cli/2.")
         # from the host, and from a grandchild that got rid of its descriptors
         stub = subprocess.run(
             [str(stub_sessions.directory() / "aws"), "s3", "cp", f"s3://bucket/{pair[1].id}", "-"],

@@ -25,11 +25,11 @@ from hardway.local.machines.sandbox import Sandbox
 from hardway.local.machines.sftp import InstanceFiles
 from hardway.local.machines.spawner import Bind
 from hardway.s3 import stub_sessions
-from hardway.s3.stub_sessions import SESSION_VARIABLE, TMP_VARIABLE
+from hardway.s3.stub_sessions import CLI_VARIABLE, SESSION_VARIABLE, TMP_VARIABLE
 
 SFTP_VERSION = 3
 ACCEPTED_VARIABLES = re.compile(r"LANG|LC_[A-Z]{1,20}")
-OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE)
+OWNERS_VARIABLES = (SESSION_VARIABLE, TMP_VARIABLE, CLI_VARIABLE)
 """The variables that are accepted besides, of a client with the key that the instance was launched with."""
 MOST_VARIABLES, MOST_CHARACTERS = 50, 4096
 SCP_SERVER = re.compile(r"scp( -[a-zA-Z]+)* -[a-zA-Z]*[tf]")
