@@ -1,9 +1,10 @@
 """pmap's state machine far beyond any real cluster: by default 10,000 hosts, 10 million tasks, under a simulated clock.
 
-`python bench/schedule.py [--hosts N] [--tasks N]`. It is the class that production runs, driven as the driver drives
-it: events of 20 ms are handled together, then it decides. A tenth of the hosts is lost and replaced, attempts straggle
-and fail, all drawn from `--seed`. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not
-exactly one result or a limit is missed.
+`python bench/schedule.py [--hosts N] [--tasks N] [--prefer]`; by default it takes a minute or two. It is the class that
+production runs, driven as the driver drives it: events of 20 ms are handled together, then it decides. A tenth of the
+hosts is lost and replaced, attempts straggle and fail, all drawn from `--seed`. With `--prefer` each task prefers a
+host. Prints a line on stderr and JSON on stdout, and exits with 1 where a task has not exactly one result or a limit is
+missed.
 
 A decision is a start, a recall or a cancel; they are counted per second of CPU spent within the schedule, the events
 that led to them included, the simulation around it not. Ideal is the time in which the hosts' slots, none of them ever
@@ -19,6 +20,7 @@ import json
 import random
 import sys
 import time
+from array import array
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -41,7 +43,7 @@ FINISH, LOSE, JOIN = range(3)
 class Simulation:
     """Hosts with one slot each, running what the schedule sends them in the order in which it came."""
 
-    def __init__(self, hosts: int, tasks: int, losses: int, seed: int) -> None:
+    def __init__(self, hosts: int, tasks: int, losses: int, seed: int, prefer: bool) -> None:
         self.random = random.Random(seed)
         self.schedule = Schedule(tasks, seed=seed)
         self.now = 0.0
@@ -54,6 +56,10 @@ class Simulation:
         self.queue: dict[int, dict[int, int]] = {}  # host: attempts that wait, by task
         self.running: dict[int, tuple[int, int]] = {}
         self.events: list[tuple] = []
+        self.preferred = array("I", [self.random.randrange(hosts) for _ in range(tasks)] if prefer else [])
+        self.near = 0  # attempts that started where their task prefers
+        for task, name in enumerate(self.preferred):
+            self.schedule.prefer(task, name)
         for name in range(hosts):
             self.join(name)
         expected = tasks * DURATION / hosts
@@ -96,6 +102,7 @@ class Simulation:
             name, task, attempt = decision
             if isinstance(decision, Start):
                 self.queue[name][task] = attempt
+                self.near += bool(self.preferred) and self.preferred[task] == name
                 if name not in self.running:
                     idle.append(name)
             elif self.queue[name].get(task) == attempt:
@@ -161,10 +168,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--tasks", type=int, default=10_000_000)
+    parser.add_argument("--prefer", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     gc.disable()  # nothing here makes cycles, and it would look through the simulation's objects on the schedule's time
-    simulation = Simulation(given.hosts, given.tasks, given.hosts // 10, given.seed)
+    simulation = Simulation(given.hosts, given.tasks, given.hosts // 10, given.seed, given.prefer)
     simulation.run()
     schedule = simulation.schedule
     ideal = simulation.useful / given.hosts
@@ -175,6 +183,7 @@ def main() -> int:
         "hosts_lost": simulation.lost,
         "retries": schedule.retried,
         "backups": schedule.backups,
+        "near": round(simulation.near / given.tasks, 4),
         "results_lost": simulation.results.count(0),
         "results_doubled": simulation.results.count(2),
         "decisions": simulation.decisions,

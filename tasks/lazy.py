@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardway.local import daemon
     from hardway.local.machines import guest_image
     from hardway.money import budget, costs, everywhere, market
-    from hardway.pmap import arguments, detach, job_list, job_logs, job_paths, job_results, run, shuffle, stream
+    from hardway.pmap import again, arguments, detach, job_list, job_logs, job_paths, job_results, run, shuffle, stream
     from hardway.pmap.afterwards import report
     from hardway.s3 import stub_sessions
     from hardway.ssh import connection as ssh
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "account": "hardway.ec2.account",
+    "again": "hardway.pmap.again",
     "arguments": "hardway.pmap.arguments",
     "block": "hardway.launch.block",
     "broadcast": "hardway.fanout.broadcast",
@@ -83,7 +84,7 @@ _MODULES = {
     "volumes": "hardway.launch.volumes",
 }
 __all__ = [
-    "account", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
+    "account", "again", "arguments", "block", "broadcast", "budget", "check", "cleanup", "commands", "costs", "daemon",
     "detach", "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
     "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
     "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream",

@@ -9,10 +9,11 @@ from invoke import Collection, Context
 
 from hardway import config
 from hardway.cli.task import Lines, act, print_as_it_comes, say, task
-from hardway.errors import UsageError
+from hardway.errors import HardwayError, UsageError
 
 from .flags import SELECTOR
-from .lazy import arguments, instances, proxy, run
+from .lazy import again as planning
+from .lazy import arguments, instances, job_paths, proxy, run
 from .lazy import detach as detached
 from .lazy import stream as streams
 from .mapreduce_between import gather, group
@@ -21,6 +22,7 @@ from .mapreduce_wait import wait
 
 if TYPE_CHECKING:
     from hardway.ec2.instances import Instance
+    from hardway.pmap.again import Step
     from hardway.pmap.results import Results
     from hardway.pmap.stream import TaskResult
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         "halt": "start nothing more after this many failed tasks, or this share of all: 3, 5% (default: 1)",
         "fail-fast": "stop when the first tasks all fail alike; retry no task that does so on three instances",
         "backup": "run the slowest tasks a second time when instances stand idle",
+        "locality": "run a task where most of the store's objects are that it reads, if a slot is free there",
         "results": "write stdout, stderr, exit code and times to this directory of the job's own; print stdouts' paths",
         "job": "a name for the job, unlike all others; else one is made from the time",
         "name": "a label for the job in mapreduce.jobs; several jobs may have the same",
@@ -74,6 +77,7 @@ def pmap(
     halt: str | int | None = None,
     fail_fast: bool = True,
     backup: bool = True,
+    locality: bool = True,
     results: str | None = None,
     job: str | None = None,
     name: str | None = None,
@@ -129,6 +133,7 @@ def pmap(
         "halt": halt,
         "no_fail_fast": not fail_fast,
         "no_backup": not backup,
+        "no_locality": not locality,
         "depends": wanted,
         "verify": verify or None,
         "join": join,
@@ -169,6 +174,7 @@ def pmap(
         halt="" if halt is None else str(halt),
         fail_fast=fail_fast,
         backup=backup,
+        locality=locality,
         workdir=workdir,
         job=job or "",
         label=name or "",
@@ -216,6 +222,47 @@ def stream(
     return streams.in_background(lambda: pmap(c, selector, given, command, null=null, crlf=crlf, **flags), given)
 
 
+@task(
+    changes=Lines,
+    autoprint=True,
+    positional=["job"],
+    help={
+        "job": "the job's name, or a glob for the newest job that it matches",
+        "selector": f"{SELECTOR}; without it those of each job that are left",
+    },
+)
+def again(c: Context, job: str, selector: str | Iterable[str] = "", region: str | None = None) -> Results:
+    """Make the data again that a job lacks, and go on with it.
+
+    Objects of the store are on the instance that made them, and go with it. The tasks that made what the job needs run
+    again, of earlier jobs, too, and no others. Then the job goes on, and its results are printed.
+
+    Examples:
+      inv mapreduce.again sizes
+      inv mapreduce.again sizes --selector 'web batch'
+    """
+    path = job_paths.newest(job)
+    settings = config.settings(c, region or planning.region_of(path))
+    *makers, last = planning.plan(settings, path, instances.text_of(selector))
+    plan = [f"make again {step.described}" for step in makers]
+    act(f"go on with {last.described}", plan)
+    try:
+        for step in makers:
+            say(f"making again {step.described}")
+            _run_step(c, step)
+    except HardwayError as error:
+        error.result = None  # it is of another job
+        raise
+    return _run_step(c, last)
+
+
+def _run_step(c: Context, step: Step) -> Results:
+    found: Results = pmap(
+        c, step.selector, step.arguments, step.command, resume=step.job, **{"region": step.region, **_read(step.flags)}
+    )
+    return found
+
+
 def _several(given: str | Iterable[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else [str(each) for each in given or ()]
 
@@ -232,5 +279,20 @@ def _flags(given: Mapping[str, Any]) -> list[str]:
     return found
 
 
-ns = Collection(pmap, wait, group, gather, jobs, logs, results, rm, report, explain)
+def _read(flags: Iterable[str]) -> dict[str, Any]:
+    """Return what `_flags` has written."""
+    found: dict[str, Any] = {}
+    for flag in flags:
+        name, has_value, value = flag.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name in ("files", "depends"):
+            found.setdefault(name, []).append(value)
+        elif has_value:
+            found[name] = value
+        else:
+            found[name.removeprefix("no_")] = not name.startswith("no_")
+    return found
+
+
+ns = Collection(pmap, wait, again, group, gather, jobs, logs, results, rm, report, explain)
 ns.configure(config.defaults("mapreduce", "aws", "ec2"))

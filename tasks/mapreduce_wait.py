@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help={"job": JOB, "progress": "show the progress on stderr"},
 )
 def wait(c: Context, job: str = "", progress: bool = True, region: str | None = None) -> Results:
-    """Wait for the results of a job that was detached, and print them.
+    """Wait for a detached job, and print its results.
 
     Tasks that failed, or whose instance is gone, run on the job's other instances. The results and the exit code are
     those of mapreduce.pmap. After Ctrl-C the instances work on, and the job can be waited for again.

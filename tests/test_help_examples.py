@@ -25,8 +25,8 @@ RUN = """
     ec2.check ec2.keys ec2.roles ec2.events ec2.regions ec2.zones ec2.types ec2.spot-prices
     ec2.new-vpc ec2.vpcs ec2.sg ec2.sgs ec2.authorize ec2.deauthorize
     ec2.ssh ec2.scp ec2.push ec2.pull s3.stub s3.sessions s3.clear
-    mapreduce.pmap mapreduce.wait mapreduce.group mapreduce.gather mapreduce.jobs mapreduce.results mapreduce.report
-    mapreduce.explain mapreduce.rm
+    mapreduce.pmap mapreduce.wait mapreduce.group mapreduce.gather mapreduce.jobs mapreduce.results mapreduce.again
+    mapreduce.report mapreduce.explain mapreduce.rm
     cluster.store cluster.ls cluster.stop ec2.ami-new ec2.amis ec2.ami-rm ec2.snapshot ec2.snapshots
     ec2.stop ec2.start ec2.reboot local.fault ec2.rm ec2.wait ec2.rm-vpc ec2.cleanup local.down
 """

@@ -36,6 +36,7 @@ class Arguments:
     """The tasks' stdin, one item a task. `skipped` counts empty lines left out; `source` is what a person gave.
 
     `hint` is a line about what looks wrong in the items; it may be empty. An item has `batch` arguments.
+    `goes_on` is the line that goes on with their job, if they come from a plan for it; the job keeps its own line.
     """
 
     items: list[bytes]
@@ -43,6 +44,10 @@ class Arguments:
     source: str = "ARGS"
     hint: str = ""
     batch: int = 0
+    goes_on: str = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.items)
 
     @property
     def described(self) -> str:
@@ -215,7 +220,7 @@ def read(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = Fal
 
 def given(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = False) -> Arguments | Stream:
     """Return the same arguments as `read`; as a stream if they come through a pipe or from a terminal, or are one."""
-    if isinstance(args, Stream):
+    if isinstance(args, Stream | Arguments):
         return args
     cutter = Cutter(null, crlf)
     if args == "-" and _is_piped(stdin := _stdin()):
@@ -229,7 +234,7 @@ def given(args: str | Iterable[str | bytes], null: bool = False, crlf: bool = Fa
 
 def batched(given: Arguments | Stream, size: int, null: bool) -> Arguments | Stream:
     """Return the same arguments, where a task has `size` of them. Raises UsageError."""
-    if size == 1:
+    if size == 1 or given.batch:
         return given
     if isinstance(given, Stream):
         return given.batched(size, lambda items: joined(items, null))

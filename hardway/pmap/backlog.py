@@ -51,6 +51,10 @@ class Backlog:
         self.ready: dict[tuple[frozenset[Name], bool], deque[int]] = {}
         self.retries: list[tuple[float, int]] = []  # a heap: when a task that failed may run again
         self.setbacks: dict[int, Setbacks] = {}
+        # Untouched tasks that prefer a host, by host and in order, among some that have been taken since.
+        self.near: dict[Name, deque[int]] = {}
+        self._prefers = bytearray()  # 1: the task prefers a host; empty if no task does
+        self._plain = 0  # tasks before this one are touched, or prefer a host
 
     def take(self, task: int) -> None:
         """Take the task out: it has its result, or a host has it."""
@@ -67,6 +71,12 @@ class Backlog:
         else:
             self.ready.setdefault((setbacks.hosts, setbacks.unlucky), deque()).append(task)
             self.ready_count += 1
+
+    def prefer(self, task: int, host: Name) -> None:
+        """Note that the task had better run on this host. Call this in the order of tasks, before the task starts."""
+        self.near.setdefault(host, deque()).append(task)
+        self._prefers.extend(bytes(task + 1 - len(self._prefers)))
+        self._prefers[task] = 1
 
     def put_later(self, task: int, when: float) -> None:
         """Have the task start at this time."""
@@ -91,8 +101,11 @@ class Backlog:
         self._advance()
         return bool(self.again or self.ready_count or self.next < self.total)
 
-    def pick(self, host: Name, active: Set[Name]) -> int | None:
-        """Remove and return the next task for this host; None if no task suits it. `active` hosts get tasks."""
+    def pick(self, host: Name, active: Set[Name], far: bool) -> int | None:
+        """Remove and return the next task for this host; None if no task suits it. `active` hosts get tasks.
+
+        A task that prefers another host suits it only if `far`.
+        """
         if self.again:
             return self.again.popleft()
         self._advance()
@@ -110,9 +123,36 @@ class Backlog:
                 if not tasks:
                     del self.ready[key]
                 return task
-        if self.next < self.total:
+        if self._prefers:
+            picked = self._pick_near(host)
+            picked = self._pick_plain() if picked is None else picked
+            if picked is not None:
+                self.touched.add(picked)
+                return picked
+        if self.next < self.total and (far or not self._prefers):
             self.next += 1
             return self.next - 1
+        return None
+
+    def _pick_near(self, host: Name) -> int | None:
+        """Remove and return the next task that prefers this host."""
+        tasks = self.near.get(host)
+        if tasks is None:
+            return None
+        while tasks:
+            task = tasks.popleft()
+            if task >= self.next and task not in self.touched:
+                return task
+        del self.near[host]
+        return None
+
+    def _pick_plain(self) -> int | None:
+        """Return the next task that prefers no host."""
+        self._plain = max(self._plain, self.next)
+        for task in range(self._plain, self.total):
+            self._plain = task + 1
+            if task not in self.touched and not (task < len(self._prefers) and self._prefers[task]):
+                return task
         return None
 
     def setbacks_of(self, task: int) -> Setbacks:

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from hardway.config import Settings, mebibytes
 from hardway.pmap import agent
 from hardway.pmap.connecting import Connections
-from hardway.pmap.endings import complaint_of
+from hardway.pmap.endings import DATA_GONE, complaint_of
 from hardway.pmap.events import Ended
 from hardway.pmap.expect import Lookout, charged
 from hardway.pmap.job import Job
 from hardway.pmap.ledger import Lie
 from hardway.pmap.link import Frame, Hello, now, text
+from hardway.pmap.losses import Losses
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.runlog import RunLog
 from hardway.pmap.schedule import Schedule
@@ -38,6 +39,7 @@ class Conversation:
         connections: Connections,
         log: RunLog,
         lookout: Lookout | None,
+        losses: Losses,
         detached: bool,
     ) -> None:
         """Take the tasks' `positions`, by number, and the `digest` of the files that instances got before.
@@ -54,6 +56,7 @@ class Conversation:
         self._connections = connections
         self._log = log
         self._lookout = lookout
+        self._losses = losses
         self._detached = detached
         self._acks: list[tuple[Member, int, int]] = []
         self._next_worker = 0
@@ -74,6 +77,12 @@ class Conversation:
             self._connections.send(member, agent.ACK, task, attempt)
         self._acks.clear()
 
+    def checked(self, instance: str, gone: bool) -> None:
+        """Record the ends of attempts that say that their data went with this instance."""
+        for ended in self._losses.answered(instance, gone):
+            flags = ended.end.flags | DATA_GONE if gone else ended.end.flags
+            self.settle(ended._replace(end=ended.end._replace(flags=flags)))
+
     def settle(self, ended: Ended, missing: str = "") -> None:
         """Record the end of an attempt; `missing` is the URL of an expected object that isn't there."""
         member, position, task, attempt, end = ended[:5]
@@ -89,7 +98,8 @@ class Conversation:
             good = ended.is_good
             with self._job.writing():  # it reads files of the job's directory
                 said = None if good else complaint_of(ended.end.code, ended.end.flags, ended.stderr, member.name)
-            verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said)
+            final = bool(end.flags & DATA_GONE)
+            verdict = self._schedule.finished(member.name, position, attempt, good, end.seconds, now(), said, final)
         self._log.ended(ended, verdict)
 
     def _greet(self, member: Member, hello: Hello) -> None:
@@ -254,5 +264,11 @@ class Conversation:
         if self._lookout and ended.is_good:
             member.looked_for.add((task, attempt))
             self._lookout.add(ended)
+            return
+        with self._job.writing():  # what it reads lies in the job's directory
+            gone = self._losses.claimed(ended)
+        if gone:
+            member.looked_for.add((task, attempt))
+            self._losses.check(ended, gone)
         else:
             self.settle(ended)

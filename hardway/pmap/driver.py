@@ -32,6 +32,8 @@ from hardway.pmap.job import Job
 from hardway.pmap.journal import DETACHED, Result
 from hardway.pmap.ledger import Ledger, Lie
 from hardway.pmap.link import Link, Unusable, now
+from hardway.pmap.locality import Moves, Placement
+from hardway.pmap.losses import Losses
 from hardway.pmap.member import Member, Presence
 from hardway.pmap.polling import Poller
 from hardway.pmap.progress import Progress
@@ -72,6 +74,8 @@ class Driver:
         load: Load | None = None,
         expect: Expected | None = None,
         intake: Intake | None = None,
+        locality: bool = True,
+        moves: Moves | None = None,
         detach: Detach = Detach.NO,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -109,6 +113,8 @@ class Driver:
         for position, host in (avoid or {}).items():
             self.schedule.avoid(position, host)
         told = self._give if intake else on_result
+        self._locality = locality
+        self._placement = Placement(self.schedule, arguments, moves or {})
         self._log = RunLog(job, numbers, settings.mapreduce.timeout, progress, told)
         self.outcome = self._log.outcome
         self._waited = 0.0  # seconds spent waiting for events
@@ -128,12 +134,14 @@ class Driver:
             self._connections,
             self._log,
             Lookout(expect, arguments, self._workers, self._events) if expect else None,
+            Losses(self._placement.argument, settings, self._workers, self._events),
             detach is not Detach.NO,
         )
         self._dealer = Dealer(self.schedule, self._connections) if detach is Detach.DEAL else None
         self._members = self._connections.members
         for instance in instances:
             self._admit(instance)
+        self._prefer()
 
     def run(self) -> Outcome:
         """Run until every task is over, or none can be finished.
@@ -202,6 +210,12 @@ class Driver:
                 self._intake.look(self.schedule, time)
             except HardwayError as error:
                 self._stop.error = self._stop.error or error
+            self._prefer()
+
+    def _prefer(self) -> None:
+        """Have tasks that are new run near their data."""
+        if self._locality:
+            self._placement.prefer(self._members)
 
     def _give(self, position: int, result: Result | None) -> None:
         """Give a task's result to the stream that its argument came from, unless the job has stopped."""
@@ -269,6 +283,8 @@ class Driver:
             case events.Unseen(error):
                 unknown = Failed(f"what is expected can't be seen: {error!r}")
                 self._stop.error = error if isinstance(error, HardwayError) else unknown
+            case events.Checked(instance, gone):
+                self._conversation.checked(instance, gone)
             case events.Woken():
                 pass
 
@@ -287,7 +303,7 @@ class Driver:
         if isinstance(decision, Start):
             self.job.started(number, decision.attempt, member.name)
             member.ledger.sent(number, decision.attempt, time)
-            self._connections.send(member, agent.RUN, number, decision.attempt, self.arguments[decision.task])
+            self._connections.send(member, agent.RUN, number, decision.attempt, self._placement.argument(decision.task))
         else:
             self._connections.order(member, isinstance(decision, Cancel), number, decision.attempt)
 

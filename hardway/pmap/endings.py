@@ -17,8 +17,9 @@ from hardway.pmap.schedule import DEADLY
 from hardway.tables import money
 from hardway.terminal import cut_short, last_line
 
-LOST, WORKERS_DIED, MISSING = 8, 16, 512  # an attempt's flags, beside the agent's
+LOST, WORKERS_DIED, MISSING, DATA_GONE = 8, 16, 512, 1024  # an attempt's flags, beside the agent's
 COMPARED = 4096  # bytes of stderr's end, by which failures are found to be alike
+WENT = re.compile(r"its data went with (i-[0-9a-f]{8}(?:[0-9a-f]{9})?)\b")  # in the last line of stderr
 _SCRATCH = re.compile(rb"scratch-[0-9a-f]{8}/[^/\s]+")  # its name differs from instance to instance
 
 
@@ -65,6 +66,8 @@ def how_it_ended(result: Result, timeout: float = 0.0) -> str:
         return "the instance could not run it"
     if result.flags & agent.NO_START:
         return "it could not be started"
+    if result.flags & DATA_GONE:
+        return "its data is gone"
     if result.flags & MISSING:
         return "an object that it should write is missing"
     if result.code < 0:
@@ -110,4 +113,6 @@ def last_complaint(outputs: Outputs, number: int, result: Result) -> str:
 def end_and_complaint(outputs: Outputs, number: int, result: Result, timeout: float) -> str:
     """Describe the end of an attempt, with the last line that the attempt wrote to stderr, if any."""
     how, said = how_it_ended(result, timeout), last_complaint(outputs, number, result)
+    if result.flags & DATA_GONE and (went := WENT.search(said)):
+        return went[0]  # alike for all that lack data of the instance
     return f"{how}: {said}" if said else how

@@ -94,8 +94,16 @@ class Unseen(NamedTuple):
     error: Exception
 
 
+class Checked(NamedTuple):
+    """EC2 has said whether an instance is gone on which failed attempts say their data was."""
+
+    instance: str
+    gone: bool
+
+
 class Woken(NamedTuple):
     """A signal has come."""
 
 
-Event = Ready | Opened | NotOpened | Hung | Lied | Unreachable | Described | Found | Priced | Looked | Unseen | Woken
+_OfMembers = Opened | NotOpened | Hung | Lied | Unreachable | Described | Found | Priced
+Event = Ready | _OfMembers | Looked | Unseen | Checked | Woken

@@ -379,8 +379,8 @@ class Job:
         self._lines.append(journal.done_line(task, result.attempt))
 
     def void(self, task: int) -> None:
-        """Note that the task's result counts no longer."""
-        self._lines.append(journal.void_line(task, self.history.results.pop(task).attempt))
+        """Note that the task's result counts no longer. It is kept: data that it names is looked for."""
+        self._lines.append(journal.void_line(task, self.history.void(task).attempt))
 
     def failed(self, task: int, result: Result) -> None:
         """Note that the task has failed for good, with this attempt."""
@@ -570,10 +570,12 @@ def _failed_outputs(large: Path, history: History) -> tuple[list[Path], dict[int
     superseded: list[Path] = []
     failures: dict[int, Path] = {}
     for number, attempts in found.items():
+        for former in history.former.get(number, ()):
+            attempts.pop(former.attempt, None)  # it is kept
         result = history.results.get(number)
-        last = result.attempt if result else max(attempts)
+        last = result.attempt if result else max(attempts, default=0)
         superseded += [path for attempt, path in attempts.items() if attempt != last]
-        if not result:
+        if not result and last:
             failures[number] = attempts[last]
     return superseded, failures
 

@@ -37,16 +37,17 @@ class Result(NamedTuple):
 class History:
     """The record of a job's earlier runs: results, last attempts, and the ends of tasks that failed for good.
 
-    `failures` counts a task's failed attempts. `runs` has the notes from the end of each run, empty if the driver was
-    killed or still runs. `open` maps each attempt (task, attempt) that was sent and isn't known to have ended to its
-    host. `sent` has all attempts ever sent, by host. `tasks` is the number of numbered tasks. `keys` and `heads` are
-    the checksums of these files up to the last numbered task, and `long` is the size of the file of long arguments.
-    `chain` is the last line's checksum, and `whole` the checksum of all lines together. `detach` are the options of a
-    job that was detached, None for another one. Its agents are `alone` while they go on without a driver.
-    `driven` is when the last run began or ended, in seconds of Unix.
+    `former` has the results that counted once. `failures` counts a task's failed attempts. `runs` has the notes from
+    the end of each run, empty if the driver was killed or still runs. `open` maps each attempt (task, attempt) that was
+    sent and isn't known to have ended to its host. `sent` has all attempts ever sent, by host. `tasks` is the number of
+    numbered tasks. `keys` and `heads` are the checksums of these files up to the last numbered task, and `long` is the
+    size of the file of long arguments. `chain` is the last line's checksum, and `whole` the checksum of all lines
+    together. `detach` are the options of a job that was detached, None for another one. Its agents are `alone` while
+    they go on without a driver. `driven` is when the last run began or ended, in seconds of Unix.
     """
 
     results: dict[int, Result] = field(default_factory=dict)
+    former: dict[int, list[Result]] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     failed: dict[int, Result] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -75,6 +76,12 @@ class History:
             self.runs[-1] = dict(about)
             why = str(about.get("why", ""))
             self.alone &= why == DETACHED or why.startswith("SIG")
+
+    def void(self, task: int) -> Result:
+        """Take in that the task's result counts no longer, and return the result."""
+        result = self.results.pop(task)
+        self.former.setdefault(task, []).append(result)
+        return result
 
     def sealed(self, texts: Iterable[str]) -> bytes:
         """Return the next lines: each ends in a checksum of itself and of the line before."""
@@ -193,7 +200,7 @@ def read_history(data: bytes) -> History:
             elif kind == "done":
                 history.results[task] = ended[task, attempt]
             elif kind == "void":
-                del history.results[task]
+                history.void(task)
             elif kind == "failed":
                 history.failed[task] = ended[task, attempt]
             elif kind == "start":

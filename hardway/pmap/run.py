@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +26,11 @@ from hardway import aws
 from hardway.config import Settings, aws_variables, mebibytes
 from hardway.ec2 import instances
 from hardway.errors import Failed, HardwayError, UsageError
-from hardway.pmap import engine_dask, files, folder, job_list, job_paths
+from hardway.pmap import engine_dask, files, folder, job_list, job_paths, origins
 from hardway.pmap.arguments import ARGUMENTS, Arguments
 from hardway.pmap.detach import Detach, Options, check_sizes, refuse, still_there, warning
 from hardway.pmap.driver import Driver
-from hardway.pmap.endings import Outcome, end_and_complaint, paid
+from hardway.pmap.endings import DATA_GONE, Outcome, end_and_complaint, paid
 from hardway.pmap.expect import Expected
 from hardway.pmap.files import Load
 from hardway.pmap.folder import Folder
@@ -37,6 +38,7 @@ from hardway.pmap.intake import Intake, known_arguments
 from hardway.pmap.job import Job, Outputs, fingerprint, keys_of, read_asked
 from hardway.pmap.job_results import failed_task
 from hardway.pmap.journal import Result
+from hardway.pmap.locality import Moves, urls_in
 from hardway.pmap.notify import Notifier
 from hardway.pmap.progress import Progress
 from hardway.pmap.results import FailedTask, Results, TasksFailed
@@ -74,6 +76,7 @@ def pmap(
     send: Sequence[str] = (),
     expect: str = "",
     notify: str = "",
+    locality: bool = True,
     flags: Sequence[str] = (),
     detach: Detach = Detach.NO,
     before: Callable[[Sequence[instances.Instance]], None] = lambda selected: None,
@@ -95,9 +98,9 @@ def pmap(
     `results`, each task's stdout, stderr, exit code and times are files there, and the paths are returned. `engine` is
     the address of a Dask scheduler that runs the tasks on its workers: no instance is selected then. The objects to
     `expect` of a task (see `Expected`) must exist before its result counts. `notify` is a command for this machine that
-    runs when the job is done or has failed. `flags` are the person's flags, used in the line that resumes the job.
-    `publish` is given an object that writes a stream's results while the job runs. With `verify`, `results` or `engine`
-    a stream is read to its end first.
+    runs when the job is done or has failed. With `locality` a task prefers the instance that has most of its data.
+    `flags` are the person's flags, used in the line that resumes the job. `publish` is given an object that writes a
+    stream's results while the job runs. With `verify`, `results` or `engine` a stream is read to its end first.
 
     `detach` is the part that this run has in a detached job. With DEAL all arguments are read first, and the result is
     the job's name, once the instances have all tasks. With WAIT the `selector` are ids of instances that may have gone.
@@ -188,6 +191,7 @@ def pmap(
                 engine=address,
                 load=load,
                 expect=expected,
+                locality=locality,
                 flags=flags,
                 detach=detach,
                 options=Options(
@@ -196,6 +200,7 @@ def pmap(
                     halt=halt,
                     fail_fast=fail_fast,
                     backup=backup,
+                    locality=locality,
                     workdir=workdir,
                     depends=depends,
                     send=send,
@@ -320,6 +325,7 @@ class _Run:
         engine: str,
         load: Load,
         expect: Expected | None,
+        locality: bool,
         flags: Sequence[str],
         detach: Detach,
         options: Options,
@@ -336,6 +342,7 @@ class _Run:
         self.engine = engine
         self.load = load
         self.expect = expect
+        self.locality = locality
         self.find: Callable[[], Sequence[instances.Instance]] | None = None
         self.flags = flags
         self.detach = detach
@@ -356,6 +363,7 @@ class _Run:
         self.halt = halt(len(self.items))
         self.resuming = _Waiting(job) if detach is Detach.WAIT else _Resuming(job, command, arguments, engine, flags)
         self._look_back()
+        self.moves = self._find_moves()
         self.writer = self._resumable(partial(Folder, job, self.numbers, target)) if target else None
 
     def _all_read(self) -> None:
@@ -498,6 +506,8 @@ class _Run:
             load=self.load,
             expect=self.expect,
             intake=intake,
+            locality=self.locality,
+            moves=self.moves,
             detach=self.detach,
             options=None if self.detach is Detach.NO else self.options.kept(self.numbers, self.selected),
         )
@@ -547,7 +557,29 @@ class _Run:
             if gone:
                 url = printable(next(filter(None, missing)))
                 say(f"{count(len(gone), 'result')} run again: an object is missing, such as {url}")
+        # A person who waits for a job wants its results, and no others.
+        resumes = not self.engine and self.detach is not Detach.WAIT
+        lost = origins.gone_results(self.settings, job.path, history, self.numbers, self._here) if resumes else {}
+        for task in lost:
+            job.void(task)
+        if lost:
+            ids = _in_short(sorted({*chain.from_iterable(lost.values())}))
+            say(f"{count(len(lost), 'result')} to be made again: the data went with {ids}, gone according to EC2")
         say(f"resuming job {job.asked.name}: {count(len(history.results), 'result')} there")
+
+    @property
+    def _here(self) -> set[str]:
+        return {instance.id for instance in self.selected}
+
+    def _find_moves(self) -> Moves:
+        """Find the objects that tasks read and that aren't where the arguments say, since they were made again."""
+        done = self.job.history.results
+        left = (item for item, task in zip(self.items, self.numbers, strict=True) if task not in done)
+        wanted = {url for item in left for url in urls_in(item)}
+        moves = {} if self.engine else origins.moves(self.settings, wanted, self._here)
+        if moves:
+            self.shown.say(f"{count(len(moves), 'object')} made again elsewhere: tasks read from there")
+        return moves
 
     def _check(self, outcome: Outcome, items: list[bytes], numbers: list[int], job: Job) -> None:
         """Raise Failed, with the failures explained, if a task of a sample failed."""
@@ -565,6 +597,8 @@ class _Run:
         left = f"; {outcome.left} not finished" if outcome.left else ""
         what = f"task {numbers[next(iter(failed))]}" if len(failed) == 1 else f"{len(failed)} tasks"
         line = self.resuming.line("Fix it, then", where=False)
+        if any(result.flags & DATA_GONE for result in failed.values()):
+            return f"{what} failed, as data is gone{left}. To make it again and go on: {self.resuming.again}"
         if outcome.hopeless:
             hosts = len({failed[position].host for position in failed})
             return (
@@ -596,6 +630,10 @@ class _Resuming:
         self, job: Job, command: str, arguments: Arguments | Stream, engine: str, flags: Sequence[str]
     ) -> None:
         asked = job.asked
+        self.again = command_line("mapreduce.again", asked.name)
+        if isinstance(arguments, Arguments) and arguments.goes_on:
+            self._line, self._where_to, self.again = arguments.goes_on, "", arguments.goes_on
+            return
         source, needs = arguments.source, ""
         if isinstance(arguments, Stream):
             needs = f", with the same arguments {'on stdin' if source == '-' else 'for ARGS'}"
@@ -621,11 +659,16 @@ class _Resuming:
         return f"{what}{self._where_to if where else ''}: {self._line}"
 
 
+def _in_short(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
 class _Waiting:
     """The command that comes back to a detached job."""
 
     def __init__(self, job: Job) -> None:
         self._line = command_line("mapreduce.wait", job.asked.name)
+        self.again = command_line("mapreduce.again", job.asked.name)
 
     def line(self, what: str = "to go on", where: bool = True) -> str:
         """Return the command line after its purpose, `what`; see `_Resuming.line`."""

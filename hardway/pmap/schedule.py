@@ -172,6 +172,13 @@ class Schedule:
         self._backlog.setbacks_of(task).failed = [name]
         self._backlog.put(task)
 
+    def prefer(self, task: int, name: Name) -> None:
+        """Run the task on this host if the host has a free slot in time; nothing waits for it.
+
+        Call this in the order of tasks, before the task starts.
+        """
+        self._backlog.prefer(task, name)
+
     def join(self, name: Name, slots: int) -> None:
         """Note that a host is present, or present again, with this number of slots."""
         self._judge(self._roster.join(name, slots))
@@ -299,8 +306,12 @@ class Schedule:
         duration: float,
         now: float,
         complaint: Complaint | None = None,
+        final: bool = False,
     ) -> Verdict:
-        """Judge an attempt that ended after `duration` seconds. A failure without a `complaint` resembles no other."""
+        """Judge an attempt that ended after `duration` seconds. A failure without a `complaint` resembles no other.
+
+        No host is to blame for a `final` failure, and none could do better.
+        """
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
@@ -313,7 +324,7 @@ class Schedule:
         if self._over[task]:
             return Verdict.IGNORED
         if not ok:
-            return self._fail(known, now, complaint)
+            return self._fail_for_good(known) if final else self._fail(known, now, complaint)
         self._over[task] = 1
         if not self.done:
             self._first_failures.clear()
@@ -401,10 +412,11 @@ class Schedule:
             self.spared += roster.wake(now)
             if self._attempts.urgent and roster.free:
                 self._relieve(orders)
-            if roster.free:
-                self._fill(roster.free, orders)
-            if roster.room:
-                self._fill(roster.room, orders)
+            for pool in (roster.free, roster.room):
+                if pool and self._backlog.near:
+                    self._fill(pool, orders, far=False)
+                if pool:
+                    self._fill(pool, orders)
             if roster.free and not self._backlog.waits():
                 self._take_back(orders, now)
                 if self.backup:
@@ -434,7 +446,7 @@ class Schedule:
         while line and backlog.waits():
             load, place = line[0]
             host = able[place]
-            task = backlog.pick(host.name, roster.active) if load < share and given[place] < most else None
+            task = backlog.pick(host.name, roster.active, far=True) if load < share and given[place] < most else None
             if task is None:
                 heapq.heappop(line)
                 continue
@@ -531,15 +543,19 @@ class Schedule:
         attempt = host.attempts.get(task) if host is not None else None
         return attempt if attempt is not None and attempt.number == number else None
 
-    def _fill(self, pool: OrderedDict[HostState, None], orders: list[Decision]) -> None:
-        """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out."""
+    def _fill(self, pool: OrderedDict[HostState, None], orders: list[Decision], far: bool = True) -> None:
+        """Give tasks to the hosts of the pool, one each in turn, until tasks or places run out.
+
+        A host is given tasks that prefer another one only if `far`.
+        """
         backlog, roster = self._backlog, self._roster
         unfit: list[HostState] = []
         active = len(roster.active)
-        share = (backlog.total - backlog.next + len(backlog.again)) // (2 * active) if active else 0
+        untouched = backlog.total - backlog.next - len(backlog.touched)
+        share = (untouched + len(backlog.again)) // (2 * active) if active else 0
         append, new = orders.append, tuple.__new__
         numbers, alive, waiting = self._number, self._attempts.alive, self._attempts.waiting
-        free, room, total = roster.free, roster.room, backlog.total
+        free, room, total, near = roster.free, roster.room, backlog.total, backlog.near
         attempts = len(orders)
         while pool and (backlog.next < total or backlog.waits()):
             host = pool.popitem(last=False)[0]
@@ -547,8 +563,8 @@ class Schedule:
             load, slots = len(host.attempts), host.slots
             if load - slots >= share and load > slots:
                 continue  # back in the pool when one of its tasks ends
-            if backlog.again or backlog.touched or backlog.ready_count:
-                picked = backlog.pick(host.name, roster.active)
+            if backlog.again or backlog.touched or backlog.ready_count or near:
+                picked = backlog.pick(host.name, roster.active, far)
                 if picked is None:
                     unfit.append(host)
                     continue
@@ -685,6 +701,13 @@ class Schedule:
         self.retried += 1
         self._backlog.put_later(task, now + retry_wait(len(failed), self.retry_sleep) * self._random.uniform(0.5, 1.0))
         return Verdict.RETRY
+
+    def _fail_for_good(self, attempt: Attempt) -> Verdict:
+        self.failed_attempts += 1
+        if attempt.task in self._attempts.alive:
+            return Verdict.RETRY
+        self._give_up_task(attempt.task)
+        return Verdict.FAILED
 
     def _lose(self, attempt: Attempt, died: bool, when: float | None = None) -> bool:
         """Remove an attempt that was lost through no known fault of its own; return True if the task runs again.

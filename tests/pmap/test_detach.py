@@ -58,13 +58,13 @@ def test_instances_work_alone_and_the_results_are_those_of_pmap(
 
 def test_who_waits_may_be_interrupted_and_the_instances_go_on(c: Context, cluster: Cluster) -> None:
     cluster.remove("log", "go")
-    mapreduce.pmap(c, cluster.ids, "a\nb\nc\nd\ne", SLOW, detach=True, job="again")
+    mapreduce.pmap(c, cluster.ids, "a\nb\nc\nd\ne", SLOW, detach=True, job="left")
     eventually(lambda: len(cluster.lines("log")) == 3)
-    waiting = start_inv("mapreduce.wait", "again", env=cluster.env)
+    waiting = start_inv("mapreduce.wait", "left", env=cluster.env)
     try:
-        eventually(lambda: (cluster.jobs / "again" / "journal").read_text().count(" up {") == 6)
+        eventually(lambda: (cluster.jobs / "left" / "journal").read_text().count(" up {") == 6)
         with pytest.raises(Failed, match=f"pid {waiting.pid}"):
-            mapreduce.wait(c, "again")
+            mapreduce.wait(c, "left")
         waiting.send_signal(signal.SIGINT)
         said = waiting.communicate(timeout=patience())[1]
     finally:
@@ -72,11 +72,11 @@ def test_who_waits_may_be_interrupted_and_the_instances_go_on(c: Context, cluste
         waiting.communicate()
     assert waiting.returncode == 130
     assert "the instances go on" in said
-    assert "mapreduce.wait again" in said
-    assert state(c, "again") == ("detached", 0)
+    assert "mapreduce.wait left" in said
+    assert state(c, "left") == ("detached", 0)
     cluster.touch("go")
     eventually(lambda: len(cluster.lines("log")) == 5)
-    assert mapreduce.wait(c, "again") == [f"<{one}>\n" for one in "abcde"]
+    assert mapreduce.wait(c, "left") == [f"<{one}>\n" for one in "abcde"]
     assert sorted(cluster.lines("log")) == [*"abcde"]
     cluster.remove("log", "go")
 

@@ -173,6 +173,14 @@ def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
     assert held
 
 
+def prefer(schedule: Schedule, hosts: dict[str, int], seed: int, share: float) -> None:
+    """This share of the tasks prefers one of the hosts, or one that never comes."""
+    chance = random.Random(seed)
+    for task in range(schedule.total):
+        if chance.random() < share:
+            schedule.prefer(task, chance.choice([*hosts, "nobody"]))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     tasks=st.integers(0, 120),
@@ -184,6 +192,7 @@ def test_what_was_sent_ahead_is_not_taken_to_run() -> None:
     lie=st.sampled_from([0.0, 0.03]),
     slow=st.sampled_from([0.0, 0.2]),
     backup=st.booleans(),
+    prefers=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_every_task_has_exactly_one_outcome(
     tasks: int,
@@ -195,9 +204,11 @@ def test_every_task_has_exactly_one_outcome(
     lie: float,
     slow: float,
     backup: bool,
+    prefers: float,
 ) -> None:
     schedule = Schedule(tasks, retries=3, retry_sleep=5, halt=0, backup=backup, seed=seed)
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
+    prefer(schedule, hosts, seed, prefers)
     world = World(schedule, hosts, seed, fail=fail, leave=leave, drop=drop, lie=lie, slow=slow)
     world.run()
     done, failed = final(world, Verdict.DONE), final(world, Verdict.FAILED)
@@ -214,10 +225,16 @@ def test_every_task_has_exactly_one_outcome(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**32))
-def test_no_slot_stands_idle_while_a_task_waits(tasks: int, slots: list[int], seed: int) -> None:
+@given(
+    st.integers(1, 60),
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_no_slot_stands_idle_while_a_task_waits(tasks: int, slots: list[int], seed: int, prefers: float) -> None:
     hosts = {f"h{i}": n for i, n in enumerate(slots)}
     schedule = Schedule(tasks, seed=seed)
+    prefer(schedule, hosts, seed, prefers)
     world = World(schedule, hosts, seed)
     act = world.act
 
@@ -658,3 +675,37 @@ def test_a_host_that_can_run_nothing_is_set_aside_and_no_task_fails() -> None:
 
 def test_the_wait_before_a_retry_has_a_limit() -> None:
     assert [retry_wait(times, 3.0) for times in (1, 2, 3, 4, 100_000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_a_host_gets_what_prefers_it_then_what_prefers_none_then_the_rest() -> None:
+    schedule = Schedule(7)
+    for task, name in ((0, "b"), (1, "a"), (2, "a"), (4, "b"), (5, "gone")):
+        schedule.prefer(task, name)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    order = []
+    for now in range(7):
+        for start in starts(schedule, now):
+            order.append((start.host, start.task))
+            if start.host == "a":  # b is at its first task for ever
+                schedule.finished(*start, True, 1, now)
+    assert order == [("a", 1), ("b", 0), ("a", 2), ("a", 3), ("a", 6), ("a", 4), ("a", 5)]
+
+
+def test_a_preferred_host_with_a_free_slot_gets_the_task_whoever_was_free_first() -> None:
+    schedule = Schedule(2)
+    schedule.prefer(0, "b")
+    schedule.prefer(1, "b")
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    assert starts(schedule, 0) == [Start("b", 0, 1), Start("a", 1, 1)], "and nothing waits for one that is busy"
+
+
+def test_no_retry_helps_after_a_final_failure_and_no_host_is_to_blame() -> None:
+    schedule = Schedule(5, retries=10, retry_sleep=0, halt=0)
+    schedule.join("a", 1)
+    for now in range(5):
+        [start] = starts(schedule, now)
+        assert schedule.finished(*start, False, 1, now, final=True) is Verdict.FAILED
+    assert schedule.finished_all and (schedule.failed, schedule.retried) == (5, 0)
+    assert schedule.health("a").failures == 0 and not schedule.hopeless

@@ -320,7 +320,7 @@ class _Reader:
         self.done[attempt.task] = attempt
 
     def line_void(self, key: tuple[int, int], words: Sequence[str]) -> None:
-        self.done.pop(key[0]).outcome = AttemptOutcome.ENDED
+        self.done.pop(key[0]).outcome = AttemptOutcome.LOST
 
     def line_failed(self, key: tuple[int, int], words: Sequence[str]) -> None:
         attempt = self.attempts[key]
