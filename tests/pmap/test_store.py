@@ -43,7 +43,7 @@ def test_a_job_of_two_steps(new_cluster: Callable[[int], Cluster]) -> None:
     assert inv("mapreduce.pmap", other, urls[0], STEP2).stdout == "part 0\n"
     assert cluster.cloud.inv("local.fault", "kill", one).code == 0
     lost = inv("mapreduce.pmap", other, urls[0], STEP2, "--retries", "0", code=1)
-    assert f"its data went with {one}: {urls[0]}" in lost.stderr
+    assert f"1 task failed, its data went with {one}" in lost.stderr
     assert (
         f"its data went with {one}: {urls[0]}" in inv("mapreduce.gather", urls[0], "s3://gathered/all", code=1).stderr
     )
