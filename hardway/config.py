@@ -457,4 +457,8 @@ def variables_set(added: Mapping[str, str]) -> Iterator[None]:
 
 
 def _stub_variables() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("s3_stubbed_session", "s3_stubbed_tmp") if os.environ.get(name)}
+    names = ("s3_stubbed_session", "s3_stubbed_tmp", "s3_stubbed_cli")
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if "s3_stubbed_session" not in found or found.get("s3_stubbed_cli") not in ("1", "2"):
+        found.pop("s3_stubbed_cli", None)
+    return found

@@ -6,8 +6,11 @@
 # object's path in the session. The record holds for an object that is the same file as the link. So the rename that
 # puts an object in its place also puts its record in place, and a crash leaves the old pair or the new one.
 
-about_given() { # sets $about, a line for each thing that the options give, and $replacing for a copy
-  local pair text
+about_given() { # sets $about, a line for each thing that the options give
+  # for a copy, sets $replacing if nothing else is taken over, or $changing if the rest is
+  local pair text directive=${value[metadata-directive]-}
+  # version 2 of the CLI changes what is given, and copies the rest
+  [[ $cli == 1 || $operation != copy || $directive ]] || directive=change
   for pair in content-type:ContentType cache-control:CacheControl content-disposition:ContentDisposition \
     content-encoding:ContentEncoding content-language:ContentLanguage expires:Expires \
     website-redirect:WebsiteRedirectLocation metadata:Metadata storage-class:StorageClass sse:ServerSideEncryption \
@@ -17,7 +20,7 @@ about_given() { # sets $about, a line for each thing that the options give, and 
     case $pair in
       storage-class:* | sse*) ;;
       *) [[ $operation == copy && ${value[metadata-directive]-} == COPY ]] && continue
-        replacing=1 ;;
+        if [[ $directive == change ]]; then changing=1; else replacing=1; fi ;;
     esac
     [[ $pair == sse:* && $text == set ]] && text=AES256
     about+=${pair#*:}$'\t'${text//[$'\n'$'\r']/ }$'\n'
@@ -61,6 +64,7 @@ about_copy() { # FILE: sets $text, what a copy takes over of the object that has
     line=${kept%%$'\n'*} kept=${kept#*$'\n'}
     case $line in
       StorageClass* | ServerSideEncryption* | SSEKMSKeyId* | OnePart*) ;;
+      WebsiteRedirectLocation*) [[ $changing ]] || text+=$line$'\n' ;;
       *) text+=$line$'\n' ;;
     esac
   done

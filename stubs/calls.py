@@ -1,8 +1,8 @@
 """The S3 stub's calls besides the verbs of `aws s3`: `aws s3api`, `aws sts get-caller-identity`, `aws configure`.
 
-stubs/aws starts `python3 -I -S calls.py HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT...` in the
-directory of the session. HERE is the caller's directory. The program needs Python 3.9 and its standard library; --query
-needs jmespath. stubs/aws describes the layout of a session.
+stubs/aws starts `main` in python3 -I -S, with CLI HERE SESSION OUTPUT QUERY NO-PAGINATE PROFILE SERVICE ARGUMENT..., in
+the directory of the session. CLI is the version of the CLI that it follows, 1 or 2. HERE is the caller's directory. The
+program needs Python 3.9 and its standard library; --query needs jmespath. stubs/aws describes the layout of a session.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ USAGE = "usage: aws [options] <command> <subcommand> [<subcommand> ...] [paramet
 
 Answer = Union[dict[str, Any], "Pages", None]
 scratch: list[bytes] = []
+version_2 = False
+"""The stub follows version 2 of the CLI."""
 
 
 class Stop(Exception):
@@ -67,9 +69,17 @@ class Stop(Exception):
         self.code, self.text = code, text
 
 
+MISUSED = ("Parameter validation failed:", "Error parsing parameter ", "Bad value for --query ", "usage: ")
+
+
 def fail(text: str) -> Stop:
-    """Return an error as the CLI reports it."""
-    return Stop(255, f"\n{text}\n")
+    """Return an error as the CLI reports it. Version 2 has a code for each kind of error."""
+    code = 255
+    if version_2 and text.startswith("An error occurred ("):
+        code = 254
+    elif version_2 and text.startswith(MISUSED):
+        code = 252
+    return Stop(code, f"\n{text}\n")
 
 
 def refuse(text: str) -> Stop:
@@ -87,7 +97,8 @@ def no_key(operation: str) -> Stop:
 
 def usage_error(text: str) -> Stop:
     lines = (USAGE, "To see help text, you can run:", "", "  aws help", "  aws <command> help")
-    return Stop(2, "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", "")))
+    text = "\n".join((*lines, "  aws <command> <subcommand> help", "", f"aws: error: {text}", ""))
+    return Stop(252 if version_2 else 2, text)
 
 
 # ---------------------------------------------------------------- the session
@@ -176,11 +187,10 @@ def need_bucket(bucket: str, operation: str) -> bytes:
 
 def checked_key(key: str, operation: str) -> bytes:
     """Return a key as bytes. Raises Stop for a key that S3 doesn't take."""
-    raw = os.fsencode(key)
     try:
-        raw.decode()
-    except UnicodeDecodeError:
-        raise fail(f"the key is no UTF-8: {key!r}") from None
+        raw = key.encode()
+    except UnicodeEncodeError as error:
+        raise fail(str(error)) from None
     if not raw:
         raise fail("Parameter validation failed:\nInvalid length for parameter Key, value: 0, valid min length: 1")
     if len(raw) > 1024:
@@ -357,7 +367,7 @@ class Object(NamedTuple):
         """Return the members of the answer to head-object and get-object."""
         members: dict[str, Any] = {
             "AcceptRanges": "bytes",
-            "LastModified": http_date(self.status.st_mtime),
+            "LastModified": header_date(self.status.st_mtime),
             "ContentLength": length,
             "ETag": self.etag,
         }
@@ -366,7 +376,7 @@ class Object(NamedTuple):
             members["ContentRange"] = content_range
         for name in HEADERS[:-3]:
             if name in shown:
-                members[name] = expires(shown[name]) if name == "Expires" else shown[name]
+                members[name] = shown[name]
         for name in HEADERS[-3:-1]:
             if name in shown:
                 members[name] = shown[name]
@@ -377,6 +387,9 @@ class Object(NamedTuple):
             members["TagCount"] = len(tags(shown))
         if "Expires" in members:
             members["ExpiresString"] = members["Expires"]
+            when = expires(members["Expires"])
+            if when is not None:
+                members.update(Expires=header_date(when), ExpiresString=http_date(when))
         return members
 
 
@@ -479,12 +492,18 @@ def publish(temporary: bytes, path: bytes, *, new: bool = False) -> None:
 # ---------------------------------------------------------------- times
 
 
+def header_date(seconds: float) -> str:
+    """Return the time in a header of an object, as the CLI shows it."""
+    return iso_date(seconds) if version_2 else http_date(seconds)
+
+
 def http_date(seconds: float) -> str:
     return format_date("%s, %%d %s %%Y %%H:%%M:%%S GMT", seconds)
 
 
 def iso_date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
+    zone = "+00:00" if version_2 else ".000Z"
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S{zone}", time.gmtime(seconds))
 
 
 def format_date(shape: str, seconds: float) -> str:
@@ -495,17 +514,17 @@ def format_date(shape: str, seconds: float) -> str:
     return time.strftime(shape % (day, month), moment)
 
 
-def expires(text: str) -> str:
-    """Return the time of --expires as S3 shows it."""
+def expires(text: str) -> float | None:
+    """Return the time of --expires; None if S3 would only keep the text."""
     import datetime
 
     try:
         moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        return text
+        return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
-    return http_date(moment.timestamp())
+    return moment.timestamp()
 
 
 # ---------------------------------------------------------------- the values of options
@@ -859,6 +878,8 @@ def store(
         os.utime(descriptor, (now, now))
     finally:
         os.close(descriptor)
+    if operation == "PutObject" and options.get("content-md5") is not None:
+        check_md5(options["content-md5"], digest.digest(), operation)
     if size >= PART:
         about = {**about, "OnePart": ""}
     if about:
@@ -866,6 +887,19 @@ def store(
     put_in_place(options, temporary, path, operation)
     forget_replaced()
     return f'"{digest.hexdigest()}"', base64.b64encode(crc.to_bytes(4, "big")).decode(), now
+
+
+def check_md5(text: str, digest: bytes, operation: str) -> None:
+    """Raise Stop if the text is not the digest in base64."""
+    try:
+        asked = base64.b64decode(text, validate=True)
+    except ValueError:
+        asked = b""
+    if len(asked) != len(digest):
+        raise service_error("InvalidDigest", operation, "The Content-MD5 you specified was invalid.")
+    if asked != digest:
+        text = "The Content-MD5 you specified did not match what we received."
+        raise service_error("BadDigest", operation, text)
 
 
 def put_in_place(options: Options, temporary: bytes, path: bytes, operation: str) -> None:
@@ -977,6 +1011,12 @@ def delete_objects(caller: Caller, options: Options) -> Answer:
     ):
         raise fail('Parameter validation failed:\nMissing required parameter in Delete: "Objects"')
     need_bucket(options["bucket"], "DeleteObjects")
+    if not 0 < len(listed) <= 1000:
+        text = "The XML you provided was not well-formed or did not validate against our published schema"
+        raise service_error("MalformedXML", "DeleteObjects", text)
+    versions = [one["VersionId"] for one in listed if one.get("VersionId") not in (None, "null")]
+    if versions:
+        raise refuse(f"it keeps no versions: VersionId {versions[0]}")
     deleted, errors = [], []
     for one in listed:
         try:
@@ -1110,7 +1150,7 @@ def list_objects(caller: Caller, options: Options, version: int = 1) -> Answer:
     if not one_page:
         rest = {"RequestCharged": None, "Prefix": (given_prefix or "") if version == 2 else given_prefix}
         return Pages(items, ("Contents", "CommonPrefixes"), rest, "ContinuationToken" if version == 2 else "Marker")
-    more = len(listed) > size
+    more = len(listed) > size > 0
     last = chosen[-1][0] if chosen else b""
     contents, prefixes = ([item for kind, item in items if kind == name] for name in ("Contents", "CommonPrefixes"))
     answer: dict[str, Any] = {
@@ -1409,8 +1449,8 @@ S3API = {
     "get-object": Call(get_object, "bucket! key! range if-match if-none-match version-id outfile!", READ),
     "put-object": Call(
         put_object,
-        f"bucket! key! body if-match if-none-match tagging {KEPT}",
-        f"{READ} {WRITTEN} content-length content-md5".replace("checksum-mode ", ""),
+        f"bucket! key! body if-match if-none-match content-md5 tagging {KEPT}",
+        f"{READ} {WRITTEN} content-length".replace("checksum-mode ", ""),
     ),
     "copy-object": Call(
         copy_object,
@@ -1502,7 +1542,7 @@ def parse(caller: Caller, name: str, call: Call, arguments: list[str]) -> Option
             parser.add_argument(f"--{option}", dest=option, required=word.endswith("!"))
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise Stop(255, f"{USAGE}\nUnknown options: {', '.join(unknown)}\n")
+        raise Stop(252 if version_2 else 255, f"{USAGE}\nUnknown options: {', '.join(unknown)}\n")
     options = vars(known)
     for option, value in options.items():
         if isinstance(value, str) and option not in (*POSITIONAL, "body"):
@@ -1585,7 +1625,9 @@ def main(arguments: list[str]) -> int:
     if arguments == ["help"]:
         printed(help_text())
         return 0
-    here, session, output, query, no_paginate, profile, service, *rest = arguments
+    global version_2
+    cli, here, session, output, query, no_paginate, profile, service, *rest = arguments
+    version_2 = cli == "2"
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, ended)
@@ -1599,7 +1641,3 @@ def main(arguments: list[str]) -> int:
             pass
         return stop.code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

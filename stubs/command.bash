@@ -13,16 +13,20 @@ export TZ=${TZ-:/etc/localtime} # without it, libc looks at that file again for 
 
 # ---------------------------------------------------------------- errors and exits
 
+cli=1 # the version of the CLI: 1, or 2
+
 fail() { # CODE TEXT: end as the CLI ends on an error of its own
+  local code=$1
   printf '\n%s\n' "$2" >&2
-  finish "$1"
+  [[ $cli == 1 ]] || code_of_two "$2"
+  finish "$code"
 }
 
 usage_error() { # TEXT: end as argparse ends
   printf '%s\n' 'usage: aws [options] <command> <subcommand> [<subcommand> ...] [parameters]' \
     'To see help text, you can run:' '' '  aws help' '  aws <command> help' '  aws <command> <subcommand> help' '' \
     "aws: error: $1" >&2
-  finish 2
+  finish $((cli == 1 ? 2 : 252))
 }
 
 out() { # FORMAT ARG...: print it on stdout, or end
@@ -218,6 +222,8 @@ declare -gA ignored=(
   [mb]=tags:2
   [presign]=expires-in:1
 )
+# what version 2 of the CLI adds to those of [aws]
+added='cli-binary-format:1:base64,raw-in-base64-out cli-auto-prompt:0 no-cli-auto-prompt:0'
 
 # ---------------------------------------------------------------- keys and names
 
@@ -278,6 +284,28 @@ claim_as() { # PREFIX [HELD]: sets $temporary, a new empty file, and $claimed, w
 
 forget() { scratch=("${scratch[@]:0:${#scratch[@]}-1}"); }
 
+ascii=$'[\x01-\x7f]' more=$'[\x80-\xbf]'
+utf8="$ascii|"$'[\xc2-\xdf]'"$more|"$'\xe0[\xa0-\xbf]'"$more|"$'[\xe1-\xec\xee\xef]'"$more$more|"$'\xed[\x80-\x9f]'"$more"
+utf8+=$'|\xf0[\x90-\xbf]'"$more$more|"$'[\xf1-\xf3]'"$more$more$more|"$'\xf4[\x80-\x8f]'"$more$more"
+
+encodable() { # KEY: it is UTF-8; else sets $error, in the CLI's words
+  [[ $1 != *[$'\x80'-$'\xff']* || $1 =~ ^($utf8)*$ ]] && return
+  local left=$1 position=0 last code
+  while [[ $left =~ ^($utf8) ]]; do
+    left=${left#"${BASH_REMATCH[0]}"}
+    ((position++))
+  done
+  printf -v code '%x' "'${left:0:1}"
+  error="'utf-8' codec can't encode character '\\udc${code: -2}' in position $position: surrogates not allowed"
+  for ((last = position; ${#left} > 0; last++)); do
+    left=${left:1}
+    [[ ! $left || $left =~ ^($utf8) ]] && break
+  done
+  ((last == position)) ||
+    error="'utf-8' codec can't encode characters in position $position-$last: surrogates not allowed"
+  return 1
+}
+
 legal_key() { # OPERATION: $key can be an object's; sets $error
   if [[ -z $key ]]; then
     error='Parameter validation failed:
@@ -285,7 +313,8 @@ Invalid length for parameter Key, value: 0, valid min length: 1'
   elif ((${#key} > 1024)); then
     error="An error occurred (KeyTooLongError) when calling the $1 operation: Your key is too long"
   else
-    return 0
+    encodable "$key"
+    return
   fi
   return 1
 }
@@ -522,6 +551,7 @@ Error: Invalid argument type" ;;
   fi
   if [[ $command == mv && $kinds == s3s3 ]] &&
     [[ $from == "$to" || ($to == */ && $from == "$to${from##*/}") ]]; then
+    [[ $cli == 1 ]] || fail 255 "Cannot mv a file onto itself: '$from' - '$to'"
     fail 255 "Cannot mv a file onto itself: $from - $to"
   fi
   check_flags
@@ -637,7 +667,9 @@ aws: error: too few arguments'
 main() {
   local service
   [[ $# -eq 1 && $1 == help ]] && help_text
-  options aws no-paginate:0 output:1:json,text,table query:1 version:0
+  local outputs=json,text,table of_two=''
+  [[ $cli == 1 ]] || outputs+=,yaml,yaml-stream of_two=$added
+  options aws no-paginate:0 "output:1:$outputs" query:1 version:0 "$of_two"
   parse 1 "$@" || { [[ ${value[version]-} ]] || usage_error 'the following arguments are required: command'; }
   if [[ ${value[version]-} ]]; then
     version

@@ -16,6 +16,7 @@ list() { # aws s3 ls
     done
   else
     good_bucket "$bucket" || fail 255 "$error"
+    encodable "$key" || fail 255 "$error"
     local wanted=$bucket start=$key
     if [[ ${value[recursive]-} && -z ${value[human-readable]-} ]]; then
       list_quickly "$wanted" "$start" && finish 0

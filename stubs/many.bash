@@ -231,7 +231,7 @@ perform_many() { # all that a tool can do for many files at a time, a directory 
       [[ (-e $to && ! -f $to) || -L $to || $to == /dev/* || $to == /proc/* ]] && continue
     else
       split_path "$to"
-      { [[ $key && ${#key} -le 1024 && ${sources[i]} != "$to" ]] && may_be_made PutObject; } || continue
+      { [[ $key && ${#key} -le 1024 && ${sources[i]} != "$to" ]] && may_be_made PutObject && encodable "$key"; } || continue
       locate "$bucket" "$key"
       to=$file
     fi

@@ -137,6 +137,14 @@ escapes() { # KEY relative to the destination: it leads to something next to it 
   ((up > 1 || (up && depth)))
 }
 
+code_of_two() { # TEXT: sets $code, by which version 2 of the CLI tells the kinds of errors apart
+  case $1 in
+    'An error occurred ('*) code=254 ;;
+    'The user-provided path '* | 'invalid literal '* | '[Errno '* | "'utf-8' codec "* | 'remove_bucket failed: '*) ;;
+    *) code=252 ;;
+  esac
+}
+
 usage_of() {
   case $command in
     rm) printf '<S3Uri>' ;;
@@ -158,12 +166,13 @@ check_checksum() {
 }
 
 check_sse_c() {
-  local kind
+  local kind word=It
+  [[ $cli == 1 ]] || word=If
   for kind in sse-c sse-c-copy-source; do
     [[ ${value[$kind]-} && -z ${value[$kind-key]-} ]] &&
-      fail 255 "It --$kind is specified, --$kind-key must be specified as well."
+      fail 255 "$word --$kind is specified, --$kind-key must be specified as well."
     [[ ${value[$kind-key]-} && -z ${value[$kind]-} ]] &&
-      fail 255 "It --$kind-key is specified, --$kind must be specified as well."
+      fail 255 "$word --$kind-key is specified, --$kind must be specified as well."
   done
   [[ ${value[sse-c-copy-source]-} && $kinds != s3s3 ]] &&
     fail 255 '--sse-c-copy-source is only supported for copy operations.'
@@ -204,7 +213,7 @@ Invalid type for parameter $name, value: [${list#, }], type: <class 'list'>, val
 }
 
 help_text() {
-  out '%s\n' 'This is the S3 stub of hardway: it does what AWS CLI 1.x does, on local disk.' '' \
+  out '%s\n' "This is the S3 stub of hardway: it does what AWS CLI $cli.x does, on local disk." '' \
     '  aws s3 cp|mv|rm|ls|sync|mb|rb|presign ...' \
     '  aws s3api head-object|get-object|put-object|copy-object|delete-object|delete-objects|list-objects|list-objects-v2 ...' \
     '  aws s3api head-bucket|list-buckets|create-bucket|delete-bucket|get-bucket-location|wait ...' \
@@ -218,7 +227,7 @@ help_text() {
   done
   [[ $program ]] || find_program
   python=$(type -P python3) || finish 0
-  exec "$python" -I -S "${program%/*}/calls.py" help
+  exec "$python" -I -S -c "$run_calls" "${program%/*}" help
 }
 
 unclaim() { # remove $temporary, the last one claimed: what is left of it takes room on a disk that may be full

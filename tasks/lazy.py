@@ -88,8 +88,7 @@ __all__ = [
     "detach", "engines", "everywhere", "group", "guest_image", "images", "init", "instances", "job_list", "job_logs",
     "job_paths", "job_results", "known", "launch", "lifetime", "market", "networks", "orphans", "prerequisites",
     "proxy", "readiness", "report", "rsync", "run", "security_groups", "shuffle", "ssh", "store", "stream",
-    "stub_sessions",
-    "tags", "transfer", "user_data", "volumes",
+    "stub_sessions", "tags", "transfer", "user_data", "volumes",
 ]  # fmt: skip
 
 

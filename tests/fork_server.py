@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 import os
+import re
 import resource
 import runpy
 import selectors
@@ -30,21 +31,67 @@ from typing import Any
 DESCRIPTORS = 5
 """The request, the three standard streams, and the socket for the answer."""
 MODULES = ("boto3", "botocore.handlers", "botocore.signers", "fabric", "rich.console", "yaml", "hardway.cli.program")
+OF_A_LOCAL_CLOUD = {
+    "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED", "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+}  # fmt: skip
+LEADS_CLIENTS = re.compile(r"AWS_|BOTO|REQUESTS_|SSL_|s3_stubbed_|.*_proxy$", re.IGNORECASE)
+"""The variables that a client of AWS depends on."""
+OF_ALL = {(name, value) for name, value in os.environ.items() if LEADS_CLIENTS.match(name)}
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+runs: dict[frozenset[tuple[str, str]], int] = {}
+"""The number of runs, by the variables that lead to a cloud."""
 exit_code: int | None = None
 """The fork's, unless the interpreter is to find it."""
 
 
 def preload() -> None:
-    """Import what tasks import, but not the tasks: they read the environment when they are imported."""
+    """Import the tasks, and what they import."""
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     for name in MODULES:
         importlib.import_module(name)
-    known = importlib.import_module("tasks.lazy")
-    for name in known._MODULES:
-        getattr(known, name)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
-        del sys.modules[name]
+    for name in importlib.import_module("tasks.lazy")._MODULES.values():
+        importlib.import_module(name)
+
+
+def warm(environment: dict[str, str]) -> None:
+    """Make the clients of AWS that most tasks begin with; for a local cloud, when a second run is pointed at it."""
+    cloud = frozenset((name, value) for name, value in environment.items() if LEADS_CLIENTS.match(name))
+    runs[cloud] = runs.get(cloud, 0) + 1
+    if runs[cloud] != 2 or not is_plain(environment):
+        return
+    os.environ.clear()
+    os.environ.update(environment)
+    from invoke.context import Context
+
+    from hardway import aws, config
+
+    with contextlib.suppress(Exception):  # the run itself has the error
+        settings = config.settings(Context())
+        for make in (aws.ec2, aws.ec2_once, aws.ssm):
+            make(settings)
+    gc.freeze()
+
+
+def is_plain(environment: dict[str, str]) -> bool:
+    """Whether no more than a local cloud's variables decides how clients of AWS are, besides what all runs have."""
+    own = {(name, value) for name, value in environment.items() if LEADS_CLIENTS.match(name)}
+    differs = {name for name, _ in own ^ OF_ALL}
+    return differs == OF_A_LOCAL_CLOUD and not os.path.exists(os.path.join(environment.get("HOME", "/"), ".aws"))
+
+
+def forget() -> None:
+    """Let the run make, and import, what the environment that it has now would change."""
+    from hardway import aws, config, errors
+
+    if not is_plain(dict(os.environ)):
+        aws._clients.clear()
+        aws._sessions.clear()
+    try:
+        config.defaults(*config.SECTIONS)
+    except errors.HardwayError:  # the import of the tasks is to raise it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
+            del sys.modules[name]
 
 
 def serve(channel: socket.socket) -> None:
@@ -64,12 +111,14 @@ def serve(channel: socket.socket) -> None:
             asked = _received(channel)
             if not asked:
                 os._exit(0)
+            request = _read(asked[0])
+            warm(request["env"])
             pid = os.fork()
             if pid == 0:
                 waiting.close()
                 for each in (channel, *(answer for _, answer in running.values())):
                     each.detach()
-                _become(*asked)
+                _become(request, *asked)
                 return
             answer = socket.socket(fileno=asked[-1])
             for descriptor in asked[:-1]:
@@ -93,10 +142,13 @@ def _tell(answer: socket.socket, number: int) -> None:
         answer.send(b"%d" % number)
 
 
-def _become(request: int, stdin: int, stdout: int, stderr: int, _answer: int) -> None:
-    """Be as the process that was asked for is at its start."""
+def _read(request: int) -> dict[str, Any]:
     with open(request, closefd=False) as file:
-        asked = json.load(file)
+        return dict(json.load(file))
+
+
+def _become(asked: dict[str, Any], request: int, stdin: int, stdout: int, stderr: int, _answer: int) -> None:
+    """Be as the process that was asked for is at its start."""
     for number, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, number)
     os.closerange(3, max(request, stdin, stdout, stderr, _answer) + 3)
@@ -116,6 +168,7 @@ def _become(request: int, stdin: int, stdout: int, stderr: int, _answer: int) ->
     os.environ.update(asked["env"])
     time.tzset()
     tempfile.tempdir = None
+    forget()
     sys.argv[:] = asked["argv"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         setattr(sys, name, _stream(number))

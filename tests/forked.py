@@ -2,7 +2,7 @@
 
 A fork has its own pid, streams, directory and environment, and inherits from the test what a process inherits: the
 ignored signals, the umask and the limits. With a session of its own, a terminal on its stdin is the session's. Only the
-interpreter's start is missing. A test about that starts `INV`.
+interpreter's start is missing, and the making of a local cloud's clients. A test about these starts `INV`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import fork_server
+from tests.patience import patience
 
 READ_AT_THE_START = re.compile(r"PYTHON|LC_|LANG|LD_|OPENSSL_|SSL_CERT|MALLOC_")
 """The variables that an interpreter reads at its start, and never again."""
@@ -69,7 +70,7 @@ class Server:
 
     def stop(self) -> None:
         self._channel.close()
-        self._process.wait(60)
+        self._process.wait(patience(60))
 
 
 @functools.cache

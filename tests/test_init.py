@@ -35,6 +35,17 @@ def test_exit_code_and_last_lines_are_told_without_cloud_inits_own() -> None:
     assert init.failure(result(FAILED), newer, "Exit code: 100\n") == expected
 
 
+def test_lines_behind_cloud_inits_last_one_are_none_of_user_data() -> None:
+    keys = (
+        "Generating public/private ed25519 key pair.\n+--[ED25519 256]--+\n|*. .. .. o .     |\n+----[SHA256]-----+\n"
+    )
+    assert init.failure(result(FAILED), OLDER + keys) == init.failure(result(FAILED), OLDER)
+    next_boot = (
+        "Cloud-init v. 25.1.4 running 'init-local' at Mon, 30 Nov 2026 09:00:00 +0000. Up 9.00 seconds.\nnot now\n"
+    )
+    assert init.failure(result(FAILED), OLDER + next_boot).endswith("| not now")
+
+
 def test_without_an_exit_code_it_is_what_cloud_init_says() -> None:
     assert init.failure(result("('package_update', ProcessExecutionError())"), "") == (
         "its user data failed: ('package_update', ProcessExecutionError())"

@@ -35,6 +35,7 @@ def test_what_is_kept_is_the_model(service: str, home: Path) -> None:
     assert isinstance(read_back, models.KeptLoader)
     kept, full = read_back.load_service_model(service, "service-2"), whole.load_service_model(service, "service-2")
     assert kept["metadata"] == full["metadata"]
+    assert read_back.errors == [name for name, shape in full["shapes"].items() if shape.get("exception")]
     for part in ("operations", "shapes"):
         assert list(kept[part]) == list(full[part])
         for name, one in full[part].items():

@@ -169,6 +169,7 @@ def _client(service: str, settings: Settings, retries: int = 5, endpoint: str | 
 def _new_client(service: str, settings: Settings, retries: int, endpoint: str | None) -> Any:
     # boto3 would add resources to the same clients, and make their import half as long again.
     from botocore.config import Config
+    from botocore.regions import EndpointResolver
 
     from hardway.aws import models
 
@@ -180,7 +181,10 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
         if service not in _loaders:
             _loaders[service] = models.loader(service)
         session.register_component("data_loader", _loaders[service])
-    known = [r for p in session.get_available_partitions() for r in session.get_available_regions("ec2", p)]
+    loader = session.get_component("data_loader")
+    # The session would read the model of EC2 for this, whatever the service.
+    endpoints = EndpointResolver(loader.load_data("endpoints"))
+    known = [r for p in endpoints.get_available_partitions() for r in endpoints.get_available_endpoints("ec2", p)]
     if region not in known:
         raise UsageError(
             f"there is no AWS region {region!r} (a very new one: pip install -U botocore){did_you_mean(region, known)}"
@@ -188,10 +192,11 @@ def _new_client(service: str, settings: Settings, retries: int, endpoint: str | 
     # A price, or a quota, is not worth a long wait.
     connect, read = (5, 10) if service in ("pricing", "service-quotas") else (10, 60)
     config = Config(retries={"mode": "standard", "max_attempts": retries}, connect_timeout=connect, read_timeout=read)
-    if endpoint is None:
-        return session.create_client(service, region, config=config)
-    known_here = config.merge(Config(ignore_configured_endpoint_urls=True))
-    return session.create_client(service, region, config=known_here, endpoint_url=endpoint or None)
+    if endpoint is not None:
+        config = config.merge(Config(ignore_configured_endpoint_urls=True))
+    client = session.create_client(service, region, config=config, endpoint_url=endpoint or None)
+    models.tell_errors(client, loader)
+    return client
 
 
 def _session(settings: Settings) -> Any:

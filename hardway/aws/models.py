@@ -64,6 +64,7 @@ class KeptLoader(Loader):
         for line in rest.splitlines():
             part, name, value = line.split("\t")
             parts[part][name] = value
+        self.errors: list[str] = kept["errors"]
         self._models[kept["model"]]["shapes"] = _Unread(parts[_SHAPES])
         for partition in self._data["endpoints"]["partitions"]:
             partition["services"] = _Unread(parts[partition["partition"]])
@@ -100,6 +101,13 @@ def loader(service: str) -> Loader:
         return Loader()
 
 
+def tell_errors(client: Any, known: Loader) -> None:
+    """Tell a new client which shapes are errors: at the first error botocore would parse all shapes to find out."""
+    if isinstance(known, KeptLoader):
+        model = client.meta.service_model
+        vars(model)["error_shapes"] = [model.shape_for(name) for name in known.errors]
+
+
 def _text(service: str) -> str:
     """Write the text for a KeptLoader: a line with all but the large parts, then a line for each of their elements."""
     full = Loader()
@@ -112,11 +120,13 @@ def _text(service: str) -> str:
     data = {each: full.load_data(each) for each in _OF_ALL_SERVICES}
     parts = {_SHAPES: models[name].pop("shapes")}
     parts |= {partition["partition"]: partition.pop("services") for partition in data["endpoints"]["partitions"]}
+    errors = [each for each, shape in parts[_SHAPES].items() if shape.get("exception")]
     version = full.determine_latest_version(service, "service-2")
     lines = (f"{part}\t{each}\t{_json(value)}" for part, values in parts.items() for each, value in values.items())
     rest = "\n".join(lines)
     first = {
-        "version": version, "model": name, "models": models, "data": data, "parts": list(parts), "length": len(rest)
+        "version": version, "model": name, "models": models, "data": data, "errors": errors, "parts": list(parts),
+        "length": len(rest),
     }  # fmt: skip
     return f"{_json(first)}\n{rest}"
 

@@ -27,6 +27,8 @@ _MOST_BYTES = 1 << 17
 _LINES, _LINE_LETTERS = 5, 200
 # cloud-init's own lines in the log; the others are from the scripts that it runs.
 _NOT_THEIRS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ - |Cloud-init v|ci-info: |<\d+>|#|-----")
+# A boot's last line of this kind is "finished". Newer versions, a single process, write ssh-keygen's output below it.
+_STAGE = re.compile(r"^Cloud-init v\. .* (running|finished) .*$", re.MULTILINE)
 # The exit code, as cloud-init's older versions and its newer ones log it.
 _CODE = re.compile(r"Failed running \S+ \[(\d{1,3})\]|^Exit code: (\d{1,3})$", re.MULTILINE)
 # $1: whether to wait for a while for the end of user data, if a launch gave any. HARDWAY_ROOT is boot.sh's.
@@ -52,7 +54,7 @@ log=$root/var/log/cloud-init
 printf '\\0'
 head -c 60000 "$result"
 printf '\\0'
-tail -n 50 "$log-output.log" 2>/dev/null || sudo -n tail -n 50 "$log-output.log" 2>/dev/null | head -c 30000
+{{ cat "$log-output.log" 2>/dev/null || sudo -n cat "$log-output.log" 2>/dev/null; }} | tail -c 30000
 printf '\\0'
 {{ cat "$log.log" 2>/dev/null || sudo -n cat "$log.log" 2>/dev/null; }} | grep '^Exit code: ' | tail -n 1
 exit {_ENDED}
@@ -109,6 +111,9 @@ def failure(result: bytes, log: str, ended: str = "") -> str:
         return "cloud-init's result.json can't be read"
     if not errors:
         return ""
+    *_, last = [None, *_STAGE.finditer(log)]
+    if last and last[1] == "finished":
+        log = log[: last.start()]
     codes = [next(filter(None, found)) for found in _CODE.findall(f"{log}\n{ended.strip()}")]
     theirs = [line for line in map(str.strip, log.splitlines()) if line and not _NOT_THEIRS.match(line)][-_LINES:]
     how = f"exit code {codes[-1]}" if codes else cut_short(str(errors[-1] if isinstance(errors, list) else errors))

@@ -136,7 +136,8 @@ def test_the_port_of_a_flag_is_the_instances_whatever_else_says(
     shell: Shell, name: str, start: Callable[..., list[str]]
 ) -> None:
     """The environment says 2222, to each later command as well."""
-    start("--no-wait", "--ssh-port", "22")
+    [one] = start("--no-wait", "--ssh-port", "22")
+    eventually(lambda: shell.states(name) == {one: "running"})
     assert ":22: " in shell("ec2.ssh", name, "-yqc", "true").stderr
 
 

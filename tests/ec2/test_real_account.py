@@ -335,13 +335,14 @@ def test_volumes_that_instances_left_are_told_and_removed(launcher: Launcher, ca
 def test_look_ups_are_made_at_the_same_time(launcher: Launcher) -> None:
     counting = threading.Lock()
     now = most = 0
+    late = patience(0.3)
 
     def slowly(action: str, parameters: dict[str, str], forward: Forward) -> Answer:
         nonlocal now, most
         with counting:
             now += 1
             most = max(most, now)
-        time.sleep(0.3)
+        time.sleep(late)
         answer = forward()
         with counting:
             now -= 1
@@ -353,5 +354,5 @@ def test_look_ups_are_made_at_the_same_time(launcher: Launcher) -> None:
         ids = launcher()
         elapsed = time.monotonic() - begun
     assert most >= 4
-    assert elapsed < 0.3 * len(launcher.ec2.calls)
+    assert elapsed < late * len(launcher.ec2.calls)
     launcher.end(ids)

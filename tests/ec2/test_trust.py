@@ -172,10 +172,11 @@ def test_the_same_output_is_shown_once(ids: list[str], capfdbinary: pytest.Captu
 def test_what_a_command_wrote_until_its_time_was_up_is_folded_too(
     ids: list[str], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
+    limit = round(patience(1))
     with pytest.raises(GroupFailed, match="failed on 3 of 3"):
-        ec2.ssh(C, NAME, command="echo partial; sleep 20", timeout=1, yes=True, fold=True)
+        ec2.ssh(C, NAME, command="echo partial; sleep 1000", timeout=limit, yes=True, fold=True)
     heading, line = capfdbinary.readouterr().out.decode().splitlines()
-    assert heading.startswith(f"--- 3 instances, still running after 1 s, ended: {NAME} ")
+    assert heading.startswith(f"--- 3 instances, still running after {limit} s, ended: {NAME} ")
     assert line == "partial"
 
 

@@ -47,7 +47,9 @@ for program in /usr/bin/* /bin/*; do
 done
 """
 NO_EXEC = 'mount --bind "{tmp}" "{tmp}"\nmount -o remount,bind,noexec "{tmp}"\n'
-REFUSAL = """ForceCommand echo 'Please login as the user "ubuntu" rather than the user "root".';echo;sleep 1;exit 142"""
+REFUSAL = (
+    """ForceCommand echo 'Please login as the user "ubuntu" rather than the user "root".'; echo; sleep .2; exit 142"""
+)
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,14 @@ class Kind:
 
 
 KINDS = {
-    "fish": Kind("fish"),
-    "csh": Kind("tcsh"),
-    "zsh": Kind("zsh"),
+    "fish, MaxSessions 1": Kind("fish", lines=("MaxSessions 1",)),
+    "csh, MaxStartups 3": Kind("tcsh", lines=("MaxStartups 3",)),
+    "zsh, nothing can be executed in /tmp and at home": Kind("zsh", setup=NO_EXEC),
     "a .bashrc that prints": Kind(),
-    "MaxSessions 1": Kind(lines=("MaxSessions 1",)),
-    "MaxStartups 3": Kind(lines=("MaxStartups 3",)),
-    "nothing can be executed in /tmp and at home": Kind(setup=NO_EXEC),
     "no python3": Kind(setup=NO_PYTHON, path="/mnt/bin"),
     "root is told to log in as another": Kind(lines=(REFUSAL,)),
 }
+"""A shell and what an sshd restricts have nothing to do with each other, so one host has both."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def test_a_user_who_may_not_log_in_is_told_who_may(
 def test_a_wrong_user_is_suspected_as_well_as_the_key(
     hosts_of: Callable[[str], Hosts], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ids = hosts_of("MaxSessions 1").ids[:1]
+    ids = hosts_of("a .bashrc that prints").ids[:1]
     ec2.tag(C, ids, tag="ssh-user=nobody-here", yes=True)
     with pytest.raises(Failed):
         ec2.ssh(C, ids, command="id", yes=True)

@@ -23,8 +23,9 @@ from hardway.ssh.script import Words
 from tests.openssh.conftest import instance
 from tests.openssh.test_group import run
 from tests.openssh.test_transfer import contents
+from tests.patience import patience
 
-ODD = "it's \"odd\" \\ $HOME `x` !! ümlaut\nand a newline"
+ODD = 'it\'s "odd" \\ $HOME `x` !! ümlaut\nand a newline'
 SHELLS = ("fish", "tcsh", "zsh", "dash", "noisy")
 # What start-up files do that a protocol must bear: print, also what looks like an answer, read, and end with any code.
 NOISE = """
@@ -58,11 +59,11 @@ def test_all_that_runs_there_runs_or_fails(
     (tmp_path / "script").write_text("read -r word\n[[ $word == data ]] && echo got-$word >there\nexit 3\n")
     (tmp_path / "in").write_text("data")
     command = commands.read(str(tmp_path / "script"), str(tmp_path / "in"))
-    for seconds in (0, 20):
+    for seconds in (0, round(patience(20))):
         [result] = run(one, settings, command.line, stdin=command.stdin, timeout=seconds)
         assert (result.exit_code, (home / "there").read_text()) == (3, "got-data\n")
         (home / "there").unlink()
-    [result] = run(one, settings, "echo in time; exit 4", timeout=20)
+    [result] = run(one, settings, "echo in time; exit 4", timeout=patience(20))
     assert result.stdout.endswith(b"in time\n")
     # As for ssh: here a start-up file says how the login shell ends.
     assert result.exit_code == (0 if "trap" in (home / ".bashrc").read_text() else 4)
@@ -131,8 +132,8 @@ def test_what_a_login_shell_prints_stays_in_a_commands_output(
     (tmp_path / "sshd0" / ".bashrc").write_text("echo hello\n")
     (tmp_path / "script").write_text("printf 'no newline\\0'")
     script = commands.read(str(tmp_path / "script"))
-    text = "printf 'no newline\\0'"
-    for line, stdin, timeout in ((text, None, 0), (text, None, 9), (script.line, script.stdin, 9)):
+    text, limit = "printf 'no newline\\0'", patience(9)
+    for line, stdin, timeout in ((text, None, 0), (text, None, limit), (script.line, script.stdin, limit)):
         printer = Printer(prefix=False, sole=True)
         [result] = run([host], settings, line, stdin=stdin, timeout=timeout, printer=printer)
         assert result.stdout == capfdbinary.readouterr().out == b"hello\nno newline\0"

@@ -36,7 +36,7 @@ from hardway.ssh.keys import HostKeys, own_key_path
 from tests.openssh.conftest import instance
 from tests.openssh.systems_manager import AWS, ended, stand_ins, write
 from tests.openssh.test_group import run
-from tests.patience import patience
+from tests.patience import eventually, patience
 
 
 @pytest.fixture
@@ -194,13 +194,29 @@ def test_few_programs_start_at_a_time(hosts: list[Instance], by_ssm: Settings, s
     assert 1 < max(itertools.accumulate(steps)) <= 8
 
 
+@contextlib.contextmanager
+def ctrl_c_beside(programs: Path, count: int) -> Iterator[None]:
+    """Interrupt the block when so many programs run."""
+    running = programs / "running"
+
+    def interrupt() -> None:
+        eventually(lambda: running.exists() and len(running.read_text().splitlines()) >= count)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        yield
+    finally:
+        interrupting.join()
+
+
 def test_whose_turn_has_not_come_when_ctrl_c_does_is_not_connected_to(
     hosts: list[Instance], by_ssm: Settings, programs: Path
 ) -> None:
     write(programs / "aws", '#!/bin/sh\necho $$ x >>"${0%/*}/running"\nexec sleep 60\n')
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_beside(programs, 8):
         run(many(hosts[0], programs, 40), by_ssm, "true")
     assert time.monotonic() - begun < patience(2) * by_ssm.ec2.connect_timeout
     assert len((programs / "running").read_text().splitlines()) <= 8
@@ -232,8 +248,7 @@ def test_a_job_that_is_over_connects_to_nobody_any_more(
 
 
 def test_ctrl_c_ends_the_programs_too(hosts: list[Instance], by_ssm: Settings, stand_in: Path) -> None:
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_beside(stand_in, 3):
         run(behind(hosts[:3]), by_ssm, "sleep 20")
     assert ended(stand_in)
 

@@ -78,7 +78,9 @@ def test_a_signal_that_ends_a_task_is_reported(start_agent: Start) -> None:
 
 
 def test_the_timeout_ends_the_whole_group_with_term_then_kill(start_agent: Start, home: Path) -> None:
-    one = start_agent("trap 'echo term' TERM; sleep 1000 & echo $! > pid; while :; do wait; done", timeout=0.3)
+    one = start_agent(
+        "trap 'echo term' TERM; sleep 1000 & echo $! > pid; while :; do wait; sleep 1000 & done", timeout=patience(0.3)
+    )
     began = time.monotonic()
     code, flags, out, _ = one.run()
     assert (code, flags, out) == (-signal.SIGKILL, agent.TIMED_OUT, b"term\n")

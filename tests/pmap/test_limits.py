@@ -17,7 +17,7 @@ from tests.patience import patience
 from tests.pmap.conftest import Cluster, Pmap, eventually
 from tests.pmap.test_resume import started
 
-LARGE = 100_000_000
+LARGE = 50_000_000
 MEASURED = """
 import atexit, resource, runpy, sys
 from pathlib import Path
@@ -84,11 +84,11 @@ def same(path: Path, byte: bytes, size: int) -> bool:
 def test_a_large_output_is_exact_and_never_in_memory(cluster: Cluster, tmp_path: Path) -> None:
     _, idle = measured(cluster, "x", "cat")
     out = tmp_path / "out"
-    done, peak = measured(cluster, "x", f"head -c {LARGE} /dev/zero | tr '\\0' y", "--job", "hundred", stdout=out)
+    done, peak = measured(cluster, "x", f"head -c {LARGE} /dev/zero | tr '\\0' y", "--job", "fifty", stdout=out)
     assert done.code == 0, done.stderr
     assert same(out, b"y", LARGE)
     out.unlink()
-    shutil.rmtree(cluster.jobs / "hundred")
+    shutil.rmtree(cluster.jobs / "fifty")
     assert peak - idle < LARGE / 2
 
 

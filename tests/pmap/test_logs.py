@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import INV, REPOSITORY, run_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, eventually
 from tests.pmap.test_resume import started
 
@@ -48,11 +49,11 @@ def test_stderr_is_shown_while_tasks_run_and_afterwards(held: Cluster) -> None:
             assert sorted(line.partition(": ")[2].rstrip() for line in first) == begun
             assert {line.split()[1].rstrip(":") for line in first} == {*cluster.ids}
             cluster.touch("logs-go")
-            rest, _ = follower.communicate(timeout=60)
+            rest, _ = follower.communicate(timeout=patience(60))
         finally:
             follower.kill()
             follower.communicate()
-        assert process.wait(60) == 0
+        assert process.wait(patience(60)) == 0
     over = sorted(line.partition(": ")[2] for line in rest.splitlines())
     assert (follower.returncode, over) == (0, ["task 1: over 1", "task 2: over 2", "task 3: over 3"])
     assert run_inv("mapreduce.logs", "logged", "3", env=cluster.env).stdout == "begun 3\nover 3"

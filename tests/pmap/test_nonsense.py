@@ -23,6 +23,7 @@ from hardway.pmap.job import Job, keys_of
 from hardway.pmap.progress import Progress
 from tests.conftest import LocalCloud
 from tests.openssh.conftest import instance, start_sshd
+from tests.patience import patience
 
 __all__ = ["start_sshd"]
 
@@ -90,9 +91,9 @@ def run(
     """A job on the two, which must end by itself, with exactly the results that the second gives; what was said."""
     stream = io.StringIO()
     mapreduce = Mapreduce(**{"reconnect": 0.5, **options})  # type: ignore[arg-type]
-    settings = Settings(ec2=Ec2(connect_timeout=5), mapreduce=mapreduce)
+    settings = Settings(ec2=Ec2(connect_timeout=round(patience(5))), mapreduce=mapreduce)
     items = [b"%d\n" % number for number in range(20)]
-    impatience = threading.Timer(30, signal.raise_signal, [signal.SIGINT])
+    impatience = threading.Timer(patience(30), signal.raise_signal, [signal.SIGINT])
     impatience.start()
     try:
         with Job.create(f"until [ -e spoken ]; do sleep .02; done; {command}", name=name) as job:

@@ -151,10 +151,11 @@ def test_what_ran_while_connections_were_lost_is_told_when_it_ran(cloud: LocalCl
     """Not when the results came."""
     command = 'read x; echo $x $(date +%s.%N) >> log; sleep 0.3; echo "<$x>"'
     sure = ("--no-backup", "--job", "late")
+    away = patience(1)
     with behind_proxy(cloud, held) as proxy, started(held, ARGUMENTS, command, *sure) as process:
         eventually(lambda: len(held.lines("log")) > 3)
         proxy.cut(refuse=True)
-        time.sleep(1)
+        time.sleep(away)
         proxy.refusing = False
         out, said = process.communicate(timeout=patience(30))
     assert (process.returncode, out) == (0, ANSWERS), said
@@ -162,7 +163,7 @@ def test_what_ran_while_connections_were_lost_is_told_when_it_ran(cloud: LocalCl
     assert told.away, "connections were lost"
     when = {int(x) + 1: float(began) for x, began in map(str.split, held.lines("log"))}
     for one in told.attempts:
-        assert told.began + one.began == pytest.approx(when[one.task], abs=0.5)
+        assert told.began + one.began == pytest.approx(when[one.task], abs=away / 2)
         assert one.result
         assert one.seconds == pytest.approx(one.result.seconds, abs=1e-3), "none is cut short by the next"
 

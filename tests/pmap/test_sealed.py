@@ -128,7 +128,7 @@ def look(folder: Path) -> None:
         assert "job j" in str(error) or "no job 'j'" in str(error)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(FILES), st.sampled_from(list(WAYS)), PLACES, PLACES)
 def test_a_result_is_what_was_written_or_the_job_is_refused(
     jobs: Callable[[], Path], name: str, way: str, one: float, other: float

@@ -21,6 +21,7 @@ from hardway.pmap.results import TasksFailed
 from hardway.pmap.schedule import Schedule, Start, Verdict
 from tasks import mapreduce
 from tests.conftest import INV, REPOSITORY, run_inv
+from tests.patience import patience
 from tests.pmap.conftest import Cluster, eventually
 
 ECHO = 'read x; echo "<$x>"'
@@ -73,7 +74,7 @@ def test_a_result_is_there_before_the_next_argument(cluster: Cluster) -> None:
         assert heard(process, 3) == b"<1>"
         say(process, b"\n\n3\n")
         assert heard(process, 8) == b"\n<2>\n<3>"
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=patience(60))
     assert (process.returncode, stdout) == (0, b""), stderr
     assert b"1 empty line left out" in stderr and b"3 of 3 tasks done" in stderr
     assert run_inv("mapreduce.results", "drip", env=cluster.env).stdout == "<1>\n<2>\n<3>"
@@ -105,7 +106,7 @@ def test_a_reader_who_has_seen_enough_ends_the_job(cluster: Cluster) -> None:
         assert process.stdout is not None
         process.stdout.close()
         say(process, b"2\n")
-        assert process.wait(60) == 141
+        assert process.wait(patience(60)) == 141
         assert process.stderr is not None
         assert b"rror" not in (told := process.stderr.read()) and b"--resume" not in told
 

@@ -218,14 +218,15 @@ def cli_environment(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> 
     }
 
 
-@pytest.fixture(scope="session")
-def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def start_judge(python: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start the real CLI that this Python has."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "judge.py")],
+        [*python, str(Path(__file__).parent / "judge.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=cli_environment,
+        env=environment,
     )
     try:
         yield process
@@ -233,6 +234,12 @@ def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
         assert process.stdin
         process.stdin.close()
         process.wait(timeout=patience(TIMEOUT))
+
+
+@pytest.fixture(scope="session")
+def judge(cli_environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with start_judge([sys.executable], cli_environment) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
@@ -299,6 +306,7 @@ def stub(tmp_path: Path) -> Iterator[StubSide]:
     root.mkdir(parents=True)
     with stub_sessions.session() as session:
         environment = {name: value for name, value in session.environment.items() if not name.startswith("AWS_")}
+        environment.pop("s3_stubbed_cli", None)
         yield StubSide(root, environment)
 
 

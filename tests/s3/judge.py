@@ -12,13 +12,18 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from awscli import clidriver  # type: ignore[import-untyped]
 from awscli.customizations.s3 import subcommands  # type: ignore[import-untyped]  # noqa: F401  imported before the first fork
 
+VERSION_2 = hasattr(clidriver, "AWSCLIEntryPoint")
+# version 2 reads AWS_ENDPOINT_URL from 2.13 on
+BEFORE = ["--endpoint-url", os.environ["AWS_ENDPOINT_URL"]] if VERSION_2 else []
 
-def run(driver: clidriver.CLIDriver, command: dict[str, Any]) -> dict[str, Any]:
+
+def run(entry: Callable[[list[str]], Any], command: dict[str, Any]) -> dict[str, Any]:
     """The exit code and the output, in surrogate-escaped text, of one command."""
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         stdin.write(command["stdin"].encode("utf-8", "surrogateescape"))
@@ -33,7 +38,7 @@ def run(driver: clidriver.CLIDriver, command: dict[str, Any]) -> dict[str, Any]:
                 os.environ.update(command["environment"])
                 # argparse names the program after it
                 sys.argv = ["aws", *command["args"]]
-                code = driver.main(command["args"])
+                code = entry([*BEFORE, *command["args"]])
             except SystemExit as exit:
                 code = exit.code if isinstance(exit.code, int) else 1
             except BaseException:
@@ -56,7 +61,8 @@ def remember_clients(session: Any) -> None:
     made: dict[str, Any] = {}
 
     def create_client(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("config") is not None:
+        # the client of an earlier command has no hook for the file that get-object writes
+        if kwargs.get("config") is not None or "get-object" in sys.argv:
             return create(*args, **kwargs)
         call = repr((args, sorted(kwargs.items())))
         if call not in made:
@@ -68,17 +74,24 @@ def remember_clients(session: Any) -> None:
 
 def main() -> None:
     driver = clidriver.create_clidriver()
+    entry = driver.main
+    if VERSION_2:
+        entry = clidriver.AWSCLIEntryPoint(driver).main
+        # its C library has a thread for its log, and doesn't start one in a fork
+        clidriver.disable_crt_logging = lambda: None
     driver._get_command_table()
     remember_clients(driver.session)
-    # what the first command imports and caches, every fork has
+    # what the first command imports and caches, every fork has; one of s3api would change those after it
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        driver.main(["s3", "ls"])
+        entry([*BEFORE, "s3", "ls"])
+    driver.session.get_waiter_model("s3")
+    driver.session.get_paginator_model("s3")
     # a collection in a fork would copy every page it looks at
     gc.freeze()
     gc.disable()
     channel = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        json.dump(run(driver, json.loads(line)), channel)
+        json.dump(run(entry, json.loads(line)), channel)
         channel.write("\n")
         channel.flush()
 

@@ -971,6 +971,7 @@ CALLS = [
         "s3api delete-objects --bucket bkt --delete file://these.json",
         "s3api delete-objects --bucket bkt --delete file://none.json",
         "s3api delete-objects --bucket bkt --delete nonsense",
+        "s3api delete-objects --bucket bkt --delete Objects=[]",
         "s3api delete-objects --bucket never --delete Objects=[{Key=a}]",
         objects=KEYS,
         ordered=True,

@@ -533,6 +533,26 @@ def test_a_session_of_somebody_else_is_refused(stub: StubSide, tmp_path: Path) -
         assert (done.code, done.stdout, "not yours" in done.stderr) == (255, "", True)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("put-object --key k --body new --content-md5 AAAAAAAAAAAAAAAAAAAAAA==", "BadDigest"),
+        ("put-object --key k --body new --content-md5 nonsense", "InvalidDigest"),
+        ("delete-objects --delete Objects=[{Key=k,VersionId=x}]", "it keeps no versions"),
+        ("delete-objects --delete file://many.json", "MalformedXML"),
+    ],
+)
+def test_what_s3_refuses_and_moto_lets_pass(stub: StubSide, words: str, says: str) -> None:
+    """S3's API reference: Content-MD5 of PutObject; at most 1,000 objects in DeleteObjects."""
+    stub.put("bkt", "k", b"old")
+    (stub.root / "new").write_text("new")
+    keys = ",".join(f'{{"Key": "{name}"}}' for name in ["k", *range(1000)])
+    (stub.root / "many.json").write_text(f'{{"Objects": [{keys}]}}')
+    done = stub.run(["s3api", *words.split(), "--bucket", "bkt"])
+    assert (done.code, says in done.stderr) == (255, True)
+    assert stub.run(["s3", "cp", "s3://bkt/k", "-"]).stdout == "old"
+
+
 @pytest.mark.parametrize("umask", ["000", "777", "022"])
 def test_modes_are_set_not_inherited(stub: StubSide, umask: str) -> None:
     (stub.root / "t" / "d").mkdir(parents=True)

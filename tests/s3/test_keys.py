@@ -102,6 +102,26 @@ def test_names_of_files_survive_a_round_trip(stub: StubSide, many: int) -> None:
     assert stub.run(["s3", "sync", "s3://bkt/x", "in"]).stdout == ""
 
 
+@pytest.mark.parametrize(("name", "at"), [("x\udcff", "character '\\udcff' in position 1"), ("é\udce2\udc82/y", "1-2")])
+def test_a_key_that_is_no_utf8_is_refused(stub: StubSide, name: str, at: str) -> None:
+    """The CLI transfers the others, and says what it can't encode; nothing is stored under such a key."""
+    for file in (name, "fine", "2", "3", "4"):
+        path = stub.root / "in" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    for code, command in (
+        (1, ["s3", "cp", "in/fine", f"s3://bkt/{name}"]),
+        (1, ["s3", "cp", f"s3://bkt/{name}", "-"]),
+        (1, ["s3", "rm", f"s3://bkt/{name}"]),
+        (255, ["s3", "ls", f"s3://bkt/{name}"]),
+        (255, ["s3api", "put-object", "--bucket", "bkt", "--key", name, "--body", "in/fine"]),
+        (1, ["s3", "sync", "in", "s3://bkt"]),
+    ):
+        done = stub.run(command)
+        assert (done.code, at in done.stderr, "surrogates not allowed" in done.stderr) == (code, True, True), command
+    assert sorted(stub.objects()) == ["bkt/2", "bkt/3", "bkt/4", "bkt/fine"]
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=FIXTURES)
 @given(
     st.lists(

@@ -1,10 +1,12 @@
 """Guests of a local cloud of virtual machines, started by `ec2.new` as a person does it: `inv test --vm` runs these.
 
-A boot takes a minute or more without KVM, so tests share guests where they leave them as they found them.
+A boot takes a minute or more without KVM, so tests share a guest where they can. They run in the order of their files:
+the last one waits for the end of the shared guest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +22,19 @@ BOOT_SECONDS = 1800
 """How long a boot may take on a machine with other work: a launch gives up after half of it."""
 END_SECONDS = 600
 """How long the end of a guest may take: its timer looks each minute."""
+CONFIGURED = "#cloud-config\nruncmd:\n  - [touch, /root/configured]\n"
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+STORES = "findmnt -rno TARGET,FSTYPE,LABEL | grep ^/mnt | sort"
+"""A command that lists the instance storage that is mounted."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.vm)
+    ours = [number for number, item in enumerate(items) if item.path.is_relative_to(here)]
+    ordered = sorted((items[number] for number in ours), key=lambda item: (item.path, item.location[1] or 0))
+    for number, item in zip(ours, ordered, strict=True):
+        item.add_marker(pytest.mark.vm)
+        items[number] = item
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,10 @@ class Shell:
         assert done.code == 0, done.stderr
         return done.stdout
 
-    def new(self, *arguments: str) -> Guest:
-        """Launch a guest, and wait until it is ready."""
-        id = self.succeed("ec2.new", "--ami", "bookworm", "--seconds-timeout", str(BOOT_SECONDS), *arguments).strip()
+    def new(self, *arguments: str, ami: str = "bookworm") -> Guest:
+        """Launch a guest, which has the name of its image, and wait until it is ready."""
+        guest_image.build(ami)
+        id = self.succeed("ec2.new", "--ami", ami, "--seconds-timeout", str(BOOT_SECONDS), *arguments).strip()
         return Guest(self, id)
 
 
@@ -87,8 +96,25 @@ class Guest:
         """Its directory on this host."""
         return self.shell.cloud.directory / "instances" / self.id
 
+    def reboot(self) -> None:
+        """Reboot by EC2, and wait until it answers again."""
+        booted = self.run(BOOT_ID)
+        self.shell.succeed("ec2.reboot", self.id, "--yes")
+
+        def is_new() -> bool:
+            with contextlib.suppress(AssertionError):  # it does not answer
+                return self.run(BOOT_ID) != booted
+            return False
+
+        eventually(is_new, BOOT_SECONDS, lambda: f"it does not come back\n{self.console}")
+
     def wait_for(self, state: str) -> None:
         eventually(lambda: self.state == state, END_SECONDS, lambda: f"{self.id} is {self.state}\n{self.console}")
+
+    def wait_for_its_own_end(self) -> None:
+        """Wait until it has ended itself."""
+        self.wait_for("terminated")
+        assert self.describe()["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
 
 
 def eventually(condition: Callable[[], bool], seconds: float, why_not: Callable[[], str]) -> None:
@@ -101,7 +127,7 @@ def eventually(condition: Callable[[], bool], seconds: float, why_not: Callable[
 
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    guest_image.build(guest_image.USUAL)
+    guest_image.build(guest_image.USUAL)  # the local cloud tries KVM with it
     home = tmp_path_factory.mktemp("home")
     with run_local_cloud(home / "state", isolation="vm") as cloud:
         yield Shell(cloud, home)
@@ -109,8 +135,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="session")
 def guest(shell: Shell) -> Iterator[Guest]:
-    """A guest with two disks of instance storage, for tests that leave it as they found it."""
-    launched = shell.new("--name", "shared", "--type", "m5d.8xlarge", "--max-hours", "2")
+    """A guest with four disks of instance storage. It ends when it has been unused for two minutes."""
+    limits = ("--max-hours", "2", "--idle-minutes", "2")
+    launched = shell.new("--name", "shared", "--type", "m5d.24xlarge", *limits, "--init", CONFIGURED)
     yield launched
     shell.cloud.client("ec2").terminate_instances(InstanceIds=[launched.id])
     launched.wait_for("terminated")

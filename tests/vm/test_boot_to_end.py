@@ -19,7 +19,10 @@ def test_a_guest_from_boot_to_end(shell: Shell) -> None:
     assert guest.run("cloud-init status") == "status: done"
     assert guest.run("id -un; cat /sys/class/dmi/id/product_name").split() == ["admin", "m5d.large"]
     assert guest.run("systemctl is-active hardway.timer") == "active"
-    assert guest.run("findmnt -no FSTYPE /mnt; stat -c %U /mnt").split() == ["ext4", "admin"]
+    # Its root is on NVMe as well, and stays what it is.
+    assert guest.run("findmnt -no SOURCE /; findmnt -no SOURCE,FSTYPE /mnt; stat -c %U /mnt").split() == [
+        "/dev/nvme0n1p1", "/dev/nvme1n1", "ext4", "admin",
+    ]  # fmt: skip
     models = guest.run("cat /sys/block/nvme*/device/model").splitlines()
     assert [model.strip() for model in models] == ["Amazon Elastic Block Store", "Amazon EC2 NVMe Instance Storage"]
 

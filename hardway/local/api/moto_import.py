@@ -1,8 +1,8 @@
 """The import of moto's EC2: its settings, and its table of offerings, read a region at a time when it is asked for.
 
-At its import moto reads all of the table, 150,000 rows: a third of the daemon's memory and a tenth of its start. It
-also reads botocore's model of EC2 three times over, to list the regions: a third of the start. So this comes before
-anything else of moto's EC2: the package imports it first.
+At its import moto reads all of the table, 150,000 rows: a third of the daemon's memory and a tenth of its start. boto3
+reads its model of EC2 for each list of the regions: a third of the start. So this comes before anything else of moto's
+EC2: the package imports it first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ os.environ.update(
 )
 
 import boto3
+from botocore.loaders import Loader
+from botocore.regions import EndpointResolver
 from moto.utilities import utils
 
 _TABLE = "resources/instance_type_offerings"
@@ -44,15 +46,24 @@ class Offerings(dict[str, Any]):
             return default
 
 
+_endpoints = EndpointResolver(Loader().load_data("endpoints"))
+_regions = boto3.Session.get_available_regions
+
+
+def _known_regions(session: Any, service: str, partition_name: str = "aws", *more: Any, **options: Any) -> list[str]:
+    """Return the regions of a service, as boto3 does."""
+    if service == "ec2":
+        return list(_endpoints.get_available_endpoints(service, partition_name))
+    return list(_regions(session, service, partition_name, *more, **options))
+
+
+boto3.Session.get_available_regions = _known_regions
 utils.load_resource = lambda resource: [] if _TABLE in resource else _read(resource)
-_session, _Session = boto3.Session(), boto3.Session
-boto3.Session = lambda: _session
 try:
     from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
     from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 finally:
     utils.load_resource = _read
-    boto3.Session = _Session
 
 for _location_type in INSTANCE_TYPE_OFFERINGS:
     INSTANCE_TYPE_OFFERINGS[_location_type] = Offerings(_location_type)
