@@ -108,8 +108,8 @@ class Backlog:
         """
         if self.again:
             return self.again.popleft()
-        self._advance()
         if self.ready_count:
+            self._advance()
             for key, tasks in self.ready.items():
                 where, unlucky = key
                 if host in where:
@@ -129,6 +129,7 @@ class Backlog:
             if picked is not None:
                 self.touched.add(picked)
                 return picked
+        self._advance()
         if self.next < self.total and (far or not self._prefers):
             self.next += 1
             return self.next - 1
