@@ -231,6 +231,7 @@ def _use_the_real_python3() -> None:
         os.environ["PATH"] = f"{real}{os.pathsep}{os.environ['PATH']}"
 
 
+@pytest.hookimpl(trylast=True)  # after a Ctrl-C pytest's own hook ends the fixtures
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process, a listener or a state directory of ours remains."""
     forked.stop()
