@@ -193,6 +193,11 @@ def test_tasks_are_thin() -> None:
         assert [each for each in imported(name) if each.split(".")[0] in NOT_IN_TASKS] == [], name
 
 
+def test_a_file_of_tasks_is_read_in_one_go() -> None:
+    long = {file.name for file in (REPOSITORY / "tasks").glob("*.py") if file.read_text().count("\n") > 250}
+    assert not long
+
+
 def test_what_is_for_tasks_is_theirs() -> None:
     for name in modules("hardway"):
         assert not any(each.startswith(("tasks", "hardway.tasks")) for each in imported(name)), name
