@@ -128,6 +128,8 @@ ARGUMENTS = {
     "ec2.cleanup": "--yes",
     "mapreduce.pmap": "{id} a true",
     "mapreduce.group": "@lines",
+    "mapreduce.wait": "dry",
+    "mapreduce.again": "dry --selector {id}",
     "mapreduce.gather": "s3://b/k s3://b/all",
     "mapreduce.jobs": "",
     "mapreduce.results": "dry",
@@ -137,6 +139,7 @@ ARGUMENTS = {
     "mapreduce.logs": "dry",
     "cluster.spark": "{id} --yes",
     "cluster.dask": "{id} --yes",
+    "cluster.store": "{id} --yes",
     "cluster.stop": "{id} --yes",
     "cluster.ls": "",
     "cluster.tunnel": "{id}",
@@ -169,7 +172,11 @@ def test_a_dry_run_changes_nothing(
     (tmp_path / "step.sh").write_text("true\n")
     (tmp_path / "lines").write_text("part\ts3://b/k\n")
     (tmp_path / "tree").mkdir()
-    if task.startswith("mapreduce."):
+    if task in ("mapreduce.wait", "mapreduce.again"):  # for jobs that pmap has begun
+        pmap = ["mapreduce.pmap", things["id"], "a", "true", "--job", "dry", "--detach"]
+        Program(name="hardway", binary="hardway", namespace=ns).run(["hardway", *pmap])
+        capfd.readouterr()
+    elif task.startswith("mapreduce."):
         with Job.create("true", name="dry"):
             pass
     line = ARGUMENTS[task].format(**things).split()
