@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +70,8 @@ def aligned(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows, the titles first, as a table of HTML; count the rows that are too many for a person."""
+    import html  # at its first use: every command starts with this module, and few are in a notebook
+
     titles, *others = [[html.escape(printable(cell)) for cell in row] for row in rows[: _MOST_ROWS + 1]]
     lines = [f"<tr><th>{'</th><th>'.join(titles)}</th></tr>"]
     lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in others]
