@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from invoke.exceptions import ParseError
 from invoke.parser import Argument, ParserContext
@@ -64,17 +63,17 @@ def script(shell: str, name: str) -> str:
     return _SCRIPTS[shell].format(name=name)
 
 
-@dataclass
 class Place:
     """The place behind some words: the task there, and the values given before, by parameter.
 
     The next word is the value of `flag`; without one it is the value of `argument`; without both it is a task.
     """
 
-    task: ParserContext | None = None
-    flag: Argument | None = None
-    argument: Argument | None = None
-    given: dict[str, str] = field(default_factory=dict)
+    def __init__(self, task: ParserContext | None = None) -> None:
+        self.task = task
+        self.flag: Argument | None = None
+        self.argument: Argument | None = None
+        self.given: dict[str, str] = {}
 
 
 Values = Callable[[str, str, Mapping[str, str], str], Iterable[str]]
