@@ -16,7 +16,7 @@ Name = Hashable  # a host's name
 class Attempt:
     """One try to run a task on a host."""
 
-    __slots__ = ("host", "number", "recalled", "sends", "single", "started", "task", "twin")
+    __slots__ = ("cancelled", "host", "number", "recalled", "sends", "single", "started", "task", "twin")
 
     def __init__(self, host: HostState, task: int, number: int) -> None:
         self.host = host
@@ -24,6 +24,7 @@ class Attempt:
         self.number = number
         self.started: float | None = None
         self.recalled = False
+        self.cancelled = False  # its end was ordered, since the task's other attempt had succeeded
         self.sends = False  # it has ended, and its result is on its way
         self.single = False  # it runs, and is the only attempt of its task
         self.twin: Attempt | None = None  # the task's other attempt

@@ -74,8 +74,7 @@ class History:
             self.alone = "detach" in about
         elif kind == "over":
             self.runs[-1] = dict(about)
-            why = str(about.get("why", ""))
-            self.alone &= why == DETACHED or why.startswith("SIG")
+            self.alone &= is_left_alone(str(about.get("why", "")))
 
     def void(self, task: int) -> Result:
         """Take in that the task's result counts no longer, and return the result."""
@@ -94,6 +93,11 @@ class History:
         data = b"".join(lines)
         self.whole = zlib.crc32(data, self.whole)
         return data
+
+
+def is_left_alone(why: str) -> bool:
+    """Return whether the agents of a detached job go on after a run that is over for this reason."""
+    return why == DETACHED or why.startswith("SIG")
 
 
 def first_line(seal: str) -> str:

@@ -315,6 +315,10 @@ class Schedule:
         known = self._known(name, task, attempt)
         if known is None:
             return Verdict.IGNORED
+        if known.cancelled and not ok:  # it failed by our order; the task runs again if its result counts no longer
+            self._lose(known, False)
+            self._roster.place(known.host)
+            return Verdict.IGNORED
         host = known.host
         self._attempts.end(known, bool(self._over[task]))
         if ok:  # a failure says nothing of how long tasks take
@@ -334,6 +338,7 @@ class Schedule:
         other = self._attempts.alive.get(task)
         if other is not None:
             other.single = False
+            other.cancelled = True
             self._orders.append(Cancel(other.host.name, task, other.number))
         for where in self._backlog.succeeded(task):
             self._suspect(where, task)

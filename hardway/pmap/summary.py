@@ -91,14 +91,14 @@ def of_history(history: History) -> dict[str, Any]:
     return found
 
 
-def ending(tasks: int, done: int, why: str) -> str:
+def ending(tasks: int, done: int, why: str, alone: bool) -> str:
     """Return done, failed, stopped or detached, for a job without a driver.
 
-    `why` is why its last run ended, empty if unknown.
+    `why` is why its last run ended, empty if unknown. Its agents are `alone` while they go on without a driver.
     """
     if 0 < tasks == done:
         return "done"
-    if why == DETACHED:
+    if alone or why == DETACHED:
         return DETACHED
     by_person = why in ("", "done", "stopped", "interrupted") or why.startswith("SIG")
     return "stopped" if by_person else "failed"
@@ -106,10 +106,8 @@ def ending(tasks: int, done: int, why: str) -> str:
 
 def ending_of(history: History) -> str:
     """Return done, failed, stopped or detached, for a job with this history and without a driver."""
-    if history.alone and any(history.sent.values()) and len(history.results) < history.tasks:
-        return DETACHED
     why = str(history.runs[-1].get("why", "")) if history.runs else ""
-    return ending(history.tasks, len(history.results), why)
+    return ending(history.tasks, len(history.results), why, history.alone and any(history.sent.values()))
 
 
 def size_of(path: Path) -> int:

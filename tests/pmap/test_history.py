@@ -66,6 +66,17 @@ def test_an_instance_set_aside_is_told_with_the_reason() -> None:
     assert [one.text for one in history.read(told).events[1:]] == [f"set aside: {reason}", "set aside"]
 
 
+@pytest.mark.parametrize("ends", [[over(104, "detached")], []], ids=["left", "killed"])
+def test_what_a_driver_left_alone_runs_and_is_not_stopped(ends: list[str]) -> None:
+    begins = event(100, "run", tasks=3, timeout=0.0, detach={})
+    told = history.read(journal(begins, up(101, "i-1"), "start 1 1 i-1 101.000", slot(102, 1, 1), *ends))
+    assert [one.outcome.name for one in told.attempts] == ["RUNNING"]
+    assert told.alone
+    lines = [begins, "start 1 1 i-1 101.000", slot(102, 1, 1), *ends, run(110), over(111, "failed")]
+    resumed = history.read(journal(*lines))
+    assert [one.outcome.name for one in resumed.attempts] == ["STOPPED"]
+
+
 def test_what_becomes_of_attempts() -> None:
     timeline = history.read(
         journal(

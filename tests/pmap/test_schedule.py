@@ -354,6 +354,24 @@ def test_a_straggler_gets_one_backup_elsewhere_and_the_first_to_finish_counts() 
     assert schedule.finished_all
 
 
+def test_a_backup_that_ends_by_our_order_is_no_failure_though_the_first_result_was_a_liars() -> None:
+    schedule = Schedule(20, retries=0)
+    schedule.join("a", 1)
+    schedule.join("b", 1)
+    straggler = run_all_but_one(schedule)
+    [backup] = starts(schedule, 4.0)
+    schedule.started(*backup, 4)
+    assert schedule.finished(*straggler, True, 9, 5) is Verdict.DONE
+    assert schedule.decide(5) == [Cancel(*backup)]
+    schedule.reopen(straggler.task)
+    schedule.leave(straggler.host)
+    assert schedule.finished(*backup, False, 1, 6) is Verdict.IGNORED
+    [again] = starts(schedule, 6)
+    assert (again.host, again.task, schedule.failed) == (backup.host, backup.task, 0)
+    assert schedule.finished(*again, True, 1, 7) is Verdict.DONE
+    assert schedule.finished_all
+
+
 def test_no_backup_for_what_has_ended_and_is_sent() -> None:
     schedule = Schedule(20)
     schedule.join("a", 1)

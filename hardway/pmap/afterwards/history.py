@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from hardway.pmap.afterwards.attempt_table import AttemptOutcome, AttemptRecord, AttemptTable
 from hardway.pmap.endings import LOST
-from hardway.pmap.journal import Result, check, result_of
+from hardway.pmap.journal import Result, check, is_left_alone, result_of
 from hardway.pmap.ledger import SLOTS_MOST
 
 QUIET = 5.0  # seconds without a driver and without an attempt that are left out
@@ -94,6 +94,7 @@ class Timeline:
     done: int = 0
     damaged: int = 0
     running: bool = False
+    alone: bool = False  # the agents of a detached job go on without a driver
     began: float = 0.0  # of Unix
     quiet: float = 0.0  # seconds left out
     tasks: int = 0
@@ -364,9 +365,10 @@ class _Reader:
 
     # Runs and instances
 
-    def on_run(self, time: float, tasks: int, timeout: float, **_: object) -> None:
+    def on_run(self, time: float, tasks: int, timeout: float, **about: object) -> None:
         before = self.timeline.runs[-1] if self.timeline.runs else None
         self.note(time, "", "run", "resumed" if before else "begun")
+        self.timeline.alone = "detach" in about
         self.timeline.runs.append(DriverRun(time, math.nan, int(tasks), float(timeout)))
         if before and math.isnan(before.ended):
             self.end_run(before, self.before)
@@ -375,6 +377,7 @@ class _Reader:
         run = self.timeline.runs[-1]
         run.why = str(why)
         run.driver = float(driver)
+        self.timeline.alone &= is_left_alone(run.why)
         self.on_prices(time, **prices)
         self.end_run(run, time)
 
@@ -502,13 +505,14 @@ class _Reader:
 
     def _end_open(self, end: float) -> None:
         """Decide the outcome of attempts whose end was not recorded."""
+        runs_on = self.timeline.running or self.timeline.alone
         for task, attempts in self.open.items():
             result = self.done.get(task)
             for attempt in attempts:
                 if result is not None:
                     attempt.outcome, attempt.ended = AttemptOutcome.ENDED, result.ended
                 else:
-                    attempt.outcome = AttemptOutcome.RUNNING if self.timeline.running else AttemptOutcome.STOPPED
+                    attempt.outcome = AttemptOutcome.RUNNING if runs_on else AttemptOutcome.STOPPED
                     attempt.ended = end
 
 

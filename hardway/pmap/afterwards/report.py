@@ -84,7 +84,8 @@ def _load(path: Path) -> tuple[Record, Outputs]:
     timeline = _read_timeline(path, asked, driven)
     heads = _Shown(Heads(path, timeline))
     why = timeline.runs[-1].why if timeline.runs else ""
-    state = summary.RUNNING if driven else summary.ending(timeline.tasks, timeline.done, why)
+    alone = timeline.alone and bool(timeline.hosts)
+    state = summary.RUNNING if driven else summary.ending(timeline.tasks, timeline.done, why, alone)
     outputs = Outputs(path)
     failures = _failures(timeline, outputs)
     return Record(asked.name, printable(asked.command), state, timeline, heads, failures), outputs
