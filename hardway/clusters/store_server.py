@@ -67,6 +67,10 @@ class Shelf:
         """Return a descriptor of an object. Raises OSError."""
         if not NAME.fullmatch(name):
             raise FileNotFoundError(errno.ENOENT, name)
+        return self._regular(name)
+
+    def _regular(self, name: str) -> int:
+        """Return a descriptor of a file that is no link, and nothing that blocks. Raises OSError."""
         descriptor = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -76,7 +80,7 @@ class Shelf:
     def digest(self, name: str, descriptor: int) -> str:
         """Return the object's BLAKE2b as it was when the object was written, or, if this is not there, as it is now."""
         try:
-            with open(os.path.join(self.folder, name + "@")) as file:
+            with open(self._regular(name + "@"), encoding="ascii", errors="replace") as file:
                 found = file.read(DIGEST_BYTES * 2 + 1).strip()
             if DIGEST.fullmatch(found):
                 return found

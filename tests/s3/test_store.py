@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -247,6 +248,48 @@ def test_a_wrong_token_is_refused(here: Home, there: Home) -> None:
         assert (code, "does not take the token" in said) == (255, True)
     finally:
         token.write_text(TOKEN)
+
+
+@contextlib.contextmanager
+def planted(kind: str, at: Path, target: Path) -> Iterator[None]:
+    """Something lies there, as a task can put it by other means than `aws`."""
+    if kind == "pipe":
+        os.mkfifo(at)
+    elif kind == "link":
+        at.symlink_to(target)
+    else:
+        at.mkdir()
+    try:
+        yield
+    finally:
+        at.rmdir() if kind == "directory" else at.unlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_what_is_planted_at_an_objects_name_is_no_object(here: Home, there: Home, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "target").write_bytes(b"bytes")
+    url = f"{here.url}/planted-{kind}"
+    head = f"{shlex.quote(str(here.path.parent / 'aws'))} s3api head-object --bucket {url[5:].replace('/', ' --key ')}"
+    with planted(kind, here.folder / f"planted-{kind}", tmp_path / "target"):
+        code, _, said = here.aws("cp", "-", url, stdin=b"bytes")
+        assert code == 1
+        assert said.count("\n") == 1
+        assert "is no object" in said
+        assert here.aws(before=f"exec {head}; ")[0] == 255
+        for one in (here, there):
+            code, out, said = one.aws("cp", url, "-")
+            assert (code, out) == (1, b"")
+            assert "404" in said
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_planted_at_a_digests_name_is_left_alone(here: Home, there: Home, tmp_path: Path, kind: str) -> None:
+    url = f"{here.url}/sound-{kind}"
+    with planted(kind, here.folder / f"sound-{kind}@", tmp_path / "target"):
+        assert here.aws("cp", "-", url, stdin=b"bytes")[0] == 0
+        assert there.aws("cp", url, "-")[:2] == (0, b"bytes")
+        assert not (tmp_path / "target").exists()
+    (here.folder / f"sound-{kind}").unlink()
 
 
 def test_a_full_disk_is_the_tasks_error(here: Home) -> None:

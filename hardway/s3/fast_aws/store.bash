@@ -40,6 +40,10 @@ only_own() { # sets $error if the bucket is another instance's
   return 1
 }
 
+is_object() { # FILE: what a task has put there by other means can be a link, a pipe or a directory
+  [[ -f $1 && ! -L $1 ]]
+}
+
 head_of_store() { # of $bucket/$key: sets $size and $fields
   local name found
   enter_store
@@ -48,7 +52,8 @@ head_of_store() { # of $bucket/$key: sets $size and $fields
     ask_store HEAD "$name" && size=${fields[content-length]-0}
     return
   fi
-  found=$(exec stat -c '%s %Y' -- "$store_folder/$name" 2>/dev/null) || { not_in_store; return; }
+  { is_object "$store_folder/$name" && found=$(exec stat -c '%s %Y' -- "$store_folder/$name" 2>/dev/null); } ||
+    { not_in_store; return; }
   size=${found% *} fields=([content-length]=$size)
   http_date "${found#* }" && fields[last-modified]=$date
 }
@@ -61,7 +66,7 @@ find_in_store() { # $bucket/$key: sets $first, a file with all of it
   size=0 here_already=0 md5='' modified='' stays=''
   if [[ $owner == "$store_id" ]]; then
     first=$store_folder/$name stays=1
-    [[ -f $first && ! -L $first ]] || not_in_store || return
+    is_object "$first" || not_in_store || return
   else
     place_first || return
     into=$first
@@ -92,14 +97,19 @@ put_into_store() { # SOURCE: a file, or stdin for -; to $bucket/$key
   fi
   sum=$(exec b2sum -l 256 <"$temporary") || { reason='' && os_error && unclaim; return 1; }
   if ! reason=$(exec ln -T -- "$temporary" "$file" 2>&1); then
-    [[ -e $file ]] || { os_error "$file" && unclaim; return 1; }
+    [[ -e $file || -L $file ]] || { os_error "$file" && unclaim; return 1; }
+    if ! is_object "$file"; then
+      error="what lies at $file is no object"
+      unclaim
+      return 1
+    fi
     if ! cmp -s -- "$temporary" "$file"; then
       error='the object is there, with other bytes: a key of the store is written once'
       return 1
     fi
   fi
   # where the digest is not there or not whole, the server makes one
-  [[ -s $file@ ]] || { printf '%s\n' "${sum%% *}" >"$file@"; } 2>/dev/null
+  [[ -e $file@ || -L $file@ ]] || { printf '%s\n' "${sum%% *}" >"$file@"; } 2>/dev/null
   return 0
 }
 
@@ -181,7 +191,10 @@ header = \"Authorization: Bearer $token\"
     sleep 0.3
   done
   case $status in
-    200) return 0 ;;
+    200)
+      [[ ${fields[content-length]-0} =~ ^[0-9]{1,18}$ ]] && return 0
+      error="the server of $owner answers with a length that is none"
+      ;;
     404) not_in_store ;;
     # another instance has its address now
     421) its_data_went ;;
