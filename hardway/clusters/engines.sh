@@ -133,11 +133,12 @@ make_folder() { # sets folder: on the first disk of the instance itself, if ther
 }
 
 unpacked() { # BASE64 FILE MODE
-  printf %s "$1" | base64 -d | gzip -d >"$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2" || refuse "$2 can't be written"
+  { printf %s "$1" | base64 -d | gzip -d >"$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"; } ||
+    refuse "$2 can't be written"
 }
 
 written() { # TEXT FILE: whole or not at all
-  printf '%s\n' "$1" >"$2.new" && mv -f "$2.new" "$2" || refuse "$2 can't be written"
+  { printf '%s\n' "$1" >"$2.new" && mv -f "$2.new" "$2"; } || refuse "$2 can't be written"
 }
 
 start_store() {
