@@ -13,6 +13,7 @@ from hardway.system.workers import Workers
 Answer = TypeVar("Answer")
 
 _MOST_AT_ONCE = 50
+_LOOK_SECONDS = 0.2
 _MOMENT_SECONDS = 2.0  # most calls end within this time
 
 
@@ -39,7 +40,9 @@ class LookUps:
             self._workers.over.set()
         try:
             if kind is None or issubclass(kind, Exception):
-                wait(self._calls)
+                # CPython misses a signal that comes just before a wait without a limit: Ctrl-C would wait for the network.
+                while wait(self._calls, _LOOK_SECONDS).not_done:
+                    pass
         finally:
             self._workers.end(_MOMENT_SECONDS)
 
