@@ -40,7 +40,7 @@ class LookUps:
             self._workers.over.set()
         try:
             if kind is None or issubclass(kind, Exception):
-                # CPython misses a signal that comes just before a wait without a limit: Ctrl-C would wait for the network.
+                # CPython sees a signal that comes just before a wait only after it: Ctrl-C would wait for the network.
                 while wait(self._calls, _LOOK_SECONDS).not_done:
                     pass
         finally:
