@@ -57,7 +57,7 @@ class Bucket:
 
     @property
     def cells(self) -> tuple[object, ...]:
-        """What a list shows of it beside engine and address."""
+        """The columns of a list beside engine and address."""
         if self.state == "unreachable":
             return self.state, "", self.store
         held = f"{count(self.objects, 'object')}{'' if self.state == 'up' else ', its server is down'}"
@@ -138,6 +138,8 @@ class Fetched:
     def object(self) -> Iterator[bytes]:
         """Yield the bytes of the next object. Raises Failed if the answer ends early."""
         while b"\n" not in self._held[:_MOST_DIGITS]:
+            if len(self._held) >= _MOST_DIGITS:
+                raise Failed("the answer of an instance makes no sense")
             self._held += self._more()
         size, _, self._held = self._held.partition(b"\n")
         left = int(size) if size.isdigit() else -1
@@ -151,7 +153,7 @@ class Fetched:
         self._held = self._held[left:]
 
     def _more(self) -> bytes:
-        if len(self._held) < _MOST_DIGITS and (chunk := next(self._chunks, b"")):
+        if chunk := next(self._chunks, b""):
             return chunk
         raise Failed("the answer of an instance ends early")
 

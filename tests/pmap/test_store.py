@@ -38,6 +38,10 @@ def test_a_job_of_two_steps(new_cluster: Callable[[int], Cluster]) -> None:
     inv("mapreduce.gather", "\n".join(urls), "s3://gathered/all")
     [joined] = cluster.cloud.client("s3").list_objects_v2(Bucket="gathered")["Contents"]
     assert joined["Size"] == len("part 0\npart 1\n")
+    step = 'head -c 3000000 /dev/zero | aws s3 cp - "$HARDWAY_STORE/big" && echo "$HARDWAY_STORE/big"'
+    big = inv("mapreduce.pmap", one, "x", step).stdout.strip()
+    inv("mapreduce.gather", f"{big}\n{urls[0]}", "s3://gathered/big")
+    assert cluster.cloud.client("s3").head_object(Bucket="gathered", Key="big")["ContentLength"] == 3_000_000 + 7
 
     inv("ec2.ssh", one, "--yes", "--command", f"kill -9 {SERVER}")
     assert inv("mapreduce.pmap", other, urls[0], STEP2).stdout == "part 0\n"
