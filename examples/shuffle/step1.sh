@@ -1,7 +1,7 @@
 #!/bin/bash
 # Map: `step1.sh SEED ROWS`, with the number of a part on stdin, makes this part of the trips and shuffles it for three
-# questions. What step2.sh needs of it stays on this instance, in the store. Prints, for each piece, the partition, a tab
-# and the URL. Idempotent: run twice, it writes the same.
+# questions. The pieces that step2.sh reads stay on this instance, in the store. Prints, for each piece, the partition, a
+# tab and the URL. Idempotent: run twice, it writes the same.
 #
 #   zone-0, zone-1   trips and cents by the zone where they began; a zone is in one of the two
 #   top              the ten longest trips

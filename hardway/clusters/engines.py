@@ -108,7 +108,7 @@ class EngineCluster:
 
     @property
     def cells(self) -> tuple[object, ...]:
-        """What a list shows of it beside engine and address."""
+        """The columns of a list beside engine and address."""
         return self.dashboard, self.master, self.size
 
 

@@ -225,7 +225,7 @@ def serve(listening: socket.socket) -> None:
             continue
         # whatever a client has done, the thread takes the next one
         with contextlib.suppress(Exception), connection:
-            Request(connection, peer, None)  # type: ignore[arg-type]
+            Request(connection, peer, None)  # type: ignore[arg-type]  # it asks its server nothing
         DEADLINES.pop(connection, None)
 
 
@@ -236,7 +236,7 @@ def cut_late() -> None:
         now = time.monotonic()
         for connection, over in list(DEADLINES.items()):
             if now > over:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # the client may have gone
                     connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -174,7 +174,7 @@ def _step(settings: Settings, job: _NeededJob, selector: str, is_last: bool, goe
     if asked.cwd != current_directory() and any(flag.startswith(_PATHS) for flag in flags):
         raise UsageError(f"job {printable(asked.name)} has files: run this in {printable(asked.cwd)}")
     wanted = {job.arguments[task - 1] for task in job.tasks}
-    # Of equal arguments each is a task: the second is known by the first before it.
+    # Each of several equal arguments is a task: the first before it tells the second.
     items = [item for item in job.arguments if is_last or item in wanted]
     given = Arguments(items, source=source, batch=asked.batch, goes_on=goes_on)
     on = selector or _left(settings, asked)

@@ -82,12 +82,12 @@ class Driver:
         """Take the tasks' stdin as `arguments`, and their `numbers` in the job, in the same order.
 
         `on_result` is called with the position and the result of each task that is over, and with None for a result
-        that counts no longer. For `halt` and `fail_fast` see
-        `Schedule`. With `backup` the slowest tasks run a second time. Tasks run in `workdir`: home or scratch. `avoid`
-        maps a task's position to the instance where the task runs only if there is no other. A worker thread calls
-        `find` from time to time for instances that may join. Each instance gets `load` before its first task. A result
-        counts once the object that `expect` names is there. With an `intake` tasks are added while the job runs.
-        `detach` is the driver's part in a detached job, and `options` are what the next driver needs to know.
+        that counts no longer. For `halt` and `fail_fast` see `Schedule`. With `backup` the slowest tasks run a second
+        time. Tasks run in `workdir`: home or scratch. `avoid` maps a task's position to the instance where the task
+        runs only if there is no other. A worker thread calls `find` from time to time for instances that may join. Each
+        instance gets `load` before its first task. A result counts once the object that `expect` names is there. With
+        an `intake` tasks are added while the job runs. `detach` is the driver's part in a detached job, and `options`
+        are what the next driver needs to know.
         """
         self.job = job
         self.arguments = arguments

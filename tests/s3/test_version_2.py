@@ -50,7 +50,7 @@ OTHERWISE = {
     "call: head-bucket and its kind": "2.9 doesn't know the region of an answer",
 }
 NEWER = ("ChecksumCRC32", "ExpiresString", "TagCount", "RequestCharged", '"Prefix"')
-"""What an answer has since a version of the CLI that is later than 2.9, or later than the judge's own."""
+"""Fields that answers have since a version of the CLI after 2.9, or after the judge's own."""
 
 
 def interpreter() -> list[str]:

@@ -22,7 +22,7 @@ BOOT_SECONDS = 1800
 """How long a boot may take on a machine with other work: a launch gives up after half of it."""
 END_SECONDS = 600
 """How long the end of a guest may take: its timer looks each minute."""
-CONFIGURED = "#cloud-config\nruncmd:\n  - [touch, /root/configured]\n"
+CONFIGURED = "#cloud-config\nruncmd:\n  - [touch, /etc/configured]\n"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 STORES = "findmnt -rno TARGET,FSTYPE,LABEL | grep ^/mnt | sort"
 """A command that lists the instance storage that is mounted."""

@@ -14,7 +14,7 @@ UNENDING = "if mkdir /var/tmp/begun 2>/dev/null; then exec sleep 10000; fi; cat"
 
 
 def test_an_init_of_cloud_config_has_run(guest: Guest) -> None:
-    guest.run("sudo test -e /root/configured")
+    guest.run("test -e /etc/configured")
 
 
 def test_extend_moves_the_end_of_the_guest_itself(guest: Guest) -> None:
