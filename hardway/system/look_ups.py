@@ -17,6 +17,20 @@ _LOOK_SECONDS = 0.2
 _MOMENT_SECONDS = 2.0  # most calls end within this time
 
 
+class Call(Future[Answer]):
+    """The result of a call, or its error, to come.
+
+    CPython sees a signal that comes just before a wait only after it. Without a limit the wait would end with the
+    network's own timeouts, and Ctrl-C seem lost.
+    """
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """See `Future.result`."""
+        while timeout is None and not self.done():
+            wait([self], _LOOK_SECONDS)
+        return super().result(timeout)
+
+
 class LookUps:
     """Threads for calls that change nothing. A context manager.
 
@@ -40,15 +54,14 @@ class LookUps:
             self._workers.over.set()
         try:
             if kind is None or issubclass(kind, Exception):
-                # CPython sees a signal that comes just before a wait only after it: Ctrl-C would wait for the network.
                 while wait(self._calls, _LOOK_SECONDS).not_done:
-                    pass
+                    pass  # in short waits, see `Call`
         finally:
             self._workers.end(_MOMENT_SECONDS)
 
-    def submit(self, call: Callable[..., Answer], *args: Any) -> Future[Answer]:
+    def submit(self, call: Callable[..., Answer], *args: Any) -> Call[Answer]:
         """Have one of the threads make the call; return its result, or its error, to come."""
-        future: Future[Answer] = Future()
+        future: Call[Answer] = Call()
 
         def work() -> None:
             if self._workers.over.is_set():
