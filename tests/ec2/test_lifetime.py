@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import math
+import os
 import socket
 import time
 from collections.abc import Iterator
